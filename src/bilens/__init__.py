@@ -1,0 +1,61 @@
+"""bilens: bilinear layers as exact third-order tensors, for interpretability.
+
+Everything bilens says about a model is exact, or says what it left out. Names are loaded when first used, so that
+``import bilens`` costs next to nothing and no model library is loaded before a model is.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from bilens import algebra, base, decompose, models, nn, report, training
+    from bilens.algebra import CP, Dense, Eigen, Factored, Gates, QuadraticForm, Tucker, homogeneous
+    from bilens.base.errors import BilensError, NotExactError
+    from bilens.models import Classifier, ClassifierConfig, load
+    from bilens.report import verify
+
+_HOMES = {
+    **dict.fromkeys(("CP", "Dense", "Eigen", "Factored", "Gates", "QuadraticForm", "Tucker", "homogeneous"), "algebra"),
+    **dict.fromkeys(("BilensError", "NotExactError"), "base.errors"),
+    **dict.fromkeys(("Classifier", "ClassifierConfig", "load"), "models"),
+    "verify": "report",
+}
+_ROOMS = ("algebra", "base", "decompose", "models", "nn", "report", "training")
+
+__all__ = [
+    "CP",
+    "BilensError",
+    "Classifier",
+    "ClassifierConfig",
+    "Dense",
+    "Eigen",
+    "Factored",
+    "Gates",
+    "NotExactError",
+    "QuadraticForm",
+    "Tucker",
+    "algebra",
+    "base",
+    "decompose",
+    "homogeneous",
+    "load",
+    "models",
+    "nn",
+    "report",
+    "training",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"bilens.{name}")
+    if name in _HOMES:
+        return getattr(import_module(f"bilens.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'bilens' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

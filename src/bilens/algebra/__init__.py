@@ -1,0 +1,27 @@
+"""Floor 1: third-order and second-order tensors in factored form. Knows torch and base, nothing else."""
+
+from bilens.algebra.affine import Parts, affine, constant, homogeneous, homogeneous_map, linear, parts
+from bilens.algebra.cp import CP
+from bilens.algebra.eigen import Eigen
+from bilens.algebra.factored import Factored
+from bilens.algebra.quadratic import Gates, QuadraticForm
+from bilens.algebra.third import ThirdOrder
+from bilens.algebra.tucker import Dense, Tucker
+
+__all__ = [
+    "CP",
+    "Dense",
+    "Eigen",
+    "Factored",
+    "Gates",
+    "Parts",
+    "QuadraticForm",
+    "ThirdOrder",
+    "Tucker",
+    "affine",
+    "constant",
+    "homogeneous",
+    "homogeneous_map",
+    "linear",
+    "parts",
+]

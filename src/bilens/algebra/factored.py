@@ -1,0 +1,185 @@
+"""A matrix kept as a product of two: the second-order form."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bilens.base.errors import ShapeError
+from bilens.base.numerics import dtype_name, require_floating, working_dtype
+from bilens.base.records import Record
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Factored(Record):
+    """The matrix ``a @ b``, never multiplied out unless asked: a (..., l, m), b (..., m, r). Leading dims broadcast.
+
+    The verbs are those of TransformerLens's ``FactoredMatrix``, with one difference that is written down there in a
+    comment and here in the name: ``svd()`` returns V, whose columns are the right singular vectors, not Vh.
+    """
+
+    a: Float[Tensor, "*#b l m"]
+    b: Float[Tensor, "*#b m r"]
+
+    def __post_init__(self) -> None:
+        require_floating("Factored.a", self.a.dtype)
+        if self.a.ndim < 2 or self.b.ndim < 2 or self.a.shape[-1] != self.b.shape[-2]:
+            raise ShapeError(
+                "Factored", must="get a (..., l, m) and b (..., m, r)", got=f"{tuple(self.a.shape)}, {tuple(self.b.shape)}"
+            )
+        if self.a.dtype != self.b.dtype or self.a.device != self.b.device:
+            raise ShapeError(
+                "Factored", must="get two factors of one dtype and device",
+                got=f"{dtype_name(self.a.dtype)} on {self.a.device}, {dtype_name(self.b.dtype)} on {self.b.device}",
+            )  # fmt: skip
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(..., l, r): the shape of the product."""
+        batch = torch.broadcast_shapes(self.a.shape[:-2], self.b.shape[:-2])
+        return (*batch, self.ldim, self.rdim)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.a.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.a.device
+
+    @property
+    def ldim(self) -> int:
+        return self.a.shape[-2]
+
+    @property
+    def mdim(self) -> int:
+        """The inner size: an upper bound on the rank."""
+        return self.a.shape[-1]
+
+    @property
+    def rdim(self) -> int:
+        return self.b.shape[-1]
+
+    @property
+    def pair(self) -> tuple[Tensor, Tensor]:
+        return self.a, self.b
+
+    @property
+    def AB(self) -> Float[Tensor, "*b l r"]:
+        """The product, as ``dense()``."""
+        return self.dense()
+
+    @property
+    def BA(self) -> Float[Tensor, "*b m m"]:
+        """b @ a, where l = r: the small matrix with the same non-zero eigenvalues."""
+        if self.ldim != self.rdim:
+            raise ShapeError("Factored.BA", must="come from a square product", got=self.shape)
+        return self.b @ self.a
+
+    @property
+    def T(self) -> "Factored":
+        return Factored(self.b.mT, self.a.mT)
+
+    @property
+    def U(self) -> Tensor:
+        return self.svd()[0]
+
+    @property
+    def S(self) -> Tensor:
+        return self.svd()[1]
+
+    @property
+    def V(self) -> Tensor:
+        return self.svd()[2]
+
+    @property
+    def eigenvalues(self) -> Tensor:
+        """The m eigenvalues of the product that can be non-zero (complex), from the small ``BA``. Cost O(l m² + m³)."""
+        small = self.BA
+        return torch.linalg.eigvals(small.to(working_dtype(self.dtype)))
+
+    def dense(self) -> Float[Tensor, "*b l r"]:
+        """The product as a plain matrix."""
+        return self.a @ self.b
+
+    def svd(self) -> tuple[Float[Tensor, "*b l m"], Float[Tensor, "*b m"], Float[Tensor, "*b r m"]]:
+        """U, S, V with a @ b = U diag(S) Vᵀ, at most m of each. QR of both factors, then an m × m SVD: O((l + r) m² + m³).
+
+        Half types are computed in float32. V is (..., r, m): its columns are the right singular vectors.
+        """
+        work = self.to(working_dtype(self.dtype))
+        qa, ra = torch.linalg.qr(work.a)
+        qb, rb = torch.linalg.qr(work.b.mT)
+        u, s, vh = torch.linalg.svd(ra @ rb.mT, full_matrices=False)
+        return qa @ u, s, qb @ vh.mT
+
+    def norm(self) -> Float[Tensor, "*b"]:
+        """The Frobenius norm from two m × m Grams, without an SVD: O((l + r) m²)."""
+        gram = (self.a.mT @ self.a) * (self.b @ self.b.mT)
+        return gram.sum((-2, -1)).clamp(min=0).sqrt()
+
+    def trace(self) -> Float[Tensor, "*b"]:
+        """Σ_i (a b)_ii, in O(l m). Errors: ShapeError unless square."""
+        if self.ldim != self.rdim:
+            raise ShapeError("Factored.trace", must="be asked of a square product", got=self.shape)
+        return (self.a * self.b.mT).sum((-2, -1))
+
+    def make_even(self) -> "Factored":
+        """The same product with the singular values shared out evenly: U √S and √S Vᵀ."""
+        u, s, v = self.svd()
+        root = s.sqrt()
+        return Factored(u * root[..., None, :], root[..., :, None] * v.mT)
+
+    def collapse_l(self) -> Float[Tensor, "*b m r"]:
+        """A matrix with the same right singular structure and norm, m × r: S Vᵀ."""
+        _, s, v = self.svd()
+        return s[..., :, None] * v.mT
+
+    def collapse_r(self) -> Float[Tensor, "*b l m"]:
+        """A matrix with the same left singular structure and norm, l × m: U S."""
+        u, s, _ = self.svd()
+        return u * s[..., None, :]
+
+    def unsqueeze(self, dim: int) -> "Factored":
+        """Add a leading dim of size 1 at ``dim`` (counted among the leading dims)."""
+        if dim < 0:
+            raise ShapeError("Factored.unsqueeze", must="name a leading dim by a number ≥ 0", got=dim)
+        return Factored(self.a.unsqueeze(dim), self.b.unsqueeze(dim))
+
+    def get_corner(self, k: int = 3) -> Float[Tensor, "*b k k"]:
+        """The first k rows and columns of the product, for a quick look."""
+        return self.a[..., :k, :] @ self.b[..., :, :k]
+
+    def __matmul__(self, other: "Tensor | Factored") -> "Tensor | Factored":
+        """With a vector: a vector. With a matrix or a Factored: a Factored, with the smaller inner size kept."""
+        if isinstance(other, Factored):
+            return (self @ other.a) @ other.b if self.mdim > other.mdim else Factored(self.a, (self.b @ other.a) @ other.b)
+        if other.ndim == 1:
+            return self.a @ (self.b @ other)
+        return Factored(self.a, self.b @ other)
+
+    def __rmatmul__(self, other: Tensor) -> "Tensor | Factored":
+        if other.ndim == 1:
+            return (other @ self.a) @ self.b
+        return Factored(other @ self.a, self.b)
+
+    def __mul__(self, factor: float | Tensor) -> Self:
+        scale = torch.as_tensor(factor, dtype=self.dtype, device=self.device)
+        if scale.ndim:
+            raise ShapeError("Factored * factor", must="be given a scalar", got=tuple(scale.shape))
+        return type(self)(self.a * scale, self.b)
+
+    def __rmul__(self, factor: float | Tensor) -> Self:
+        return self * factor
+
+    def __neg__(self) -> Self:
+        return self * -1.0
+
+    def __repr__(self) -> str:
+        return f"Factored(shape={self.shape}, mdim={self.mdim}, dtype={dtype_name(self.dtype)}, device={self.device})"

@@ -1,0 +1,265 @@
+"""A quadratic form from shared factors: the interaction matrix of an output direction, never formed unless asked."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bilens.algebra.eigen import Eigen, Which, best_first, degenerate_blocks, require_count, require_which
+from bilens.base.errors import ShapeError
+from bilens.base.numerics import dtype_name, require_finite, require_floating, tolerance, working_dtype
+from bilens.base.records import Record
+from bilens.base.results import Result
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class QuadraticForm(Record):
+    """Q(x) = xᵀ Q x = Σ_h w_h (l_h·x)(r_h·x), that is Q = ½ (Lᵀ W R + Rᵀ W L) with W = diag(w): symmetric always.
+
+    Fields: ``weights`` (..., h), ``left`` and ``right`` (..., h, i). Batch dims broadcast, so the interaction matrices of
+    many directions share one L and one R and differ in their weights alone. Rank at most 2h.
+    """
+
+    weights: Float[Tensor, "*#b h"]
+    left: Float[Tensor, "*#b h i"]
+    right: Float[Tensor, "*#b h i"]
+
+    def __post_init__(self) -> None:
+        require_floating("QuadraticForm.weights", self.weights.dtype)
+        fits = self.weights.ndim >= 1 and self.left.ndim >= 2 and self.left.shape[-2:] == self.right.shape[-2:]
+        if not fits or self.weights.shape[-1] != self.left.shape[-2]:
+            got = ", ".join(str(tuple(t.shape)) for t in (self.weights, self.left, self.right))
+            raise ShapeError("QuadraticForm", must="get weights (..., h), left (..., h, i), right (..., h, i)", got=got)
+        if len({(t.dtype, t.device) for t in (self.weights, self.left, self.right)}) > 1:
+            raise ShapeError("QuadraticForm", must="get three factors of one dtype and device", got="different ones")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(..., i, i)."""
+        batch = torch.broadcast_shapes(self.weights.shape[:-1], self.left.shape[:-2], self.right.shape[:-2])
+        return (*batch, self.left.shape[-1], self.left.shape[-1])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weights.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.weights.device
+
+    def __call__(self, x: Float[Tensor, "*c i"]) -> Float[Tensor, "*bc"]:
+        """xᵀ Q x. Batch dims of form and x broadcast: n forms on x of (b, 1, i) give (b, n). Cost 2 h i per input."""
+        self._require_fits(x)
+        return (self.weights * _rows(self.left, x) * _rows(self.right, x)).sum(-1)
+
+    def __matmul__(self, x: Float[Tensor, "*c i"]) -> Float[Tensor, "*bc i"]:
+        """Q x, from the factors: 4 h i multiply-adds, Q never formed."""
+        self._require_fits(x)
+        onto_left, onto_right = self.weights * _rows(self.right, x), self.weights * _rows(self.left, x)
+        return 0.5 * (_combine(onto_left, self.left) + _combine(onto_right, self.right))
+
+    def __add__(self, other: "QuadraticForm") -> "QuadraticForm":
+        if self.shape[-1] != other.shape[-1]:
+            raise ShapeError("QuadraticForm + other", must=f"join forms over {self.shape[-1]} inputs", got=other.shape)
+        pairs = [(self.weights[..., None], other.weights[..., None]), (self.left, other.left), (self.right, other.right)]
+        weights, left, right = (_stack(a, b) for a, b in pairs)
+        return QuadraticForm(weights[..., 0], left, right)
+
+    def __mul__(self, factor: float | Tensor) -> Self:
+        return type(self)(self.weights * factor, self.left, self.right)
+
+    def __rmul__(self, factor: float | Tensor) -> Self:
+        return self * factor
+
+    def __neg__(self) -> Self:
+        return self * -1.0
+
+    def __sub__(self, other: "QuadraticForm") -> "QuadraticForm":
+        return self + (-other)
+
+    def map(self, matrix: Float[Tensor, "i2 i"]) -> "QuadraticForm":
+        """M Q Mᵀ with M (new, old): the form on new coordinates, or on the span of M's rows."""
+        if matrix.ndim != 2 or matrix.shape[1] != self.shape[-1]:
+            raise ShapeError("QuadraticForm.map", must=f"be given (new, {self.shape[-1]})", got=tuple(matrix.shape))
+        return QuadraticForm(self.weights, self.left @ matrix.mT, self.right @ matrix.mT)
+
+    def dense(self) -> Float[Tensor, "*b i i"]:
+        """Q itself: i² numbers per form, in 2 h i² operations."""
+        half = (self.left * self.weights[..., None]).mT @ self.right
+        return 0.5 * (half + half.mT)
+
+    def norm(self) -> Float[Tensor, "*b"]:
+        """‖Q‖ (Frobenius) from h × h Grams: ‖Q‖² = ½ wᵀ [(L Lᵀ)∘(R Rᵀ) + (L Rᵀ)∘(R Lᵀ)] w. O(h² i)."""
+        left, right = self.left, self.right
+        cross = left @ right.mT
+        gram = 0.5 * ((left @ left.mT) * (right @ right.mT) + cross * cross.mT)
+        return ((self.weights[..., None, :] @ gram)[..., 0, :] * self.weights).sum(-1).clamp(min=0).sqrt()
+
+    def trace(self) -> Float[Tensor, "*b"]:
+        """tr Q = Σ_h w_h (l_h · r_h), in h i."""
+        return (self.weights * (self.left * self.right).sum(-1)).sum(-1)
+
+    def eigh(self, k: int | None = None, which: Which = "magnitude", tol: float | None = None) -> Eigen:
+        """At most ``k`` eigenpairs (all for None), by ``which``: the dense method, differentiable.
+
+        Half types are computed in float32, and the result says so. ``tol`` is the relative residual that counts as
+        converged (default: the tolerance of the dtype). Cost per form O(h i² + i³) time and O(i²) memory; where 2h < i
+        and magnitude is asked, the problem is first reduced to the row space of [L; R], at O(h² i + h³).
+
+        Errors: NotFiniteError for NaN or infinite factors; ArgumentError for a wrong ``k`` or ``which``.
+        """
+        require_which(which)
+        require_count(k)
+        form = self.to(working_dtype(self.dtype))
+        require_finite("QuadraticForm", weights=form.weights, left=form.left, right=form.right)
+        size, hidden = form.shape[-1], form.left.shape[-2]
+        k = size if k is None else min(k, size)
+        tol = tolerance(form.dtype) if tol is None else tol
+        values, vectors = _eigh_small(form) if which == "magnitude" and k <= 2 * hidden < size else _eigh_full(form)
+        order = best_first(values, which)
+        spectrum, vectors = values.gather(-1, order), _take_rows(vectors, order[..., :k])
+        vectors = vectors * _signs(vectors)
+        values = spectrum[..., :k]
+        column = form._broadcast_over_pairs()
+        residuals = (column @ vectors - values[..., None] * vectors).norm(dim=-1)
+        spectrum = torch.nn.functional.pad(spectrum, (0, size - spectrum.shape[-1]))  # off the row space λ is exactly 0
+        largest = spectrum.abs().amax(-1, keepdim=True)
+        bound = _rounding(form.dtype, size) * largest.expand_as(spectrum).clone()
+        bound[..., :k] = torch.maximum(bound[..., :k], residuals)
+        blocks = degenerate_blocks(spectrum.detach(), bound.detach())
+        return Eigen(
+            values=values,
+            vectors=vectors,
+            residuals=residuals,
+            converged=residuals <= tol * largest.clamp(min=torch.finfo(form.dtype).tiny),
+            blocks=blocks[..., :k],
+            cut=(blocks[..., k:] == blocks[..., k - 1 : k]).any(-1),
+            spectrum=spectrum,
+            discarded=spectrum[..., k:].square().sum(-1).sqrt(),
+            norm=form.norm().expand(spectrum.shape[:-1]),
+            labels=(),
+            which=which,
+            method="dense",
+            computed_in=dtype_name(form.dtype),
+        )
+
+    def gates(self, k: int | None = None) -> "Gates":
+        """Q as at most ``k`` products of two linear forms (soft ANDs) plus a rest, exactly.
+
+        λ (v·x)² − μ (w·x)² = (a·x)(b·x) with a = √λ v + √μ w and b = √λ v − √μ w pairs the largest positive with the
+        largest negative eigenvalue, and so on down. With all pairs taken (None) the rest is definite.
+        Cost: one ``eigh``. Errors: ShapeError for a batch of forms; as ``eigh``.
+        """
+        if len(self.shape) > 2:
+            raise ShapeError("gates", must="be asked of one form", got=f"a batch {self.shape[:-2]}", todo="Index one direction.")
+        require_count(k)
+        form = self.to(working_dtype(self.dtype))
+        pairs = form.eigh()
+        noise = _rounding(form.dtype, form.shape[-1]) * pairs.values.abs().amax()
+        order = pairs.values.argsort(descending=True)
+        values, vectors = pairs.values[order], pairs.vectors[order]
+        count = min(int((values > noise).sum()), int((values < -noise).sum()), k or form.shape[-1])
+        positive, negative = values[:count], -values.flip(0)[:count]
+        v = positive.sqrt()[:, None] * vectors[:count]
+        w = negative.sqrt()[:, None] * vectors.flip(0)[:count]
+        products = QuadraticForm(torch.ones_like(positive), v + w, v - w)
+        return Gates(
+            a=v + w, b=v - w, positive=positive, negative=negative, rest=form - products, norm=form.norm(),
+            computed_in=dtype_name(form.dtype),
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"QuadraticForm(shape={self.shape}, hidden={self.left.shape[-2]}, dtype={dtype_name(self.dtype)})"
+
+    def _require_fits(self, x: Tensor) -> None:
+        if x.ndim == 0 or x.shape[-1] != self.shape[-1]:
+            raise ShapeError("QuadraticForm's input", must=f"end in {self.shape[-1]}", got=tuple(x.shape))
+
+    def _broadcast_over_pairs(self) -> "QuadraticForm":
+        """The same forms with one more batch dim of size 1 for the eigenpairs of each."""
+        return QuadraticForm(self.weights[..., None, :], self.left[..., None, :, :], self.right[..., None, :, :])
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Gates(Result):
+    """Q(x) = Σ_k (a_k·x)(b_k·x) + rest(x), exactly; strongest gate first.
+
+    Fields: ``a``, ``b`` (k, i); ``positive``, ``negative``: the λ and μ > 0 that made each gate; ``rest``: the form that
+    the gates leave; ``norm``: ‖Q‖; ``computed_in``: the dtype of the work.
+    """
+
+    a: Float[Tensor, "k i"]
+    b: Float[Tensor, "k i"]
+    positive: Float[Tensor, " k"]
+    negative: Float[Tensor, " k"]
+    rest: QuadraticForm
+    norm: Float[Tensor, ""]
+    computed_in: str
+
+    @property
+    def share(self) -> Float[Tensor, " k"]:
+        """The part of ‖Q‖² in each gate: (λ² + μ²) / ‖Q‖²; parts add up with the rest's to 1."""
+        return (self.positive.square() + self.negative.square()) / self.norm.square()
+
+    def __call__(self, x: Float[Tensor, "*c i"]) -> Float[Tensor, "*c k"]:
+        """The value of each gate, (a·x)(b·x)."""
+        return (x @ self.a.mT) * (x @ self.b.mT)
+
+    def summary(self) -> str:
+        left = float(self.rest.norm() / self.norm) if float(self.norm) else 0.0
+        return f"{len(self.positive)} gates over {self.a.shape[-1]} inputs, in {self.computed_in}; the rest holds {left:.3g} of the norm"
+
+    def rows(self) -> list[dict[str, Any]]:
+        columns = zip(self.positive.tolist(), self.negative.tolist(), self.share.tolist(), strict=True)
+        return [{"gate": n, "λ": p, "μ": m, "share of ‖Q‖²": share} for n, (p, m, share) in enumerate(columns)]
+
+    def figure(self) -> dict[str, Any]:
+        bars = {"type": "bar", "x": list(range(len(self.positive))), "y": self.share.tolist()}
+        layout = {"xaxis": {"title": {"text": "gate"}}, "yaxis": {"title": {"text": "share of ‖Q‖²"}}}
+        return {"data": [bars], "layout": layout}
+
+
+def _rows(factor: Float[Tensor, "*b h i"], x: Float[Tensor, "*c i"]) -> Float[Tensor, "*bc h"]:
+    return x @ factor.mT if factor.ndim == 2 else (factor @ x[..., None])[..., 0]
+
+
+def _combine(weights: Float[Tensor, "*c h"], factor: Float[Tensor, "*b h i"]) -> Float[Tensor, "*bc i"]:
+    return weights @ factor if factor.ndim == 2 else (weights[..., None, :] @ factor)[..., 0, :]
+
+
+def _stack(a: Float[Tensor, "*a h i"], b: Float[Tensor, "*b h2 i"]) -> Float[Tensor, "*ab h3 i"]:
+    """Join along the hidden axis, batch dims broadcast."""
+    batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    return torch.cat([part.expand(*batch, *part.shape[-2:]) for part in (a, b)], dim=-2)
+
+
+def _take_rows(vectors: Float[Tensor, "*b i n"], order: Tensor) -> Float[Tensor, "*b k i"]:
+    rows = vectors.mT
+    return rows.gather(-2, order[..., None].expand(*order.shape, rows.shape[-1]))
+
+
+def _signs(vectors: Float[Tensor, "*b k i"]) -> Float[Tensor, "*b k 1"]:
+    """±1 that makes the largest entry of each vector positive: eigenvectors have no sign of their own."""
+    largest = vectors.abs().argmax(-1, keepdim=True)
+    return torch.where(vectors.gather(-1, largest) < 0, -1.0, 1.0).to(vectors.dtype).detach()
+
+
+def _eigh_full(form: QuadraticForm) -> tuple[Tensor, Tensor]:
+    values, vectors = torch.linalg.eigh(form.dense())
+    return values, vectors
+
+
+def _eigh_small(form: QuadraticForm) -> tuple[Tensor, Tensor]:
+    """Eigenpairs within the row space of [L; R], where all non-zero ones live: a 2h × 2h problem."""
+    basis, _ = torch.linalg.qr(_stack(form.left, form.right).mT)  # (..., i, 2h)
+    small = QuadraticForm(form.weights, form.left @ basis, form.right @ basis)
+    values, vectors = torch.linalg.eigh(small.dense())
+    return values, basis @ vectors
+
+
+def _rounding(dtype: torch.dtype, size: int) -> float:
+    """How far rounding alone moves eigenvalues, over the largest: a few ulps growing as √size (a heuristic: LAPACK
+    promises a modest polynomial in the size and delivers about its root)."""
+    return 4 * torch.finfo(dtype).eps * size**0.5

@@ -1,0 +1,174 @@
+"""The Tucker form: a small core in three bases. And the dense cube, the truth for tests."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bilens.algebra.factored import Factored
+from bilens.algebra.quadratic import QuadraticForm
+from bilens.algebra.third import ThirdOrder, require_factors, require_maps, require_mode
+from bilens.base.axes import MODES, Mode
+from bilens.base.numerics import working_dtype
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Dense(ThirdOrder):
+    """T[o, i, j] as one array: what every other form is tested against. Verbs cost what the cube costs."""
+
+    array: Float[Tensor, "o i j"]
+
+    def __post_init__(self) -> None:
+        require_factors("Dense", array=(self.array, (None, None, None)))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        o, i, j = self.array.shape
+        return o, i, j
+
+    def _any(self) -> Tensor:
+        return self.array
+
+    def _apply(self, x: Tensor, y: Tensor) -> Tensor:
+        return ((self._matrices(x)) @ y[..., None, :, None])[..., 0]
+
+    def _matrices(self, x: Tensor) -> Tensor:
+        """Σ_i T_oij x_i, (..., o, j)."""
+        return torch.einsum("oij,...i->...oj", self.array, x)
+
+    def _contract(self, mode: Mode, u: Tensor) -> Factored:
+        array = self.array.movedim(MODES.index(mode), 0)
+        matrix = torch.einsum("suv,...s->...uv", array, u)
+        return Factored(matrix, torch.eye(matrix.shape[-1], dtype=self.dtype, device=self.device))
+
+    def interaction(self, u: Float[Tensor, "*b o"]) -> QuadraticForm:
+        return _form(self, u)
+
+    def map(self, *, out: Tensor | None = None, left: Tensor | None = None, right: Tensor | None = None) -> "Dense":
+        require_maps(self.shape, out=out, left=left, right=right)
+        array = self.array
+        for axis, matrix in enumerate((out, left, right)):
+            if matrix is not None:
+                array = torch.tensordot(array, matrix, dims=([axis], [1])).movedim(-1, axis)
+        return Dense(array)
+
+    def swap(self) -> "Dense":
+        return Dense(self.array.mT)
+
+    def inner(self, other: ThirdOrder) -> Float[Tensor, ""]:
+        if isinstance(other, Tucker):
+            return other.inner(self)
+        other = Dense(other.dense(max_bytes=_bytes(self.array)))  # no larger than the cube that is already here
+        self._require_like("inner", other, Dense)
+        return (self.array * other.array).sum()
+
+    def gram(self, mode: Mode) -> Float[Tensor, "s s"]:
+        require_mode(mode)
+        unfolded = self.to(working_dtype(self.dtype)).array.movedim(MODES.index(mode), 0).flatten(1)
+        return unfolded @ unfolded.mT
+
+    def _cube(self) -> Tensor:
+        return self.array
+
+    def __add__(self, other: Self) -> "Dense":
+        self._require_like("Dense + other", other, Dense)
+        return Dense(self.array + other.array)
+
+    def __mul__(self, factor: float | Tensor) -> "Dense":
+        return Dense(self.array * factor)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Tucker(ThirdOrder):
+    """T[o, i, j] = Σ_abc core[a, b, c] out[o, a] left[i, b] right[j, c]: what a truncated HOSVD gives."""
+
+    core: Float[Tensor, "a b c"]
+    out: Float[Tensor, "o a"]
+    left: Float[Tensor, "i b"]
+    right: Float[Tensor, "j c"]
+
+    def __post_init__(self) -> None:
+        a, b, c = self.core.shape if self.core.ndim == 3 else (None, None, None)
+        require_factors(
+            "Tucker", core=(self.core, (None, None, None)),
+            out=(self.out, (None, a)), left=(self.left, (None, b)), right=(self.right, (None, c)),
+        )  # fmt: skip
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.out.shape[0], self.left.shape[0], self.right.shape[0]
+
+    @property
+    def ranks(self) -> tuple[int, int, int]:
+        """(a, b, c): the sizes of the core."""
+        return Dense(self.core).shape
+
+    def _any(self) -> Tensor:
+        return self.core
+
+    def _apply(self, x: Tensor, y: Tensor) -> Tensor:
+        return Dense(self.core)._apply(x @ self.left, y @ self.right) @ self.out.mT
+
+    def _contract(self, mode: Mode, u: Tensor) -> Factored:
+        bases = {"out": self.out, "left": self.left, "right": self.right}
+        first, second = (bases[other] for other in MODES if other != mode)
+        small = Dense(self.core)._contract(mode, u @ bases[mode])
+        return Factored(first @ small.a, small.b @ second.mT)
+
+    def interaction(self, u: Float[Tensor, "*b o"]) -> QuadraticForm:
+        return _form(self, u)
+
+    def map(self, *, out: Tensor | None = None, left: Tensor | None = None, right: Tensor | None = None) -> "Tucker":
+        require_maps(self.shape, out=out, left=left, right=right)
+        return Tucker(
+            self.core,
+            self.out if out is None else out @ self.out,
+            self.left if left is None else left @ self.left,
+            self.right if right is None else right @ self.right,
+        )
+
+    def swap(self) -> "Tucker":
+        return Tucker(self.core.mT, self.out, self.right, self.left)
+
+    def inner(self, other: ThirdOrder) -> Float[Tensor, ""]:
+        self._require_like("inner", other, ThirdOrder)
+        small = other.map(out=self.out.mT, left=self.left.mT, right=self.right.mT)
+        return (self.core * small.dense(max_bytes=_bytes(self.core))).sum()
+
+    def gram(self, mode: Mode) -> Float[Tensor, "s s"]:
+        require_mode(mode)
+        work = self.to(working_dtype(self.dtype))
+        bases = {"out": work.out, "left": work.left, "right": work.right}
+        weighed = Dense(work.core).map(**{other: bases[other].mT @ bases[other] for other in MODES if other != mode}).array
+        axis = MODES.index(mode)
+        small = work.core.movedim(axis, 0).flatten(1) @ weighed.movedim(axis, 0).flatten(1).mT
+        return bases[mode] @ small @ bases[mode].mT
+
+    def _cube(self) -> Tensor:
+        return Dense(self.core).map(out=self.out, left=self.left, right=self.right).array
+
+    def __add__(self, other: Self) -> "Tucker":
+        """The sum as a Tucker with a block-diagonal core: the ranks add up."""
+        self._require_like("Tucker + other", other, Tucker)
+        core = self.core.new_zeros([mine + theirs for mine, theirs in zip(self.ranks, other.ranks, strict=True)])
+        a, b, c = self.ranks
+        core[:a, :b, :c], core[a:, b:, c:] = self.core, other.core
+        bases = zip((self.out, self.left, self.right), (other.out, other.left, other.right), strict=True)
+        return Tucker(core, *(torch.cat(pair, dim=1) for pair in bases))
+
+    def __mul__(self, factor: float | Tensor) -> "Tucker":
+        return Tucker(self.core * factor, self.out, self.left, self.right)
+
+
+def _form(tensor: Dense | Tucker, u: Tensor) -> QuadraticForm:
+    """Q_u from the contraction over out: M = a b gives Σ_h (aᵀ)_h·x  b_h·x."""
+    tensor._require_one_space("interaction")
+    matrix = tensor.contract(out=u)
+    left, right = matrix.a.mT, matrix.b
+    return QuadraticForm(left.new_ones(left.shape[-2]), left, right)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

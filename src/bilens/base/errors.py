@@ -1,0 +1,50 @@
+"""The error family. One grammar for all: *who* must *be what*; got *what*; *what to do*."""
+
+
+class BilensError(Exception):
+    """Everything bilens refuses, in one line that says who, what it must be, what it got, and what to do.
+
+    >>> raise ShapeError("CP.left", must="be (h, i) with h = 4", got="(3, 5)", todo="Pass gate_proj.weight as it is.")
+    Traceback (most recent call last):
+    ...
+    bilens.base.errors.ShapeError: CP.left must be (h, i) with h = 4; got (3, 5). Pass gate_proj.weight as it is.
+    """
+
+    def __init__(self, who: str, *, must: str, got: object, todo: str = "") -> None:
+        self.who, self.must, self.got, self.todo = who, must, got, todo
+        super().__init__(f"{who} must {must}; got {got}." + (f" {todo}" if todo else ""))
+
+    def __reduce__(self):  # keyword-only arguments do not survive the default pickling between processes
+        return _rebuild, (type(self), self.who, self.must, self.got, self.todo)
+
+
+def _rebuild(kind: type[BilensError], who: str, must: str, got: object, todo: str) -> BilensError:
+    return kind(who, must=must, got=got, todo=todo)
+
+
+class ArgumentError(BilensError, ValueError):
+    """A value is wrong."""
+
+
+class ShapeError(ArgumentError):
+    """A shape, rank, dtype or device does not fit."""
+
+
+class NotFiniteError(ArgumentError):
+    """A tensor holds NaN or infinity."""
+
+
+class ConfigError(ArgumentError):
+    """A configuration has an unknown key or an unsupported value."""
+
+
+class FileError(ArgumentError):
+    """A file or folder is missing, damaged, or not what it should be."""
+
+
+class TooLargeError(BilensError):
+    """An explicit request would make an array above the size the caller allowed."""
+
+
+class NotExactError(BilensError):
+    """No exact tensor exists for what was asked; the text says what to do instead."""

@@ -1,0 +1,93 @@
+"""The MLPs of a transformer block, with Llama's module names: bilinear, gated, and plain."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bilens.algebra import CP, affine
+from bilens.base.errors import ConfigError, NotExactError
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "linear": lambda x: x,
+    "relu": functional.relu,
+    "relu2": lambda x: functional.relu(x).square(),
+    "square": torch.square,
+    "gelu": functional.gelu,
+    "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "silu": functional.silu,
+    "sigmoid": torch.sigmoid,
+}
+
+
+class GatedMLP(nn.Module):
+    """m(x) = D [act(L x) ⊙ (R x)] with L = gate_proj, R = up_proj, D = down_proj (SwiGLU for ``act="silu"``).
+
+    ``act="linear"`` is the bilinear MLP. Source: Shazeer, arXiv:2002.05202, equations 5 and 6.
+    """
+
+    def __init__(self, d_model: int, d_hidden: int, bias: bool = False, act: str = "silu") -> None:
+        super().__init__()
+        self.act = _known(act)
+        self.gate_proj = nn.Linear(d_model, d_hidden, bias=bias)
+        self.up_proj = nn.Linear(d_model, d_hidden, bias=bias)
+        self.down_proj = nn.Linear(d_hidden, d_model, bias=bias)
+
+    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        return self.down_proj(ACTIVATIONS[self.act](self.gate_proj(x)) * self.up_proj(x))
+
+    def tensor(self) -> CP:
+        """This very layer as a tensor: a view of the weights, gradients flow. Over (1, x) where it has biases.
+
+        Errors: NotExactError unless ``act`` is linear.
+        """
+        if self.act != "linear":
+            raise _not_exact("GatedMLP", self.act, "linear")
+        return affine(
+            self.down_proj.weight, self.gate_proj.weight, self.up_proj.weight,
+            self.down_proj.bias, self.gate_proj.bias, self.up_proj.bias,
+        )  # fmt: skip
+
+
+class BilinearMLP(GatedMLP):
+    """m(x) = D [(L x) ⊙ (R x)]: a gated MLP whose gate is the identity, and therefore exactly a tensor."""
+
+    def __init__(self, d_model: int, d_hidden: int, bias: bool = False) -> None:
+        super().__init__(d_model, d_hidden, bias, act="linear")
+
+
+class MLP(nn.Module):
+    """m(x) = D act(U x): the standard MLP, to compare with. ``act="square"`` is exactly a tensor; the others are not."""
+
+    def __init__(self, d_model: int, d_hidden: int, bias: bool = False, act: str = "relu") -> None:
+        super().__init__()
+        self.act = _known(act)
+        self.up_proj = nn.Linear(d_model, d_hidden, bias=bias)
+        self.down_proj = nn.Linear(d_hidden, d_model, bias=bias)
+
+    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        return self.down_proj(ACTIVATIONS[self.act](self.up_proj(x)))
+
+    def tensor(self) -> CP:
+        """The layer as a tensor with left = right, where ``act`` is square. Errors: NotExactError for any other."""
+        if self.act != "square":
+            raise _not_exact("MLP", self.act, "square")
+        up = self.up_proj
+        return affine(self.down_proj.weight, up.weight, up.weight, self.down_proj.bias, up.bias, up.bias)
+
+
+def _known(act: str) -> str:
+    if act not in ACTIVATIONS:
+        raise ConfigError("act", must=f"be one of {', '.join(ACTIVATIONS)}", got=repr(act))
+    return act
+
+
+def _not_exact(layer: str, act: str, exact: str) -> NotExactError:
+    return NotExactError(
+        f"{layer}.tensor()",
+        must=f'be asked of a layer with act="{exact}"',
+        got=f'act="{act}", whose output is no polynomial of its input',
+        todo="Train with BilinearMLP, or treat this layer as an opaque source.",
+    )
