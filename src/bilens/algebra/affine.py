@@ -21,7 +21,8 @@ def homogeneous(x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b i1"]:
 
 
 def homogeneous_map(matrix: Float[Tensor, "a i"], bias: Float[Tensor, " a"] | None = None) -> Float[Tensor, "a1 i1"]:
-    """The matrix that takes x̃ = (1, x) to (1, M x + b): a map for ``left`` and ``right`` of a tensor with biases."""
+    """The matrix that takes x̃ = (1, x) to (1, M x + b). A tensor that reads M x + b reads x through its transpose:
+    ``tensor.map(left=H.mT, right=H.mT)``, as maps are (new, old)."""
     corner = torch.zeros_like(matrix[:1])
     bias = torch.zeros_like(matrix[:, 0]) if bias is None else bias
     return torch.cat([torch.cat([bias.new_ones(1), bias])[:, None], torch.cat([corner, matrix])], dim=1)

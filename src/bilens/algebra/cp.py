@@ -1,7 +1,7 @@
 """The CP form: a bilinear layer's tensor as its own three weight matrices."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from bilens.algebra.factored import Factored
 from bilens.algebra.quadratic import QuadraticForm
 from bilens.algebra.third import ThirdOrder, require_factors, require_maps, require_mode
 from bilens.base.axes import MODES, Mode
-from bilens.base.numerics import working_dtype
+from bilens.base.numerics import scalar, working_dtype
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -65,7 +65,7 @@ class CP(ThirdOrder):
         return QuadraticForm(u @ self.out, self.left, self.right)
 
     def map(self, *, out: Tensor | None = None, left: Tensor | None = None, right: Tensor | None = None) -> "CP":
-        require_maps(self.shape, out=out, left=left, right=right)
+        require_maps(self, out=out, left=left, right=right)
         return CP(
             self.out if out is None else out @ self.out,
             self.left if left is None else self.left @ left.mT,
@@ -75,10 +75,9 @@ class CP(ThirdOrder):
     def swap(self) -> "CP":
         return CP(self.out, self.right, self.left)
 
-    def inner(self, other: ThirdOrder) -> Float[Tensor, ""]:
+    def _inner(self, other: ThirdOrder) -> Float[Tensor, ""]:
         if not isinstance(other, CP):
-            return other.inner(self)
-        self._require_like("inner", other, CP)
+            return other._inner(self)
         return (
             (self.out.mT @ other.out) * (self.left @ other.left.mT) * (self.right @ other.right.mT)
         ).sum()  # ⟨T, T'⟩ = Σ_hh' (DᵀD')∘(LL'ᵀ)∘(RR'ᵀ)
@@ -93,16 +92,15 @@ class CP(ThirdOrder):
     def _cube(self) -> Tensor:
         return torch.stack([(self.left * row[:, None]).mT @ self.right for row in self.out])
 
-    def __add__(self, other: Self) -> "CP":
-        self._require_like("CP + other", other, CP)
+    def _plus(self, other: Any) -> "CP":
         return CP(
             torch.cat([self.out, other.out], dim=1),
             torch.cat([self.left, other.left]),
             torch.cat([self.right, other.right]),
         )
 
-    def __mul__(self, factor: float | Tensor) -> "CP":
-        return CP(self.out * factor, self.left, self.right)
+    def __mul__(self, factor: float | int | Tensor) -> "CP":
+        return CP(self.out * scalar("CP", factor, self._any()), self.left, self.right)
 
     def __repr__(self) -> str:
         return super().__repr__().replace(", dtype", f", rank={self.rank}, dtype", 1)

@@ -1,7 +1,7 @@
 """Eigenpairs as a result: values, vectors, what was left out, how far each can be trusted."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -76,7 +76,7 @@ class Eigen(Result):
         return [
             {
                 "of": self._label(n),
-                "rank": k,
+                "k": k,
                 "value": float(flat.values[k]),
                 "residual": float(flat.residuals[k]),
                 "converged": bool(flat.converged[k]),
@@ -104,8 +104,9 @@ class Eigen(Result):
         tensors = (self.values, self.vectors, self.residuals, self.converged, self.blocks, self.cut, self.spectrum,
                    self.discarded, self.norm)  # fmt: skip
         flat = [tensor.detach().reshape(-1, *tensor.shape[depth:]) for tensor in tensors]
-        how = ((), self.which, self.method, self.computed_in)
-        return [Eigen(*(tensor[n] for tensor in flat), *how) for n in range(self.cut.numel())]
+        names = [field.name for field in fields(self)][: len(flat)]
+        parts = ({name: tensor[n] for name, tensor in zip(names, flat, strict=True)} for n in range(self.cut.numel()))
+        return [replace(self, **part, labels=()) for part in parts]
 
 
 def require_which(which: str) -> None:

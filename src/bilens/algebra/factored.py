@@ -1,14 +1,13 @@
 """A matrix kept as a product of two: the second-order form."""
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from bilens.base.errors import ShapeError
-from bilens.base.numerics import dtype_name, require_floating, working_dtype
+from bilens.base.numerics import dtype_name, require_floating, scalar, working_dtype
 from bilens.base.records import Record
 
 
@@ -159,7 +158,8 @@ class Factored(Record):
     def __matmul__(self, other: "Tensor | Factored") -> "Tensor | Factored":
         """With a vector: a vector. With a matrix or a Factored: a Factored, with the smaller inner size kept."""
         if isinstance(other, Factored):
-            return (self @ other.a) @ other.b if self.mdim > other.mdim else Factored(self.a, (self.b @ other.a) @ other.b)
+            middle = self.b @ other.a
+            return Factored(self.a @ middle, other.b) if self.mdim > other.mdim else Factored(self.a, middle @ other.b)
         if other.ndim == 1:
             return self.a @ (self.b @ other)
         return Factored(self.a, self.b @ other)
@@ -169,16 +169,13 @@ class Factored(Record):
             return (other @ self.a) @ self.b
         return Factored(other @ self.a, self.b)
 
-    def __mul__(self, factor: float | Tensor) -> Self:
-        scale = torch.as_tensor(factor, dtype=self.dtype, device=self.device)
-        if scale.ndim:
-            raise ShapeError("Factored * factor", must="be given a scalar", got=tuple(scale.shape))
-        return type(self)(self.a * scale, self.b)
+    def __mul__(self, factor: float | int | Tensor) -> "Factored":
+        return Factored(self.a * scalar("Factored", factor, self.a), self.b)
 
-    def __rmul__(self, factor: float | Tensor) -> Self:
+    def __rmul__(self, factor: float | int | Tensor) -> "Factored":
         return self * factor
 
-    def __neg__(self) -> Self:
+    def __neg__(self) -> "Factored":
         return self * -1.0
 
     def __repr__(self) -> str:

@@ -1,7 +1,7 @@
 """A quadratic form from shared factors: the interaction matrix of an output direction, never formed unless asked."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bilens.algebra.eigen import Eigen, Which, best_first, degenerate_blocks, require_count, require_which
 from bilens.base.errors import ShapeError
-from bilens.base.numerics import dtype_name, require_finite, require_floating, tolerance, working_dtype
+from bilens.base.numerics import dtype_name, require_finite, require_floating, scalar, tolerance, working_dtype
 from bilens.base.records import Record
 from bilens.base.results import Result
 
@@ -67,13 +67,13 @@ class QuadraticForm(Record):
         weights, left, right = (_stack(a, b) for a, b in pairs)
         return QuadraticForm(weights[..., 0], left, right)
 
-    def __mul__(self, factor: float | Tensor) -> Self:
-        return type(self)(self.weights * factor, self.left, self.right)
+    def __mul__(self, factor: float | int | Tensor) -> "QuadraticForm":
+        return type(self)(self.weights * scalar("QuadraticForm", factor, self.weights), self.left, self.right)
 
-    def __rmul__(self, factor: float | Tensor) -> Self:
+    def __rmul__(self, factor: float | int | Tensor) -> "QuadraticForm":
         return self * factor
 
-    def __neg__(self) -> Self:
+    def __neg__(self) -> "QuadraticForm":
         return self * -1.0
 
     def __sub__(self, other: "QuadraticForm") -> "QuadraticForm":
@@ -117,7 +117,8 @@ class QuadraticForm(Record):
         size, hidden = form.shape[-1], form.left.shape[-2]
         k = size if k is None else min(k, size)
         tol = tolerance(form.dtype) if tol is None else tol
-        values, vectors = _eigh_small(form) if which == "magnitude" and k <= 2 * hidden < size else _eigh_full(form)
+        reduced = which == "magnitude" and k <= 2 * hidden < size and not form._tracked  # QR has no gradient at lost rank
+        values, vectors = _eigh_small(form) if reduced else _eigh_full(form)
         order = best_first(values, which)
         spectrum, vectors = values.gather(-1, order), _take_rows(vectors, order[..., :k])
         vectors = vectors * _signs(vectors)
@@ -153,7 +154,9 @@ class QuadraticForm(Record):
         Cost: one ``eigh``. Errors: ShapeError for a batch of forms; as ``eigh``.
         """
         if len(self.shape) > 2:
-            raise ShapeError("gates", must="be asked of one form", got=f"a batch {self.shape[:-2]}", todo="Index one direction.")
+            raise ShapeError(
+                "gates", must="be asked of one form", got=f"a batch {self.shape[:-2]}", todo="Index one direction."
+            )
         require_count(k)
         form = self.to(working_dtype(self.dtype))
         pairs = form.eigh()
@@ -176,6 +179,10 @@ class QuadraticForm(Record):
     def _require_fits(self, x: Tensor) -> None:
         if x.ndim == 0 or x.shape[-1] != self.shape[-1]:
             raise ShapeError("QuadraticForm's input", must=f"end in {self.shape[-1]}", got=tuple(x.shape))
+
+    @property
+    def _tracked(self) -> bool:
+        return torch.is_grad_enabled() and any(t.requires_grad for t in (self.weights, self.left, self.right))
 
     def _broadcast_over_pairs(self) -> "QuadraticForm":
         """The same forms with one more batch dim of size 1 for the eigenpairs of each."""
@@ -209,7 +216,8 @@ class Gates(Result):
 
     def summary(self) -> str:
         left = float(self.rest.norm() / self.norm) if float(self.norm) else 0.0
-        return f"{len(self.positive)} gates over {self.a.shape[-1]} inputs, in {self.computed_in}; the rest holds {left:.3g} of the norm"
+        gates = f"{len(self.positive)} gates over {self.a.shape[-1]} inputs, in {self.computed_in}"
+        return f"{gates}; the rest holds {left:.3g} of the norm"
 
     def rows(self) -> list[dict[str, Any]]:
         columns = zip(self.positive.tolist(), self.negative.tolist(), self.share.tolist(), strict=True)

@@ -1,7 +1,7 @@
 """What every third-order form can do; the forms say how."""
 
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -11,10 +11,11 @@ from bilens.algebra.factored import Factored
 from bilens.algebra.quadratic import QuadraticForm
 from bilens.base.axes import MODES, Mode
 from bilens.base.errors import ArgumentError, ShapeError, TooLargeError
-from bilens.base.numerics import dtype_name, require_floating
+from bilens.base.numerics import dtype_name, require_floating, working_dtype
 from bilens.base.records import Record
 
 GIB = 2**30
+Form = TypeVar("Form", bound="ThirdOrder")  # not Self: beartype checks methods one by one
 
 
 class ThirdOrder(Record, ABC):
@@ -54,21 +55,20 @@ class ThirdOrder(Record, ABC):
 
     @abstractmethod
     def map(
-        self,
+        self: Form,
         *,
         out: Float[Tensor, "o2 o"] | None = None,
         left: Float[Tensor, "i2 i"] | None = None,
         right: Float[Tensor, "j2 j"] | None = None,
-    ) -> Self:
+    ) -> Form:
         """Change of basis: T'[a, b, c] = Σ M_ao N_bi P_cj T_oij with each map (new, old); modes not named stay."""
 
     @abstractmethod
-    def swap(self) -> Self:
+    def swap(self: Form) -> Form:
         """T with left and right exchanged: T'[o, j, i] = T[o, i, j]."""
 
     @abstractmethod
-    def inner(self, other: "ThirdOrder") -> Float[Tensor, ""]:
-        """⟨T, S⟩ = Σ T_oij S_oij, for any two forms of the same shape. CP with CP: O(h h' (o + i + j)) time, O(h h') memory."""
+    def _inner(self, other: "ThirdOrder") -> Float[Tensor, ""]: ...
 
     @abstractmethod
     def gram(self, mode: Mode) -> Float[Tensor, "s s"]:
@@ -78,10 +78,10 @@ class ThirdOrder(Record, ABC):
         """
 
     @abstractmethod
-    def __add__(self, other: Self) -> Self: ...
+    def _plus(self: Form, other: Any) -> Form: ...
 
     @abstractmethod
-    def __mul__(self, factor: float | Tensor) -> Self: ...
+    def __mul__(self: Form, factor: float | int | Tensor) -> Form: ...
 
     # What follows from that, the same for all.
 
@@ -114,14 +114,17 @@ class ThirdOrder(Record, ABC):
         Leading batch dims broadcast. The matrix of ``out=u`` is not symmetrised: ``interaction(u)`` is.
         Errors: ArgumentError unless exactly one mode is fed.
         """
-        fed = {mode: u for mode, u in zip(MODES, (out, left, right), strict=True) if u is not None}
+        given: tuple[tuple[Mode, Tensor | None], ...] = (("out", out), ("left", left), ("right", right))
+        fed: dict[Mode, Tensor] = {mode: u for mode, u in given if u is not None}
         if len(fed) != 1:
-            raise ArgumentError("contract", must="be given exactly one of out=, left=, right=", got=f"{sorted(fed) or 'none'}")
+            raise ArgumentError(
+                "contract", must="be given exactly one of out=, left=, right=", got=f"{sorted(fed) or 'none'}"
+            )
         ((mode, u),) = fed.items()
         self._require_fits(f"contract({mode}=)", u, self.shape[MODES.index(mode)])
         return self._contract(mode, u)
 
-    def symmetrise(self) -> Self:
+    def symmetrise(self: Form) -> Form:
         """The symmetric part S_oij = ½ (T_oij + T_oji), which is all that acts when both inputs are the same x.
 
         CP: the rank doubles. Errors: ShapeError where left and right are different spaces.
@@ -129,16 +132,27 @@ class ThirdOrder(Record, ABC):
         self._require_one_space("symmetrise")
         return (self + self.swap()) * 0.5
 
+    def inner(self, other: "ThirdOrder") -> Float[Tensor, ""]:
+        """⟨T, S⟩ = Σ T_oij S_oij, for any two forms of the same shape. float16 and bfloat16 work in float32, and give it.
+
+        CP with CP: O(h h' (o + i + j)) time, O(h h') memory.
+        """
+        self._require_like("inner", other, ThirdOrder)
+        work = working_dtype(self.dtype)
+        return self.to(work)._inner(other.to(work))
+
     def norm(self) -> Float[Tensor, ""]:
         """‖T‖, the root of the summed squares of all entries; cost of one ``inner``."""
         return self.inner(self).clamp(min=0).sqrt()
 
     def similarity(self, other: "ThirdOrder") -> Float[Tensor, ""]:
         """⟨T, S⟩ / (‖T‖ ‖S‖) in [-1, 1]. Errors: ArgumentError where one of the two is zero."""
-        norms = self.norm() * other.norm()
-        if float(norms) == 0:
+        self._require_like("similarity", other, ThirdOrder)
+        one, two = (tensor.to(working_dtype(self.dtype)) for tensor in (self, other))
+        norms = one.norm(), two.norm()
+        if min(float(norm.detach()) for norm in norms) == 0:
             raise ArgumentError("similarity", must="compare two tensors that are not zero", got="a norm of 0")
-        return self.inner(other) / norms
+        return (one * (1 / norms[0])).inner(two * (1 / norms[1]))
 
     def dense(self, max_bytes: int = GIB) -> Float[Tensor, "o i j"]:
         """The whole cube, the truth for small tests: o·i·j numbers.
@@ -156,13 +170,18 @@ class ThirdOrder(Record, ABC):
             )
         return self._cube()
 
-    def __rmul__(self, factor: float | Tensor) -> Self:
+    def __add__(self: Form, other: Form) -> Form:
+        """T + S, of one form and shape. CP: the ranks add up; Tucker: the cores stand block-diagonal."""
+        self._require_like(f"{type(self).__name__} + other", other, type(self))
+        return self._plus(other)
+
+    def __rmul__(self: Form, factor: float | int | Tensor) -> Form:
         return self * factor
 
-    def __neg__(self) -> Self:
+    def __neg__(self: Form) -> Form:
         return self * -1.0
 
-    def __sub__(self, other: Self) -> Self:
+    def __sub__(self: Form, other: Form) -> Form:
         return self + (-other)
 
     def __repr__(self) -> str:
@@ -172,14 +191,18 @@ class ThirdOrder(Record, ABC):
 
     def _require_one_space(self, who: str) -> None:
         if self.shape[1] != self.shape[2]:
-            raise ShapeError(who, must="have left and right of one size", got=self.shape, todo="Give both inputs, or map one.")
+            raise ShapeError(
+                who, must="have left and right of one size", got=self.shape, todo="Give both inputs, or map one."
+            )
 
     def _require_fits(self, who: str, vector: Tensor, size: int) -> None:
         if vector.ndim == 0 or vector.shape[-1] != size:
             hint = "A layer with biases is a tensor over (1, x): pass homogeneous(x)." if _off_by_one(vector, size) else ""
             raise ShapeError(who, must=f"end in {size} (T is {self.shape})", got=tuple(vector.shape), todo=hint)
         if vector.dtype != self.dtype or vector.device != self.device:
-            raise ShapeError(who, must=f"be {_place(self._any())} like T", got=_place(vector), todo="Use .to(...) on either.")
+            raise ShapeError(
+                who, must=f"be {_place(self._any())} like T", got=_place(vector), todo="Use .to(...) on either."
+            )
 
     def _require_like(self, who: str, other: object, form: type["ThirdOrder"]) -> None:
         if not isinstance(other, form):
@@ -195,9 +218,7 @@ def require_factors(who: str, **factors: tuple[Tensor, tuple[int | None, ...]]) 
     first = next(iter(factors.values()))[0]
     require_floating(f"{who}.{next(iter(factors))}", first.dtype)
     for name, (factor, expected) in factors.items():
-        fits = factor.ndim == len(expected) and all(
-            e is None or e == n for e, n in zip(expected, factor.shape, strict=True)
-        )
+        fits = factor.ndim == len(expected) and all(e is None or e == n for e, n in zip(expected, factor.shape, strict=True))
         if not fits:
             wanted = "(" + ", ".join("any" if e is None else str(e) for e in expected) + ")"
             raise ShapeError(f"{who}.{name}", must=f"be {wanted}", got=tuple(factor.shape))
@@ -211,11 +232,13 @@ def require_mode(mode: str) -> None:
         raise ArgumentError("mode", must=f"be one of {MODES}", got=repr(mode))
 
 
-def require_maps(shape: tuple[int, int, int], **maps: Tensor | None) -> None:
+def require_maps(tensor: "ThirdOrder", **maps: Tensor | None) -> None:
     """Raise ShapeError unless every given map is (new, old) with old the size of its mode."""
-    for (mode, matrix), size in zip(maps.items(), shape, strict=True):
+    for (mode, matrix), size in zip(maps.items(), tensor.shape, strict=True):
         if matrix is not None and (matrix.ndim != 2 or matrix.shape[1] != size):
             raise ShapeError(f"map({mode}=)", must=f"be (new, {size})", got=tuple(matrix.shape))
+        if matrix is not None and (matrix.dtype != tensor.dtype or matrix.device != tensor.device):
+            raise ShapeError(f"map({mode}=)", must=f"be {_place(tensor._any())} like T", got=_place(matrix))
 
 
 def _place(tensor: Tensor) -> str:

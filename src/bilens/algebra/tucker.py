@@ -1,7 +1,7 @@
 """The Tucker form: a small core in three bases. And the dense cube, the truth for tests."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from bilens.algebra.factored import Factored
 from bilens.algebra.quadratic import QuadraticForm
 from bilens.algebra.third import ThirdOrder, require_factors, require_maps, require_mode
 from bilens.base.axes import MODES, Mode
-from bilens.base.numerics import working_dtype
+from bilens.base.numerics import scalar, working_dtype
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -32,7 +32,7 @@ class Dense(ThirdOrder):
         return self.array
 
     def _apply(self, x: Tensor, y: Tensor) -> Tensor:
-        return ((self._matrices(x)) @ y[..., None, :, None])[..., 0]
+        return (self._matrices(x) @ y[..., None])[..., 0]
 
     def _matrices(self, x: Tensor) -> Tensor:
         """Σ_i T_oij x_i, (..., o, j)."""
@@ -47,21 +47,20 @@ class Dense(ThirdOrder):
         return _form(self, u)
 
     def map(self, *, out: Tensor | None = None, left: Tensor | None = None, right: Tensor | None = None) -> "Dense":
-        require_maps(self.shape, out=out, left=left, right=right)
+        require_maps(self, out=out, left=left, right=right)
         array = self.array
         for axis, matrix in enumerate((out, left, right)):
             if matrix is not None:
-                array = torch.tensordot(array, matrix, dims=([axis], [1])).movedim(-1, axis)
+                array = (array.movedim(axis, -1) @ matrix.mT).movedim(-1, axis)
         return Dense(array)
 
     def swap(self) -> "Dense":
         return Dense(self.array.mT)
 
-    def inner(self, other: ThirdOrder) -> Float[Tensor, ""]:
+    def _inner(self, other: ThirdOrder) -> Float[Tensor, ""]:
         if isinstance(other, Tucker):
-            return other.inner(self)
+            return other._inner(self)
         other = Dense(other.dense(max_bytes=_bytes(self.array)))  # no larger than the cube that is already here
-        self._require_like("inner", other, Dense)
         return (self.array * other.array).sum()
 
     def gram(self, mode: Mode) -> Float[Tensor, "s s"]:
@@ -72,12 +71,11 @@ class Dense(ThirdOrder):
     def _cube(self) -> Tensor:
         return self.array
 
-    def __add__(self, other: Self) -> "Dense":
-        self._require_like("Dense + other", other, Dense)
+    def _plus(self, other: Any) -> "Dense":
         return Dense(self.array + other.array)
 
-    def __mul__(self, factor: float | Tensor) -> "Dense":
-        return Dense(self.array * factor)
+    def __mul__(self, factor: float | int | Tensor) -> "Dense":
+        return Dense(self.array * scalar("Dense", factor, self._any()))
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -121,7 +119,7 @@ class Tucker(ThirdOrder):
         return _form(self, u)
 
     def map(self, *, out: Tensor | None = None, left: Tensor | None = None, right: Tensor | None = None) -> "Tucker":
-        require_maps(self.shape, out=out, left=left, right=right)
+        require_maps(self, out=out, left=left, right=right)
         return Tucker(
             self.core,
             self.out if out is None else out @ self.out,
@@ -132,8 +130,7 @@ class Tucker(ThirdOrder):
     def swap(self) -> "Tucker":
         return Tucker(self.core.mT, self.out, self.right, self.left)
 
-    def inner(self, other: ThirdOrder) -> Float[Tensor, ""]:
-        self._require_like("inner", other, ThirdOrder)
+    def _inner(self, other: ThirdOrder) -> Float[Tensor, ""]:
         small = other.map(out=self.out.mT, left=self.left.mT, right=self.right.mT)
         return (self.core * small.dense(max_bytes=_bytes(self.core))).sum()
 
@@ -149,17 +146,15 @@ class Tucker(ThirdOrder):
     def _cube(self) -> Tensor:
         return Dense(self.core).map(out=self.out, left=self.left, right=self.right).array
 
-    def __add__(self, other: Self) -> "Tucker":
-        """The sum as a Tucker with a block-diagonal core: the ranks add up."""
-        self._require_like("Tucker + other", other, Tucker)
+    def _plus(self, other: Any) -> "Tucker":
         core = self.core.new_zeros([mine + theirs for mine, theirs in zip(self.ranks, other.ranks, strict=True)])
         a, b, c = self.ranks
         core[:a, :b, :c], core[a:, b:, c:] = self.core, other.core
         bases = zip((self.out, self.left, self.right), (other.out, other.left, other.right), strict=True)
         return Tucker(core, *(torch.cat(pair, dim=1) for pair in bases))
 
-    def __mul__(self, factor: float | Tensor) -> "Tucker":
-        return Tucker(self.core * factor, self.out, self.left, self.right)
+    def __mul__(self, factor: float | int | Tensor) -> "Tucker":
+        return Tucker(self.core * scalar("Tucker", factor, self._any()), self.out, self.left, self.right)
 
 
 def _form(tensor: Dense | Tucker, u: Tensor) -> QuadraticForm:

@@ -38,6 +38,14 @@ def require_floating(who: str, dtype: torch.dtype) -> None:
         raise ShapeError(who, must=f"have a real floating dtype ({names})", got=dtype_name(dtype))
 
 
+def scalar(who: str, factor: float | int | Tensor, like: Tensor) -> Tensor:
+    """``factor`` as a number of the dtype and device of ``like``. Errors: ShapeError where it is a vector or more."""
+    factor = torch.as_tensor(factor, dtype=like.dtype, device=like.device)
+    if factor.ndim:
+        raise ShapeError(f"{who} * factor", must="be given a scalar", got=tuple(factor.shape))
+    return factor
+
+
 def require_finite(who: str, **tensors: Tensor) -> None:
     """Raise NotFiniteError naming the first of ``tensors`` with a NaN or infinite entry. One pass over each."""
     for name, tensor in tensors.items():
@@ -52,7 +60,7 @@ def require_finite(who: str, **tensors: Tensor) -> None:
 
 
 def relative_error(got: Tensor, truth: Tensor) -> float:
-    """max |got - truth| / max |truth| in float64 (absolute where the truth is zero): the figure that ``tolerance`` bounds."""
+    """max |got - truth| / max |truth| in float64, absolute where the truth is zero: what ``tolerance`` bounds."""
     got, truth = got.detach().double(), truth.detach().double()
     if truth.numel() == 0:
         return 0.0

@@ -7,7 +7,7 @@ the kind of record and everything that is not a tensor. One file, so that it can
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +18,7 @@ from bilens.base.errors import ArgumentError, FileError
 from bilens.base.files import atomic_write
 
 SCHEMA = 1
+R = TypeVar("R", bound="Record")  # not Self: beartype checks methods one by one
 
 
 class Record:
@@ -29,7 +30,7 @@ class Record:
         super().__init_subclass__(**kwargs)
         Record._kinds[cls.__name__] = cls
 
-    def to(self, *targets: torch.dtype | torch.device | str) -> Self:
+    def to(self: R, *targets: torch.dtype | torch.device | str) -> R:
         """The same record on another device and/or in another dtype; only floating tensors are cast, all are moved."""
 
         def move(tensor: Tensor) -> Tensor:
@@ -40,7 +41,7 @@ class Record:
 
         return _map_tensors(self, move)
 
-    def detach(self) -> Self:
+    def detach(self: R) -> R:
         """The same record cut off from autograd."""
         return _map_tensors(self, Tensor.detach)
 
@@ -56,9 +57,12 @@ class Record:
                 raise FileError(str(path), must="be writable", got=str(error)) from error
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls: type[R], path: str | Path) -> R:
         """Read a record that ``save`` wrote. Errors: FileError where the file is missing, damaged or of another kind."""
-        value = _unpack(*_read(Path(path)))
+        try:
+            value = _unpack(*_read(Path(path)))
+        except (KeyError, TypeError) as error:
+            raise FileError(str(path), must="hold a whole record", got=str(error)) from error
         if not isinstance(value, cls):
             raise FileError(
                 str(path), must=f"hold a {cls.__name__}", got=type(value).__name__, todo=f"Use {type(value).__name__}.load."

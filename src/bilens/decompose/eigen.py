@@ -57,5 +57,7 @@ def effective_rank(form: QuadraticForm) -> Float[Tensor, "*b"]:
 def _join(found: list[Eigen]) -> Eigen:
     """One result from chunks along the first batch dim."""
     names = [field.name for field in dataclasses.fields(Eigen)]
-    tensors = {name: [getattr(part, name) for part in found] for name in names if isinstance(getattr(found[0], name), Tensor)}
+    tensors = {
+        name: [getattr(part, name) for part in found] for name in names if isinstance(getattr(found[0], name), Tensor)
+    }
     return dataclasses.replace(found[0], **{name: torch.cat(parts) for name, parts in tensors.items()})

@@ -45,7 +45,7 @@ class HOSVD(Result):
 
     @property
     def tucker(self) -> Tucker:
-        """The decomposition with its core multiplied out: a·b·c numbers. Errors: TooLargeError above 1 GiB (set max_rank)."""
+        """The decomposition with its core multiplied out, a·b·c numbers. TooLargeError above 1 GiB: set max_rank."""
         return Tucker(self.core.dense(max_bytes=GIB), **self.bases)
 
     @property
@@ -62,7 +62,7 @@ class HOSVD(Result):
         return [
             {
                 "mode": mode,
-                "rank": n,
+                "component": n,
                 "singular value": value,
                 "share of ‖T‖²": value**2 / total,
                 "kept": n < self.bases[mode].shape[1],
@@ -73,11 +73,13 @@ class HOSVD(Result):
         ]
 
     def figure(self) -> dict[str, Any]:
+        dashes = {"out": "solid", "left": "solid", "right": "dot"}  # left and right coincide where T is symmetric
         lines = [
-            {"type": "scatter", "mode": "lines", "name": mode, "y": values[values > self.noise[mode]].tolist()}
+            {"type": "scatter", "mode": "lines", "name": mode, "line": {"dash": dashes[mode]},
+             "y": values[values > self.noise[mode]].tolist()}
             for mode, values in self.spectrum.items()
-        ]
-        axis = {"title": {"text": "singular value"}, "type": "log", "exponentformat": "power"}
+        ]  # fmt: skip
+        axis = {"title": {"text": "singular value"}, "type": "log", "exponentformat": "power", "dtick": 1}
         return {"data": lines, "layout": {"xaxis": {"title": {"text": "component"}}, "yaxis": axis}}
 
 
@@ -101,7 +103,7 @@ def hosvd(
     if cutoff is not None and not 0 <= cutoff < 1:
         raise ArgumentError("cutoff", must="be in [0, 1), relative to the largest singular value", got=cutoff)
     work = tensor.to(torch.float64).detach()
-    require_finite("hosvd", **{name: value for name, value in vars(work).items()})
+    require_finite("hosvd", **vars(work))
     spectrum: dict[str, Tensor] = {}
     bases: dict[str, Tensor] = {}
     for mode, rank in zip(MODES, ranks, strict=True):
@@ -115,7 +117,10 @@ def hosvd(
         core=cast(CP | Dense | Tucker, work.map(**{mode: basis.mT for mode, basis in bases.items()})),
         discarded={mode: float(spectrum[mode][bases[mode].shape[1] :].square().sum().sqrt()) for mode in MODES},
         error=_missed(work, bases) / norm if norm else 0.0,
-        noise={mode: float(values[0]) * (len(values) * torch.finfo(torch.float64).eps) ** 0.5 for mode, values in spectrum.items()},
+        noise={
+            mode: float(values[0]) * (len(values) * torch.finfo(torch.float64).eps) ** 0.5
+            for mode, values in spectrum.items()
+        },
         norm=norm,
         computed_in=dtype_name(work.dtype),
     )

@@ -88,6 +88,6 @@ def _not_exact(layer: str, act: str, exact: str) -> NotExactError:
     return NotExactError(
         f"{layer}.tensor()",
         must=f'be asked of a layer with act="{exact}"',
-        got=f'act="{act}", whose output is no polynomial of its input',
+        got=f'act="{act}", whose output is not quadratic in its input',
         todo="Train with BilinearMLP, or treat this layer as an opaque source.",
     )

@@ -1,0 +1,41 @@
+# Each target does all its own set-up: a virtual environment, the pinned dependencies, the package.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
+
+# The rooms whose every shape is checked at run time in the tests (transformers rewrites the classes of models).
+SHAPED := bilens.base,bilens.algebra,bilens.decompose,bilens.nn
+
+.PHONY: demo test check format clean
+
+demo: .venv/installed
+	$(BIN)/bilens demo --output report
+
+test: check
+	$(BIN)/python -m pytest -n 2 --jaxtyping-packages=$(SHAPED),beartype.beartype
+
+check: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv
+
+.venv/created:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bilens needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/installed: .venv/created pyproject.toml constraints.txt
+	$(PIP) --editable .
+	touch $@
+
+.venv/installed-dev: .venv/created pyproject.toml constraints.txt
+	$(PIP) --editable '.[dev]'
+	touch .venv/installed $@

@@ -1,0 +1,238 @@
+"""The commands, and the one rule for what goes wrong: one line on stderr and exit 2, never a traceback."""
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+app = typer.Typer(
+    help="Bilinear layers as exact third-order tensors: train or load a model, decompose it, verify it, send a page.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+train_app = typer.Typer(help="Train a model.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+
+ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, as training wrote it.")]
+DataName = Annotated[str, typer.Option("--data", help='"digits" (built in), or a folder of MNIST-like idx .gz files.')]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
+Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
+
+DEMO_STEPS = 800  # enough for the digits to be told apart, within a minute of two cores
+
+
+def main() -> None:
+    """Run the command line. Exit 0 when all is well, 1 when a check fails, 2 for bad input, 130 when interrupted."""
+    from bilens.base.errors import BilensError
+
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every command works on local files
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    try:
+        sys.exit(app(standalone_mode=False))
+    except TyperException as error:
+        _fail(error.format_message())
+    except BilensError as error:
+        _fail(str(error))
+    except BrokenPipeError:  # the reader of our output went away: `bilens … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except (KeyboardInterrupt, typer.Abort):
+        print("bilens: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(message: str) -> None:
+    print("bilens: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    """Bilinear layers as exact third-order tensors: train or load a model, decompose it, verify it, send a page."""
+    if version:
+        from bilens import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model and the page.")] = Path("report"),
+    seed: Seed = 0,
+) -> None:
+    """The main job on built-in data: train a classifier on digits, verify it, decompose it, write one page."""
+    from bilens.cli.output import quiet, say, show
+    from bilens.report import verify, write_page
+    from bilens.training import load_images, recipe, train_classifier
+
+    quiet()
+    folder = _free_folder(output / "model")
+    say("Training a one-layer bilinear classifier on scikit-learn's digits …")
+    model = train_classifier("digits", folder, recipe(steps=DEMO_STEPS, seed=seed), quiet=not sys.stderr.isatty())
+    checks = verify(model, seed)
+    show(checks)
+    page = write_page(model, load_images("digits"), output, _about(folder))
+    say(f"Open {page.resolve().as_uri()}")
+    raise typer.Exit(0 if checks.passed else 1)
+
+
+@train_app.command("image")
+def train_image(
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the model, its log and checkpoints.")],
+    data: DataName = "digits",
+    recipe: Annotated[str, typer.Option(help='"interpretable" (few eigenvectors) or "accuracy".')] = "interpretable",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was stopped, to the same weights.")
+    ] = False,
+    seed: Seed = 0,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate of AdamW.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay of AdamW.")] = None,
+    input_noise: Annotated[float | None, typer.Option(help="Standard deviation of noise on pixels in [0, 1].")] = None,
+    width: Annotated[int | None, typer.Option(help="Hidden size.")] = None,
+    layers: Annotated[int | None, typer.Option(help="Bilinear layers.")] = None,
+    residual: Annotated[bool, typer.Option("--residual", help="Layers add to what they read.")] = False,
+    bias: Annotated[bool, typer.Option("--bias", help="Biases everywhere.")] = False,
+    save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints (default: a tenth of the run).")] = None,
+) -> None:
+    """Train an image classifier; prints the test accuracy. Resumable; logs to OUTPUT/log.jsonl."""
+    from bilens import training
+    from bilens.cli.output import quiet, show_rows
+
+    quiet()
+    how = training.recipe(
+        recipe,
+        seed=seed,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        input_noise=input_noise,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        residual=residual,
+        bias=bias,
+    )
+    silent = not sys.stderr.isatty()
+    model = training.train_classifier(data, output, how, resume=resume, save_every=save_every, quiet=silent)
+    show_rows([training.evaluate_on(model, data)], "Test")
+
+
+@app.command("eval")
+def evaluate(
+    model: ModelFolder,
+    data: Annotated[str, typer.Argument(metavar="DATA", help='"digits" or a folder of idx files.')],
+    json: AsJson = False,
+) -> None:
+    """Accuracy and loss on the test part of DATA."""
+    from bilens import load
+    from bilens.cli.output import quiet, show_rows
+    from bilens.training import evaluate_on
+
+    quiet()
+    show_rows([evaluate_on(load(model), data)], "Test", json)
+
+
+@app.command()
+def decompose(
+    model: ModelFolder,
+    layer: Annotated[int | None, typer.Option(help="Which layer; without it the whole of a one-layer model.")] = None,
+    k: Annotated[int, typer.Option("-k", help="Eigenpairs per class.")] = 4,
+    what: Annotated[str, typer.Option(help='"eigen" or "hosvd".')] = "eigen",
+    save: Annotated[Path | None, typer.Option(help="Also write the result to this file (safetensors).")] = None,
+    json: AsJson = False,
+) -> None:
+    """Spectra of one layer: eigenvectors for each output, or the HOSVD."""
+    from bilens import decompose as spectra
+    from bilens import load
+    from bilens.base.errors import ArgumentError
+    from bilens.cli.output import quiet, show
+
+    quiet()
+    loaded = load(model)
+    tensor = loaded.tensor(layer).detach()
+    labels = loaded.config.labels if tensor.shape[0] == len(loaded.config.labels) else ()
+    if what not in ("eigen", "hosvd"):
+        raise ArgumentError("--what", must='be "eigen" or "hosvd"', got=repr(what))
+    found = spectra.eigen(tensor, k=k, labels=labels) if what == "eigen" else spectra.hosvd(tensor.symmetrise(), max_rank=k)
+    if save is not None:
+        found.save(save)
+    show(found, json)
+
+
+@app.command()
+def report(
+    model: ModelFolder,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for index.html.")],
+    data: Annotated[str | None, typer.Option(help="Data to test on; by default what the model was trained on.")] = None,
+) -> None:
+    """Everything about a model as one page that opens from file:// with no network."""
+    from bilens import load
+    from bilens.base.errors import ArgumentError
+    from bilens.cli.output import quiet, say
+    from bilens.report import write_page
+    from bilens.training import load_images
+    from bilens.training.images import require_fits
+
+    quiet()
+    loaded, about = load(model), _about(model)
+    source = data or about.get("data")
+    if source is None:
+        raise ArgumentError("--data", must="be given for a model without a training.json", got="nothing")
+    images = load_images(source)
+    require_fits(images, tuple(loaded.config.input_shape), len(loaded.config.labels))
+    say(f"Open {write_page(loaded, images, output, about).resolve().as_uri()}")
+
+
+@app.command()
+def verify(model: ModelFolder, seed: Seed = 0, json: AsJson = False) -> None:
+    """Check in float64, on this very model's weights, every identity bilens claims; exit 1 when one fails."""
+    from bilens import load
+    from bilens.cli.output import quiet, show
+    from bilens.report import verify as check
+
+    quiet()
+    checks = check(load(model), seed)
+    show(checks, json)
+    raise typer.Exit(0 if checks.passed else 1)
+
+
+def _about(folder: Path) -> dict:
+    """What training.json says of the run, or nothing where there is none."""
+    from json import loads
+
+    from bilens.base.errors import FileError
+
+    file = folder / "training.json"
+    if not file.is_file():
+        return {}
+    try:
+        return dict(loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise FileError(str(file), must="be readable JSON", got=str(error)) from error
+
+
+def _free_folder(folder: Path) -> Path:
+    """``folder`` emptied where an earlier demo made it, refused where it holds anything else."""
+    from shutil import rmtree
+
+    from bilens.base.errors import FileError
+
+    if folder.exists():
+        if _about(folder).get("data") != "digits":
+            raise FileError(
+                str(folder), must="be new or an earlier demo's", got="other files", todo="Name another --output."
+            )
+        rmtree(folder)
+    return folder

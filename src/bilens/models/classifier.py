@@ -1,0 +1,180 @@
+"""An image classifier whose every layer is bilinear: embed → n bilinear layers (residual or not) → head."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
+
+from bilens.algebra import CP, constant, homogeneous, homogeneous_map, linear
+from bilens.base.errors import ArgumentError, ConfigError, NotExactError, ShapeError
+from bilens.models.config import require_known_keys
+from bilens.nn import Bilinear
+
+
+class ClassifierConfig(PreTrainedConfig):
+    """What a classifier is: ``input_shape`` in pixels, width, depth, whether layers add to what they read, biases.
+
+    ``input_noise`` is the standard deviation of Gaussian noise added to inputs in training mode alone.
+    Errors: ConfigError for an unknown key or an impossible value.
+    """
+
+    model_type = "bilens_classifier"
+
+    input_shape: Sequence[int] = (8, 8)
+    hidden_size: int = 512
+    num_hidden_layers: int = 1
+    residual: bool = False
+    bias: bool = False
+    input_noise: float = 0.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        require_known_keys(type(self), kwargs)
+        self.input_shape = list(self.input_shape)
+        for name in ("hidden_size", "num_hidden_layers"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ConfigError(f"ClassifierConfig.{name}", must="be a whole number ≥ 1", got=getattr(self, name))
+        if not self.input_shape or not all(isinstance(n, int) and n > 0 for n in self.input_shape):
+            raise ConfigError("ClassifierConfig.input_shape", must="be whole numbers ≥ 1", got=self.input_shape)
+        if not self.input_noise >= 0:
+            raise ConfigError("ClassifierConfig.input_noise", must="be ≥ 0", got=self.input_noise)
+        super().__post_init__(**kwargs)
+
+    @property
+    def input_size(self) -> int:
+        """The number of pixels."""
+        return prod(self.input_shape)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
+        names: dict[int, str] = self.id2label  # type: ignore[assignment]
+        return tuple(str(names[n]) for n in range(len(names)))
+
+
+class Classifier(PreTrainedModel):
+    """logits = head(x_n) with x_0 = embed(pixels) and x_{l+1} = [x_l +] (w1 x_l) ⊙ (w2 x_l).
+
+    One layer is one tensor, class × pixel × pixel (``tensor()``); deeper models are read layer by layer (``tensor(l)``).
+    """
+
+    config_class = ClassifierConfig
+    main_input_name = "pixel_values"
+    base_model_prefix = ""
+    config: ClassifierConfig
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        super().__init__(config)
+        width = config.hidden_size
+        self.embed = nn.Linear(config.input_size, width, bias=config.bias)
+        self.layers = nn.ModuleList(Bilinear(width, width, config.bias) for _ in range(config.num_hidden_layers))
+        self.head = nn.Linear(width, len(config.labels), bias=config.bias)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            module.reset_parameters()
+
+    def forward(
+        self,
+        pixel_values: Float[Tensor, "b *shape"],
+        labels: Int[Tensor, " b"] | None = None,
+        **_: Any,
+    ) -> ImageClassifierOutputWithNoAttention:
+        """Logits (b, class), and the mean cross-entropy in nats where ``labels`` are given."""
+        x = self._pixels(pixel_values)
+        if self.training and self.config.input_noise:
+            x = x + self.config.input_noise * torch.randn_like(x)
+        x = self.embed(x)
+        for layer in self.layers:
+            x = self._step(layer, x)
+        logits = self.head(x)
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
+
+    def tensor(self, layer: int | None = None) -> CP:
+        """The model, or one of its layers, as an exact tensor over ``inputs(pixel_values, layer)``. Gradients flow.
+
+        Without ``layer``: the whole one-layer model, class × pixel × pixel, with embedding, residual, head and biases in
+        it. With ``layer``: what that layer writes, its residual connection apart; the first reads pixels through the
+        embedding, the last writes logits through the head.
+
+        Errors: NotExactError for the whole of a deeper model (its logits have degree 2^n: no third-order tensor);
+        ArgumentError for a layer that is not there.
+        """
+        if layer is None:
+            return self._whole()
+        self._require_layer(layer)
+        tensor = self._composed(layer)
+        last = layer == self.config.num_hidden_layers - 1
+        return tensor.map(out=self.head.weight) if last else tensor
+
+    @torch.no_grad()
+    def inputs(self, pixel_values: Float[Tensor, "b *shape"], layer: int | None = None) -> Float[Tensor, "b i"]:
+        """The vectors that ``tensor(layer)`` is over: pixels or the residual stream, with the 1 in front where needed."""
+        x = self._pixels(pixel_values)
+        if layer is None:
+            return homogeneous(x) if self._is_affine else x
+        self._require_layer(layer)
+        if layer > 0:
+            x = self.embed(x)
+            for before in list(self.layers)[:layer]:
+                x = self._step(before, x)
+        return homogeneous(x) if self.config.bias else x
+
+    @property
+    def _is_affine(self) -> bool:
+        return self.config.bias or self.config.residual
+
+    def _step(self, layer: nn.Module, x: Tensor) -> Tensor:
+        return x + layer(x) if self.config.residual else layer(x)
+
+    def _pixels(self, pixel_values: Tensor) -> Tensor:
+        shape = tuple(pixel_values.shape[1:])
+        if shape not in (tuple(self.config.input_shape), (self.config.input_size,)):
+            wanted = f"be (batch, {', '.join(map(str, self.config.input_shape))}) or (batch, {self.config.input_size})"
+            raise ShapeError("pixel_values", must=wanted, got=tuple(pixel_values.shape))
+        return pixel_values.flatten(1)
+
+    def _composed(self, layer: int) -> CP:
+        """The layer's own tensor, reading pixels where it is the first."""
+        module = self.layers[layer]
+        assert isinstance(module, Bilinear)
+        tensor = module.tensor()
+        if layer > 0:
+            return tensor
+        embed = homogeneous_map(self.embed.weight, self.embed.bias) if self.config.bias else self.embed.weight
+        return tensor.map(left=embed.mT, right=embed.mT)  # maps are (new, old): pixels by width
+
+    def _whole(self) -> CP:
+        if self.config.num_hidden_layers > 1:
+            raise NotExactError(
+                "Classifier.tensor()",
+                must="be asked of a model with one layer",
+                got=f"{self.config.num_hidden_layers} layers, whose logits have degree {2**self.config.num_hidden_layers}",
+                todo="Read it layer by layer: tensor(0), tensor(1), …",
+            )
+        tensor = self._composed(0).map(out=self.head.weight)
+        if not self._is_affine:
+            return tensor
+        if not self.config.bias:  # the skip is linear: it needs the constant coordinate even without biases
+            zero = tensor.left.new_zeros(tensor.rank, 1)
+            tensor = CP(tensor.out, torch.cat([zero, tensor.left], 1), torch.cat([zero, tensor.right], 1))
+        offset = self.head.bias
+        if self.config.residual:
+            tensor = tensor + linear(self.head.weight @ self.embed.weight)
+            if self.config.bias:
+                offset = offset + self.head.weight @ self.embed.bias
+        return tensor + constant(offset, tensor.shape[1]) if self.config.bias else tensor
+
+    def _require_layer(self, layer: int) -> None:
+        if not 0 <= layer < self.config.num_hidden_layers:
+            raise ArgumentError("layer", must=f"be 0 … {self.config.num_hidden_layers - 1}", got=layer)
+
+
+AutoConfig.register(ClassifierConfig.model_type, ClassifierConfig)
+AutoModelForImageClassification.register(ClassifierConfig, Classifier)

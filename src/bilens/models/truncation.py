@@ -1,0 +1,88 @@
+"""How well a classifier does with only the top eigenvectors of each class."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bilens.base.results import Result
+from bilens.decompose import eigen
+from bilens.models.classifier import Classifier
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Truncation(Result):
+    """Accuracy when each class keeps its k eigenvectors of largest |λ|, for several k.
+
+    Fields: ``kept`` (k of each column), ``zero``: the other terms λ (v·x)² left out; ``mean``: the other terms replaced by
+    their mean over the same images (a constant per class); ``full``: the model itself; ``images``: how many were counted.
+    Accuracies are fractions in [0, 1].
+    """
+
+    kept: tuple[int, ...]
+    zero: tuple[float, ...]
+    mean: tuple[float, ...]
+    full: float
+    images: int
+
+    def summary(self) -> str:
+        best = next((k for k, accuracy in zip(self.kept, self.zero, strict=True) if accuracy >= self.full - 0.001), None)
+        enough = (
+            f"{best} eigenvectors per class keep it within 0.1 point" if best else "no k tried keeps it within 0.1 point"
+        )
+        return f"full accuracy {self.full:.4f} on {self.images} images; {enough}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        columns = zip(self.kept, self.zero, self.mean, strict=True)
+        return [{"eigenvectors": k, "accuracy": zero, "accuracy, rest at its mean": mean} for k, zero, mean in columns]
+
+    def figure(self) -> dict[str, Any]:
+        def line(name: str, values: Sequence[float], **style: Any) -> dict[str, Any]:
+            marks = {"type": "scatter", "mode": "lines+markers", "name": name, "x": list(self.kept)}
+            return marks | {"y": [100 * value for value in values], "line": style}
+
+        lines = [line("rest left out", self.zero), line("rest at its mean", self.mean, dash="dot")]
+        full = [self.full] * len(self.kept)
+        lines.append(line("whole model", full, dash="dash", color="grey") | {"mode": "lines"})
+        axes = {"xaxis": {"title": {"text": "eigenvectors kept per class"}, "type": "log", "tickvals": list(self.kept)}}
+        return {"data": lines, "layout": axes | {"yaxis": {"title": {"text": "accuracy, %"}}}}
+
+
+@torch.no_grad()
+def truncate(
+    model: Classifier,
+    pixel_values: Float[Tensor, "b *shape"],
+    labels: Int[Tensor, " b"],
+    kept: Sequence[int] = (1, 2, 3, 5, 8, 10, 15, 20, 30, 50, 100),
+) -> Truncation:
+    """Accuracy of ``model`` with only the top eigenvectors of each class in its last layer.
+
+    logits_k = logits − Σ_{m ≥ k} λ_m (v_m · x)²: what is left out is left out of the true forward pass, so the residual
+    stream and biases of deeper models stay whole. Cost: one full eigendecomposition per class, b·i² per class.
+    """
+    last = None if model.config.num_hidden_layers == 1 else model.config.num_hidden_layers - 1
+    inputs, tensor = model.inputs(pixel_values, last), model.tensor(last)
+    logits = model(pixel_values).logits
+    pairs = eigen(tensor, k=None)
+    kept = [k for k in kept if k < pairs.values.shape[-1]] + [pairs.values.shape[-1]]
+    zero, mean = torch.empty(len(kept), *logits.shape), torch.empty(len(kept), *logits.shape)
+    for c in range(logits.shape[1]):
+        terms = (inputs.to(pairs.vectors) @ pairs.vectors[c].T).square() * pairs.values[c]
+        for n, k in enumerate(kept):
+            rest = terms[:, k:].sum(-1)
+            zero[n, :, c] = logits[:, c] - rest
+            mean[n, :, c] = zero[n, :, c] + rest.mean()
+
+    def accuracy(scores: Tensor) -> float:
+        return float((scores.argmax(-1) == labels).double().mean())
+
+    return Truncation(
+        kept=tuple(kept),
+        zero=tuple(accuracy(scores) for scores in zero),
+        mean=tuple(accuracy(scores) for scores in mean),
+        full=accuracy(logits),
+        images=len(labels),
+    )

@@ -1,0 +1,116 @@
+"""Training an image classifier: two recipes, one call."""
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import set_seed
+
+from bilens.base.errors import ConfigError
+from bilens.base.files import write_text
+from bilens.models import Classifier, ClassifierConfig
+from bilens.training.images import ImageData, Images, load_images, require_fits
+from bilens.training.run import Schedule, accuracy_metric, claim, train
+
+
+@dataclass(frozen=True)
+class ImageRecipe:
+    """All that decides a classifier but the data. Sizes in units, ``learning_rate`` and ``weight_decay`` as AdamW's,
+    ``input_noise`` as a standard deviation on pixels in [0, 1]."""
+
+    hidden_size: int = 512
+    num_hidden_layers: int = 1
+    residual: bool = False
+    bias: bool = False
+    steps: int = 2600
+    batch_size: int = 500
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.6
+    input_noise: float = 0.3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(name, must="be at least 1", got=getattr(self, name))
+        for name in ("learning_rate", "weight_decay", "input_noise"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(name, must="be finite and ≥ 0", got=getattr(self, name))
+
+
+RECIPES = {
+    "interpretable": ImageRecipe(),
+    "accuracy": ImageRecipe(steps=2200, learning_rate=2e-3, weight_decay=0.3, input_noise=0.2),
+}
+
+
+def recipe(name: str = "interpretable", **changes: Any) -> ImageRecipe:
+    """A named recipe with some fields changed; None leaves a field as it is. Errors: ConfigError for an unknown name."""
+    if name not in RECIPES:
+        raise ConfigError("recipe", must=f"be one of {', '.join(RECIPES)}", got=repr(name))
+    unknown = set(changes) - {field.name for field in fields(ImageRecipe)}
+    if unknown:
+        raise ConfigError(f"recipe.{min(unknown)}", must="be a field of ImageRecipe", got="an unknown one")
+    return replace(RECIPES[name], **{field: value for field, value in changes.items() if value is not None})
+
+
+def train_classifier(
+    source: str,
+    output: str | Path,
+    how: ImageRecipe,
+    *,
+    resume: bool = False,
+    save_every: int | None = None,
+    quiet: bool = False,
+) -> Classifier:
+    """Train a classifier on ``source`` (see ``load_images``) into folder ``output``, and return it.
+
+    With ``resume`` a run that was killed goes on from its last complete checkpoint to the same final weights (on the same
+    machine and threads). Test accuracy and the recipe end up in training.json.
+    """
+    output = Path(output)
+    data = load_images(source)
+    about = {"data": data.name, "recipe": asdict(how)}
+    checkpoint = claim(output, about, resume)
+    set_seed(how.seed)
+    model = Classifier(configure(data, how))
+    schedule = Schedule(how.steps, how.batch_size, how.learning_rate, how.weight_decay, how.seed)
+    train(model, data.train, data.valid, output, schedule, checkpoint, accuracy_metric, save_every, quiet)
+    figures = {part: evaluate(model, getattr(data, part)) for part in ("valid", "test")}
+    write_text(output / "training.json", json.dumps(about | {"figures": figures}, indent=2) + "\n")
+    return model
+
+
+def configure(data: ImageData, how: ImageRecipe) -> ClassifierConfig:
+    """The model that ``how`` asks for, sized to ``data``."""
+    return ClassifierConfig(
+        input_shape=list(data.shape),
+        hidden_size=how.hidden_size,
+        num_hidden_layers=how.num_hidden_layers,
+        residual=how.residual,
+        bias=how.bias,
+        input_noise=how.input_noise,
+        id2label=dict(enumerate(data.classes)),
+    )
+
+
+@torch.no_grad()
+def evaluate(model: Classifier, images: Images, batch_size: int = 2048) -> dict[str, float]:
+    """Accuracy (fraction), loss (nats per image) and the number of images."""
+    right, loss = 0, 0.0
+    for n in range(0, len(images), batch_size):
+        batch = images[n : n + batch_size]
+        found = model(batch["pixel_values"].to(model.device, model.dtype), batch["labels"].to(model.device))
+        assert found.loss is not None
+        loss += float(found.loss) * len(batch["labels"])
+        right += int((found.logits.argmax(-1).cpu() == batch["labels"]).sum())
+    return {"accuracy": right / len(images), "loss": loss / len(images), "images": len(images)}
+
+
+def evaluate_on(model: Classifier, source: str) -> dict[str, float]:
+    """``evaluate`` on the test part of ``source``. Errors: ArgumentError where its images do not fit the model."""
+    data = load_images(source)
+    require_fits(data, tuple(model.config.input_shape), len(model.config.labels))
+    return evaluate(model, data.test)

@@ -1,0 +1,104 @@
+"""Image data: scikit-learn's digits (built in), or a folder of MNIST-like idx files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from bilens.base.errors import ArgumentError, FileError
+from bilens.training.idx import read_idx
+
+BUILT_IN = "digits"
+HELD_OUT = 1 / 12  # of an idx folder's training images, the last ones: MNIST's usual 55,000 / 5,000
+
+
+@dataclass(frozen=True)
+class Images(Dataset):
+    """Images in [0, 1] with their classes. Indexed by lists, so that a batch is one slice and not a loop."""
+
+    pixel_values: Float[Tensor, "n height width"]
+    labels: Int[Tensor, " n"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        return {"pixel_values": self.pixel_values[indices], "labels": self.labels[indices]}
+
+    def __getitem__(self, index: int | slice) -> dict[str, Tensor]:
+        return {"pixel_values": self.pixel_values[index], "labels": self.labels[index]}
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A named data set in three parts, with the names of its classes."""
+
+    name: str
+    train: Images
+    valid: Images
+    test: Images
+    classes: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.train.pixel_values.shape[1:])
+
+
+def load_images(source: str) -> ImageData:
+    """``"digits"``, or a folder with train-{images,labels} and t10k-{images,labels} idx .gz files.
+
+    Errors: FileError for a folder or file that is missing, damaged, or whose parts do not fit one another.
+    """
+    if source == BUILT_IN and not Path(source).is_dir():
+        return _digits()
+    folder = Path(source)
+    if not folder.is_dir():
+        raise FileError(source, must=f'be "{BUILT_IN}" or a folder of idx files', got="no such folder")
+    train, test = _part(folder, "train"), _part(folder, "t10k")
+    if train.pixel_values.shape[1:] != test.pixel_values.shape[1:]:
+        sizes = f"{tuple(train.pixel_values.shape[1:])} and {tuple(test.pixel_values.shape[1:])}"
+        raise FileError(source, must="have training and test images of one size", got=sizes)
+    cut = len(train) - int(len(train) * HELD_OUT)
+    classes = tuple(str(n) for n in range(int(max(train.labels.max(), test.labels.max())) + 1))
+    return ImageData(source, _slice(train, slice(cut)), _slice(train, slice(cut, None)), test, classes)
+
+
+def _part(folder: Path, prefix: str) -> Images:
+    files = folder / f"{prefix}-images-idx3-ubyte.gz", folder / f"{prefix}-labels-idx1-ubyte.gz"
+    images, labels = read_idx(files[0], 3), read_idx(files[1], 1)
+    if len(images) != len(labels) or len(images) == 0:
+        wanted = f"label the {len(images)} images of {files[0].name}"
+        raise FileError(str(files[1]), must=wanted, got=f"{len(labels)} labels")
+    return _images(images.astype(np.float32) / 255, labels)
+
+
+def _digits() -> ImageData:
+    from sklearn.datasets import load_digits  # a second of start-up that idx folders need not pay
+
+    pixels, labels = map(np.asarray, load_digits(return_X_y=True))
+    order = np.random.default_rng(0).permutation(len(labels))  # the file is sorted by writer
+    everything = _images((pixels.reshape(-1, 8, 8) / 16)[order].astype(np.float32), labels[order])
+    train, valid, test = (_slice(everything, part) for part in (slice(1257), slice(1257, 1437), slice(1437, None)))
+    return ImageData(BUILT_IN, train, valid, test, tuple(str(n) for n in range(10)))
+
+
+def _images(pixels: np.ndarray, labels: np.ndarray) -> Images:
+    return Images(torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64)))
+
+
+def _slice(images: Images, part: slice) -> Images:
+    return Images(images.pixel_values[part], images.labels[part])
+
+
+def require_fits(data: ImageData, shape: tuple[int, ...], classes: int) -> None:
+    """Raise ArgumentError unless a model of ``shape`` and ``classes`` can be asked about ``data``."""
+    if data.shape != shape or len(data.classes) > classes:
+        raise ArgumentError(
+            f"data {data.name}",
+            must=f"have images of {shape} in at most {classes} classes, like the model",
+            got=f"{data.shape} in {len(data.classes)}",
+        )

@@ -1,0 +1,178 @@
+"""One training run in one folder through Hugging Face ``Trainer``: logged, resumable, never half-written.
+
+output/training.json        the recipe, the data and the seed, written first; the results are added at the end
+output/log.jsonl            one line per logged step
+output/checkpoints/         Trainer's checkpoints; one counts only once its ``complete`` mark is written
+output/config.json, model.safetensors      the trained model, written last
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import (
+    EvalPrediction,
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from bilens.base.errors import ConfigError, FileError
+from bilens.base.files import write_text
+
+COMPLETE = "complete"
+LOGGED_POINTS = 50  # how many log lines a run has, whatever its length
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how hard to train: AdamW with a linear warm-up over the first 5 % and a cosine down to zero."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    seed: int
+
+
+def claim(output: Path, about: dict[str, Any], resume: bool) -> Path | None:
+    """Take ``output`` for a run described by ``about``: the checkpoint to resume from, or None to start afresh.
+
+    Errors: FileError for a folder in use without ``resume``; ConfigError where it was begun with another recipe.
+    """
+    file = output / "training.json"
+    used = output.exists() and (not output.is_dir() or any(output.iterdir()))
+    if used and not (resume and file.is_file()):
+        can_resume = not resume and file.is_file()
+        todo = "Pass --resume to go on, or name another --output." if can_resume else "Name another --output."
+        must = "be a new or empty folder" + (", or hold a run" if resume else "")
+        raise FileError(str(output), must=must, got="other files" if resume else "files", todo=todo)
+    if not used:
+        write_text(file, json.dumps(about, indent=2) + "\n")
+        return None
+    _require_same(json.loads(file.read_text(encoding="utf-8")), about, output)
+    return _last_complete(output / "checkpoints")
+
+
+def train(
+    model: PreTrainedModel,
+    train_data: Dataset,
+    valid_data: Dataset,
+    output: Path,
+    schedule: Schedule,
+    checkpoint: Path | None,
+    metrics: Any = None,
+    save_every: int | None = None,
+    quiet: bool = False,
+) -> None:
+    """Train ``model`` in place and write it to ``output``. From ``checkpoint`` it ends at the very same weights."""
+    save_every = save_every or max(1, schedule.steps // 10)
+    arguments = TrainingArguments(
+        output_dir=str(output / "checkpoints"),
+        max_steps=schedule.steps,
+        per_device_train_batch_size=schedule.batch_size,
+        per_device_eval_batch_size=2048,
+        learning_rate=schedule.learning_rate,
+        weight_decay=schedule.weight_decay,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, schedule.steps // 20),
+        logging_steps=max(1, schedule.steps // LOGGED_POINTS),
+        eval_strategy="steps",
+        eval_steps=save_every,
+        save_strategy="steps",
+        save_steps=save_every,
+        save_total_limit=2,
+        seed=schedule.seed,
+        report_to="none",
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=quiet,
+    )
+    log = JsonLog(output / "log.jsonl", _step(checkpoint))
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=train_data,
+        eval_dataset=valid_data,
+        data_collator=_as_it_is,
+        compute_metrics=metrics,
+        callbacks=[log, MarkComplete()],
+    )
+    trainer.remove_callback(PrinterCallback)  # log.jsonl has the lines; the bar shows them where there is one
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    model.eval()
+    save_model(model, output)
+
+
+def accuracy_metric(prediction: EvalPrediction) -> dict[str, float]:
+    """The fraction of right classes, for Trainer."""
+    return {"accuracy": float((np.asarray(prediction.predictions).argmax(-1) == prediction.label_ids).mean())}
+
+
+def save_model(model: PreTrainedModel, output: Path) -> None:
+    """``save_pretrained`` into a temporary folder, then each file renamed into ``output``, config.json last."""
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output, prefix=".saving-") as temporary:
+        model.save_pretrained(temporary)
+        for file in sorted(Path(temporary).iterdir(), key=lambda file: file.name == "config.json"):
+            os.replace(file, output / file.name)
+
+
+class JsonLog(TrainerCallback):
+    """Every logged line as JSON in one file; on resuming, lines after the checkpoint are dropped first."""
+
+    def __init__(self, path: Path, resumed_at: int) -> None:
+        self.path = path
+        kept = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        write_text(path, "".join(line for line in kept if line.endswith("\n") and json.loads(line)["step"] <= resumed_at))
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+        if state.is_world_process_zero:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step} | (given.get("logs") or {})) + "\n")
+
+
+class MarkComplete(TrainerCallback):
+    """Marks a checkpoint once all of it is written, so that a kill in the middle is seen."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+def _as_it_is(batch: Any) -> Any:
+    """The data sets hand out whole batches, so there is nothing to collate."""
+    return batch
+
+
+def _last_complete(folder: Path) -> Path | None:
+    """The newest checkpoint with its mark; those without one are removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=_step)
+    for checkpoint in found:
+        if not (checkpoint / COMPLETE).is_file():
+            shutil.rmtree(checkpoint)
+    return next((checkpoint for checkpoint in reversed(found) if checkpoint.exists()), None)
+
+
+def _step(checkpoint: Path | None) -> int:
+    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+
+
+def _require_same(stored: dict[str, Any], about: dict[str, Any], output: Path) -> None:
+    for key, value in about.items():
+        if stored.get(key) != value:
+            raise ConfigError(
+                f"--resume of {output}: {key}", must=f"be what the run began with, {stored.get(key)!r}", got=repr(value)
+            )

@@ -1,0 +1,188 @@
+"""Every kind of record saves and loads as it was; damaged and foreign files are refused in words."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bilens.algebra import CP, Dense, Eigen, Factored, ThirdOrder, affine, parts
+from bilens.base.errors import ArgumentError, FileError
+from bilens.base.records import Record
+from bilens.base.results import Result
+from bilens.decompose import eigen, hosvd
+
+KINDS = {
+    "CP": lambda m: m.cp(),
+    "Tucker": lambda m: m.tucker(),
+    "Dense": lambda m: m.dense(),
+    "Factored": lambda m: m.factored(),
+    "QuadraticForm": lambda m: m.quadratic(batch=(2,)),
+    "Eigen": lambda m: eigen(m.cp(2, 4), k=2, labels=("one", "two")),
+    "Gates": lambda m: m.quadratic().gates(),
+    "HOSVD": lambda m: hosvd(m.cp(), (1, 2, 3)),
+    "Parts": lambda m: parts(affine(m.randn(3, 5), m.randn(5, 4), m.randn(5, 4), m.randn(3))),
+}
+
+
+def same(one, other):
+    match one:
+        case torch.Tensor():
+            return one.dtype == other.dtype and torch.equal(one.detach(), other)
+        case Record():
+            names = [field.name for field in dataclasses.fields(one)]
+            return type(one) is type(other) and all(same(getattr(one, name), getattr(other, name)) for name in names)
+        case dict():
+            return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    return one == other and type(one) is type(other)
+
+
+def test_all_kinds_of_these_floors_are_listed():
+    rooms = ("bilens.algebra.", "bilens.decompose.")
+    abstract = (ThirdOrder, Result)
+    kinds = [kind for kind in Record._kinds.values() if kind.__module__.startswith(rooms) and kind not in abstract]
+    assert sorted(kind.__name__ for kind in kinds) == sorted(KINDS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_saves_and_loads(kind, dtype, maker, tmp_path):
+    record = KINDS[kind](maker(0, dtype))
+    path = tmp_path / "record.safetensors"
+    record.save(path)
+    assert same(record, type(record).load(path))
+    assert same(record, Record.load(str(path)))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_shared_strided_and_tracked_tensors_save(make, tmp_path):
+    factor = make.randn(4, 4, grad=True)
+    CP(factor, factor.mT, factor[:, :2]).save(tmp_path / "t")
+    loaded = CP.load(tmp_path / "t")
+    assert torch.equal(loaded.left, factor.detach().mT)
+    assert not loaded.left.requires_grad
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_to_and_detach(kind, make):
+    record = KINDS[kind](make)
+    narrow = record.to(torch.float32)
+    tensors = [value for value in vars(narrow).values() if isinstance(value, torch.Tensor)]
+    assert {tensor.dtype for tensor in tensors} <= {torch.float32, torch.bool, torch.int64}
+    assert same(record.detach(), record)
+    assert type(narrow) is type(record)
+
+
+def test_to_casts_inside_dicts_and_records_and_spares_integers(make):
+    found = hosvd(make.cp(), 2).to(torch.float32)
+    assert {values.dtype for values in found.spectrum.values()} == {torch.float32}
+    assert found.core.dtype == torch.float32
+    blocks = eigen(make.cp()).to("meta", torch.float32).blocks
+    assert (blocks.device.type, blocks.dtype) == ("meta", torch.int64)
+
+
+def test_another_kind_is_refused(make, tmp_path, refuses):
+    make.factored().save(tmp_path / "f")
+    refuses(FileError, lambda: CP.load(tmp_path / "f"), "must hold a CP; got Factored. Use Factored.load.")
+
+
+def test_missing_file(tmp_path, refuses):
+    for path in (tmp_path / "none", tmp_path):
+        refuses(
+            FileError, lambda path=path: CP.load(path), f"{path} must be a file that .save(path) wrote; got nothing there."
+        )
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "truncated", "beheaded"])
+def test_damaged_file(damage, make, tmp_path, refuses):
+    path = tmp_path / "t"
+    make.cp().save(path)
+    whole = path.read_bytes()
+    path.write_bytes({"empty": b"", "text": b"not a tensor file", "truncated": whole[:-9], "beheaded": whole[100:]}[damage])
+    refuses(FileError, lambda: CP.load(path), f"{path} must be an undamaged safetensors file")
+
+
+def write(path, header):
+    save_file({".a": torch.ones(2, 2), ".b": torch.ones(2, 2)}, path, metadata=header)
+
+
+def fields(**more):
+    return {"record": "Factored", "fields": {"a": {"tensor": ".a"}, "b": {"tensor": ".b"}, **more}}
+
+
+def test_the_hand_written_file_is_a_good_one(tmp_path):
+    write(tmp_path / "t", {"bilens": json.dumps({"schema": 1, "value": fields()})})
+    assert Factored.load(tmp_path / "t").shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("header", "text"),
+    [
+        (None, "must be a file that .save(path) wrote; got safetensors without a bilens header."),
+        ({"format": "pt"}, "got safetensors without a bilens header."),
+        ({"bilens": "[1]"}, "got safetensors without a bilens header."),
+        ({"bilens": "{half"}, "must be an undamaged safetensors file"),
+        (
+            {"bilens": json.dumps({"schema": 2, "value": fields()})},
+            "must have schema 1; got 2. Read it with the bilens that wrote it.",
+        ),
+        ({"bilens": json.dumps({"schema": 1, "value": {"record": "Tensor9", "fields": {}}})}, "got Tensor9."),
+        ({"bilens": json.dumps({"schema": 1})}, ""),
+        ({"bilens": json.dumps({"schema": 1, "value": fields(b={"tensor": ".c"})})}, ""),
+        ({"bilens": json.dumps({"schema": 1, "value": fields(c=3)})}, ""),
+        ({"bilens": json.dumps({"schema": 1, "value": {"record": "ThirdOrder", "fields": {}}})}, ""),
+    ],
+    ids=[
+        "bare",
+        "foreign",
+        "no dict",
+        "half json",
+        "newer",
+        "unknown kind",
+        "no value",
+        "no tensor",
+        "odd field",
+        "abstract",
+    ],
+)
+def test_foreign_and_newer_files(header, text, tmp_path, refuses):
+    write(tmp_path / "t", header)
+    refuses(FileError, lambda: Factored.load(tmp_path / "t"), text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Odd(Record):
+    held: object
+
+
+def test_plain_values_come_back(tmp_path):
+    held = {"a": (1, 2.5, None, True), "b": "λ", "c": {"d": torch.ones(2)}, "e": ()}
+    Odd(held).save(tmp_path / "t")
+    assert same(Odd(held), Odd.load(tmp_path / "t"))
+
+
+def test_what_cannot_be_saved_is_named_and_nothing_is_written(tmp_path, refuses):
+    text = ".held of a record must be a tensor, a record or a plain value; got object."
+    refuses(ArgumentError, lambda: Odd(object()).save(tmp_path / "t"), text)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_save_keeps_the_old_file(make, tmp_path, monkeypatch):
+    make.dense().save(tmp_path / "t")
+    before = (tmp_path / "t").read_bytes()
+
+    def fail(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bilens.base.records.save_file", fail)
+    with pytest.raises(FileError, match="No space left"):
+        make.cp().save(tmp_path / "t")
+    assert (tmp_path / "t").read_bytes() == before
+    assert list(tmp_path.iterdir()) == [tmp_path / "t"]
+    assert Dense.load(tmp_path / "t").shape == (3, 4, 4)
+
+
+def test_records_are_kept_apart_by_name():
+    assert Record._kinds["Eigen"] is Eigen

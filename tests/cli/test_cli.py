@@ -1,0 +1,124 @@
+"""The command line on digits, end to end; bad input is one line on stderr and exit 2."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from bilens import Eigen
+from bilens.cli import main
+from bilens.decompose import HOSVD
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["bilens", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model trained by the command itself."""
+    folder = tmp_path_factory.mktemp("cli") / "model"
+    arguments = ["train", "image", "--output", str(folder), "--steps", "150", "--width", "48", "--learning-rate", "4e-3"]
+    done = subprocess.run([sys.executable, "-m", "bilens.cli", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "accuracy" in done.stdout
+    return folder
+
+
+def test_eval(run, model):
+    code, out, _ = run("eval", model, "digits")
+    assert (code, "accuracy" in out) == (0, True)
+    code, out, _ = run("eval", model, "digits", "--json")
+    assert json.loads(out)["rows"][0]["accuracy"] > 0.9
+
+
+def test_decompose(run, model, tmp_path):
+    code, out, _ = run("decompose", model, "-k", 2)
+    assert (code, "10 × 2 eigenpairs" in out) == (0, True)
+    code, out, _ = run("decompose", model, "--what", "hosvd", "-k", 3, "--json", "--save", tmp_path / "h.safetensors")
+    assert code == 0
+    assert sum(row["kept"] for row in json.loads(out)["rows"]) == 9
+    assert HOSVD.load(tmp_path / "h.safetensors").ranks == (3, 3, 3)
+    assert run("decompose", model, "--layer", 0, "--save", tmp_path / "e.safetensors")[0] == 0
+    assert Eigen.load(tmp_path / "e.safetensors").labels == tuple("0123456789")
+
+
+def test_verify(run, model, monkeypatch):
+    code, out, _ = run("verify", model, "--json")
+    assert code == 0
+    assert all(row["holds"] for row in json.loads(out)["rows"])
+    monkeypatch.setattr("bilens.algebra.CP.swap", lambda self: self * 1.01)
+    assert run("verify", model)[0] == 1
+
+
+def test_report(run, model, tmp_path):
+    code, out, _ = run("report", model, "-o", tmp_path)
+    assert (code, out.startswith("Open file://")) == (0, True)
+    assert (tmp_path / "index.html").stat().st_size < 6_000_000
+
+
+def test_demo(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("bilens.cli.commands.DEMO_STEPS", 20)
+    for _ in range(2):  # an earlier demo makes way for the next
+        code, out, _ = run("demo", "--output", tmp_path)
+        assert (code, "identities hold" in out) == (0, True)
+    assert (tmp_path / "index.html").exists()
+    (tmp_path / "model" / "training.json").unlink()
+    code, _, err = run("demo", "--output", tmp_path)
+    assert (code, "must be new or an earlier demo's" in err) == (2, True)
+
+
+def test_version_and_help(run):
+    assert run("--version")[1].strip().count(".") == 2
+    for words in ((), ("train",), ("train", "image"), ("eval",), ("decompose",), ("report",), ("verify",), ("demo",)):
+        code, out, _ = run(*words, "--help")
+        assert (code, "Usage" in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("eval", "nowhere", "digits"), "nowhere must be a model folder; got nothing there"),
+        (("eval", "MODEL", "nowhere"), 'nowhere must be "digits" or a folder of idx files'),
+        (("eval",), "Missing argument"),
+        (("evil",), "No such command 'evil'"),
+        (("decompose", "MODEL", "-k", "0"), "k must be a whole number ≥ 1"),
+        (("decompose", "MODEL", "-k", "two"), "Invalid value for '-k'"),
+        (("decompose", "MODEL", "--layer", "7"), "layer must be 0 … 0; got 7"),
+        (("decompose", "MODEL", "--what", "svd"), '--what must be "eigen" or "hosvd"'),
+        (("train", "image", "--output", "MODEL"), "Pass --resume to go on"),
+        (("train", "image", "--output", "new", "--recipe", "best"), "recipe must be one of"),
+        (("train", "image", "--output", "new", "--steps", "-3"), "steps must be at least 1"),
+        (("train", "image", "--output", "new", "--data", "nowhere"), "nowhere must be"),
+        (("report", "MODEL", "--output", "new", "--data", "nowhere"), "nowhere must be"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(run, model, tmp_path, monkeypatch, arguments, text):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(*(model if word == "MODEL" else word for word in arguments))
+    assert code == 2
+    assert err.startswith("bilens: ")
+    assert err.count("\n") == 1
+    assert text in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_and_import_load_no_torch():
+    code = "import sys, bilens, bilens.cli.commands; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_algebra_loads_no_model_library():
+    code = "import sys, bilens; bilens.CP, bilens.decompose, bilens.nn; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

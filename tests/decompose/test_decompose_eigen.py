@@ -1,0 +1,105 @@
+"""Spectra of many output directions at once."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
+from bilens.decompose import effective_rank, eigen
+
+
+@pytest.mark.parametrize("h", [2, 9], ids=["reduced", "full"])
+def test_is_the_spectrum_of_each_interaction_matrix(h, make, cube, close):
+    tensor, u = make.cp(3, 8, h=h), make.randn(4, 3)
+    found = eigen(tensor, u, k=3)
+    q = torch.einsum("no,oij->nij", u, cube(tensor))
+    values = np.linalg.eigvalsh(((q + q.mT) / 2).numpy())
+    truth = np.take_along_axis(values, np.argsort(-abs(values)), -1)[:, :3]
+    close(found.values, torch.from_numpy(truth))
+    assert (found.vectors.shape, found.spectrum.shape) == ((4, 3, 8), (4, 8))
+
+
+def test_an_unsymmetrised_tensor_has_the_spectrum_of_its_symmetric_part(form_name, make, cube, close):
+    """The peer's fault: eigh of the raw slice reads one triangle and is wrong."""
+    tensor = make.form(form_name, 3, 5)
+    found = eigen(tensor, k=None)
+    close(found.values, eigen(tensor.symmetrise(), k=None).values)
+    raw = cube(tensor)
+    close(found.values.sort()[0], torch.linalg.eigvalsh((raw + raw.mT) / 2))
+    if form_name != "symmetric cp":
+        assert float((found.values.sort()[0] - torch.linalg.eigvalsh(raw)).abs().max()) > 0.1
+
+
+def test_eigenvectors_give_the_output_on_inputs(make, close):
+    tensor, u, x = make.cp(3, 6), make.randn(2, 3), make.randn(5, 6)
+    found = eigen(tensor, u, k=None)
+    terms = found.values * torch.einsum("nki,bi->bnk", found.vectors, x).square()
+    close(terms.sum(-1), tensor(x) @ u.mT)
+
+
+def test_none_takes_every_output(make, close):
+    tensor = make.cp(3, 6)
+    close(eigen(tensor).values, eigen(tensor, torch.eye(3).double()).values)
+
+
+@pytest.mark.parametrize("which", ["magnitude", "top", "bottom"])
+def test_chunks_do_not_change_the_result(which, make, close):
+    tensor, u = make.cp(3, 6), make.randn(5, 3)
+    whole, parts = eigen(tensor, u, 2, which=which), eigen(tensor, u, 2, which=which, max_bytes=2 * 2 * 8 * 36)
+    for name in ("values", "vectors", "residuals", "discarded", "norm", "spectrum"):
+        close(getattr(parts, name), getattr(whole, name), scale=float(whole.norm.max()))
+    for name in ("blocks", "cut", "converged"):
+        assert torch.equal(getattr(parts, name), getattr(whole, name))
+
+
+def test_labels_name_the_rows(make):
+    found = eigen(make.cp(2, 4), k=1, labels=["cat", "dog"])
+    assert [row["of"] for row in found.rows()] == ["cat", "dog"]
+    assert [trace["name"] for trace in found.figure()["data"]] == ["cat", "dog"]
+
+
+def test_effective_rank_counts_equal_directions(make, close):
+    close(effective_rank(make.spectral(2.0, 2.0, -2.0, 0.0)), torch.tensor(3.0).double())
+    form = make.quadratic(9, 3)
+    values = torch.linalg.eigvalsh(form.dense())
+    close(effective_rank(form), values.abs().sum() ** 2 / values.square().sum())
+
+
+def test_tol_decides_what_converged(make):
+    assert not bool(eigen(make.cp(), tol=0.0, k=None).converged.all())
+    assert bool(eigen(make.cp(), tol=math.inf).converged.all())
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("kind", "kwargs", "text"),
+    [
+        (ShapeError, {"directions": torch.ones(2, 4).double()}, "must end in 3 (T is (3, 4, 4)); got (2, 4)"),
+        (ShapeError, {"directions": torch.ones(3).double()}, "directions must be (n, 3) with n ≥ 1; got (3,)"),
+        (ShapeError, {"directions": torch.ones(0, 3).double()}, "directions must be (n, 3) with n ≥ 1; got (0, 3)"),
+        (ShapeError, {"directions": torch.ones(2, 3)}, "must be float64 on cpu like T; got float32 on cpu"),
+        (
+            NotFiniteError,
+            {"directions": torch.full((2, 3), math.nan).double()},
+            "eigen.directions must be finite; got 6 NaN",
+        ),
+        (ArgumentError, {"k": 0}, "k must be a whole number ≥ 1, or None for all; got 0"),
+        (ArgumentError, {"which": "best"}, "which must be one of ('magnitude', 'top', 'bottom'); got 'best'"),
+        (ArgumentError, {"labels": ["one"]}, "labels must name all 3 directions; got 1"),
+    ],
+)
+def test_refuses(kind, kwargs, text, make, refuses):
+    refuses(kind, lambda: eigen(make.cp(), **kwargs), text)
+
+
+@pytest.mark.parametrize("factor", ["out", "left", "right"])
+def test_refuses_a_tensor_with_nan(factor, make, refuses):
+    tensor = make.cp()
+    getattr(tensor, factor)[0, 0] = math.nan
+    refuses(NotFiniteError, lambda: eigen(tensor), "must be finite")
+
+
+def test_refuses_left_and_right_of_different_spaces(make, refuses):
+    refuses(ShapeError, lambda: eigen(make.cp(3, 4, 5)), "must have left and right of one size")

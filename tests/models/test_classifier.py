@@ -1,0 +1,129 @@
+"""The classifier is the tensor it says it is: at every depth, with and without residual and biases."""
+
+import itertools
+
+import pytest
+import torch
+
+from bilens import Classifier, ClassifierConfig, NotExactError
+from bilens.algebra import parts
+from bilens.base.errors import ArgumentError, ConfigError, ShapeError
+from bilens.models import truncate
+
+KINDS = list(itertools.product((1, 2, 3), (False, True), (False, True)))
+
+
+def build(depth=1, residual=False, bias=False, shape=(3, 4), width=9, classes=5):
+    torch.manual_seed(depth)
+    config = ClassifierConfig(
+        input_shape=shape, hidden_size=width, num_hidden_layers=depth, residual=residual, bias=bias, num_labels=classes
+    )
+    return Classifier(config).double().eval()
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: f"{kind[0]} layers, residual {kind[1]}, bias {kind[2]}")
+def model(request):
+    return build(*request.param)
+
+
+@pytest.fixture
+def pixels(make):
+    return make.randn(6, 3, 4)
+
+
+def test_layers_add_up_to_the_forward_pass(model, pixels, close):
+    """x_{l+1} = [x_l +] T_l(x_l), with the head on the last: rebuilt from tensors and linear maps alone."""
+    config, last = model.config, model.config.num_hidden_layers - 1
+    x = model.embed(pixels.flatten(1))
+    for layer in range(last):
+        x = config.residual * x + model.tensor(layer)(model.inputs(pixels, layer))
+    logits = model.tensor(last)(model.inputs(pixels, last)) + config.residual * (x @ model.head.weight.T)
+    logits = logits if model.head.bias is None else logits + model.head.bias
+    close(logits, model(pixels).logits)
+
+
+def test_one_layer_is_one_tensor(model, pixels, close):
+    if model.config.num_hidden_layers == 1:
+        close(model.tensor()(model.inputs(pixels)), model(pixels).logits)
+        return
+    with pytest.raises(NotExactError, match=r"layers, whose logits have degree \d+\. Read it layer by layer"):
+        model.tensor()
+
+
+def test_the_parts_of_a_biased_model(pixels, close):
+    model = build(1, residual=True, bias=True)
+    found, x = parts(model.tensor()), pixels.flatten(1)
+    close(found.constant, model(torch.zeros_like(pixels)).logits[0])
+    jacobian = torch.func.jacrev(lambda x: model(x[None]).logits[0])(torch.zeros_like(x[0]))
+    close(found.linear, jacobian)
+    close(found(x), model(pixels).logits)
+
+
+def test_gradients_reach_every_parameter_through_the_tensor(pixels):
+    model = build(1, residual=True, bias=True)
+    model.tensor()(model.inputs(pixels)).square().sum().backward()
+    through_tensor = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    model(pixels).logits.square().sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(through_tensor[name], parameter.grad)
+
+
+def test_noise_is_for_training_alone(pixels):
+    model = build()
+    model.config.input_noise = 0.5
+    torch.testing.assert_close(model(pixels).logits, model(pixels).logits, rtol=0, atol=0)
+    model.train()
+    assert not torch.equal(model(pixels).logits, model(pixels).logits)
+
+
+def test_loss_is_cross_entropy_in_nats(pixels):
+    model, labels = build(), torch.arange(6) % 5
+    output = model(pixels, labels=labels)
+    torch.testing.assert_close(output.loss, -output.logits.log_softmax(-1)[torch.arange(6), labels].mean())
+
+
+def test_flat_and_shaped_pixels_are_the_same(pixels):
+    model = build()
+    assert torch.equal(model(pixels).logits, model(pixels.flatten(1)).logits)
+
+
+def test_keeping_all_eigenvectors_is_the_model_itself(model, pixels):
+    found = truncate(model, pixels, model(pixels).logits.argmax(-1), kept=(1, 2))
+    assert found.full == found.zero[-1] == 1.0
+    assert found.kept[:2] == (1, 2)
+    assert len(found.to_frame()) == len(found.kept)
+
+
+def test_truncation_drops_the_smallest_terms():
+    """A diagonal model by hand: class c is 2 x_c² + 1 x_{c+1}², so one eigenvector per class leaves 2 x_c²."""
+    model = build(1, shape=(3,), width=3, classes=3)
+    with torch.no_grad():
+        for linear in (model.embed, model.layers[0].w1, model.layers[0].w2):
+            linear.weight.copy_(torch.eye(3))
+        model.head.weight.copy_(2 * torch.eye(3) + torch.eye(3).roll(1, 1))
+    pixels = torch.tensor([[1.0, 1.3, 0.0]]).double()  # class 0: 2 + 1.69 = 3.69 > class 1: 3.38, but 2 < 3.38
+    found = truncate(model, pixels, torch.tensor([0]), kept=(1,))
+    assert (found.full, found.zero) == (1.0, (0.0, 1.0))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"hiden_size": 8}, "ClassifierConfig.hiden_size must be a key it knows"),
+        ({"hidden_size": 0}, "hidden_size must be a whole number ≥ 1; got 0"),
+        ({"num_hidden_layers": 1.5}, "num_hidden_layers must be a whole number ≥ 1; got 1.5"),
+        ({"input_shape": [0, 3]}, "input_shape must be whole numbers ≥ 1"),
+        ({"input_noise": float("nan")}, "input_noise must be ≥ 0; got nan"),
+    ],
+)
+def test_a_config_refuses_what_it_does_not_understand(refuses, change, text):
+    refuses(ConfigError, lambda: ClassifierConfig(**change), text)
+
+
+@pytest.mark.bad_input
+def test_wrong_calls(refuses):
+    model = build(2)
+    refuses(ShapeError, lambda: model(torch.zeros(2, 4, 3).double()), "pixel_values must be (batch, 3, 4) or (batch, 12)")
+    refuses(ArgumentError, lambda: model.tensor(2), "layer must be 0 … 1; got 2")

@@ -1,0 +1,104 @@
+"""Training: killed and resumed runs end at the same weights; folders are claimed once; nothing is half-written."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import bilens
+from bilens.base.errors import ConfigError, FileError
+from bilens.training import evaluate_on, load_images, recipe, train_classifier
+
+ARGUMENTS = ["--steps", "500", "--batch-size", "64", "--width", "24", "--save-every", "25", "--seed", "3", "--bias"]
+
+
+def command(output, *more):
+    return [sys.executable, "-m", "bilens.cli", "train", "image", "--output", str(output), *ARGUMENTS, *more]
+
+
+def log(folder):
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [(row["step"], row["loss"], row["grad_norm"]) for row in rows if "loss" in row]
+
+
+def test_kill_and_resume_end_at_the_same_weights(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(whole), check=True, capture_output=True)
+    process = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (killed / "checkpoints" / "checkpoint-50" / "complete").exists():
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "model.safetensors").exists()
+    torn = killed / "checkpoints" / "checkpoint-475"  # as if the kill had hit in the middle of saving
+    torn.mkdir()
+    (torn / "model.safetensors").write_bytes(b"half")
+    subprocess.run(command(killed, "--resume"), check=True, capture_output=True)
+    expected, got = (load_file(folder / "model.safetensors") for folder in (whole, killed))
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
+    assert log(whole) == log(killed)
+    assert log(whole)[-1][0] == 500
+
+
+@pytest.fixture(scope="module")
+def quick():
+    return recipe(steps=6, batch_size=32, hidden_size=8)
+
+
+def test_a_run_leaves_what_it_promises(tmp_path, quick):
+    model = train_classifier("digits", tmp_path / "run", quick, quiet=True)
+    about = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert about["data"] == "digits"
+    assert about["recipe"]["steps"] == 6
+    assert about["figures"]["test"] == evaluate_on(bilens.load(tmp_path / "run"), "digits")
+    pixels = load_images("digits").test.pixel_values
+    assert torch.equal(bilens.load(tmp_path / "run")(pixels).logits, model(pixels).logits)
+    assert not [file for file in (tmp_path / "run").iterdir() if file.name.startswith(".")]
+
+
+def test_the_seed_decides(tmp_path, quick):
+    def weights(name, seed):
+        how = recipe(steps=6, batch_size=32, hidden_size=8, seed=seed)
+        return train_classifier("digits", tmp_path / name, how, quiet=True).head.weight
+
+    first = weights("a", 1)
+    assert torch.equal(first, weights("b", 1))
+    assert not torch.equal(first, weights("c", 2))
+
+
+def test_a_folder_in_use_is_refused(refuses, tmp_path, quick):
+    (tmp_path / "note.txt").write_text("mine")
+    refuses(FileError, lambda: train_classifier("digits", tmp_path, quick), "must be a new or empty folder; got files")
+    refuses(FileError, lambda: train_classifier("digits", tmp_path, quick, resume=True), "or hold a run; got other files")
+    assert [file.name for file in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_resuming_with_another_recipe_is_refused(refuses, tmp_path, quick):
+    train_classifier("digits", tmp_path, quick, quiet=True)
+    other = recipe(steps=6, batch_size=32, hidden_size=8, seed=9)
+    refuses(
+        ConfigError,
+        lambda: train_classifier("digits", tmp_path, other, resume=True),
+        "recipe must be what the run began with",
+    )
+
+
+def test_data_that_are_not_there_leave_no_folder(refuses, tmp_path, quick):
+    refuses(FileError, lambda: train_classifier("no/such", tmp_path / "run", quick), "no/such must be")
+    assert not (tmp_path / "run").exists()
+
+
+def test_recipes(refuses):
+    assert recipe().weight_decay > recipe("accuracy").weight_decay
+    assert recipe(steps=None).steps == recipe().steps
+    refuses(ConfigError, lambda: recipe("best"), "recipe must be one of interpretable, accuracy")
+    refuses(ConfigError, lambda: recipe(widht=3), "recipe.widht must be a field of ImageRecipe")
+    refuses(ConfigError, lambda: recipe(steps=0), "steps must be at least 1")
+    refuses(ConfigError, lambda: recipe(learning_rate=float("nan")), "learning_rate must be finite and ≥ 0")
