@@ -52,15 +52,19 @@ def figures(model: Classifier, data, spectra: Eigen) -> dict:
         "test": round(100 * evaluate(model, test)["accuracy"], 2),
         "valid": round(100 * evaluate(model, data.valid)["accuracy"], 2),
         "effective rank": round(float(spectra.effective_rank.mean()), 1),
-        "test at k": {k: round(100 * accuracy, 2) for k, accuracy in zip(curve.kept, curve.zero, strict=True)},
-        "test at k, rest at its mean": {k: round(100 * accuracy, 2) for k, accuracy in zip(curve.kept, curve.mean, strict=True)},
+        "test at k": percent(curve.kept, curve.zero),
+        "test at k, rest at its mean": percent(curve.kept, curve.mean),
         "hosvd input σ / ‖S‖": [round(float(value) / modes.norm, 3) for value in modes.spectrum["left"][:5]],
         "hosvd error at (10, 20, 20)": round(modes.error, 3),
     }
 
 
+def percent(kept: tuple[int, ...], accuracies: tuple[float, ...]) -> dict[int, float]:
+    return {k: round(100 * accuracy, 2) for k, accuracy in zip(kept, accuracies, strict=True)}
+
+
 def similarity(spectra: list[Eigen]) -> dict:
-    """|cos| of each class's top eigenvectors between seeds: rank by rank, and with the best match among the other's top 5."""
+    """|cos| of each class's top eigenvectors between seeds: rank by rank, and the best match among the other's top 5."""
     found: dict[str, list[float]] = {}
     for sign, (one, two) in itertools.product(("positive", "negative"), itertools.combinations(spectra, 2)):
         tops = [top_vectors(pairs, sign) for pairs in (one, two)]

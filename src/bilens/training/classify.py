@@ -27,7 +27,7 @@ class ImageRecipe:
     steps: int = 2600
     batch_size: int = 500
     learning_rate: float = 1.5e-3
-    weight_decay: float = 0.6
+    weight_decay: float = 0.9
     input_noise: float = 0.3
     seed: int = 0
 
