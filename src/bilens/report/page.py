@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from plotly.offline import get_plotlyjs
 from torch import Tensor
 
-from bilens import __version__
 from bilens.algebra import Eigen
 from bilens.base.files import write_text
 from bilens.base.results import Result
@@ -72,7 +72,7 @@ def write_page(model: Classifier, data: ImageData, folder: str | Path, about: di
         _section("gates", "Gates: products of two linear forms", _gates, subject),
     ]
     environment = Environment(loader=PackageLoader("bilens.report"), autoescape=select_autoescape(), trim_blocks=True)
-    html = environment.get_template("page.html").render(sections=sections, plotly=get_plotlyjs(), version=__version__)
+    html = environment.get_template("page.html").render(sections=sections, plotly=get_plotlyjs(), version=version("bilens"))
     path = Path(folder) / "index.html"
     write_text(path, html)
     return path
