@@ -24,10 +24,10 @@ class ImageRecipe:
     num_hidden_layers: int = 1
     residual: bool = False
     bias: bool = False
-    steps: int = 2600
+    steps: int = 2640
     batch_size: int = 500
-    learning_rate: float = 1.5e-3
-    weight_decay: float = 0.9
+    learning_rate: float = 1e-3
+    weight_decay: float = 1.0
     input_noise: float = 0.3
     seed: int = 0
 
