@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from bilens import algebra, base, decompose, models, nn, report, training
     from bilens.algebra import CP, Dense, Eigen, Factored, Gates, QuadraticForm, Tucker, homogeneous
     from bilens.base.errors import BilensError, NotExactError
-    from bilens.models import Classifier, ClassifierConfig, load
+    from bilens.models import Classifier, ClassifierConfig, Transformer, TransformerConfig, load
     from bilens.report import verify
 
 _HOMES = {
     **dict.fromkeys(("CP", "Dense", "Eigen", "Factored", "Gates", "QuadraticForm", "Tucker", "homogeneous"), "algebra"),
     **dict.fromkeys(("BilensError", "NotExactError"), "base.errors"),
-    **dict.fromkeys(("Classifier", "ClassifierConfig", "load"), "models"),
+    **dict.fromkeys(("Classifier", "ClassifierConfig", "Transformer", "TransformerConfig", "load"), "models"),
     "verify": "report",
 }
 _ROOMS = ("algebra", "base", "decompose", "models", "nn", "report", "training")
@@ -35,6 +35,8 @@ __all__ = [
     "Gates",
     "NotExactError",
     "QuadraticForm",
+    "Transformer",
+    "TransformerConfig",
     "Tucker",
     "algebra",
     "base",

@@ -59,8 +59,9 @@ def test_sizes_and_pair(make):
     assert repr(factored) == "Factored(shape=(5, 4), mdim=3, dtype=float64, device=cpu)"
 
 
-def test_products_from_both_sides(make, close):
-    factored = make.factored(5, 3, 4)
+@pytest.mark.parametrize("batch", [(), (5,), (3, 5)])
+def test_products_from_both_sides(make, close, batch):
+    factored = make.factored(5, 3, 4, batch)
     dense = factored.dense()
     vector, row, wide, tall = make.randn(4), make.randn(5), make.randn(4, 6), make.randn(2, 5)
     close(factored @ vector, dense @ vector)

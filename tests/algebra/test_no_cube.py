@@ -50,7 +50,8 @@ def test_verb(verb, maker):
     tensor, x = make.cp(D, D, h=H), make.randn(4, D)
     with Largest() as largest:
         VERBS[verb](tensor, x)
-    assert 0 < largest.numel < D**3 / 4 or verb == "swap"
+    assert largest.numel < D**3 / 4
+    assert largest.numel > 0 or verb == "swap"  # which moves no number
 
 
 def test_the_watch_sees_a_cube(maker):

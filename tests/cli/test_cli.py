@@ -68,13 +68,23 @@ def test_report(run, model, tmp_path):
     assert (tmp_path / "index.html").stat().st_size < 6_000_000
 
 
+def test_a_broken_part_of_the_page_is_named(run, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("bilens.report.page.truncate", lambda *_: 1 / 0)
+    code, _, err = run("report", model, "-o", tmp_path)
+    assert (code, err) == (1, "bilens: How many eigenvectors are enough: ZeroDivisionError: division by zero\n")
+
+
 def test_demo(run, tmp_path, monkeypatch):
     monkeypatch.setattr("bilens.cli.commands.DEMO_STEPS", 20)
     for _ in range(2):  # an earlier demo makes way for the next
         code, out, _ = run("demo", "--output", tmp_path)
         assert (code, "identities hold" in out) == (0, True)
     assert (tmp_path / "index.html").exists()
-    (tmp_path / "model" / "training.json").unlink()
+    mine = tmp_path / "model" / "training.json"  # a run on the same data that is no demo's
+    mine.write_text(mine.read_text().replace('"steps": 20', '"steps": 21'))
+    code, _, err = run("demo", "--output", tmp_path)
+    assert (code, "must be new or an earlier demo's" in err) == (2, True)
+    mine.unlink()
     code, _, err = run("demo", "--output", tmp_path)
     assert (code, "must be new or an earlier demo's" in err) == (2, True)
 

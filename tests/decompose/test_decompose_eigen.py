@@ -77,8 +77,8 @@ def test_tol_decides_what_converged(make):
     ("kind", "kwargs", "text"),
     [
         (ShapeError, {"directions": torch.ones(2, 4).double()}, "must end in 3 (T is (3, 4, 4)); got (2, 4)"),
-        (ShapeError, {"directions": torch.ones(3).double()}, "directions must be (n, 3) with n ≥ 1; got (3,)"),
-        (ShapeError, {"directions": torch.ones(0, 3).double()}, "directions must be (n, 3) with n ≥ 1; got (0, 3)"),
+        (ShapeError, {"directions": torch.ones(3).double()}, "directions must be a tensor (n, 3) with n ≥ 1; got (3,)"),
+        (ShapeError, {"directions": torch.ones(0, 3).double()}, "directions must be a tensor (n, 3) with n ≥ 1; got (0, 3)"),
         (ShapeError, {"directions": torch.ones(2, 3)}, "must be float64 on cpu like T; got float32 on cpu"),
         (
             NotFiniteError,
@@ -103,3 +103,13 @@ def test_refuses_a_tensor_with_nan(factor, make, refuses):
 
 def test_refuses_left_and_right_of_different_spaces(make, refuses):
     refuses(ShapeError, lambda: eigen(make.cp(3, 4, 5)), "must have left and right of one size")
+
+
+def test_bfloat16_directions_are_not_rounded_further(maker):
+    """The residual says how far each value can be off; so the values must be those of the bfloat16 factors, exactly fed."""
+    make = maker(0, torch.bfloat16)
+    tensor, directions = make.cp(10, 32, h=64), make.randn(3, 10)
+    found = eigen(tensor, directions, k=4)
+    truth = eigen(tensor.to(torch.float64), directions.to(torch.float64), k=4)
+    assert found.computed_in == "float32"
+    torch.testing.assert_close(found.values.double(), truth.values, rtol=1e-5, atol=0)

@@ -115,7 +115,12 @@ def test_truncation_drops_the_smallest_terms():
         ({"hidden_size": 0}, "hidden_size must be a whole number ≥ 1; got 0"),
         ({"num_hidden_layers": 1.5}, "num_hidden_layers must be a whole number ≥ 1; got 1.5"),
         ({"input_shape": [0, 3]}, "input_shape must be whole numbers ≥ 1"),
-        ({"input_noise": float("nan")}, "input_noise must be ≥ 0; got nan"),
+        ({"input_shape": 5}, "input_shape must be whole numbers ≥ 1; got 5"),
+        ({"residual": "yes"}, "residual must be true or false; got 'yes'"),
+        ({"hidden_size": True}, "hidden_size must be a whole number ≥ 1; got True"),
+        ({"hidden_size": 10**12}, "hidden_size must be a whole number ≥ 1"),
+        ({"id2label": {0: "a", 2: "b"}}, "id2label must name the classes 0, 1, 2, …; got [0, 2]"),
+        ({"input_noise": float("nan")}, "input_noise must be a finite number ≥ 0; got nan"),
     ],
 )
 def test_a_config_refuses_what_it_does_not_understand(refuses, change, text):

@@ -62,7 +62,9 @@ def test_a_config_that_is_no_json(refuses, folder):
 
 def test_an_unknown_model_type(refuses, folder):
     rewrite(folder, model_type="resnet")
-    refuses(ConfigError, lambda: bilens.load(folder), "model_type must be one of bilens_classifier; got 'resnet'")
+    refuses(
+        ConfigError, lambda: bilens.load(folder), "model_type must be one of bilens_classifier, bilens_transformer, llama"
+    )
 
 
 def test_an_unknown_key(refuses, folder):

@@ -38,8 +38,8 @@ def digits():
     return load_images("digits")
 
 
-def read(path):
-    text = path.read_text(encoding="utf-8")
+def read(page):
+    text = page.path.read_text(encoding="utf-8")
     reader = Reader()
     reader.feed(text)
     return text, reader.elements
@@ -47,8 +47,10 @@ def read(path):
 
 @pytest.mark.parametrize(("depth", "bias"), [(1, False), (1, True), (2, False), (2, True)])
 def test_every_section_is_made(tmp_path, digits, depth, bias):
-    path = write_page(build(depth, bias), digits, tmp_path)
-    text, elements = read(path)
+    page = write_page(build(depth, bias), digits, tmp_path)
+    text, elements = read(page)
+    path = page.path
+    assert page.broken == ()
     assert "could not be made" not in text
     assert text.count("<section>") == 6
     assert path.stat().st_size < 6_000_000
@@ -72,7 +74,9 @@ def test_a_broken_part_shows_its_error(tmp_path, digits, monkeypatch):
         raise RuntimeError("no <luck> today")
 
     monkeypatch.setattr("bilens.report.page.truncate", fail)
-    text, _ = read(write_page(build(), digits, tmp_path))
+    page = write_page(build(), digits, tmp_path)
+    text, _ = read(page)
+    assert page.broken == ("How many eigenvectors are enough: RuntimeError: no <luck> today",)
     assert "RuntimeError: no &lt;luck&gt; today" in text
     assert text.count("could not be made") == 1
     assert text.count("<section>") == 6

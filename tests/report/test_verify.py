@@ -1,5 +1,6 @@
 """``verify`` passes on every kind of model, and fails when the code it guards is broken."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -45,6 +46,13 @@ def broken_swap(self):
     return CP(self.out, self.right, 1.01 * self.left)
 
 
+def broken_eigh(self, *arguments):
+    """Right eigenvalues with vectors of something else."""
+    found = whole_eigh(self, *arguments)
+    return dataclasses.replace(found, vectors=torch.linalg.qr(torch.randn_like(found.vectors).mT)[0].mT)
+
+
+whole_eigh = QuadraticForm.eigh
 whole_call, whole_gram, whole_norm = CP.__call__, CP.gram, QuadraticForm.norm
 
 
@@ -56,6 +64,7 @@ whole_call, whole_gram, whole_norm = CP.__call__, CP.gram, QuadraticForm.norm
         (CP, "gram", broken_gram),
         (QuadraticForm, "norm", broken_norm),
         (CP, "swap", broken_swap),
+        (QuadraticForm, "eigh", broken_eigh),
     ],
 )
 def test_it_fails_on_broken_code(monkeypatch, owner, name, broken):

@@ -121,3 +121,9 @@ def test_data_that_do_not_fit_the_model(refuses):
     refuses(
         ArgumentError, lambda: require_fits(data, (28, 28), 10), "images of (28, 28) in at most 10 classes", "(8, 8) in 10"
     )
+
+
+def test_a_folder_with_too_few_images(refuses, folder):
+    for kind, array in (("images-idx3", np.zeros((1, 5, 4))), ("labels-idx1", np.zeros(1))):
+        (folder / f"train-{kind}-ubyte.gz").write_bytes(gzip.compress(idx(array)))
+    refuses(FileError, lambda: load_images(str(folder)), "must hold at least 2 training images")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import bilens
-from bilens.base.errors import ConfigError, FileError
+from bilens.base.errors import ConfigError, FileError, NotFiniteError
 from bilens.training import evaluate_on, load_images, recipe, train_classifier
 
 ARGUMENTS = ["--steps", "500", "--batch-size", "64", "--width", "24", "--save-every", "25", "--seed", "3", "--bias"]
@@ -102,3 +102,46 @@ def test_recipes(refuses):
     refuses(ConfigError, lambda: recipe(widht=3), "recipe.widht must be a field of ImageRecipe")
     refuses(ConfigError, lambda: recipe(steps=0), "steps must be at least 1")
     refuses(ConfigError, lambda: recipe(learning_rate=float("nan")), "learning_rate must be finite and ≥ 0")
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path, quick):
+    train_classifier("digits", tmp_path, quick, save_every=3, quiet=True)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / ".saving-killed").mkdir()
+    for _ in range(2):
+        train_classifier("digits", tmp_path, quick, resume=True, save_every=3, quiet=True)
+        assert (tmp_path / "model.safetensors").read_bytes() == before
+    assert sorted(file.name for file in (tmp_path / "checkpoints").iterdir()) == ["checkpoint-3", "checkpoint-6"]
+    assert not (tmp_path / ".saving-killed").exists()
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, quick):
+    train_classifier("digits", tmp_path, quick, save_every=3, quiet=True)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "checkpoints" / "checkpoint-6" / "model.safetensors").write_bytes(b"")
+    (tmp_path / "checkpoints" / "checkpoint-old").mkdir()
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 2}\nnot json\n{"step": 2, "lo')
+    train_classifier("digits", tmp_path, quick, resume=True, save_every=3, quiet=True)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    assert all(json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines())
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"data": 5}'])
+def test_a_damaged_training_json_is_refused(refuses, tmp_path, quick, text):
+    (tmp_path / "training.json").write_text(text)
+    refuses(FileError, lambda: train_classifier("digits", tmp_path, quick, resume=True), "training.json must")
+
+
+def test_a_recipe_that_cannot_be_built_leaves_no_folder(refuses, tmp_path):
+    how = recipe(hidden_size=0)
+    refuses(ConfigError, lambda: train_classifier("digits", tmp_path / "run", how), "hidden_size must be a whole number ≥ 1")
+    refuses(ConfigError, lambda: recipe(seed=-1), "seed must be 0 … 4294967295; got -1")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_diverged_run_leaves_no_model(refuses, tmp_path):
+    how = recipe(steps=30, batch_size=32, hidden_size=8, learning_rate=1e6, bias=True)
+    refuses(
+        NotFiniteError, lambda: train_classifier("digits", tmp_path, how, quiet=True), "the trained model.", "must be finite"
+    )
+    assert not (tmp_path / "model.safetensors").exists()

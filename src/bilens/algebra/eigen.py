@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bilens.base.errors import ArgumentError
+from bilens.base.numerics import is_whole
 from bilens.base.results import Result
 
 Which = Literal["magnitude", "top", "bottom"]
@@ -66,7 +67,7 @@ class Eigen(Result):
     def summary(self) -> str:
         batch = self.values.shape[:-1]
         pairs = f"{math.prod(batch)} × {self.values.shape[-1]}" if batch else str(self.values.shape[-1])
-        worst = float(self.error.max()) if self.error.numel() else 0.0
+        worst = float(self.error.detach().max()) if self.error.numel() else 0.0
         return (
             f"{pairs} eigenpairs by {self.which} of size {self.spectrum.shape[-1]}, {self.method} in {self.computed_in}; "
             f"left out at most {worst:.3g} of the norm; {int((~self.converged).sum())} not converged"
@@ -117,7 +118,7 @@ def require_which(which: str) -> None:
 
 def require_count(k: int | None) -> None:
     """Raise ArgumentError unless ``k`` is None or a whole number of at least 1."""
-    if k is not None and (not isinstance(k, int) or k < 1):
+    if k is not None and (not is_whole(k) or k < 1):
         raise ArgumentError("k", must="be a whole number ≥ 1, or None for all", got=repr(k))
 
 

@@ -161,12 +161,12 @@ class Factored(Record):
             middle = self.b @ other.a
             return Factored(self.a @ middle, other.b) if self.mdim > other.mdim else Factored(self.a, middle @ other.b)
         if other.ndim == 1:
-            return self.a @ (self.b @ other)
+            return (self.a @ (self.b @ other)[..., None])[..., 0]
         return Factored(self.a, self.b @ other)
 
     def __rmatmul__(self, other: Tensor) -> "Tensor | Factored":
         if other.ndim == 1:
-            return (other @ self.a) @ self.b
+            return ((other @ self.a)[..., None, :] @ self.b)[..., 0, :]
         return Factored(other @ self.a, self.b)
 
     def __mul__(self, factor: float | int | Tensor) -> "Factored":

@@ -63,6 +63,7 @@ class QuadraticForm(Record):
     def __add__(self, other: "QuadraticForm") -> "QuadraticForm":
         if self.shape[-1] != other.shape[-1]:
             raise ShapeError("QuadraticForm + other", must=f"join forms over {self.shape[-1]} inputs", got=other.shape)
+        _require_place("QuadraticForm + other", other.weights, self.weights)
         pairs = [(self.weights[..., None], other.weights[..., None]), (self.left, other.left), (self.right, other.right)]
         weights, left, right = (_stack(a, b) for a, b in pairs)
         return QuadraticForm(weights[..., 0], left, right)
@@ -83,6 +84,7 @@ class QuadraticForm(Record):
         """M Q Mᵀ with M (new, old): the form on new coordinates, or on the span of M's rows."""
         if matrix.ndim != 2 or matrix.shape[1] != self.shape[-1]:
             raise ShapeError("QuadraticForm.map", must=f"be given (new, {self.shape[-1]})", got=tuple(matrix.shape))
+        _require_place("QuadraticForm.map", matrix, self.weights)
         return QuadraticForm(self.weights, self.left @ matrix.mT, self.right @ matrix.mT)
 
     def dense(self) -> Float[Tensor, "*b i i"]:
@@ -91,11 +93,12 @@ class QuadraticForm(Record):
         return 0.5 * (half + half.mT)
 
     def norm(self) -> Float[Tensor, "*b"]:
-        """‖Q‖ (Frobenius) from h × h Grams: ‖Q‖² = ½ wᵀ [(L Lᵀ)∘(R Rᵀ) + (L Rᵀ)∘(R Lᵀ)] w. O(h² i)."""
-        left, right = self.left, self.right
-        cross = left @ right.mT
-        gram = 0.5 * ((left @ left.mT) * (right @ right.mT) + cross * cross.mT)
-        return ((self.weights[..., None, :] @ gram)[..., 0, :] * self.weights).sum(-1).clamp(min=0).sqrt()
+        """‖Q‖ (Frobenius) from h × h Grams: ‖Q‖² = ½ wᵀ [(L Lᵀ)∘(R Rᵀ) + (L Rᵀ)∘(R Lᵀ)] w. O(h² i), summed in float64."""
+        form = self.to(torch.float64)
+        cross = form.left @ form.right.mT
+        gram = 0.5 * ((form.left @ form.left.mT) * (form.right @ form.right.mT) + cross * cross.mT)
+        squares = ((form.weights[..., None, :] @ gram)[..., 0, :] * form.weights).sum(-1)
+        return squares.clamp(min=0).sqrt().to(working_dtype(self.dtype))
 
     def trace(self) -> Float[Tensor, "*b"]:
         """tr Q = Σ_h w_h (l_h · r_h), in h i."""
@@ -123,8 +126,7 @@ class QuadraticForm(Record):
         spectrum, vectors = values.gather(-1, order), _take_rows(vectors, order[..., :k])
         vectors = vectors * _signs(vectors)
         values = spectrum[..., :k]
-        column = form._broadcast_over_pairs()
-        residuals = (column @ vectors - values[..., None] * vectors).norm(dim=-1)
+        residuals = (form._times_rows(vectors) - values[..., None] * vectors).norm(dim=-1)
         spectrum = torch.nn.functional.pad(spectrum, (0, size - spectrum.shape[-1]))  # off the row space λ is exactly 0
         largest = spectrum.abs().amax(-1, keepdim=True)
         bound = _rounding(form.dtype, size) * largest.expand_as(spectrum).clone()
@@ -169,9 +171,15 @@ class QuadraticForm(Record):
         w = negative.sqrt()[:, None] * vectors.flip(0)[:count]
         products = QuadraticForm(torch.ones_like(positive), v + w, v - w)
         return Gates(
-            a=v + w, b=v - w, positive=positive, negative=negative, rest=form - products, norm=form.norm(),
+            a=v + w,
+            b=v - w,
+            positive=positive,
+            negative=negative,
+            rest=form - products,
+            discarded=values[count : len(values) - count].norm(),
+            norm=form.norm(),
             computed_in=dtype_name(form.dtype),
-        )  # fmt: skip
+        )
 
     def __repr__(self) -> str:
         return f"QuadraticForm(shape={self.shape}, hidden={self.left.shape[-2]}, dtype={dtype_name(self.dtype)})"
@@ -179,14 +187,17 @@ class QuadraticForm(Record):
     def _require_fits(self, x: Tensor) -> None:
         if x.ndim == 0 or x.shape[-1] != self.shape[-1]:
             raise ShapeError("QuadraticForm's input", must=f"end in {self.shape[-1]}", got=tuple(x.shape))
+        _require_place("QuadraticForm's input", x, self.weights)
 
     @property
     def _tracked(self) -> bool:
         return torch.is_grad_enabled() and any(t.requires_grad for t in (self.weights, self.left, self.right))
 
-    def _broadcast_over_pairs(self) -> "QuadraticForm":
-        """The same forms with one more batch dim of size 1 for the eigenpairs of each."""
-        return QuadraticForm(self.weights[..., None, :], self.left[..., None, :, :], self.right[..., None, :, :])
+    def _times_rows(self, vectors: Float[Tensor, "*b k i"]) -> Float[Tensor, "*b k i"]:
+        """Q v for every row v of each form's own block of vectors: four GEMMs."""
+        weights = self.weights[..., None, :]
+        onto_left, onto_right = weights * (vectors @ self.right.mT), weights * (vectors @ self.left.mT)
+        return 0.5 * (onto_left @ self.left + onto_right @ self.right)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -194,7 +205,8 @@ class Gates(Result):
     """Q(x) = Σ_k (a_k·x)(b_k·x) + rest(x), exactly; strongest gate first.
 
     Fields: ``a``, ``b`` (k, i); ``positive``, ``negative``: the λ and μ > 0 that made each gate; ``rest``: the form that
-    the gates leave; ``norm``: ‖Q‖; ``computed_in``: the dtype of the work.
+    the gates leave; ``discarded``: its Frobenius norm, from the eigenvalues not taken; ``norm``: ‖Q‖; ``computed_in``: the
+    dtype of the work.
     """
 
     a: Float[Tensor, "k i"]
@@ -202,6 +214,7 @@ class Gates(Result):
     positive: Float[Tensor, " k"]
     negative: Float[Tensor, " k"]
     rest: QuadraticForm
+    discarded: Float[Tensor, ""]
     norm: Float[Tensor, ""]
     computed_in: str
 
@@ -215,7 +228,7 @@ class Gates(Result):
         return (x @ self.a.mT) * (x @ self.b.mT)
 
     def summary(self) -> str:
-        left = float(self.rest.norm() / self.norm) if float(self.norm) else 0.0
+        left = float(self.discarded.detach() / self.norm.detach()) if float(self.norm.detach()) else 0.0
         gates = f"{len(self.positive)} gates over {self.a.shape[-1]} inputs, in {self.computed_in}"
         return f"{gates}; the rest holds {left:.3g} of the norm"
 
@@ -227,6 +240,12 @@ class Gates(Result):
         bars = {"type": "bar", "x": list(range(len(self.positive))), "y": self.share.tolist()}
         layout = {"xaxis": {"title": {"text": "gate"}}, "yaxis": {"title": {"text": "share of ‖Q‖²"}}}
         return {"data": [bars], "layout": layout}
+
+
+def _require_place(who: str, tensor: Tensor, like: Tensor) -> None:
+    if tensor.dtype != like.dtype or tensor.device != like.device:
+        wanted, got = (f"{dtype_name(t.dtype)} on {t.device}" for t in (like, tensor))
+        raise ShapeError(who, must=f"be {wanted} like the form", got=got, todo="Use .to(...) on either.")
 
 
 def _rows(factor: Float[Tensor, "*b h i"], x: Float[Tensor, "*c i"]) -> Float[Tensor, "*bc h"]:

@@ -133,26 +133,29 @@ class ThirdOrder(Record, ABC):
         return (self + self.swap()) * 0.5
 
     def inner(self, other: "ThirdOrder") -> Float[Tensor, ""]:
-        """⟨T, S⟩ = Σ T_oij S_oij, for any two forms of the same shape. float16 and bfloat16 work in float32, and give it.
+        """⟨T, S⟩ = Σ T_oij S_oij, for any two forms of the same shape.
 
-        CP with CP: O(h h' (o + i + j)) time, O(h h') memory.
+        Summed in float64, where terms of both signs cancel without harm, and given in T's dtype (half types: float32).
+        CP with CP: O(h h' (o + i + j)) time, O(h h') memory and float64 copies of the factors.
         """
         self._require_like("inner", other, ThirdOrder)
-        work = working_dtype(self.dtype)
-        return self.to(work)._inner(other.to(work))
+        return self._exact_inner(other).to(working_dtype(self.dtype))
 
     def norm(self) -> Float[Tensor, ""]:
-        """‖T‖, the root of the summed squares of all entries; cost of one ``inner``."""
-        return self.inner(self).clamp(min=0).sqrt()
+        """‖T‖, the root of the summed squares of all entries; cost of one ``inner``. Its gradient at T = 0 is NaN."""
+        return self._exact_inner(self).clamp(min=0).sqrt().to(working_dtype(self.dtype))
 
     def similarity(self, other: "ThirdOrder") -> Float[Tensor, ""]:
         """⟨T, S⟩ / (‖T‖ ‖S‖) in [-1, 1]. Errors: ArgumentError where one of the two is zero."""
         self._require_like("similarity", other, ThirdOrder)
-        one, two = (tensor.to(working_dtype(self.dtype)) for tensor in (self, other))
-        norms = one.norm(), two.norm()
-        if min(float(norm.detach()) for norm in norms) == 0:
+        squares = self._exact_inner(self), other._exact_inner(other)
+        if min(float(square.detach()) for square in squares) <= 0:
             raise ArgumentError("similarity", must="compare two tensors that are not zero", got="a norm of 0")
-        return (one * (1 / norms[0])).inner(two * (1 / norms[1]))
+        found = self._exact_inner(other) / squares[0].sqrt() / squares[1].sqrt()
+        return found.clamp(-1, 1).to(working_dtype(self.dtype))
+
+    def _exact_inner(self, other: "ThirdOrder") -> Float[Tensor, ""]:
+        return self.to(torch.float64)._inner(other.to(torch.float64))
 
     def dense(self, max_bytes: int = GIB) -> Float[Tensor, "o i j"]:
         """The whole cube, the truth for small tests: o·i·j numbers.
@@ -215,6 +218,9 @@ class ThirdOrder(Record, ABC):
 
 def require_factors(who: str, **factors: tuple[Tensor, tuple[int | None, ...]]) -> None:
     """Check each factor against (tensor, expected shape with None for free sizes), and one dtype and device for all."""
+    for name, (factor, _) in factors.items():
+        if not isinstance(factor, Tensor):
+            raise ShapeError(f"{who}.{name}", must="be a torch tensor", got=type(factor).__name__)
     first = next(iter(factors.values()))[0]
     require_floating(f"{who}.{next(iter(factors))}", first.dtype)
     for name, (factor, expected) in factors.items():

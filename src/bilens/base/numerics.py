@@ -1,5 +1,7 @@
 """Tolerances by dtype, the dtype that spectra are computed in, and the finiteness check."""
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,11 @@ def require_floating(who: str, dtype: torch.dtype) -> None:
     if dtype not in TOLERANCE:
         names = ", ".join(dtype_name(known) for known in TOLERANCE)
         raise ShapeError(who, must=f"have a real floating dtype ({names})", got=dtype_name(dtype))
+
+
+def is_whole(value: object) -> bool:
+    """Whether ``value`` is a whole number, numpy's included; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def scalar(who: str, factor: float | int | Tensor, like: Tensor) -> Tensor:

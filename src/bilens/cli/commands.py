@@ -1,5 +1,6 @@
 """The commands, and the one rule for what goes wrong: one line on stderr and exit 2, never a traceback."""
 
+import io
 import logging
 import os
 import sys
@@ -22,7 +23,7 @@ app.add_typer(train_app, name="train")
 ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, as training wrote it.")]
 DataName = Annotated[str, typer.Option("--data", help='"digits" (built in), or a folder of MNIST-like idx .gz files.')]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
-Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of every random choice.")]
 
 DEMO_STEPS = 800  # enough for the digits to be told apart, within a minute of two cores
 
@@ -34,6 +35,9 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every command works on local files
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    for stream in (sys.stdout, sys.stderr):  # a terminal without λ shows ? and does not fail
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         sys.exit(app(standalone_mode=False))
     except TyperException as error:
@@ -73,7 +77,7 @@ def demo(
     """The main job on built-in data: train a classifier on digits, verify it, decompose it, write one page."""
     from bilens.cli.output import quiet, say, show
     from bilens.report import verify, write_page
-    from bilens.training import load_images, recipe, train_classifier
+    from bilens.training import load_images, read_about, recipe, train_classifier
 
     quiet()
     folder = _free_folder(output / "model")
@@ -81,9 +85,9 @@ def demo(
     model = train_classifier("digits", folder, recipe(steps=DEMO_STEPS, seed=seed), quiet=not sys.stderr.isatty())
     checks = verify(model, seed)
     show(checks)
-    page = write_page(model, load_images("digits"), output, _about(folder))
-    say(f"Open {page.resolve().as_uri()}")
-    raise typer.Exit(0 if checks.passed else 1)
+    page = write_page(model, load_images("digits"), output, read_about(folder))
+    say(f"Open {page.path.resolve().as_uri()}")
+    raise typer.Exit(0 if checks.passed and not _say_broken(page.broken) else 1)
 
 
 @train_app.command("image")
@@ -104,7 +108,9 @@ def train_image(
     layers: Annotated[int | None, typer.Option(help="Bilinear layers.")] = None,
     residual: Annotated[bool, typer.Option("--residual", help="Layers add to what they read.")] = False,
     bias: Annotated[bool, typer.Option("--bias", help="Biases everywhere.")] = False,
-    save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints (default: a tenth of the run).")] = None,
+    save_every: Annotated[
+        int | None, typer.Option(min=1, help="Steps between checkpoints (default: a tenth of the run).")
+    ] = None,
 ) -> None:
     """Train an image classifier; prints the test accuracy. Resumable; logs to OUTPUT/log.jsonl."""
     from bilens import training
@@ -125,8 +131,8 @@ def train_image(
         bias=bias,
     )
     silent = not sys.stderr.isatty()
-    model = training.train_classifier(data, output, how, resume=resume, save_every=save_every, quiet=silent)
-    show_rows([training.evaluate_on(model, data)], "Test")
+    training.train_classifier(data, output, how, resume=resume, save_every=save_every, quiet=silent)
+    show_rows([training.read_about(output)["figures"]["test"]], "Test")
 
 
 @app.command("eval")
@@ -182,17 +188,16 @@ def report(
     from bilens.base.errors import ArgumentError
     from bilens.cli.output import quiet, say
     from bilens.report import write_page
-    from bilens.training import load_images
-    from bilens.training.images import require_fits
+    from bilens.training import load_images_for, read_about
 
     quiet()
-    loaded, about = load(model), _about(model)
+    loaded, about = load(model), read_about(model)
     source = data or about.get("data")
     if source is None:
         raise ArgumentError("--data", must="be given for a model without a training.json", got="nothing")
-    images = load_images(source)
-    require_fits(images, tuple(loaded.config.input_shape), len(loaded.config.labels))
-    say(f"Open {write_page(loaded, images, output, about).resolve().as_uri()}")
+    page = write_page(loaded, load_images_for(loaded, source), output, about)
+    say(f"Open {page.path.resolve().as_uri()}")
+    raise typer.Exit(1 if _say_broken(page.broken) else 0)
 
 
 @app.command()
@@ -208,19 +213,11 @@ def verify(model: ModelFolder, seed: Seed = 0, json: AsJson = False) -> None:
     raise typer.Exit(0 if checks.passed else 1)
 
 
-def _about(folder: Path) -> dict:
-    """What training.json says of the run, or nothing where there is none."""
-    from json import loads
-
-    from bilens.base.errors import FileError
-
-    file = folder / "training.json"
-    if not file.is_file():
-        return {}
-    try:
-        return dict(loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise FileError(str(file), must="be readable JSON", got=str(error)) from error
+def _say_broken(errors: tuple[str, ...]) -> bool:
+    """Name the parts of a page that could not be made; whether there were any."""
+    for error in errors:
+        print(f"bilens: {error}", file=sys.stderr)
+    return bool(errors)
 
 
 def _free_folder(folder: Path) -> Path:
@@ -228,11 +225,22 @@ def _free_folder(folder: Path) -> Path:
     from shutil import rmtree
 
     from bilens.base.errors import FileError
+    from bilens.training import read_about
 
     if folder.exists():
-        if _about(folder).get("data") != "digits":
+        if not _is_demo(read_about(folder)):
             raise FileError(
                 str(folder), must="be new or an earlier demo's", got="other files", todo="Name another --output."
             )
         rmtree(folder)
     return folder
+
+
+def _is_demo(about: dict) -> bool:
+    """Whether a run is what ``demo`` trains, whatever its seed."""
+    from dataclasses import asdict
+
+    from bilens.training import recipe
+
+    stored = about.get("recipe", {})
+    return about.get("data") == "digits" and stored == asdict(recipe(steps=DEMO_STEPS)) | {"seed": stored.get("seed")}

@@ -11,7 +11,7 @@ from bilens.algebra import Eigen, QuadraticForm, ThirdOrder
 from bilens.algebra.eigen import Which
 from bilens.algebra.third import GIB
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import require_finite
+from bilens.base.numerics import require_finite, working_dtype
 
 
 def eigen(
@@ -38,11 +38,15 @@ def eigen(
     """
     if directions is None:
         directions = torch.eye(tensor.shape[0], dtype=tensor.dtype, device=tensor.device)
-    if directions.ndim != 2 or len(directions) == 0:
-        raise ShapeError("directions", must=f"be (n, {tensor.shape[0]}) with n ≥ 1", got=tuple(directions.shape))
+    if not isinstance(directions, Tensor) or directions.ndim != 2 or len(directions) == 0:
+        got = tuple(directions.shape) if isinstance(directions, Tensor) else type(directions).__name__
+        raise ShapeError("directions", must=f"be a tensor (n, {tensor.shape[0]}) with n ≥ 1", got=got)
     if labels and len(labels) != len(directions):
         raise ArgumentError("labels", must=f"name all {len(directions)} directions", got=len(labels))
     require_finite("eigen", directions=directions)
+    work = working_dtype(tensor.dtype)
+    if directions.dtype == tensor.dtype:  # a wrong dtype stays wrong, and is refused below
+        tensor, directions = tensor.to(work), directions.to(work)
     size = tensor.shape[1]
     chunk = max(1, max_bytes // (2 * 8 * size * size))  # a matrix and its eigenvectors, at most float64
     found = [tensor.interaction(part).eigh(k, which, tol) for part in directions.split(chunk)]

@@ -1,5 +1,6 @@
 """HOSVD from mode Grams: the singular spectra of a layer's three modes, without the cube."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ from bilens.algebra import CP, Dense, ThirdOrder, Tucker
 from bilens.algebra.third import GIB
 from bilens.base.axes import MODES, Mode
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import dtype_name, require_finite
+from bilens.base.numerics import dtype_name, is_whole, require_finite
 from bilens.base.results import Result
 
 
@@ -85,7 +86,7 @@ class HOSVD(Result):
 
 def hosvd(
     tensor: CP | Dense | Tucker,
-    max_rank: int | tuple[int, int, int] | None = None,
+    max_rank: int | Sequence[int] | None = None,
     cutoff: float | None = None,
 ) -> HOSVD:
     """The higher-order SVD, truncated to ``max_rank`` per mode and to singular values above ``cutoff`` times the largest.
@@ -151,8 +152,8 @@ def _kept(values: Tensor, rank: int | None, cutoff: float | None) -> int:
     return max(1, kept if rank is None else min(kept, rank))
 
 
-def _ranks(max_rank: int | tuple[int, int, int] | None) -> tuple[int | None, ...]:
-    ranks = max_rank if isinstance(max_rank, tuple) else (max_rank,) * 3
-    if len(ranks) != 3 or any(rank is not None and (not isinstance(rank, int) or rank < 1) for rank in ranks):
+def _ranks(max_rank: int | Sequence[int] | None) -> tuple[int | None, ...]:
+    ranks = tuple(max_rank) if isinstance(max_rank, Sequence) else (max_rank,) * 3
+    if len(ranks) != 3 or any(rank is not None and (not is_whole(rank) or rank < 1) for rank in ranks):
         raise ArgumentError("max_rank", must="be a whole number ≥ 1, or three (out, left, right)", got=max_rank)
     return ranks

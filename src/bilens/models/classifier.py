@@ -12,7 +12,8 @@ from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
 from bilens.algebra import CP, constant, homogeneous, homogeneous_map, linear
 from bilens.base.errors import ArgumentError, ConfigError, NotExactError, ShapeError
-from bilens.models.config import require_known_keys
+from bilens.base.numerics import is_whole
+from bilens.models.config import require_bool, require_count, require_known_keys
 from bilens.nn import Bilinear
 
 
@@ -34,15 +35,22 @@ class ClassifierConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         require_known_keys(type(self), kwargs)
-        self.input_shape = list(self.input_shape)
         for name in ("hidden_size", "num_hidden_layers"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ConfigError(f"ClassifierConfig.{name}", must="be a whole number ≥ 1", got=getattr(self, name))
-        if not self.input_shape or not all(isinstance(n, int) and n > 0 for n in self.input_shape):
+            require_count("ClassifierConfig", name, getattr(self, name))
+        for name in ("residual", "bias"):
+            require_bool("ClassifierConfig", name, getattr(self, name))
+        shape = list(self.input_shape) if isinstance(self.input_shape, Sequence) else []
+        if not shape or not all(is_whole(n) and n > 0 for n in shape):
             raise ConfigError("ClassifierConfig.input_shape", must="be whole numbers ≥ 1", got=self.input_shape)
-        if not self.input_noise >= 0:
-            raise ConfigError("ClassifierConfig.input_noise", must="be ≥ 0", got=self.input_noise)
+        self.input_shape = shape
+        noise = self.input_noise
+        if isinstance(noise, bool) or not isinstance(noise, int | float) or not 0 <= noise < float("inf"):
+            raise ConfigError("ClassifierConfig.input_noise", must="be a finite number ≥ 0", got=repr(noise))
         super().__post_init__(**kwargs)
+        if sorted(self.id2label or ()) != list(range(len(self.id2label or ()))):
+            raise ConfigError(
+                "ClassifierConfig.id2label", must="name the classes 0, 1, 2, …", got=sorted(self.id2label or ())
+            )
 
     @property
     def input_size(self) -> int:

@@ -6,6 +6,9 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from bilens.base.errors import ConfigError
+from bilens.base.numerics import is_whole
+
+MOST = 2**31  # no size of a model is beyond it
 
 # Keys that transformers itself writes or passes and handles in its own base class.
 HANDLED = {
@@ -24,3 +27,15 @@ def require_known_keys(config: type[PreTrainedConfig], given: dict[str, Any]) ->
             raise ConfigError(
                 f"{config.__name__}.{key}", must="be a key it knows", got="an unknown one", todo=f"Its keys: {own}."
             )
+
+
+def require_count(config: str, key: str, value: Any, least: int = 1) -> None:
+    """Raise ConfigError unless ``value`` is a whole number from ``least`` to 2³¹."""
+    if not is_whole(value) or not least <= value < MOST:
+        raise ConfigError(f"{config}.{key}", must=f"be a whole number ≥ {least}", got=repr(value))
+
+
+def require_bool(config: str, key: str, value: Any) -> None:
+    """Raise ConfigError unless ``value`` is true or false."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{config}.{key}", must="be true or false", got=repr(value))

@@ -24,6 +24,7 @@ from bilens.training import ImageData, evaluate
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#661100", "#6A3D9A")
 SHOWN = 4  # eigenvectors of each sign, and gates, in pictures
+ROUNDING = 1e-6  # of the largest |λ|, in float32
 BARS = 20  # eigenvalues of each sign in a spectrum
 
 
@@ -56,8 +57,16 @@ class Subject:
         return None if depth == 1 else depth - 1
 
 
-def write_page(model: Classifier, data: ImageData, folder: str | Path, about: dict[str, Any] | None = None) -> Path:
-    """Write ``folder``/index.html and return its path. A part that fails shows its error; the page survives.
+@dataclass(frozen=True)
+class Page:
+    """A page that was written, and which of its parts could not be made, with their errors."""
+
+    path: Path
+    broken: tuple[str, ...]
+
+
+def write_page(model: Classifier, data: ImageData, folder: str | Path, about: dict[str, Any] | None = None) -> Page:
+    """Write ``folder``/index.html. A part that fails shows its error; the page survives, and the answer names it.
 
     ``about`` is what training.json says of the run, if anything. The test part of ``data`` is used. The page carries
     plotly's library (4.8 MB); everything else is some hundred kB.
@@ -75,7 +84,7 @@ def write_page(model: Classifier, data: ImageData, folder: str | Path, about: di
     html = environment.get_template("page.html").render(sections=sections, plotly=get_plotlyjs(), version=version("bilens"))
     path = Path(folder) / "index.html"
     write_text(path, html)
-    return path
+    return Page(path, tuple(f"{section.title}: {section.error}" for section in sections if section.kind == "broken"))
 
 
 def _section(kind: str, title: str, build: Callable[[Subject], dict[str, Any]], subject: Subject) -> Section:
@@ -120,13 +129,15 @@ def _classes(subject: Subject) -> dict[str, Any]:
 def _card(subject: Subject, pairs: Eigen, n: int, rank: float) -> dict[str, Any]:
     label, order = pairs.labels[n], pairs.values[n].argsort(descending=True)
     values, vectors = pairs.values[n][order], pairs.vectors[n][order]
-    ends = {"Positive": range(SHOWN), "Negative": range(len(values) - 1, len(values) - 1 - SHOWN, -1)}
+    noise = ROUNDING * float(values.abs().max())  # eigenvalues below it have no direction of their own
+    up = [m for m in range(len(values)) if values[m] > noise][:SHOWN]
+    down = [m for m in reversed(range(len(values))) if values[m] < -noise][:SHOWN]
     rows = {
         sign: [
             _shown(subject, f"{sign.lower()} eigenvector of class {label}", vectors[m], f"λ = {values[m]:.3g}")
             for m in which
         ]
-        for sign, which in ends.items()
+        for sign, which in {"Positive": up, "Negative": down}.items()
         if subject.last is None
     }
     degenerate = sum(len(block) for block in pairs.degenerate[n])
@@ -135,8 +146,8 @@ def _card(subject: Subject, pairs: Eigen, n: int, rank: float) -> dict[str, Any]
 
 def _spectrum(label: str, values: Tensor) -> dict[str, Any]:
     """Both ends of a class's spectrum, largest first, as a small bar chart."""
-    count = min(BARS, len(values) // 2)
-    ends = [*range(count), *range(len(values) - count, len(values))]
+    count = min(BARS, (len(values) + 1) // 2)
+    ends = sorted({*range(count), *range(len(values) - count, len(values))})
     bars = {
         "type": "bar",
         "y": values[ends].tolist(),

@@ -14,7 +14,7 @@ from bilens.algebra import CP, parts
 from bilens.base.numerics import dtype_name, relative_error, tolerance
 from bilens.base.results import Result
 from bilens.decompose import eigen, hosvd
-from bilens.models import Classifier, load
+from bilens.models import Classifier, hushed, load
 
 INPUTS = 64
 
@@ -48,7 +48,8 @@ class Verification(Result):
         return all(self.holds)
 
     def summary(self) -> str:
-        return f"{sum(self.holds)} of {len(self.holds)} identities hold; largest error {max(self.errors):.2e}"
+        worst = next((error for error in self.errors if error != error), max(self.errors))  # a NaN is the worst
+        return f"{sum(self.holds)} of {len(self.holds)} identities hold; largest error {worst:.2e}"
 
     def rows(self) -> list[dict[str, Any]]:
         columns = zip(self.identities, self.dtypes, self.errors, self.tolerances, self.holds, strict=True)
@@ -103,7 +104,7 @@ def _forward(model: Classifier, pixels: Float[Tensor, "b i"]) -> Iterator[Check]
 
 @torch.no_grad()
 def _reloaded(model: Classifier, pixels: Float[Tensor, "b i"]) -> Check:
-    with tempfile.TemporaryDirectory() as folder:
+    with hushed(), tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         return Check("save, load: the same logits", load(folder)(pixels).logits, model(pixels).logits)
 
@@ -131,30 +132,36 @@ def _spectra(tensor: CP, symmetric: CP, x: Tensor, where: str) -> list[Check]:
     unit = torch.eye(x.shape[1], dtype=x.dtype).expand(len(pairs.values), -1, -1)
     modes = hosvd(symmetric, max_rank=8)
     squares = torch.stack([values.square().sum() for values in modes.spectrum.values()])
-    kept = torch.as_tensor(modes.error**2 + float(modes.core.norm() / symmetric.norm()) ** 2, dtype=x.dtype)
     norm = symmetric.norm()
+    kept = torch.as_tensor((modes.error * modes.norm) ** 2, dtype=x.dtype) + modes.core.norm() ** 2
     return [
         Check("Σ λ (v·x)² = T(x, x)" + where, sums, tensor(x)),
         Check("eigenvectors orthonormal" + where, pairs.vectors @ pairs.vectors.mT, unit),
         Check("Σ λ² = ‖Q‖², from the factors" + where, pairs.values.square().sum(-1), pairs.norm**2),
         Check("Σ ‖Q_o‖² = ‖S‖²" + where, (pairs.norm**2).sum(), norm**2),
         Check("HOSVD: Σ σ² = ‖S‖² in each mode" + where, squares, (norm**2).expand(3)),
-        Check("HOSVD: kept² + discarded² = 1 (8 per mode)" + where, kept, torch.ones_like(kept)),
+        Check("HOSVD: kept² + discarded² = ‖S‖² (8 per mode)" + where, kept, norm**2),
     ]
 
 
 def _gates(form: Any, x: Tensor, where: str) -> list[Check]:
     gates = form.gates(8)
-    return [Check("gates + rest = Q_u" + where, gates(x).sum(-1) + gates.rest(x), form(x))]
+    squares = (gates.positive.square() + gates.negative.square()).sum() + gates.rest.norm().square()
+    return [
+        Check("gates + rest = Q_u" + where, gates(x).sum(-1) + gates.rest(x), form(x)),
+        Check("gates: Σ (λ² + μ²) + ‖rest‖² = ‖Q‖²" + where, squares, form.norm().square()),
+    ]
 
 
 def _gauge(tensor: CP, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Similarity of S with itself after a random walk along its gauge orbit, and 1."""
+    """⟨S, S'⟩ / ‖S‖² and ‖S'‖² / ‖S‖² for S' on S's gauge orbit, and ones: together, that S' is S."""
     order = torch.randperm(tensor.rank, generator=generator)
     a, b = (torch.rand(2, tensor.rank, generator=generator, dtype=tensor.dtype) + 0.5)[..., None].unbind()
     moved = CP((tensor.out / (a * b).T)[:, order], (tensor.right * b)[order], (tensor.left * a)[order])
-    similarity = moved.symmetrise().similarity(tensor.symmetrise())
-    return similarity, torch.ones_like(similarity)
+    there, here = moved.symmetrise(), tensor.symmetrise()
+    square = here.inner(here)
+    found = torch.stack([there.inner(here), there.inner(there)]) / torch.where(square > 0, square, 1)
+    return found, torch.stack([square, square]) / torch.where(square > 0, square, 1)
 
 
 def _hessian(model: Classifier, layer: int, pixels: Tensor, u: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

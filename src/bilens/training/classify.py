@@ -12,7 +12,7 @@ from bilens.base.errors import ConfigError
 from bilens.base.files import write_text
 from bilens.models import Classifier, ClassifierConfig
 from bilens.training.images import ImageData, Images, load_images, require_fits
-from bilens.training.run import Schedule, accuracy_metric, claim, train
+from bilens.training.run import ABOUT, Schedule, accuracy_metric, claim, train
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class ImageRecipe:
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(name, must="be at least 1", got=getattr(self, name))
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError("seed", must="be 0 … 4294967295", got=self.seed)
         for name in ("learning_rate", "weight_decay", "input_noise"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(name, must="be finite and ≥ 0", got=getattr(self, name))
@@ -42,7 +44,7 @@ class ImageRecipe:
 
 RECIPES = {
     "interpretable": ImageRecipe(),
-    "accuracy": ImageRecipe(steps=2200, learning_rate=2e-3, weight_decay=0.3, input_noise=0.2),
+    "accuracy": ImageRecipe(steps=3300, learning_rate=2e-3, weight_decay=0.1, input_noise=0.2),
 }
 
 
@@ -70,16 +72,15 @@ def train_classifier(
     With ``resume`` a run that was killed goes on from its last complete checkpoint to the same final weights (on the same
     machine and threads). Test accuracy and the recipe end up in training.json.
     """
-    output = Path(output)
-    data = load_images(source)
+    output, data = Path(output), load_images(source)
     about = {"data": data.name, "recipe": asdict(how)}
-    checkpoint = claim(output, about, resume)
     set_seed(how.seed)
-    model = Classifier(configure(data, how))
+    model = Classifier(configure(data, how))  # before the folder is claimed: a recipe that cannot be built leaves nothing
+    checkpoint = claim(output, about, resume)
     schedule = Schedule(how.steps, how.batch_size, how.learning_rate, how.weight_decay, how.seed)
     train(model, data.train, data.valid, output, schedule, checkpoint, accuracy_metric, save_every, quiet)
     figures = {part: evaluate(model, getattr(data, part)) for part in ("valid", "test")}
-    write_text(output / "training.json", json.dumps(about | {"figures": figures}, indent=2) + "\n")
+    write_text(output / ABOUT, json.dumps(about | {"figures": figures}, indent=2) + "\n")
     return model
 
 
@@ -109,8 +110,13 @@ def evaluate(model: Classifier, images: Images, batch_size: int = 2048) -> dict[
     return {"accuracy": right / len(images), "loss": loss / len(images), "images": len(images)}
 
 
-def evaluate_on(model: Classifier, source: str) -> dict[str, float]:
-    """``evaluate`` on the test part of ``source``. Errors: ArgumentError where its images do not fit the model."""
+def load_images_for(model: Classifier, source: str) -> ImageData:
+    """``load_images``, for questions to ``model``. Errors: ArgumentError where its images do not fit the model."""
     data = load_images(source)
     require_fits(data, tuple(model.config.input_shape), len(model.config.labels))
-    return evaluate(model, data.test)
+    return data
+
+
+def evaluate_on(model: Classifier, source: str) -> dict[str, float]:
+    """``evaluate`` on the test part of ``source``. Errors: ArgumentError where its images do not fit the model."""
+    return evaluate(model, load_images_for(model, source).test)

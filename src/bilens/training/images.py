@@ -62,15 +62,17 @@ def load_images(source: str) -> ImageData:
     if train.pixel_values.shape[1:] != test.pixel_values.shape[1:]:
         sizes = f"{tuple(train.pixel_values.shape[1:])} and {tuple(test.pixel_values.shape[1:])}"
         raise FileError(source, must="have training and test images of one size", got=sizes)
-    cut = len(train) - int(len(train) * HELD_OUT)
+    if len(train) < 2:
+        raise FileError(source, must="hold at least 2 training images, one to be held out", got=len(train))
+    cut = len(train) - max(1, int(len(train) * HELD_OUT))
     classes = tuple(str(n) for n in range(int(max(train.labels.max(), test.labels.max())) + 1))
-    return ImageData(source, _slice(train, slice(cut)), _slice(train, slice(cut, None)), test, classes)
+    return ImageData(str(folder.resolve()), _slice(train, slice(cut)), _slice(train, slice(cut, None)), test, classes)
 
 
 def _part(folder: Path, prefix: str) -> Images:
     files = folder / f"{prefix}-images-idx3-ubyte.gz", folder / f"{prefix}-labels-idx1-ubyte.gz"
     images, labels = read_idx(files[0], 3), read_idx(files[1], 1)
-    if len(images) != len(labels) or len(images) == 0:
+    if len(images) != len(labels) or images.size == 0:
         wanted = f"label the {len(images)} images of {files[0].name}"
         raise FileError(str(files[1]), must=wanted, got=f"{len(labels)} labels")
     return _images(images.astype(np.float32) / 255, labels)

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model
 from torch.utils.data import Dataset
 from transformers import (
     EvalPrediction,
@@ -30,8 +32,11 @@ from transformers import (
 
 from bilens.base.errors import ConfigError, FileError
 from bilens.base.files import write_text
+from bilens.base.numerics import require_finite
 
+ABOUT = "training.json"
 COMPLETE = "complete"
+SAVING = ".saving-"
 LOGGED_POINTS = 50  # how many log lines a run has, whatever its length
 
 
@@ -46,12 +51,26 @@ class Schedule:
     seed: int
 
 
+def read_about(output: Path) -> dict[str, Any]:
+    """What training.json says of a run; empty where there is none. Errors: FileError where it is damaged."""
+    file = output / ABOUT
+    if not file.is_file():
+        return {}
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise FileError(str(file), must="be readable JSON", got=str(error)) from error
+    if not isinstance(about, dict) or not isinstance(about.get("data"), str) or not isinstance(about.get("recipe"), dict):
+        raise FileError(str(file), must="say the data and the recipe of a run", got="something else")
+    return about
+
+
 def claim(output: Path, about: dict[str, Any], resume: bool) -> Path | None:
     """Take ``output`` for a run described by ``about``: the checkpoint to resume from, or None to start afresh.
 
     Errors: FileError for a folder in use without ``resume``; ConfigError where it was begun with another recipe.
     """
-    file = output / "training.json"
+    file = output / ABOUT
     used = output.exists() and (not output.is_dir() or any(output.iterdir()))
     if used and not (resume and file.is_file()):
         can_resume = not resume and file.is_file()
@@ -61,7 +80,7 @@ def claim(output: Path, about: dict[str, Any], resume: bool) -> Path | None:
     if not used:
         write_text(file, json.dumps(about, indent=2) + "\n")
         return None
-    _require_same(json.loads(file.read_text(encoding="utf-8")), about, output)
+    _require_same(read_about(output), about, output)
     return _last_complete(output / "checkpoints")
 
 
@@ -111,8 +130,12 @@ def train(
         callbacks=[log, MarkComplete()],
     )
     trainer.remove_callback(PrinterCallback)  # log.jsonl has the lines; the bar shows them where there is one
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if checkpoint is not None and _step(checkpoint) >= schedule.steps:  # Trainer would take one step more
+        load_model(model, str(checkpoint / "model.safetensors"))
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     model.eval()
+    require_finite("the trained model", **dict(model.named_parameters()))
     save_model(model, output)
 
 
@@ -124,7 +147,9 @@ def accuracy_metric(prediction: EvalPrediction) -> dict[str, float]:
 def save_model(model: PreTrainedModel, output: Path) -> None:
     """``save_pretrained`` into a temporary folder, then each file renamed into ``output``, config.json last."""
     output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output, prefix=".saving-") as temporary:
+    for left in output.glob(f"{SAVING}*"):  # by a save that was killed
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=output, prefix=SAVING) as temporary:
         model.save_pretrained(temporary)
         for file in sorted(Path(temporary).iterdir(), key=lambda file: file.name == "config.json"):
             os.replace(file, output / file.name)
@@ -135,8 +160,8 @@ class JsonLog(TrainerCallback):
 
     def __init__(self, path: Path, resumed_at: int) -> None:
         self.path = path
-        kept = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-        write_text(path, "".join(line for line in kept if line.endswith("\n") and json.loads(line)["step"] <= resumed_at))
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.is_file() else []
+        write_text(path, "".join(line for line in lines if 0 <= _logged_step(line) <= resumed_at))
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         if state.is_world_process_zero:
@@ -157,13 +182,32 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
+def _logged_step(line: str) -> int:
+    """The step of a line of the log; −1 for a torn or damaged one."""
+    try:
+        return int(json.loads(line)["step"]) if line.endswith("\n") else -1
+    except (ValueError, KeyError, TypeError):
+        return -1
+
+
 def _last_complete(folder: Path) -> Path | None:
-    """The newest checkpoint with its mark; those without one are removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=_step)
-    for checkpoint in found:
-        if not (checkpoint / COMPLETE).is_file():
+    """The newest checkpoint that is whole; those that are not are removed."""
+    whole = None
+    for checkpoint in sorted(folder.glob("checkpoint-[0-9]*"), key=_step):
+        if _is_whole(checkpoint):
+            whole = checkpoint
+        else:
             shutil.rmtree(checkpoint)
-    return next((checkpoint for checkpoint in reversed(found) if checkpoint.exists()), None)
+    return whole
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Marked complete, with weights that can be opened."""
+    try:
+        with safe_open(checkpoint / "model.safetensors", framework="pt"):
+            return (checkpoint / COMPLETE).is_file()
+    except (OSError, SafetensorError):
+        return False
 
 
 def _step(checkpoint: Path | None) -> int:

@@ -1,0 +1,102 @@
+"""What a transformer is: Llama's fields, and the few that the toys and the other norms need."""
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from bilens.base.errors import ConfigError
+from bilens.models.config import require_bool, require_count, require_known_keys
+from bilens.nn.mlp import ACTIVATIONS
+from bilens.nn.norm import NORMS
+
+POSITIONS = ("rope", "learned", "none")
+ROPES = ("default", "linear", "llama3")  # the kinds whose angles do not depend on the length of the text
+COUNTS = ("vocab_size", "hidden_size", "max_position_embeddings")
+FLAGS = (
+    "gated",
+    "attention_bias",
+    "attention_out_bias",
+    "mlp_bias",
+    "head_bias",
+    "qk_norm",
+    "tie_word_embeddings",
+    "folded",
+)
+COUNTS_OR_NONE = ("num_hidden_layers", "num_attention_heads", "intermediate_size")
+
+
+class TransformerConfig(PreTrainedConfig):
+    """What a transformer is. Fields are named as in LlamaConfig, plus:
+
+    ``norm``: "rms", "layer" or "none", with ``rms_norm_eps`` as its eps. ``positions``: "rope", "learned" or "none".
+    ``gated``: act(L x) ⊙ (R x) if true, act(U x) if not; ``hidden_act="linear"`` with ``gated`` is bilinear.
+    ``attention_out_bias``: a bias on o_proj (default: as ``attention_bias``). ``head_bias``: one on lm_head. ``qk_norm``:
+    RMSNorm over each head's query and key. ``folded``: norm weights have been folded into what reads them.
+    Errors: ConfigError for an unknown key or an impossible value.
+    """
+
+    model_type = "bilens_transformer"
+    keys_to_ignore_at_inference = ("past_key_values",)
+
+    vocab_size: int = 4096
+    hidden_size: int = 128
+    intermediate_size: int = 512
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 4
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    hidden_act: str = "linear"
+    gated: bool = True
+    norm: str = "rms"
+    positions: str = "rope"
+    max_position_embeddings: int = 256
+    rms_norm_eps: float = 1e-6
+    rope_parameters: dict | None = None
+    attention_bias: bool = False
+    attention_out_bias: bool | None = None
+    mlp_bias: bool = False
+    head_bias: bool = False
+    qk_norm: bool = False
+    tie_word_embeddings: bool = False
+    initializer_range: float = 0.02
+    use_cache: bool = True
+    folded: bool = False
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        require_known_keys(type(self), kwargs)
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.attention_out_bias is None:
+            self.attention_out_bias = self.attention_bias
+        self._check()
+        if self.head_dim is None and self.num_attention_heads:
+            self.head_dim = self.hidden_size // self.num_attention_heads
+        self.rope_parameters = {"rope_type": "default", "rope_theta": 10000.0} | dict(self.rope_parameters or {})
+        if self.rope_parameters["rope_type"] not in ROPES:
+            _refuse("rope_parameters.rope_type", f"be one of {', '.join(ROPES)}", self.rope_parameters["rope_type"])
+        super().__post_init__(**kwargs)
+
+    def _check(self) -> None:
+        for names, least in ((COUNTS, 1), (COUNTS_OR_NONE, 0)):
+            for name in names:
+                require_count("TransformerConfig", name, getattr(self, name), least)
+        for name in FLAGS:
+            require_bool("TransformerConfig", name, getattr(self, name))
+        for name, known in (("norm", NORMS), ("positions", POSITIONS), ("hidden_act", tuple(ACTIVATIONS))):
+            if getattr(self, name) not in known:
+                _refuse(name, f"be one of {', '.join(known)}", repr(getattr(self, name)))
+        heads = self.num_attention_heads
+        if heads and self.head_dim is None and self.hidden_size % heads:
+            _refuse("hidden_size", f"be a multiple of num_attention_heads = {heads}, or head_dim be given", self.hidden_size)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every MLP is exactly a tensor."""
+        return self.intermediate_size == 0 or self.hidden_act == ("linear" if self.gated else "square")
+
+
+def _refuse(key: str, must: str, got: object) -> None:
+    raise ConfigError(f"TransformerConfig.{key}", must=must, got=got)

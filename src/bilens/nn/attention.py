@@ -1,0 +1,122 @@
+"""Multi-head attention with grouped queries and rotary positions, under Llama's module names."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bilens.base.errors import ConfigError
+from bilens.nn.norm import RMSNorm
+
+
+class Rotary(nn.Module):
+    """RoPE as Llama's: dimension p of the first half turns with dimension p of the second by position · θ^(-2p/d_head).
+
+    Angles are made in float32 whatever the model's dtype, as every Llama does, so that checkpoints mean the same here.
+    ``inv_freq`` and ``scale`` may be given for the stretched kinds of RoPE. Source: Su et al., arXiv:2104.09864.
+    """
+
+    inv_freq: Tensor
+
+    def __init__(self, d_head: int, theta: float = 10000.0, inv_freq: Tensor | None = None, scale: float = 1.0) -> None:
+        super().__init__()
+        if d_head % 2:
+            raise ConfigError("head_dim", must="be even for rotary positions", got=d_head)
+        own = 1.0 / theta ** (torch.arange(0, d_head, 2, dtype=torch.float32) / d_head)
+        self.register_buffer("inv_freq", own if inv_freq is None else inv_freq, persistent=False)
+        self.scale = scale
+
+    @torch.no_grad()
+    def forward(self, positions: Int[Tensor, "b t"], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """cos and sin, (b, 1, t, d_head): one for all heads."""
+        angles = positions[..., None].float() * self.inv_freq.float()
+        angles = torch.cat([angles, angles], dim=-1)[:, None]
+        return (angles.cos() * self.scale).to(dtype), (angles.sin() * self.scale).to(dtype)
+
+
+def rotate(
+    x: Float[Tensor, "*b t d"], cos: Float[Tensor, "*#b t d"], sin: Float[Tensor, "*#b t d"]
+) -> Float[Tensor, "*b t d"]:
+    """x turned by its position's angles: a linear map of x, given the position."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+class Attention(nn.Module):
+    """Causal softmax attention: z_t = Σ_s A_ts v_s per head, written to the residual stream through o_proj.
+
+    ``n_kv`` key-value heads serve ``n_heads`` query heads in groups. Scores are scaled by d_head^-½. ``qk_norm`` puts an
+    RMSNorm over each head's query and key before they turn.
+    Source: Vaswani et al., arXiv:1706.03762; grouped queries: Ainslie et al., arXiv:2305.13245.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        n_kv: int | None = None,
+        d_head: int | None = None,
+        *,
+        bias: bool = False,
+        out_bias: bool | None = None,
+        qk_norm_eps: float | None = None,
+        layer: int = 0,
+    ) -> None:
+        super().__init__()
+        self.n_heads, self.n_kv, self.layer = n_heads, n_kv or n_heads, layer
+        self.d_head = d_head or d_model // n_heads
+        if self.n_heads % self.n_kv:
+            raise ConfigError("num_attention_heads", must=f"be a multiple of num_key_value_heads = {self.n_kv}", got=n_heads)
+        self.q_proj = nn.Linear(d_model, self.n_heads * self.d_head, bias=bias)
+        self.k_proj = nn.Linear(d_model, self.n_kv * self.d_head, bias=bias)
+        self.v_proj = nn.Linear(d_model, self.n_kv * self.d_head, bias=bias)
+        self.o_proj = nn.Linear(self.n_heads * self.d_head, d_model, bias=bias if out_bias is None else out_bias)
+        self.q_norm = None if qk_norm_eps is None else RMSNorm(self.d_head, qk_norm_eps)
+        self.k_norm = None if qk_norm_eps is None else RMSNorm(self.d_head, qk_norm_eps)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        turn: tuple[Tensor, Tensor] | None = None,
+        mask: Bool[Tensor, "b #h t s"] | None = None,
+        cache: Any = None,
+        patterns: bool = False,
+    ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b h t s"] | None]:
+        """What the layer writes, and its attention patterns where asked (the eager path; sdpa otherwise).
+
+        ``turn``: cos and sin of ``Rotary``. ``mask``: True where a query may look; None is plain causal.
+        ``cache``: keys and values of earlier positions, with transformers' ``update(keys, values, layer)``.
+        """
+        q, k, v = (self._heads(projection(x)) for projection in (self.q_proj, self.k_proj, self.v_proj))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if turn is not None:
+            q, k = rotate(q, *turn), rotate(k, *turn)
+        if cache is not None:
+            k, v = cache.update(k, v, self.layer)
+        z, pattern = self._look(q, k, v, mask) if patterns else (self._look_fast(q, k, v, mask), None)
+        return self.o_proj(z.transpose(1, 2).flatten(2)), pattern
+
+    def _heads(self, x: Float[Tensor, "b t hd"]) -> Float[Tensor, "b h t d"]:
+        return x.unflatten(-1, (-1, self.d_head)).transpose(1, 2)
+
+    def _look_fast(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        causal = mask is None and q.shape[2] > 1
+        if causal and q.shape[2] != k.shape[2]:  # sdpa's own causal mask starts at the first key, a cache's queries do not
+            mask, causal = causal_mask(q.shape[2], k.shape[2], q.device), False
+        return functional.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=self.n_kv != self.n_heads)
+
+    def _look(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        groups = self.n_heads // self.n_kv
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+        mask = causal_mask(q.shape[2], k.shape[2], q.device) if mask is None else mask
+        scores = (q @ k.mT) * self.d_head**-0.5
+        pattern = scores.masked_fill(~mask, -torch.inf).softmax(-1)
+        return pattern @ v, pattern
+
+
+def causal_mask(queries: int, keys: int, device: torch.device) -> Bool[Tensor, "t s"]:
+    """True where key s is no later than query t; the queries are the last of the keys."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)

@@ -1,0 +1,66 @@
+"""Normalisations of the residual stream. Each is a scale of its own input times linear maps, and says the scale."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bilens.base.errors import ConfigError
+
+
+class RMSNorm(nn.Module):
+    """N(x) = w ⊙ x · σ(x) with σ(x) = (mean x² + eps)^-½. In float32 for half types and in float64 for float64."""
+
+    def __init__(self, d_model: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(d_model))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+    def scale(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b 1"]:
+        """σ(x): what paths through this norm hold fixed."""
+        return (x.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+
+
+class LayerNorm(nn.Module):
+    """N(x) = w ⊙ (x − mean x) · σ(x) + b with σ(x) = (var x + eps)^-½."""
+
+    def __init__(self, d_model: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(d_model))
+        self.bias = nn.Parameter(torch.zeros(d_model))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+    def scale(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b 1"]:
+        """σ(x): what paths through this norm hold fixed; centring and w are linear, b is a constant."""
+        return (x.var(-1, correction=0, keepdim=True) + self.eps).rsqrt()
+
+
+class NoNorm(nn.Module):
+    """N(x) = x: the models for which expansions hold with nothing but the attention patterns given."""
+
+    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        return x
+
+    def scale(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b 1"]:
+        return torch.ones_like(x[..., :1])
+
+
+NORMS = ("rms", "layer", "none")
+
+
+def make_norm(kind: str, d_model: int, eps: float) -> RMSNorm | LayerNorm | NoNorm:
+    """A norm by name. Errors: ConfigError for an unknown one."""
+    match kind:
+        case "rms":
+            return RMSNorm(d_model, eps)
+        case "layer":
+            return LayerNorm(d_model, eps)
+        case "none":
+            return NoNorm()
+    raise ConfigError("norm", must=f"be one of {', '.join(NORMS)}", got=repr(kind))

@@ -1,0 +1,342 @@
+"""Text data: documents from this Python, a file, a folder or a Hugging Face dataset, packed into blocks of tokens.
+
+A document ends at ``<|endoftext|>``, at the end of its file, or with its row; the line ends around the separator belong
+to it, and documents of white space alone are left out. Nothing else of a text is changed (but for a byte order mark).
+"""
+
+import lzma
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from huggingface_hub import dataset_info
+from jaxtyping import Int, UInt
+from tokenizers import decoders
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerFast
+
+from bilens.base.errors import ArgumentError, BilensError, FileError
+
+BUILT_IN = "topics"
+END = "<|endoftext|>"
+SEPARATOR = re.compile(r"(?:\r?\n)?" + re.escape(END) + r"(?:\r?\n)?")
+DATASET = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+SUFFIXES = (".txt", ".xz")
+HELD_OUT = 10  # one document in this many
+LINE_END = re.compile(r"[^\W_](?=\n)")
+PIECE = 2**20  # characters tokenised at once: the tokenizer takes over 100 bytes for each
+
+
+class Split(NamedTuple):
+    """Documents to train on and documents held out, each to be read once."""
+
+    train: Iterator[str]
+    valid: Iterator[str]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Ways to read the training documents and, where they come apart from these, the held-out ones."""
+
+    train: Callable[[], Iterator[str]]
+    valid: Callable[[], Iterator[str]] | None = None
+
+
+def read_documents(source: str) -> Iterator[str]:
+    """All documents of ``source``, training ones first, in an order that never changes.
+
+    ``source`` is one of
+        "topics"        the help texts of the running Python (pydoc_data.topics), by name
+        a file          .txt, or .xz of the same: UTF-8
+        a folder        train.txt and valid.txt where there, else every .txt; each may be .txt.xz; by name
+        a dataset       the Hugging Face name of one with a column "text" (needs the package datasets, and a network)
+
+    Files are read a line at a time, and datasets a row; at most one document is held. Errors: FileError where there is no
+    such source; while reading, for a file that is no UTF-8 (with the byte's offset), a damaged .xz, or no text at all.
+    """
+    found = _find(source)
+    return chain(found.train(), found.valid() if found.valid else ())
+
+
+def split_documents(source: str) -> Split:
+    """The documents of ``source`` (see ``read_documents``) to train on, and those held out.
+
+    Held out is what the source itself holds out (valid.txt, or a dataset's split "validation"); else the last tenth of
+    its documents (rounded down, at least one), for which it is read once more to count them; else, of a single document,
+    its last tenth, cut at the last line end before that (in its second half; without one, between any two characters).
+    """
+    found = _find(source)
+    if found.valid:
+        return Split(found.train(), found.valid())
+    count = sum(1 for _ in found.train())
+    if count == 1:
+        return _cut(next(found.train()))
+    kept = count - max(1, count // HELD_OUT)
+    return Split(islice(found.train(), kept), islice(found.train(), kept, None))
+
+
+@dataclass(frozen=True)
+class Blocks(Dataset):
+    """Texts as blocks of tokens, in order. Indexed by lists, so that a batch is one slice and not a loop.
+
+    ``bytes`` is what a causal loss over the blocks is about: the UTF-8 bytes of every token but the first of each block,
+    which nothing predicts. ``<|endoftext|>`` is predicted like any token and stands for no byte.
+    """
+
+    tokens: UInt[np.ndarray, "n length"]
+    bytes: int
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Int[Tensor, "b length"]]:
+        return self._batch(indices)
+
+    def __getitem__(self, index: int | slice) -> dict[str, Int[Tensor, "*b length"]]:
+        return self._batch(index)
+
+    def _batch(self, index: Any) -> dict[str, Tensor]:
+        ids = torch.from_numpy(self.tokens[index].astype(np.int64))
+        return {"input_ids": ids, "labels": ids}
+
+    def bits_per_byte(self, loss: float) -> float:
+        """``loss`` (nats per predicted token, meant over all blocks) in bits per UTF-8 byte of the predicted text."""
+        predicted = len(self) * (self.tokens.shape[1] - 1)
+        return loss * predicted / (math.log(2) * self.bytes)
+
+
+@dataclass(frozen=True)
+class TextData:
+    """A named text in two parts."""
+
+    name: str
+    train: Blocks
+    valid: Blocks
+
+
+def load_text(source: str, tokenizer: PreTrainedTokenizerFast, length: int) -> TextData:
+    """``source`` (see ``read_documents``, ``split_documents``) in blocks of ``length`` tokens (see ``pack``).
+
+    Errors: those of ``read_documents``, and ArgumentError where a part does not fill one block.
+    """
+    documents = split_documents(source)
+    train = pack(documents.train, tokenizer, length, f"the training text of {source}")
+    return TextData(source, train, pack(documents.valid, tokenizer, length, f"the held-out text of {source}"))
+
+
+def pack(documents: Iterable[str], tokenizer: PreTrainedTokenizerFast, length: int, name: str = "the text") -> Blocks:
+    """``documents``, each followed by the tokenizer's end of text, one after the other in blocks of ``length`` tokens.
+
+    A block may start and end within a document. What is left after the last whole block is dropped: fewer than ``length``
+    tokens. Memory: two or four bytes a token, and a fixed amount for tokenising. Errors: ArgumentError for a tokenizer
+    that is not byte-level or has no end of text, for ``length`` < 2, and for text that does not fill one block.
+    """
+    if length < 2:
+        raise ArgumentError("length", must="be at least 2 tokens, one to predict from and one to predict", got=length)
+    lengths = _byte_lengths(tokenizer)
+    tokens = _tokenise(documents, tokenizer, np.uint16 if len(lengths) <= 2**16 else np.uint32)
+    if len(tokens) < length:
+        todo = "Ask for shorter blocks, or bring more text."
+        raise ArgumentError(name, must=f"fill a block of {length} tokens", got=f"{len(tokens)} tokens", todo=todo)
+    tokens = tokens[: len(tokens) // length * length].reshape(-1, length)
+    return Blocks(tokens, sum(int(lengths[block[1:]].sum()) for block in tokens))
+
+
+def pieces(document: str) -> Iterator[str]:
+    """``document`` in parts of about ``PIECE`` characters, so that tokenising a long one takes little memory.
+
+    Cut between a letter or digit and the line end after it: byte-level tokenizers never join these, so no token changes.
+    """
+    start = 0
+    while found := LINE_END.search(document, start + PIECE):
+        yield document[start : found.end()]
+        start = found.end()
+    yield document[start:]
+
+
+def _find(source: str) -> _Source:
+    path = Path(source)
+    if path.is_dir():
+        return _folder(path)
+    if path.is_file():
+        if path.suffix not in SUFFIXES:
+            raise FileError(source, must="be a .txt or .xz file", got=path.suffix or "no suffix")
+        return _Source(partial(_read, source, [path]))
+    if source == BUILT_IN:
+        return _Source(_topics)
+    if DATASET.fullmatch(source) and path.suffix not in SUFFIXES:
+        return _dataset(source)
+    must = f'be "{BUILT_IN}", a .txt or .xz file, a folder, or the name of a Hugging Face dataset'
+    raise FileError(source, must=must, got="nothing there")
+
+
+def _topics() -> Iterator[str]:
+    from pydoc_data.topics import topics  # half a megabyte of text
+
+    return (text for _, text in sorted(topics.items()))
+
+
+def _folder(folder: Path) -> _Source:
+    files: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        name = file.name.removesuffix(".xz")
+        if name.startswith(".") or not name.endswith(".txt"):
+            continue
+        if name in files:
+            raise FileError(str(folder), must="hold each text once", got=f"{name} and {name}.xz")
+        files[name] = file
+    valid = files.pop("valid.txt", None)
+    train = [files["train.txt"]] if "train.txt" in files else list(files.values())
+    if not train:
+        raise FileError(str(folder), must="hold text to train on, .txt or .txt.xz", got="no such file")
+    return _Source(partial(_read, str(folder), train), partial(_read, str(valid), [valid]) if valid else None)
+
+
+def _read(name: str, files: list[Path]) -> Iterator[str]:
+    """The documents of ``files``. Errors: FileError where all of them hold none."""
+    documents = chain.from_iterable(_documents(_lines(file)) for file in files)
+    first = next(documents, None)
+    if first is None:
+        raise FileError(name, must="hold text", got="nothing, or white space alone")
+    yield first
+    yield from documents
+
+
+def _documents(texts: Iterable[str]) -> Iterator[str]:
+    """The documents in the concatenation of ``texts``."""
+    held: list[str] = []
+    for text in texts:
+        held.append(text)
+        if END in text:
+            *ended, rest = SEPARATOR.split("".join(held))
+            yield from filter(str.strip, ended)
+            held = [rest]
+    yield from filter(str.strip, ["".join(held)])
+
+
+def _lines(file: Path) -> Iterator[str]:
+    """The lines of a text file, their ends as they are."""
+    offset = 0
+    try:
+        with _open(file) as raw:
+            for line in raw:
+                yield _decode(line, file, offset)
+                offset += len(line)
+    except EOFError as error:
+        raise FileError(str(file), must="be whole", got="an xz stream that ends early", todo="Download it again.") from error
+    except lzma.LZMAError as error:
+        raise FileError(str(file), must="be an undamaged xz file", got=str(error)) from error
+    except OSError as error:
+        raise FileError(str(file), must="be readable", got=error.strerror or error) from error
+
+
+def _open(file: Path) -> BinaryIO | lzma.LZMAFile:
+    return lzma.open(file) if file.suffix == ".xz" else file.open("rb")
+
+
+def _decode(line: bytes, file: Path, offset: int) -> str:
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        got = f"byte 0x{line[error.start]:02x} at offset {offset + error.start}"
+        got += " of its decompressed text" if file.suffix == ".xz" else ""
+        raise FileError(str(file), must="be UTF-8", got=got, todo="Convert it, for instance with iconv.") from error
+    return text if offset else text.removeprefix("\ufeff")
+
+
+def _dataset(name: str) -> _Source:
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        must = "be a file or a folder, or, with the package datasets, a Hugging Face dataset"
+        raise FileError(name, must=must, got="none of them", todo="Check the path, or pip install datasets.") from error
+    with _reaching(name):
+        dataset_info(name, timeout=10)  # without a network load_dataset would try for half a minute
+        parts: Any = load_dataset(name, streaming=True)
+    if "train" not in parts:
+        raise FileError(f"dataset {name}", must='have a split "train"', got=", ".join(parts))
+    valid = partial(_rows, name, parts["validation"]) if "validation" in parts else None
+    return _Source(partial(_rows, name, parts["train"]), valid)
+
+
+def _rows(name: str, rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    found = False
+    with _reaching(name):
+        for row in rows:
+            if not isinstance(row.get("text"), str):
+                raise FileError(f"dataset {name}", must='have text in a column "text"', got=f"columns {', '.join(row)}")
+            for document in _documents([row["text"]]):
+                found = True
+                yield document
+    if not found:
+        raise FileError(f"dataset {name}", must="hold text", got="nothing, or white space alone")
+
+
+@contextmanager
+def _reaching(name: str) -> Iterator[None]:
+    """One FileError for all that can go wrong between here and a dataset."""
+    try:
+        yield
+    except BilensError:
+        raise
+    except Exception as error:  # of datasets, huggingface_hub, httpx and fsspec, which share no family
+        must = "be a file, a folder, or a Hugging Face dataset that can be reached and read"
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise FileError(name, must=must, got=f"none of them ({reason.rstrip('.')})") from error
+
+
+def _cut(text: str) -> Split:
+    near = len(text) * (HELD_OUT - 1) // HELD_OUT
+    at = text.rfind("\n", len(text) // 2, near) + 1 or near
+    return Split(iter([text[:at]]), iter([text[at:]]))
+
+
+def _byte_lengths(tokenizer: PreTrainedTokenizerFast) -> Int[np.ndarray, " vocab"]:
+    """The number of bytes that each token id stands for. Special tokens stand for none."""
+    if not isinstance(tokenizer.backend_tokenizer.decoder, decoders.ByteLevel) or tokenizer.eos_token is None:
+        got = f"{type(tokenizer.backend_tokenizer.decoder).__name__}, eos_token {tokenizer.eos_token}"
+        todo = "Use one that bilens trained, or a tokenizer of the GPT-2, Llama 3 or Qwen family."
+        raise ArgumentError("tokenizer", must="be byte-level and have an eos_token", got=got, todo=todo)
+    vocabulary = tokenizer.get_vocab()
+    lengths = np.zeros(max(vocabulary.values()) + 1, np.int64)
+    for token, index in vocabulary.items():
+        lengths[index] = len(token)  # byte-level tokens are written with one character a byte
+    for index, added in tokenizer.added_tokens_decoder.items():
+        lengths[index] = 0 if added.special else len(added.content.encode())
+    return lengths
+
+
+def _tokenise(documents: Iterable[str], tokenizer: PreTrainedTokenizerFast, dtype: type) -> UInt[np.ndarray, " tokens"]:
+    encode = partial(tokenizer.backend_tokenizer.encode_batch_fast, add_special_tokens=False)
+    batches = _batches(_ended(documents, str(tokenizer.eos_token)))
+    ids = [np.array(encoding.ids, dtype) for batch in batches for encoding in encode(batch)]
+    return np.concatenate([np.zeros(0, dtype), *ids])
+
+
+def _ended(documents: Iterable[str], end: str) -> Iterator[str]:
+    for document in documents:
+        *whole, last = pieces(document)
+        yield from whole
+        yield last + end
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Lists of about ``PIECE`` characters together: enough to keep every core busy."""
+    batch: list[str] = []
+    held = 0
+    for text in texts:
+        batch.append(text)
+        held += len(text)
+        if held >= PIECE:
+            yield batch
+            batch, held = [], 0
+    yield batch

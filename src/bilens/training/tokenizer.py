@@ -1,0 +1,77 @@
+"""Byte-level BPE: any text becomes tokens and comes back the same, character by character."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from bilens.base.errors import ArgumentError, FileError
+from bilens.training.text import END, pieces, split_documents
+
+SMALLEST = 256 + 1  # every byte, and the end of text
+FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+def train_tokenizer(source: str, vocab_size: int, output: str | Path | None = None) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer (Sennrich et al., arXiv:1508.07909; GPT-2's splitting into words) of ``vocab_size`` tokens.
+
+    Learnt from the training documents of ``source`` (see ``split_documents``), so held-out text stays unseen; the same
+    text gives the same tokenizer. Token 0 is ``<|endoftext|>``, the only special one: beginning, end and padding. There
+    are fewer than ``vocab_size`` tokens where no further pair of them occurs twice. With ``output`` it is saved there.
+    Errors: ArgumentError for a ``vocab_size`` below 257, and those of ``read_documents``.
+    """
+    if vocab_size < SMALLEST:
+        raise ArgumentError("vocab_size", must=f"be at least {SMALLEST}: 256 bytes and {END}", got=vocab_size)
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    documents = split_documents(source).train
+    bpe.train_from_iterator((piece for document in documents for piece in pieces(document)), trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=END)
+    if output is not None:
+        save_tokenizer(tokenizer, output)
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, output: str | Path) -> None:
+    """Write tokenizer.json and tokenizer_config.json into a temporary folder, then rename each into ``output``.
+
+    Errors: FileError where the folder cannot be made or written.
+    """
+    output = Path(output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output, prefix=".saving-") as temporary:
+            tokenizer.save_pretrained(temporary)
+            for file in sorted(Path(temporary).iterdir(), key=lambda file: file.name == FILES[-1]):
+                os.replace(file, output / file.name)
+    except Exception as error:  # tokenizers raises Exception itself, for a full disk too
+        reason = getattr(error, "strerror", None) or error
+        raise FileError(str(output), must="be a folder that can be written", got=reason) from error
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+    """The tokenizer in ``folder``: one that ``save_tokenizer`` wrote, or any other with the same two files.
+
+    Errors: FileError where the folder or a file is missing or damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileError(str(folder), must="be a tokenizer folder", got="a file" if folder.exists() else "nothing there")
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise FileError(str(folder), must=f"hold {name}", got="none", todo="Name a folder bilens train tokenizer wrote.")
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # tokenizers raises Exception itself
+        reason = " ".join(str(error).split())
+        raise FileError(str(folder), must=f"hold an undamaged {' and '.join(FILES)}", got=reason.rstrip(".")) from error

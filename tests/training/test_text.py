@@ -1,0 +1,362 @@
+"""Text comes in the documents, parts and blocks it should; every damaged source is one clear error."""
+
+import json
+import lzma
+import math
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
+
+from bilens.base.errors import ArgumentError, FileError
+from bilens.training import text as module
+from bilens.training.text import END, Blocks, load_text, pack, pieces, read_documents, split_documents
+from bilens.training.tokenizer import train_tokenizer
+
+
+@pytest.fixture
+def write(tmp_path):
+    def to(name, raw):
+        raw = raw if isinstance(raw, bytes) else raw.encode()
+        (tmp_path / name).write_bytes(lzma.compress(raw) if name.endswith(".xz") else raw)
+        return str(tmp_path / name)
+
+    return to
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer("topics", 400)
+
+
+def joined(*documents):
+    return f"\n{END}\n".join(documents)
+
+
+def test_the_built_in_text():
+    documents = list(read_documents("topics"))
+    assert len(documents) > 50
+    assert documents == list(read_documents("topics"))
+    assert any("lambda" in document for document in documents)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.xz", "a.xz"])
+@pytest.mark.parametrize(
+    ("raw", "documents"),
+    [
+        ("one\n", ["one\n"]),
+        (f"one\n{END}\ntwo\n\n three", ["one", "two\n\n three"]),
+        (f"one\r\n{END}\r\ntwo\r\n", ["one", "two\r\n"]),
+        (f"one{END}two{END} three\n{END}\n", ["one", "two", " three"]),
+        (f"{END}\n\n{END}\none\n\n{END}\n\ntwo", ["one\n", "\ntwo"]),
+        ("\ufeffone\n\ufeff 😀", ["one\n\ufeff 😀"]),
+    ],
+)
+def test_documents_of_a_file(write, name, raw, documents):
+    assert list(read_documents(write(name, raw))) == documents
+
+
+@given(st.lists(st.text("ab \n\r<|é", min_size=1).filter(lambda text: text.strip() and text == text.strip("\r\n"))))
+def test_documents_come_back_however_they_are_cut(documents):
+    lines = joined(*documents).splitlines(keepends=True)
+    assert list(module._documents(lines)) == documents
+
+
+def test_a_file_is_read_in_pieces(write):
+    documents = read_documents(write("a.txt", joined("one", "two").encode() + b"\n" + END.encode() + b"\n\xff"))
+    assert [next(documents), next(documents)] == ["one", "two"]
+    with pytest.raises(FileError):
+        next(documents)
+
+
+def test_a_folder_with_its_own_parts(write, tmp_path):
+    write("train.txt.xz", joined("a", "b"))
+    write("valid.txt", "c")
+    write("other.txt", "d")
+    train, valid = split_documents(str(tmp_path))
+    assert (list(train), list(valid)) == (["a", "b"], ["c"])
+    assert list(read_documents(str(tmp_path))) == ["a", "b", "c"]
+
+
+def test_a_folder_of_texts_is_read_by_name(write, tmp_path):
+    for name in ("c.txt", "a.txt", "b.txt.xz", ".hidden.txt", "index.tsv"):
+        write(name, name)
+    assert list(read_documents(str(tmp_path))) == ["a.txt", "b.txt.xz", "c.txt"]
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(2, 1), (9, 1), (20, 2), (39, 3)])
+def test_the_last_tenth_is_held_out(write, count, held_out):
+    documents = [f"document {n}" for n in range(count)]
+    train, valid = map(list, split_documents(write("a.txt", joined(*documents))))
+    assert train + valid == documents
+    assert len(valid) == held_out
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("abcdefg\n" * 10, 72),
+        ("abcdefg\n" * 11, 72),
+        ("x" * 100, 90),
+        ("x\n" + "y" * 98, 90),
+        ("é" * 60 + "\n" + "x" * 39, 61),
+    ],
+)
+def test_one_document_is_cut_at_a_line_end(write, text, cut):
+    train, valid = map(list, split_documents(write("a.txt", text)))
+    assert (train, valid) == ([text[:cut]], [text[cut:]])
+
+
+@pytest.mark.parametrize("raw", ["", " \n\t", f"{END}\n{END}\n"])
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.xz"])
+def test_an_empty_file(refuses, write, raw, name):
+    path = write(name, raw)
+    refuses(FileError, lambda: list(read_documents(path)), f"{path} must hold text; got nothing, or white space alone.")
+
+
+def test_an_empty_held_out_file(refuses, write, tmp_path, tokenizer):
+    write("train.txt", "word " * 50)
+    path = write("valid.txt", "")
+    refuses(FileError, lambda: load_text(str(tmp_path), tokenizer, 8), f"{path} must hold text")
+
+
+@pytest.mark.parametrize("raw", [b"one\ntw\xff o\n", b"one\ntw\xc3", "\ufeffé".encode() + b"\n\xe2\n"])
+def test_invalid_utf8_is_named_by_its_offset(refuses, write, raw):
+    path = write("a.txt", raw)
+    refuses(FileError, lambda: list(read_documents(path)), f"{path} must be UTF-8; got byte 0x{raw[6]:02x} at offset 6. ")
+
+
+def test_invalid_utf8_in_an_xz(refuses, write):
+    path = write("a.txt.xz", b"ab\n\x80")
+    refuses(FileError, lambda: list(read_documents(path)), path, "byte 0x80 at offset 3 of its decompressed text")
+
+
+def test_a_truncated_xz(refuses, tmp_path):
+    path = tmp_path / "a.txt.xz"
+    path.write_bytes(lzma.compress(b"word " * 1000)[:-20])
+    refuses(FileError, lambda: list(read_documents(str(path))), f"{path} must be whole; got an xz stream that ends early")
+
+
+def test_a_corrupt_xz(refuses, tmp_path):
+    path = tmp_path / "a.txt.xz"
+    path.write_bytes(b"plain text, only named so")
+    refuses(FileError, lambda: list(read_documents(str(path))), f"{path} must be an undamaged xz file")
+
+
+def test_a_file_that_cannot_be_read(refuses, write, monkeypatch):
+    path = write("a.txt", "one")
+
+    def fails(file):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(module, "_open", fails)
+    refuses(FileError, lambda: list(read_documents(path)), f"{path} must be readable; got Permission denied.")
+
+
+@pytest.mark.parametrize("source", ["gone.txt", "no/such/folder", "/no/such", "gone.txt.xz", "a b"])
+def test_a_source_that_is_not_there(refuses, source):
+    refuses(FileError, lambda: read_documents(source), f'{source} must be "topics", a .txt or .xz file', "got nothing there")
+
+
+def test_a_file_of_another_kind(refuses, write):
+    path = write("a.jsonl", "{}")
+    refuses(FileError, lambda: read_documents(path), f"{path} must be a .txt or .xz file; got .jsonl")
+
+
+def test_a_folder_without_text(refuses, write, tmp_path):
+    write("valid.txt", "x")
+    refuses(
+        FileError, lambda: read_documents(str(tmp_path)), "must hold text to train on, .txt or .txt.xz; got no such file"
+    )
+
+
+def test_a_folder_that_holds_a_text_twice(refuses, write, tmp_path):
+    write("a.txt", "x")
+    write("a.txt.xz", "x")
+    refuses(FileError, lambda: read_documents(str(tmp_path)), "must hold each text once; got a.txt and a.txt.xz")
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A Hugging Face hub with one dataset, ``parts`` of rows."""
+
+    def holds(parts):
+        datasets = ModuleType("datasets")
+        datasets.load_dataset = lambda name, streaming: parts
+        monkeypatch.setitem(sys.modules, "datasets", datasets)
+        monkeypatch.setattr(module, "dataset_info", lambda name, timeout: None)
+
+    return holds
+
+
+def rows(*texts):
+    return [{"id": n, "text": text} for n, text in enumerate(texts)]
+
+
+def test_a_dataset(hub):
+    hub({"train": rows("a", f"b{END}c", " "), "validation": rows("d")})
+    train, valid = map(list, split_documents("owner/name"))
+    assert (train, valid) == (["a", "b", "c"], ["d"])
+
+
+def test_a_dataset_without_a_held_out_split(hub):
+    hub({"train": rows(*"abcdefghij")})
+    train, valid = map(list, split_documents("name"))
+    assert (train, valid) == (list("abcdefghi"), ["j"])
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ({"train": [{"id": 0, "body": "x"}]}, 'dataset owner/name must have text in a column "text"; got columns id, body.'),
+        ({"test": rows("a")}, 'dataset owner/name must have a split "train"; got test.'),
+        ({"train": rows(" ")}, "dataset owner/name must hold text"),
+    ],
+)
+def test_a_dataset_that_is_no_text(refuses, hub, parts, text):
+    hub(parts)
+    refuses(FileError, lambda: list(read_documents("owner/name")), text)
+
+
+def test_a_dataset_that_breaks_off(refuses, hub):
+    def breaks():
+        yield from rows("a")
+        raise ConnectionError("the line\nis cut")
+
+    hub({"train": breaks()})
+    refuses(FileError, lambda: list(read_documents("owner/name")), "owner/name must be a file", "(the line is cut).")
+
+
+def test_a_dataset_out_of_reach(refuses, hub, monkeypatch):
+    def fails(name, timeout):
+        raise ConnectionError("no network")
+
+    hub({})
+    monkeypatch.setattr(module, "dataset_info", fails)
+    text = "owner/name must be a file, a folder, or a Hugging Face dataset that can be reached and read; got none of them"
+    refuses(FileError, lambda: read_documents("owner/name"), text, "(no network)")
+
+
+def test_a_dataset_without_the_package(refuses, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    refuses(FileError, lambda: read_documents("owner/name"), "with the package datasets", "pip install datasets")
+
+
+def test_blocks_hold_the_documents_in_order(tokenizer):
+    documents = ["One day, a 😀 met", " another.\n\nThe end\n", "x" * 40]
+    blocks = pack(documents, tokenizer, 7)
+    whole = "".join(document + END for document in documents)
+    assert blocks.tokens.dtype == np.uint16
+    assert whole.startswith(tokenizer.decode(blocks.tokens.flatten()).rstrip("\ufffd"))
+    assert 0 <= len(tokenizer(whole)["input_ids"]) - blocks.tokens.size < 7
+
+
+def test_bytes_are_those_that_a_loss_predicts(tokenizer):
+    blocks = pack(["One day, a 😀 met", "é" * 30, "日本語 and more text"], tokenizer, 7)
+    backend, spoken = tokenizer.backend_tokenizer, 0
+    to_byte = {char: byte for byte, char in _byte_characters().items()}
+    for block in blocks.tokens:
+        for token in block[1:]:
+            spoken += 0 if token == tokenizer.eos_token_id else len(bytes(map(to_byte.get, backend.id_to_token(token))))
+    assert blocks.bytes == spoken > 0
+    assert (blocks.tokens == tokenizer.eos_token_id).any()
+
+
+def test_bytes_of_whole_text_are_its_utf8(tokenizer):
+    text = "naïve 😀\n" * 20
+    count = len(tokenizer(text)["input_ids"]) + 1
+    first = len(tokenizer.decode(tokenizer(text)["input_ids"][:1]).encode())
+    assert pack([text], tokenizer, count).bytes == len(text.encode()) - first
+
+
+def test_bits_per_byte_of_a_uniform_guess():
+    blocks = Blocks(np.zeros((3, 5), np.uint16), bytes=24)
+    assert blocks.bits_per_byte(math.log(256)) == pytest.approx(8 * 12 / 24, rel=1e-12)
+
+
+def test_batches_are_made_at_once(tokenizer):
+    blocks = load_text("topics", tokenizer, 32).train
+    batch = blocks.__getitems__([3, 0, 5])
+    assert batch.keys() == {"input_ids", "labels"}
+    assert batch["input_ids"].dtype == batch["labels"].dtype == torch.int64
+    assert batch["input_ids"].tolist() == blocks.tokens[[3, 0, 5]].tolist() == batch["labels"].tolist()
+    assert torch.equal(blocks[3]["labels"], batch["labels"][0])
+    assert blocks[2:4]["input_ids"].shape == (2, 32)
+
+
+def test_text_data_has_two_parts(tokenizer):
+    data = load_text("topics", tokenizer, 64)
+    assert data.name == "topics"
+    assert len(data.train) > 5 * len(data.valid) > 0
+    assert data.valid.tokens.tolist() == pack(split_documents("topics").valid, tokenizer, 64).tokens.tolist()
+
+
+@given(st.text("aé1 \n.,'😀\t", max_size=60))
+@settings(max_examples=50, deadline=None)
+def test_cutting_a_long_document_changes_no_token(tokenizer, document):
+    before, module.PIECE = module.PIECE, 3
+    try:
+        cut = list(pieces(document))
+        tokens = module._tokenise([document, "x"], tokenizer, np.uint16)
+    finally:
+        module.PIECE = before
+    assert "".join(cut) == document
+    assert tokens.tolist() == tokenizer(document + END + "x" + END)["input_ids"]
+
+
+def test_a_long_document_is_cut(monkeypatch):
+    monkeypatch.setattr(module, "PIECE", 3)
+    assert list(pieces("ab\ncd\nef.\ngh\nij")) == ["ab\ncd", "\nef.\ngh", "\nij"]
+
+
+@pytest.mark.parametrize(("length", "fits"), [(41, True), (42, False)])
+def test_a_text_too_short_for_a_block(refuses, tokenizer, length, fits):
+    documents = ["\x01" * 40]  # 40 bytes that no pair joins, and the end
+    if fits:
+        assert len(pack(documents, tokenizer, length)) == 1
+    else:
+        refuses(ArgumentError, lambda: pack(documents, tokenizer, length), "the text must fill a block of 42 tokens", "41")
+
+
+def test_a_part_too_short_for_a_block(refuses, write, tokenizer):
+    path = write("a.txt", joined("many words " * 100, "few"))
+    refuses(ArgumentError, lambda: load_text(path, tokenizer, 64), f"the held-out text of {path} must fill a block of 64")
+
+
+def test_a_block_must_predict_something(refuses, tokenizer):
+    refuses(ArgumentError, lambda: load_text("topics", tokenizer, 1), "length must be at least 2 tokens", "got 1")
+
+
+def test_a_tokenizer_that_is_not_byte_level(refuses):
+    words = Tokenizer(models.WordLevel({"a": 0, "</s>": 1}, unk_token="a"))
+    words.decoder = decoders.WordPiece()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>")
+    refuses(
+        ArgumentError, lambda: pack(["a"], tokenizer, 2), "tokenizer must be byte-level and have an eos_token", "WordPiece"
+    )
+
+
+def test_a_tokenizer_without_an_end(refuses, tokenizer):
+    endless = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
+    refuses(ArgumentError, lambda: pack(["a"], endless, 2), "tokenizer must be byte-level", "eos_token None")
+
+
+def test_a_large_vocabulary_takes_four_bytes(tokenizer):
+    large = json.loads(tokenizer.backend_tokenizer.to_str())
+    large["model"]["vocab"] |= {f"{'x' * 20}{n}": 400 + n for n in range(2**16)}
+    backend = Tokenizer.from_str(json.dumps(large))
+    blocks = pack(["a text"], PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END), 3)
+    assert blocks.tokens.dtype == np.uint32
+
+
+def _byte_characters():
+    """GPT-2's table from bytes to characters: printable Latin-1 as it is, the rest from U+0100 on."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {byte: chr(byte) for byte in plain} | {byte: chr(256 + n) for n, byte in enumerate(others)}
