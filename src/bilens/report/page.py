@@ -140,7 +140,10 @@ def _card(subject: Subject, pairs: Eigen, n: int, rank: float) -> dict[str, Any]
         for sign, which in {"Positive": up, "Negative": down}.items()
         if subject.last is None
     }
-    degenerate = sum(len(block) for block in pairs.degenerate[n])
+    blocks = [m for block in pairs.degenerate[n] for m in block]  # positions in the order of magnitude
+    degenerate = f"{len(blocks)} of {len(values)} eigenvalues are degenerate" if blocks else ""
+    if blocks:
+        degenerate += f", all with |λ| ≤ {pairs.values[n][blocks].abs().max():.1g}: only their span has meaning."
     return {"label": label, "rank": rank, "chart": _spectrum(label, values), "rows": rows, "degenerate": degenerate}
 
 
