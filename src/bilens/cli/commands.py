@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
@@ -22,6 +22,9 @@ app.add_typer(train_app, name="train")
 
 ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, as training wrote it.")]
 DataName = Annotated[str, typer.Option("--data", help='"digits" (built in), or a folder of MNIST-like idx .gz files.')]
+TextName = Annotated[
+    str, typer.Option("--data", help='"topics" (built in), a .txt or .xz file, a folder of them, or a Hugging Face dataset.')
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of every random choice.")]
 
@@ -135,19 +138,106 @@ def train_image(
     show_rows([training.read_about(output)["figures"]["test"]], "Test")
 
 
+@train_app.command("tokenizer")
+def train_tokenizer(
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the tokenizer.")],
+    data: TextName = "topics",
+    vocab_size: Annotated[int, typer.Option(help="Number of tokens, at least 257.")] = 1024,
+) -> None:
+    """Train a byte-level BPE tokenizer on the training part of a text."""
+    from bilens import training
+    from bilens.base.errors import FileError
+    from bilens.cli.output import quiet, say
+
+    quiet()
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileError(str(output), must="be a new or empty folder", got="files", todo="Name another --output.")
+    made = training.train_tokenizer(data, vocab_size, output)
+    say(f"{len(made)} tokens in {output}")
+
+
+@train_app.command("text")
+def train_text(
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the model, its log and checkpoints.")],
+    data: TextName = "topics",
+    config: Annotated[Path | None, typer.Option(help="TOML: steps, batch_size, … and a table [model].")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer's folder; without it one is trained on DATA.")] = None,
+    vocab_size: Annotated[int | None, typer.Option(help="Tokens of a tokenizer trained here.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was stopped, to the same weights.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of every random choice.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Blocks per step and process.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate of AdamW.")] = None,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Train in bfloat16 (on a GPU).")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Train through torch.compile.")] = False,
+    report_to: Annotated[str, typer.Option(help="A reporter of Trainer's: wandb, tensorboard, trackio, …")] = "none",
+    save_every: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints (default: a tenth).")] = None,
+) -> None:
+    """Train a language model; prints the held-out loss. Resumable; logs to OUTPUT/log.jsonl."""
+    from bilens import training
+    from bilens.cli.output import quiet, show_rows
+
+    quiet()
+    changes = {
+        "vocab_size": vocab_size,
+        "seed": seed,
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+    }
+    how = training.read_recipe(config, **changes)
+    options = {"bf16": bf16, "torch_compile": compiled, "report_to": report_to}
+    silent = not sys.stderr.isatty()
+    training.train_language(
+        data, output, how, tokenizer=tokenizer, resume=resume, save_every=save_every, quiet=silent, options=options
+    )
+    show_rows([training.read_about(output)["figures"]["valid"]], "Held out")
+
+
 @app.command("eval")
 def evaluate(
     model: ModelFolder,
-    data: Annotated[str, typer.Argument(metavar="DATA", help='"digits" or a folder of idx files.')],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="What --data of training takes.")],
     json: AsJson = False,
 ) -> None:
-    """Accuracy and loss on the test part of DATA."""
-    from bilens import load
+    """Accuracy of a classifier on the test part of DATA, loss of a language model on its held-out part."""
+    from bilens import Transformer, load
     from bilens.cli.output import quiet, show_rows
-    from bilens.training import evaluate_on
+    from bilens.training import evaluate_on, evaluate_text_on
 
     quiet()
-    show_rows([evaluate_on(load(model), data)], "Test", json)
+    loaded = load(str(model))
+    found = evaluate_text_on(loaded, data) if isinstance(loaded, Transformer) else evaluate_on(loaded, data)
+    show_rows([found], "Test", json)
+
+
+@app.command()
+def convert(
+    model: ModelFolder,
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder.")],
+    to: Annotated[str, typer.Option(help='"bilens", or "llama" for a plain LlamaForCausalLM.')] = "bilens",
+) -> None:
+    """A language model from and to the Llama family, tokenizer and all."""
+    from bilens import Transformer, load
+    from bilens.base.errors import ArgumentError, FileError
+    from bilens.cli.output import quiet, say
+    from bilens.training import save_tokenizer
+    from bilens.training.run import save_model
+
+    quiet()
+    if to not in ("bilens", "llama"):
+        raise ArgumentError("--to", must='be "bilens" or "llama"', got=repr(to))
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileError(str(output), must="be a new or empty folder", got="files", todo="Name another --output.")
+    loaded = load(str(model))
+    if not isinstance(loaded, Transformer):
+        raise ArgumentError("MODEL", must="be a language model", got=type(loaded).__name__)
+    save_model(loaded.to_llama() if to == "llama" else loaded, output)
+    if loaded.tokenizer is not None:
+        save_tokenizer(loaded.tokenizer, output)
+    say(f"{to} model in {output}")
 
 
 @app.command()
@@ -161,12 +251,11 @@ def decompose(
 ) -> None:
     """Spectra of one layer: eigenvectors for each output, or the HOSVD."""
     from bilens import decompose as spectra
-    from bilens import load
     from bilens.base.errors import ArgumentError
     from bilens.cli.output import quiet, show
 
     quiet()
-    loaded = load(model)
+    loaded = _classifier(model)
     tensor = loaded.tensor(layer).detach()
     labels = loaded.config.labels if tensor.shape[0] == len(loaded.config.labels) else ()
     if what not in ("eigen", "hosvd"):
@@ -184,14 +273,13 @@ def report(
     data: Annotated[str | None, typer.Option(help="Data to test on; by default what the model was trained on.")] = None,
 ) -> None:
     """Everything about a model as one page that opens from file:// with no network."""
-    from bilens import load
     from bilens.base.errors import ArgumentError
     from bilens.cli.output import quiet, say
     from bilens.report import write_page
     from bilens.training import load_images_for, read_about
 
     quiet()
-    loaded, about = load(model), read_about(model)
+    loaded, about = _classifier(model), read_about(model)
     source = data or about.get("data")
     if source is None:
         raise ArgumentError("--data", must="be given for a model without a training.json", got="nothing")
@@ -203,14 +291,25 @@ def report(
 @app.command()
 def verify(model: ModelFolder, seed: Seed = 0, json: AsJson = False) -> None:
     """Check in float64, on this very model's weights, every identity bilens claims; exit 1 when one fails."""
-    from bilens import load
     from bilens.cli.output import quiet, show
     from bilens.report import verify as check
 
     quiet()
-    checks = check(load(model), seed)
+    checks = check(_classifier(model), seed)
     show(checks, json)
     raise typer.Exit(0 if checks.passed else 1)
+
+
+def _classifier(folder: Path) -> Any:
+    """The model in ``folder``, where it is one that these commands know how to take apart."""
+    from bilens import Classifier, load
+    from bilens.base.errors import ArgumentError
+
+    model = load(str(folder))
+    if not isinstance(model, Classifier):
+        todo = "Take a language model's layers apart in Python: block.mlp.tensor()."
+        raise ArgumentError(str(folder), must="be a classifier", got=type(model).__name__, todo=todo)
+    return model
 
 
 def _say_broken(errors: tuple[str, ...]) -> bool:

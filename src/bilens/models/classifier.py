@@ -72,6 +72,7 @@ class Classifier(PreTrainedModel):
 
     config_class = ClassifierConfig
     main_input_name = "pixel_values"
+    accepts_loss_kwargs = False  # the loss is the mean over the batch it is given
     base_model_prefix = ""
     config: ClassifierConfig
 

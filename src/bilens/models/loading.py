@@ -25,13 +25,14 @@ MODELS: dict[str, type[PreTrainedModel]] = {"bilens_classifier": Classifier, "bi
 PICKLES = ("pytorch_model.bin", "model.pt", "model.pth", "model.bin")
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
+BOX = Path(__file__).parent / "box"
 
 
 def load(path: str | Path) -> Any:
     """The model in folder ``path``, or of that name on the Hugging Face hub, in evaluation mode, with its ``.tokenizer``.
 
-    It may be any bilens model, a Llama-family model (Llama, Mistral, Qwen2, Qwen3), or one of tdooms' bilinear language
-    models; config.json tells which.
+    It may be one in the box ("tinystories-1l", "tinystories-2l"), any bilens model, a Llama-family model (Llama, Mistral,
+    Qwen2, Qwen3), or one of tdooms' bilinear language models; config.json tells which.
     Errors: FileError where the folder, config.json or the weights are missing, damaged, a pickle, or do not fit one another;
     ConfigError for a model type, key or value bilens does not know; NotFiniteError for NaN or infinite weights.
     """
@@ -44,6 +45,11 @@ def load(path: str | Path) -> Any:
     if isinstance(model, Transformer):
         model.tokenizer = _tokenizer(folder, model)
     return model
+
+
+def boxed() -> list[str]:
+    """The names of the models that ship with the package."""
+    return sorted(folder.name for folder in BOX.iterdir() if folder.is_dir()) if BOX.is_dir() else []
 
 
 @contextmanager
@@ -62,9 +68,11 @@ def _folder(path: str | Path) -> Path:
     folder = Path(path)
     if folder.is_dir():
         return folder
+    if path in boxed():
+        return BOX / str(path)
     got = "a file" if folder.exists() else "nothing there"
     if folder.exists() or isinstance(path, Path) or str(path).count("/") != 1:
-        raise FileError(str(path), must="be a model folder", got=got)
+        raise FileError(str(path), must=f"be a model folder, or one in the box ({', '.join(boxed())})", got=got)
     try:
         return Path(snapshot_download(path, allow_patterns=["*.json", "*.safetensors", "tokenizer*"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

@@ -87,6 +87,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
     config_class = TransformerConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
+    accepts_loss_kwargs = False  # the loss is the mean over the batch it is given
     _supports_sdpa = True
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012  transformers reads it so
     config: TransformerConfig
@@ -120,7 +121,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
-        **kwargs: Any,
+        **_: Any,
     ) -> CausalLMOutputWithPast:
         """Logits (b, t, vocab), and the mean next-token cross-entropy in nats where ``labels`` are given (−100: ignored).
 
@@ -151,7 +152,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
         x = self.model.norm(x)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(x[:, keep])
-        loss = None if labels is None else next_token_loss(logits, labels, kwargs.get("num_items_in_batch"))
+        loss = None if labels is None else next_token_loss(logits, labels)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -311,15 +312,11 @@ class Transformer(PreTrainedModel, GenerationMixin):
             raise ArgumentError("the text", must=f"fit the context of {context} tokens", got=length, todo="Shorten it.")
 
 
-def next_token_loss(
-    logits: Float[Tensor, "b t vocab"], labels: Int[Tensor, "b t"], num_items: int | Tensor | None = None
-) -> Float[Tensor, ""]:
-    """Cross-entropy of each token given those before it, in nats: the mean, or the sum over ``num_items`` where Trainer
-    counts tokens over several batches. Labels of −100 do not count. Half types work in float32, float64 stays."""
+def next_token_loss(logits: Float[Tensor, "b t vocab"], labels: Int[Tensor, "b t"]) -> Float[Tensor, ""]:
+    """Mean cross-entropy of each token given those before it, in nats. Labels of −100 do not count; half types work in
+    float32, float64 stays."""
     scores = logits[:, :-1].flatten(0, 1).to(working_dtype(logits.dtype))
-    reduction = "mean" if num_items is None else "sum"
-    loss = nn.functional.cross_entropy(scores, labels[:, 1:].flatten(), reduction=reduction)
-    return loss if num_items is None else loss / num_items
+    return nn.functional.cross_entropy(scores, labels[:, 1:].flatten())
 
 
 def _mask(attention_mask: Tensor | None, queries: int, seen: int) -> Bool[Tensor, "b 1 t s"] | None:

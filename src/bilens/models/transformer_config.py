@@ -36,7 +36,7 @@ class TransformerConfig(PreTrainedConfig):
     """
 
     model_type = "bilens_transformer"
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012  transformers adds to a list
 
     vocab_size: int = 4096
     hidden_size: int = 128

@@ -11,19 +11,34 @@ from bilens.training.classify import (
 )
 from bilens.training.idx import read_idx
 from bilens.training.images import ImageData, Images, load_images
+from bilens.training.language import TextRecipe, evaluate_text, evaluate_text_on, read_recipe, train_language
 from bilens.training.run import read_about
+from bilens.training.text import Blocks, TextData, load_text, read_documents
+from bilens.training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 
 __all__ = [
     "RECIPES",
+    "Blocks",
     "ImageData",
     "ImageRecipe",
     "Images",
+    "TextData",
+    "TextRecipe",
     "evaluate",
     "evaluate_on",
+    "evaluate_text",
+    "evaluate_text_on",
     "load_images",
     "load_images_for",
+    "load_text",
+    "load_tokenizer",
     "read_about",
+    "read_documents",
     "read_idx",
+    "read_recipe",
     "recipe",
+    "save_tokenizer",
     "train_classifier",
+    "train_language",
+    "train_tokenizer",
 ]

@@ -10,7 +10,8 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ class Schedule:
     learning_rate: float
     weight_decay: float
     seed: int
+    eval_batch_size: int = 2048
+    options: Mapping[str, Any] = field(default_factory=dict)  # further TrainingArguments
 
 
 def read_about(output: Path) -> dict[str, Any]:
@@ -97,27 +100,28 @@ def train(
 ) -> None:
     """Train ``model`` in place and write it to ``output``. From ``checkpoint`` it ends at the very same weights."""
     save_every = save_every or max(1, schedule.steps // 10)
+    options: dict[str, Any] = {"report_to": "none"} | dict(schedule.options)
     arguments = TrainingArguments(
         output_dir=str(output / "checkpoints"),
         max_steps=schedule.steps,
         per_device_train_batch_size=schedule.batch_size,
-        per_device_eval_batch_size=2048,
+        per_device_eval_batch_size=schedule.eval_batch_size,
         learning_rate=schedule.learning_rate,
         weight_decay=schedule.weight_decay,
         lr_scheduler_type="cosine",
         warmup_steps=max(1, schedule.steps // 20),
-        logging_steps=max(1, schedule.steps // LOGGED_POINTS),
+        logging_steps=_logging_steps(schedule.steps, save_every),
         eval_strategy="steps",
         eval_steps=save_every,
         save_strategy="steps",
         save_steps=save_every,
         save_total_limit=2,
         seed=schedule.seed,
-        report_to="none",
         remove_unused_columns=False,
         label_names=["labels"],
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=quiet,
+        **options,
     )
     log = JsonLog(output / "log.jsonl", _step(checkpoint))
     trainer = Trainer(
@@ -175,6 +179,12 @@ class MarkComplete(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
             (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+def _logging_steps(steps: int, save_every: int) -> int:
+    """How often to log: a logged loss is the mean since the last line, so every checkpoint must fall on a line."""
+    wanted = max(1, steps // LOGGED_POINTS)
+    return next(n for n in range(min(wanted, save_every), 0, -1) if save_every % n == 0)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -1,0 +1,135 @@
+"""Training a language model: a small configuration, one call."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerFast, set_seed
+
+from bilens.base.errors import ArgumentError, ConfigError, FileError
+from bilens.base.files import write_text
+from bilens.models import Transformer, TransformerConfig
+from bilens.training.run import ABOUT, Schedule, claim, train
+from bilens.training.text import Blocks, load_text
+from bilens.training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+
+
+@dataclass(frozen=True)
+class TextRecipe:
+    """All that decides a language model but the data and the tokenizer.
+
+    ``model`` holds fields of ``TransformerConfig`` (the vocabulary is the tokenizer's); its ``max_position_embeddings`` is
+    the length of a block. ``vocab_size`` counts only where no tokenizer is given and one is trained on the same data.
+    """
+
+    model: Mapping[str, Any] = field(default_factory=dict)
+    vocab_size: int = 1024
+    steps: int = 3000
+    batch_size: int = 32
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(name, must="be at least 1", got=getattr(self, name))
+        for name in ("learning_rate", "weight_decay"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(name, must="be finite and ≥ 0", got=getattr(self, name))
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError("seed", must="be 0 … 4294967295", got=self.seed)
+        TransformerConfig(**self.model)  # refuses an unknown key before anything is read
+
+    def configure(self, tokenizer: PreTrainedTokenizerFast) -> TransformerConfig:
+        """The model of this recipe for the tokens of ``tokenizer``."""
+        given: dict[str, Any] = {"vocab_size": len(tokenizer)}
+        given |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+        return TransformerConfig(**(given | dict(self.model)))
+
+
+def read_recipe(path: str | Path | None, **changes: Any) -> TextRecipe:
+    """A recipe from a TOML file: a table ``[model]``, and the other fields at the top. None as a change leaves a field.
+
+    Errors: FileError for a file that is missing or no TOML; ConfigError for an unknown key.
+    """
+    given: dict[str, Any] = {}
+    if path is not None:
+        try:
+            given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise FileError(str(path), must="be a TOML file", got=str(error)) from error
+    known = {part.name for part in fields(TextRecipe)}
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"{path}: {key}", must=f"be one of {', '.join(sorted(known))}", got="an unknown key")
+    try:
+        return replace(TextRecipe(**given), **{key: value for key, value in changes.items() if value is not None})
+    except TypeError as error:
+        raise ConfigError(str(path), must="hold usable values", got=str(error)) from error
+
+
+def train_language(
+    source: str,
+    output: str | Path,
+    how: TextRecipe,
+    *,
+    tokenizer: str | Path | None = None,
+    resume: bool = False,
+    save_every: int | None = None,
+    quiet: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> Transformer:
+    """Train a language model on ``source`` (see ``read_documents``) into folder ``output``, tokenizer and all.
+
+    With ``resume`` a run that was killed goes on from its last complete checkpoint with the same losses to the last digit
+    (on the same CPU and threads). ``options`` are further TrainingArguments (bf16, torch_compile, report_to).
+    Losses in nats per token and in bits per byte end up in training.json.
+    """
+    output = Path(output)
+    words = load_tokenizer(tokenizer) if tokenizer is not None else None
+    if words is None and resume and (output / "tokenizer.json").is_file():
+        words = load_tokenizer(output)
+    words = words or train_tokenizer(source, how.vocab_size)
+    set_seed(how.seed)
+    model = Transformer(how.configure(words))
+    data = load_text(source, words, model.config.max_position_embeddings)
+    about = {"data": data.name, "recipe": {**asdict(how), "model": dict(how.model)}}
+    checkpoint = claim(output, about, resume)
+    save_tokenizer(words, output)
+    schedule = Schedule(
+        how.steps, how.batch_size, how.learning_rate, how.weight_decay, how.seed, how.batch_size,
+        {"include_num_input_tokens_seen": "all", "prediction_loss_only": True} | dict(options or {}),
+    )  # fmt: skip
+    train(model, data.train, data.valid, output, schedule, checkpoint, None, save_every, quiet)
+    model.tokenizer = words
+    figures = {"valid": evaluate_text(model, data.valid)}
+    write_text(output / ABOUT, json.dumps(about | {"figures": figures}, indent=2) + "\n")
+    return model
+
+
+@torch.no_grad()
+def evaluate_text(model: Transformer, blocks: Blocks, batch_size: int = 32) -> dict[str, float]:
+    """The loss in nats per predicted token and in bits per byte of text, and the number of tokens predicted."""
+    batches = DataLoader(blocks, batch_size, collate_fn=lambda batch: batch)
+    total = 0.0
+    for batch in batches:
+        batch = {name: value.to(model.device) for name, value in batch.items()}
+        found = model(**batch, use_cache=False)
+        assert found.loss is not None
+        total += float(found.loss) * len(batch["input_ids"])
+    loss = total / len(blocks)
+    predicted = len(blocks) * (blocks.tokens.shape[1] - 1)
+    return {"loss": loss, "bits per byte": blocks.bits_per_byte(loss), "tokens": predicted}
+
+
+def evaluate_text_on(model: Transformer, source: str) -> dict[str, float]:
+    """``evaluate_text`` on the held-out part of ``source``. Errors: ArgumentError for a model without a tokenizer."""
+    if model.tokenizer is None:
+        raise ArgumentError("the model", must="have a tokenizer beside it", got="none", todo="Save one into its folder.")
+    return evaluate_text(model, load_text(source, model.tokenizer, model.config.max_position_embeddings).valid)
