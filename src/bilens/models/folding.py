@@ -6,52 +6,47 @@ mean zero, x − mean x = x and var x = mean x², and LayerNorm without weights 
 """
 
 import copy
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from bilens.models.blocks import Body
+from bilens.models.transformer_config import TransformerConfig
 from bilens.nn import GatedMLP, LayerNorm, NoNorm, RMSNorm
-
-if TYPE_CHECKING:
-    from bilens.models.transformer import Transformer
 
 Norm = RMSNorm | LayerNorm | NoNorm
 
 
-@torch.no_grad()
-def folded(model: "Transformer") -> "Transformer":
-    """A new model with the same logits whose norms have weight one; LayerNorm's have become RMSNorms.
-
-    ``config.folded`` remembers it. Embeddings that were tied are tied no more. Cost: one copy of the weights.
-    """
-    config = copy.deepcopy(model.config)
+def folded_config(config: TransformerConfig) -> TransformerConfig:
+    """The configuration after folding: untied, with biases and RMSNorm in place of LayerNorm."""
+    made = copy.deepcopy(config)
     layered = config.norm == "layer"
-    config.folded, config.tie_word_embeddings = True, False
-    config.norm = "rms" if layered else config.norm
-    config.attention_bias |= layered
-    config.mlp_bias |= layered
-    config.head_bias |= layered
-    made = type(model)(config)
-    nn.Module.to(made, model.device, model.dtype)
-    made.load_state_dict(_padded(model, made), strict=True)
-    made.tokenizer = model.tokenizer
-    for old, new in zip(model.blocks, made.blocks, strict=True):
-        if new.self_attn is not None:
-            _fold(old.input_layernorm, new.input_layernorm, new.self_attn.q_proj, new.self_attn.k_proj, new.self_attn.v_proj)
-        if new.mlp is not None:
-            readers = [new.mlp.gate_proj, new.mlp.up_proj] if isinstance(new.mlp, GatedMLP) else [new.mlp.up_proj]
-            _fold(old.post_attention_layernorm, new.post_attention_layernorm, *readers)
-    _fold(model.model.norm, made.model.norm, made.lm_head)
-    if layered:
-        _centre_writers(made)
-    return made.train(model.training)
+    made.folded, made.tie_word_embeddings = True, False
+    made.norm = "rms" if layered else config.norm
+    made.attention_bias |= layered
+    made.mlp_bias |= layered
+    made.head_bias |= layered
+    return made
 
 
-def _padded(model: "Transformer", made: "Transformer") -> dict[str, Tensor]:
-    """The weights of ``model`` under the names of ``made``: new biases are zero, norms that lost theirs are as made."""
-    weights, names = model.state_dict(), made.state_dict()
-    return {name: weights[name] if name in weights else torch.zeros_like(value) for name, value in names.items()}
+def padded(weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``weights`` under the names ``wanted``: biases that are new are zero."""
+    return {name: weights[name] if name in weights else torch.zeros_like(value) for name, value in wanted.items()}
+
+
+@torch.no_grad()
+def fold(old: Body, new: Body, head: nn.Linear) -> None:
+    """Fold the norms of ``old`` into the readers of ``new``, a copy of it by ``folded_config``, and into its ``head``."""
+    for before, after in zip(old.blocks, new.blocks, strict=True):
+        if after.self_attn is not None:
+            readers = [after.self_attn.q_proj, after.self_attn.k_proj, after.self_attn.v_proj]
+            _fold(before.input_layernorm, after.input_layernorm, *readers)
+        if after.mlp is not None:
+            readers = [after.mlp.gate_proj, after.mlp.up_proj] if isinstance(after.mlp, GatedMLP) else [after.mlp.up_proj]
+            _fold(before.post_attention_layernorm, after.post_attention_layernorm, *readers)
+    _fold(old.norm, new.norm, head)
+    if isinstance(old.norm, LayerNorm):
+        _centre_writers(new)
 
 
 def _fold(norm: Norm, target: Norm, *readers: nn.Linear) -> None:
@@ -65,15 +60,13 @@ def _fold(norm: Norm, target: Norm, *readers: nn.Linear) -> None:
     target.weight.fill_(1)
 
 
-def _centre_writers(model: "Transformer") -> None:
+def _centre_writers(body: Body) -> None:
     """Take the mean over the residual stream out of all that is written to it."""
-    body = model.model
-    for embedding in (
-        (body.embed_tokens, body.embed_positions) if model.config.positions == "learned" else (body.embed_tokens,)
-    ):
+    embeddings = [part for part in body.children() if isinstance(part, nn.Embedding)]
+    for embedding in embeddings:
         embedding.weight.sub_(embedding.weight.mean(1, keepdim=True))
-    writers = [block.self_attn.o_proj for block in model.blocks if block.self_attn is not None]
-    writers += [block.mlp.down_proj for block in model.blocks if block.mlp is not None]
+    writers = [block.self_attn.o_proj for block in body.blocks if block.self_attn is not None]
+    writers += [block.mlp.down_proj for block in body.blocks if block.mlp is not None]
     for writer in writers:
         writer.weight.sub_(writer.weight.mean(0, keepdim=True))
         if writer.bias is not None:

@@ -19,63 +19,15 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import working_dtype
-from bilens.models.folding import folded
+from bilens.models.blocks import Block, Body, frequencies
+from bilens.models.folding import fold, folded_config, padded
 from bilens.models.llama import config_from_llama, config_to_llama, copy_weights
 from bilens.models.transformer_config import TransformerConfig
-from bilens.nn import MLP, Attention, GatedMLP, LayerNorm, NoNorm, RMSNorm, Rotary
+from bilens.nn import Attention, Rotary
 from bilens.nn.attention import causal_mask
-from bilens.nn.norm import make_norm
-
-
-class Block(nn.Module):
-    """x + attention(N(x)), then x + mlp(N(x)); either part may be absent."""
-
-    self_attn: Attention | None
-    mlp: GatedMLP | MLP | None
-    input_layernorm: RMSNorm | LayerNorm | NoNorm
-    post_attention_layernorm: RMSNorm | LayerNorm | NoNorm
-
-    def __init__(self, config: TransformerConfig, layer: int) -> None:
-        super().__init__()
-        d, eps = config.hidden_size, config.rms_norm_eps
-        self.self_attn = self.mlp = None
-        if config.num_attention_heads:
-            self.input_layernorm = make_norm(config.norm, d, eps)
-            self.self_attn = Attention(
-                d, config.num_attention_heads, config.num_key_value_heads, config.head_dim,
-                bias=config.attention_bias, out_bias=config.attention_out_bias,
-                qk_norm_eps=eps if config.qk_norm else None, layer=layer,
-            )  # fmt: skip
-        if config.intermediate_size:
-            self.post_attention_layernorm = make_norm(config.norm, d, eps)
-            kind = GatedMLP if config.gated else MLP
-            self.mlp = kind(d, config.intermediate_size, config.mlp_bias, config.hidden_act)
-
-    def forward(self, x: Float[Tensor, "b t d"], **attend: Any) -> tuple[Float[Tensor, "b t d"], Tensor | None]:
-        pattern = None
-        if self.self_attn is not None:
-            written, pattern = self.self_attn(self.input_layernorm(x), **attend)
-            x = x + written
-        if self.mlp is not None:
-            x = x + self.mlp(self.post_attention_layernorm(x))
-        return x, pattern
-
-
-class Body(nn.Module):
-    """Embeddings, blocks and the final norm: what stands under ``model.`` in the names of the weights."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        if config.positions == "learned":
-            self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
-        self.norm = make_norm(config.norm, config.hidden_size, config.rms_norm_eps)
-        self.rotary_emb = _rotary(config)
 
 
 class Transformer(PreTrainedModel, GenerationMixin):
@@ -107,7 +59,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
             nn.init.zeros_(module.bias)
         if isinstance(module, Rotary):  # not in checkpoints, and lost where a model is first made without memory
             nn.init.constant_(module.inv_freq, 0)
-            module.inv_freq.copy_(_frequencies(self.config)[0].to(module.inv_freq.device))
+            module.inv_freq.copy_(frequencies(self.config)[0].to(module.inv_freq.device))
 
     def forward(
         self,
@@ -184,9 +136,14 @@ class Transformer(PreTrainedModel, GenerationMixin):
     def folded(self) -> "Transformer":
         """A new model, same logits, whose norm weights are folded into what reads them; LayerNorms have become RMSNorms.
 
-        ``config.folded`` remembers it. Embeddings that were tied are tied no more.
+        ``config.folded`` remembers it. Embeddings that were tied are tied no more. Cost: one copy of the weights.
         """
-        return folded(self)
+        made = type(self)(folded_config(self.config))
+        nn.Module.to(made, self.device, self.dtype)
+        made.load_state_dict(padded(self.state_dict(), made.state_dict()))
+        fold(self.model, made.model, made.lm_head)
+        made.tokenizer = self.tokenizer
+        return made.train(self.training)
 
     # Weights by TransformerLens's names: x @ W, heads and layers first.
 
@@ -259,7 +216,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
     @property
     def blocks(self) -> list[Block]:
         """The layers, in order."""
-        return list(self.model.layers)  # type: ignore[arg-type]
+        return self.model.blocks
 
     # How.
 
@@ -329,24 +286,6 @@ def _mask(attention_mask: Tensor | None, queries: int, seen: int) -> Bool[Tensor
     itself = torch.zeros_like(causal)
     itself[torch.arange(queries), torch.arange(seen, seen + queries)] = True
     return (causal & attention_mask.bool()[:, None, None, :]) | itself
-
-
-def _rotary(config: TransformerConfig) -> Rotary | None:
-    if config.positions != "rope" or not config.num_attention_heads:
-        return None
-    inv_freq, scale = _frequencies(config)
-    assert config.head_dim is not None
-    return Rotary(config.head_dim, inv_freq=inv_freq, scale=scale)
-
-
-def _frequencies(config: TransformerConfig) -> tuple[Tensor, float]:
-    """RoPE's frequencies and scale: transformers' own for the stretched kinds."""
-    assert config.rope_parameters is not None
-    assert config.head_dim is not None
-    kind, theta = config.rope_parameters["rope_type"], config.rope_parameters["rope_theta"]
-    if kind == "default":
-        return Rotary(config.head_dim, theta).inv_freq, 1.0
-    return ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
 
 
 AutoConfig.register(TransformerConfig.model_type, TransformerConfig)
