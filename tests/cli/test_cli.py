@@ -132,3 +132,23 @@ def test_help_and_import_load_no_torch():
 def test_algebra_loads_no_model_library():
     code = "import sys, bilens; bilens.CP, bilens.decompose, bilens.nn; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_language_model_from_end_to_end(run, tmp_path):
+    (tmp_path / "r.toml").write_text(
+        "steps = 5\nbatch_size = 4\n[model]\nhidden_size = 16\nintermediate_size = 16\nmax_position_embeddings = 16\n"
+    )
+    code, out, err = run("train", "tokenizer", "--vocab-size", 300, "-o", tmp_path / "words")
+    assert (code, "300 tokens" in out) == (0, True), err
+    arguments = ("--config", tmp_path / "r.toml", "--tokenizer", tmp_path / "words", "-o", tmp_path / "model")
+    code, out, err = run("train", "text", *arguments)
+    assert (code, "bits per byte" in out) == (0, True), err
+    assert run("convert", tmp_path / "model", "--to", "llama", "-o", tmp_path / "llama")[0] == 0
+    answers = [json.loads(run("eval", tmp_path / kind, "topics", "--json")[1])["rows"][0] for kind in ("model", "llama")]
+    assert answers[0]["loss"] == pytest.approx(answers[1]["loss"], rel=1e-5)
+    code, _, err = run("train", "tokenizer", "-o", tmp_path / "words")
+    assert (code, "words must be a new or empty folder" in err) == (2, True)
+    code, _, err = run("verify", tmp_path / "model")
+    assert (code, "model must be a classifier; got Transformer" in err) == (2, True)
+    code, _, err = run("convert", tmp_path / "model", "--to", "gpt", "-o", tmp_path / "x")
+    assert (code, '--to must be "bilens" or "llama"' in err) == (2, True)
