@@ -272,8 +272,9 @@ class Transformer(PreTrainedModel, GenerationMixin):
 def next_token_loss(logits: Float[Tensor, "b t vocab"], labels: Int[Tensor, "b t"]) -> Float[Tensor, ""]:
     """Mean cross-entropy of each token given those before it, in nats. Labels of −100 do not count; half types work in
     float32, float64 stays."""
-    scores = logits[:, :-1].flatten(0, 1).to(working_dtype(logits.dtype))
-    return nn.functional.cross_entropy(scores, labels[:, 1:].flatten())
+    scores = logits.flatten(0, 1).to(working_dtype(logits.dtype))
+    following = nn.functional.pad(labels[:, 1:], (0, 1), value=-100)  # the last has none; cutting logits would copy them
+    return nn.functional.cross_entropy(scores, following.flatten())
 
 
 def _mask(attention_mask: Tensor | None, queries: int, seen: int) -> Bool[Tensor, "b 1 t s"] | None:
