@@ -10,7 +10,7 @@ from bilens.models.loading import BOX, boxed
 
 
 def test_there_is_a_box():
-    assert "tinystories-1l" in boxed()
+    assert boxed() == ["tinystories-1l", "tinystories-2l"]
 
 
 @pytest.mark.parametrize("name", boxed())
