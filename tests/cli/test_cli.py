@@ -99,7 +99,7 @@ def test_version_and_help(run):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("eval", "nowhere", "digits"), "nowhere must be a model folder; got nothing there"),
+        (("eval", "nowhere", "digits"), "nowhere must be a model folder, or one in the box"),
         (("eval", "MODEL", "nowhere"), 'nowhere must be "digits" or a folder of idx files'),
         (("eval",), "Missing argument"),
         (("evil",), "No such command 'evil'"),

@@ -47,7 +47,11 @@ def test_the_auto_class_loads_it_too(model, folder):
 
 
 def test_a_folder_that_is_not_there(refuses, tmp_path):
-    refuses(FileError, lambda: bilens.load(tmp_path / "nope"), "nope must be a model folder; got nothing there")
+    refuses(
+        FileError,
+        lambda: bilens.load(tmp_path / "nope"),
+        "nope must be a model folder, or one in the box (tinystories-1l, tinystories-2l); got nothing there",
+    )
 
 
 def test_no_config(refuses, folder):
