@@ -33,6 +33,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def require_new_folder(folder: Path) -> None:
+    """Raise FileError unless ``folder`` is not there yet, or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileError(str(folder), must="be a new or empty folder", got="files", todo="Name another --output.")
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write ``text`` to ``path`` atomically, as UTF-8."""
     with atomic_write(path) as temporary:

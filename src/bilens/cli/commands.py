@@ -146,12 +146,11 @@ def train_tokenizer(
 ) -> None:
     """Train a byte-level BPE tokenizer on the training part of a text."""
     from bilens import training
-    from bilens.base.errors import FileError
+    from bilens.base.files import require_new_folder
     from bilens.cli.output import quiet, say
 
     quiet()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileError(str(output), must="be a new or empty folder", got="files", todo="Name another --output.")
+    require_new_folder(output)
     made = training.train_tokenizer(data, vocab_size, output)
     say(f"{len(made)} tokens in {output}")
 
@@ -221,7 +220,8 @@ def convert(
 ) -> None:
     """A language model from and to the Llama family, tokenizer and all."""
     from bilens import Transformer, load
-    from bilens.base.errors import ArgumentError, FileError
+    from bilens.base.errors import ArgumentError
+    from bilens.base.files import require_new_folder
     from bilens.cli.output import quiet, say
     from bilens.training import save_tokenizer
     from bilens.training.run import save_model
@@ -229,8 +229,7 @@ def convert(
     quiet()
     if to not in ("bilens", "llama"):
         raise ArgumentError("--to", must='be "bilens" or "llama"', got=repr(to))
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileError(str(output), must="be a new or empty folder", got="files", todo="Name another --output.")
+    require_new_folder(output)
     loaded = load(str(model))
     if not isinstance(loaded, Transformer):
         raise ArgumentError("MODEL", must="be a language model", got=type(loaded).__name__)

@@ -32,14 +32,13 @@ class ImageRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(name, must="be at least 1", got=getattr(self, name))
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError("seed", must="be 0 … 4294967295", got=self.seed)
-        for name in ("learning_rate", "weight_decay", "input_noise"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigError(name, must="be finite and ≥ 0", got=getattr(self, name))
+        self.schedule()  # refuses what no run could follow
+        if not 0 <= self.input_noise < float("inf"):
+            raise ConfigError("input_noise", must="be finite and ≥ 0", got=self.input_noise)
+
+    def schedule(self) -> Schedule:
+        """How long and how hard to train."""
+        return Schedule(self.steps, self.batch_size, self.learning_rate, self.weight_decay, self.seed)
 
 
 RECIPES = {
@@ -77,8 +76,7 @@ def train_classifier(
     set_seed(how.seed)
     model = Classifier(configure(data, how))  # before the folder is claimed: a recipe that cannot be built leaves nothing
     checkpoint = claim(output, about, resume)
-    schedule = Schedule(how.steps, how.batch_size, how.learning_rate, how.weight_decay, how.seed)
-    train(model, data.train, data.valid, output, schedule, checkpoint, accuracy_metric, save_every, quiet)
+    train(model, data.train, data.valid, output, how.schedule(), checkpoint, accuracy_metric, save_every, quiet)
     figures = {part: evaluate(model, getattr(data, part)) for part in ("valid", "test")}
     write_text(output / ABOUT, json.dumps(about | {"figures": figures}, indent=2) + "\n")
     return model

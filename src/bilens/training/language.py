@@ -36,15 +36,14 @@ class TextRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(name, must="be at least 1", got=getattr(self, name))
-        for name in ("learning_rate", "weight_decay"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigError(name, must="be finite and ≥ 0", got=getattr(self, name))
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError("seed", must="be 0 … 4294967295", got=self.seed)
+        self.schedule({})  # refuses what no run could follow
         TransformerConfig(**self.model)  # refuses an unknown key before anything is read
+
+    def schedule(self, options: Mapping[str, Any]) -> Schedule:
+        """How long and how hard to train, with further TrainingArguments."""
+        always = {"include_num_input_tokens_seen": "all", "prediction_loss_only": True}
+        rates = (self.learning_rate, self.weight_decay)
+        return Schedule(self.steps, self.batch_size, *rates, self.seed, self.batch_size, always | dict(options))
 
     def configure(self, tokenizer: PreTrainedTokenizerFast) -> TransformerConfig:
         """The model of this recipe for the tokens of ``tokenizer``."""
@@ -102,11 +101,7 @@ def train_language(
     about = {"data": data.name, "recipe": {**asdict(how), "model": dict(how.model)}}
     checkpoint = claim(output, about, resume)
     save_tokenizer(words, output)
-    schedule = Schedule(
-        how.steps, how.batch_size, how.learning_rate, how.weight_decay, how.seed, how.batch_size,
-        {"include_num_input_tokens_seen": "all", "prediction_loss_only": True} | dict(options or {}),
-    )  # fmt: skip
-    train(model, data.train, data.valid, output, schedule, checkpoint, None, save_every, quiet)
+    train(model, data.train, data.valid, output, how.schedule(options or {}), checkpoint, None, save_every, quiet)
     model.tokenizer = words
     figures = {"valid": evaluate_text(model, data.valid)}
     write_text(output / ABOUT, json.dumps(about | {"figures": figures}, indent=2) + "\n")

@@ -53,6 +53,16 @@ class Schedule:
     eval_batch_size: int = 2048
     options: Mapping[str, Any] = field(default_factory=dict)  # further TrainingArguments
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(name, must="be at least 1", got=getattr(self, name))
+        for name in ("learning_rate", "weight_decay"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(name, must="be finite and ≥ 0", got=getattr(self, name))
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError("seed", must="be 0 … 4294967295", got=self.seed)
+
 
 def read_about(output: Path) -> dict[str, Any]:
     """What training.json says of a run; empty where there is none. Errors: FileError where it is damaged."""
