@@ -1,6 +1,8 @@
 """Training a language model: killed and resumed with the same losses, measured as it says, refused where it cannot be."""
 
 import json
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,6 +63,76 @@ def test_kill_and_resume_have_the_same_losses(tmp_path, text, config):
     assert losses(whole) == losses(killed)
     expected, got = (load_file(folder / "model.safetensors") for folder in (whole, killed))
     assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+
+def test_two_processes_have_the_losses_of_one(tmp_path, text, config):
+    body = config.read_text().replace("steps = 300", "steps = 30")
+    for name, batch in (("one", 8), ("two", 4)):
+        (tmp_path / f"{name}.toml").write_text(body.replace("batch_size = 8", f"batch_size = {batch}"))
+    arguments = ["-m", "bilens.cli", "train", "text", "--data", str(text)]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, command in (("one", []), ("two", launch)):
+        given = [*arguments, "--config", str(tmp_path / f"{name}.toml"), "--output", str(tmp_path / name)]
+        done = subprocess.run([sys.executable, *command, *given], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("bits per byte") == 1
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert [step for step, _ in one] == [step for step, _ in two]
+    assert [loss for _, loss in two] == pytest.approx([loss for _, loss in one], abs=1e-5)
+    checkpoint = tmp_path / "two" / "checkpoints" / "checkpoint-30"
+    assert {"complete", "rng_state_0.pth", "rng_state_1.pth"} <= {file.name for file in checkpoint.iterdir()}
+
+
+def test_what_one_process_refuses_all_refuse(tmp_path, text, config):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "bilens.cli"]
+    given = ["train", "text", "--data", str(text), "--config", str(config), "--output", str(tmp_path / "used")]
+    done = subprocess.run([*launch, *given], capture_output=True, text=True, timeout=100)
+    assert done.returncode != 0
+    assert "must be a new or empty folder" in done.stderr
+    assert [file.name for file in (tmp_path / "used").iterdir()] == ["file"]
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, text, config):
+    """The largest file that the second run may write is smaller than its next checkpoint."""
+    arguments = ["train", "text", "--data", str(text), "--config", str(config), "--steps", "30", "--save-every", "10"]
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "bilens.cli", *arguments, "--output", str(run)]
+    subprocess.run(command, check=True, capture_output=True)
+    expected = load_file(run / "model.safetensors")
+    for file in (run / "model.safetensors", run / "config.json"):
+        file.unlink()
+    shutil.rmtree(run / "checkpoints" / "checkpoint-30")  # as if it had been stopped after step 20
+
+    def little_room():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+    full = subprocess.run([*command, "--resume"], capture_output=True, text=True, preexec_fn=little_room)
+    assert full.returncode == 2, full.stderr
+    assert "must be writable to the end" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert not (run / "config.json").exists()
+    subprocess.run([*command, "--resume"], check=True, capture_output=True)
+    assert all(torch.equal(expected[key], value) for key, value in load_file(run / "model.safetensors").items())
+
+
+def test_options_reach_trainer(tmp_path, text):
+    how = read_recipe(None, steps=3, batch_size=4, vocab_size=300, model=SMALL)
+    plain = train_language(str(text), tmp_path / "plain", how, quiet=True)
+    half = train_language(str(text), tmp_path / "half", how, quiet=True, options={"bf16": True})
+    assert not torch.equal(plain.lm_head.weight, half.lm_head.weight)
+    assert torch.allclose(plain.lm_head.weight, half.lm_head.weight, atol=0.02)
+
+
+def test_an_option_that_cannot_be_is_refused(refuses, tmp_path, text):
+    how = read_recipe(None, steps=3, batch_size=4, vocab_size=300, model=SMALL)
+    for options in ({"report_to": "a_reporter_of_nobody"}, {"no_such_option": 1}):
+        refuses(
+            ConfigError,
+            lambda options=options: train_language(str(text), tmp_path / next(iter(options)), how, options=options),
+            "must be possible on this machine",
+        )
 
 
 def test_the_figures_are_those_of_the_saved_model(tmp_path, text):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 import bilens
 from bilens.base.errors import ConfigError, FileError, NotFiniteError
+from bilens.decompose import eigen
 from bilens.training import evaluate_on, load_images, recipe, train_classifier
 
 ARGUMENTS = ["--steps", "500", "--batch-size", "64", "--width", "24", "--save-every", "25", "--seed", "3", "--bias"]
@@ -141,7 +143,20 @@ def test_a_recipe_that_cannot_be_built_leaves_no_folder(refuses, tmp_path):
 
 def test_a_diverged_run_leaves_no_model(refuses, tmp_path):
     how = recipe(steps=30, batch_size=32, hidden_size=8, learning_rate=1e6, bias=True)
-    refuses(
-        NotFiniteError, lambda: train_classifier("digits", tmp_path, how, quiet=True), "the trained model.", "must be finite"
-    )
-    assert not (tmp_path / "model.safetensors").exists()
+    for name, penalty in (("with", 20.0), ("without", 0.0)):
+        asked = replace(how, tail_penalty=penalty)
+        run = tmp_path / name
+        refuses(NotFiniteError, lambda: train_classifier("digits", run, asked, quiet=True), "must be finite")  # noqa: B023
+        assert not (run / "model.safetensors").exists()
+
+
+def test_the_tail_penalty_leaves_little_beyond_the_kept(tmp_path):
+    """With it two eigenvectors a class carry more of ‖Q‖² than without."""
+    how = recipe(steps=120, batch_size=100, hidden_size=32, kept=2)
+    shares = {}
+    for penalty in (0.0, 20.0):
+        run = replace(how, tail_penalty=penalty)
+        tensor = train_classifier("digits", tmp_path / str(penalty), run, quiet=True).tensor().detach()
+        values = eigen(tensor, k=None).values.square()
+        shares[penalty] = float((values[:, 2:].sum(-1) / values.sum(-1)).mean())
+    assert shares[20.0] < shares[0.0] / 5

@@ -107,6 +107,10 @@ def train_image(
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate of AdamW.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Weight decay of AdamW.")] = None,
     input_noise: Annotated[float | None, typer.Option(help="Standard deviation of noise on pixels in [0, 1].")] = None,
+    tail_penalty: Annotated[
+        float | None, typer.Option(help="Weight of what each class has beyond its top eigenvectors.")
+    ] = None,
+    kept: Annotated[int | None, typer.Option(help="How many eigenvectors per class are free of that penalty.")] = None,
     width: Annotated[int | None, typer.Option(help="Hidden size.")] = None,
     layers: Annotated[int | None, typer.Option(help="Bilinear layers.")] = None,
     residual: Annotated[bool, typer.Option("--residual", help="Layers add to what they read.")] = False,
@@ -128,6 +132,8 @@ def train_image(
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         input_noise=input_noise,
+        tail_penalty=tail_penalty,
+        kept=kept,
         hidden_size=width,
         num_hidden_layers=layers,
         residual=residual,
@@ -210,6 +216,38 @@ def evaluate(
     loaded = load(str(model))
     found = evaluate_text_on(loaded, data) if isinstance(loaded, Transformer) else evaluate_on(loaded, data)
     show_rows([found], "Test", json)
+
+
+@app.command()
+def compare(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the runs; one begun is gone on with.")],
+    data: TextName = "topics",
+    config: Annotated[
+        Path | None, typer.Option(help="TOML, as for train text; intermediate_size is the gated MLPs'.")
+    ] = None,
+    mlp: Annotated[list[str] | None, typer.Option(help="An MLP to compare; repeat it. Default: all seven.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each.")] = 3,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps of each run.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Blocks per step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate of AdamW.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Also write the result to this file (safetensors).")] = None,
+    json: AsJson = False,
+) -> None:
+    """Bilinear against ReLU, GELU, ReLU², ReGLU, GEGLU, SwiGLU: equal parameters, equal tokens, several seeds."""
+    from bilens import training
+    from bilens.cli.output import quiet, say, show
+
+    def one_line(run: dict[str, Any]) -> None:
+        if not json:
+            say(f"{run['mlp']}, seed {run['seed']}: {run['loss']:.4f} nats per token")
+
+    quiet()
+    how = training.read_recipe(config, steps=steps, batch_size=batch_size, learning_rate=learning_rate)
+    chosen = mlp or tuple(training.VARIANTS)
+    found = training.compare(data, output, how, variants=chosen, seeds=seeds, quiet=not sys.stderr.isatty(), on_run=one_line)
+    if save is not None:
+        found.save(save)
+    show(found, json)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from typing import Any
 
 from rich.console import Console
@@ -21,7 +22,7 @@ def quiet() -> None:
 
 def say(text: str) -> None:
     """One line for a person."""
-    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+    _console(soft_wrap=True).print(text, markup=False)
 
 
 def show(result: Result, as_json: bool = False) -> None:
@@ -39,9 +40,14 @@ def show_rows(rows: list[dict[str, Any]], title: str, as_json: bool = False) -> 
         table.add_column(name, justify="left" if isinstance(value, str) else "right", overflow="fold")
     for row in rows[:SHOWN_ROWS]:
         table.add_row(*(_cell(value) for value in row.values()))
-    Console(highlight=False).print(table)
+    _console().print(table)
     if len(rows) > SHOWN_ROWS:
         say(f"… the first {SHOWN_ROWS} of {len(rows)} rows; --json prints all.")
+
+
+def _console(soft_wrap: bool = False) -> Console:
+    """Standard output; of several processes, which all found the same, the first alone speaks."""
+    return Console(highlight=False, soft_wrap=soft_wrap, quiet=os.environ.get("RANK", "0") != "0")
 
 
 def _cell(value: Any) -> str:

@@ -2,5 +2,6 @@
 
 from bilens.decompose.eigen import effective_rank, eigen
 from bilens.decompose.hosvd import HOSVD, hosvd
+from bilens.decompose.tail import Tail, tail
 
-__all__ = ["HOSVD", "effective_rank", "eigen", "hosvd"]
+__all__ = ["HOSVD", "Tail", "effective_rank", "eigen", "hosvd", "tail"]

@@ -9,6 +9,7 @@ from bilens.training.classify import (
     recipe,
     train_classifier,
 )
+from bilens.training.compare import VARIANTS, Comparison, compare
 from bilens.training.idx import read_idx
 from bilens.training.images import ImageData, Images, load_images
 from bilens.training.language import TextRecipe, evaluate_text, evaluate_text_on, read_recipe, train_language
@@ -18,12 +19,15 @@ from bilens.training.tokenizer import load_tokenizer, save_tokenizer, train_toke
 
 __all__ = [
     "RECIPES",
+    "VARIANTS",
     "Blocks",
+    "Comparison",
     "ImageData",
     "ImageRecipe",
     "Images",
     "TextData",
     "TextRecipe",
+    "compare",
     "evaluate",
     "evaluate_on",
     "evaluate_text",

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast, set_seed
 from bilens.base.errors import ArgumentError, ConfigError, FileError
 from bilens.base.files import write_text
 from bilens.models import Transformer, TransformerConfig
+from bilens.training.processes import first_does
 from bilens.training.run import ABOUT, Schedule, claim, train
 from bilens.training.text import Blocks, load_text
 from bilens.training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
@@ -44,6 +45,11 @@ class TextRecipe:
         always = {"include_num_input_tokens_seen": "all", "prediction_loss_only": True}
         rates = (self.learning_rate, self.weight_decay)
         return Schedule(self.steps, self.batch_size, *rates, self.seed, self.batch_size, always | dict(options))
+
+    @property
+    def tokens(self) -> int:
+        """The tokens that one process trains on, counted as often as they are seen."""
+        return self.steps * self.batch_size * TransformerConfig(**self.model).max_position_embeddings
 
     def configure(self, tokenizer: PreTrainedTokenizerFast) -> TransformerConfig:
         """The model of this recipe for the tokens of ``tokenizer``."""
@@ -91,20 +97,18 @@ def train_language(
     Losses in nats per token and in bits per byte end up in training.json.
     """
     output = Path(output)
-    words = load_tokenizer(tokenizer) if tokenizer is not None else None
-    if words is None and resume and (output / "tokenizer.json").is_file():
-        words = load_tokenizer(output)
-    words = words or train_tokenizer(source, how.vocab_size)
+    kept = tokenizer or (output if resume and (output / "tokenizer.json").is_file() else None)
+    words = load_tokenizer(kept) if kept else first_does(lambda: train_tokenizer(source, how.vocab_size))
     set_seed(how.seed)
     model = Transformer(how.configure(words))
     data = load_text(source, words, model.config.max_position_embeddings)
     about = {"data": data.name, "recipe": {**asdict(how), "model": dict(how.model)}}
-    checkpoint = claim(output, about, resume)
-    save_tokenizer(words, output)
+    checkpoint = first_does(lambda: claim(output, about, resume))
+    first_does(lambda: save_tokenizer(words, output))
     train(model, data.train, data.valid, output, how.schedule(options or {}), checkpoint, None, save_every, quiet)
     model.tokenizer = words
     figures = {"valid": evaluate_text(model, data.valid)}
-    write_text(output / ABOUT, json.dumps(about | {"figures": figures}, indent=2) + "\n")
+    first_does(lambda: write_text(output / ABOUT, json.dumps(about | {"figures": figures}, indent=2) + "\n"))
     return model
 
 

@@ -10,7 +10,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model
+from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import (
     EvalPrediction,
     PreTrainedModel,
     PrinterCallback,
+    ProgressCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -34,6 +37,7 @@ from transformers import (
 from bilens.base.errors import ConfigError, FileError
 from bilens.base.files import write_text
 from bilens.base.numerics import require_finite
+from bilens.training.processes import first_does, on_cpu, processes
 
 ABOUT = "training.json"
 COMPLETE = "complete"
@@ -107,50 +111,85 @@ def train(
     metrics: Any = None,
     save_every: int | None = None,
     quiet: bool = False,
+    penalty: Callable[[Any, int], Tensor | None] | None = None,
 ) -> None:
-    """Train ``model`` in place and write it to ``output``. From ``checkpoint`` it ends at the very same weights."""
+    """Train ``model`` in place and write it to ``output``. From ``checkpoint`` it ends at the very same weights.
+
+    ``penalty``, of the model and the step, is added to the training loss where it is not None.
+    """
     save_every = save_every or max(1, schedule.steps // 10)
     options: dict[str, Any] = {"report_to": "none"} | dict(schedule.options)
-    arguments = TrainingArguments(
-        output_dir=str(output / "checkpoints"),
-        max_steps=schedule.steps,
-        per_device_train_batch_size=schedule.batch_size,
-        per_device_eval_batch_size=schedule.eval_batch_size,
-        learning_rate=schedule.learning_rate,
-        weight_decay=schedule.weight_decay,
-        lr_scheduler_type="cosine",
-        warmup_steps=max(1, schedule.steps // 20),
-        logging_steps=_logging_steps(schedule.steps, save_every),
-        eval_strategy="steps",
-        eval_steps=save_every,
-        save_strategy="steps",
-        save_steps=save_every,
-        save_total_limit=2,
-        seed=schedule.seed,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        dataloader_pin_memory=torch.cuda.is_available(),
-        disable_tqdm=quiet,
-        **options,
-    )
-    log = JsonLog(output / "log.jsonl", _step(checkpoint))
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=train_data,
-        eval_dataset=valid_data,
-        data_collator=_as_it_is,
-        compute_metrics=metrics,
-        callbacks=[log, MarkComplete()],
-    )
+    log = first_does(lambda: JsonLog(output / "log.jsonl", _step(checkpoint)))
+    try:
+        arguments = TrainingArguments(
+            output_dir=str(output / "checkpoints"),
+            max_steps=schedule.steps,
+            per_device_train_batch_size=schedule.batch_size,
+            per_device_eval_batch_size=schedule.eval_batch_size,
+            learning_rate=schedule.learning_rate,
+            weight_decay=schedule.weight_decay,
+            lr_scheduler_type="cosine",
+            warmup_steps=max(1, schedule.steps // 20),
+            logging_steps=_logging_steps(schedule.steps, save_every),
+            eval_strategy="steps",
+            eval_steps=save_every,
+            save_strategy="steps",
+            save_steps=save_every,
+            save_total_limit=2,
+            seed=schedule.seed,
+            use_cpu=on_cpu(),
+            ddp_find_unused_parameters=False,
+            remove_unused_columns=False,
+            label_names=["labels"],
+            dataloader_pin_memory=torch.cuda.is_available(),
+            disable_tqdm=quiet,
+            **options,
+        )
+        trainer = PenalisedTrainer(
+            penalty,
+            model=model,
+            args=arguments,
+            train_dataset=train_data,
+            eval_dataset=valid_data,
+            data_collator=_as_it_is,
+            compute_metrics=metrics,
+            callbacks=[log, MarkComplete()],
+        )
+    except (
+        ValueError,
+        RuntimeError,
+        ImportError,
+        TypeError,
+    ) as error:  # a reporter that is not installed, bf16 without a GPU
+        asked = ", ".join(f"{name}={value!r}" for name, value in schedule.options.items())
+        raise ConfigError(f"Trainer with {asked}", must="be possible on this machine", got=error) from error
     trainer.remove_callback(PrinterCallback)  # log.jsonl has the lines; the bar shows them where there is one
+    if not quiet:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(Bar())
     if checkpoint is not None and _step(checkpoint) >= schedule.steps:  # Trainer would take one step more
         load_model(model, str(checkpoint / "model.safetensors"))
     else:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with _writing(output):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     model.eval()
     require_finite("the trained model", **dict(model.named_parameters()))
-    save_model(model, output)
+    first_does(lambda: save_model(model, output))
+
+
+class PenalisedTrainer(Trainer):
+    """Trainer, with ``penalty(model, step)`` added to the loss of its training steps."""
+
+    def __init__(self, penalty: Callable[[Any, int], Tensor | None] | None, **given: Any) -> None:
+        super().__init__(**given)
+        self.penalty = penalty
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        if not model.training or self.penalty is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss: Any = super().compute_loss(model, inputs, False, num_items_in_batch)
+        extra = self.penalty(self.accelerator.unwrap_model(model), self.state.global_step)
+        return loss if extra is None else loss + extra
 
 
 def accuracy_metric(prediction: EvalPrediction) -> dict[str, float]:
@@ -163,7 +202,7 @@ def save_model(model: PreTrainedModel, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     for left in output.glob(f"{SAVING}*"):  # by a save that was killed
         shutil.rmtree(left)
-    with tempfile.TemporaryDirectory(dir=output, prefix=SAVING) as temporary:
+    with _writing(output), tempfile.TemporaryDirectory(dir=output, prefix=SAVING) as temporary:
         model.save_pretrained(temporary)
         for file in sorted(Path(temporary).iterdir(), key=lambda file: file.name == "config.json"):
             os.replace(file, output / file.name)
@@ -184,11 +223,39 @@ class JsonLog(TrainerCallback):
 
 
 class MarkComplete(TrainerCallback):
-    """Marks a checkpoint once all of it is written, so that a kill in the middle is seen."""
+    """Marks a checkpoint once all processes have written all of it, so that a kill in the middle is seen."""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        processes().wait_for_everyone()
         if state.is_world_process_zero:
             (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+class Bar(ProgressCallback):
+    """Trainer's progress bar, with tokens per second beside it where Trainer counts tokens."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+        super().on_train_begin(args, state, control, **given)
+        self.seen_before = state.num_input_tokens_seen  # by the run that is resumed
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+        super().on_step_end(args, state, control, **given)
+        bar: Any = self.training_bar
+        seen = state.num_input_tokens_seen - self.seen_before
+        if bar is not None and seen:
+            bar.set_postfix_str(f"{seen / bar.format_dict['elapsed']:,.0f} tokens/s", refresh=False)
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """One FileError for a disk that is full while a checkpoint or a model is written; what was whole before still is."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
+        todo = "What was saved before is whole: make room, and pass --resume."
+        raise FileError(str(output), must="be writable to the end", got=str(error), todo=todo) from error
 
 
 def _logging_steps(steps: int, save_every: int) -> int:

@@ -1,0 +1,74 @@
+"""Comparing MLPs: equal sizes, the same numbers as separate runs, gone on with where it was stopped."""
+
+import math
+
+import pytest
+
+import bilens
+from bilens.base.errors import ArgumentError
+from bilens.training import Comparison, compare, read_about, read_recipe
+from bilens.training.compare import VARIANTS, standard_error, with_mlp
+
+MODEL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def how():
+    return read_recipe(None, steps=4, batch_size=2, vocab_size=300, model=MODEL | {"max_position_embeddings": 16})
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory, how):
+    folder, told = tmp_path_factory.mktemp("compared"), []
+    names = ("ReLU", "bilinear", "SwiGLU")
+    return folder, compare("topics", folder, how, variants=names, seeds=2, quiet=True, on_run=told.append), told
+
+
+def test_all_have_as_many_parameters(how):
+    sizes = {bilens.Transformer(bilens.TransformerConfig(**with_mlp(how, name).model)).num_parameters() for name in VARIANTS}
+    assert len(sizes) == 1
+
+
+def test_numbers_are_those_of_the_runs(compared, how):
+    folder, found, told = compared
+    assert found.variants == ("ReLU", "bilinear", "SwiGLU")
+    assert [run["mlp"] for run in told] == ["ReLU", "bilinear", "SwiGLU"] * 2
+    for name, losses in zip(found.variants, found.loss, strict=True):
+        assert losses == tuple(read_about(folder / f"{name}-{seed}")["figures"]["valid"]["loss"] for seed in (0, 1))
+    assert found.tokens == 4 * 2 * 16
+    assert bilens.load(folder / "SwiGLU-1").config.hidden_act == "silu"
+
+
+def test_rows_say_mean_and_standard_error(compared):
+    _, found, _ = compared
+    row = found.rows()[0]
+    one, two = found.loss[0]
+    assert row["loss"] == pytest.approx((one + two) / 2)
+    assert row["±"] == pytest.approx(abs(one - two) / 2)  # s/√n of two
+    gaps = [loss - base for loss, base in zip(found.loss[0], found.loss[1], strict=True)]
+    assert row["over bilinear"] == pytest.approx(sum(gaps) / 2)
+    assert found.rows()[1]["over bilinear"] == 0
+    assert math.isnan(standard_error([1.0]))
+    assert found.plot().data
+    assert "lowest loss" in found.summary()
+
+
+def test_it_goes_on_where_it_was_stopped(compared, how, tmp_path):
+    folder, found, _ = compared
+    (folder / "SwiGLU-1" / "training.json").unlink()
+    (folder / "SwiGLU-1" / "training.json").write_text(
+        (folder / "SwiGLU-0" / "training.json").read_text().partition(',\n  "figures"')[0].replace('"seed": 0', '"seed": 1')
+        + "}"
+    )
+    told = []
+    again = compare("topics", folder, how, variants=found.variants, seeds=2, quiet=True, on_run=told.append)
+    assert [(run["mlp"], run["seed"]) for run in told] == [("SwiGLU", 1)]
+    assert again.loss == found.loss
+    again.save(tmp_path / "c.safetensors")
+    assert Comparison.load(tmp_path / "c.safetensors").rows() == again.rows()
+
+
+@pytest.mark.parametrize(("variants", "seeds"), [((), 1), (("ReLU", "ReLU"), 1), (("ReLU",), 0), (("Tanh",), 1)])
+def test_nothing_to_compare_is_refused(refuses, tmp_path, how, variants, seeds):
+    refuses(ArgumentError, lambda: compare("topics", tmp_path / "x", how, variants=variants, seeds=seeds), "must be")
+    assert not (tmp_path / "x").exists()
