@@ -108,7 +108,7 @@ def _model(subject: Subject) -> dict[str, Any]:
     }
     recipe = subject.about.get("recipe", {})
     if recipe:
-        keys = ("steps", "batch_size", "learning_rate", "weight_decay", "input_noise", "seed")
+        keys = ("steps", "batch_size", "learning_rate", "weight_decay", "input_noise", "tail_penalty", "kept", "seed")
         facts["Training"] = ", ".join(f"{key.replace('_', ' ')} {recipe[key]}" for key in keys if key in recipe)
     return {"accuracy": figures["accuracy"], "loss": figures["loss"], "facts": facts}
 
