@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from bilens import algebra, base, decompose, models, nn, report, training
+    from bilens import algebra, base, circuits, decompose, models, nn, report, training
     from bilens.algebra import CP, Dense, Eigen, Factored, Gates, QuadraticForm, Tucker, homogeneous
     from bilens.base.errors import BilensError, NotExactError
+    from bilens.circuits import expand
     from bilens.models import Classifier, ClassifierConfig, Transformer, TransformerConfig, load
     from bilens.report import verify
 
@@ -20,9 +21,10 @@ _HOMES = {
     **dict.fromkeys(("CP", "Dense", "Eigen", "Factored", "Gates", "QuadraticForm", "Tucker", "homogeneous"), "algebra"),
     **dict.fromkeys(("BilensError", "NotExactError"), "base.errors"),
     **dict.fromkeys(("Classifier", "ClassifierConfig", "Transformer", "TransformerConfig", "load"), "models"),
+    "expand": "circuits",
     "verify": "report",
 }
-_ROOMS = ("algebra", "base", "decompose", "models", "nn", "report", "training")
+_ROOMS = ("algebra", "base", "circuits", "decompose", "models", "nn", "report", "training")
 
 __all__ = [
     "CP",
@@ -40,7 +42,9 @@ __all__ = [
     "Tucker",
     "algebra",
     "base",
+    "circuits",
     "decompose",
+    "expand",
     "homogeneous",
     "load",
     "models",

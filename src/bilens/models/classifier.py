@@ -1,6 +1,7 @@
 """An image classifier whose every layer is bilinear: embed → n bilinear layers (residual or not) → head."""
 
 from collections.abc import Sequence
+from functools import reduce
 from math import prod
 from typing import Any
 
@@ -15,6 +16,7 @@ from bilens.base.errors import ArgumentError, ConfigError, NotExactError, ShapeE
 from bilens.base.numerics import is_whole
 from bilens.models.config import require_bool, require_count, require_known_keys
 from bilens.nn import Bilinear
+from bilens.nn.expandable import NO_NORM, Layer, Wiring
 
 
 class ClassifierConfig(PreTrainedConfig):
@@ -98,10 +100,7 @@ class Classifier(PreTrainedModel):
         x = self._pixels(pixel_values)
         if self.training and self.config.input_noise:
             x = x + self.config.input_noise * torch.randn_like(x)
-        x = self.embed(x)
-        for layer in self.layers:
-            x = self._step(layer, x)
-        logits = self.head(x)
+        logits = self._logits(x)
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
 
@@ -135,9 +134,56 @@ class Classifier(PreTrainedModel):
                 x = self._step(before, x)
         return homogeneous(x) if self.config.bias else x
 
+    # What circuits see (nn.expandable.Expandable).
+
+    def wiring(self) -> Wiring:
+        """The embedding of the image, then layer after layer; the head reads the last, or with ``residual`` all of them."""
+        parts = [Layer(f"mlp{n}", n, NO_NORM, layer) for n, layer in enumerate(self.layers)]
+        leaves = ("embed", "embed.bias") if self.config.bias else ("embed",)
+        return Wiring(leaves, tuple(parts), NO_NORM, self.head.weight, self.head.bias, self.config.residual)
+
+    def read(self, inputs: Float[Tensor, "*shape"]) -> Float[Tensor, "1 i"]:
+        """One image, in its shape or flat, with or without a batch dim of one. Errors: ShapeError for anything else."""
+        pixels = torch.as_tensor(inputs).to(self.device, self.dtype)
+        shapes = (tuple(self.config.input_shape), (self.config.input_size,))
+        flat = self._pixels(pixels[None] if tuple(pixels.shape) in shapes else pixels)
+        if len(flat) != 1:
+            raise ShapeError("inputs", must="be one image", got=f"{len(flat)} images")
+        return flat
+
+    @torch.no_grad()
+    def leaves(self, inputs: Float[Tensor, "1 i"]) -> dict[str, Float[Tensor, "1 d"]]:
+        """The embedded image, and the embedding's bias apart from it."""
+        found = {"embed": inputs @ self.embed.weight.mT}
+        return found | {"embed.bias": self.embed.bias[None]} if self.config.bias else found
+
+    @torch.no_grad()
+    def outputs(self, inputs: Float[Tensor, "1 i"]) -> Float[Tensor, "1 classes"]:
+        """The logits, by ``forward`` in evaluation."""
+        return self._logits(inputs)
+
+    def output_index(self, name: str | int) -> int:
+        """A class by its name, or by its number."""
+        if isinstance(name, str) and name in self.config.labels:
+            return self.config.labels.index(name)
+        if not isinstance(name, str) and is_whole(name) and 0 <= name < len(self.config.labels):
+            return int(name)
+        raise ArgumentError("target", must=f"be one of {', '.join(self.config.labels)}, or its number", got=repr(name))
+
+    def output_names(self, indices: Int[Tensor, " n"] | Sequence[int]) -> list[str]:
+        """The names of classes."""
+        return [self.config.labels[int(index)] for index in indices]
+
+    def input_names(self, inputs: Float[Tensor, "1 i"]) -> list[str]:
+        """An image has one position."""
+        return ["image"]
+
     @property
     def _is_affine(self) -> bool:
         return self.config.bias or self.config.residual
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return self.head(reduce(lambda x, layer: self._step(layer, x), self.layers, self.embed(x)))
 
     def _step(self, layer: nn.Module, x: Tensor) -> Tensor:
         return x + layer(x) if self.config.residual else layer(x)

@@ -26,11 +26,12 @@ from bilens.models.blocks import Block, Body, frequencies
 from bilens.models.folding import fold, folded_config, padded
 from bilens.models.llama import config_from_llama, config_to_llama, copy_weights
 from bilens.models.transformer_config import TransformerConfig
+from bilens.models.wired import Wired
 from bilens.nn import Attention, Rotary
 from bilens.nn.attention import causal_mask
 
 
-class Transformer(PreTrainedModel, GenerationMixin):
+class Transformer(Wired, PreTrainedModel, GenerationMixin):
     """A causal language model as ``TransformerConfig`` says. ``generate``, ``labels`` → loss, ``save_pretrained`` as usual.
 
     Weights by TransformerLens's names, shapes and row-vector convention: ``W_E``, ``W_pos``, ``W_Q[l]`` … ``W_U``.
@@ -180,9 +181,7 @@ class Transformer(PreTrainedModel, GenerationMixin):
 
     @property
     def W_O(self) -> Float[Tensor, "layer head d_head d"]:
-        return torch.stack(
-            [attention.o_proj.weight.mT.unflatten(0, (attention.n_heads, -1)) for attention in self._attentions]
-        )
+        return self._per_head("o_proj")
 
     @property
     def b_Q(self) -> Float[Tensor, "layer head d_head"]:
@@ -228,20 +227,10 @@ class Transformer(PreTrainedModel, GenerationMixin):
         return found
 
     def _per_head(self, name: str) -> Tensor:
-        def split(attention: Attention) -> Tensor:
-            heads = getattr(attention, name).weight.unflatten(0, (-1, attention.d_head)).mT
-            return heads.repeat_interleave(attention.n_heads // len(heads), dim=0)
-
-        return torch.stack([split(attention) for attention in self._attentions])
+        return torch.stack([attention.per_head(name) for attention in self._attentions])
 
     def _bias_per_head(self, name: str) -> Tensor:
-        def split(attention: Attention) -> Tensor:
-            projection = getattr(attention, name)
-            bias = torch.zeros_like(projection.weight[:, 0]) if projection.bias is None else projection.bias
-            heads = bias.unflatten(0, (-1, attention.d_head))
-            return heads.repeat_interleave(attention.n_heads // len(heads), dim=0)
-
-        return torch.stack([split(attention) for attention in self._attentions])
+        return torch.stack([attention.bias_per_head(name) for attention in self._attentions])
 
     def _mlp_weights(self, name: str) -> Tensor:
         if not self.config.intermediate_size or (name == "gate_proj" and not self.config.gated):

@@ -101,6 +101,22 @@ class Attention(nn.Module):
         z, pattern = self._look(q, k, v, mask) if patterns else (self._look_fast(q, k, v, mask), None)
         return self.o_proj(z.transpose(1, 2).flatten(2)), pattern
 
+    def per_head(self, name: str) -> Float[Tensor, "head a b"]:
+        """The weights of one projection for every query head, in the row-vector convention: W_Q, W_K, W_V (d, d_head) for
+        "q_proj", "k_proj", "v_proj", W_O (d_head, d) for "o_proj". Grouped keys and values are repeated."""
+        if name == "o_proj":
+            return self.o_proj.weight.mT.unflatten(0, (self.n_heads, self.d_head))
+        return self._repeated(getattr(self, name).weight.unflatten(0, (-1, self.d_head)).mT)
+
+    def bias_per_head(self, name: str) -> Float[Tensor, "head d_head"]:
+        """The bias of "q_proj", "k_proj" or "v_proj" for every query head; zeros where there is none."""
+        projection = getattr(self, name)
+        bias = torch.zeros_like(projection.weight[:, 0]) if projection.bias is None else projection.bias
+        return self._repeated(bias.unflatten(0, (-1, self.d_head)))
+
+    def _repeated(self, heads: Tensor) -> Tensor:
+        return heads.repeat_interleave(self.n_heads // len(heads), dim=0)
+
     def _heads(self, x: Float[Tensor, "b t hd"]) -> Float[Tensor, "b h t d"]:
         return x.unflatten(-1, (-1, self.d_head)).transpose(1, 2)
 

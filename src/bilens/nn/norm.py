@@ -1,4 +1,7 @@
-"""Normalisations of the residual stream. Each is a scale of its own input times linear maps, and says the scale."""
+"""Normalisations of the residual stream, each N(x) = σ(x) P x + c: a scale of its own input, a linear map, a constant.
+
+Given the scale σ a norm is affine, and paths go through it: ``linear`` is P, ``transposed`` Pᵀ, ``shift`` c.
+"""
 
 import torch
 from jaxtyping import Float
@@ -23,6 +26,12 @@ class RMSNorm(nn.Module):
         """σ(x): what paths through this norm hold fixed."""
         return (x.square().mean(-1, keepdim=True) + self.eps).rsqrt()
 
+    def linear(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        return x * self.weight
+
+    transposed = linear
+    shift = None
+
 
 class LayerNorm(nn.Module):
     """N(x) = w ⊙ (x − mean x) · σ(x) + b with σ(x) = (var x + eps)^-½."""
@@ -40,6 +49,17 @@ class LayerNorm(nn.Module):
         """σ(x): what paths through this norm hold fixed; centring and w are linear, b is a constant."""
         return (x.var(-1, correction=0, keepdim=True) + self.eps).rsqrt()
 
+    def linear(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        return (x - x.mean(-1, keepdim=True)) * self.weight
+
+    def transposed(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        x = x * self.weight
+        return x - x.mean(-1, keepdim=True)
+
+    @property
+    def shift(self) -> Float[Tensor, " d"]:
+        return self.bias
+
 
 class NoNorm(nn.Module):
     """N(x) = x: the models for which expansions hold with nothing but the attention patterns given."""
@@ -50,11 +70,18 @@ class NoNorm(nn.Module):
     def scale(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b 1"]:
         return torch.ones_like(x[..., :1])
 
+    def linear(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        return x
 
+    transposed = linear
+    shift = None
+
+
+Norm = RMSNorm | LayerNorm | NoNorm
 NORMS = ("rms", "layer", "none")
 
 
-def make_norm(kind: str, d_model: int, eps: float) -> RMSNorm | LayerNorm | NoNorm:
+def make_norm(kind: str, d_model: int, eps: float) -> Norm:
     """A norm by name. Errors: ConfigError for an unknown one."""
     match kind:
         case "rms":

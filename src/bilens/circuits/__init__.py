@@ -1,0 +1,7 @@
+"""Floor 3: circuits. Every output of a model as an exact sum of paths, and what the weights alone compose."""
+
+from bilens.circuits.expansion import Expansion, Groups, Term, expand
+from bilens.circuits.recording import Recording, Source, record
+from bilens.circuits.targets import At
+
+__all__ = ["At", "Expansion", "Groups", "Recording", "Source", "Term", "expand", "record"]

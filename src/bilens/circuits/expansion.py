@@ -1,0 +1,331 @@
+"""Every output as an exact sum of paths: Σ terms + remainder = the forward pass, at every level of detail."""
+
+import heapq
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+
+from bilens.base.errors import ArgumentError
+from bilens.base.numerics import is_whole
+from bilens.base.records import Record
+from bilens.base.results import Result
+from bilens.circuits import paths
+from bilens.circuits.engine import Engine
+from bilens.circuits.paths import CONSTANT, Tree
+from bilens.circuits.recording import Recording, record
+from bilens.circuits.targets import Goal, Target, resolve
+from bilens.nn.expandable import Expandable
+from bilens.nn.norm import NoNorm
+
+Detail = Literal["writes", "pairs", "paths"]
+By = Literal["component", "position", "order", "layer"]
+SHOWN = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Term(Record):
+    """One path and what it adds to the target.
+
+    ``share`` is its part of the total (shares of opposite sign cancel). ``order`` is its degree in the embeddings, None
+    where it is not taken apart to the end. ``given``: the patterns and norm scales of the pass that it holds fixed.
+    ``opaque``: it starts at a layer that has no tensor, whose write is a source of its own.
+    """
+
+    tree: Tree
+    value: float
+    share: float
+    layer: int
+    order: int | None
+    given: tuple[str, ...]
+    opaque: bool
+
+    @property
+    def path(self) -> str:
+        """As it is read: ``mlp1(L0H3@5→9(embed), mlp0(embed, embed))``."""
+        return paths.text(self.tree)
+
+    @property
+    def latex(self) -> str:
+        """In the note's notation."""
+        return paths.latex(self.tree)
+
+    @property
+    def component(self) -> str:
+        """The residual write through which the path reaches the target."""
+        return "bias" if self.tree == CONSTANT else self.tree[1]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Groups(Result):
+    """An expansion added up by one property of its terms. What was not kept is the row ``remainder``."""
+
+    by: str
+    names: tuple[str, ...]
+    values: tuple[float, ...]
+
+    def summary(self) -> str:
+        return f"{len(self.names)} groups by {self.by}, {sum(self.values):.6g} together"
+
+    def rows(self) -> list[dict[str, Any]]:
+        total = sum(self.values)
+        columns = zip(self.names, self.values, strict=True)
+        return [{self.by: name, "value": value, "share": value / total if total else 0.0} for name, value in columns]
+
+    def figure(self) -> dict[str, Any]:
+        bars = {"type": "bar", "x": list(self.names), "y": list(self.values)}
+        return {"data": [bars], "layout": {"xaxis": {"title": {"text": self.by}}, "yaxis": {"title": {"text": "value"}}}}
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Expansion(Result):
+    """A target as a sum of paths: ``total`` = Σ ``terms`` + ``remainder``, and ``forward`` is what the model itself says.
+
+    Terms come largest first. ``remainder`` is the value of all paths that were met and not kept. ``opaque`` names layers
+    without a tensor, which are not taken apart. ``position`` is where the target is; ``inputs`` names the positions.
+    """
+
+    target: str
+    position: int
+    inputs: tuple[str, ...]
+    terms: tuple[Term, ...]
+    remainder: float
+    forward: float
+    left_out: int
+    opaque: tuple[str, ...]
+
+    @property
+    def total(self) -> float:
+        """Σ terms + remainder, added up in float64."""
+        return float(np.sum([term.value for term in self.terms])) + self.remainder
+
+    @property
+    def error(self) -> float:
+        """|total − forward|: rounding, or a fault of bilens."""
+        return abs(self.total - self.forward)
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """All that the terms hold fixed together."""
+        return tuple(dict.fromkeys(itertools.chain.from_iterable(term.given for term in self.terms)))
+
+    def summary(self) -> str:
+        held = f"; given {len(self.given)} patterns and norm scales" if self.given else "; nothing given: exact outright"
+        opaque = f"; opaque: {', '.join(self.opaque)}" if self.opaque else ""
+        return (
+            f"{self.target} at {self.position}: {len(self.terms)} terms + remainder {self.remainder:.6g} = {self.total:.6g} "
+            f"(forward {self.forward:.6g}, error {self.error:.1e}){held}{opaque}"
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "path": f"W_U · {term.path}",
+                "value": term.value,
+                "share": term.share,
+                "order": term.order,
+                "from": self._tokens(term),
+                "given": len(term.given),
+            }
+            for term in self.terms
+        ]
+
+    def figure(self) -> dict[str, Any]:
+        shown = self.terms[:SHOWN]
+        bars = {"type": "bar", "orientation": "h", "x": [term.value for term in shown], "y": [term.path for term in shown]}
+        rest = self.total - sum(term.value for term in shown)
+        bars = {**bars, "x": [*bars["x"], rest], "y": [*bars["y"], "all others"]}
+        layout = {"title": {"text": f"{self.target} at {self.position}"}, "xaxis": {"title": {"text": "value"}}}
+        return {"data": [bars], "layout": layout | {"yaxis": {"autorange": "reversed", "automargin": True}}}
+
+    def top(self, k: int) -> "Expansion":
+        """The ``k`` largest terms; the others go to the remainder."""
+        kept, rest = self.terms[:k], self.terms[k:]
+        remainder = self.remainder + float(np.sum([term.value for term in rest]))
+        return Expansion(
+            self.target, self.position, self.inputs, kept, remainder, self.forward, self.left_out + len(rest), self.opaque
+        )
+
+    def by(self, what: By) -> Groups:
+        """The terms added up by component (the write that reaches the target), start position, order or layer."""
+        if what not in get_args(By):
+            raise ArgumentError("by", must=f"be one of {', '.join(get_args(By))}", got=repr(what))
+        found: dict[str, float] = {}
+        for term in self.terms:
+            name = self._group(term, what)
+            found[name] = found.get(name, 0.0) + term.value
+        found["remainder"] = self.remainder
+        return Groups(what, tuple(found), tuple(found.values()))
+
+    def ablate(self, removed: Iterable["Term | str"]) -> float:
+        """The target with these paths taken out of the sum, all else as it was: patterns and norm scales do not react.
+
+        ``circuits.knockout`` removes a component from the model itself; the two differ where patterns and norms then change.
+        Errors: ArgumentError for a path that is not among the terms.
+        """
+        values = {term.path: term.value for term in self.terms}
+        wanted = {item.path if isinstance(item, Term) else item.removeprefix("W_U · ") for item in removed}
+        if missing := wanted - set(values):
+            raise ArgumentError("path", must="be among the expansion's terms", got=min(missing))
+        return self.total - sum(values[path] for path in wanted)
+
+    def _group(self, term: Term, what: By) -> str:
+        match what:
+            case "component":
+                return term.component
+            case "layer":
+                return "embeddings" if term.layer < 0 else f"layer {term.layer}"
+            case "order":
+                return "not taken apart" if term.order is None else str(term.order)
+        return ", ".join(map(str, paths.positions(term.tree))) or "none"
+
+    def _tokens(self, term: Term) -> str:
+        return " · ".join(self.inputs[n] for n in paths.positions(term.tree))
+
+
+@torch.no_grad()
+def expand(
+    model: Expandable,
+    inputs: Any,
+    target: Target,
+    position: int = -1,
+    *,
+    detail: Detail = "paths",
+    max_terms: int | None = 1000,
+    cutoff: float | int = 1e-4,
+) -> Expansion:
+    """``target`` at ``position`` of one input as a sum of paths, exact at every step: Σ terms + remainder = forward.
+
+    ``inputs``: a text, token ids (t,), or an image. ``target``: an output by name or number (a token, a class), a pair of
+    them (the one less the other), weights by output, a direction over all outputs (out,), or ``circuits.At``: a direction
+    inside the model. ``detail``:
+        "writes"   by residual write: direct logit attribution
+        "pairs"    one step further: layers by pairs of what they read, heads by source position and source
+        "paths"    all the way to embeddings and biases, the largest first, until there are ``max_terms``
+    A path smaller than ``cutoff`` times Σ |residual write| is not kept but counted in the remainder, and so are the
+    smallest where more than ``max_terms`` come (None: no limit; the number of paths doubles its exponent with each layer).
+
+    Attention patterns and norm scales are those of this pass: each term says which of them it holds fixed (``given``).
+    Cost: a forward pass in parts, then O(h d + h n²) for each layer taken apart with n sources and O(n t d) for each head.
+    Errors: ArgumentError for inputs, target, position or numbers that cannot be. Source: Elhage et al. 2021 for
+    attention-only models; Sharkey, arXiv:2305.03452, section 3 for bilinear layers.
+    """
+    if detail not in get_args(Detail):
+        raise ArgumentError("detail", must=f"be one of {', '.join(get_args(Detail))}", got=repr(detail))
+    if max_terms is not None and (not is_whole(max_terms) or max_terms < 1):
+        raise ArgumentError("max_terms", must="be at least 1, or None", got=max_terms)
+    if not 0 <= cutoff < 1:
+        raise ArgumentError("cutoff", must="be in [0, 1), relative to the sum of all |residual writes|", got=cutoff)
+    recording = record(model, inputs)
+    goal = resolve(model, recording, target, position)
+    search = _Search(recording, goal, max_terms, cutoff)
+    if detail != "writes":
+        search.deepen(once=detail == "pairs")
+    return search.result()
+
+
+class _Search:
+    """Best-first: the largest path that comes apart is taken apart next."""
+
+    def __init__(self, recording: Recording, goal: Goal, max_terms: int | None, cutoff: float | int) -> None:
+        self.recording, self.goal, self.engine = recording, goal, Engine(recording)
+        self.remainder, self.left_out = 0.0, 0
+        self.closed: list[tuple[float, Tree]] = []
+        self.open: list[tuple[float, int, float, Tree]] = []
+        self.count = itertools.count()
+        values = [float(goal.q @ self.engine.vector(root, goal.position)) for root in goal.roots]
+        self.floor = cutoff * (sum(map(abs, values)) + abs(goal.constant))
+        self.limit = max_terms
+        if goal.constant:
+            self.closed.append((goal.constant, CONSTANT))
+        for value, root in zip(values, goal.roots, strict=True):
+            self.push(value, root)
+
+    def push(self, value: float, tree: Tree) -> None:
+        if self.engine.expandable(tree):
+            heapq.heappush(self.open, (-abs(value), next(self.count), value, tree))
+        else:
+            self.closed.append((value, tree))
+
+    @property
+    def room(self) -> int:
+        """How many terms there is room for beside those there are."""
+        return 2**62 if self.limit is None else self.limit - len(self.closed) - len(self.open)
+
+    def deepen(self, once: bool) -> None:
+        """Take paths apart until none is left, or there are enough."""
+        waiting = [heapq.heappop(self.open) for _ in range(len(self.open))] if once else None
+        while (waiting if once else self.open) and self.room > 0:
+            *_, tree = waiting.pop(0) if waiting is not None else heapq.heappop(self.open)
+            found = self.engine.children(tree, self.goal.q, max(self.room, 1))
+            self.remainder += found.rest
+            for n in self.kept(found.values):
+                if once:
+                    self.closed.append((float(found.values[n]), found.tree(int(n))))
+                else:
+                    self.push(float(found.values[n]), found.tree(int(n)))
+        for _, _, value, tree in waiting or ():
+            self.closed.append((value, tree))
+
+    def kept(self, values: np.ndarray) -> np.ndarray:
+        """Which children to keep; the others go to the remainder."""
+        large = np.flatnonzero(np.abs(values) >= self.floor)
+        room = max(self.room, 1)
+        if len(large) > room:
+            large = large[np.argpartition(-np.abs(values[large]), room - 1)[:room]]
+        self.remainder += float(values.sum() - values[large].sum())
+        self.left_out += len(values) - len(large)
+        return large
+
+    def result(self) -> Expansion:
+        found = self.closed + [(value, tree) for _, _, value, tree in self.open]
+        found.sort(key=lambda item: -abs(item[0]))
+        total = float(np.sum([value for value, _ in found])) + self.remainder
+        return Expansion(
+            target=self.goal.name,
+            position=self.goal.position,
+            inputs=self.recording.names,
+            terms=tuple(self.term(value, tree, total) for value, tree in found),
+            remainder=self.remainder,
+            forward=self.goal.forward,
+            left_out=self.left_out,
+            opaque=tuple(source.name for source in self.recording.sources if source.kind == "opaque"),
+        )
+
+    def term(self, value: float, tree: Tree, total: float) -> Term:
+        record = self.recording
+        source = None if tree == CONSTANT else record.sources[record.index[tree[1]]]
+        named = [node[1] for node in paths.walk(tree) if node[0] == "write"]
+        return Term(
+            tree=tree,
+            value=value,
+            share=value / total if total else 0.0,
+            layer=-1 if source is None else source.layer,
+            order=paths.order(tree, self._ends),
+            given=self.given(tree),
+            opaque=any(record.sources[record.index[name]].kind == "opaque" for name in named),
+        )
+
+    @property
+    def _ends(self) -> tuple[str, ...]:
+        return tuple(source.name for source in self.recording.sources if source.kind in ("leaf", "bias"))
+
+    def given(self, tree: Tree) -> tuple[str, ...]:
+        """Patterns A and norm scales σ along a path, by part and position."""
+        record, goal = self.recording, self.goal
+        held = [] if goal.part < 0 or tree == CONSTANT else [(goal.part, goal.position)]
+        found = []
+        for node in paths.walk(tree):
+            if node[0] == "look":
+                found.append(f"A {node[1]}[{node[2]},{node[3]}]")
+                held += [(record.sources[record.index[node[1]]].part, node[3])] if node[4] != CONSTANT else []
+            elif node[0] == "pair" and (node[3] != CONSTANT or node[4] != CONSTANT):
+                held.append((record.sources[record.index[node[1]]].part, node[2]))
+        for part, position in held:
+            if not isinstance(record.norm(part), NoNorm):
+                name = record.wiring.parts[part].name if part < len(record.wiring.parts) else "final"
+                found.append(f"σ {name}@{position}")
+        return tuple(dict.fromkeys(found))

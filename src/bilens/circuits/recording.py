@@ -1,0 +1,201 @@
+"""One forward pass taken apart: what every source wrote, and what was held fixed."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bilens.algebra import CP
+from bilens.base.errors import ArgumentError
+from bilens.base.numerics import require_finite
+from bilens.nn.attention import rotate
+from bilens.nn.expandable import Expandable, Heads, Layer, Wiring
+
+Kind = Literal["leaf", "head", "bias", "layer", "opaque"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one part of the model writes: ``part`` is its place among the wiring's parts (−1 for what stands first)."""
+
+    name: str
+    kind: Kind
+    part: int = -1
+    head: int = 0
+    layer: int = -1
+
+
+class Head(NamedTuple):
+    """A head given its pattern: Σ_s pattern_ts (x̂_s W_V + constant) W_O."""
+
+    w_v: Float[Tensor, "d d_head"]
+    w_o: Float[Tensor, "d_head d"]
+    constant: Float[Tensor, " d_head"] | None  # its bias, and what the norm's constant gives
+    pattern: Float[Tensor, "t s"]
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """A pass over one input: ``writes`` (source, t, d), each part's norm scale (t, 1) and attention patterns (head, t, s).
+
+    ``reads[p]`` says which sources part p reads; the last entry is the readout's. Memory: sources × t × d.
+    """
+
+    wiring: Wiring
+    inputs: Tensor
+    names: tuple[str, ...]  # of the positions
+    sources: tuple[Source, ...]
+    writes: Float[Tensor, "n t d"]
+    reads: tuple[range, ...]
+    scales: tuple[Float[Tensor, "t 1"], ...]
+    patterns: dict[int, Float[Tensor, "head t s"]]
+    streams: tuple[Float[Tensor, "t d"], ...]
+
+    @property
+    def length(self) -> int:
+        """The number of positions."""
+        return self.writes.shape[1]
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Sources by name."""
+        return {source.name: n for n, source in enumerate(self.sources)}
+
+    def norm(self, part: int) -> Any:
+        """The norm that part ``part`` reads through; the readout's for the last."""
+        return self.wiring.parts[part].norm if part < len(self.wiring.parts) else self.wiring.norm
+
+    def linear(self, part: int, x: Float[Tensor, "*b d"], position: int | slice) -> Float[Tensor, "*b d"]:
+        """What of ``x``, written at ``position``, part ``part`` reads: the norm given its scale, its constant apart."""
+        return self.scales[part][position] * self.norm(part).linear(x)
+
+    def pull(self, part: int, q: Float[Tensor, "*b d"], position: int) -> Float[Tensor, "*b d"]:
+        """The transpose of ``linear``: from a functional on what is read to one on the stream."""
+        return self.scales[part][position] * self.norm(part).transposed(q)
+
+    @cached_property
+    def heads(self) -> dict[str, Head]:
+        """The heads by name."""
+        found = {}
+        for n, part in enumerate(self.wiring.parts):
+            if isinstance(part, Heads):
+                w_v, w_o = part.module.per_head("v_proj").detach(), part.module.per_head("o_proj").detach()
+                constant = part.module.bias_per_head("v_proj").detach()
+                shift = part.norm.shift
+                if shift is not None:
+                    constant = constant + shift.detach() @ w_v
+                biased = shift is not None or part.module.v_proj.bias is not None
+                for head, name in enumerate(part.heads):
+                    found[name] = Head(w_v[head], w_o[head], constant[head] if biased else None, self.patterns[n][head])
+        return found
+
+    @cached_property
+    def tensors(self) -> dict[int, CP]:
+        """The tensors of the layers that have one, by part."""
+        found = {}
+        for n, part in enumerate(self.wiring.parts):
+            if isinstance(part, Layer) and (tensor := part.tensor()) is not None:
+                found[n] = tensor.detach()
+        return found
+
+    def hidden(self, part: int, x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n h"], Float[Tensor, "n h"]]:
+        """Left and right hidden features of ``x``, which layer ``part`` reads (see ``linear``)."""
+        tensor = self.tensors[part]
+        own = tensor.shape[1] - x.shape[-1]  # 1 where the tensor is over (1, x̂)
+        return x @ tensor.left[:, own:].mT, x @ tensor.right[:, own:].mT
+
+    def hidden_constant(self, part: int) -> tuple[Float[Tensor, "1 h"], Float[Tensor, "1 h"]] | None:
+        """Hidden features of the constant that layer ``part`` reads, from its own biases and its norm's; None without."""
+        tensor, shift = self.tensors[part], self.norm(part).shift
+        biased = tensor.shape[1] > self.writes.shape[2]
+        if not biased and shift is None:
+            return None
+        sides = [side[:, :1].mT if biased else torch.zeros_like(side[:, :1].mT) for side in (tensor.left, tensor.right)]
+        if shift is not None:
+            sides = [side + more for side, more in zip(sides, self.hidden(part, shift.detach()[None]), strict=True)]
+        return sides[0], sides[1]
+
+
+@torch.no_grad()
+def record(model: Expandable, inputs: Any) -> Recording:
+    """Run ``model`` part by part on one input. Cost: a forward pass, and each head's write apart.
+
+    Errors: ArgumentError where inputs or model are not what they must be; NotFiniteError for a write that is not finite.
+    """
+    if not isinstance(model, Expandable):
+        must = "be a bilens model, or satisfy nn.expandable.Expandable"
+        raise ArgumentError("model", must=must, got=type(model).__name__, todo="Load it with bilens.load.")
+    given, wiring = model.read(inputs), model.wiring()
+    leaves = model.leaves(given)
+    sources = [Source(name, "leaf") for name in wiring.leaves]
+    writes = [leaves[name] for name in wiring.leaves]
+    reads, scales, streams, patterns = [], [], [], {}
+    for n, part in enumerate(wiring.parts):
+        reads.append(_reads(wiring, sources, n))
+        streams.append(_sum([writes[i] for i in reads[-1]]))
+        scales.append(part.norm.scale(streams[-1]))
+        read = part.norm(streams[-1])
+        if isinstance(part, Heads):
+            written, patterns[n], bias = _look(part, read)
+            sources += [Source(name, "head", n, head, part.layer) for head, name in enumerate(part.heads)]
+            writes += list(written)
+            if bias is not None:
+                sources.append(Source(f"{part.name}.bias", "bias", n, layer=part.layer))
+                writes.append(bias.expand(len(read), -1))
+        else:
+            sources.append(Source(part.name, "opaque" if part.tensor() is None else "layer", n, layer=part.layer))
+            writes.append(part.module(read))
+    reads.append(_reads(wiring, sources, len(wiring.parts)))
+    streams.append(_sum([writes[i] for i in reads[-1]]))
+    scales.append(wiring.norm.scale(streams[-1]))
+    stacked = torch.stack(writes).detach()
+    require_finite("the forward pass", writes=stacked)
+    return Recording(
+        wiring=wiring,
+        inputs=given,
+        names=tuple(model.input_names(given)),
+        sources=tuple(sources),
+        writes=stacked,
+        reads=tuple(reads),
+        scales=tuple(scales),
+        patterns=patterns,
+        streams=tuple(streams),
+    )
+
+
+def _reads(wiring: Wiring, sources: list[Source], part: int) -> range:
+    """Which of the sources so far part ``part`` reads."""
+    if wiring.accumulates or part == 0:
+        return range(len(sources))
+    return range(next(n for n, source in enumerate(sources) if source.part == part - 1), len(sources))
+
+
+def _sum(writes: list[Tensor]) -> Tensor:
+    """The stream, added up in the order in which the model adds."""
+    total = writes[0]
+    for write in writes[1:]:
+        total = total + write
+    return total
+
+
+def _look(part: Heads, read: Float[Tensor, "t d"]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Each head's write (head, t, d), the patterns (head, t, s), and the bias that no head owns."""
+    module = part.module
+    pattern = module(read[None], part.turn(len(read), read.dtype), patterns=True)[1][0]
+    values = torch.einsum("sd,hdv->hsv", read, module.per_head("v_proj")) + module.bias_per_head("v_proj")[:, None]
+    return pattern @ values @ module.per_head("o_proj"), pattern, module.o_proj.bias
+
+
+def queries_and_keys(part: Heads, read: Float[Tensor, "t d"], head: int) -> tuple[Tensor, Tensor]:
+    """The turned query and key of one head at every position, (t, d_head) each."""
+    module = part.module
+    turn = part.turn(len(read), read.dtype)
+    found = []
+    for name, norm in (("q_proj", module.q_norm), ("k_proj", module.k_norm)):
+        x = read @ module.per_head(name)[head] + module.bias_per_head(name)[head]
+        x = x if norm is None else norm(x)
+        found.append(x if turn is None else rotate(x[None, None], *turn)[0, 0])
+    return found[0], found[1]

@@ -1,0 +1,142 @@
+"""What an expansion explains: an output, a difference of outputs, any direction, inside the model or at its end."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bilens.base.errors import ArgumentError, ShapeError
+from bilens.circuits.paths import Tree
+from bilens.circuits.recording import Recording
+from bilens.nn.expandable import Expandable, Heads
+
+PLACE = re.compile(r"(attn\d+|mlp\d+)\.(input|output)")
+
+
+@dataclass(frozen=True, eq=False)
+class At:
+    """A direction inside the model: of what ``place`` reads ("mlp1.input", "attn0.input": after the norm), or of what a
+    layer writes ("mlp1.output"). For example an encoder row of a dictionary, or a row of gate_proj."""
+
+    direction: Float[Tensor, " d"]
+    place: str
+    name: str = "direction"
+
+
+Target = Any  # str | int | (name, versus) | {name: weight} | Tensor over the outputs | At
+
+
+@dataclass(frozen=True, eq=False)
+class Goal:
+    """A target resolved at one position: value = q · (what ``roots`` write) + constant = ``forward`` of the model."""
+
+    name: str
+    q: Float[Tensor, " d"]
+    roots: tuple[Tree, ...]
+    constant: float
+    forward: float
+    part: int  # what reads the roots; −1 where a layer's own write is explained
+    position: int
+
+
+@torch.no_grad()
+def resolve(model: Expandable, record: Recording, target: Target, position: int) -> Goal:
+    """``target`` at ``position`` (negative: from the end). Errors: ArgumentError for a target or position not there."""
+    length = record.length
+    if not -length <= position < length:
+        raise ArgumentError("position", must=f"be {-length} … {length - 1}", got=position)
+    position %= length
+    if isinstance(target, At):
+        return _inside(model, record, target, position)
+    name, u = direction(model, record, target)
+    part = len(record.wiring.parts)
+    logits = model.outputs(record.inputs)[position]
+    bias = record.wiring.readout_bias
+    constant = _constant(record, part, u @ record.wiring.readout) + (0.0 if bias is None else float(u @ bias))
+    q = record.pull(part, u @ record.wiring.readout, position)
+    return Goal(name, q, _roots(record, part, position), constant, float(u @ logits), part, position)
+
+
+def direction(model: Expandable, record: Recording, target: Target) -> tuple[str, Float[Tensor, " out"]]:
+    """A target over the outputs, as a name and a vector."""
+    readout = record.wiring.readout
+    if isinstance(target, Tensor):
+        if tuple(target.shape) != (len(readout),):
+            raise ShapeError("target", must=f"have one weight for each of {len(readout)} outputs", got=tuple(target.shape))
+        return "direction", target.to(readout)
+    weights: Mapping[Any, float] = target if isinstance(target, Mapping) else {target: 1.0}
+    if isinstance(target, tuple):
+        if len(target) != 2:
+            raise ArgumentError("target", must="be a pair, the one less the other", got=f"{len(target)} of them")
+        weights = {target[0]: 1.0, target[1]: -1.0}
+    u = torch.zeros_like(readout[:, 0])
+    names = []
+    for output, weight in weights.items():
+        index = model.output_index(output)
+        u[index] += weight
+        sign = "− " if weight < 0 else "+ " if names else ""
+        names.append(f"{sign}{'' if abs(weight) == 1 else f'{abs(weight):g} '}{model.output_names([index])[0]!r}")
+    if not names:
+        raise ArgumentError("target", must="name at least one output", got="none")
+    return " ".join(names), u
+
+
+def _inside(model: Expandable, record: Recording, target: At, position: int) -> Goal:
+    found = PLACE.fullmatch(target.place)
+    parts = {part.name: n for n, part in enumerate(record.wiring.parts)}
+    if not found or found[1] not in parts:
+        places = ", ".join(f"{name}.input" for name in parts)
+        raise ArgumentError("place", must=f"be one of {places}, or .output of a layer", got=target.place)
+    n, side = parts[found[1]], found[2]
+    if side == "output" and isinstance(record.wiring.parts[n], Heads):
+        raise ArgumentError("place", must="be the output of an mlp", got=target.place, todo="Heads write one by one.")
+    u = target.direction.to(record.writes)
+    if tuple(u.shape) != (record.writes.shape[-1],):
+        raise ShapeError("At.direction", must=f"be ({record.writes.shape[-1]},)", got=tuple(u.shape))
+    forward = float(u @ _heard(model, record, n, side)[position])
+    name = f"{target.name} at {target.place}"
+    if side == "output":
+        return Goal(name, u, (("write", found[1], position),), 0.0, forward, -1, position)
+    constant = _constant(record, n, u)
+    return Goal(name, record.pull(n, u, position), _roots(record, n, position), constant, forward, n, position)
+
+
+def _roots(record: Recording, part: int, position: int) -> tuple[Tree, ...]:
+    return tuple(("write", record.sources[n].name, position) for n in record.reads[part])
+
+
+def _constant(record: Recording, part: int, u: Tensor) -> float:
+    shift = record.norm(part).shift
+    return 0.0 if shift is None else float(u @ shift)
+
+
+def _heard(model: Expandable, record: Recording, part: int, side: str) -> Float[Tensor, "t d"]:
+    """What the model's own forward pass gives a part to read, or what that part writes."""
+    heard: list[Tensor] = []
+    with hooked(record.wiring.parts[part].module, side, lambda x: heard.append(x)):
+        model.outputs(record.inputs)
+    return heard[0].reshape(-1, heard[0].shape[-1])
+
+
+@contextmanager
+def hooked(module: nn.Module, side: str, act: Any) -> Iterator[None]:
+    """While it lasts, ``act`` is told of what ``module`` is given or gives, and may give back something in its place."""
+
+    def before(_: nn.Module, given: tuple) -> Any:
+        changed = act(given[0])
+        return None if changed is None else (changed, *given[1:])
+
+    def after(_: nn.Module, given: tuple, out: Any) -> Any:
+        changed = act(out[0] if isinstance(out, tuple) else out)
+        return None if changed is None else ((changed, *out[1:]) if isinstance(out, tuple) else changed)
+
+    hook = module.register_forward_pre_hook(before) if side == "input" else module.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -1,0 +1,107 @@
+"""What circuits need of a model: its residual writes in order, each linear, quadratic or opaque given what a pass fixed.
+
+A model says how it is wired and circuits do the rest, so that a classifier expands as a transformer does. In a residual
+stream every part reads the sum of all earlier writes; without one it reads what the part before it wrote, alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from bilens.algebra import CP
+from bilens.base.errors import NotExactError
+from bilens.nn.attention import Attention, Rotary
+from bilens.nn.norm import NoNorm, Norm
+
+ONE = "1"  # the constant that biases multiply
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """An attention layer: given its patterns, each head is linear in what it reads at the positions it looks at."""
+
+    name: str  # "attn0"
+    layer: int
+    norm: Norm
+    module: Attention
+    rotary: Rotary | None = None
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """ "L0H0", "L0H1", …"""
+        return tuple(f"L{self.layer}H{head}" for head in range(self.module.n_heads))
+
+    def turn(self, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        """cos and sin of positions 0 … length − 1."""
+        if self.rotary is None:
+            return None
+        return self.rotary(torch.arange(length, device=self.module.q_proj.weight.device)[None], dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """An MLP or a bilinear layer: quadratic where it has a tensor, and opaque where it has none."""
+
+    name: str  # "mlp0"
+    layer: int
+    norm: Norm
+    module: nn.Module
+
+    def tensor(self) -> CP | None:
+        """The exact tensor, over x̂ or (1, x̂); None for a layer that is opaque."""
+        try:
+            return self.module.tensor()  # type: ignore[operator]
+        except NotExactError:
+            return None
+
+
+@dataclass(frozen=True, eq=False)
+class Wiring:
+    """How a model is put together. ``readout`` (out, d) and ``readout_bias`` make the outputs of what ``norm`` reads."""
+
+    leaves: tuple[str, ...]  # what is written first: "embed", "pos", …
+    parts: tuple[Heads | Layer, ...]
+    norm: Norm
+    readout: Float[Tensor, "out d"]
+    readout_bias: Float[Tensor, " out"] | None = None
+    accumulates: bool = True  # a residual stream
+
+
+@runtime_checkable
+class Expandable(Protocol):
+    """A model whose outputs can be written as sums of paths."""
+
+    def wiring(self) -> Wiring:
+        """Its parts, in the order in which they write."""
+        ...
+
+    def read(self, inputs: Any) -> Tensor:
+        """What a person passes, as the model takes it: token ids (1, t), or one image (1, i). Errors say what is wrong."""
+        ...
+
+    def leaves(self, inputs: Tensor) -> dict[str, Float[Tensor, "t d"]]:
+        """What ``wiring().leaves`` write for ``inputs`` (of ``read``), position by position."""
+        ...
+
+    def outputs(self, inputs: Tensor) -> Float[Tensor, "t out"]:
+        """The model's own forward pass: the outputs at every position."""
+        ...
+
+    def output_index(self, name: str | int) -> int:
+        """The output of that name: a token, a class. Errors: ArgumentError where there is none."""
+        ...
+
+    def output_names(self, indices: Int[Tensor, " n"] | Sequence[int]) -> list[str]:
+        """Names of outputs, to be read by people."""
+        ...
+
+    def input_names(self, inputs: Tensor) -> list[str]:
+        """Names of the positions of ``inputs``: their tokens."""
+        ...
+
+
+NO_NORM = NoNorm()

@@ -1,0 +1,269 @@
+"""Expansions: Σ terms + remainder = forward over random architectures, every path listed once, refusals."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import bilens
+from bilens.base.errors import ArgumentError, ShapeError
+from bilens.circuits import At, Expansion, expand, record
+from bilens.circuits.engine import Engine
+
+
+@st.composite
+def transformers(draw):
+    """Small models of every kind that TransformerConfig can say, in float64, biases and norm weights not trivial."""
+    heads = draw(st.sampled_from([0, 1, 2, 4]))
+    config = bilens.TransformerConfig(
+        vocab_size=11,
+        hidden_size=8,
+        intermediate_size=draw(st.sampled_from([5, 0])) if heads else 5,
+        num_hidden_layers=draw(st.integers(0, 3)),
+        num_attention_heads=heads,
+        num_key_value_heads=heads and draw(st.sampled_from([1, heads])),
+        head_dim=2,
+        norm=draw(st.sampled_from(["rms", "layer", "none"])),
+        positions=draw(st.sampled_from(["rope", "learned", "none"])),
+        max_position_embeddings=8,
+        attention_bias=draw(st.booleans()),
+        mlp_bias=draw(st.booleans()),
+        head_bias=draw(st.booleans()),
+        qk_norm=draw(st.booleans()),
+        tie_word_embeddings=draw(st.booleans()),
+    )
+    return shaken(bilens.Transformer(config).double(), draw(st.integers(0, 99)))
+
+
+def shaken(model, seed=0):
+    """Weights large enough that every path counts."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.4 * torch.randn(parameter.shape, generator=g, dtype=torch.float64).to(parameter))
+    return model.eval()
+
+
+def relative(ex: Expansion) -> float:
+    return ex.error / max([abs(term.value) for term in ex.terms] + [abs(ex.forward), 1e-9])
+
+
+@settings(max_examples=60, deadline=None)
+@given(transformers(), st.integers(1, 5), st.sampled_from(["writes", "pairs", "paths"]), st.sampled_from([1, 20, 300]))
+def test_terms_and_remainder_are_the_forward_pass(model, length, detail, most):
+    tokens = torch.randint(0, 11, (length,), generator=torch.Generator().manual_seed(length))
+    for cutoff in (0.0, 0.03):
+        ex = expand(model, tokens, (3, 7), detail=detail, max_terms=most, cutoff=cutoff)
+        logits = model(tokens[None]).logits[0, -1]
+        assert ex.forward == pytest.approx(float(logits[3] - logits[7]), rel=1e-12)
+        assert relative(ex) < 1e-10
+
+
+@settings(max_examples=25, deadline=None)
+@given(transformers())
+def test_every_term_is_what_its_path_writes(model):
+    """Each value again, forwards from the leaves instead of backwards from the target; and no path twice."""
+    ex = expand(model, [1, 2, 3], 5, max_terms=150, cutoff=0)
+    engine = Engine(record(model, [1, 2, 3]))
+    u = model.lm_head.weight[5]
+    q = engine.recording.pull(len(engine.recording.wiring.parts), u, 2)
+    for term in ex.terms:
+        if term.component != "bias":
+            assert float(q @ engine.vector(term.tree, 2)) == pytest.approx(term.value, rel=1e-9, abs=1e-12)
+    assert len({term.tree for term in ex.terms}) == len(ex.terms)
+
+
+@settings(max_examples=20, deadline=None)
+@given(transformers())
+def test_float32_is_as_exact_as_float32_can_be(model):
+    model = model.float()
+    assert relative(expand(model, [1, 2, 3, 4], 5)) < 1e-5
+
+
+def one_layer(heads=3, norm="none", **given):
+    config = bilens.TransformerConfig(
+        vocab_size=9, hidden_size=6, intermediate_size=4, num_hidden_layers=1, num_attention_heads=heads,
+        norm=norm, max_position_embeddings=32, head_dim=2, **given,
+    )  # fmt: skip
+    return shaken(bilens.Transformer(config).double())
+
+
+@pytest.mark.parametrize(("heads", "length"), [(0, 3), (1, 4), (3, 5)])
+def test_all_paths_of_one_layer_are_counted_by_the_formula(heads, length):
+    ex = expand(one_layer(heads), torch.arange(length), 2, max_terms=None, cutoff=0)
+    linear = 1 + heads * length
+    assert len(ex.terms) == linear + linear * (linear + 1) // 2
+    assert ex.remainder == 0
+    assert all(term.order in (1, 2) for term in ex.terms)
+    assert ex.error < 1e-12
+
+
+def test_all_paths_of_two_mlps():
+    """x + m0(x), then m1 of both: 1 + 1 + unordered pairs of two; pairs of m0 with itself stay one path."""
+    config = bilens.TransformerConfig(
+        vocab_size=9, hidden_size=6, intermediate_size=4, num_hidden_layers=2, num_attention_heads=0, norm="none"
+    )
+    model = shaken(bilens.Transformer(config).double())
+    ex = expand(model, [1, 2], 2, max_terms=None, cutoff=0)
+    assert sorted(term.path for term in ex.terms) == [
+        "embed",
+        "mlp0(embed, embed)",
+        "mlp1(embed, embed)",
+        "mlp1(embed, mlp0(embed, embed))",
+        "mlp1(mlp0(embed, embed), mlp0(embed, embed))",
+    ]
+    assert sorted(term.order for term in ex.terms) == [1, 2, 2, 3, 4]
+    assert ex.given == ()
+    assert "nothing given: exact outright" in ex.summary()
+
+
+def test_by_hand_one_layer_without_norm():
+    """maths §4, written out: the term of embed × L0H1@0→2 is 2 W_U S(W_E t_2, A W_OV W_E t_0)."""
+    model = one_layer(2)
+    tokens = torch.tensor([1, 4, 2])
+    ex = expand(model, tokens, 3, max_terms=None, cutoff=0)
+    pattern = model(tokens[None], output_attentions=True).attentions[0][0, 1, 2, 0]
+    head = pattern * model.W_E[1] @ model.W_V[0, 1] @ model.W_O[0, 1]
+    tensor = model.model.layers[0].mlp.tensor().symmetrise()
+    value = 2 * model.W_U[:, 3] @ tensor(model.W_E[2], head)
+    found = {term.path: term for term in ex.terms}["mlp0(embed, L0H1@0→2(embed))"]
+    assert found.value == pytest.approx(float(value), rel=1e-12)
+    assert found.given == ("A L0H1[2,0]",)
+    assert found.order == 2
+
+
+def test_what_is_given_is_named():
+    ex = expand(one_layer(1, norm="rms"), [1, 2], 3, max_terms=None, cutoff=0)
+    terms = {term.path: term for term in ex.terms}
+    assert terms["embed"].given == ("σ final@1",)
+    assert set(terms["mlp0(embed, L0H0@0→1(embed))"].given) == {"A L0H0[1,0]", "σ final@1", "σ mlp0@1", "σ attn0@0"}
+
+
+@pytest.mark.parametrize(("act", "gated"), [("silu", True), ("relu", False)])
+def test_a_layer_without_a_tensor_is_an_opaque_source(act, gated):
+    model = one_layer(1, hidden_act=act, gated=gated)
+    ex = expand(model, [1, 2, 3], 4, max_terms=None, cutoff=0)
+    assert ex.error < 1e-12
+    assert ex.opaque == ("mlp0",)
+    assert "opaque: mlp0" in ex.summary()
+    opaque = [term for term in ex.terms if term.opaque]
+    assert [term.path for term in opaque] == ["mlp0"]
+    assert opaque[0].order is None
+
+
+def test_a_squared_mlp_is_taken_apart():
+    ex = expand(one_layer(1, hidden_act="square", gated=False), [1, 2, 3], 4, max_terms=None, cutoff=0)
+    assert ex.error < 1e-12
+    assert any(term.path.startswith("mlp0(") for term in ex.terms)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_classifiers_expand(residual, bias, layers):
+    config = bilens.ClassifierConfig(
+        input_shape=[2, 3], hidden_size=5, num_hidden_layers=layers, residual=residual, bias=bias, id2label={0: "a", 1: "b"}
+    )
+    model = shaken(bilens.Classifier(config).double())
+    image = torch.randn(2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ex = expand(model, image, "b", max_terms=None, cutoff=0)
+    assert ex.forward == pytest.approx(float(model(image[None]).logits[0, 1]), rel=1e-12)
+    assert relative(ex) < 1e-10
+    assert all(term.order is not None for term in ex.terms)
+    assert max(term.order for term in ex.terms) == 2**layers
+    assert ex.given == ()
+
+
+@pytest.mark.parametrize("place", ["attn1.input", "mlp0.input", "mlp1.input", "mlp0.output", "mlp1.output"])
+def test_directions_inside_the_model(place):
+    config = bilens.TransformerConfig(
+        vocab_size=9, hidden_size=6, intermediate_size=4, num_hidden_layers=2, num_attention_heads=2, head_dim=4,
+        norm="layer", mlp_bias=True, attention_bias=True,
+    )  # fmt: skip
+    model = shaken(bilens.Transformer(config).double())
+    u = torch.randn(6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    layer, side = int(place.split(".")[0][-1]), place.split(".")[1]
+    part = model.blocks[layer].self_attn if place.startswith("attn") else model.blocks[layer].mlp
+    heard = []
+    hook = part.register_forward_hook(lambda _, given, out: heard.append(given[0] if side == "input" else out))
+    model(torch.tensor([[1, 2, 3]]))
+    hook.remove()
+    for position in (0, -1):
+        ex = expand(model, [1, 2, 3], At(u, place), position)
+        assert ex.forward == pytest.approx(float(u @ heard[0][0, position]), rel=1e-12)
+        assert relative(ex) < 1e-10
+
+
+def test_views_add_up():
+    ex = expand(one_layer(2, norm="rms"), [1, 2, 3], 4, max_terms=30, cutoff=0.01)
+    for what in ("component", "position", "order", "layer"):
+        assert sum(ex.by(what).values) == pytest.approx(ex.total, rel=1e-12)
+    top = ex.top(3)
+    assert len(top.terms) == 3
+    assert top.total == pytest.approx(ex.total, rel=1e-12)
+    assert [abs(term.value) for term in ex.terms] == sorted((abs(term.value) for term in ex.terms), reverse=True)
+    frame = ex.to_frame()
+    assert frame["share"].sum() == pytest.approx(1 - ex.remainder / ex.total)
+    assert ex.plot().data
+
+
+def test_taking_paths_out_of_the_sum():
+    ex = expand(one_layer(2), [1, 2, 3], 4, max_terms=None, cutoff=0)
+    first, second = ex.terms[:2]
+    assert ex.ablate([first, f"W_U · {second.path}"]) == pytest.approx(ex.total - first.value - second.value)
+    with pytest.raises(ArgumentError, match="must be among the expansion's terms; got no such path"):
+        ex.ablate(["no such path"])
+
+
+def test_an_expansion_saves_and_loads(tmp_path):
+    ex = expand(one_layer(1), [1, 2], 4)
+    ex.save(tmp_path / "ex.safetensors")
+    again = Expansion.load(tmp_path / "ex.safetensors")
+    assert again.rows() == ex.rows()
+    assert [term.path for term in again.terms] == [term.path for term in ex.terms]
+    assert again.total == ex.total
+
+
+def test_boxed_models():
+    for name, most in (("tinystories-1l", None), ("tinystories-2l", 500)):
+        model = bilens.load(name).double()
+        ex = expand(model, "Once upon a time there was a little", " girl", max_terms=most, cutoff=0)
+        assert relative(ex) < 1e-10
+        if most is None:
+            linear = 1 + 4 * 8
+            assert len(ex.terms) == linear + math.comb(linear + 1, 2)
+            assert not any(name.startswith("σ") for name in ex.given)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "text"),
+    [
+        ({"inputs": "text"}, ArgumentError, "a text must come with a tokenizer beside the model; got none"),
+        ({"inputs": []}, ArgumentError, "inputs must hold at least one token; got none"),
+        ({"inputs": [1, 99]}, ArgumentError, "inputs must be tokens 0 … 8; got 99"),
+        ({"inputs": [1] * 33}, ArgumentError, "inputs must fit the context of 32 tokens; got 33"),
+        ({"inputs": [[1, 2], [3, 4]]}, ShapeError, "inputs must be one text"),
+        ({"target": 9}, ArgumentError, "target must be a token 0 … 8; got 9"),
+        ({"target": torch.zeros(3, dtype=torch.float64)}, ShapeError, "target must have one weight for each of 9 outputs"),
+        ({"target": (1, 2, 3)}, ArgumentError, "target must be a pair"),
+        ({"target": {}}, ArgumentError, "target must name at least one output"),
+        ({"target": At(torch.zeros(6), "mlp7.input")}, ArgumentError, "place must be one of attn0.input, mlp0.input"),
+        ({"target": At(torch.zeros(6), "attn0.output")}, ArgumentError, "place must be the output of an mlp"),
+        ({"target": At(torch.zeros(5), "mlp0.input")}, ShapeError, "At.direction must be (6,)"),
+        ({"position": 2}, ArgumentError, "position must be -2 … 1; got 2"),
+        ({"detail": "all"}, ArgumentError, "detail must be one of writes, pairs, paths"),
+        ({"max_terms": 0}, ArgumentError, "max_terms must be at least 1"),
+        ({"cutoff": 1.0}, ArgumentError, "cutoff must be in [0, 1)"),
+    ],
+)
+@pytest.mark.bad_input
+def test_what_cannot_be_is_refused(refuses, change, kind, text):
+    given = {"inputs": [1, 2], "target": 3} | change
+    refuses(kind, lambda: expand(one_layer(), **given), text)
+
+
+@pytest.mark.bad_input
+def test_another_thing_than_a_model_is_refused(refuses):
+    refuses(ArgumentError, lambda: expand(torch.nn.Linear(2, 2), [1], 0), "model must be a bilens model")
