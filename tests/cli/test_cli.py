@@ -69,7 +69,7 @@ def test_report(run, model, tmp_path):
 
 
 def test_a_broken_part_of_the_page_is_named(run, model, tmp_path, monkeypatch):
-    monkeypatch.setattr("bilens.report.page.truncate", lambda *_: 1 / 0)
+    monkeypatch.setattr("bilens.report.classifier_page.truncate", lambda *_: 1 / 0)
     code, _, err = run("report", model, "-o", tmp_path)
     assert (code, err) == (1, "bilens: How many eigenvectors are enough: ZeroDivisionError: division by zero\n")
 
@@ -148,7 +148,51 @@ def test_a_language_model_from_end_to_end(run, tmp_path):
     assert answers[0]["loss"] == pytest.approx(answers[1]["loss"], rel=1e-5)
     code, _, err = run("train", "tokenizer", "-o", tmp_path / "words")
     assert (code, "words must be a new or empty folder" in err) == (2, True)
-    code, _, err = run("verify", tmp_path / "model")
+    code, out, err = run("verify", tmp_path / "model")
+    assert (code, "identities hold" in out) == (0, True), err
+    code, _, err = run("decompose", tmp_path / "model")
     assert (code, "model must be a classifier; got Transformer" in err) == (2, True)
     code, _, err = run("convert", tmp_path / "model", "--to", "gpt", "-o", tmp_path / "x")
     assert (code, '--to must be "bilens" or "llama"' in err) == (2, True)
+
+
+def test_expand_prints_a_table_that_ends_with_the_total(run, tmp_path):
+    prompt = ("expand", "tinystories-1l", "--prompt", "Once upon a time")
+    code, out, err = run(*prompt, "--target", " there", "--versus", ",", "-k", 3, "--graph", tmp_path / "graph.json")
+    assert code == 0, err
+    lines = [line.strip() for line in out.splitlines()]
+    assert lines[-1].startswith("forward pass")
+    assert lines[-2].startswith("total")
+    assert "links" in json.loads((tmp_path / "graph.json").read_text())
+    code, out, err = run(*prompt, "--json", "--max-terms", 50)
+    rows = {row["path"]: row["value"] for row in json.loads(out)["rows"]}
+    terms = sum(value for path, value in rows.items() if path.startswith("W_U"))
+    remainder = next(value for path, value in rows.items() if path.startswith("remainder"))
+    assert rows["total"] == pytest.approx(terms + remainder, rel=1e-12)
+    assert rows["total"] == pytest.approx(rows["forward pass"], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--prompt", ""), "inputs must hold at least one token; got none"),
+        (("--prompt", "a " * 300), "inputs must fit the context of 256 tokens"),
+        (("--prompt", "a", "--target", "xylophone"), "target 'xylophone' must be one token"),
+        (("--prompt", "a", "--versus", "b"), "--versus must come with --target"),
+        (("--prompt", "a", "--position", 5), "position must be -1 … 0; got 5"),
+    ],
+)
+def test_a_prompt_that_cannot_be_expanded_is_one_line(run, arguments, text):
+    code, out, err = run("expand", "tinystories-1l", *arguments)
+    assert (code, out) == (2, "")
+    assert text in err
+    assert err.count("\n") == 1
+
+
+def test_a_report_of_a_language_model(run, tmp_path):
+    code, out, err = run("report", "tinystories-1l", "-o", tmp_path, "--prompt", "Once upon")
+    assert (code, "index.html" in out) == (0, True), err
+    code, _, err = run("report", "tinystories-1l", "-o", tmp_path, "--data", "digits")
+    assert (code, "--data must be left out for a language model" in err) == (2, True)
+    code, _, err = run("report", "tinystories-1l", "-o", tmp_path, "--prompt", "")
+    assert (code, "inputs must hold at least one token" in err) == (2, True)

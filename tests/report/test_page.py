@@ -73,7 +73,7 @@ def test_a_broken_part_shows_its_error(tmp_path, digits, monkeypatch):
     def fail(*_):
         raise RuntimeError("no <luck> today")
 
-    monkeypatch.setattr("bilens.report.page.truncate", fail)
+    monkeypatch.setattr("bilens.report.classifier_page.truncate", fail)
     page = write_page(build(), digits, tmp_path)
     text, _ = read(page)
     assert page.broken == ("How many eigenvectors are enough: RuntimeError: no <luck> today",)

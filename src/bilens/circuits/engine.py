@@ -131,10 +131,19 @@ class Engine:
 
     def _pairs(self, name: str, t: int, q: Tensor) -> Children:
         """A layer at t, over unordered pairs of what it reads, and its output bias. O(h n²) for n sources."""
+        half, nodes = self._half(name, t, q)
+        return _unordered(_numpy(half), lambda a, b: ("pair", name, t, nodes[a], nodes[b]))
+
+    def pair_matrix(self, name: str, t: int, q: Float[Tensor, " d"]) -> tuple[Float[Tensor, "n n"], list[Tree]]:
+        """The symmetric matrix of a layer's pairs at t, and what its rows stand for."""
+        half, nodes = self._half(name, t, q)
+        return 0.5 * (half + half.mT), nodes
+
+    def _half(self, name: str, t: int, q: Tensor) -> tuple[Tensor, list[Tree]]:
+        """(L X)ᵀ Λ (R X) over all that the layer reads at t."""
         part = self._source(name).part
         left, right, nodes = self._layer_inputs(part, t)
-        half = (left * (self.recording.tensors[part].out.mT @ q)) @ right.mT
-        return _unordered(_numpy(half), lambda a, b: ("pair", name, t, nodes[a], nodes[b]))
+        return (left * (self.recording.tensors[part].out.mT @ q)) @ right.mT, nodes
 
     def _inside(self, name: str, t: int, left: Tree, right: Tree, q: Tensor, room: int) -> Children:
         """Inside a layer fed with two things: the first that comes apart, or both where they are equal."""

@@ -128,7 +128,7 @@ class Expansion(Result):
                 "share": term.share,
                 "order": term.order,
                 "from": self._tokens(term),
-                "given": len(term.given),
+                "held fixed": len(term.given),
             }
             for term in self.terms
         ]
@@ -190,7 +190,7 @@ class Expansion(Result):
 def expand(
     model: Expandable,
     inputs: Any,
-    target: Target,
+    target: Target = None,
     position: int = -1,
     *,
     detail: Detail = "paths",
@@ -200,8 +200,8 @@ def expand(
     """``target`` at ``position`` of one input as a sum of paths, exact at every step: Σ terms + remainder = forward.
 
     ``inputs``: a text, token ids (t,), or an image. ``target``: an output by name or number (a token, a class), a pair of
-    them (the one less the other), weights by output, a direction over all outputs (out,), or ``circuits.At``: a direction
-    inside the model. ``detail``:
+    them (the one less the other), weights by output, a direction over all outputs (out,), ``circuits.At``: a direction
+    inside the model, or None: the largest output. ``detail``:
         "writes"   by residual write: direct logit attribution
         "pairs"    one step further: layers by pairs of what they read, heads by source position and source
         "paths"    all the way to embeddings and biases, the largest first, until there are ``max_terms``

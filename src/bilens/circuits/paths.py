@@ -69,6 +69,16 @@ def _numbers(pattern: re.Pattern, name: str) -> tuple[str, ...]:
     return found.groups() if found else (rf"\mathrm{{{name}}}", "")[: pattern.groups]
 
 
+def cut(tree: Tree, depth: int) -> Tree:
+    """``tree`` down to ``depth`` levels; what is below stands as the whole write of its component."""
+    match tree:
+        case ("look", name, t, s, child):
+            return ("look", name, t, s, cut(child, depth - 1)) if depth else ("write", name, t)
+        case ("pair", name, t, left, right):
+            return ("pair", name, t, cut(left, depth - 1), cut(right, depth - 1)) if depth else ("write", name, t)
+    return tree
+
+
 def walk(tree: Tree) -> Iterator[Tree]:
     """The tree's nodes, each before those below it."""
     yield tree

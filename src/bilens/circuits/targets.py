@@ -28,7 +28,7 @@ class At:
     name: str = "direction"
 
 
-Target = Any  # str | int | (name, versus) | {name: weight} | Tensor over the outputs | At
+Target = Any  # None | str | int | (name, versus) | {name: weight} | Tensor over the outputs | At
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,16 +46,19 @@ class Goal:
 
 @torch.no_grad()
 def resolve(model: Expandable, record: Recording, target: Target, position: int) -> Goal:
-    """``target`` at ``position`` (negative: from the end). Errors: ArgumentError for a target or position not there."""
+    """``target`` at ``position`` (negative: from the end); None: the largest output there.
+
+    Errors: ArgumentError for a target or position that is not there.
+    """
     length = record.length
     if not -length <= position < length:
         raise ArgumentError("position", must=f"be {-length} … {length - 1}", got=position)
     position %= length
     if isinstance(target, At):
         return _inside(model, record, target, position)
-    name, u = direction(model, record, target)
-    part = len(record.wiring.parts)
     logits = model.outputs(record.inputs)[position]
+    name, u = direction(model, record, int(logits.argmax()) if target is None else target)
+    part = len(record.wiring.parts)
     bias = record.wiring.readout_bias
     constant = _constant(record, part, u @ record.wiring.readout) + (0.0 if bias is None else float(u @ bias))
     q = record.pull(part, u @ record.wiring.readout, position)

@@ -304,23 +304,83 @@ def decompose(
 
 
 @app.command()
+def expand(
+    model: ModelFolder,
+    prompt: Annotated[str, typer.Option(help="The text that the model reads.")],
+    target: Annotated[str | None, typer.Option(help='The token to explain (" on"); default: the likeliest one.')] = None,
+    versus: Annotated[str | None, typer.Option(help="Explain the target's logit less this token's.")] = None,
+    position: Annotated[int, typer.Option(help="Where the token is predicted; −1 is after the whole prompt.")] = -1,
+    detail: Annotated[str, typer.Option(help='"writes", "pairs" or "paths" (all the way to the embeddings).')] = "paths",
+    k: Annotated[int, typer.Option("-k", min=1, help="How many terms to print.")] = 20,
+    max_terms: Annotated[int, typer.Option(help="How many terms to keep at most.")] = 1000,
+    cutoff: Annotated[float, typer.Option(help="Terms below this share of Σ |writes| go to the remainder.")] = 1e-4,
+    graph: Annotated[Path | None, typer.Option(help="Also write the graph to this file (Neuronpedia's JSON).")] = None,
+    save: Annotated[Path | None, typer.Option(help="Also write the result to this file (safetensors).")] = None,
+    json: AsJson = False,
+) -> None:
+    """Which paths make this logit, to the last digit. In float64; the table ends with what it left out, and the total."""
+    import json as texts
+
+    from bilens import circuits
+    from bilens.base.errors import ArgumentError
+    from bilens.base.files import write_text
+    from bilens.cli.output import quiet, show_rows
+
+    quiet()
+    loaded = _language_model(model).double()
+    if versus is not None and target is None:
+        raise ArgumentError("--versus", must="come with --target", got="no target")
+    wanted = target if versus is None else (target, versus)
+    found = circuits.expand(loaded, prompt, wanted, position, detail=detail, max_terms=max_terms, cutoff=cutoff)  # type: ignore[arg-type]
+    if save is not None:
+        found.save(save)
+    if graph is not None:
+        write_text(graph, texts.dumps(circuits.graph(found)) + "\n")
+    rows = found.rows() if json else found.top(k).rows()
+    shown = sum(row["value"] for row in rows)
+    ends = {
+        f"{len(found.terms) - len(rows)} further terms": sum(term.value for term in found.terms) - shown,
+        f"remainder: {found.left_out} paths not kept": found.remainder,
+        "total": found.total,
+        "forward pass": found.forward,
+    }
+    blank = dict.fromkeys(rows[0] if rows else ("path", "value"), "")
+    last = [blank | {"path": name, "value": value if json else f"{value:.12g}"} for name, value in ends.items()]
+    show_rows(rows + last, found.summary(), json)
+
+
+@app.command()
 def report(
     model: ModelFolder,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for index.html.")],
-    data: Annotated[str | None, typer.Option(help="Data to test on; by default what the model was trained on.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Images to test a classifier on; by default what it was trained on.")
+    ] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="A text for a language model; repeat it for more.")] = None,
 ) -> None:
     """Everything about a model as one page that opens from file:// with no network."""
+    from bilens import Transformer, load
     from bilens.base.errors import ArgumentError
     from bilens.cli.output import quiet, say
     from bilens.report import write_page
     from bilens.training import load_images_for, read_about
 
     quiet()
-    loaded, about = _classifier(model), read_about(model)
-    source = data or about.get("data")
-    if source is None:
-        raise ArgumentError("--data", must="be given for a model without a training.json", got="nothing")
-    page = write_page(loaded, load_images_for(loaded, source), output, about)
+    loaded, about = load(str(model)), read_about(model)
+    if isinstance(loaded, Transformer):
+        if data is not None:
+            raise ArgumentError("--data", must="be left out for a language model", got=data, todo="Pass --prompt.")
+        for text in prompt or ():
+            loaded.read(text)  # refused here rather than shown as a broken part of the page
+        page = write_page(loaded, prompt, output, about)
+    else:
+        source = data or about.get("data")
+        if source is None or prompt:
+            must, got = (
+                ("be left out for a classifier", prompt) if prompt else ("be given without a training.json", "nothing")
+            )
+            raise ArgumentError("--prompt" if prompt else "--data", must=must, got=got)
+        page = write_page(loaded, load_images_for(loaded, source), output, about)
     say(f"Open {page.path.resolve().as_uri()}")
     raise typer.Exit(1 if _say_broken(page.broken) else 0)
 
@@ -328,11 +388,12 @@ def report(
 @app.command()
 def verify(model: ModelFolder, seed: Seed = 0, json: AsJson = False) -> None:
     """Check in float64, on this very model's weights, every identity bilens claims; exit 1 when one fails."""
+    from bilens import load
     from bilens.cli.output import quiet, show
     from bilens.report import verify as check
 
     quiet()
-    checks = check(_classifier(model), seed)
+    checks = check(load(str(model)), seed)
     show(checks, json)
     raise typer.Exit(0 if checks.passed else 1)
 
@@ -346,6 +407,18 @@ def _classifier(folder: Path) -> Any:
     if not isinstance(model, Classifier):
         todo = "Take a language model's layers apart in Python: block.mlp.tensor()."
         raise ArgumentError(str(folder), must="be a classifier", got=type(model).__name__, todo=todo)
+    return model
+
+
+def _language_model(folder: Path) -> Any:
+    """The model in ``folder``, where it is one that reads text."""
+    from bilens import Transformer, load
+    from bilens.base.errors import ArgumentError
+
+    model = load(str(folder))
+    if not isinstance(model, Transformer):
+        todo = "Expand a classifier in Python: bilens.expand(model, image, target)."
+        raise ArgumentError(str(folder), must="be a language model", got=type(model).__name__, todo=todo)
     return model
 
 

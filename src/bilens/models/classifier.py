@@ -157,6 +157,11 @@ class Classifier(PreTrainedModel):
         found = {"embed": inputs @ self.embed.weight.mT}
         return found | {"embed.bias": self.embed.bias[None]} if self.config.bias else found
 
+    def leaf_weights(self) -> dict[str, Float[Tensor, "n d"]]:
+        """The embedding of each pixel, and the embedding's bias."""
+        found = {"embed": self.embed.weight.mT}
+        return found | {"embed.bias": self.embed.bias[None]} if self.config.bias else found
+
     @torch.no_grad()
     def outputs(self, inputs: Float[Tensor, "1 i"]) -> Float[Tensor, "1 classes"]:
         """The logits, by ``forward`` in evaluation."""

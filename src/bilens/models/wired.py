@@ -57,6 +57,13 @@ class Wired:
             found["pos"] = self.model.embed_positions.weight[: inputs.shape[1]]
         return found
 
+    def leaf_weights(self) -> dict[str, Float[Tensor, "n d"]]:
+        """W_E, and W_pos where positions are learned."""
+        found = {"embed": self.model.embed_tokens.weight}
+        if self.config.positions == "learned":
+            found["pos"] = self.model.embed_positions.weight
+        return found
+
     @torch.no_grad()
     def outputs(self, inputs: Int[Tensor, "1 t"]) -> Float[Tensor, "t vocab"]:
         """The logits at every position, by ``forward``."""

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from bilens.algebra import CP
-from bilens.base.errors import NotExactError
+from bilens.base.errors import ArgumentError, NotExactError
 from bilens.nn.attention import Attention, Rotary
 from bilens.nn.norm import NoNorm, Norm
 
@@ -87,6 +87,10 @@ class Expandable(Protocol):
         """What ``wiring().leaves`` write for ``inputs`` (of ``read``), position by position."""
         ...
 
+    def leaf_weights(self) -> dict[str, Float[Tensor, "n d"]]:
+        """What each leaf can write, a row for each of its entries: W_E by token, W_pos by position, pixels. Gradients flow."""
+        ...
+
     def outputs(self, inputs: Tensor) -> Float[Tensor, "t out"]:
         """The model's own forward pass: the outputs at every position."""
         ...
@@ -102,6 +106,13 @@ class Expandable(Protocol):
     def input_names(self, inputs: Tensor) -> list[str]:
         """Names of the positions of ``inputs``: their tokens."""
         ...
+
+
+def require_expandable(model: object) -> None:
+    """Raise ArgumentError unless ``model`` is one that circuits can read."""
+    if not isinstance(model, Expandable):
+        must = "be a bilens model, or satisfy nn.expandable.Expandable"
+        raise ArgumentError("model", must=must, got=type(model).__name__, todo="Load it with bilens.load.")
 
 
 NO_NORM = NoNorm()

@@ -2,21 +2,27 @@
 
 import copy
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from bilens.algebra import CP, parts
+from bilens.algebra import CP, homogeneous, parts
 from bilens.base.numerics import dtype_name, relative_error, tolerance
 from bilens.base.results import Result
+from bilens.circuits import expand
+from bilens.circuits.expansion import Detail
 from bilens.decompose import eigen, hosvd
-from bilens.models import Classifier, hushed, load
+from bilens.models import Classifier, Transformer, hushed, load
+from bilens.nn.expandable import Layer
 
 INPUTS = 64
+TOKENS = 8  # of the text whose logits are written as paths
+DIRECTIONS = 16  # of a transformer's layer, mixed at random from its outputs
 
 
 @dataclass(frozen=True)
@@ -68,20 +74,15 @@ class Verification(Result):
         return {"data": [bars], "layout": {"xaxis": {"type": "log", "title": {"text": "relative error"}}}}
 
 
-def verify(model: Classifier, seed: int = 0) -> Verification:
+def verify(model: Classifier | Transformer, seed: int = 0) -> Verification:
     """Check, on ``model``'s own weights, every identity bilens claims about it; nothing is trained or changed.
 
     All in float64 at 1e-10, the forward pass in float32 at 1e-5 too. Each identity compares two different ways: the
-    module's forward or autograd on one side, factors and spectra on the other. Cost: one HOSVD and one full
-    eigendecomposition per layer.
+    module's forward or autograd on one side, factors, spectra and paths on the other. Cost: for each layer one HOSVD and
+    a full eigendecomposition of every output of a classifier, of 16 directions of a transformer's layer.
     """
     generator = torch.Generator().manual_seed(seed)
-    pixels = torch.rand(INPUTS, model.config.input_size, generator=generator, dtype=torch.float64)
-    exact = copy.deepcopy(model).cpu().double().eval()
-    single = copy.deepcopy(model).cpu().float().eval()
-    checks = [*_forward(single, pixels.float()), *_forward(exact, pixels), _reloaded(exact, pixels)]
-    for layer in range(model.config.num_hidden_layers):
-        checks += _layer(exact, layer, pixels, generator)
+    checks = _language(model, generator) if isinstance(model, Transformer) else _classifier(model, generator)
     return Verification(
         identities=tuple(check.identity for check in checks),
         dtypes=tuple(dtype_name(check.got.dtype) for check in checks),
@@ -90,16 +91,82 @@ def verify(model: Classifier, seed: int = 0) -> Verification:
     )
 
 
+@dataclass(frozen=True)
+class _View:
+    """A layer to be checked: its tensor, what it reads (without the constant), and what its own modules write of that."""
+
+    where: str
+    tensor: CP
+    x: Float[Tensor, "b i"]
+    write: Callable[[Tensor], Tensor]
+
+    @property
+    def inputs(self) -> Tensor:
+        """What the tensor is over: x, or (1, x)."""
+        return homogeneous(self.x) if self.tensor.shape[1] > self.x.shape[1] else self.x
+
+
+def _classifier(model: Classifier, generator: torch.Generator) -> list[Check]:
+    exact, single = copy.deepcopy(model).cpu().double().eval(), copy.deepcopy(model).cpu().float().eval()
+    pixels = torch.rand(INPUTS, model.config.input_size, generator=generator, dtype=torch.float64)
+    checks = [*_forward(single, pixels.float()), *_forward(exact, pixels), _reloaded(exact, pixels)]
+    checks += _paths(exact, pixels[0], list(range(len(model.config.labels)))[:2])
+    for layer in range(model.config.num_hidden_layers):
+        checks += _layer(_pixel_view(exact, layer, pixels), generator)
+    return checks
+
+
+def _language(model: Transformer, generator: torch.Generator) -> list[Check]:
+    exact, single = copy.deepcopy(model).cpu().double().eval(), copy.deepcopy(model).cpu().float().eval()
+    config = exact.config
+    length = min(TOKENS, config.max_position_embeddings)
+    tokens = torch.randint(0, config.vocab_size, (length,), generator=generator)
+    outputs = torch.randint(0, config.vocab_size, (2,), generator=generator).tolist()
+    checks = _paths(single, tokens, outputs) + _paths(exact, tokens, outputs)
+    with torch.no_grad():
+        logits = exact(tokens[None]).logits
+        with hushed(), tempfile.TemporaryDirectory() as folder:
+            exact.save_pretrained(folder)
+            checks.append(Check("save, load: the same logits", load(folder).double()(tokens[None]).logits, logits))
+        if config.norm != "none" and not config.folded:
+            checks.append(Check("folded norms: the same logits", exact.folded()(tokens[None]).logits, logits))
+    mix = torch.randn(min(DIRECTIONS, config.hidden_size), config.hidden_size, generator=generator, dtype=torch.float64)
+    mix = mix / config.hidden_size**0.5
+    for part in exact.wiring().parts:
+        if isinstance(part, Layer) and (tensor := part.tensor()) is not None:
+            x = torch.randn(INPUTS, config.hidden_size, generator=generator, dtype=torch.float64)
+            view = _View(f", {part.name}", tensor.detach().map(out=mix), x, partial(_mixed, part.module, mix))
+            checks.append(Check("T(x, x) = what the layer writes" + view.where, view.tensor(view.inputs), view.write(x)))
+            checks += _layer(view, generator)
+    return checks
+
+
+def _mixed(module: nn.Module, mix: Tensor, x: Tensor) -> Tensor:
+    """What an MLP writes, seen along a few directions."""
+    return module(x) @ mix.mT
+
+
+def _paths(model: Classifier | Transformer, inputs: Tensor, outputs: list[int]) -> list[Check]:
+    """Σ terms + remainder against the model's forward pass, at each level of detail."""
+    checks = []
+    for detail in get_args(Detail):
+        found = [expand(model, inputs, output, detail=detail, max_terms=300) for output in outputs]
+        got, truth = ([getattr(one, name) for one in found] for name in ("total", "forward"))
+        largest = max(abs(term.value) for one in found for term in one.terms)
+        scale = torch.tensor([largest], dtype=torch.float64)  # errors are relative to the largest term
+        pair = (torch.cat([torch.tensor(values, dtype=torch.float64), scale]).to(model.dtype) for values in (got, truth))
+        checks.append(Check(f"Σ terms + remainder = logits, {detail}", *pair))
+    return checks
+
+
 @torch.no_grad()
 def _forward(model: Classifier, pixels: Float[Tensor, "b i"]) -> Iterator[Check]:
     truth = model(pixels).logits
     if model.config.num_hidden_layers == 1:
         yield Check("T(x, x) = logits, whole model", model.tensor()(model.inputs(pixels)), truth)
     for layer in range(model.config.num_hidden_layers):
-        got = model.tensor(layer)(model.inputs(pixels, layer))
-        yield Check(
-            f"T(x, x) = what the layer writes, layer {layer}", got, _write(model, layer, _read(model, layer, pixels))
-        )
+        view = _pixel_view(model, layer, pixels)
+        yield Check("T(x, x) = what the layer writes" + view.where, view.tensor(view.inputs), view.write(view.x))
 
 
 @torch.no_grad()
@@ -109,20 +176,30 @@ def _reloaded(model: Classifier, pixels: Float[Tensor, "b i"]) -> Check:
         return Check("save, load: the same logits", load(folder)(pixels).logits, model(pixels).logits)
 
 
-def _layer(model: Classifier, layer: int, pixels: Float[Tensor, "b i"], generator: torch.Generator) -> list[Check]:
-    where = f", layer {layer}"
-    x, tensor = model.inputs(pixels, layer), model.tensor(layer).detach()
+def _pixel_view(model: Classifier, layer: int, pixels: Float[Tensor, "b i"]) -> _View:
+    """A classifier's layer: the first reads pixels through the embedding, the last writes through the head's weight."""
+
+    def write(x: Tensor) -> Tensor:
+        written = model.layers[layer](model.embed(x) if layer == 0 else x)
+        return written @ model.head.weight.T if layer == model.config.num_hidden_layers - 1 else written
+
+    x = model.inputs(pixels, layer)
+    return _View(f", layer {layer}", model.tensor(layer).detach(), x[:, 1:] if model.config.bias else x, write)
+
+
+def _layer(view: _View, generator: torch.Generator) -> list[Check]:
+    x, tensor, where = view.inputs, view.tensor, view.where
     symmetric = tensor.symmetrise()
     u = torch.randn(tensor.shape[0], generator=generator, dtype=torch.float64)
     form = tensor.interaction(u)
     checks = [
         Check("S(x, x) = T(x, x), symmetric part" + where, symmetric(x), tensor(x)),
         Check("xᵀ Q_u x = u · T(x, x)" + where, form(x), tensor(x) @ u),
-        Check("2 Q_u = Hessian by autograd" + where, *_hessian(model, layer, pixels, u, generator)),
+        Check("2 Q_u = Hessian by autograd" + where, *_hessian(view, u, generator)),
         Check("gauge: permuted, rescaled, swapped units give the same S" + where, *_gauge(tensor, generator)),
     ]
-    if model.config.bias:
-        checks.append(Check("constant + linear + quadratic = T" + where, parts(tensor)(x[:, 1:]), tensor(x)))
+    if x.shape[1] > view.x.shape[1]:
+        checks.append(Check("constant + linear + quadratic = T" + where, parts(tensor)(view.x), tensor(x)))
     return checks + _spectra(tensor, symmetric, x, where) + _gates(form, x, where)
 
 
@@ -164,23 +241,11 @@ def _gauge(tensor: CP, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return found, torch.stack([square, square]) / torch.where(square > 0, square, 1)
 
 
-def _hessian(model: Classifier, layer: int, pixels: Tensor, u: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _hessian(view: _View, u: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """2 Q_u v, and the second derivative of u · layer(x) along v by autograd, for one random v."""
-    x = _read(model, layer, pixels)[0].detach()
+    x = view.x[0].detach()
     v = torch.randn(len(x), generator=generator, dtype=x.dtype)
-    truth = torch.func.jvp(torch.func.grad(lambda x: _write(model, layer, x[None])[0] @ u), (x,), (v,))[1]
-    padded = torch.nn.functional.pad(v, (int(model.config.bias), 0))
-    product = 2 * (model.tensor(layer).interaction(u) @ padded)
-    return product[int(model.config.bias) :].detach(), truth
-
-
-def _read(model: Classifier, layer: int, pixels: Tensor) -> Tensor:
-    """What the layer reads, without the constant coordinate."""
-    x = model.inputs(pixels, layer)
-    return x[:, 1:] if model.config.bias else x
-
-
-def _write(model: Classifier, layer: int, x: Tensor) -> Tensor:
-    """What the layer writes, by its own modules: pixels through the embedding, the last through the head's weight."""
-    written = model.layers[layer](model.embed(x) if layer == 0 else x)
-    return written @ model.head.weight.T if layer == model.config.num_hidden_layers - 1 else written
+    truth = torch.func.jvp(torch.func.grad(lambda x: view.write(x[None])[0] @ u), (x,), (v,))[1]
+    own = view.tensor.shape[1] - len(x)  # 1 over (1, x)
+    product = 2 * (view.tensor.interaction(u) @ torch.nn.functional.pad(v, (own, 0)))
+    return product[own:].detach(), truth.detach()

@@ -1,0 +1,89 @@
+"""The pair matrix of each bilinear layer: which pairs of what it reads make the target, directly."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bilens.base.records import Record
+from bilens.base.results import Result
+from bilens.circuits.engine import Engine
+from bilens.circuits.paths import text
+from bilens.circuits.recording import record
+from bilens.circuits.targets import Target, resolve
+from bilens.nn.expandable import Expandable
+
+DIVERGING = [[0, "#D55E00"], [0.5, "#f7f7f7"], [1, "#0072B2"]]  # orange takes, blue adds; told apart by the colour-blind
+
+
+@dataclass(frozen=True, eq=False)
+class PairMatrix(Record):
+    """One layer: ``values`` (n, n), symmetric, over ``sources``; both orders of a pair together are ``values[a, b]`` +
+    ``values[b, a]``, and all of them add up to what the layer writes towards the target."""
+
+    layer: str
+    sources: tuple[str, ...]
+    values: Float[Tensor, "n n"]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Pairs(Result):
+    """The pair matrices of all layers that write to the target. ``opaque`` layers have none."""
+
+    target: str
+    position: int
+    matrices: tuple[PairMatrix, ...]
+    opaque: tuple[str, ...]
+
+    def summary(self) -> str:
+        opaque = f"; opaque: {', '.join(self.opaque)}" if self.opaque else ""
+        totals = ", ".join(f"{matrix.layer} {float(matrix.values.sum()):.4g}" for matrix in self.matrices)
+        return f"pairs towards {self.target} at {self.position}: {totals or 'no layer'}{opaque}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Unordered pairs of all layers, largest first."""
+        found = []
+        for matrix in self.matrices:
+            both = matrix.values + matrix.values.mT
+            both.diagonal().div_(2)
+            for a, b in torch.triu_indices(*both.shape).mT.tolist():
+                pair = {"layer": matrix.layer, "left": matrix.sources[a], "right": matrix.sources[b]}
+                found.append(pair | {"value": float(both[a, b])})
+        return sorted(found, key=lambda row: -abs(row["value"]))
+
+    def figure(self) -> dict[str, Any]:
+        """A heat map of each layer; a layer further up has more sources."""
+        maps, layout = [], {}
+        for n, matrix in enumerate(self.matrices):
+            axis = str(n + 1) if n else ""
+            span = [n / len(self.matrices), (n + 0.85) / len(self.matrices)]
+            end = float(matrix.values.abs().max())
+            maps.append(
+                {"type": "heatmap", "z": matrix.values.tolist(), "x": list(matrix.sources), "y": list(matrix.sources),
+                 "xaxis": f"x{axis}", "yaxis": f"y{axis}", "colorscale": DIVERGING, "zmin": -end, "zmax": end,
+                 "showscale": n == 0}
+            )  # fmt: skip
+            layout |= {f"xaxis{axis}": {"domain": span, "title": {"text": matrix.layer}}}
+            layout |= {f"yaxis{axis}": {"anchor": f"x{axis}", "autorange": "reversed"}}
+        return {"data": maps, "layout": layout}
+
+
+@torch.no_grad()
+def pairs(model: Expandable, inputs: Any, target: Target = None, position: int = -1) -> Pairs:
+    """For each bilinear layer that writes to ``target`` (see ``expand``), the values of all pairs of what it reads.
+
+    M = (L X)ᵀ Λ (R X), symmetrised, with X what each source wrote and Λ = diag(Dᵀ q): heads are one source each, summed over
+    the positions they look at. Cost: a forward pass in parts, and O(h d n + h n²) for each layer with n sources.
+    """
+    recording = record(model, inputs)
+    goal = resolve(model, recording, target, position)
+    engine, found = Engine(recording), []
+    for part in sorted(recording.tensors):
+        layer = recording.wiring.parts[part].name
+        if ("write", layer, goal.position) in goal.roots:
+            values, nodes = engine.pair_matrix(layer, goal.position, goal.q)
+            found.append(PairMatrix(layer, tuple(text(node) for node in nodes), values))
+    opaque = tuple(source.name for source in recording.sources if source.kind == "opaque")
+    return Pairs(goal.name, goal.position, tuple(found), opaque)
