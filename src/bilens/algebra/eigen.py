@@ -27,8 +27,8 @@ class Eigen(Result):
         converged: whether the residual is below ``tol`` times the largest |λ|.
         blocks: pairs with the same number are degenerate: closer than their error bounds. Only their span has meaning.
         cut: whether the last kept pair is degenerate with one that was left out.
-        spectrum: all eigenvalues in the same order.
-        discarded: ‖Q − Σ kept‖, the Frobenius norm of what was left out, from ``spectrum``.
+        spectrum: all eigenvalues in the same order; those found, where ``method`` is lanczos.
+        discarded: ‖Q − Σ kept‖, the Frobenius norm of what was left out: from ``spectrum``, or as √(‖Q‖² − Σλ²).
         norm: ‖Q‖, from the factors and not from the eigenvalues.
         labels: names of the leading dim's entries (classes, directions), or none.
         which, method, computed_in: how the pairs were chosen, found, and in which dtype.
@@ -40,7 +40,7 @@ class Eigen(Result):
     converged: Bool[Tensor, "*b k"]
     blocks: Int[Tensor, "*b k"]
     cut: Bool[Tensor, "*b"]
-    spectrum: Float[Tensor, "*b i"]
+    spectrum: Float[Tensor, "*b s"]
     discarded: Float[Tensor, "*b"]
     norm: Float[Tensor, "*b"]
     labels: tuple[str, ...]
@@ -55,7 +55,13 @@ class Eigen(Result):
 
     @property
     def effective_rank(self) -> Float[Tensor, "*b"]:
-        """(Σ|λ|)² / Σλ² over the whole spectrum: 1 for a single direction, n for n equal ones, 0 for a zero matrix."""
+        """(Σ|λ|)² / Σλ² over the whole spectrum: 1 for a single direction, n for n equal ones, 0 for a zero matrix.
+
+        Errors: ArgumentError where only a part of the spectrum was computed.
+        """
+        if self.spectrum.shape[-1] < self.vectors.shape[-1]:
+            must, todo = "be asked of a whole spectrum", 'Ask eigen for method="dense".'
+            raise ArgumentError("effective_rank", must=must, got=f"{self.spectrum.shape[-1]} eigenvalues", todo=todo)
         squares = self.spectrum.square().sum(-1)
         return torch.where(squares > 0, self.spectrum.abs().sum(-1).square() / squares, torch.zeros_like(squares))
 
@@ -69,7 +75,7 @@ class Eigen(Result):
         pairs = f"{math.prod(batch)} × {self.values.shape[-1]}" if batch else str(self.values.shape[-1])
         worst = float(self.error.detach().max()) if self.error.numel() else 0.0
         return (
-            f"{pairs} eigenpairs by {self.which} of size {self.spectrum.shape[-1]}, {self.method} in {self.computed_in}; "
+            f"{pairs} eigenpairs by {self.which} of size {self.vectors.shape[-1]}, {self.method} in {self.computed_in}; "
             f"left out at most {worst:.3g} of the norm; {int((~self.converged).sum())} not converged"
         )
 

@@ -124,12 +124,12 @@ class QuadraticForm(Record):
         values, vectors = _eigh_small(form) if reduced else _eigh_full(form)
         order = best_first(values, which)
         spectrum, vectors = values.gather(-1, order), _take_rows(vectors, order[..., :k])
-        vectors = vectors * _signs(vectors)
+        vectors = vectors * signs(vectors)
         values = spectrum[..., :k]
         residuals = (form._times_rows(vectors) - values[..., None] * vectors).norm(dim=-1)
         spectrum = torch.nn.functional.pad(spectrum, (0, size - spectrum.shape[-1]))  # off the row space λ is exactly 0
         largest = spectrum.abs().amax(-1, keepdim=True)
-        bound = _rounding(form.dtype, size) * largest.expand_as(spectrum).clone()
+        bound = rounding(form.dtype, size) * largest.expand_as(spectrum).clone()
         bound[..., :k] = torch.maximum(bound[..., :k], residuals)
         blocks = degenerate_blocks(spectrum.detach(), bound.detach())
         return Eigen(
@@ -162,7 +162,7 @@ class QuadraticForm(Record):
         require_count(k)
         form = self.to(working_dtype(self.dtype))
         pairs = form.eigh()
-        noise = _rounding(form.dtype, form.shape[-1]) * pairs.values.abs().amax()
+        noise = rounding(form.dtype, form.shape[-1]) * pairs.values.abs().amax()
         order = pairs.values.argsort(descending=True)
         values, vectors = pairs.values[order], pairs.vectors[order]
         count = min(int((values > noise).sum()), int((values < -noise).sum()), k or form.shape[-1])
@@ -267,7 +267,7 @@ def _take_rows(vectors: Float[Tensor, "*b i n"], order: Tensor) -> Float[Tensor,
     return rows.gather(-2, order[..., None].expand(*order.shape, rows.shape[-1]))
 
 
-def _signs(vectors: Float[Tensor, "*b k i"]) -> Float[Tensor, "*b k 1"]:
+def signs(vectors: Float[Tensor, "*b k i"]) -> Float[Tensor, "*b k 1"]:
     """±1 that makes the largest entry of each vector positive: eigenvectors have no sign of their own."""
     largest = vectors.abs().argmax(-1, keepdim=True)
     return torch.where(vectors.gather(-1, largest) < 0, -1.0, 1.0).to(vectors.dtype).detach()
@@ -286,7 +286,7 @@ def _eigh_small(form: QuadraticForm) -> tuple[Tensor, Tensor]:
     return values, basis @ vectors
 
 
-def _rounding(dtype: torch.dtype, size: int) -> float:
+def rounding(dtype: torch.dtype, size: int) -> float:
     """How far rounding alone moves eigenvalues, over the largest: a few ulps growing as √size (a heuristic: LAPACK
     promises a modest polynomial in the size and delivers about its root)."""
     return 4 * torch.finfo(dtype).eps * size**0.5

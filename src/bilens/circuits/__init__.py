@@ -1,25 +1,37 @@
 """Floor 3: circuits. Every output of a model as an exact sum of paths, and what the weights alone compose."""
 
+from bilens.circuits.attention import AttentionScores, HeadScores, attention_scores, head_scores, ov_circuit, qk_circuit
+from bilens.circuits.composition import Composition, composition
 from bilens.circuits.expansion import Expansion, Groups, Term, expand
 from bilens.circuits.graph import graph
 from bilens.circuits.knockout import Knockout, knockout
 from bilens.circuits.pairs import PairMatrix, Pairs, pairs
 from bilens.circuits.recording import Recording, Source, record
 from bilens.circuits.targets import At
+from bilens.circuits.virtual import virtual
 
 __all__ = [
     "At",
+    "AttentionScores",
+    "Composition",
     "Expansion",
     "Groups",
+    "HeadScores",
     "Knockout",
     "PairMatrix",
     "Pairs",
     "Recording",
     "Source",
     "Term",
+    "attention_scores",
+    "composition",
     "expand",
     "graph",
+    "head_scores",
     "knockout",
+    "ov_circuit",
     "pairs",
+    "qk_circuit",
     "record",
+    "virtual",
 ]

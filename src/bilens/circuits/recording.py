@@ -9,10 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.algebra import CP
-from bilens.base.errors import ArgumentError
 from bilens.base.numerics import require_finite
-from bilens.nn.attention import rotate
-from bilens.nn.expandable import Expandable, Heads, Layer, Wiring
+from bilens.nn.expandable import Expandable, Heads, Layer, Wiring, require_expandable
 
 Kind = Literal["leaf", "head", "bias", "layer", "opaque"]
 
@@ -125,9 +123,7 @@ def record(model: Expandable, inputs: Any) -> Recording:
 
     Errors: ArgumentError where inputs or model are not what they must be; NotFiniteError for a write that is not finite.
     """
-    if not isinstance(model, Expandable):
-        must = "be a bilens model, or satisfy nn.expandable.Expandable"
-        raise ArgumentError("model", must=must, got=type(model).__name__, todo="Load it with bilens.load.")
+    require_expandable(model)
     given, wiring = model.read(inputs), model.wiring()
     leaves = model.leaves(given)
     sources = [Source(name, "leaf") for name in wiring.leaves]
@@ -187,15 +183,3 @@ def _look(part: Heads, read: Float[Tensor, "t d"]) -> tuple[Tensor, Tensor, Tens
     pattern = module(read[None], part.turn(len(read), read.dtype), patterns=True)[1][0]
     values = torch.einsum("sd,hdv->hsv", read, module.per_head("v_proj")) + module.bias_per_head("v_proj")[:, None]
     return pattern @ values @ module.per_head("o_proj"), pattern, module.o_proj.bias
-
-
-def queries_and_keys(part: Heads, read: Float[Tensor, "t d"], head: int) -> tuple[Tensor, Tensor]:
-    """The turned query and key of one head at every position, (t, d_head) each."""
-    module = part.module
-    turn = part.turn(len(read), read.dtype)
-    found = []
-    for name, norm in (("q_proj", module.q_norm), ("k_proj", module.k_norm)):
-        x = read @ module.per_head(name)[head] + module.bias_per_head(name)[head]
-        x = x if norm is None else norm(x)
-        found.append(x if turn is None else rotate(x[None, None], *turn)[0, 0])
-    return found[0], found[1]

@@ -77,7 +77,9 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model and the page.")] = Path("report"),
     seed: Seed = 0,
 ) -> None:
-    """The main job on built-in data: train a classifier on digits, verify it, decompose it, write one page."""
+    """The main job on what is built in: train a classifier on digits, verify it, decompose it, and write a page; and a
+    page of the paths inside the language model in the box."""
+    from bilens import load
     from bilens.cli.output import quiet, say, show
     from bilens.report import verify, write_page
     from bilens.training import load_images, read_about, recipe, train_classifier
@@ -89,8 +91,10 @@ def demo(
     checks = verify(model, seed)
     show(checks)
     page = write_page(model, load_images("digits"), output, read_about(folder))
+    paths = write_page(load("tinystories-2l"), None, output / "paths")
     say(f"Open {page.path.resolve().as_uri()}")
-    raise typer.Exit(0 if checks.passed and not _say_broken(page.broken) else 1)
+    say(f"Open {paths.path.resolve().as_uri()}")
+    raise typer.Exit(0 if checks.passed and not _say_broken(page.broken + paths.broken) else 1)
 
 
 @train_app.command("image")

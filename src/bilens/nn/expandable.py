@@ -88,7 +88,7 @@ class Expandable(Protocol):
         ...
 
     def leaf_weights(self) -> dict[str, Float[Tensor, "n d"]]:
-        """What each leaf can write, a row for each of its entries: W_E by token, W_pos by position, pixels. Gradients flow."""
+        """What each leaf can write, a row for each of its entries: W_E by token, W_pos by position. Gradients flow."""
         ...
 
     def outputs(self, inputs: Tensor) -> Float[Tensor, "t out"]:

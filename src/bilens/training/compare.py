@@ -115,7 +115,8 @@ def compare(
             finished = "figures" in read_about(run)
             model = train_language(source, run, recipe, tokenizer=folder, resume=run.exists(), quiet=quiet, options=options)
             valid = read_about(run)["figures"]["valid"]
-            found[name].append(valid | {"parameters": model.num_parameters()})
+            figures = {"loss": valid["loss"], "bits per byte": valid["bits per byte"], "held-out tokens": valid["tokens"]}
+            found[name].append(figures | {"parameters": model.num_parameters()})
             if not finished and processes().is_main_process:
                 on_run({"data": source, "mlp": name, "seed": seed} | found[name][-1])
     return Comparison(
