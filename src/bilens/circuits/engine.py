@@ -25,11 +25,12 @@ KEPT = 4096  # hidden features of subtrees kept for reuse
 
 
 class Children(NamedTuple):
-    """The children's values; their trees, made when asked for; and the value of those too small to be kept."""
+    """The children's values; their trees, made when asked for; the value of those too small to be kept, and their number."""
 
     values: Float[np.ndarray, " n"]
     tree: Callable[[int], Tree]
     rest: float = 0.0
+    dropped: int = 0
 
 
 class Parts(NamedTuple):
@@ -263,7 +264,7 @@ def _unordered(half: np.ndarray, tree: Callable[[int, int], Tree]) -> Children:
 def _largest_pairs(left: Tensor, right: Tensor, tree: Callable[[int, int], Tree], room: int) -> Children:
     """The ``room`` largest unordered pairs of left · right, and the sum of the others; a block of rows at a time."""
     values, rows, columns = np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64)
-    rest = 0.0
+    rest, dropped = 0.0, 0
     for start in range(0, len(left), BLOCK):
         stop = min(start + BLOCK, len(left))
         block = _numpy(left[start:stop] @ right[start:].mT)
@@ -275,9 +276,9 @@ def _largest_pairs(left: Tensor, right: Tensor, tree: Callable[[int, int], Tree]
         rows, columns = np.concatenate([rows, a + start]), np.concatenate([columns, b + start])
         if len(values) > room:
             order = np.argpartition(-np.abs(values), room - 1)
-            rest += float(values[order[room:]].sum())
+            rest, dropped = rest + float(values[order[room:]].sum()), dropped + len(values) - room
             values, rows, columns = (column[order[:room]] for column in (values, rows, columns))
-    return Children(values, lambda n: tree(int(rows[n]), int(columns[n])), rest)
+    return Children(values, lambda n: tree(int(rows[n]), int(columns[n])), rest, dropped)
 
 
 def _numpy(values: Tensor) -> np.ndarray:

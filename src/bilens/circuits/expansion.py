@@ -24,6 +24,7 @@ from bilens.nn.norm import NoNorm
 Detail = Literal["writes", "pairs", "paths"]
 By = Literal["component", "position", "order", "layer"]
 SHOWN = 20
+MISFITS = 32  # paths found too many to take apart, before the search is given up
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,8 +206,8 @@ def expand(
         "writes"   by residual write: direct logit attribution
         "pairs"    one step further: layers by pairs of what they read, heads by source position and source
         "paths"    all the way to embeddings and biases, the largest first, until there are ``max_terms``
-    A path smaller than ``cutoff`` times Σ |residual write| is not kept but counted in the remainder, and so are the
-    smallest where more than ``max_terms`` come (None: no limit; the number of paths doubles its exponent with each layer).
+    A path smaller than ``cutoff`` times Σ |residual write| is not kept but counted in the remainder. One whose parts would
+    make more than ``max_terms`` stays whole (None: no limit; the number of paths doubles its exponent with each layer).
 
     Attention patterns and norm scales are those of this pass: each term says which of them it holds fixed (``given``).
     Cost: a forward pass in parts, then O(h d + h n²) for each layer taken apart with n sources and O(n t d) for each head.
@@ -256,29 +257,30 @@ class _Search:
         return 2**62 if self.limit is None else self.limit - len(self.closed) - len(self.open)
 
     def deepen(self, once: bool) -> None:
-        """Take paths apart until none is left, or there are enough."""
-        waiting = [heapq.heappop(self.open) for _ in range(len(self.open))] if once else None
-        while (waiting if once else self.open) and self.room > 0:
-            *_, tree = waiting.pop(0) if waiting is not None else heapq.heappop(self.open)
-            found = self.engine.children(tree, self.goal.q, max(self.room, 1))
-            self.remainder += found.rest
-            for n in self.kept(found.values):
-                if once:
-                    self.closed.append((float(found.values[n]), found.tree(int(n))))
-                else:
-                    self.push(float(found.values[n]), found.tree(int(n)))
-        for _, _, value, tree in waiting or ():
-            self.closed.append((value, tree))
+        """Take paths apart until none is left, or there is no room for what they are made of: then they stay whole."""
+        waiting = self.open
+        if once:
+            waiting, self.open = self.open, []
+        misfits = 0
+        while waiting and self.room > 0 and misfits < MISFITS:
+            _, _, value, tree = heapq.heappop(waiting)
+            room = self.room - (len(waiting) if once else 0)
+            found = self.engine.children(tree, self.goal.q, room + 1)
+            large = np.flatnonzero(np.abs(found.values) >= self.floor)
+            if len(large) > room:
+                self.closed.append((value, tree))
+                misfits += 1
+                continue
+            self.remainder += found.rest + float(found.values.sum() - found.values[large].sum())
+            self.left_out += found.dropped + len(found.values) - len(large)
+            for n in large:
+                add = self.close if once else self.push
+                add(float(found.values[n]), found.tree(int(n)))
+        if once:
+            self.open = waiting
 
-    def kept(self, values: np.ndarray) -> np.ndarray:
-        """Which children to keep; the others go to the remainder."""
-        large = np.flatnonzero(np.abs(values) >= self.floor)
-        room = max(self.room, 1)
-        if len(large) > room:
-            large = large[np.argpartition(-np.abs(values[large]), room - 1)[:room]]
-        self.remainder += float(values.sum() - values[large].sum())
-        self.left_out += len(values) - len(large)
-        return large
+    def close(self, value: float, tree: Tree) -> None:
+        self.closed.append((value, tree))
 
     def result(self) -> Expansion:
         found = self.closed + [(value, tree) for _, _, value, tree in self.open]
