@@ -243,7 +243,10 @@ class _Search:
         if goal.constant:
             self.closed.append((goal.constant, CONSTANT))
         for value, root in zip(values, goal.roots, strict=True):
-            self.push(value, root)
+            if abs(value) >= self.floor:
+                self.push(value, root)
+            else:
+                self.remainder, self.left_out = self.remainder + value, self.left_out + 1
 
     def push(self, value: float, tree: Tree) -> None:
         if self.engine.expandable(tree):

@@ -81,7 +81,7 @@ def knockout(
         raise ArgumentError("target", must="be over the outputs", got=goal.name)
     where = sorted({_position(n, recording.length) for n in (range(recording.length) if at is None else at)})
     sources = _sources(recording, names)
-    target = target if target is not None else int(model.outputs(recording.inputs)[position].argmax())
+    target = target if target is not None else int(recording.outputs(goal.position).argmax())
     with ExitStack() as hooks:
         for source in sources:
             hooks.enter_context(_removed(recording.wiring.parts[source.part], source, with_, where))

@@ -78,7 +78,7 @@ def pairs(model: Expandable, inputs: Any, target: Target = None, position: int =
     the positions they look at. Cost: a forward pass in parts, and O(h d n + h n²) for each layer with n sources.
     """
     recording = record(model, inputs)
-    goal = resolve(model, recording, target, position)
+    goal = resolve(model, recording, target, position, measured=False)
     engine, found = Engine(recording), []
     for part in sorted(recording.tensors):
         layer = recording.wiring.parts[part].name

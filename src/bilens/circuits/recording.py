@@ -62,6 +62,11 @@ class Recording:
         """Sources by name."""
         return {source.name: n for n, source in enumerate(self.sources)}
 
+    def outputs(self, position: int) -> Float[Tensor, " out"]:
+        """The outputs at ``position``, from this pass."""
+        outputs = self.wiring.norm(self.streams[-1][position]) @ self.wiring.readout.mT
+        return outputs if self.wiring.readout_bias is None else outputs + self.wiring.readout_bias
+
     def norm(self, part: int) -> Any:
         """The norm that part ``part`` reads through; the readout's for the last."""
         return self.wiring.parts[part].norm if part < len(self.wiring.parts) else self.wiring.norm
@@ -128,10 +133,9 @@ def record(model: Expandable, inputs: Any) -> Recording:
     leaves = model.leaves(given)
     sources = [Source(name, "leaf") for name in wiring.leaves]
     writes = [leaves[name] for name in wiring.leaves]
-    reads, scales, streams, patterns = [], [], [], {}
+    reads, scales, streams, patterns = [], [], [_sum(writes)], {}
     for n, part in enumerate(wiring.parts):
         reads.append(_reads(wiring, sources, n))
-        streams.append(_sum([writes[i] for i in reads[-1]]))
         scales.append(part.norm.scale(streams[-1]))
         read = part.norm(streams[-1])
         if isinstance(part, Heads):
@@ -144,8 +148,9 @@ def record(model: Expandable, inputs: Any) -> Recording:
         else:
             sources.append(Source(part.name, "opaque" if part.tensor() is None else "layer", n, layer=part.layer))
             writes.append(part.module(read))
+        written = _sum(writes[reads[-1].stop :])
+        streams.append(streams[-1] + written if wiring.accumulates else written)
     reads.append(_reads(wiring, sources, len(wiring.parts)))
-    streams.append(_sum([writes[i] for i in reads[-1]]))
     scales.append(wiring.norm.scale(streams[-1]))
     stacked = torch.stack(writes).detach()
     require_finite("the forward pass", writes=stacked)

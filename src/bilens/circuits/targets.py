@@ -45,8 +45,9 @@ class Goal:
 
 
 @torch.no_grad()
-def resolve(model: Expandable, record: Recording, target: Target, position: int) -> Goal:
-    """``target`` at ``position`` (negative: from the end); None: the largest output there.
+def resolve(model: Expandable, record: Recording, target: Target, position: int, measured: bool = True) -> Goal:
+    """``target`` at ``position`` (negative: from the end); None: the largest output there. Unless it is ``measured``, by
+    the model's own forward pass, ``forward`` is NaN.
 
     Errors: ArgumentError for a target or position that is not there.
     """
@@ -55,14 +56,16 @@ def resolve(model: Expandable, record: Recording, target: Target, position: int)
         raise ArgumentError("position", must=f"be {-length} … {length - 1}", got=position)
     position %= length
     if isinstance(target, At):
-        return _inside(model, record, target, position)
-    logits = model.outputs(record.inputs)[position]
-    name, u = direction(model, record, int(logits.argmax()) if target is None else target)
+        return _inside(model, record, target, position, measured)
+    if target is None:
+        target = int(record.outputs(position).argmax())
+    name, u = direction(model, record, target)
     part = len(record.wiring.parts)
     bias = record.wiring.readout_bias
     constant = _constant(record, part, u @ record.wiring.readout) + (0.0 if bias is None else float(u @ bias))
     q = record.pull(part, u @ record.wiring.readout, position)
-    return Goal(name, q, _roots(record, part, position), constant, float(u @ logits), part, position)
+    forward = float(u @ model.outputs(record.inputs)[position]) if measured else float("nan")
+    return Goal(name, q, _roots(record, part, position), constant, forward, part, position)
 
 
 def direction(model: Expandable, record: Recording, target: Target) -> tuple[str, Float[Tensor, " out"]]:
@@ -89,7 +92,7 @@ def direction(model: Expandable, record: Recording, target: Target) -> tuple[str
     return " ".join(names), u
 
 
-def _inside(model: Expandable, record: Recording, target: At, position: int) -> Goal:
+def _inside(model: Expandable, record: Recording, target: At, position: int, measured: bool) -> Goal:
     found = PLACE.fullmatch(target.place)
     parts = {part.name: n for n, part in enumerate(record.wiring.parts)}
     if not found or found[1] not in parts:
@@ -101,7 +104,7 @@ def _inside(model: Expandable, record: Recording, target: At, position: int) -> 
     u = target.direction.to(record.writes)
     if tuple(u.shape) != (record.writes.shape[-1],):
         raise ShapeError("At.direction", must=f"be ({record.writes.shape[-1]},)", got=tuple(u.shape))
-    forward = float(u @ _heard(model, record, n, side)[position])
+    forward = float(u @ _heard(model, record, n, side)[position]) if measured else float("nan")
     name = f"{target.name} at {target.place}"
     if side == "output":
         return Goal(name, u, (("write", found[1], position),), 0.0, forward, -1, position)
