@@ -35,7 +35,7 @@ def main() -> None:
             seeds=given.seeds,
             options={"bf16": given.bf16},
             quiet=True,
-            on_run=lambda run: record(RESULTS, preset=given.preset, **run),
+            on_run=lambda run, name=name: record(RESULTS, preset=given.preset, **run | {"data": name}),
         )
         found.save(given.output / f"{name}.safetensors")
         found.plot().write_html(given.output / f"{name}.html")

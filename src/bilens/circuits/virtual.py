@@ -45,7 +45,8 @@ def virtual(model: Expandable, expr: str) -> CP | Factored:
     A term of ``expand`` is this form's entry times what it was given: its patterns, and a norm's scale for each thing read.
 
     Weights and centring of norms are included and their scales left at 1. Biases are left out: these are paths without "1".
-    Gradients flow. Cost O(vocab d h) for the layer, O(vocab d d_head) for a head; memory that of the factors.
+    In float64, in which products of low rank stay so (``top_entries`` lives on it). Gradients flow.
+    Cost O(vocab d h) for the layer, O(vocab d d_head) for a head; memory that of the factors.
 
     Errors: ArgumentError where the expression does not read, saying at which character; for a part that the model does not
     have, or that reads what is written after it. NotExactError for a layer that is opaque, and for two bilinear layers in
@@ -232,7 +233,8 @@ class _Circuits:
     """The forms of one model's paths."""
 
     def __init__(self, model: Expandable, expr: str) -> None:
-        self.wiring, self.leaves, self.expr = model.wiring(), model.leaf_weights(), expr
+        self.wiring, self.expr = model.wiring(), expr
+        self.leaves = {name: weights.double() for name, weights in model.leaf_weights().items()}
         self.parts = {part.name: n for n, part in enumerate(self.wiring.parts)}
 
     def form(self, node: _Node | _Readout | _Score) -> CP | Factored:
@@ -242,7 +244,7 @@ class _Circuits:
             case _Readout():
                 path = self.path(node.child)
                 self.require_before(path, len(self.wiring.parts), READOUT, node.at)
-                found = _onwards(path.form, self.wiring.norm.transposed(self.wiring.readout).mT)
+                found = _onwards(path.form, self.wiring.norm.transposed(self.wiring.readout.double()).mT)
             case _:
                 found = self.path(node).form
         return found.T if isinstance(found, Factored) else found
@@ -261,7 +263,7 @@ class _Circuits:
         raise AssertionError(node)
 
     def leaf(self, node: _Leaf) -> _Path:
-        identity = torch.eye(self.wiring.readout.shape[1]).to(self.wiring.readout)
+        identity = torch.eye(self.wiring.readout.shape[1]).to(self.wiring.readout.device, torch.float64)
         if node.name == RESIDUAL:
             return _Path(Factored(identity, identity), None)
         if node.name not in self.leaves:
@@ -277,7 +279,7 @@ class _Circuits:
             must = f"name a head of the model at character {node.at + 1}: its {error.who} must {error.must}"
             raise ArgumentError(_who(self.expr), must=must, got=f"L{node.layer}H{node.head}") from None
         require_offset(node.offset)
-        return n, part, head_weights(part, node.head)
+        return n, part, Weights(*(matrix.double() for matrix in head_weights(part, node.head)))
 
     def layer(self, node: _Layer) -> _Path:
         name = f"mlp{node.layer}"
@@ -327,10 +329,11 @@ class _Circuits:
 
 
 def quadratic(part: Layer) -> CP | None:
-    """A layer's quadratic part over the residual stream, its norm's weights and centring included; None where opaque."""
+    """A layer's quadratic part over the stream, in float64, its norm's weights and centring included; None where opaque."""
     tensor = part.tensor()
     if tensor is None:
         return None
+    tensor = tensor.to(torch.float64)
     if tensor.shape[1] > tensor.shape[0]:  # over (1, x): biases go
         tensor = parts(tensor).quadratic
     return CP(tensor.out, part.norm.transposed(tensor.left), part.norm.transposed(tensor.right))
