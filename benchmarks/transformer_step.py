@@ -50,7 +50,7 @@ def compare(name: str, shape: dict, batch: int, runs: int, device: torch.device)
     steps = {side: training_step(model, text) for side, model in sides.items()}
     seconds: dict[tuple[str, str], list[float]] = {}
     for run in range(runs + 2):
-        for side, model in sides.items():
+        for side, model in list(sides.items())[:: 1 if run % 2 else -1]:  # each goes first as often as the other
             for what, work in (("forward", lambda model=model: forward(model, text)), ("step", steps[side])):
                 taken = timed(work, device)
                 if run > 1:  # the first two warm up

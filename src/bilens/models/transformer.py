@@ -97,11 +97,12 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
             "cache": past_key_values,
             "patterns": bool(output_attentions),
         }
-        streams, patterns = [x], []
+        streams, patterns = [x] if output_hidden_states else [], []
         for block in self.blocks:
             x, pattern = block(x, **attend)
-            streams.append(x)
             patterns.append(pattern)
+            if output_hidden_states:  # held only where asked for: memory that is freed is used again
+                streams.append(x)
         x = self.model.norm(x)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(x[:, keep])

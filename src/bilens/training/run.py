@@ -37,6 +37,7 @@ from transformers import (
 from bilens.base.errors import ConfigError, FileError
 from bilens.base.files import write_text
 from bilens.base.numerics import require_finite
+from bilens.models import hushed
 from bilens.training.processes import first_does, on_cpu, processes
 
 ABOUT = "training.json"
@@ -170,7 +171,7 @@ def train(
     if checkpoint is not None and _step(checkpoint) >= schedule.steps:  # Trainer would take one step more
         load_model(model, str(checkpoint / "model.safetensors"))
     else:
-        with _writing(output):
+        with hushed(), _writing(output):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     model.eval()
     require_finite("the trained model", **dict(model.named_parameters()))
@@ -202,7 +203,7 @@ def save_model(model: PreTrainedModel, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     for left in output.glob(f"{SAVING}*"):  # by a save that was killed
         shutil.rmtree(left)
-    with _writing(output), tempfile.TemporaryDirectory(dir=output, prefix=SAVING) as temporary:
+    with hushed(), _writing(output), tempfile.TemporaryDirectory(dir=output, prefix=SAVING) as temporary:
         model.save_pretrained(temporary)
         for file in sorted(Path(temporary).iterdir(), key=lambda file: file.name == "config.json"):
             os.replace(file, output / file.name)
