@@ -11,9 +11,10 @@ from bilens.algebra import CP, Dense, Eigen, Factored, ThirdOrder, affine, parts
 from bilens.base.errors import ArgumentError, FileError
 from bilens.base.records import Record
 from bilens.base.results import Result
-from bilens.decompose import eigen, hosvd
+from bilens.decompose import eigen, hosvd, top_entries
 
 KINDS = {
+    "TopEntries": lambda m: top_entries(m.cp(), k=3),
     "CP": lambda m: m.cp(),
     "Tucker": lambda m: m.tucker(),
     "Dense": lambda m: m.dense(),

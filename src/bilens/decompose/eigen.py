@@ -79,7 +79,7 @@ def eigen(
         solve = partial(_by_lanczos, k=wanted, which=which, tol=tolerance(work) if tol is None else tol)
     else:
         per_direction = 2 * 8 * size * size  # a matrix and its eigenvectors, at most float64
-        solve = partial(QuadraticForm.eigh, k=k, which=which, tol=tol)
+        solve = partial(_by_eigh, k=k, which=which, tol=tol)
     chunk = max(1, max_bytes // per_direction)
     found = [solve(tensor.interaction(part)) for part in directions.split(chunk)]
     return dataclasses.replace(_join(found), labels=tuple(labels))
@@ -94,6 +94,10 @@ def _lanczos_is_cheaper(hidden: int, size: int, k: int) -> bool:
     orthogonal = ORTHOGONAL_RATE * 8 * size * steps * min(steps, room(k, size)) / 2
     dense = 2 * hidden * size**2 + DENSE_RATE * 9 * size**3
     return products + orthogonal < dense
+
+
+def _by_eigh(form: QuadraticForm, k: int | None, which: Which, tol: float | None) -> Eigen:
+    return form.eigh(k, which, tol)
 
 
 def _by_lanczos(form: QuadraticForm, k: int, which: Which, tol: float) -> Eigen:
