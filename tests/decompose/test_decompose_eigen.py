@@ -113,3 +113,14 @@ def test_bfloat16_directions_are_not_rounded_further(maker):
     truth = eigen(tensor.to(torch.float64), directions.to(torch.float64), k=4)
     assert found.computed_in == "float32"
     torch.testing.assert_close(found.values.double(), truth.values, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("form", ["dense", "tucker"])
+def test_only_as_many_matrices_as_fit_are_made_at_once(make, form, monkeypatch):
+    """Factors of their own for each direction: all together would be directions × i × i numbers."""
+    tensor, u, sizes = getattr(make, form)(), make.randn(9, 3), []
+    whole = type(tensor).interaction
+    monkeypatch.setattr(type(tensor), "interaction", lambda self, u: sizes.append(len(u)) or whole(self, u))
+    i = tensor.shape[1]
+    eigen(tensor, u, k=2, max_bytes=2 * (2 * 8 * i * i))
+    assert max(sizes) == 2

@@ -61,7 +61,7 @@ class CP(ThirdOrder):
 
     def interaction(self, u: Float[Tensor, "*b o"]) -> QuadraticForm:
         self._require_one_space("interaction")
-        self._require_fits("interaction", u, self.shape[0])
+        self.require_fits("interaction", u, self.shape[0])
         return QuadraticForm(u @ self.out, self.left, self.right)
 
     def map(self, *, out: Tensor | None = None, left: Tensor | None = None, right: Tensor | None = None) -> "CP":

@@ -130,8 +130,12 @@ def require_count(k: int | None) -> None:
 
 def best_first(values: Float[Tensor, "*b i"], which: Which) -> Int[Tensor, "*b i"]:
     """The order of ``values`` by ``which``."""
-    keys = {"magnitude": values.abs(), "top": values, "bottom": -values}[which]
-    return keys.argsort(dim=-1, descending=True, stable=True)
+    return preference(values, which).argsort(dim=-1, descending=True, stable=True)
+
+
+def preference(values: Float[Tensor, "*b"], which: Which) -> Float[Tensor, "*b"]:
+    """What makes one eigenvalue come before another: larger is better."""
+    return {"magnitude": values.abs(), "top": values, "bottom": -values}[which]
 
 
 def degenerate_blocks(spectrum: Float[Tensor, "*b i"], bound: Float[Tensor, "*b i"]) -> Int[Tensor, "*b i"]:

@@ -60,6 +60,17 @@ class QuadraticForm(Record):
         onto_left, onto_right = self.weights * _rows(self.right, x), self.weights * _rows(self.left, x)
         return 0.5 * (_combine(onto_left, self.left) + _combine(onto_right, self.right))
 
+    @property
+    def tracked(self) -> bool:
+        """Whether gradients flow through it here and now."""
+        return torch.is_grad_enabled() and any(t.requires_grad for t in (self.weights, self.left, self.right))
+
+    def times_rows(self, vectors: Float[Tensor, "*b k i"]) -> Float[Tensor, "*b k i"]:
+        """Q v for every row v of each form's own block of vectors: four GEMMs."""
+        weights = self.weights[..., None, :]
+        onto_left, onto_right = weights * (vectors @ self.right.mT), weights * (vectors @ self.left.mT)
+        return 0.5 * (onto_left @ self.left + onto_right @ self.right)
+
     def __add__(self, other: "QuadraticForm") -> "QuadraticForm":
         if self.shape[-1] != other.shape[-1]:
             raise ShapeError("QuadraticForm + other", must=f"join forms over {self.shape[-1]} inputs", got=other.shape)
@@ -120,13 +131,13 @@ class QuadraticForm(Record):
         size, hidden = form.shape[-1], form.left.shape[-2]
         k = size if k is None else min(k, size)
         tol = tolerance(form.dtype) if tol is None else tol
-        reduced = which == "magnitude" and k <= 2 * hidden < size and not form._tracked  # QR has no gradient at lost rank
+        reduced = which == "magnitude" and k <= 2 * hidden < size and not form.tracked  # QR has no gradient at lost rank
         values, vectors = _eigh_small(form) if reduced else _eigh_full(form)
         order = best_first(values, which)
         spectrum, vectors = values.gather(-1, order), _take_rows(vectors, order[..., :k])
         vectors = vectors * signs(vectors)
         values = spectrum[..., :k]
-        residuals = (form._times_rows(vectors) - values[..., None] * vectors).norm(dim=-1)
+        residuals = (form.times_rows(vectors) - values[..., None] * vectors).norm(dim=-1)
         spectrum = torch.nn.functional.pad(spectrum, (0, size - spectrum.shape[-1]))  # off the row space λ is exactly 0
         largest = spectrum.abs().amax(-1, keepdim=True)
         bound = rounding(form.dtype, size) * largest.expand_as(spectrum).clone()
@@ -188,16 +199,6 @@ class QuadraticForm(Record):
         if x.ndim == 0 or x.shape[-1] != self.shape[-1]:
             raise ShapeError("QuadraticForm's input", must=f"end in {self.shape[-1]}", got=tuple(x.shape))
         _require_place("QuadraticForm's input", x, self.weights)
-
-    @property
-    def _tracked(self) -> bool:
-        return torch.is_grad_enabled() and any(t.requires_grad for t in (self.weights, self.left, self.right))
-
-    def _times_rows(self, vectors: Float[Tensor, "*b k i"]) -> Float[Tensor, "*b k i"]:
-        """Q v for every row v of each form's own block of vectors: four GEMMs."""
-        weights = self.weights[..., None, :]
-        onto_left, onto_right = weights * (vectors @ self.right.mT), weights * (vectors @ self.left.mT)
-        return 0.5 * (onto_left @ self.left + onto_right @ self.right)
 
 
 @dataclass(frozen=True, repr=False, eq=False)

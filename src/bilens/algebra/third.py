@@ -99,7 +99,7 @@ class ThirdOrder(Record, ABC):
             self._require_one_space("a call with one input")
             y = x
         for name, vector, size in (("left input", x, self.shape[1]), ("right input", y, self.shape[2])):
-            self._require_fits(name, vector, size)
+            self.require_fits(name, vector, size)
         return self._apply(x, y)
 
     def contract(
@@ -121,7 +121,7 @@ class ThirdOrder(Record, ABC):
                 "contract", must="be given exactly one of out=, left=, right=", got=f"{sorted(fed) or 'none'}"
             )
         ((mode, u),) = fed.items()
-        self._require_fits(f"contract({mode}=)", u, self.shape[MODES.index(mode)])
+        self.require_fits(f"contract({mode}=)", u, self.shape[MODES.index(mode)])
         return self._contract(mode, u)
 
     def symmetrise(self: Form) -> Form:
@@ -198,7 +198,8 @@ class ThirdOrder(Record, ABC):
                 who, must="have left and right of one size", got=self.shape, todo="Give both inputs, or map one."
             )
 
-    def _require_fits(self, who: str, vector: Tensor, size: int) -> None:
+    def require_fits(self, who: str, vector: Tensor, size: int) -> None:
+        """Raise ShapeError unless ``vector`` ends in ``size`` and is of the dtype and on the device of T."""
         if vector.ndim == 0 or vector.shape[-1] != size:
             hint = "A layer with biases is a tensor over (1, x): pass homogeneous(x)." if _off_by_one(vector, size) else ""
             raise ShapeError(who, must=f"end in {size} (T is {self.shape})", got=tuple(vector.shape), todo=hint)

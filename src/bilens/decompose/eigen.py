@@ -65,17 +65,16 @@ def eigen(
     work = working_dtype(tensor.dtype)
     if directions.dtype == tensor.dtype:  # a wrong dtype stays wrong, and is refused below
         tensor, directions = tensor.to(work), directions.to(work)
-    form = tensor.interaction(directions)
-    size, hidden = tensor.shape[1], form.left.shape[-2]
+    size = tensor.shape[1]
+    tensor.require_fits("interaction", directions, tensor.shape[0])
+    one = tensor.interaction(directions[:1])  # of its kind are all; together they might not fit
     wanted = size if k is None else min(k, size)
     if method == "auto":
-        tracked = torch.is_grad_enabled() and any(factor.requires_grad for factor in (form.weights, form.left, form.right))
-        method = "lanczos" if form.left.ndim == 2 and not tracked and _lanczos_is_cheaper(hidden, size, wanted) else "dense"
+        method = _cheaper(one, wanted)
     if method == "lanczos":
-        if form.left.ndim > 2:
+        if one.left.ndim > 2:
             raise ArgumentError("method", must='be "dense" for factors of their own per direction', got="lanczos")
-        require_finite("eigen", weights=form.weights, left=form.left, right=form.right)
-        per_direction = form.left.element_size() * size * (room(wanted, size) + 1)
+        per_direction = one.left.element_size() * size * (room(wanted, size) + 1)
         solve = partial(_by_lanczos, k=wanted, which=which, tol=tolerance(work) if tol is None else tol)
     else:
         per_direction = 2 * 8 * size * size  # a matrix and its eigenvectors, at most float64
@@ -85,15 +84,16 @@ def eigen(
     return dataclasses.replace(_join(found), labels=tuple(labels))
 
 
-def _lanczos_is_cheaper(hidden: int, size: int, k: int) -> bool:
-    """Operations of the two methods for one direction, weighted by how fast they run."""
-    if size < SMALL:  # where the whole spectrum costs next to nothing
-        return False
+def _cheaper(form: QuadraticForm, k: int) -> Method:
+    """The method with fewer operations for one direction, weighted by how fast they run; dense where Lanczos cannot be."""
+    hidden, size = form.left.shape[-2:]
+    if form.left.ndim > 2 or form.tracked or size < SMALL:  # below SMALL the whole spectrum costs next to nothing
+        return "dense"
     steps = min(size, STEPS * k + 24)
     products = 8 * hidden * size * steps
     orthogonal = ORTHOGONAL_RATE * 8 * size * steps * min(steps, room(k, size)) / 2
     dense = 2 * hidden * size**2 + DENSE_RATE * 9 * size**3
-    return products + orthogonal < dense
+    return "lanczos" if products + orthogonal < dense else "dense"
 
 
 def _by_eigh(form: QuadraticForm, k: int | None, which: Which, tol: float | None) -> Eigen:
@@ -102,10 +102,11 @@ def _by_eigh(form: QuadraticForm, k: int | None, which: Which, tol: float | None
 
 def _by_lanczos(form: QuadraticForm, k: int, which: Which, tol: float) -> Eigen:
     """Lanczos' pairs as a result, with residuals measured on the factors."""
+    require_finite("eigen", weights=form.weights, left=form.left, right=form.right)
     found = lanczos(form, k, which, tol)
     largest = found.values.abs().amax(-1, keepdim=True)
     vectors = found.vectors * signs(found.vectors)
-    residuals = (form @ vectors.transpose(0, 1)).transpose(0, 1).sub(found.values[..., None] * vectors).norm(dim=-1)
+    residuals = (form.times_rows(vectors) - found.values[..., None] * vectors).norm(dim=-1)
     bounds = torch.maximum(residuals, rounding(form.dtype, form.shape[-1]) * largest)
     blocks = degenerate_blocks(found.values, bounds)
     norm = form.norm()

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from bilens.algebra import QuadraticForm
-from bilens.algebra.eigen import Which, best_first
+from bilens.algebra.eigen import Which, best_first, preference
 
 PROBE = 12  # steps that look for missed copies
 BROKEN = 100.0  # ulps of the norm below which a new direction is rounding, and a random one takes its place
@@ -60,7 +60,7 @@ def lanczos(form: QuadraticForm, k: int, which: Which, tol: float, *, max_steps:
         part = QuadraticForm(form.weights[rows], form.left, form.right)
         probe = _krylov(part, vectors[rows], 1, which, tol, PROBE, PROBE, generator)
         noise = tol * values[rows].abs().amax(-1)
-        missed = _key(probe.values[:, 0], which) > _key(values[rows, -1], which) + noise
+        missed = preference(probe.values[:, 0], which) > preference(values[rows, -1], which) + noise
         doubtful = torch.zeros_like(doubtful)
         doubtful[rows[missed]] = True
         if missed.any():
@@ -98,13 +98,14 @@ def _krylov(
         steps=0,
     )
     basis[:, 0] = _fresh(basis[:, :0], locked, generator)
+    scale = form.left.new_zeros(n)  # the largest |entry| of the projected matrix so far
     full, checked, step = 0, 0, 0  # ``full``: vectors in the basis
     while step < max_steps and len(active):
         image = QuadraticForm(form.weights[active], form.left, form.right) @ basis[:, full]
         kept, image = _orthogonal(image, basis[:, : full + 1], None if locked is None else locked[active])
         projected[:, : full + 1, full] = projected[:, full, : full + 1] = kept.double()
         length = image.norm(dim=-1)
-        scale = projected[:, : full + 1, : full + 1].abs().amax((1, 2)).to(length)
+        scale = torch.maximum(scale, kept.abs().amax(-1))
         broken = length <= BROKEN * torch.finfo(length.dtype).eps * scale
         full, step = full + 1, step + 1
         if full < size:
@@ -131,8 +132,9 @@ def _krylov(
             result.converged[rows] = done[leaving]
             if full > k:
                 result.next[rows] = values[leaving, k].to(result.next)
-            active, basis, projected = active[~leaving], basis[~leaving], projected[~leaving]
-            values, turns = values[~leaving], turns[~leaving]
+            active, basis, projected, scale, values, turns = (
+                part[~leaving] for part in (active, basis, projected, scale, values, turns)
+            )
         if full == space and len(active):  # thick restart
             stay = min(k + max(k // 2, 8), space - 2) if space > k + 2 else space - 1
             best = turns[:, :, :stay].mT.to(basis) @ basis[:, :full]
@@ -165,11 +167,6 @@ def _fresh(
     x = torch.randn(len(basis), basis.shape[-1], generator=generator).to(basis)
     _, x = _orthogonal(x, basis, locked)
     return x / x.norm(dim=-1, keepdim=True)
-
-
-def _key(values: Tensor, which: Which) -> Tensor:
-    """Larger is better."""
-    return {"magnitude": values.abs(), "top": values, "bottom": -values}[which]
 
 
 def _merged(values: Tensor, vectors: Tensor, more: Ritz, which: Which) -> tuple[Tensor, Tensor, Tensor]:

@@ -36,16 +36,11 @@ def tail(tensor: ThirdOrder, k: int) -> Tail:
     form = tensor.interaction(torch.eye(tensor.shape[0], dtype=tensor.dtype, device=tensor.device))
     require_finite("tail", weights=form.weights, left=form.left, right=form.right)
     with torch.no_grad():
-        start = torch.randn(min(k + SPARE, size), 1, size, generator=torch.Generator().manual_seed(0))
-        rows = start.to(form.device, form.dtype).expand(-1, len(form.weights), -1)  # (k, o, i)
+        start = torch.randn(min(k + SPARE, size), size, generator=torch.Generator().manual_seed(0))
+        rows = start.to(form.device, form.dtype).expand(len(form.weights), -1, -1)  # (o, k, i)
         for _ in range(ROUNDS):
-            rows = _orthonormal(form @ rows)
-        found = torch.linalg.svd((form @ rows).transpose(0, 1), full_matrices=False)
-        rows = torch.einsum("onk,noi->koi", found.U[..., :k], rows)
+            rows = torch.linalg.qr(form.times_rows(rows).mT).Q.mT
+        found = torch.linalg.svd(form.times_rows(rows), full_matrices=False)
+        rows = found.U[..., :k].mT @ rows
     total = form.norm().square()
-    return Tail(total - (form @ rows).square().sum((0, 2)), total)
-
-
-def _orthonormal(rows: Float[Tensor, "k o i"]) -> Float[Tensor, "k o i"]:
-    """An orthonormal basis of what the k rows of each output span."""
-    return torch.linalg.qr(rows.permute(1, 2, 0)).Q.permute(2, 0, 1)
+    return Tail(total - form.times_rows(rows).square().sum((1, 2)), total)
