@@ -23,7 +23,6 @@ from bilens.circuits.recording import Recording, record
 from bilens.circuits.targets import hooked
 from bilens.nn.attention import rotate
 from bilens.nn.expandable import ONE, Expandable, Heads, Wiring, require_expandable
-from bilens.nn.norm import NoNorm
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -179,7 +178,7 @@ def attention_scores(model: Expandable, inputs: Any, layer: int, head: int, quer
     require_expandable(model)
     n, part = attention_part(model.wiring(), layer, head)
     found = record(model, inputs)
-    query, key = (_position(name, at, found.length) for name, at in (("query", query), ("key", key)))
+    query, key = (found.position(at, name) for name, at in (("query", query), ("key", key)))
     if key > query:
         raise ArgumentError("key", must=f"be no later than query = {query}", got=key, todo="Heads look back only.")
     queries, keys = _side(found, n, "q_proj", head, query), _side(found, n, "k_proj", head, key)
@@ -193,7 +192,7 @@ def attention_scores(model: Expandable, inputs: Any, layer: int, head: int, quer
         key_sources=names + (ONE,) * (len(keys) - len(names)),
         values=(queries @ keys.mT) * part.module.d_head**-0.5,
         forward=_measured(model, found, part, head, query, key),
-        given=_given(part, head, query, key),
+        given=_given(found, n, head, query, key),
     )
 
 
@@ -234,14 +233,10 @@ def _measured(model: Expandable, found: Recording, part: Heads, head: int, query
     return float(made["q"][head, query] @ made["k"][group, key]) * module.d_head**-0.5
 
 
-def _position(name: str, position: int, length: int) -> int:
-    if not is_whole(position) or not -length <= position < length:
-        raise ArgumentError(name, must=f"be {-length} … {length - 1}", got=position)
-    return position % length
-
-
-def _given(part: Heads, head: int, query: int, key: int) -> tuple[str, ...]:
-    held = [] if isinstance(part.norm, NoNorm) else [f"σ {part.name}@{query}", f"σ {part.name}@{key}"]
+def _given(found: Recording, n: int, head: int, query: int, key: int) -> tuple[str, ...]:
+    part = found.wiring.parts[n]
+    assert isinstance(part, Heads)
+    held = [*found.scale_held(n, query), *found.scale_held(n, key)]
     if part.module.q_norm is not None:
         held += [f"σ {part.heads[head]}.q@{query}", f"σ {part.heads[head]}.k@{key}"]
     return tuple(dict.fromkeys(held))

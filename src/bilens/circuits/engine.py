@@ -157,9 +157,9 @@ class Engine:
         first = self.expandable(left)
         moved, fixed = (left, right) if first else (right, left)
         a, b = self._hidden(part, t, fixed)
-        gates = self.recording.tensors[part]
-        own = gates.shape[1] - len(q)
-        down = (weights * b) @ gates.left[:, own:] + (weights * a) @ gates.right[:, own:]
+        tensor = record.tensors[part]
+        own = tensor.shape[1] - len(q)
+        down = (weights * b) @ tensor.left[:, own:] + (weights * a) @ tensor.right[:, own:]
         inner = self.children(moved, record.pull(part, down, t), room)
         if first:
             return inner._replace(tree=lambda n: ("pair", name, t, inner.tree(n), right))

@@ -19,7 +19,6 @@ from bilens.circuits.paths import CONSTANT, Tree
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.targets import Goal, Target, resolve
 from bilens.nn.expandable import Expandable
-from bilens.nn.norm import NoNorm
 
 Detail = Literal["writes", "pairs", "paths"]
 By = Literal["component", "position", "order", "layer"]
@@ -233,6 +232,7 @@ class _Search:
 
     def __init__(self, recording: Recording, goal: Goal, max_terms: int | None, cutoff: float | int) -> None:
         self.recording, self.goal, self.engine = recording, goal, Engine(recording)
+        self.ends = frozenset(source.name for source in recording.sources if source.kind in ("leaf", "bias"))
         self.remainder, self.left_out = 0.0, 0
         self.closed: list[tuple[float, Tree]] = []
         self.open: list[tuple[float, int, float, Tree]] = []
@@ -309,14 +309,10 @@ class _Search:
             value=value,
             share=value / total if total else 0.0,
             layer=-1 if source is None else source.layer,
-            order=paths.order(tree, self._ends),
+            order=paths.order(tree, self.ends),
             given=self.given(tree),
             opaque=any(record.sources[record.index[name]].kind == "opaque" for name in named),
         )
-
-    @property
-    def _ends(self) -> tuple[str, ...]:
-        return tuple(source.name for source in self.recording.sources if source.kind in ("leaf", "bias"))
 
     def given(self, tree: Tree) -> tuple[str, ...]:
         """Patterns A and norm scales σ along a path, by part and position."""
@@ -330,7 +326,5 @@ class _Search:
             elif node[0] == "pair" and (node[3] != CONSTANT or node[4] != CONSTANT):
                 held.append((record.sources[record.index[node[1]]].part, node[2]))
         for part, position in held:
-            if not isinstance(record.norm(part), NoNorm):
-                name = record.wiring.parts[part].name if part < len(record.wiring.parts) else "final"
-                found.append(f"σ {name}@{position}")
+            found += record.scale_held(part, position)
         return tuple(dict.fromkeys(found))

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import is_whole
 from bilens.base.results import Result
 from bilens.circuits.recording import Recording, Source, record
 from bilens.circuits.targets import Target, hooked, resolve
@@ -79,7 +78,7 @@ def knockout(
     goal = resolve(model, recording, target, position)
     if goal.part < len(recording.wiring.parts):
         raise ArgumentError("target", must="be over the outputs", got=goal.name)
-    where = sorted({_position(n, recording.length) for n in (range(recording.length) if at is None else at)})
+    where = sorted({recording.position(n, "at", "hold positions") for n in (range(recording.length) if at is None else at)})
     sources = _sources(recording, names)
     target = target if target is not None else int(recording.outputs(goal.position).argmax())
     with ExitStack() as hooks:
@@ -130,9 +129,3 @@ def _replaced(x: Float[Tensor, "*b t d"], with_: Replacement, where: Sequence[in
     x = x.clone()
     x[..., list(where), :] = x.mean(-2, keepdim=True) if with_ == "mean" else 0.0
     return x
-
-
-def _position(n: int, length: int) -> int:
-    if not is_whole(n) or not -length <= n < length:
-        raise ArgumentError("at", must=f"hold positions {-length} … {length - 1}", got=n)
-    return n % length

@@ -10,7 +10,7 @@ A tree is nested tuples of plain values, so that it compares, hashes and saves:
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 
 from bilens.nn.expandable import ONE
 
@@ -18,7 +18,6 @@ Tree = tuple
 CONSTANT: Tree = (ONE,)
 HEAD = re.compile(r"L(\d+)H(\d+)")
 LAYER = re.compile(r"mlp(\d+)")
-ATTENTION = re.compile(r"attn(\d+)")
 
 
 def text(tree: Tree) -> str:
@@ -89,18 +88,15 @@ def walk(tree: Tree) -> Iterator[Tree]:
         yield from walk(tree[4])
 
 
-def order(tree: Tree, leaves: Sequence[str]) -> int | None:
-    """The degree in the embedding of the inputs: how often a path reads it. None where it is not taken apart to the end."""
+def order(tree: Tree, ends: Collection[str]) -> int | None:
+    """The degree in the embedding of the inputs: how often a path reads it. None where it is not taken apart to the
+    ``ends``: the names of leaves and biases."""
     degree = 0
     for node in walk(tree):
-        if node[0] == "stream" or (node[0] == "write" and not _is_end(node[1], leaves)):
+        if node[0] == "stream" or (node[0] == "write" and node[1] not in ends):
             return None
         degree += node[:2] == ("write", "embed")
     return degree
-
-
-def _is_end(name: str, leaves: Sequence[str]) -> bool:
-    return name in leaves or name.endswith(".bias") or name == "readout"
 
 
 def positions(tree: Tree) -> tuple[int, ...]:

@@ -9,8 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.algebra import CP
-from bilens.base.numerics import require_finite
-from bilens.nn.expandable import Expandable, Heads, Layer, Wiring, require_expandable
+from bilens.base.errors import ArgumentError
+from bilens.base.numerics import is_whole, require_finite
+from bilens.nn.expandable import Expandable, Heads, Wiring, require_expandable
+from bilens.nn.norm import NoNorm
 
 Kind = Literal["leaf", "head", "bias", "layer", "opaque"]
 
@@ -50,6 +52,7 @@ class Recording:
     reads: tuple[range, ...]
     scales: tuple[Float[Tensor, "t 1"], ...]
     patterns: dict[int, Float[Tensor, "head t s"]]
+    tensors: dict[int, CP]  # of the layers that have one
     streams: tuple[Float[Tensor, "t d"], ...]
 
     @property
@@ -62,6 +65,12 @@ class Recording:
         """Sources by name."""
         return {source.name: n for n, source in enumerate(self.sources)}
 
+    def position(self, n: int, who: str = "position", must: str = "be") -> int:
+        """The n-th position, negative ones counted from the end. Errors: ArgumentError where there is none."""
+        if not is_whole(n) or not -self.length <= n < self.length:
+            raise ArgumentError(who, must=f"{must} {-self.length} … {self.length - 1}", got=n)
+        return n % self.length
+
     def outputs(self, position: int) -> Float[Tensor, " out"]:
         """The outputs at ``position``, from this pass."""
         outputs = self.wiring.norm(self.streams[-1][position]) @ self.wiring.readout.mT
@@ -70,6 +79,13 @@ class Recording:
     def norm(self, part: int) -> Any:
         """The norm that part ``part`` reads through; the readout's for the last."""
         return self.wiring.parts[part].norm if part < len(self.wiring.parts) else self.wiring.norm
+
+    def scale_held(self, part: int, position: int) -> tuple[str, ...]:
+        """The name of the norm scale that reading there holds fixed; none where there is no norm."""
+        if isinstance(self.norm(part), NoNorm):
+            return ()
+        name = self.wiring.parts[part].name if part < len(self.wiring.parts) else "final"
+        return (f"σ {name}@{position}",)
 
     def linear(self, part: int, x: Float[Tensor, "*b d"], position: int | slice) -> Float[Tensor, "*b d"]:
         """What of ``x``, written at ``position``, part ``part`` reads: the norm given its scale, its constant apart."""
@@ -93,15 +109,6 @@ class Recording:
                 biased = shift is not None or part.module.v_proj.bias is not None
                 for head, name in enumerate(part.heads):
                     found[name] = Head(w_v[head], w_o[head], constant[head] if biased else None, self.patterns[n][head])
-        return found
-
-    @cached_property
-    def tensors(self) -> dict[int, CP]:
-        """The tensors of the layers that have one, by part."""
-        found = {}
-        for n, part in enumerate(self.wiring.parts):
-            if isinstance(part, Layer) and (tensor := part.tensor()) is not None:
-                found[n] = tensor.detach()
         return found
 
     def hidden(self, part: int, x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n h"], Float[Tensor, "n h"]]:
@@ -133,20 +140,25 @@ def record(model: Expandable, inputs: Any) -> Recording:
     leaves = model.leaves(given)
     sources = [Source(name, "leaf") for name in wiring.leaves]
     writes = [leaves[name] for name in wiring.leaves]
-    reads, scales, streams, patterns = [], [], [_sum(writes)], {}
+    reads, scales, streams = [], [], [_sum(writes)]
+    patterns: dict[int, Tensor] = {}
+    tensors: dict[int, CP] = {}
     for n, part in enumerate(wiring.parts):
         reads.append(_reads(wiring, sources, n))
         scales.append(part.norm.scale(streams[-1]))
         read = part.norm(streams[-1])
         if isinstance(part, Heads):
-            written, patterns[n], bias = _look(part, read)
+            by_head, pattern = part.module.by_head(read[None], part.turn(len(read), read.dtype))
+            patterns[n] = pattern[0]
             sources += [Source(name, "head", n, head, part.layer) for head, name in enumerate(part.heads)]
-            writes += list(written)
-            if bias is not None:
+            writes += list(by_head[0])
+            if part.module.o_proj.bias is not None:
                 sources.append(Source(f"{part.name}.bias", "bias", n, layer=part.layer))
-                writes.append(bias.expand(len(read), -1))
+                writes.append(part.module.o_proj.bias.expand(len(read), -1))
         else:
-            sources.append(Source(part.name, "opaque" if part.tensor() is None else "layer", n, layer=part.layer))
+            if (tensor := part.tensor()) is not None:
+                tensors[n] = tensor.detach()
+            sources.append(Source(part.name, "layer" if n in tensors else "opaque", n, layer=part.layer))
             writes.append(part.module(read))
         written = _sum(writes[reads[-1].stop :])
         streams.append(streams[-1] + written if wiring.accumulates else written)
@@ -163,6 +175,7 @@ def record(model: Expandable, inputs: Any) -> Recording:
         reads=tuple(reads),
         scales=tuple(scales),
         patterns=patterns,
+        tensors=tensors,
         streams=tuple(streams),
     )
 
@@ -180,11 +193,3 @@ def _sum(writes: list[Tensor]) -> Tensor:
     for write in writes[1:]:
         total = total + write
     return total
-
-
-def _look(part: Heads, read: Float[Tensor, "t d"]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Each head's write (head, t, d), the patterns (head, t, s), and the bias that no head owns."""
-    module = part.module
-    pattern = module(read[None], part.turn(len(read), read.dtype), patterns=True)[1][0]
-    values = torch.einsum("sd,hdv->hsv", read, module.per_head("v_proj")) + module.bias_per_head("v_proj")[:, None]
-    return pattern @ values @ module.per_head("o_proj"), pattern, module.o_proj.bias

@@ -51,10 +51,7 @@ def resolve(model: Expandable, record: Recording, target: Target, position: int,
 
     Errors: ArgumentError for a target or position that is not there.
     """
-    length = record.length
-    if not -length <= position < length:
-        raise ArgumentError("position", must=f"be {-length} … {length - 1}", got=position)
-    position %= length
+    position = record.position(position)
     if isinstance(target, At):
         return _inside(model, record, target, position, measured)
     if target is None:

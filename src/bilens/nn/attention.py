@@ -91,15 +91,18 @@ class Attention(nn.Module):
         ``turn``: cos and sin of ``Rotary``. ``mask``: True where a query may look; None is plain causal.
         ``cache``: keys and values of earlier positions, with transformers' ``update(keys, values, layer)``.
         """
-        q, k, v = (self._heads(projection(x)) for projection in (self.q_proj, self.k_proj, self.v_proj))
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        if turn is not None:
-            q, k = rotate(q, *turn), rotate(k, *turn)
+        q, k, v = self._project(x, turn)
         if cache is not None:
             k, v = cache.update(k, v, self.layer)
         z, pattern = self._look(q, k, v, mask) if patterns else (self._look_fast(q, k, v, mask), None)
         return self.o_proj(z.transpose(1, 2).flatten(2)), pattern
+
+    def by_head(
+        self, x: Float[Tensor, "b t d"], turn: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Float[Tensor, "b h t d"], Float[Tensor, "b h t s"]]:
+        """What each head writes, the layer's output bias apart, and its pattern: ``forward`` before heads are added up."""
+        z, pattern = self._look(*self._project(x, turn), None)
+        return z @ self.per_head("o_proj"), pattern
 
     def per_head(self, name: str) -> Float[Tensor, "head a b"]:
         """The weights of one projection for every query head, in the row-vector convention: W_Q, W_K, W_V (d, d_head) for
@@ -119,6 +122,13 @@ class Attention(nn.Module):
 
     def _heads(self, x: Float[Tensor, "b t hd"]) -> Float[Tensor, "b h t d"]:
         return x.unflatten(-1, (-1, self.d_head)).transpose(1, 2)
+
+    def _project(self, x: Tensor, turn: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values by head, the first two normed and turned."""
+        q, k, v = (self._heads(projection(x)) for projection in (self.q_proj, self.k_proj, self.v_proj))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return (q, k, v) if turn is None else (rotate(q, *turn), rotate(k, *turn), v)
 
     def _look_fast(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         causal = mask is None and q.shape[2] > 1
