@@ -1,10 +1,11 @@
 """Spectra from the factors against the peer's way: form each interaction matrix, symmetrise, ``torch.linalg.eigh``.
 
-    python -m benchmarks.eigen [--large]
+    python -m benchmarks.eigen [--large | --model]
 
 Top 16 by magnitude for many directions, on Gaussian weights and on weights whose spectrum decays as a trained layer's does;
-the dense side is timed on a few directions in the same run, and eigenvalues compared there. ``--large``: d 4096, h 14336.
-Rows go to benchmarks/results/eigen.jsonl.
+the dense side is timed on a few directions in the same run, and eigenvalues compared there. ``--large``: d 4096, h 14336,
+where ‖Q‖ (what is left out) costs more than the pairs, so that it is timed by itself. ``--model``: the two methods of
+``eigen`` over a grid of sizes, and which of them "auto" takes. Rows go to benchmarks/results/eigen.jsonl.
 """
 
 import argparse
@@ -27,22 +28,30 @@ DECAY = 0.7  # singular values of L and R fall as n^-DECAY
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--large", action="store_true")
+    options.add_argument("--model", action="store_true")
     given = options.parse_args()
-    if given.large:
-        compare("decaying", 4096, 14336, 64, dense=2)
+    if given.model:
+        for d, h in ((256, 1024), (512, 512), (512, 2048), (1024, 1024), (1024, 4096)):
+            for k in (4, 16, 64):
+                choice(d, h, k)
+    elif given.large:
+        compare("decaying", 4096, 14336, 64, dense=2, norm=False)
     else:
         compare("Gaussian", 1024, 4096, 256, dense=4)
         compare("decaying", 1024, 4096, 256, dense=4)
 
 
 @torch.no_grad()
-def compare(kind: str, d: int, h: int, directions: int, dense: int) -> None:
+def compare(kind: str, d: int, h: int, directions: int, dense: int, norm: bool = True) -> None:
     tensor, u = weights(kind, d, h), torch.randn(directions, d, generator=torch.Generator().manual_seed(1))
     before = peak()
     start = time.perf_counter()
-    found = eigen(tensor, u, k=K, method="lanczos")
+    found = eigen(tensor, u, k=K, method="lanczos", norm=norm)
     lanczos = (time.perf_counter() - start) / directions
     grown = peak() - before
+    start = time.perf_counter()
+    norms = tensor.interaction(u).norm(tensor.dtype)
+    whole = time.perf_counter() - start
     start = time.perf_counter()
     truth = [torch.linalg.eigvalsh(matrix(tensor, one)) if d > 2048 else torch.linalg.eigh(matrix(tensor, one))[0]
              for one in u[:dense]]  # fmt: skip
@@ -58,10 +67,28 @@ def compare(kind: str, d: int, h: int, directions: int, dense: int) -> None:
         directions=directions,
         seconds_per_direction={"lanczos": round(lanczos, 4), "dense": round(peer, 4)},
         ratio=round(peer / lanczos, 2),
+        with_norms=norm,
+        seconds_of_norms=round(whole, 2),
+        largest_error=round(float((1 - found.values.square().sum(-1) / norms.square()).clamp(min=0).sqrt().max()), 3),
         error=max(errors),
         converged=bool(found.converged.all()),
         peak_above_weights_GiB=round(grown / 2**20, 2),
     )
+
+
+@torch.no_grad()
+def choice(d: int, h: int, k: int) -> None:
+    """Both methods on both kinds of weights, and what "auto" takes: a row."""
+    u = torch.randn(64, d, generator=torch.Generator().manual_seed(1))
+    seconds = {}
+    for kind in ("Gaussian", "decaying"):
+        tensor = weights(kind, d, h)
+        for method, n in (("lanczos", 64), ("dense", 4)):
+            start = time.perf_counter()
+            eigen(tensor, u[:n], k=k, method=method, norm=False)  # type: ignore[arg-type]
+            seconds[f"{method}, {kind}"] = round((time.perf_counter() - start) / n, 5)
+    taken = eigen(weights("Gaussian", d, h), u[:1], k=k, norm=False).method
+    record(RESULTS, what="methods", d=d, h=h, k=k, seconds_per_direction=seconds, auto=taken)
 
 
 def weights(kind: str, d: int, h: int) -> CP:

@@ -11,14 +11,16 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from bilens import algebra, base, circuits, decompose, models, nn, report, training
-    from bilens.algebra import CP, Dense, Eigen, Factored, Gates, QuadraticForm, Tucker, homogeneous
+    from bilens.algebra import CP, Dense, Eigen, Factored, Gates, Gaussian, QuadraticForm, Tucker, homogeneous
     from bilens.base.errors import BilensError, NotExactError
     from bilens.circuits import expand
     from bilens.models import Classifier, ClassifierConfig, Transformer, TransformerConfig, load
     from bilens.report import verify
 
 _HOMES = {
-    **dict.fromkeys(("CP", "Dense", "Eigen", "Factored", "Gates", "QuadraticForm", "Tucker", "homogeneous"), "algebra"),
+    **dict.fromkeys(
+        ("CP", "Dense", "Eigen", "Factored", "Gates", "Gaussian", "QuadraticForm", "Tucker", "homogeneous"), "algebra"
+    ),
     **dict.fromkeys(("BilensError", "NotExactError"), "base.errors"),
     **dict.fromkeys(("Classifier", "ClassifierConfig", "Transformer", "TransformerConfig", "load"), "models"),
     "expand": "circuits",
@@ -35,6 +37,7 @@ __all__ = [
     "Eigen",
     "Factored",
     "Gates",
+    "Gaussian",
     "NotExactError",
     "QuadraticForm",
     "Transformer",

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bilens.decompose import eigen, hosvd
+from bilens.decompose import eigen, hosvd, joint, svd, top_entries
 
 D, H = 512, 64
 
@@ -41,6 +41,10 @@ VERBS = {
     "gram": lambda T, x: [T.gram(mode) for mode in ("out", "left", "right")],
     "eigen": lambda T, x: eigen(T, x, k=4),
     "hosvd": lambda T, x: hosvd(T, 8).tucker,
+    "svd": lambda T, x: svd(T, 8),
+    "joint": lambda T, x: joint(T, 8, shares=(0.5,)),
+    "round": lambda T, x: T.round(4),
+    "top_entries": lambda T, x: top_entries(T, 4, rows=range(80), max_bytes=2**22),
 }
 
 

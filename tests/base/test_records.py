@@ -7,24 +7,39 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bilens.algebra import CP, Dense, Eigen, Factored, ThirdOrder, affine, parts
+from bilens.algebra import CP, Dense, Eigen, Factored, Gaussian, ThirdOrder, affine, parts, sampled_inner
 from bilens.base.errors import ArgumentError, FileError
 from bilens.base.records import Record
 from bilens.base.results import Result
-from bilens.decompose import eigen, hosvd, top_entries
+from bilens.decompose import angles, eigen, hosvd, joint, similarity, svd, top_entries
 
 KINDS = {
+    "Joint": lambda m: joint(m.cp()),
+    "SVD": lambda m: svd(m.cp()),
+    "WeightedEigen": lambda m: weighted(m),
+    "OnData": lambda m: weighted(m).data,
     "TopEntries": lambda m: top_entries(m.cp(), k=3),
+    "Angles": lambda m: angles(eigen(m.cp(2, 4), k=2, labels=("one", "two")), eigen(m.cp(2, 4), k=2)),
+    "Gaussian": lambda m: Gaussian(m.randn(3), torch.eye(3).to(m.dtype), 9),
+    "Hermite": lambda m: m.cp().hermite(Gaussian(m.randn(4), torch.eye(4).to(m.dtype))),
+    "Estimate": lambda m: sampled_inner(m.cp(), m.cp(), m.randn(9, 4)),
+    "Sampled": lambda m: similarity([m.cp(), m.cp()], samples=9).check,
+    "Similarities": lambda m: similarity({"one": m.cp(), "two": m.cp()}, m.randn(9, 4), samples=9),
     "CP": lambda m: m.cp(),
     "Tucker": lambda m: m.tucker(),
     "Dense": lambda m: m.dense(),
     "Factored": lambda m: m.factored(),
     "QuadraticForm": lambda m: m.quadratic(batch=(2,)),
     "Eigen": lambda m: eigen(m.cp(2, 4), k=2, labels=("one", "two")),
+    "Rounded": lambda m: m.cp().round(2),
     "Gates": lambda m: m.quadratic().gates(),
     "HOSVD": lambda m: hosvd(m.cp(), (1, 2, 3)),
     "Parts": lambda m: parts(affine(m.randn(3, 5), m.randn(5, 4), m.randn(5, 4), m.randn(3))),
 }
+
+
+def weighted(m):
+    return eigen(m.cp(2, 4), k=2, measure=m.randn(9, 4))
 
 
 def same(one, other):

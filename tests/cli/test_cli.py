@@ -105,8 +105,8 @@ def test_version_and_help(run):
         (("evil",), "No such command 'evil'"),
         (("decompose", "MODEL", "-k", "0"), "k must be a whole number ≥ 1"),
         (("decompose", "MODEL", "-k", "two"), "Invalid value for '-k'"),
-        (("decompose", "MODEL", "--layer", "7"), "layer must be 0 … 0; got 7"),
-        (("decompose", "MODEL", "--what", "svd"), '--what must be "eigen" or "hosvd"'),
+        (("decompose", "MODEL", "--layer", "7"), '--layer must be one of 0, or "all"; got 7'),
+        (("decompose", "MODEL", "--what", "power"), "--what must be one of eigen, hosvd, svd, joint"),
         (("train", "image", "--output", "MODEL"), "Pass --resume to go on"),
         (("train", "image", "--output", "new", "--recipe", "best"), "recipe must be one of"),
         (("train", "image", "--output", "new", "--steps", "-3"), "steps must be at least 1"),
@@ -150,8 +150,8 @@ def test_a_language_model_from_end_to_end(run, tmp_path):
     assert (code, "words must be a new or empty folder" in err) == (2, True)
     code, out, err = run("verify", tmp_path / "model")
     assert (code, "identities hold" in out) == (0, True), err
-    code, _, err = run("decompose", tmp_path / "model")
-    assert (code, "model must be a classifier; got Transformer" in err) == (2, True)
+    code, out, err = run("decompose", tmp_path / "model", "--layer", 0)
+    assert (code, "eigenpairs" in out) == (0, True), err
     code, _, err = run("convert", tmp_path / "model", "--to", "gpt", "-o", tmp_path / "x")
     assert (code, '--to must be "bilens" or "llama"' in err) == (2, True)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from bilens.algebra import CP
 from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
 from bilens.decompose import effective_rank, eigen
 
@@ -124,3 +125,42 @@ def test_only_as_many_matrices_as_fit_are_made_at_once(make, form, monkeypatch):
     i = tensor.shape[1]
     eigen(tensor, u, k=2, max_bytes=2 * (2 * 8 * i * i))
     assert max(sizes) == 2
+
+
+METHODS = ("dense", "lanczos")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_more_pairs_than_there_are_is_all_of_them(make, method):
+    assert eigen(make.cp(2, 5, h=9), k=40, method=method).values.shape == (2, 5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_layer_without_hidden_units_is_zero(method):
+    empty = CP(torch.zeros(2, 0), torch.zeros(0, 5), torch.zeros(0, 5))
+    found = eigen(empty, k=3, method=method)
+    assert (float(found.values.abs().max()), float(found.error.max()), bool(found.converged.all())) == (0, 0, True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("values", [[2.0] * 6, [3.0, -3.0, 2.0, -2.0, 1.0, -1.0]], ids=["all equal", "± pairs"])
+def test_spectra_without_an_order(make, method, values):
+    form = make.spectral(*values)
+    found = eigen(CP(form.weights[None], form.left, form.right), k=4, method=method)
+    assert sorted(found.values[0].abs().tolist(), reverse=True) == pytest.approx([abs(v) for v in values[:4]], abs=1e-9)
+    assert found.converged.all()
+    gram = found.vectors[0] @ found.vectors[0].mT
+    assert torch.allclose(gram, torch.eye(4).double(), atol=1e-8)
+    if values == [2.0] * 6:
+        assert found.degenerate == [[(0, 1, 2, 3)]]
+        assert found.cut.all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_low_precision_and_strided_factors(make, method, dtype):
+    tensor = make.cp(2, 12, h=20).to(dtype)
+    strided = CP(tensor.out.mT.contiguous().mT, tensor.left.mT.contiguous().mT, tensor.right.mT.contiguous().mT)
+    found, truth = eigen(strided, k=3, method=method), eigen(tensor.to(torch.float64), k=3)
+    assert found.computed_in == "float32"
+    assert (found.values.double() - truth.values).abs().max() < 1e-5 * truth.values.abs().max()

@@ -7,9 +7,9 @@ import tensorly
 import torch
 from tensorly.decomposition import tucker as hooi
 
-from bilens.algebra import CP, Dense
+from bilens.algebra import CP, Dense, Gaussian
 from bilens.base.axes import MODES
-from bilens.base.errors import ArgumentError, NotFiniteError
+from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
 from bilens.decompose import hosvd
 
 
@@ -141,3 +141,165 @@ def test_refuses(kwargs, text, make, refuses):
 def test_refuses_nan(make, refuses):
     refuses(NotFiniteError, lambda: hosvd(make.cp() * math.nan), "hosvd.out must be finite; got 21 NaN or infinite of 21")
     refuses(NotFiniteError, lambda: hosvd(make.dense() * math.inf), "hosvd.array must be finite")
+
+
+def spectrum_of(cube, mode):
+    return torch.linalg.svdvals(cube.movedim(MODES.index(mode), 0).flatten(1))
+
+
+@pytest.mark.parametrize("precision", ["float64", "orthogonal"])
+@pytest.mark.parametrize("shape", [(3, 4), (5, 2), (2, 9), (1, 3), (4, 1)], ids=str)
+@pytest.mark.parametrize("name", ["cp", "symmetric cp", "tucker", "dense"])
+def test_symmetric_is_that_of_the_symmetric_part(name, shape, precision, make, cube, close):
+    tensor = make.form(name, *shape)
+    truth = (cube(tensor) + cube(tensor).mT) / 2
+    found = hosvd(tensor, 2, symmetric=True, precision=precision)
+    for mode in MODES:
+        padded = torch.zeros(truth.shape[MODES.index(mode)], dtype=truth.dtype)
+        values = spectrum_of(truth, mode)
+        padded[: len(values)] = values
+        close(found.spectrum[mode], padded, tol=1e-7 if precision == "float64" else 1e-13)
+    assert torch.equal(found.bases["left"], found.bases["right"])
+    error = true_error(found, truth)
+    assert found.error**2 == pytest.approx(error**2, abs=1e-14)  # inner products are of squares
+    if precision == "orthogonal":
+        assert found.error == pytest.approx(error, abs=1e-12)
+    whole = hosvd(tensor, symmetric=True, precision=precision)
+    close(whole.tucker.dense(), truth)
+    assert whole.error == 0
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32", "orthogonal"])
+@pytest.mark.parametrize("hidden", [1, 3, 30])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_precisions_agree_within_what_they_say(precision, hidden, symmetric, make, cube):
+    tensor = make.cp(4, 6, h=hidden)
+    truth = (cube(tensor) + cube(tensor).mT) / 2 if symmetric else cube(tensor)
+    found = hosvd(tensor, 3, symmetric=symmetric, precision=precision)
+    for mode in MODES:
+        off = float((found.spectrum[mode].double() - spectrum_of(truth, mode)).abs().max())
+        assert off < found.noise[mode]
+    assert found.error == pytest.approx(
+        true_error(found.to(torch.float64), truth), abs=1e-12 if "32" not in precision else 1e-6
+    )
+    assert (found.computed_in, found.precision) == ("float32" if precision == "float32" else "float64", precision)
+    assert found.tucker.dtype == (torch.float32 if precision == "float32" else torch.float64)
+
+
+def with_singular_values(make, values, symmetric):
+    """A CP whose out unfolding has these singular values: Σ_k σ_k u_k ⊗ M_k, M_k orthonormal, each of two hidden units."""
+    turn, other, third = (torch.linalg.qr(make.randn(n, n))[0] for n in (len(values), 6, 6))
+    out = turn * torch.tensor(values, dtype=torch.float64)
+    if symmetric:  # M_k = (a_k b_kᵀ + b_k a_kᵀ) / √2 with orthonormal a and b
+        return CP(out * 2**0.5, other[:3], other[3:])
+    return CP(out, other[:3], third[:3])
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("tiny", [1e-12, 1e-10])
+def test_orthogonal_resolves_what_a_gram_cannot(symmetric, tiny, make):
+    values = [1.0, 1e-3, tiny]
+    tensor = with_singular_values(make, values, symmetric)
+    fine = hosvd(tensor, symmetric=symmetric, precision="orthogonal")
+    for mode in ("out", "left") if symmetric else MODES:
+        assert fine.noise[mode] < tiny / 50
+    assert fine.spectrum["out"].tolist() == pytest.approx(values, rel=1e-3)
+    gram = hosvd(tensor, symmetric=symmetric)
+    assert gram.noise["out"] > 100 * tiny  # and so the Gram says that what it shows there means nothing
+    assert [row["above noise"] for row in gram.rows() if row["mode"] == "out"] == [True, True, False]
+    assert [row["above noise"] for row in fine.rows() if row["mode"] == "out"] == [True, True, True]
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_orthogonal_in_many_blocks(symmetric, make, cube, close):
+    tensor = make.cp(5, 24, h=40)  # 576 rows of the Khatri-Rao product in blocks of 256
+    truth = (cube(tensor) + cube(tensor).mT) / 2 if symmetric else cube(tensor)
+    found = hosvd(tensor, symmetric=symmetric, precision="orthogonal")
+    for mode in MODES:
+        close(found.spectrum[mode], spectrum_of(truth, mode), tol=1e-13)
+
+
+@pytest.mark.parametrize("precision", ["float64", "orthogonal"])
+def test_noise_rises_where_terms_cancel(precision, make, cube):
+    large, small = make.cp(4, 5, h=6) * 1e4, make.cp(4, 5, h=2) * 1e-3
+    tensor = large + small - large
+    found = hosvd(tensor, precision=precision)
+    for mode in MODES:
+        off = float((found.spectrum[mode] - spectrum_of(cube(small), mode)).abs().max())
+        assert off < found.noise[mode]
+        assert found.noise[mode] > 1e3 * hosvd(small, precision=precision).noise[mode]
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32", "orthogonal"])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_nothing_to_find(precision, symmetric, make):
+    for tensor in (make.cp(h=0), make.cp() * 0.0):
+        found = hosvd(tensor, 2, 0.1, symmetric=symmetric, precision=precision)
+        assert (found.error, found.bound, found.norm) == (0, 0, 0)
+        assert not any(row["above noise"] for row in found.rows())
+        assert float(found.tucker.dense().abs().max()) == 0
+
+
+def test_an_antisymmetric_tensor_has_no_symmetric_part(make):
+    tensor = make.cp()
+    found = hosvd(tensor - tensor.swap(), 2, symmetric=True, precision="orthogonal")
+    assert float(found.spectrum["out"].max()) <= found.noise["out"]
+
+
+def test_half_precision_and_gaps(maker, cube, close):
+    make = maker(0, torch.bfloat16)
+    one = make.cp(3, 8, h=14)
+    gaps = CP(one.out[:, ::2], one.left[::2, ::2], one.right[1::2, 1::2])
+    for precision in ("float64", "orthogonal"):
+        found = hosvd(gaps, precision=precision)
+        close(found.spectrum["left"], torch.nn.functional.pad(spectrum_of(cube(gaps), "left"), (0, 0)))
+        close(found.tucker.dense(), cube(gaps))
+
+
+def test_left_and_right_of_other_sizes(make, cube, close):
+    tensor = make.cp(3, 4, 6)
+    for precision in ("float64", "orthogonal"):
+        found = hosvd(tensor, (2, 3, 4), precision=precision)
+        assert found.ranks == (2, 3, 4)
+        assert found.error == pytest.approx(true_error(found, cube(tensor)), abs=1e-12)
+
+
+def test_a_truncated_core_keeps_nothing_else_alive(form_name, make):
+    found = hosvd(make.form(form_name, 6, 8), (6, 2, 2))
+    for factor in vars(found.core).values():
+        assert factor.untyped_storage().nbytes() == factor.numel() * factor.element_size()
+
+
+def test_saved_and_loaded(tmp_path, make, close):
+    found = hosvd(make.cp(), 2, symmetric=True)
+    found.save(tmp_path / "hosvd")
+    again = type(found).load(tmp_path / "hosvd")
+    close(again.tucker.dense(), found.tucker.dense())
+    assert (again.symmetric, again.precision, again.error) == (True, "float64", found.error)
+
+
+@pytest.mark.bad_input
+def test_refuses_what_has_no_unfolding(make, refuses):
+    refuses(
+        ShapeError, lambda: hosvd(make.cp(3, 4, 5), symmetric=True), "hosvd(symmetric=True) must have left and right of one"
+    )
+    refuses(ShapeError, lambda: hosvd(make.cp(0, 4)), "hosvd must be given a tensor with no empty mode; got (0, 4, 4).")
+    refuses(ArgumentError, lambda: hosvd(make.randn(3, 4, 4)), "hosvd must be given a CP, Dense or Tucker; got Tensor.")
+    refuses(
+        ArgumentError, lambda: hosvd(make.cp(), precision="double"), "precision must be one of float64, float32, orthogonal"
+    )
+    refuses(
+        ArgumentError, lambda: hosvd(make.cp(), (1, 2, 3), symmetric=True), "max_rank must be the same for left and right"
+    )
+
+
+def test_a_measure_weighs_the_inputs(make, cube, close):
+    """The same as the HOSVD of the dense cube with Σ^½ on both inputs; activations stand for their Gaussian."""
+    tensor, x = make.cp(3, 5), make.randn(40, 5) @ make.randn(5, 5)
+    measure = Gaussian.from_batches([x])
+    white = torch.einsum("oij,ia,jb->oab", cube(tensor), measure.root, measure.root)
+    for given in (measure, x):
+        found = hosvd(tensor, 2, measure=given)
+        for mode, unfolded in unfoldings(white).items():
+            close(found.spectrum[mode][:3], torch.linalg.svdvals(unfolded)[:3], tol=1e-7)
+        assert found.summary().startswith("over z")

@@ -125,6 +125,24 @@ def test_auto_takes_the_cheaper(make):
     assert eigen(make.cp(2, 600, h=700), k=300).method == "dense"
 
 
+def test_lanczos_tells_what_it_left_out_only_where_asked(make):
+    tensor = random_cp(make)
+    bare, whole = (eigen(tensor, k=3, method="lanczos", norm=norm) for norm in (False, True))
+    assert torch.equal(bare.values, whole.values)
+    assert bare.error.isnan().all()
+    assert not whole.error.isnan().any()
+    assert "not measured" in bare.summary()
+
+
+def test_residuals_are_no_smaller_than_what_each_pair_misses(make, matrix):
+    """In float32, where rounding is most of it: the bounds of Lanczos alone would promise too much."""
+    form = make.cp(8, 200, h=400).to(torch.float32).interaction(torch.eye(8))
+    found = eigen(CP(torch.eye(8) @ form.weights, form.left, form.right), k=5, method="lanczos", tol=1e-12)
+    truth = matrix(form) @ found.vectors.double().mT - found.vectors.double().mT * found.values.double()[:, None]
+    assert not found.converged.any()  # no float32 pair is as good as that
+    assert (truth.norm(dim=1).norm(dim=-1) <= 3 * found.residuals.norm(dim=-1)).all()
+
+
 def test_a_partial_spectrum_has_no_effective_rank(refuses, make):
     found = eigen(random_cp(make), k=3, method="lanczos")
     refuses(ArgumentError, lambda: found.effective_rank, "effective_rank must be asked of a whole spectrum")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bilens.algebra import CP, Factored
 from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
-from bilens.decompose import TopEntries, top_entries
+from bilens.decompose import TopEntries, readings, top_entries
 
 
 def check(found: TopEntries, dense, k, allowed=None):
@@ -115,6 +115,76 @@ def test_cancellation_does_not_fool_the_bounds(make, cube):
     found = top_entries(both, 4)
     exact = cube(T).abs().flatten().sort(descending=True).values[:4]
     torch.testing.assert_close(found.values.abs(), exact, rtol=1e-8, atol=0)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.tuples(st.integers(10, 40), st.integers(20, 60), st.integers(20, 60)),
+    st.integers(0, 12),
+    st.integers(1, 30),
+    st.integers(0, 10**6),
+    st.sampled_from([0.0, 0.7, 2.0]),
+    st.sampled_from([1, 3, 40]),
+)
+def test_few_dimensions_behind_many_entries(maker, cube, sizes, r, k, seed, spread, outputs):
+    """Where cores are worth making: with rows of all sizes, and outputs that span less than there are, or do not."""
+    make = maker(seed=seed)
+    (o, i, j), h = sizes, 15
+    left, right = (make.randn(h, r) @ make.randn(r, size) * torch.exp(spread * make.randn(size)) for size in (i, j))
+    T = CP(make.randn(o, outputs) @ make.randn(outputs, h), left, right)
+    check(top_entries(T, k), cube(T), k)
+    check(top_entries(T, k, max_bytes=2000), cube(T), k)
+
+
+def test_pairs_of_a_tensor_that_is_symmetric_already(maker, cube):
+    T = maker(seed=3).cp(20, 30, h=6)
+    S, upper = T.symmetrise(), torch.ones(30, 30, dtype=torch.bool).triu().expand(20, 30, 30)
+    for one in (T, S, S.symmetrise()):
+        check(top_entries(one, 25, symmetric=True), cube(S), 25, upper)
+
+
+def test_rank_0(make):
+    T = CP(torch.zeros(2, 0), torch.zeros(0, 3), torch.zeros(0, 4))
+    found = top_entries(T, 5)
+    assert found.values.tolist() == [0.0] * 5
+    assert found.complete
+    assert len({tuple(row) for row in found.indices.tolist()}) == 5
+
+
+@pytest.mark.parametrize("power", [-240, -40, 40, 240])
+def test_sizes_that_float32_cannot_hold(maker, cube, power):
+    T = maker(seed=5).cp(12, 40, h=5)
+    T = CP(T.out * 10.0**power, T.left, T.right * 10.0 ** (power // 4))
+    found = top_entries(T, 9)
+    check(found, cube(T), 9)
+    assert found.looked_at < found.size
+    T = CP(T.out * torch.logspace(0, -60, 12, dtype=torch.float64)[:, None], T.left, T.right)  # outputs far apart
+    check(top_entries(T, 9), cube(T), 9)
+    assert top_entries(T, 9, rows=[11]).complete
+
+
+@pytest.mark.parametrize("side", [12, 60])
+def test_entries_closer_than_float32_tells_apart(side):
+    """Sizes 1 + n · 1e-12: their order is found in float64, one by one or, where too many are candidates, by rows."""
+    order = torch.randperm(side**2, generator=torch.Generator().manual_seed(0)).double().view(side, side)
+    one = torch.ones(1, side, dtype=torch.float64)
+    out = torch.cat([one[:, :1], 1e-12 * one], 1)
+    T = CP(out, torch.cat([one, order.mT]), torch.cat([one, torch.eye(side, dtype=torch.float64)]))
+    found = top_entries(T, 7)
+    assert order[tuple(found.indices[:, 1:].mT)].tolist() == list(range(side**2 - 1, side**2 - 8, -1))
+
+
+def test_less_exact_products_are_not_trusted(make, cube):
+    """Where the user lets torch round float32 products more, bounds are taken in float64."""
+    T = make.cp(12, 40, h=5)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert readings.plain(T).columns.dtype == torch.float64
+        check(top_entries(T, 9), cube(T), 9)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert readings.plain(T).columns.dtype == torch.float32
 
 
 @pytest.mark.parametrize("budget", [1, 50, 5000, 10**9])

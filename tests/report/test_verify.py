@@ -34,8 +34,8 @@ def broken_interaction(self, u):
     return QuadraticForm(u @ self.out, self.left, self.left)
 
 
-def broken_gram(self, mode):
-    return whole_gram(self, mode) * (1 + 1e-8)
+def broken_gram(self, mode, **how):
+    return whole_gram(self, mode, **how) * (1 + 1e-8)
 
 
 def broken_norm(self):

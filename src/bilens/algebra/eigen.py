@@ -50,8 +50,8 @@ class Eigen(Result):
 
     @property
     def error(self) -> Float[Tensor, "*b"]:
-        """‖Q − Σ kept‖ / ‖Q‖, 0 for a zero matrix."""
-        return torch.where(self.norm > 0, self.discarded / self.norm, torch.zeros_like(self.norm))
+        """‖Q − Σ kept‖ / ‖Q‖, 0 for a zero matrix, NaN where ‖Q‖ was not asked for."""
+        return torch.where(self.norm == 0, torch.zeros_like(self.norm), self.discarded / self.norm)
 
     @property
     def effective_rank(self) -> Float[Tensor, "*b"]:
@@ -74,9 +74,10 @@ class Eigen(Result):
         batch = self.values.shape[:-1]
         pairs = f"{math.prod(batch)} × {self.values.shape[-1]}" if batch else str(self.values.shape[-1])
         worst = float(self.error.detach().max()) if self.error.numel() else 0.0
+        left_out = "what is left out was not measured" if math.isnan(worst) else f"left out at most {worst:.3g} of the norm"
         return (
             f"{pairs} eigenpairs by {self.which} of size {self.vectors.shape[-1]}, {self.method} in {self.computed_in}; "
-            f"left out at most {worst:.3g} of the norm; {int((~self.converged).sum())} not converged"
+            f"{left_out}; {int((~self.converged).sum())} not converged"
         )
 
     def rows(self) -> list[dict[str, Any]]:

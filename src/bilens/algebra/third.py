@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.algebra.factored import Factored
+from bilens.algebra.gaussian import Gaussian
+from bilens.algebra.hermite import Hermite
 from bilens.algebra.quadratic import QuadraticForm
 from bilens.base.axes import MODES, Mode
 from bilens.base.errors import ArgumentError, ShapeError, TooLargeError
@@ -68,13 +70,17 @@ class ThirdOrder(Record, ABC):
         """T with left and right exchanged: T'[o, j, i] = T[o, i, j]."""
 
     @abstractmethod
-    def _inner(self, other: "ThirdOrder") -> Float[Tensor, ""]: ...
+    def _inner(self, other: "ThirdOrder") -> Float[Tensor, ""]:
+        """⟨T, S⟩, worked in float64 whatever the dtype."""
 
     @abstractmethod
-    def gram(self, mode: Mode) -> Float[Tensor, "s s"]:
-        """The Gram of one unfolding, e.g. ``"out"``: G_oo' = Σ_ij T_oij T_o'ij. float16 and bfloat16 work in float32.
+    def gram(self, mode: Mode, *, symmetric: bool = False, dtype: torch.dtype | None = None) -> Float[Tensor, "s s"]:
+        """The Gram of one unfolding, e.g. ``"out"``: G_oo' = Σ_ij T_oij T_o'ij; with ``symmetric``, of the symmetric part.
 
-        CP: O(h² (o + i + j)) time and O(h²) memory.
+        Worked in ``dtype``; None is T's own, and float32 for float16 and bfloat16.
+        CP: O(h² (o + i + j)) time, up to three times that for the symmetric part, whose rank is never doubled; memory
+        O(s² + block (block + o + i + j)) over the factors for blocks of hidden units, h² where gradients are kept.
+        Errors: ArgumentError for an unknown mode; ShapeError for ``symmetric`` where left and right are different spaces.
         """
 
     @abstractmethod
@@ -132,30 +138,56 @@ class ThirdOrder(Record, ABC):
         self._require_one_space("symmetrise")
         return (self + self.swap()) * 0.5
 
-    def inner(self, other: "ThirdOrder") -> Float[Tensor, ""]:
+    def inner(self, other: "ThirdOrder", measure: Gaussian | None = None, *, centred: bool = False) -> Float[Tensor, ""]:
         """⟨T, S⟩ = Σ T_oij S_oij, for any two forms of the same shape.
 
+        With a ``measure`` of the inputs: E⟨T(x), S(x)⟩, of T and S as functions on the data, where only symmetric parts
+        act; ``centred`` takes their means off, which leaves tr Cov(T(x), S(x)). See ``algebra.hermite``.
         Summed in float64, where terms of both signs cancel without harm, and given in T's dtype (half types: float32).
-        CP with CP: O(h h' (o + i + j)) time, O(h h') memory and float64 copies of the factors.
+        CP with CP: O(h h' (o + i + j)) time, half of that with itself; memory O(block (block + o + i + j)) over the factors
+        for blocks of hidden units, O(h h') where gradients are kept. A measure doubles the time and adds O(h i (i + o)).
         """
         self._require_like("inner", other, ThirdOrder)
-        return self._exact_inner(other).to(working_dtype(self.dtype))
+        return _product(self._seen(measure), other._seen(measure), centred).to(working_dtype(self.dtype))
 
-    def norm(self) -> Float[Tensor, ""]:
-        """‖T‖, the root of the summed squares of all entries; cost of one ``inner``. Its gradient at T = 0 is NaN."""
-        return self._exact_inner(self).clamp(min=0).sqrt().to(working_dtype(self.dtype))
+    def norm(self, measure: Gaussian | None = None, *, centred: bool = False) -> Float[Tensor, ""]:
+        """‖T‖, the root of the summed squares of all entries; with a ``measure``, the root of E‖T(x)‖².
 
-    def similarity(self, other: "ThirdOrder") -> Float[Tensor, ""]:
-        """⟨T, S⟩ / (‖T‖ ‖S‖) in [-1, 1]. Errors: ArgumentError where one of the two is zero."""
+        Cost of one ``inner``. Its gradient at T = 0 is NaN.
+        """
+        seen = self._seen(measure)
+        return _product(seen, seen, centred).clamp(min=0).sqrt().to(working_dtype(self.dtype))
+
+    def similarity(
+        self, other: "ThirdOrder", measure: Gaussian | None = None, *, centred: bool = False
+    ) -> Float[Tensor, ""]:
+        """⟨T, S⟩ / (‖T‖ ‖S‖) in [-1, 1], as ``inner`` has it. Errors: ArgumentError where one of the two is zero.
+
+        Under a ``measure`` a large constant part makes any two layers alike: ``centred`` compares what varies.
+        """
         self._require_like("similarity", other, ThirdOrder)
-        squares = self._exact_inner(self), other._exact_inner(other)
+        one, two = self._seen(measure), other._seen(measure)
+        squares = _product(one, one, centred), _product(two, two, centred)
         if min(float(square.detach()) for square in squares) <= 0:
             raise ArgumentError("similarity", must="compare two tensors that are not zero", got="a norm of 0")
-        found = self._exact_inner(other) / squares[0].sqrt() / squares[1].sqrt()
+        found = _product(one, two, centred) / squares[0].sqrt() / squares[1].sqrt()
         return found.clamp(-1, 1).to(working_dtype(self.dtype))
 
-    def _exact_inner(self, other: "ThirdOrder") -> Float[Tensor, ""]:
-        return self.to(torch.float64)._inner(other.to(torch.float64))
+    def hermite(self, measure: Gaussian) -> Hermite:
+        """T on inputs of this ``measure`` as constant + linear + quadratic part, which do not correlate (``Hermite``).
+
+        A measure of one input less than T has is of x where T is over (1, x). In float64. Its ``.gram()`` is the output Gram
+        E[T(x) T(x)ᵀ]. Cost (CP): O(h i (i + o)) time, and factors' size in memory. Errors: ShapeError.
+        """
+        self._require_one_space("hermite")
+        work, measure = self.to(torch.float64), measure.over(self.shape[1])
+        center, root = measure.mean.to(work.device, work.dtype), measure.root.to(work.device)
+        slope = work(center, root) + work(root, center)
+        return Hermite(work(center) + work(root).sum(0), slope.mT, work.map(left=root, right=root))
+
+    def _seen(self, measure: Gaussian | None) -> "ThirdOrder | Hermite":
+        """What an inner product is of: T itself, or T as a function on inputs of ``measure``."""
+        return self if measure is None else self.hermite(measure)
 
     def dense(self, max_bytes: int = GIB) -> Float[Tensor, "o i j"]:
         """The whole cube, the truth for small tests: o·i·j numbers.
@@ -215,6 +247,15 @@ class ThirdOrder(Record, ABC):
             raise ShapeError(who, must=f"join two tensors of shape {self.shape}", got=other.shape)
         if other.dtype != self.dtype or other.device != self.device:
             raise ShapeError(who, must=f"join two tensors that are {_place(self._any())}", got=_place(other._any()))
+
+
+def _product(one: ThirdOrder | Hermite, two: ThirdOrder | Hermite, centred: bool) -> Float[Tensor, ""]:
+    match one, two:
+        case Hermite(), Hermite():
+            return one.inner(two, centred=centred)
+        case ThirdOrder(), ThirdOrder() if not centred:
+            return one._inner(two)
+    raise ArgumentError("centred", must="be asked under a measure", got="none", todo="Pass measure=.")
 
 
 def require_factors(who: str, **factors: tuple[Tensor, tuple[int | None, ...]]) -> None:

@@ -60,12 +60,13 @@ class Dense(ThirdOrder):
     def _inner(self, other: ThirdOrder) -> Float[Tensor, ""]:
         if isinstance(other, Tucker):
             return other._inner(self)
-        other = Dense(other.dense(max_bytes=_bytes(self.array)))  # no larger than the cube that is already here
-        return (self.array * other.array).sum()
+        work, other = self.to(torch.float64), other.to(torch.float64)
+        return (work.array * other.dense(max_bytes=_bytes(work.array))).sum()  # no larger than the cube that is already here
 
-    def gram(self, mode: Mode) -> Float[Tensor, "s s"]:
+    def gram(self, mode: Mode, *, symmetric: bool = False, dtype: torch.dtype | None = None) -> Float[Tensor, "s s"]:
         require_mode(mode)
-        unfolded = self.to(working_dtype(self.dtype)).array.movedim(MODES.index(mode), 0).flatten(1)
+        work = (self.symmetrise() if symmetric else self).to(working_dtype(self.dtype) if dtype is None else dtype)
+        unfolded = work.array.movedim(MODES.index(mode), 0).flatten(1)
         return unfolded @ unfolded.mT
 
     def _cube(self) -> Tensor:
@@ -131,12 +132,13 @@ class Tucker(ThirdOrder):
         return Tucker(self.core.mT, self.out, self.right, self.left)
 
     def _inner(self, other: ThirdOrder) -> Float[Tensor, ""]:
-        small = other.map(out=self.out.mT, left=self.left.mT, right=self.right.mT)
-        return (self.core * small.dense(max_bytes=_bytes(self.core))).sum()
+        work, other = self.to(torch.float64), other.to(torch.float64)
+        small = other.map(out=work.out.mT, left=work.left.mT, right=work.right.mT)
+        return (work.core * small.dense(max_bytes=_bytes(work.core))).sum()
 
-    def gram(self, mode: Mode) -> Float[Tensor, "s s"]:
+    def gram(self, mode: Mode, *, symmetric: bool = False, dtype: torch.dtype | None = None) -> Float[Tensor, "s s"]:
         require_mode(mode)
-        work = self.to(working_dtype(self.dtype))
+        work = (self.symmetrise() if symmetric else self).to(working_dtype(self.dtype) if dtype is None else dtype)
         bases = {"out": work.out, "left": work.left, "right": work.right}
         weighed = Dense(work.core).map(**{other: bases[other].mT @ bases[other] for other in MODES if other != mode}).array
         axis = MODES.index(mode)

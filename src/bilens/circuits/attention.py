@@ -20,9 +20,9 @@ from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole
 from bilens.base.results import Result
 from bilens.circuits.recording import Recording, record
-from bilens.circuits.targets import hooked
 from bilens.nn.attention import rotate
 from bilens.nn.expandable import ONE, Expandable, Heads, Wiring, require_expandable
+from bilens.nn.hooks import hooked
 
 
 @dataclass(frozen=True, repr=False, eq=False)

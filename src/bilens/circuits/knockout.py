@@ -12,8 +12,9 @@ from torch import Tensor
 from bilens.base.errors import ArgumentError
 from bilens.base.results import Result
 from bilens.circuits.recording import Recording, Source, record
-from bilens.circuits.targets import Target, hooked, resolve
+from bilens.circuits.targets import Target, resolve
 from bilens.nn.expandable import Expandable, Heads, Layer
+from bilens.nn.hooks import hooked
 
 Replacement = Literal["zero", "mean"]
 

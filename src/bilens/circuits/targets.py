@@ -1,21 +1,18 @@
 """What an expansion explains: an output, a difference of outputs, any direction, inside the model or at its end."""
 
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.circuits.paths import Tree
 from bilens.circuits.recording import Recording
-from bilens.nn.expandable import Expandable, Heads
-
-PLACE = re.compile(r"(attn\d+|mlp\d+)\.(input|output)")
+from bilens.nn.expandable import Expandable
+from bilens.nn.hooks import find_place, hooked
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,21 +87,14 @@ def direction(model: Expandable, record: Recording, target: Target) -> tuple[str
 
 
 def _inside(model: Expandable, record: Recording, target: At, position: int, measured: bool) -> Goal:
-    found = PLACE.fullmatch(target.place)
-    parts = {part.name: n for n, part in enumerate(record.wiring.parts)}
-    if not found or found[1] not in parts:
-        places = ", ".join(f"{name}.input" for name in parts)
-        raise ArgumentError("place", must=f"be one of {places}, or .output of a layer", got=target.place)
-    n, side = parts[found[1]], found[2]
-    if side == "output" and isinstance(record.wiring.parts[n], Heads):
-        raise ArgumentError("place", must="be the output of an mlp", got=target.place, todo="Heads write one by one.")
+    n, side, place = find_place(target.place, record.wiring.parts)
     u = target.direction.to(record.writes)
     if tuple(u.shape) != (record.writes.shape[-1],):
         raise ShapeError("At.direction", must=f"be ({record.writes.shape[-1]},)", got=tuple(u.shape))
     forward = float(u @ _heard(model, record, n, side)[position]) if measured else float("nan")
-    name = f"{target.name} at {target.place}"
+    name = f"{target.name} at {place}"
     if side == "output":
-        return Goal(name, u, (("write", found[1], position),), 0.0, forward, -1, position)
+        return Goal(name, u, (("write", record.wiring.parts[n].name, position),), 0.0, forward, -1, position)
     constant = _constant(record, n, u)
     return Goal(name, record.pull(n, u, position), _roots(record, n, position), constant, forward, n, position)
 
@@ -124,22 +114,3 @@ def _heard(model: Expandable, record: Recording, part: int, side: str) -> Float[
     with hooked(record.wiring.parts[part].module, side, lambda x: heard.append(x)):
         model.outputs(record.inputs)
     return heard[0].reshape(-1, heard[0].shape[-1])
-
-
-@contextmanager
-def hooked(module: nn.Module, side: str, act: Any) -> Iterator[None]:
-    """While it lasts, ``act`` is told of what ``module`` is given or gives, and may give back something in its place."""
-
-    def before(_: nn.Module, given: tuple) -> Any:
-        changed = act(given[0])
-        return None if changed is None else (changed, *given[1:])
-
-    def after(_: nn.Module, given: tuple, out: Any) -> Any:
-        changed = act(out[0] if isinstance(out, tuple) else out)
-        return None if changed is None else ((changed, *out[1:]) if isinstance(out, tuple) else changed)
-
-    hook = module.register_forward_pre_hook(before) if side == "input" else module.register_forward_hook(after)
-    try:
-        yield
-    finally:
-        hook.remove()

@@ -11,6 +11,9 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
+from bilens.cli.decompose import decompose
+from bilens.cli.options import AsJson, ModelFolder, Save
+
 app = typer.Typer(
     help="Bilinear layers as exact third-order tensors: train or load a model, decompose it, verify it, send a page.",
     no_args_is_help=True,
@@ -20,12 +23,10 @@ app = typer.Typer(
 train_app = typer.Typer(help="Train a model.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 
-ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, as training wrote it.")]
 DataName = Annotated[str, typer.Option("--data", help='"digits" (built in), or a folder of MNIST-like idx .gz files.')]
 TextName = Annotated[
     str, typer.Option("--data", help='"topics" (built in), a .txt or .xz file, a folder of them, or a Hugging Face dataset.')
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of every random choice.")]
 
 DEMO_STEPS = 800  # enough for the digits to be told apart, within a minute of two cores
@@ -234,7 +235,7 @@ def compare(
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of each run.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Blocks per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate of AdamW.")] = None,
-    save: Annotated[Path | None, typer.Option(help="Also write the result to this file (safetensors).")] = None,
+    save: Save = None,
     json: AsJson = False,
 ) -> None:
     """Bilinear against ReLU, GELU, ReLU², ReGLU, GEGLU, SwiGLU: equal parameters, equal tokens, several seeds."""
@@ -281,30 +282,7 @@ def convert(
     say(f"{to} model in {output}")
 
 
-@app.command()
-def decompose(
-    model: ModelFolder,
-    layer: Annotated[int | None, typer.Option(help="Which layer; without it the whole of a one-layer model.")] = None,
-    k: Annotated[int, typer.Option("-k", help="Eigenpairs per class.")] = 4,
-    what: Annotated[str, typer.Option(help='"eigen" or "hosvd".')] = "eigen",
-    save: Annotated[Path | None, typer.Option(help="Also write the result to this file (safetensors).")] = None,
-    json: AsJson = False,
-) -> None:
-    """Spectra of one layer: eigenvectors for each output, or the HOSVD."""
-    from bilens import decompose as spectra
-    from bilens.base.errors import ArgumentError
-    from bilens.cli.output import quiet, show
-
-    quiet()
-    loaded = _classifier(model)
-    tensor = loaded.tensor(layer).detach()
-    labels = loaded.config.labels if tensor.shape[0] == len(loaded.config.labels) else ()
-    if what not in ("eigen", "hosvd"):
-        raise ArgumentError("--what", must='be "eigen" or "hosvd"', got=repr(what))
-    found = spectra.eigen(tensor, k=k, labels=labels) if what == "eigen" else spectra.hosvd(tensor.symmetrise(), max_rank=k)
-    if save is not None:
-        found.save(save)
-    show(found, json)
+app.command()(decompose)
 
 
 @app.command()
@@ -319,7 +297,7 @@ def expand(
     max_terms: Annotated[int, typer.Option(help="How many terms to keep at most.")] = 1000,
     cutoff: Annotated[float, typer.Option(help="Terms below this share of Σ |writes| go to the remainder.")] = 1e-4,
     graph: Annotated[Path | None, typer.Option(help="Also write the graph to this file (Neuronpedia's JSON).")] = None,
-    save: Annotated[Path | None, typer.Option(help="Also write the result to this file (safetensors).")] = None,
+    save: Save = None,
     json: AsJson = False,
 ) -> None:
     """Which paths make this logit, to the last digit. In float64; the table ends with what it left out, and the total."""
@@ -400,18 +378,6 @@ def verify(model: ModelFolder, seed: Seed = 0, json: AsJson = False) -> None:
     checks = check(load(str(model)), seed)
     show(checks, json)
     raise typer.Exit(0 if checks.passed else 1)
-
-
-def _classifier(folder: Path) -> Any:
-    """The model in ``folder``, where it is one that these commands know how to take apart."""
-    from bilens import Classifier, load
-    from bilens.base.errors import ArgumentError
-
-    model = load(str(folder))
-    if not isinstance(model, Classifier):
-        todo = "Take a language model's layers apart in Python: block.mlp.tensor()."
-        raise ArgumentError(str(folder), must="be a classifier", got=type(model).__name__, todo=todo)
-    return model
 
 
 def _language_model(folder: Path) -> Any:

@@ -3,15 +3,19 @@
 import json
 import math
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from transformers.utils import logging
 
 from bilens.base.results import Result
 
 SHOWN_ROWS = 60
+RANK = os.environ.get("RANK", "0")  # of several processes, which all found the same, the first alone speaks
 
 
 def quiet() -> None:
@@ -25,9 +29,18 @@ def say(text: str) -> None:
     _console(soft_wrap=True).print(text, markup=False)
 
 
-def show(result: Result, as_json: bool = False) -> None:
+def show(result: Result, as_json: bool = False, of: str = "") -> None:
     """A result's table under its one-line summary."""
-    show_rows(result.rows(), result.summary(), as_json)
+    show_rows(result.rows(), of + result.summary(), as_json)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr where that is a terminal, as a function of (done, all)."""
+    err = Console(stderr=True)
+    with Progress(console=err, transient=True, disable=not err.is_terminal or RANK != "0") as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, of: progress.update(task, completed=done, total=of)
 
 
 def show_rows(rows: list[dict[str, Any]], title: str, as_json: bool = False) -> None:
@@ -46,8 +59,8 @@ def show_rows(rows: list[dict[str, Any]], title: str, as_json: bool = False) -> 
 
 
 def _console(soft_wrap: bool = False) -> Console:
-    """Standard output; of several processes, which all found the same, the first alone speaks."""
-    return Console(highlight=False, soft_wrap=soft_wrap, quiet=os.environ.get("RANK", "0") != "0")
+    """Standard output."""
+    return Console(highlight=False, soft_wrap=soft_wrap, quiet=RANK != "0")
 
 
 def _cell(value: Any) -> str:

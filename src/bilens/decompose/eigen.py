@@ -1,26 +1,36 @@
 """Spectra of a layer: the eigenvectors of its interaction matrices, for many output directions at once."""
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.algebra import Eigen, QuadraticForm, ThirdOrder
+from bilens.algebra import Eigen, Gaussian, QuadraticForm, ThirdOrder
 from bilens.algebra.eigen import Which, degenerate_blocks, require_count, require_which
 from bilens.algebra.quadratic import rounding, signs
 from bilens.algebra.third import GIB
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import dtype_name, require_finite, tolerance, working_dtype
+from bilens.base.numerics import dtype_name, is_whole, require_finite, tolerance, working_dtype
 from bilens.decompose.lanczos import lanczos, room
+from bilens.decompose.stream import Share, fingerprint, streamed
+from bilens.decompose.weighted import fitted, weigh, whitened
 
 Method = Literal["auto", "lanczos", "dense"]
-SMALL = 256
-STEPS = 6  # Lanczos steps for each eigenpair wanted, as seen on trained layers; Gaussian weights take twice as many
-DENSE_RATE = 4.0  # how much slower an operation of LAPACK's eigensolver is than one of a GEMM, as measured
+CHUNK = 256  # directions in lock step: enough for GEMMs at full speed
+
+# The cost model behind "auto", in operations of a float32 GEMM; measured by ``python -m benchmarks.eigen --model``.
+SMALL = 256  # below this size the whole spectrum costs next to nothing
+STEPS = (
+    30  # Lanczos takes about this many times √k steps on Gaussian weights, the hard case, and a third on spectra that decay
+)
+DENSE_RATE = 4.0  # how much slower an operation of LAPACK's eigensolver is than one of a GEMM
+LOOKS = 4  # what all looks at the growing projected matrix cost together, in eigensolves of the last
 ORTHOGONAL_RATE = 8.0  # the same for keeping a basis orthogonal: matrix-vector products, bound by memory
 
 
@@ -32,8 +42,14 @@ def eigen(
     method: Method = "auto",
     which: Which = "magnitude",
     tol: float | None = None,
+    measure: Gaussian | Float[Tensor, "m i"] | None = None,
     labels: Sequence[str] = (),
+    norm: bool = True,
     max_bytes: int = GIB,
+    chunk: int = CHUNK,
+    folder: str | Path | None = None,
+    share: Share | None = None,
+    progress: Callable[[int, int], Any] | None = None,
 ) -> Eigen:
     """At most ``k`` eigenpairs (None: all) of Q_u for each direction u: u·T(x) = xᵀ Q_u x = Σ_m λ_m (v_m·x)².
 
@@ -42,90 +58,160 @@ def eigen(
 
     ``method``: "dense" forms each matrix, O(h i² + i³) per direction, and is differentiable. "lanczos" works from the
     factors on all directions in lock step, O(steps · h i) per direction (see ``decompose.lanczos``); its ``spectrum`` holds
-    what was found. "auto" takes the cheaper by operation counts: of ``STEPS`` · k steps against one eigensolve.
-    Both run in chunks of directions that fit in ``max_bytes``.
+    what was found. "auto" takes the cheaper by operation counts: of ``STEPS`` · √k steps against one eigensolve.
+    ``measure``: a data measure, a Gaussian or the activations themselves: then a ``WeightedEigen``, the spectra of
+    Σ^½ Q_u Σ^½ beside the plain ones, and what each term is on the data. Twice the cost and a few products.
+    ``norm``: whether Lanczos also finds ‖Q‖, and with it what is left out: O(h² i) once, which for a few directions of a
+    wide layer can be more than all the rest; without it ``error`` and ``discarded`` are NaN.
+
+    Runs in chunks of at most ``chunk`` directions that fit in ``max_bytes``; ``progress`` hears of (directions done, all)
+    after each. ``folder``: every finished chunk is written there, and one begun is gone on with. ``share``: several
+    processes with one folder take their share of the chunks, and each returns the whole, the same to the last digit as
+    one process.
 
     Returns: ``.values`` (n, k), ``.vectors`` (n, k, i), ``.residuals``, ``.converged``, ``.degenerate``, ``.error``.
     Errors: ShapeError for directions that do not fit; NotFiniteError for NaN or infinite factors or directions;
-    ArgumentError for a wrong ``k``, ``which``, ``method`` or number of labels.
+    ArgumentError for a wrong ``k``, ``which``, ``method`` or number of labels; FileError for a folder that holds
+    something else.
     Source: Pearce et al., arXiv:2410.08417, section 3 (eigendecomposition of interaction matrices).
     """
-    if directions is None:
-        directions = torch.eye(tensor.shape[0], dtype=tensor.dtype, device=tensor.device)
-    if not isinstance(directions, Tensor) or directions.ndim != 2 or len(directions) == 0:
-        got = tuple(directions.shape) if isinstance(directions, Tensor) else type(directions).__name__
-        raise ShapeError("directions", must=f"be a tensor (n, {tensor.shape[0]}) with n ≥ 1", got=got)
-    if labels and len(labels) != len(directions):
-        raise ArgumentError("labels", must=f"name all {len(directions)} directions", got=len(labels))
-    if method not in get_args(Method):
-        raise ArgumentError("method", must=f"be one of {', '.join(get_args(Method))}", got=repr(method))
+    directions = _output_directions(tensor, directions)
+    _require(len(directions), labels, method, chunk, folder, share)
     require_which(which)
     require_count(k)
-    require_finite("eigen", directions=directions)
     work = working_dtype(tensor.dtype)
     if directions.dtype == tensor.dtype:  # a wrong dtype stays wrong, and is refused below
         tensor, directions = tensor.to(work), directions.to(work)
-    size = tensor.shape[1]
     tensor.require_fits("interaction", directions, tensor.shape[0])
+    if measure is not None:
+        options: dict[str, Any] = {"method": method, "which": which, "tol": tol, "labels": labels, "norm": norm}
+        options |= {"max_bytes": max_bytes, "chunk": chunk, "share": share, "progress": progress}
+        gaussian, activations = fitted(measure, tensor.shape[1])
+        plain, white = (
+            eigen(one, directions, k, folder=None if folder is None else Path(folder) / name, **options)
+            for name, one in (("plain", tensor), ("weighted", whitened(tensor, gaussian)))
+        )
+        return weigh(tensor, directions, plain, white, gaussian, activations)
     one = tensor.interaction(directions[:1])  # of its kind are all; together they might not fit
-    wanted = size if k is None else min(k, size)
-    if method == "auto":
-        method = _cheaper(one, wanted)
-    if method == "lanczos":
-        if one.left.ndim > 2:
-            raise ArgumentError("method", must='be "dense" for factors of their own per direction', got="lanczos")
-        per_direction = one.left.element_size() * size * (room(wanted, size) + 1)
-        solve = partial(_by_lanczos, k=wanted, which=which, tol=tolerance(work) if tol is None else tol)
+    wanted = tensor.shape[1] if k is None else min(k, tensor.shape[1])
+    method = _cheaper(one, wanted) if method == "auto" else method
+    tol = tolerance(work) if tol is None else tol
+    if method == "dense":
+        solve: Callable[[QuadraticForm], Eigen] = partial(_by_eigh, k=wanted, which=which, tol=tol)
     else:
-        per_direction = 2 * 8 * size * size  # a matrix and its eigenvectors, at most float64
-        solve = partial(_by_eigh, k=k, which=which, tol=tol)
-    chunk = max(1, max_bytes // per_direction)
-    found = [solve(tensor.interaction(part)) for part in directions.split(chunk)]
+        _require_shared(one)
+        solve = partial(_by_lanczos, k=wanted, which=which, tol=tol, norm=norm)
+    chunk = max(1, min(chunk, max_bytes // _bytes_per_direction(one, wanted, method)))
+    starts, finished = range(0, len(directions), chunk), itertools.count(1)
+
+    def made(start: int) -> Eigen:
+        return solve(tensor.interaction(directions[start : start + chunk]))
+
+    def done() -> None:
+        reached = min(next(finished) * chunk, len(directions))
+        if progress is not None:
+            progress(reached, len(directions))
+
+    if folder is None:
+        found = [(made(start), done())[0] for start in starts]
+    else:
+        about = {"eigen of": fingerprint(**_factors(tensor), directions=directions), "k": wanted, "which": which}
+        about |= {"method": method, "tol": tol, "norm": norm, "chunk": chunk}
+        written = streamed(Path(folder), about, starts, made, Eigen, share, done)
+        found = [part.to(tensor.device) for part in written]
     return dataclasses.replace(_join(found), labels=tuple(labels))
+
+
+def _output_directions(tensor: ThirdOrder, directions: Tensor | None) -> Float[Tensor, "n o"]:
+    if directions is None:
+        return torch.eye(tensor.shape[0], dtype=tensor.dtype, device=tensor.device)
+    if not isinstance(directions, Tensor) or directions.ndim != 2 or len(directions) == 0:
+        got = tuple(directions.shape) if isinstance(directions, Tensor) else type(directions).__name__
+        raise ShapeError("directions", must=f"be a tensor (n, {tensor.shape[0]}) with n ≥ 1", got=got)
+    require_finite("eigen", directions=directions)
+    return directions
+
+
+def _require(n: int, labels: Sequence[str], method: str, chunk: int, folder: object, share: Share | None) -> None:
+    if labels and len(labels) != n:
+        raise ArgumentError("labels", must=f"name all {n} directions", got=len(labels))
+    if method not in get_args(Method):
+        raise ArgumentError("method", must=f"be one of {', '.join(get_args(Method))}", got=repr(method))
+    if not is_whole(chunk) or chunk < 1:
+        raise ArgumentError("chunk", must="be a whole number ≥ 1", got=chunk)
+    if share is not None and folder is None:
+        raise ArgumentError("share", must="come with a folder that all processes see", got="none")
+
+
+def _require_shared(form: QuadraticForm) -> None:
+    if form.left.ndim > 2:
+        raise ArgumentError("method", must='be "dense" for factors of their own per direction', got="lanczos")
+
+
+def _bytes_per_direction(form: QuadraticForm, k: int, method: Method) -> int:
+    """Memory of one direction: a matrix and its eigenvectors; or a basis, its projection twice, and hidden features."""
+    hidden, size = form.left.shape[-2:]
+    if method == "dense":
+        return 2 * 8 * size**2  # at most float64
+    space = room(k, size)
+    return form.left.element_size() * (size * (space + 1) + 2 * space**2 + 4 * hidden)
+
+
+def _factors(tensor: ThirdOrder) -> dict[str, Tensor]:
+    return {name: value for name, value in vars(tensor).items() if isinstance(value, Tensor)}
 
 
 def _cheaper(form: QuadraticForm, k: int) -> Method:
     """The method with fewer operations for one direction, weighted by how fast they run; dense where Lanczos cannot be."""
     hidden, size = form.left.shape[-2:]
-    if form.left.ndim > 2 or form.tracked or size < SMALL:  # below SMALL the whole spectrum costs next to nothing
+    if form.left.ndim > 2 or form.tracked or size < SMALL:
         return "dense"
-    steps = min(size, STEPS * k + 24)
+    steps = min(size, STEPS * k**0.5)
     products = 8 * hidden * size * steps
-    orthogonal = ORTHOGONAL_RATE * 8 * size * steps * min(steps, room(k, size)) / 2
+    orthogonal = ORTHOGONAL_RATE * 4 * size * steps * min(steps, room(k, size)) / 2
+    looks = LOOKS * DENSE_RATE * 9 * steps**3
     dense = 2 * hidden * size**2 + DENSE_RATE * 9 * size**3
-    return "lanczos" if products + orthogonal < dense else "dense"
+    return "lanczos" if products + orthogonal + looks < dense else "dense"
 
 
 def _by_eigh(form: QuadraticForm, k: int | None, which: Which, tol: float | None) -> Eigen:
     return form.eigh(k, which, tol)
 
 
-def _by_lanczos(form: QuadraticForm, k: int, which: Which, tol: float) -> Eigen:
-    """Lanczos' pairs as a result, with residuals measured on the factors."""
+def _by_lanczos(form: QuadraticForm, k: int, which: Which, tol: float, norm: bool) -> Eigen:
+    """Lanczos' pairs as a result. Each residual is its bound β |s_last| and what rounding adds, as measured."""
     require_finite("eigen", weights=form.weights, left=form.left, right=form.right)
     found = lanczos(form, k, which, tol)
     largest = found.values.abs().amax(-1, keepdim=True)
-    vectors = found.vectors * signs(found.vectors)
-    residuals = (form.times_rows(vectors) - found.values[..., None] * vectors).norm(dim=-1)
-    bounds = torch.maximum(residuals, rounding(form.dtype, form.shape[-1]) * largest)
-    blocks = degenerate_blocks(found.values, bounds)
-    norm = form.norm()
+    residuals = found.bounds + _excess(form, found.values, found.vectors, found.bounds)[:, None]
+    close = torch.maximum(residuals, rounding(form.dtype, form.shape[-1]) * largest)
+    blocks = degenerate_blocks(found.values, close)
+    length = form.norm(form.dtype) if norm else torch.full_like(form.weights[:, 0], torch.nan)
     converged = (residuals <= tol * largest.clamp(min=torch.finfo(form.dtype).tiny)) & found.converged[:, None]
     return Eigen(
         values=found.values,
-        vectors=vectors,
+        vectors=found.vectors * signs(found.vectors),
         residuals=residuals,
         converged=converged,
         blocks=blocks,
-        cut=(found.values[:, -1] - found.next).abs() <= 2 * bounds[:, -1],
+        cut=(found.values[:, -1] - found.next).abs() <= 2 * close[:, -1],
         spectrum=found.values,
-        discarded=(norm.double().square() - found.values.double().square().sum(-1)).clamp(min=0).sqrt().to(norm),
-        norm=norm,
+        discarded=(length.double().square() - found.values.double().square().sum(-1)).clamp(min=0).sqrt().to(length),
+        norm=length,
         labels=(),
         which=which,
         method="lanczos",
         computed_in=dtype_name(form.dtype),
     )
+
+
+def _excess(form: QuadraticForm, values: Tensor, vectors: Tensor, bounds: Tensor) -> Float[Tensor, " n"]:
+    """What Q v − λ v has beyond the bounds of Lanczos, which hold but for rounding: measured on the factors, in one product
+    for all k vectors of a direction together, with random signs: ‖Σ ±(Q v − λ v)‖² is Σ ‖Q v − λ v‖² on average."""
+    flips = torch.randint(0, 2, values.shape, generator=torch.Generator().manual_seed(1)).to(values) * 2 - 1
+    together = (flips[:, None] @ vectors)[:, 0]
+    missed = form @ together - ((flips * values)[:, None] @ vectors)[:, 0]
+    return (missed.norm(dim=-1) - bounds.norm(dim=-1)).clamp(min=0)
 
 
 def effective_rank(form: QuadraticForm) -> Float[Tensor, "*b"]:

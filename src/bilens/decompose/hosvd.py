@@ -1,19 +1,31 @@
-"""HOSVD from mode Grams: the singular spectra of a layer's three modes, without the cube."""
+"""HOSVD: the singular spectra of a layer's three modes, without the cube. How they are found: ``decompose.unfolding``."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.algebra import CP, Dense, ThirdOrder, Tucker
+from bilens.algebra import CP, Dense, Gaussian, Tucker
 from bilens.algebra.third import GIB
 from bilens.base.axes import MODES, Mode
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import dtype_name, is_whole, require_finite
+from bilens.base.numerics import dtype_name, is_whole
 from bilens.base.results import Result
+from bilens.decompose.unfolding import (
+    Precision,
+    Unfolding,
+    box,
+    kept,
+    missed,
+    require_cutoff,
+    require_tensor,
+    turned,
+    unfolding,
+)
+from bilens.decompose.weighted import fitted, whitened
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -23,11 +35,12 @@ class HOSVD(Result):
     Fields:
         spectrum: all singular values of each mode's unfolding, largest first.
         bases: the kept singular vectors of each mode, as columns (size, kept).
-        core: T in those bases, still factored; ``tucker`` multiplies it out.
+        core: T in those bases, still factored; ``tucker`` multiplies it out, and symmetrises it where ``symmetric``.
         discarded: per mode, the root of the summed squares of the singular values left out.
         error: ‖T − T̂‖ / ‖T‖, computed from inner products and not from the spectra.
-        noise: per mode, the singular value below which a Gram in this precision holds only rounding.
-        norm: ‖T‖.  computed_in: the dtype of the work.
+        noise: per mode, the singular value below which this precision leaves only rounding.
+        norm: ‖T‖.  symmetric: whether all this is of T's symmetric part.
+        precision, computed_in: how the spectra were found, and the dtype of the work.  weighted: whether by a data measure.
     """
 
     spectrum: dict[str, Float[Tensor, " s"]]
@@ -37,6 +50,9 @@ class HOSVD(Result):
     error: float
     noise: dict[str, float]
     norm: float
+    symmetric: bool
+    precision: str
+    weighted: bool
     computed_in: str
 
     @property
@@ -47,7 +63,8 @@ class HOSVD(Result):
     @property
     def tucker(self) -> Tucker:
         """The decomposition with its core multiplied out, a·b·c numbers. TooLargeError above 1 GiB: set max_rank."""
-        return Tucker(self.core.dense(max_bytes=GIB), **self.bases)
+        core = self.core.dense(max_bytes=GIB)
+        return Tucker((core + core.mT) / 2 if self.symmetric else core, **self.bases)
 
     @property
     def bound(self) -> float:
@@ -55,8 +72,9 @@ class HOSVD(Result):
         return sum(value**2 for value in self.discarded.values()) ** 0.5 / self.norm if self.norm else 0.0
 
     def summary(self) -> str:
-        kept = ", ".join(f"{mode} {r} of {len(self.spectrum[mode])}" for mode, r in zip(MODES, self.ranks, strict=True))
-        return f"kept {kept}; relative error {self.error:.3g} (bound {self.bound:.3g}), in {self.computed_in}"
+        ranks = ", ".join(f"{mode} {r} of {len(self.spectrum[mode])}" for mode, r in zip(MODES, self.ranks, strict=True))
+        over = "over z = Σ^-½ (x − μ): " if self.weighted else ""
+        return f"{over}kept {ranks}; relative error {self.error:.3g} (bound {self.bound:.3g}), in {self.computed_in}"
 
     def rows(self) -> list[dict[str, Any]]:
         total = self.norm**2 or 1.0
@@ -84,76 +102,74 @@ class HOSVD(Result):
         return {"data": lines, "layout": {"xaxis": {"title": {"text": "component"}}, "yaxis": axis}}
 
 
+@torch.no_grad()
 def hosvd(
     tensor: CP | Dense | Tucker,
     max_rank: int | Sequence[int] | None = None,
     cutoff: float | None = None,
+    *,
+    symmetric: bool = False,
+    precision: Precision = "float64",
+    measure: Gaussian | Float[Tensor, "m _"] | None = None,
 ) -> HOSVD:
     """The higher-order SVD, truncated to ``max_rank`` per mode and to singular values above ``cutoff`` times the largest.
 
-    The eigenvectors of each mode's Gram are that mode's singular vectors, the roots of its eigenvalues the singular
-    values; T in these bases is the core. A Gram squares the condition number, so the work is done in float64 whatever
-    T's dtype is (the result's tensors stay float64); ``noise`` says what rounding leaves unreadable.
+    Each mode's singular vectors are its basis; T in these bases is the core. T is taken as it stands. ``symmetric`` takes
+    the symmetric part, all that acts where both inputs are the same x: left and right are then one mode with one rank.
 
-    T is taken as it stands: ``hosvd(T.symmetrise())`` where only x ⊗ x acts.
-    Cost for a CP: O(h² (o + i + j) + o³ + i³ + j³) time, O(h² + i²) memory.
-    Errors: NotFiniteError; ArgumentError for a ``max_rank`` below 1 or a ``cutoff`` outside [0, 1).
+    ``precision``: "float64" (the default; what it costs beside float32 is a factor of two) finds the spectra from Grams in
+    float64 whatever T's dtype is; singular values below ``noise`` ≈ √(n eps) σ₁ are rounding. "float32": from Grams in
+    float32, for large layers on devices slow in float64. "orthogonal": without Grams, where small singular values matter:
+    noise ≈ n eps σ₁. The result's tensors are of the dtype of the work.
+
+    ``measure``: a Gaussian or activations; then all of this is of T over z = Σ^-½ (x − μ) on both inputs, the part of the
+    layer that is quadratic in z, where directions weigh as much as inputs vary along them; input bases are in z.
+
+    Cost for a CP: Grams O(h² (o + i + j)) and their eigenvectors O(o³ + i³ + j³), once more the first where anything is
+    truncated, for the error; memory that of the turned factors, h (o + i + j), and O(o² + i² + j²).
+    "orthogonal": O(o i h² + o j h² + i j h²) (with (2h)² for the inputs of a symmetric part), sizes above h counting as h,
+    and O(h²) memory: for small layers.
+    Errors: NotFiniteError; ShapeError for an empty mode, or a symmetric part where left and right differ; ArgumentError for
+    a ``max_rank`` below 1 (or of its own for left and right of a symmetric part), a ``cutoff`` outside [0, 1) or an unknown
+    ``precision``.
     Source: De Lathauwer et al. 2000; for bilinear layers Pearce et al., arXiv:2410.08417, appendix.
     """
-    ranks = _ranks(max_rank)
-    if cutoff is not None and not 0 <= cutoff < 1:
-        raise ArgumentError("cutoff", must="be in [0, 1), relative to the largest singular value", got=cutoff)
-    work = tensor.to(torch.float64).detach()
-    require_finite("hosvd", **vars(work))
-    spectrum: dict[str, Tensor] = {}
-    bases: dict[str, Tensor] = {}
-    for mode, rank in zip(MODES, ranks, strict=True):
-        spectrum[mode], vectors = _singular(work, mode)
-        kept = _kept(spectrum[mode], rank, cutoff)
-        bases[mode] = vectors[:, :kept]
-    norm = float(work.norm())
+    wanted = _ranks(max_rank, symmetric)
+    require_cutoff(cutoff)
+    require_tensor("hosvd", tensor, symmetric, precision)
+    if measure is not None:
+        tensor._require_one_space("hosvd(measure=)")
+        tensor = whitened(tensor, fitted(measure, tensor.shape[1])[0])
+    found: dict[Mode, Unfolding] = {mode: unfolding(tensor, mode, symmetric, precision) for mode in ("out", "left")}
+    found["right"] = found["left"] if symmetric else unfolding(tensor, "right", symmetric, precision)
+    a, b, c = (kept(found[mode].values, rank, cutoff) for mode, rank in zip(MODES, wanted, strict=True))
+    ranks = (a, b, c)
+    whole = turned(tensor, {mode: one.vectors for mode, one in found.items()})
+    norm = float(found["out"].values.double().norm())
     return HOSVD(
-        spectrum=spectrum,
-        bases=bases,
-        core=cast(CP | Dense | Tucker, work.map(**{mode: basis.mT for mode, basis in bases.items()})),
-        discarded={mode: float(spectrum[mode][bases[mode].shape[1] :].square().sum().sqrt()) for mode in MODES},
-        error=_missed(work, bases) / norm if norm else 0.0,
-        noise={
-            mode: float(values[0]) * (len(values) * torch.finfo(torch.float64).eps) ** 0.5
-            for mode, values in spectrum.items()
-        },
+        spectrum={mode: one.values for mode, one in found.items()},
+        bases={mode: found[mode].vectors[:, :rank] for mode, rank in zip(MODES, ranks, strict=True)},
+        core=whole if ranks == whole.shape else _copied(box(whole, *(slice(rank) for rank in ranks))),
+        discarded={mode: float(found[mode].values[rank:].double().norm()) for mode, rank in zip(MODES, ranks, strict=True)},
+        error=missed(whole, ranks, symmetric, precision) / norm if norm else 0.0,
+        noise={mode: one.noise for mode, one in found.items()},
         norm=norm,
-        computed_in=dtype_name(work.dtype),
+        symmetric=symmetric,
+        precision=precision,
+        weighted=measure is not None,
+        computed_in=dtype_name(whole.dtype),
     )
 
 
-def _singular(tensor: ThirdOrder, mode: Mode) -> tuple[Tensor, Tensor]:
-    values, vectors = torch.linalg.eigh(tensor.gram(mode))
-    return values.flip(0).clamp(min=0).sqrt(), vectors.flip(1)
-
-
-def _missed(tensor: ThirdOrder, bases: dict[str, Tensor]) -> float:
-    """‖T − T̂‖ with T̂ the projection on ``bases``, free of the cancellation in ‖T‖² − ‖T̂‖².
-
-    T − P_o P_l P_r T = (1−P_o) T + P_o (1−P_l) T + P_o P_l (1−P_r) T, and the three pieces are orthogonal.
-    """
-    missed, rest = 0.0, tensor
-    for mode, basis in bases.items():
-        inside = basis @ basis.mT
-        if basis.shape[0] != basis.shape[1]:
-            outside = torch.eye(len(inside), dtype=inside.dtype, device=inside.device) - inside
-            missed += float(rest.map(**{mode: outside}).norm()) ** 2
-            rest = rest.map(**{mode: inside})
-    return missed**0.5
-
-
-def _kept(values: Tensor, rank: int | None, cutoff: float | None) -> int:
-    kept = len(values) if cutoff is None else int((values > cutoff * values[0]).sum())
-    return max(1, kept if rank is None else min(kept, rank))
-
-
-def _ranks(max_rank: int | Sequence[int] | None) -> tuple[int | None, ...]:
+def _ranks(max_rank: int | Sequence[int] | None, symmetric: bool) -> tuple[int | None, ...]:
     ranks = tuple(max_rank) if isinstance(max_rank, Sequence) else (max_rank,) * 3
     if len(ranks) != 3 or any(rank is not None and (not is_whole(rank) or rank < 1) for rank in ranks):
         raise ArgumentError("max_rank", must="be a whole number ≥ 1, or three (out, left, right)", got=max_rank)
+    if symmetric and ranks[1] != ranks[2]:
+        raise ArgumentError("max_rank", must="be the same for left and right of a symmetric part", got=max_rank)
     return ranks
+
+
+def _copied(core: CP | Dense | Tucker) -> CP | Dense | Tucker:
+    """The core with memory of its own: a view would keep the whole turned tensor."""
+    return replace(core, **{name: factor.clone() for name, factor in vars(core).items()})

@@ -135,7 +135,7 @@ def _enough(subject: Subject) -> dict[str, Any]:
 
 
 def _directions(subject: Subject) -> dict[str, Any]:
-    found = hosvd(subject.model.tensor(subject.last).detach().symmetrise())
+    found = hosvd(subject.model.tensor(subject.last).detach(), symmetric=True)
     text = (
         "Singular values of the layer's symmetric tensor in each mode (HOSVD), computed from its factors in float64; the "
         "cube was never made. Left and right are the same, as only the symmetric part acts. "

@@ -1,0 +1,87 @@
+"""One form for all equal layers: the gauge freedoms of a bilinear layer, fixed.
+
+S_oij = ½ Σ_h D_oh (L_hi R_hj + R_hi L_hj) does not change when hidden units are permuted, when a unit's L, R and D are
+scaled by a, b and 1/(ab) (signs are such scales), or when its L and R are swapped. The canonical form takes, of each unit,
+
+    ‖l‖ = ‖r‖ = 1, the first of the largest entries of each positive, l before r,
+
+and its strength and sign go to D; then the units go by strength ‖D_:h‖, strongest first. Two layers that differ by a
+gauge alone have equal canonical factors. Layers that are equal as functions need not: parallel units are not merged.
+"""
+
+from functools import cmp_to_key
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from bilens.algebra.cp import CP
+from bilens.base.numerics import require_finite, working_dtype
+
+TIE = 64  # ulps: what a few products and a norm may round, with room
+
+
+def canonical(T: CP, *, swap: bool = True) -> CP:
+    """The same layer in its canonical gauge: equal, factor by factor, for layers that differ by a gauge alone.
+
+    ``swap`` lets a unit's left and right change places, which leaves the symmetric part S (all that acts on one x) and not
+    T itself; without it T is left as it is, and the inputs may be different spaces.
+    Units that are zero are dropped. What ties to 64 ulps (largest entries, strengths) is broken by the order of the entries,
+    left, then right, then out, larger first; units that tie in all of it are equal. The tie is a matter of rounding:
+    where two strengths lie just 64 ulps apart, two gauges of a layer may come out in two orders.
+    Worked in float64 and given in T's dtype, half types in float32; gradients flow. Cost O(h (o + i + j) + h log h).
+    Errors: ShapeError where ``swap`` finds two spaces; NotFiniteError.
+    Source: the symmetries of the CP form, Sharkey, arXiv:2305.03452; Kolda and Bader 2009, section 3.1.
+    """
+    if swap:
+        T._require_one_space("canonical(swap=True)")
+    require_finite("canonical", out=T.out, left=T.left, right=T.right)
+    dtype = working_dtype(T.dtype)
+    tie = TIE * torch.finfo(dtype).eps
+    alive = T.out.any(0) & T.left.any(1) & T.right.any(1)
+    work = CP(T.out[:, alive], T.left[alive], T.right[alive]).to(torch.float64)
+    left, left_scale = _unit_rows(work.left, tie)
+    right, right_scale = _unit_rows(work.right, tie)
+    if swap:
+        later = _before(right, left, tie)[:, None]
+        left, right = torch.where(later, right, left), torch.where(later, left, right)
+    out = work.out * left_scale * right_scale
+    order = _order(out, left, right, tie)
+    return CP(out[:, order], left[order], right[order]).to(dtype)
+
+
+def _unit_rows(rows: Float[Tensor, "h i"], tie: float) -> tuple[Float[Tensor, "h i"], Float[Tensor, " h"]]:
+    """Rows of unit length, the first of their largest entries positive; and what they must be scaled by to be as before."""
+    size = rows.detach().abs()
+    first = (size >= (1 - tie) * size.amax(-1, keepdim=True)).int().argmax(-1, keepdim=True)
+    length = rows.norm(dim=-1) * rows.detach().gather(-1, first)[:, 0].sign()
+    return rows / length[:, None], length
+
+
+def _before(one: Float[Tensor, "h i"], two: Float[Tensor, "h i"], tie: float) -> Bool[Tensor, " h"]:
+    """Whether the first entry in which rows differ by more than ``tie`` is larger in ``one``."""
+    apart = one.detach() - two.detach()
+    first = (apart.abs() > tie).int().argmax(-1, keepdim=True)
+    return apart.gather(-1, first)[:, 0] > tie
+
+
+def _order(out: Tensor, left: Tensor, right: Tensor, tie: float) -> Int[Tensor, " kept"]:
+    """Strongest unit first; chains of strengths that tie, by their entries."""
+    strength = out.detach().norm(dim=0)
+    order = strength.argsort(descending=True, stable=True)
+    ranked = strength[order]
+    apart = ranked[:-1] - ranked[1:] > tie * ranked[:-1]
+    chain = torch.cat([order.new_zeros(1)[: len(order)], apart.cumsum(0)])
+    if bool(apart.all()):  # as almost always
+        return order
+    entries = torch.cat([left, right, (out / strength).mT], dim=1).detach()
+
+    def compare(a: int, b: int) -> int:
+        one, two = entries[a][None], entries[b][None]
+        return int(_before(two, one, tie)) - int(_before(one, two, tie))
+
+    groups: dict[int, list[int]] = {}
+    for number, unit in zip(chain.tolist(), order.tolist(), strict=True):
+        groups.setdefault(number, []).append(unit)
+    units = [unit for group in groups.values() for unit in sorted(group, key=cmp_to_key(compare))]
+    return torch.tensor(units, device=order.device)

@@ -1,0 +1,214 @@
+"""A data measure: the mean and covariance of what a layer reads, gathered in one pass and merged across shards.
+
+Weights alone do not say which directions inputs ever take. Under a Gaussian of the data's own mean and covariance they do,
+and every average of a bilinear layer has a closed form (``algebra.hermite``). The Gaussian is an approximation of the data.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bilens.base.errors import ArgumentError, ShapeError
+from bilens.base.numerics import is_whole, require_finite, require_floating
+from bilens.base.records import Record
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Gaussian(Record):
+    """x ~ N(mean, cov), the covariance centred. ``count``: the samples it was measured on, 0 where it was not measured.
+
+    ``from_batches`` gives float64, which is what small variances need; any floating dtype is taken, and all work is done
+    in float64 with the tolerances of the dtype that holds the covariance.
+    Errors: ShapeError; NotFiniteError; ArgumentError for a covariance that is not symmetric, or not positive semidefinite,
+    by more than its dtype rounds. Cost: one Cholesky, i³ / 3.
+    """
+
+    mean: Float[Tensor, " i"]
+    cov: Float[Tensor, "i i"]
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        _require_shapes(self.mean, self.cov)
+        if not is_whole(self.count) or self.count < 0:
+            raise ArgumentError("Gaussian.count", must="be a whole number ≥ 0", got=repr(self.count))
+        if not self.cov.is_meta:
+            require_finite("Gaussian", mean=self.mean, cov=self.cov)
+            _require_covariance(self.cov.detach())
+
+    @classmethod
+    def from_batches(cls, batches: Iterable[Float[Tensor, "... i"]]) -> "Gaussian":
+        """Mean and covariance (over n − 1) of all rows of ``batches``, in one pass and in float64.
+
+        Each batch is centred on its own mean before it is squared, and joined to what came before it by Chan's update, so a
+        mean far from zero costs no digits. Leading dims of a batch are samples all. Cost i² per sample; memory one batch
+        and i². Errors: ArgumentError for fewer than two samples; ShapeError; NotFiniteError naming the batch.
+        """
+        seen: _Sums | None = None
+        for number, batch in enumerate(batches):
+            sums = _sums(batch, number)
+            if seen is not None and sums.mean.shape != seen.mean.shape:
+                raise ShapeError(f"batch {number}", must=f"end in {len(seen.mean)}", got=tuple(batch.shape))
+            seen = sums if seen is None else _join(seen, sums)
+        if seen is None or seen.n < 2:
+            todo = "A covariance needs at least two."
+            raise ArgumentError("from_batches", must="be given samples", got=seen.n if seen else "no batches", todo=todo)
+        return cls(seen.mean, seen.scatter / (seen.n - 1), seen.n)
+
+    def merge(self, other: "Gaussian") -> "Gaussian":
+        """The measure of both sets of samples together, as if measured in one pass. Errors: ArgumentError, ShapeError."""
+        if min(self.count, other.count) < 1:
+            raise ArgumentError("merge", must="join two measures that count their samples", got=(self.count, other.count))
+        if self.mean.shape != other.mean.shape:
+            raise ShapeError("merge", must=f"join measures over {len(self.mean)} inputs", got=tuple(other.mean.shape))
+        both = _join(*(_Sums(g.count, g.mean.double(), g.cov.double() * (g.count - 1)) for g in (self, other)))
+        return Gaussian(both.mean, both.scatter / (both.n - 1), both.n)
+
+    @property
+    def tol(self) -> float:
+        """The share of the largest eigenvalue of Σ below which one is taken to be rounding: i · eps of the dtype."""
+        return len(self.mean) * torch.finfo(self.cov.dtype).eps
+
+    @property
+    def rank(self) -> int:
+        """How many eigenvalues of Σ are above ``tol`` times the largest: the directions inputs vary in. Cost of ``root``."""
+        return int(self._support.sum())
+
+    @cached_property
+    def root(self) -> Float[Tensor, "i i"]:
+        """Σ^½, symmetric, in float64; zero off the support of ``rank`` directions. One eigh, O(i³), kept for later."""
+        return self._power(0.5)
+
+    @property
+    def inverse_root(self) -> Float[Tensor, "i i"]:
+        """Σ^−½ on the support, zero off it: root · inverse_root is the projector on the support."""
+        return self._power(-0.5)
+
+    def ridge(self, eps: float | int) -> "Gaussian":
+        """Σ + eps · (tr Σ / i) · 1: some variance in every direction, ``eps`` of the mean one. Errors: ArgumentError."""
+        if not 0 <= eps < float("inf"):
+            raise ArgumentError("ridge", must="be a finite share ≥ 0 of the mean variance", got=eps)
+        more = eps * self.cov.diagonal().mean() * torch.eye(len(self.mean)).to(self.cov)
+        return Gaussian(self.mean, self.cov + more, self.count)
+
+    def homogeneous(self) -> "Gaussian":
+        """The measure of x̃ = (1, x), which a layer with biases reads: the constant first, without variance."""
+        return self._homogeneous
+
+    def over(self, size: int) -> "Gaussian":
+        """The measure as a tensor over ``size`` inputs needs it: itself, or ``homogeneous()`` for one input more.
+
+        Errors: ShapeError for any other size.
+        """
+        if size == len(self.mean) + 1:
+            return self.homogeneous()
+        if size != len(self.mean):
+            raise ShapeError("measure", must=f"be over the layer's {size} inputs", got=f"{len(self.mean)} of them")
+        return self
+
+    def map(self, matrix: Float[Tensor, "i2 i"]) -> "Gaussian":
+        """The measure of M x, with M (new, old): mean M μ and covariance M Σ Mᵀ. Errors: ShapeError."""
+        if matrix.ndim != 2 or matrix.shape[1] != len(self.mean):
+            raise ShapeError("Gaussian.map", must=f"be given (new, {len(self.mean)})", got=tuple(matrix.shape))
+        matrix = matrix.to(self.cov)
+        cov = matrix @ self.cov @ matrix.mT
+        return Gaussian(matrix @ self.mean, (cov + cov.mT) / 2, self.count)
+
+    def sample(self, n: int, seed: int | torch.Generator = 0) -> Float[Tensor, "n i"]:
+        """``n`` draws in float64, the same for the same seed. Cost: ``root``, and i² per draw. Errors: ArgumentError."""
+        if not is_whole(n) or n < 1:
+            raise ArgumentError("sample", must="be asked for a whole number ≥ 1 of draws", got=repr(n))
+        generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+        shape = n, len(self.mean)
+        noise = torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device).to(self.mean.device)
+        return self.mean.double() + noise @ self.root
+
+    @cached_property
+    def _homogeneous(self) -> "Gaussian":
+        mean = torch.cat([torch.ones_like(self.mean[:1]), self.mean])
+        return Gaussian(mean, torch.nn.functional.pad(self.cov, (1, 0, 1, 0)), self.count)
+
+    @cached_property
+    def _spectrum(self) -> tuple[Tensor, Tensor]:
+        values, vectors = torch.linalg.eigh(self.cov.detach().double())
+        return values, vectors
+
+    @property
+    def _support(self) -> Tensor:
+        values, _ = self._spectrum
+        return values > self.tol * values[-1].clamp(min=0)
+
+    def _power(self, power: float) -> Tensor:
+        values, vectors = self._spectrum
+        scale = torch.where(self._support, values.clamp(min=torch.finfo(values.dtype).tiny) ** power, 0.0)
+        return (vectors * scale) @ vectors.mT
+
+    def __repr__(self) -> str:
+        measured = f", count={self.count:,}" if self.count else ""
+        return f"Gaussian(size={len(self.mean)}{measured})"
+
+
+class _Sums(NamedTuple):
+    """What samples leave behind: how many, their mean, and Σ (x − mean)(x − mean)ᵀ."""
+
+    n: int
+    mean: Tensor
+    scatter: Tensor
+
+
+def _sums(batch: Tensor, number: int) -> _Sums:
+    if not isinstance(batch, Tensor) or batch.ndim < 1:
+        got = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
+        raise ShapeError(f"batch {number}", must="be a tensor (..., i)", got=got)
+    require_floating(f"batch {number}", batch.dtype)
+    rows = batch.detach().reshape(-1, batch.shape[-1]).double()
+    require_finite("", **{f"batch {number}": rows})
+    if len(rows) == 0:
+        return _Sums(0, rows.new_zeros(rows.shape[1]), rows.new_zeros(rows.shape[1], rows.shape[1]))
+    mean = rows.mean(0)
+    centred = rows - mean
+    left_over = centred.mean(0)  # what rounding left of the mean: the corrected two-pass algorithm
+    centred, mean = centred - left_over, mean + left_over
+    return _Sums(len(rows), mean, centred.mT @ centred)
+
+
+def _join(one: _Sums, two: _Sums) -> _Sums:
+    """Chan, Golub and LeVeque 1979, equation 2.1: S = S₁ + S₂ + (n₁ n₂ / n) δ δᵀ with δ = mean₂ − mean₁."""
+    count = one.n + two.n
+    if count == 0:
+        return one
+    apart = two.mean - one.mean
+    scatter = one.scatter + two.scatter + (one.n * two.n / count) * apart.outer(apart)
+    return _Sums(count, one.mean + apart * (two.n / count), scatter)
+
+
+def _require_shapes(mean: Tensor, cov: Tensor) -> None:
+    for name, tensor in (("mean", mean), ("cov", cov)):
+        if not isinstance(tensor, Tensor):
+            raise ShapeError(f"Gaussian.{name}", must="be a torch tensor", got=type(tensor).__name__)
+        require_floating(f"Gaussian.{name}", tensor.dtype)
+    if mean.ndim != 1 or len(mean) == 0 or cov.shape != (len(mean), len(mean)):
+        got = f"{tuple(mean.shape)}, {tuple(cov.shape)}"
+        raise ShapeError("Gaussian", must="get a mean (i,) and a covariance (i, i), i ≥ 1", got=got)
+    if (mean.dtype, mean.device) != (cov.dtype, cov.device):
+        got = f"{mean.dtype} on {mean.device}, {cov.dtype} on {cov.device}"
+        raise ShapeError("Gaussian", must="get mean and covariance of one dtype and device", got=got)
+
+
+def _require_covariance(cov: Tensor) -> None:
+    """Raise ArgumentError unless ``cov`` is symmetric and positive semidefinite to 4 i eps of its largest entry: to
+    what its own sums may have rounded. Σ is semidefinite to τ if and only if Σ + τ has a Cholesky factor."""
+    work, largest = cov.double(), float(cov.double().abs().max())
+    slack = 4 * len(cov) * torch.finfo(cov.dtype).eps * largest
+    skew = float((work - work.mT).abs().max())
+    if skew > slack:
+        raise ArgumentError("Gaussian.cov", must="be symmetric", got=f"entries that differ by {skew:.3g} from their mirror")
+    identity = torch.eye(len(cov), dtype=work.dtype, device=work.device)
+    if largest and int(torch.linalg.cholesky_ex((work + work.mT) / 2 + slack * identity).info):
+        lowest = float(torch.linalg.eigvalsh(work)[0])
+        todo = "A covariance is centred: pass E[x xᵀ] − μ μᵀ."
+        raise ArgumentError("Gaussian.cov", must="be positive semidefinite", got=f"an eigenvalue {lowest:.3g}", todo=todo)

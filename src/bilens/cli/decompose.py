@@ -1,0 +1,141 @@
+"""``bilens decompose``: the spectra of a model's layers, in one process or shared among several."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bilens.cli.options import AsJson, ModelFolder, Save
+
+if TYPE_CHECKING:
+    from bilens.algebra import CP
+    from bilens.base.results import Result
+
+WHAT = ("eigen", "hosvd", "svd", "joint")
+CHUNK = 64  # directions per file of --folder: small enough for several processes to share
+
+
+def decompose(
+    model: ModelFolder,
+    layer: Annotated[
+        str | None, typer.Option(help='Which layer, or "all"; without it the whole of a one-layer model.')
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="Eigenpairs per direction; directions per mode of hosvd, svd, joint.")] = 4,
+    what: Annotated[str, typer.Option(help=f"One of {', '.join(WHAT)}.")] = "eigen",
+    directions: Annotated[
+        str,
+        typer.Option(
+            help='"all": every output of the layer; "unembed": every row of W_U; or outputs by name: " girl, boy".'
+        ),
+    ] = "all",
+    folder: Annotated[
+        Path | None, typer.Option(help="Write finished chunks here, and go on with a run that was stopped.")
+    ] = None,
+    chunk: Annotated[int, typer.Option(min=1, help="Directions per chunk.")] = CHUNK,
+    save: Save = None,
+    json: AsJson = False,
+) -> None:
+    """Spectra of one layer or all: eigenvectors for output directions, HOSVD, SVD, or one basis for the whole layer.
+
+    Under torchrun each process takes its share of the chunks of directions, and the result is that of one process."""
+    from bilens import load
+    from bilens.base.errors import ArgumentError
+    from bilens.cli.output import quiet, show
+
+    quiet()
+    if what not in WHAT:
+        raise ArgumentError("--what", must=f"be one of {', '.join(WHAT)}", got=repr(what))
+    loaded = load(str(model))
+    tensors = _layers(loaded, layer)
+    if save is not None and len(tensors) > 1:
+        raise ArgumentError("--save", must="be given for one layer", got=f"{len(tensors)} layers", todo="Use --folder.")
+    for name, tensor in tensors.items():
+        found: Result
+        if what == "eigen":
+            place = folder / name if folder is not None and len(tensors) > 1 else folder
+            found = _eigen(loaded, tensor, k, directions, place, chunk)
+        else:
+            found = _whole(tensor, what, k)
+        if save is not None:
+            found.save(save)
+        show(found, json, f"{name}: " if len(tensors) > 1 else "")
+
+
+def _layers(model: Any, layer: str | None) -> "dict[str, CP]":
+    """The tensors to take apart, by name."""
+    from bilens import Classifier
+    from bilens.base.errors import ArgumentError
+
+    if isinstance(model, Classifier):
+        every = {f"layer{n}": model.tensor(n) for n in range(model.config.num_hidden_layers)}
+        if layer is None:
+            return {"model": model.tensor(None).detach()}
+    else:
+        every = {f"layer{n}": block.mlp.tensor() for n, block in enumerate(model.blocks) if block.mlp is not None}
+        if layer is None and len(every) != 1:
+            raise ArgumentError("--layer", must=f'be one of {", ".join(name[5:] for name in every)}, or "all"', got="none")
+    if layer not in ("all", None) and f"layer{layer}" not in every:
+        must = f'be one of {", ".join(name[5:] for name in every)}, or "all"'
+        raise ArgumentError("--layer", must=must, got=layer)
+    return {name: tensor.detach() for name, tensor in every.items() if layer in ("all", None, name[5:])}
+
+
+def _eigen(model: Any, tensor: "CP", k: int, directions: str, folder: Path | None, chunk: int) -> "Result":
+    from bilens import decompose as spectra
+
+    rows, labels = _directions(model, tensor, directions)
+    share, folder = _share(folder)
+    with _bar() as progress:
+        return spectra.eigen(tensor, rows, k, labels=labels, chunk=chunk, folder=folder, share=share, progress=progress)
+
+
+def _directions(model: Any, tensor: "CP", directions: str) -> tuple[Any, tuple[str, ...]]:
+    """Output directions of the layer, and their names: outputs of the model, or what W_U reads of the layer's write."""
+    import torch
+
+    from bilens import Transformer
+    from bilens.base.errors import ArgumentError
+
+    inside, outputs = isinstance(model, Transformer), len(model.wiring().readout)
+    whole = not inside and tensor.shape[0] == outputs
+    if directions == "all":
+        return None, tuple(model.output_names(range(outputs))) if whole else ()
+    if not inside and (not whole or directions == "unembed"):
+        raise ArgumentError("--directions", must='be "all" for this layer', got=repr(directions))
+    names = range(outputs) if directions == "unembed" else map(_number, directions.split(","))
+    wanted = [model.output_index(name) for name in names]
+    rows = model.wiring().readout.detach() if inside else torch.eye(outputs)
+    return rows[wanted].to(tensor.dtype), tuple(model.output_names(wanted))
+
+
+def _number(name: str) -> str | int:
+    return int(name) if name.strip().isdigit() else name
+
+
+def _share(folder: Path | None) -> tuple[Any, Path | None]:
+    """Which part of the work this process does, and a folder in which all meet."""
+    import tempfile
+
+    from bilens.decompose import Share
+    from bilens.training.processes import first_does, processes
+
+    all_of_them = processes()
+    if all_of_them.num_processes == 1:
+        return None, folder
+    meeting = folder or Path(first_does(lambda: tempfile.mkdtemp(prefix="bilens-")))
+    return Share(all_of_them.process_index, all_of_them.num_processes, all_of_them.wait_for_everyone), meeting
+
+
+def _whole(tensor: "CP", what: str, k: int) -> "Result":
+    from bilens import decompose as spectra
+
+    if what == "hosvd":
+        return spectra.hosvd(tensor, max_rank=k, symmetric=True)
+    return spectra.svd(tensor, max_rank=k) if what == "svd" else spectra.joint(tensor)
+
+
+def _bar() -> Any:
+    """A progress bar on a terminal: a context that gives eigen's ``progress``."""
+    from bilens.cli.output import progress_bar
+
+    return progress_bar("directions")

@@ -1,0 +1,248 @@
+"""How many input directions a whole layer uses: one basis for the interaction matrices of all outputs at once.
+
+The left and right unfoldings of the symmetric part S have one Gram, Gram_in = Σ_o Q_o². Its eigenvectors are the basis whose
+first r directions hold most of all Q_o together, by
+
+    share of the Gram    Σ_{k≤r} σ_k² / ‖S‖²      = ‖P S‖² / ‖S‖²     one input of the two within the r directions
+    share held           ‖P S P‖² / ‖S‖²                              both of them
+
+and 2·(share of the Gram) − 1 ≤ share held ≤ share of the Gram. The second is what is left of the layer when its inputs are
+projected on the r directions. It has no spectrum of its own, and is computed for chosen r: the corners of one kernel grow
+by a few columns of the turned factors from one r to the next, so a pass over many r costs about one norm.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bilens.algebra import CP, Dense, Tucker
+from bilens.algebra.quadratic import signs
+from bilens.base.errors import ArgumentError
+from bilens.base.numerics import dtype_name
+from bilens.base.results import Result
+from bilens.decompose.unfolding import (
+    ALL,
+    Form,
+    Precision,
+    box,
+    box_norm,
+    missed,
+    require_rank,
+    require_tensor,
+    turned,
+    unfolding,
+)
+
+SECTIONS = 16  # that a bracket of r is cut into at a pass: two passes up to r = 256, three up to 4096
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Joint(Result):
+    """One orthonormal basis of input directions for all outputs of a layer, most used first.
+
+    Fields:
+        spectrum: all singular values σ of the input unfolding of S.
+        directions: row k is the k-th direction, those kept, its largest entry positive.
+        shares: of ‖S‖², as asked.  held_by, gram_by: how many directions each share needs with both inputs within them, and
+            with one.
+        sizes, held: ‖P S P‖² / ‖S‖² for the first ``sizes`` directions, exact; a row for each r that was looked at.
+        captured: per output, ‖P Q_o P‖² / ‖Q_o‖² within the kept directions, exact; 0 for an output that is zero.
+        error: ‖S − P S P‖ / ‖S‖ for the kept directions.  discarded: the root of the summed squares of σ left out.
+        noise: the singular value below which this precision leaves only rounding.
+        norm: ‖S‖.  labels: names of the outputs, or none.
+        precision, computed_in: how the spectrum was found, and the dtype of the work.
+    """
+
+    spectrum: Float[Tensor, " i"]
+    directions: Float[Tensor, "k i"]
+    shares: tuple[float, ...]
+    held_by: tuple[int, ...]
+    gram_by: tuple[int, ...]
+    sizes: tuple[int, ...]
+    held: Float[Tensor, " r"]
+    captured: Float[Tensor, " o"]
+    error: float
+    discarded: float
+    noise: float
+    norm: float
+    labels: tuple[str, ...]
+    precision: str
+    computed_in: str
+
+    @property
+    def effective_rank(self) -> float:
+        """(Σσ²)² / Σσ⁴: 1 for a layer that reads one direction, n for n that it reads alike, 0 for a zero layer."""
+        squares = self.spectrum.double().square()
+        return float(squares.sum() ** 2 / squares.square().sum()) if self.norm else 0.0
+
+    @property
+    def gram_share(self) -> Float[Tensor, " i"]:
+        """The share of the Gram in the first 1, 2, … directions."""
+        return _gram_share(self.spectrum)
+
+    def needed(self, share: float, both: bool = True) -> int:
+        """How many directions hold ``share`` of ‖S‖²: with both inputs within them (‖P S P‖²), or with one (the Gram's).
+
+        Errors: ArgumentError for both inputs and a share that was not among those asked for.
+        """
+        if not both:
+            return _reach(self.gram_share, share) if self.norm else 0
+        if share not in self.shares:
+            raise ArgumentError("share", must=f"be one of {self.shares}", got=share, todo="Pass shares= to joint.")
+        return self.held_by[self.shares.index(share)]
+
+    def summary(self) -> str:
+        needs = ", ".join(f"{share:.4g} in {count}" for share, count in zip(self.shares, self.held_by, strict=True))
+        return (
+            f"of {len(self.spectrum)} input directions {len(self.directions)} kept, relative error {self.error:.3g}; "
+            f"effective rank {self.effective_rank:.3g}; share of ‖S‖² held: {needs}"
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        held = dict(zip(self.sizes, self.held.tolist(), strict=True))
+        columns = zip(self.spectrum.tolist(), self.gram_share.tolist(), strict=True)
+        return [
+            {
+                "directions": r,
+                "singular value": value,
+                "share of the Gram": share,
+                "share held": held.get(r),
+                "kept": r <= len(self.directions),
+                "above noise": value > self.noise,
+            }
+            for r, (value, share) in enumerate(columns, 1)
+        ]
+
+    def output_rows(self) -> list[dict[str, Any]]:
+        """Per output, the share of its interaction matrix within the kept directions."""
+        name = self.labels or range(len(self.captured))
+        return [{"output": one, "share held": share} for one, share in zip(name, self.captured.tolist(), strict=True)]
+
+    def figure(self) -> dict[str, Any]:
+        gram = {"x": list(range(1, len(self.spectrum) + 1)), "y": self.gram_share.tolist(), "name": "one input within them"}
+        both = {"x": list(self.sizes), "y": self.held.tolist(), "name": "both inputs within them"}
+        lines = [{"type": "scatter", "mode": mode, **line} for mode, line in (("lines", gram), ("lines+markers", both))]
+        axes = {"xaxis": {"title": {"text": "input directions"}}, "yaxis": {"title": {"text": "share of ‖S‖²"}}}
+        return {"data": lines, "layout": axes}
+
+
+@torch.no_grad()
+def joint(
+    tensor: CP | Dense | Tucker,
+    max_rank: int | None = None,
+    *,
+    shares: Sequence[float] = (0.9, 0.99, 0.999),
+    labels: Sequence[str] = (),
+    precision: Precision = "float64",
+) -> Joint:
+    """The input directions that the whole layer uses, over all outputs at once; always of the symmetric part.
+
+    Keeps ``max_rank`` directions, by default as many as hold the first of ``shares`` of ‖S‖² with both inputs within them;
+    for these the share of every output is computed. ``labels`` names the outputs. ``precision``: as for ``hosvd``.
+
+    Cost for a CP: O(h² (o + i) + i³), a few times over; memory h (o + i) and i².
+    Errors: as ``hosvd``; ArgumentError for shares outside (0, 1) or labels of another number.
+    """
+    require_rank(max_rank)
+    shares = tuple(float(share) for share in shares)
+    if not shares or not all(0 < share < 1 for share in shares):
+        raise ArgumentError("shares", must="be at least one number in (0, 1)", got=shares)
+    require_tensor("joint", tensor, True, precision)
+    if labels and len(labels) != tensor.shape[0]:
+        raise ArgumentError("labels", must=f"name all {tensor.shape[0]} outputs", got=len(labels))
+    found = unfolding(tensor, "left", True, precision)
+    whole = turned(tensor, {"left": found.vectors, "right": found.vectors})
+    norm = float(found.values.double().norm())
+    held = _Held(whole, norm, _gram_share(found.values))
+    needs = held.needed(shares)
+    rank = min(max_rank or max(needs[0], 1), len(found.values))
+    squares, inside = (_output_squares(part) for part in (whole, box(whole, ALL, slice(rank), slice(rank))))
+    directions = found.vectors[:, :rank].mT
+    return Joint(
+        spectrum=found.values,
+        directions=directions * signs(directions),
+        shares=shares,
+        held_by=needs,
+        gram_by=tuple(_reach(held.gram_share, share) if norm else 0 for share in shares),
+        sizes=tuple(sorted(held.known)),
+        held=torch.tensor([held.known[size] for size in sorted(held.known)], dtype=torch.float64),
+        captured=torch.where(squares > 0, inside / squares, 0.0),
+        error=missed(whole, (tensor.shape[0], rank, rank), True, precision) / norm if norm else 0.0,
+        discarded=float(found.values[rank:].double().norm()),
+        noise=found.noise,
+        norm=norm,
+        labels=tuple(labels),
+        precision=precision,
+        computed_in=dtype_name(whole.dtype),
+    )
+
+
+class _Held:
+    """The share held by the first r directions, for the r that were looked at: ``known``."""
+
+    def __init__(self, whole: Form, norm: float, gram_share: Float[Tensor, " i"]) -> None:
+        self.whole, self.norm, self.gram_share = whole, norm, gram_share
+        self.known = {len(gram_share): 1.0 if norm else 0.0}
+
+    def needed(self, shares: Sequence[float]) -> tuple[int, ...]:
+        """The smallest r that holds each share, by cutting all brackets at once into ``SECTIONS``."""
+        if not self.norm:
+            return (0,) * len(shares)
+        self.look_at({_reach(self.gram_share, bound) for share in shares for bound in (share, (1 + share) / 2)})
+        while cuts := {r for share in shares for r in _cuts(*self.bracket(share))}:
+            self.look_at(cuts)
+        return tuple(self.bracket(share)[1] for share in shares)
+
+    def bracket(self, share: float) -> tuple[int, int]:
+        """The largest r known to hold less, the smallest known to hold as much."""
+        enough = min(r for r, held in self.known.items() if held >= share)
+        return max((r for r in self.known if r < enough), default=0), enough
+
+    def look_at(self, sizes: set[int]) -> None:
+        fresh = sorted(sizes - set(self.known))
+        self.known |= dict(zip(fresh, (square / self.norm**2 for square in corners(self.whole, fresh)), strict=True))
+
+
+def corners(whole: Form, sizes: Sequence[int]) -> list[float]:
+    """‖S[:, :r, :r]‖² of T's symmetric part for each r of ``sizes``, which ascend. O(h² (o + i)) for all of a CP's.
+
+    ⟨S, S⟩ = ½ Σ (DᵀD)∘[(L Lᵀ)∘(R Rᵀ) + (L Rᵀ)∘(R Lᵀ)], every product growing by the columns between one r and the next.
+    """
+    if not isinstance(whole, CP):
+        return [box_norm(whole, ALL, slice(r), slice(r), True, "float64") ** 2 for r in sizes]
+    totals = torch.zeros(len(sizes), dtype=torch.float64, device=whole.device)
+    for a, one in whole.units(torch.float64) if sizes else ():
+        for b, two in whole.units(torch.float64, a):  # tiles (a, b) and (b, a) have one sum
+            weight = (1.0 if b > a else 0.5) * (one.out.mT @ two.out)
+            ll, rr, lr, rl = (torch.zeros_like(weight) for _ in range(4))
+            for n, (low, high) in enumerate(zip((0, *sizes[:-1]), sizes, strict=True)):
+                (l1, r1), (l2, r2) = ((side.left[:, low:high], side.right[:, low:high]) for side in (one, two))
+                for product, x, y in ((ll, l1, l2), (rr, r1, r2), (lr, l1, r2), (rl, r1, l2)):
+                    product.addmm_(x, y.mT)
+                totals[n] += (weight * (ll * rr + lr * rl)).sum()
+    return totals.tolist()
+
+
+def _cuts(low: int, high: int) -> set[int]:
+    width = -(-(high - low) // SECTIONS)
+    return set(range(low + width, high, width))
+
+
+def _gram_share(spectrum: Float[Tensor, " i"]) -> Float[Tensor, " i"]:
+    squares = spectrum.double().square()
+    total = squares.sum()
+    return squares.cumsum(0) / torch.where(total > 0, total, 1.0)
+
+
+def _reach(shares: Float[Tensor, " i"], share: float) -> int:
+    """How many first directions reach ``share``; all, where rounding keeps even them below it."""
+    return min(int((shares < share).sum()) + 1, len(shares))
+
+
+def _output_squares(tensor: Form) -> Float[Tensor, " o"]:
+    """‖Q_o‖² of each output."""
+    return tensor.gram("out", symmetric=True, dtype=torch.float64).diagonal().clamp(min=0)

@@ -1,0 +1,199 @@
+"""Spectra under a data measure: which eigenvectors matter where inputs really are.
+
+With x = μ + Σ^½ z and z standard normal, the quadratic part of xᵀQx in z is Σ^½ Q Σ^½. Its eigenpairs (λ, w) read x along
+v = Σ^-½ w, of unit variance: xᵀQx = Σ λ (v·x)² on the support of Σ, and
+
+    Var[xᵀQx] = 2 tr(QΣQΣ) + 4 μᵀQΣQμ
+    Cov[λ (v·x)², xᵀQx] = λ [2 vᵀΣQΣv + 4 (v·μ)(vᵀΣQμ)]
+
+The covariance of a term with the whole over the variance of the whole is its **share of variance**. Shares of all eigenpairs
+add up to 1, of plain ones and of weighted ones (whose terms are uncorrelated). Off its support a measure is blind.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bilens.algebra import Eigen, Gaussian, QuadraticForm, ThirdOrder, homogeneous
+from bilens.algebra.third import Form
+from bilens.base.errors import ShapeError
+from bilens.base.numerics import require_finite
+from bilens.base.records import Record
+
+BLOCK = 2**24  # numbers held at once while terms are averaged over activations
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class OnData(Record):
+    """What each term λ (v·x)² is on the data: ``mean`` λ E[(v·x)²], with its ``standard_error`` where it was averaged over
+    activations, taken as independent (NaN where it is a closed form); ``share`` of the variance of the whole."""
+
+    mean: Float[Tensor, "n k"]
+    standard_error: Float[Tensor, "n k"]
+    share: Float[Tensor, "n k"]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class WeightedEigen(Eigen):
+    """Eigenpairs of Σ^½ Q Σ^½, λ the standard deviation a term gives, but for √2. Beside them the plain ones.
+
+    Row k of ``vectors`` is v_k = Σ^-½ w_k, which reads x with unit variance; it is not of unit length, and not orthogonal
+    to the others. ``norm``, ``discarded``, ``residuals`` are those of Σ^½ Q Σ^½.
+
+    Fields:
+        plain: the eigenpairs of Q itself, as many.
+        data, plain_data: what the terms of each are on the data.
+        total_mean, total_variance: of xᵀQx, on the same data.
+        rank: of Σ: the number of directions that inputs vary in.
+        count: the activations that terms were averaged over, 0 for the closed form under the Gaussian.
+    """
+
+    plain: Eigen
+    data: OnData
+    plain_data: OnData
+    total_mean: Float[Tensor, " n"]
+    total_variance: Float[Tensor, " n"]
+    rank: int
+    count: int
+
+    def summary(self) -> str:
+        size = self.vectors.shape[-1]
+        how = f"averaged over {self.count:,} activations" if self.count else "in closed form under a Gaussian"
+        blind = "" if self.rank == size else f" (blind to {size - self.rank} directions)"
+        return f"data-weighted, Σ of rank {self.rank} of {size}{blind}, terms {how}; {super().summary()}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        weighted = [{"spectrum": "data-weighted"} | row for row in self._with_data(self, self.data, super().rows())]
+        return weighted + [
+            {"spectrum": "plain"} | row for row in self._with_data(self.plain, self.plain_data, self.plain.rows())
+        ]
+
+    def figure(self) -> dict[str, Any]:
+        ranks = list(range(self.values.shape[-1]))
+        lines = [
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": f"{self._label(n)}, {name}",
+                "x": ranks,
+                "y": share[n].tolist(),
+            }
+            for name, share in (("data-weighted", self.data.share), ("plain", self.plain_data.share))
+            for n in range(len(share))
+        ]
+        axes = {
+            "xaxis": {"title": {"text": f"eigenvector, by {self.which}"}},
+            "yaxis": {"title": {"text": "share of variance"}},
+        }
+        return {"data": lines, "layout": axes}
+
+    def _with_data(self, pairs: Eigen, data: OnData, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        flat = zip(
+            data.mean.flatten().tolist(), data.standard_error.flatten().tolist(), data.share.flatten().tolist(), strict=True
+        )
+        found = zip(rows, flat, strict=True)
+        return [row | {"λ E[(v·x)²]": m, "± s.e.": e, "share of variance": s} for row, (m, e, s) in found]
+
+
+def fitted(measure: Gaussian | Float[Tensor, "m _"], size: int) -> tuple[Gaussian, Float[Tensor, "m i"] | None]:
+    """The Gaussian of a measure over ``size`` inputs, and the activations it was fitted to, where these were given.
+
+    A measure over x serves a layer over (1, x). Errors: ShapeError; NotFiniteError.
+    """
+    if isinstance(measure, Gaussian):
+        return measure.over(size), None
+    if not isinstance(measure, Tensor) or measure.ndim != 2 or measure.shape[1] not in (size, size - 1):
+        got = tuple(measure.shape) if isinstance(measure, Tensor) else type(measure).__name__
+        raise ShapeError("measure", must=f"be a Gaussian or activations (m, {size})", got=got)
+    require_finite("measure", activations=measure)
+    activations = homogeneous(measure) if measure.shape[1] == size - 1 else measure
+    return Gaussian.from_batches([measure]).over(size), activations
+
+
+def whitened(tensor: Form, measure: Gaussian) -> Form:
+    """T over z on both inputs: Σ^½ on left and right. The mean has no part in it."""
+    root = measure.root.to(tensor.device, tensor.dtype)
+    return tensor.map(left=root, right=root)
+
+
+@torch.no_grad()
+def weigh(
+    tensor: ThirdOrder,
+    directions: Float[Tensor, "n o"],
+    plain: Eigen,
+    white: Eigen,
+    measure: Gaussian,
+    activations: Float[Tensor, "m i"] | None,
+) -> WeightedEigen:
+    """Eigenpairs of T and of ``whitened`` T, with what their terms are on the data.
+
+    Cost under the Gaussian: two products with Q per eigenpair; over activations m (i k + h o) per direction.
+    """
+    form = tensor.interaction(directions)
+    vectors = (white.vectors.double() @ measure.inverse_root.to(tensor.device)).to(white.vectors)
+    if activations is None:
+        law = _Law(form, measure)
+        mean, variance = law.mean, 2 * white.norm.double().square() + 4 * law.along_mean
+        data, plain_data = (law.terms(pairs.values, v, variance) for pairs, v in ((white, vectors), (plain, plain.vectors)))
+    else:
+        x = activations.to(tensor.device, tensor.dtype)
+        outputs = (tensor(x) @ directions.mT).double()
+        mean, variance = outputs.mean(0), outputs.var(0)
+        data, plain_data = (
+            _averaged(x, outputs, pairs.values, v) for pairs, v in ((white, vectors), (plain, plain.vectors))
+        )
+    own: dict[str, Any] = {field.name: getattr(white, field.name) for field in fields(Eigen)} | {"vectors": vectors}
+    return WeightedEigen(
+        **own,
+        plain=plain,
+        data=data,
+        plain_data=plain_data,
+        total_mean=mean,
+        total_variance=variance,
+        rank=measure.rank,
+        count=0 if activations is None else len(activations),
+    )
+
+
+class _Law:
+    """What xᵀQx is under a Gaussian, in closed form. Products with the factors are made in their dtype."""
+
+    def __init__(self, form: QuadraticForm, measure: Gaussian) -> None:
+        self.form, self.mu, self.cov = form, measure.mean.to(form.device).double(), measure.cov.to(form.device).double()
+        mu, cov = self.mu.to(form.dtype), self.cov.to(form.dtype)
+        self.q_mu = (form @ mu).double()  # Q μ, (n, i)
+        trace = (form.weights * ((form.left @ cov) * form.right).sum(-1)).double().sum(-1)
+        self.mean = trace + self.q_mu @ self.mu
+        self.along_mean = ((self.q_mu @ self.cov) * self.q_mu).sum(-1)  # μᵀQΣQμ
+
+    def terms(self, values: Tensor, vectors: Tensor, variance: Float[Tensor, " n"]) -> OnData:
+        """Mean and share of each λ (v·x)²."""
+        v, scale = vectors.double(), values.double()
+        y = v @ self.cov  # Σ v
+        q_y = self.form.times_rows(y.to(self.form.dtype)).double()
+        at_mean = v @ self.mu
+        shared = scale * (2 * (y * q_y).sum(-1) + 4 * at_mean * (y * self.q_mu[:, None]).sum(-1))
+        mean = scale * ((y * v).sum(-1) + at_mean.square())
+        return OnData(mean, torch.full_like(mean, torch.nan), _over(shared, variance))
+
+
+def _averaged(x: Float[Tensor, "m i"], outputs: Float[Tensor, "m n"], values: Tensor, vectors: Tensor) -> OnData:
+    """The same from activations, with standard errors."""
+    parts = []
+    step = max(1, BLOCK // (len(x) * values.shape[1]))
+    for rows in torch.arange(len(values), device=values.device).split(step):
+        terms = values[rows, :, None].double() * (vectors[rows] @ x.mT).double().square()  # (n, k, m)
+        mean = terms.mean(-1)
+        whole = (outputs[:, rows] - outputs[:, rows].mean(0)).mT[:, None]
+        shared = ((terms - mean[..., None]) * whole).sum(-1) / (len(x) - 1)
+        variance = whole.square().sum(-1)[:, 0] / (len(x) - 1)
+        parts.append(OnData(mean, terms.std(-1) / len(x) ** 0.5, _over(shared, variance)))
+    return OnData(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(OnData)))
+
+
+def _over(shared: Float[Tensor, "n k"], variance: Float[Tensor, " n"]) -> Float[Tensor, "n k"]:
+    """Shares; 0 where nothing varies."""
+    return torch.where(variance[:, None] == 0, torch.zeros_like(shared), shared / variance[:, None])

@@ -1,0 +1,214 @@
+"""Mean and covariance in one pass against torch.cov, merged across shards, far from zero, and what a covariance must be."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bilens.algebra import Gaussian, homogeneous
+from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
+
+
+def is_measure_of(found, x, close, tol=1e-12):
+    x = x.double()
+    close(found.mean, x.mean(0), tol=tol)
+    close(found.cov, torch.cov(x.mT), tol=tol)
+    assert found.count == len(x)
+    assert (found.mean.dtype, found.cov.dtype) == (torch.float64, torch.float64)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(lambda sizes: sum(sizes) > 1), seed=st.integers(0, 99)
+)
+def test_any_split_into_batches_gives_the_whole(sizes, seed, maker, close):
+    x = maker(seed).randn(sum(sizes), 4) + 3
+    is_measure_of(Gaussian.from_batches(iter(x.split(sizes))), x, close)
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes=st.lists(st.integers(2, 9), min_size=2, max_size=5), seed=st.integers(0, 99))
+def test_merged_shards_are_the_whole(sizes, seed, maker, close):
+    x = maker(seed).randn(sum(sizes), 4) * 2 - 1
+    first, *rest = (Gaussian.from_batches([part]) for part in x.split(sizes))
+    for shard in rest:
+        first = first.merge(shard)
+    is_measure_of(first, x, close)
+
+
+def test_a_mean_far_from_zero_costs_no_digits(make, close):
+    """mean 1e6, std 1: E[x²] − E[x]² would keep 4 digits of 16."""
+    x = make.randn(2000, 5) + 1e6
+    found = Gaussian.from_batches(x.split(300))
+    close(found.cov, torch.cov((x - 1e6).mT), tol=1e-9)  # x itself is only known to 1e6 · eps
+    halves = [Gaussian.from_batches([half]) for half in x.split(1000)]
+    close(halves[0].merge(halves[1]).cov, found.cov, tol=1e-10)  # and so are the means between which the halves are joined
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_every_dtype_is_measured_in_float64(dtype, maker, close):
+    x = maker(0, dtype).randn(50, 6)
+    is_measure_of(Gaussian.from_batches(x.split(7)), x, close)
+
+
+def test_batches_may_be_strided_tracked_and_have_leading_dims(make, close):
+    x = make.randn(6, 40, grad=True).mT[::2]
+    assert not x.is_contiguous()
+    found = Gaussian.from_batches([x[:8].reshape(2, 4, 6), x[8], x[9:]])
+    is_measure_of(found, x.detach(), close)
+    assert not found.cov.requires_grad
+
+
+def low_rank(make, rank=3, size=6):
+    basis = make.randn(rank, size)
+    return Gaussian(make.randn(size), basis.mT @ basis), torch.linalg.pinv(basis) @ basis
+
+
+def test_root_and_inverse_root_on_the_support(make, close):
+    measure, onto = low_rank(make)
+    assert measure.rank == 3
+    close(measure.root, measure.root.mT)
+    close(measure.root @ measure.root, measure.cov)
+    close(measure.root @ measure.inverse_root, onto)
+    values, vectors = torch.arange(1.0, 6).double(), torch.eye(5).double()
+    close(Gaussian(make.randn(5), torch.diag(values)).inverse_root, vectors @ torch.diag(values**-0.5) @ vectors.mT)
+
+
+def test_rank_of_few_samples_is_one_less(make):
+    x = make.randn(4, 9)
+    assert Gaussian.from_batches([x]).rank == 3
+    assert Gaussian.from_batches([x.float()]).rank == 3
+    assert Gaussian(torch.zeros(3), torch.zeros(3, 3)).rank == 0
+    assert Gaussian.from_batches([make.randn(99, 9)]).rank == 9
+
+
+def test_ridge_fills_all_directions_by_a_share_of_the_mean_variance(make, close):
+    measure, _ = low_rank(make)
+    more = measure.ridge(1e-3)
+    assert more.rank == 6
+    close(more.cov - measure.cov, torch.eye(6).double() * 1e-3 * measure.cov.trace() / 6, tol=1e-10)
+    close(measure.ridge(0).cov, measure.cov)
+
+
+def test_homogeneous_is_the_measure_of_one_and_x(make, close):
+    x = make.randn(30, 4)
+    found, truth = Gaussian.from_batches([x]).homogeneous(), Gaussian.from_batches([homogeneous(x)])
+    close(found.mean, truth.mean)
+    close(found.cov, truth.cov)
+    assert found.count == 30
+    assert (found.over(5), found.over(6).mean.shape) == (found, (6,))
+    assert torch.equal(found.root[0], torch.zeros(5).double())
+
+
+def test_map_is_the_measure_of_mapped_samples(make, close):
+    x, matrix = make.randn(30, 4), make.randn(7, 4)
+    found, truth = Gaussian.from_batches([x]).map(matrix), Gaussian.from_batches([x @ matrix.mT])
+    close(found.mean, truth.mean)
+    close(found.cov, truth.cov)
+    assert found.rank == 4
+
+
+def test_samples_have_the_mean_and_covariance(make):
+    """200,000 draws: entries within five standard errors, √((Σ_ii Σ_jj + Σ_ij²) / n)."""
+    measure, _ = low_rank(make)
+    n, variance = 200_000, measure.cov.diagonal()
+    found = Gaussian.from_batches(measure.sample(n, seed=1).split(50_000))
+    assert bool(((found.mean - measure.mean).abs() <= 5 * (variance / n).sqrt()).all())
+    error = ((variance.outer(variance) + measure.cov.square()) / n).sqrt()
+    assert bool(((found.cov - measure.cov).abs() <= 5 * error).all())
+    assert found.rank == 3
+
+
+def test_samples_are_reproducible(make):
+    measure, _ = low_rank(make)
+    assert torch.equal(measure.sample(3), measure.sample(3, seed=0))
+    assert not torch.equal(measure.sample(3), measure.sample(3, seed=1))
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.cat([measure.sample(2, generator), measure.sample(1, generator)])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(drawn[:2], measure.sample(2))
+
+
+def test_a_float32_covariance_is_taken_with_its_own_rounding(make):
+    measure, _ = low_rank(make)
+    narrow = measure.to(torch.float32)
+    assert narrow.rank == 3
+    assert narrow.root.dtype == torch.float64
+    assert repr(narrow) == "Gaussian(size=6)"
+    assert repr(Gaussian.from_batches([make.randn(1200, 2)])) == "Gaussian(size=2, count=1,200)"
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("kind", "call", "text"),
+    [
+        (ShapeError, lambda m: Gaussian(m.randn(3), m.randn(4, 4)), "covariance (i, i), i ≥ 1; got (3,), (4, 4)"),
+        (ShapeError, lambda m: Gaussian(m.randn(3, 1), torch.eye(3).double()), "got (3, 1), (3, 3)"),
+        (ShapeError, lambda m: Gaussian(m.randn(0), m.randn(0, 0)), "got (0,), (0, 0)"),
+        (
+            ShapeError,
+            lambda m: Gaussian(m.randn(3), torch.eye(3)),
+            "of one dtype and device; got torch.float64 on cpu, torch.f",
+        ),
+        (ShapeError, lambda m: Gaussian([0.0], torch.eye(1)), "Gaussian.mean must be a torch tensor; got list."),
+        (ShapeError, lambda m: Gaussian(torch.zeros(2).int(), torch.eye(2).int()), "must have a real floating dtype"),
+        (
+            ArgumentError,
+            lambda m: Gaussian(m.randn(2), torch.eye(2).double(), -1),
+            "Gaussian.count must be a whole number ≥ 0",
+        ),
+        (NotFiniteError, lambda m: Gaussian(m.randn(2), torch.eye(2).double() * math.nan), "Gaussian.cov must be finite"),
+        (NotFiniteError, lambda m: Gaussian(m.randn(2) / 0, torch.eye(2).double()), "Gaussian.mean must be finite"),
+        (
+            ArgumentError,
+            lambda m: Gaussian(m.randn(2), torch.tensor([[1.0, 0.5], [0.2, 1.0]]).double()),
+            "Gaussian.cov must be symmetric; got entries that differ by 0.3 from their mirror",
+        ),
+        (
+            ArgumentError,
+            lambda m: Gaussian(m.randn(2), torch.tensor([[1.0, 2.0], [2.0, 1.0]]).double()),
+            "Gaussian.cov must be positive semidefinite; got an eigenvalue -1. A covariance is centred",
+        ),
+        (
+            ArgumentError,
+            lambda m: Gaussian(m.randn(2), torch.diag(torch.tensor([1.0, -1e-9]).double())),
+            "got an eigenvalue -1e-09",
+        ),
+        (ArgumentError, lambda m: Gaussian.from_batches([]), "from_batches must be given samples; got no batches."),
+        (ArgumentError, lambda m: Gaussian.from_batches([m.randn(1, 3), m.randn(0, 3)]), "must be given samples; got 1."),
+        (ShapeError, lambda m: Gaussian.from_batches([m.randn(2, 3), m.randn(2, 4)]), "batch 1 must end in 3; got (2, 4)."),
+        (ShapeError, lambda m: Gaussian.from_batches([torch.tensor(1.0)]), "batch 0 must be a tensor (..., i); got ()."),
+        (ShapeError, lambda m: Gaussian.from_batches([[1.0, 2.0]]), "batch 0 must be a tensor (..., i); got list."),
+        (ShapeError, lambda m: Gaussian.from_batches([torch.ones(2, 2).int()]), "batch 0 must have a real floating dtype"),
+        (
+            NotFiniteError,
+            lambda m: Gaussian.from_batches([m.randn(2, 3), m.randn(2, 3) * math.nan]),
+            "batch 1 must be finite; got 6 NaN or infinite of 6 entries",
+        ),
+        (
+            ArgumentError,
+            lambda m: unit(2).merge(unit(2)),
+            "merge must join two measures that count their samples; got (0, 0).",
+        ),
+        (ShapeError, lambda m: unit(2, 5).merge(unit(3, 5)), "merge must join measures over 2 inputs; got (3,)."),
+        (ArgumentError, lambda m: unit(2).ridge(-1.0), "ridge must be a finite share ≥ 0 of the mean variance; got -1.0."),
+        (ArgumentError, lambda m: unit(2).ridge(math.nan), "got nan."),
+        (ArgumentError, lambda m: unit(2).sample(0), "sample must be asked for a whole number ≥ 1 of draws; got 0."),
+        (ShapeError, lambda m: unit(2).map(m.randn(3, 3)), "Gaussian.map must be given (new, 2); got (3, 3)."),
+        (ShapeError, lambda m: unit(2).over(4), "measure must be over the layer's 4 inputs; got 2 of them."),
+    ],
+)
+def test_refuses(kind, call, text, make, refuses):
+    refuses(kind, lambda: call(make), text)
+
+
+def unit(size, count=0):
+    return Gaussian(torch.zeros(size).double(), torch.eye(size).double(), count)
+
+
+def test_rounding_in_a_covariance_is_not_refused(make):
+    basis = make.randn(2, 50)
+    cov = basis.mT @ basis
+    assert Gaussian(make.randn(50), cov - 1e-16 * cov.abs().max() * torch.eye(50)).rank == 2

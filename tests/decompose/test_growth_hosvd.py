@@ -1,0 +1,157 @@
+"""Counted, not timed: how operations and live memory of Grams, HOSVD, SVD and joint grow with h and d.
+
+Matrix products are counted by torch, eigenproblems by the 9 n³ of LAPACK's symmetric solver, QR by 2 m n². Slopes are those
+of log cost over log size. Blocks are made small, so that small sizes have many of them, and h much larger than d, so that
+the leading term of a cost leads.
+"""
+
+import math
+import weakref
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from bilens.algebra import cp
+from bilens.decompose import hosvd, joint, svd
+
+BLOCK = 64
+COUNTED = {
+    torch.ops.aten._linalg_eigh: lambda shape, *rest, **more: 9 * shape[-1] ** 3,
+    torch.ops.aten.linalg_qr: lambda shape, *rest, **more: 2 * shape[-2] * shape[-1] ** 2,
+}
+
+
+class LiveBytes(TorchDispatchMode):
+    """The most bytes at once in tensors made under the watch: storages by their address, while any tensor holds them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.holders: dict[int, int] = {}
+        self.bytes, self.peak = 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if torch.is_tensor(leaf)}
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if torch.is_tensor(leaf):
+                self.hold(leaf, given)
+        return result
+
+    def hold(self, tensor, given) -> None:
+        storage = tensor.untyped_storage()
+        at, size = storage.data_ptr(), storage.nbytes()
+        if at == 0 or (at in given and at not in self.holders):  # empty, or a view of what was there before
+            return
+        if at not in self.holders:
+            self.holders[at] = 0
+            self.bytes += size
+            self.peak = max(self.peak, self.bytes)
+        self.holders[at] += 1
+        weakref.finalize(tensor, self.release, at, size)
+
+    def release(self, at, size) -> None:
+        self.holders[at] -= 1
+        if not self.holders[at]:
+            del self.holders[at]
+            self.bytes -= size
+
+
+CALLS = {
+    "gram out": lambda T: T.gram("out"),
+    "gram left": lambda T: T.gram("left"),
+    "gram out, symmetric": lambda T: T.gram("out", symmetric=True),
+    "gram left, symmetric": lambda T: T.gram("left", symmetric=True),
+    "norm": lambda T: T.norm(),
+    "hosvd": lambda T: hosvd(T, 4),
+    "hosvd, symmetric": lambda T: hosvd(T, 4, symmetric=True),
+    "svd": lambda T: svd(T, 4),
+    "joint": lambda T: joint(T, 4, shares=(0.5,)),
+}
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    monkeypatch.setattr(cp, "BLOCK", BLOCK)
+
+
+def operations(call, tensor) -> float:
+    with FlopCounterMode(display=False, custom_mapping=COUNTED) as counted:
+        call(tensor)
+    return counted.get_total_flops()
+
+
+def live_bytes(call, tensor) -> float:
+    with LiveBytes() as live:
+        call(tensor)
+    return live.peak
+
+
+def slope(measure, call, make, small, large) -> float:
+    """Of log cost over log size, between two (d, h) of which the second is twice the first in one of them."""
+    first, second = (math.log2(measure(call, make.cp(d, d, h=h))) for d, h in (small, large))
+    return second - first
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_operations_grow_as_h_squared_times_d(name, make):
+    call = CALLS[name]
+    assert slope(operations, call, make, (16, 256), (16, 512)) == pytest.approx(2, abs=0.2)
+    for d in (8, 16):
+        assert slope(operations, call, make, (d, 512), (2 * d, 512)) == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "products"),
+    [("norm", 3), ("gram out", 3), ("gram left", 3), ("gram out, symmetric", 5), ("gram left, symmetric", 9)],
+)
+def test_only_half_of_the_tiles_are_made(name, products, make):
+    """Each product of h × h by d is 2 h² d operations, halved; the tiles on the diagonal are whole."""
+    d, h = 16, 512
+    counted = operations(CALLS[name], make.cp(d, d, h=h)) / (h * h * d)
+    assert products < counted < products * (1 + BLOCK / h) + 5 * d / h
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_memory(name, make, monkeypatch):
+    """Of a Gram or a norm: blocks and d², not h. Of the rest: the turned factors, h (o + i + j); never h² or o·i·j."""
+    monkeypatch.setattr(cp, "BLOCK", BLOCK // 2)
+    call, blocked = CALLS[name], "gram" in name or name == "norm"
+    tensor = make.cp(64, 64, h=512)
+    short, narrow, whole = (live_bytes(call, one) for one in (make.cp(64, 64, h=256), make.cp(32, 32, h=512), tensor))
+    assert math.log2(whole / short) == pytest.approx(0 if blocked else 1, abs=0.15)
+    if not blocked:
+        assert math.log2(whole / narrow) == pytest.approx(1, abs=0.2)
+        assert whole < 2.5 * sum(factor.nbytes for factor in vars(tensor).values())
+
+
+def test_blocks_are_small_by_default(make, monkeypatch):
+    monkeypatch.undo()
+    for call in (CALLS["gram out"], CALLS["norm"]):
+        assert live_bytes(call, make.cp(4, 4, h=4096)) < 4096**2 * 8 / 4
+
+
+def test_orthogonal(make):
+    """As o i h² in time; in memory as h² and blocks of rows, not as the o·i rows of the Khatri-Rao product."""
+
+    def call(tensor):
+        return hosvd(tensor, precision="orthogonal")
+
+    assert slope(operations, call, make, (16, 64), (32, 64)) == pytest.approx(2, abs=0.3)
+    rows = 48 * 48 * 64 * 8
+    assert live_bytes(call, make.cp(48, 48, h=64)) < rows
+
+
+def test_the_watch_sees_memory_come_and_go():
+    with LiveBytes() as live:
+        one = torch.ones(1000, dtype=torch.float64)
+        for _ in range(5):
+            two = one + 1
+        view = two[:10]
+        del two
+        assert live.bytes == 16_000
+        del view
+        assert live.bytes == 8_000
+    assert live.peak == 24_000
