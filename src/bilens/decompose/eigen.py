@@ -17,7 +17,7 @@ from bilens.algebra.quadratic import rounding, signs
 from bilens.algebra.third import GIB
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import dtype_name, is_whole, require_finite, tolerance, working_dtype
-from bilens.decompose.lanczos import lanczos, room
+from bilens.decompose.lanczos import Ritz, lanczos, room
 from bilens.decompose.stream import Share, fingerprint, streamed
 from bilens.decompose.weighted import fitted, weigh, whitened
 
@@ -179,11 +179,11 @@ def _by_eigh(form: QuadraticForm, k: int | None, which: Which, tol: float | None
 
 
 def _by_lanczos(form: QuadraticForm, k: int, which: Which, tol: float, norm: bool) -> Eigen:
-    """Lanczos' pairs as a result. Each residual is its bound β |s_last| and what rounding adds, as measured."""
+    """Lanczos' pairs as a result. Each residual is its bound β |s_last|, and what rounding adds, as measured."""
     require_finite("eigen", weights=form.weights, left=form.left, right=form.right)
-    found = lanczos(form, k, which, tol)
+    found = lanczos(form, k, which, tol / 2)  # the other half is for rounding
     largest = found.values.abs().amax(-1, keepdim=True)
-    residuals = found.bounds + _excess(form, found.values, found.vectors, found.bounds)[:, None]
+    residuals = torch.hypot(found.bounds, _excess(form, found)[:, None])  # at right angles
     close = torch.maximum(residuals, rounding(form.dtype, form.shape[-1]) * largest)
     blocks = degenerate_blocks(found.values, close)
     length = form.norm(form.dtype) if norm else torch.full_like(form.weights[:, 0], torch.nan)
@@ -205,13 +205,16 @@ def _by_lanczos(form: QuadraticForm, k: int, which: Which, tol: float, norm: boo
     )
 
 
-def _excess(form: QuadraticForm, values: Tensor, vectors: Tensor, bounds: Tensor) -> Float[Tensor, " n"]:
+def _excess(form: QuadraticForm, found: Ritz) -> Float[Tensor, " n"]:
     """What Q v − λ v has beyond the bounds of Lanczos, which hold but for rounding: measured on the factors, in one product
-    for all k vectors of a direction together, with random signs: ‖Σ ±(Q v − λ v)‖² is Σ ‖Q v − λ v‖² on average."""
-    flips = torch.randint(0, 2, values.shape, generator=torch.Generator().manual_seed(1)).to(values) * 2 - 1
-    together = (flips[:, None] @ vectors)[:, 0]
-    missed = form @ together - ((flips * values)[:, None] @ vectors)[:, 0]
-    return (missed.norm(dim=-1) - bounds.norm(dim=-1)).clamp(min=0)
+    for all k vectors of a direction together, with random signs: ‖Σ ±(Q v − λ v)‖² is Σ ‖Q v − λ v‖² on average. What the
+    bounds speak of lies along one vector, and is set apart."""
+    flips = torch.randint(0, 2, found.values.shape, generator=torch.Generator().manual_seed(1)).to(found.values) * 2 - 1
+    together = (flips[:, None] @ found.vectors)[:, 0]
+    missed = form @ together - ((flips * found.values)[:, None] @ found.vectors)[:, 0]
+    known = (missed * found.along).sum(-1)
+    beside = (missed - known[:, None] * found.along).norm(dim=-1)
+    return torch.hypot(beside, (known.abs() - found.bounds.sum(-1)).clamp(min=0))
 
 
 def effective_rank(form: QuadraticForm) -> Float[Tensor, "*b"]:

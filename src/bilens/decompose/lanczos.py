@@ -29,11 +29,13 @@ LEAVING = 8  # directions leave the lock step once this share (1/8) of it is don
 @dataclass(frozen=True)
 class Ritz:
     """What Lanczos found, best first: ``values`` (n, k), ``vectors`` (n, k, i), the bound β |s_last| on what each misses by,
-    whether each direction converged, and the best eigenvalue seen beyond the k, with NaN where none was."""
+    all along one unit vector ``along`` per direction, whether each converged, and the best eigenvalue seen beyond the k,
+    with NaN where none was."""
 
     values: Float[Tensor, "n k"]
     vectors: Float[Tensor, "n k i"]
     bounds: Float[Tensor, "n k"]
+    along: Float[Tensor, "n i"]
     converged: Bool[Tensor, " n"]
     next: Float[Tensor, " n"]
     steps: int
@@ -101,6 +103,7 @@ class _Krylov:
             values=form.left.new_full((n, self.k), torch.nan),
             vectors=form.left.new_zeros(n, self.k, form.shape[-1]),
             bounds=form.left.new_full((n, self.k), torch.inf),
+            along=form.left.new_zeros(n, form.shape[-1]),
             converged=torch.zeros(n, dtype=torch.bool, device=form.device),
             next=form.left.new_full((n,), torch.nan),
             steps=0,
@@ -141,6 +144,7 @@ class _Krylov:
         length = image.norm(dim=-1)
         self.scale = torch.maximum(self.scale, along.abs().amax(-1))
         if self.full >= self.size:
+            self.basis[:, self.full] = 0
             return torch.zeros_like(length)
         broken = length <= BROKEN * torch.finfo(length.dtype).eps * self.scale
         self.basis[:, self.full] = image / length.clamp(min=torch.finfo(length.dtype).tiny)[:, None]
@@ -176,6 +180,7 @@ class _Krylov:
         self.result.values[rows] = values[wanted, :k]
         self.result.vectors[rows] = turns[wanted, :, :k].mT @ self.basis[wanted, : self.full]
         self.result.bounds[rows] = bounds[wanted, :k]
+        self.result.along[rows] = self.basis[wanted, self.full]
         self.result.converged[rows] = done[wanted]
         if self.full > k:
             self.result.next[rows] = values[wanted, k]

@@ -51,7 +51,7 @@ def plain(tensor: CP) -> Reading:
     metric = ratio.sqrt().nan_to_num(1.0).clamp(WIDE**-1, WIDE)[:, None]
     most = out.abs() @ (_peak(left) * _peak(right))
     low = _low()
-    slack = _rounding(most, 2 * tensor.rank + 8, low)
+    slack = _rounding(most, tensor.rank + 8, low)
     o, rows = out.to(low), (left * metric).mT.to(low).contiguous()
     return Reading(
         lambda n: (rows * o[n][:, None]).flatten(0, 1),
@@ -72,10 +72,12 @@ def short(tensor: CP, whole: int, max_bytes: int) -> Reading | None:
     r, r2 = basis.shape[1], basis2.shape[1]
     if i * r * r2 > whole / 2 and i * r * r2 + i * j * r2 > whole:
         return None
-    weights, parts = _spanned(out)
-    depth = parts.shape[1]
-    if depth * (2 * tensor.rank + o) >= o * tensor.rank or 16 * depth * r * r2 > max_bytes:
-        weights, parts, depth = out, None, tensor.rank
+    weights, parts = _narrow(out) or (out, None)
+    if parts is not None:
+        depth = parts.shape[1]
+        worth = depth * (2 * tensor.rank + o) < o * tensor.rank and 16 * depth * r * r2 <= max_bytes
+        weights, parts = (weights, parts) if worth else (out, None)
+    depth = weights.shape[1]
     cost = (depth + i) * r * r2
     if cost > whole / 2 and cost + i * j * r2 > whole:
         return None
@@ -150,9 +152,19 @@ def _metric(cores: Float[Tensor, "n r r2"]) -> tuple[Float[Tensor, "r2 r2"], Flo
 
 
 def _spanned(factor: Float[Tensor, "h i"]) -> tuple[Float[Tensor, "h r"], Float[Tensor, "i r"]]:
-    """A factor as M Bᵀ with orthonormal columns of B: as few as its rows span where that is less than half of them.
+    """A factor as M Bᵀ with orthonormal columns of B, as few as its rows span where that is less than half of them."""
+    if (narrow := _narrow(factor)) is not None:
+        return narrow
+    if factor.shape[1] < factor.shape[0]:
+        return factor, torch.eye(factor.shape[1], dtype=factor.dtype, device=factor.device)
+    frame, corner = torch.linalg.qr(factor.mT)
+    return corner.mT, frame
 
-    A random sketch finds the span and the residual says whether it did; what it misses is measured later.
+
+def _narrow(factor: Float[Tensor, "h i"]) -> tuple[Float[Tensor, "h r"], Float[Tensor, "i r"]] | None:
+    """M and B of few columns, or None where there must be more than half as many as there can be.
+
+    A random sketch finds them and the residual says whether it did; what is left of it is measured where they are used.
     """
     generator, width, full = torch.Generator(factor.device).manual_seed(0), SKETCH, min(factor.shape)
     size, rest, frame, inside = float(factor.norm()), factor, factor[:, :0], factor[:0]
@@ -166,10 +178,7 @@ def _spanned(factor: Float[Tensor, "h i"]) -> tuple[Float[Tensor, "h r"], Float[
             u, s, vh = torch.linalg.svd(inside, full_matrices=False)
             rank = int((s > SAME * size).sum())
             return frame @ (u[:, :rank] * s[:rank]), vh[:rank].mT
-    if factor.shape[1] < factor.shape[0]:
-        return factor, torch.eye(factor.shape[1], dtype=factor.dtype, device=factor.device)
-    frame, corner = torch.linalg.qr(factor.mT)
-    return corner.mT, frame
+    return None
 
 
 def near_one(factor: Float[Tensor, "a b"]) -> tuple[Float[Tensor, "a b"], int]:

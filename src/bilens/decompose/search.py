@@ -19,6 +19,7 @@ OUTPUTS = 32  # whose rows are made at a time
 Places = tuple[Int[Tensor, " n"], Int[Tensor, " n"]]
 SPARE = 1024  # candidates beyond 4 k that are still cheaper one by one
 AGAIN = 128  # outputs before ways are compared again
+CACHED = 2**19  # numbers of rows at a time, where all are multiplied
 PASS = 16  # multiply-adds in the time of one pass over a number in memory, about
 TRUSTED = 0.25  # of the threshold: with more slack than that, a guess, most rows are computed in float64 too
 
@@ -88,16 +89,18 @@ class Search:
 
     def multiply(self, reading: readings.Reading, outputs: Int[Tensor, " n"], bound: float) -> None:
         """All rows of some outputs against all columns."""
-        z, slack = reading.rows(outputs), float(reading.slack[outputs].max())
-        start = 0
-        while start < len(z):
-            if self.left_of_budget <= 0:
-                self.skip(bound)
-                return
-            some = torch.arange(start, min(len(z), start + self.several(len(reading.columns))), device=z.device)
-            o, i = outputs[some // len(self.rows)], some % len(self.rows)
-            self.take(z[start : start + len(some)] @ reading.columns.mT, o, i, reading.order, slack)
-            start += len(some)
+        i, (j, r) = len(self.rows), reading.columns.shape
+        for group in outputs.split(max(1, CACHED // (i * r + 1))):
+            z, slack = reading.rows(group), float(reading.slack[group].max())
+            start = 0
+            while start < len(z):
+                if self.left_of_budget <= 0:
+                    self.skip(bound)
+                    return
+                row = torch.arange(start, min(len(z), start + self.several(j)), device=z.device)
+                block = z[start : start + len(row)] @ reading.columns.mT
+                self.take(block, group[row // i], row % i, reading.order, slack)
+                start += len(row)
 
     def search(self, reading: readings.Reading, outputs: Int[Tensor, " n"]) -> None:
         """The rows of some outputs, largest first, each against the columns that its bound does not exclude."""
