@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 
 # The rooms whose every shape is checked at run time in the tests (transformers rewrites the classes of models).
-SHAPED := bilens.base,bilens.algebra,bilens.decompose,bilens.nn,bilens.circuits
+SHAPED := bilens.base,bilens.algebra,bilens.decompose,bilens.nn,bilens.circuits,bilens.features
 
 .PHONY: demo test check format clean
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from bilens import algebra, base, circuits, decompose, models, nn, report, training
+    from bilens import algebra, base, circuits, decompose, features, models, nn, report, training
     from bilens.algebra import CP, Dense, Eigen, Factored, Gates, Gaussian, QuadraticForm, Tucker, homogeneous
     from bilens.base.errors import BilensError, NotExactError
     from bilens.circuits import expand
@@ -26,7 +26,7 @@ _HOMES = {
     "expand": "circuits",
     "verify": "report",
 }
-_ROOMS = ("algebra", "base", "circuits", "decompose", "models", "nn", "report", "training")
+_ROOMS = ("algebra", "base", "circuits", "decompose", "features", "models", "nn", "report", "training")
 
 __all__ = [
     "CP",
@@ -48,6 +48,7 @@ __all__ = [
     "circuits",
     "decompose",
     "expand",
+    "features",
     "homogeneous",
     "load",
     "models",

@@ -5,10 +5,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from bilens import Eigen
 from bilens.cli import main
 from bilens.decompose import HOSVD
+from bilens.features import Dictionary
 
 
 @pytest.fixture
@@ -170,6 +172,29 @@ def test_expand_prints_a_table_that_ends_with_the_total(run, tmp_path):
     remainder = next(value for path, value in rows.items() if path.startswith("remainder"))
     assert rows["total"] == pytest.approx(terms + remainder, rel=1e-12)
     assert rows["total"] == pytest.approx(rows["forward pass"], rel=1e-12)
+
+
+def test_expand_into_the_latents_of_a_dictionary(run, tmp_path):
+    g = torch.Generator().manual_seed(0)
+    W_enc, W_dec, b_enc, b_dec = (torch.randn(shape, generator=g) for shape in ((128, 64), (64, 128), (64,), (128,)))
+    for n, hook in enumerate(("layers.0.mlp.input", "layers.1.mlp.input", "blocks.1.hook_mlp_in", "")):
+        Dictionary(W_enc, W_dec, b_enc, b_dec, architecture="topk", k=4, hook=hook).save(tmp_path / str(n))
+    command = ("expand", "tinystories-2l", "--prompt", "Once upon a time", "--json")
+    code, out, err = run(*command, "--dictionary", tmp_path / "0", "--dictionary", tmp_path / "1")
+    assert code == 0, err
+    rows = {row["path"]: row["value"] for row in json.loads(out)["rows"]}
+    assert "W_U · mlp1(base, error)" in rows
+    assert not any(path.startswith(("W_U · mlp0(embed", "W_U · mlp1(embed")) for path in rows)
+    assert rows["total"] == pytest.approx(rows["forward pass"], rel=1e-10)
+    again = ("--dictionary", tmp_path / "0")
+    for arguments, text in (
+        (again * 2, "--dictionary must name a place once"),
+        (("--dictionary", tmp_path / "2"), "got blocks.1.hook_mlp_in"),
+        (("--dictionary", tmp_path / "3"), "must name the place it reads: hook_name in cfg.json; got none"),
+        (("--dictionary", tmp_path / "none"), str(tmp_path / "none")),
+    ):
+        code, out, err = run(*command, *arguments)
+        assert (code, out, text in err, err.count("\n")) == (2, "", True, 1), err
 
 
 @pytest.mark.parametrize(

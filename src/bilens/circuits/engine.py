@@ -6,7 +6,8 @@ through a bilinear layer by S(·, x), with x what the other input gets. A node h
     a head at t          q · Σ_s A_ts W_O W_V x̂_s            over the positions s and all that x̂_s is a sum of
     a bilinear layer     q · T(x̂, x̂) = Σ_a Q_aa + Σ_a<b 2 Q_ab    over unordered pairs of all that x̂ is a sum of
 
-Two equal inputs of a layer are taken apart together, into unordered pairs, so that no path is met twice.
+Two equal inputs of a layer are taken apart together, into unordered pairs, so that no path is met twice. A layer that
+reads through a dictionary has its latents, base and error in place of what the stream is a sum of; they are ends.
 """
 
 from collections.abc import Callable
@@ -221,9 +222,8 @@ class Engine:
         """Hidden features, left and right, of all that a layer reads at t, the constant first where there is one."""
         if (part, t) not in self._inputs:
             record = self.recording
-            reads = record.reads[part]
-            left, right = record.hidden(part, record.linear(part, record.writes[reads.start : reads.stop, t], t))
-            nodes: list[Tree] = [("write", record.sources[n].name, t) for n in reads]
+            vectors, nodes = record.inputs_of(part, t)
+            left, right = record.hidden(part, vectors)
             constant = record.hidden_constant(part)
             if constant is not None:
                 left, right, nodes = torch.cat([constant[0], left]), torch.cat([constant[1], right]), [CONSTANT, *nodes]
@@ -232,6 +232,10 @@ class Engine:
 
     def _hidden(self, part: int, t: int, tree: Tree) -> tuple[Tensor, Tensor]:
         """Hidden features, (h) each, of what a subtree gives to a layer at t."""
+        if tree[0] == "latent":
+            left, right, nodes = self._layer_inputs(part, t)
+            n = nodes.index(tree)
+            return left[n], right[n]
         key = (part, t, tree)
         if key not in self._features:
             if len(self._features) >= KEPT:

@@ -2,7 +2,7 @@
 
 import heapq
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -18,7 +18,7 @@ from bilens.circuits.engine import Engine
 from bilens.circuits.paths import CONSTANT, Tree
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.targets import Goal, Target, resolve
-from bilens.nn.expandable import Expandable
+from bilens.nn.expandable import Expandable, Sparse
 
 Detail = Literal["writes", "pairs", "paths"]
 By = Literal["component", "position", "order", "layer"]
@@ -30,8 +30,9 @@ MISFITS = 32  # paths found too many to take apart, before the search is given u
 class Term(Record):
     """One path and what it adds to the target.
 
-    ``share`` is its part of the total (shares of opposite sign cancel). ``order`` is its degree in the embeddings, None
-    where it is not taken apart to the end. ``given``: the patterns and norm scales of the pass that it holds fixed.
+    ``share`` is its part of the total (shares of opposite sign cancel). ``order`` is its degree in the embeddings (and in a
+    dictionary's latents and error), None where it is not taken apart to the end. ``given``: the patterns, norm scales and
+    latents of the pass that it holds fixed.
     ``opaque``: it starts at a layer that has no tensor, whose write is a source of its own.
     """
 
@@ -113,7 +114,9 @@ class Expansion(Result):
         return tuple(dict.fromkeys(itertools.chain.from_iterable(term.given for term in self.terms)))
 
     def summary(self) -> str:
-        held = f"; given {len(self.given)} patterns and norm scales" if self.given else "; nothing given: exact outright"
+        latents = any(name.startswith("latents ") for name in self.given)
+        fixed = "patterns, norm scales and latents" if latents else "patterns and norm scales"
+        held = f"; given {len(self.given)} {fixed}" if self.given else "; nothing given: exact outright"
         opaque = f"; opaque: {', '.join(self.opaque)}" if self.opaque else ""
         return (
             f"{self.target} at {self.position}: {len(self.terms)} terms + remainder {self.remainder:.6g} = {self.total:.6g} "
@@ -196,6 +199,7 @@ def expand(
     detail: Detail = "paths",
     max_terms: int | None = 1000,
     cutoff: float | int = 1e-4,
+    dictionaries: Mapping[str, Sparse] | None = None,
 ) -> Expansion:
     """``target`` at ``position`` of one input as a sum of paths, exact at every step: Σ terms + remainder = forward.
 
@@ -208,10 +212,15 @@ def expand(
     A path smaller than ``cutoff`` times Σ |residual write| is not kept but counted in the remainder. One whose parts would
     make more than ``max_terms`` stays whole (None: no limit; the number of paths doubles its exponent with each layer).
 
+    ``dictionaries`` by place ("mlp1.input" or "layers.1.mlp.input"): what such a layer reads comes apart into the latents
+    active there, the dictionary's base and its error, instead of into what the stream is a sum of: ``mlp1(f17, f305)``,
+    ``mlp1(f17, error)``. These are ends; they add up to what is read, so the sum stays exact. A latent's own pre-activation,
+    less its offset, is the target ``At(dictionary.reads[f], place)``.
+
     Attention patterns and norm scales are those of this pass: each term says which of them it holds fixed (``given``).
     Cost: a forward pass in parts, then O(h d + h n²) for each layer taken apart with n sources and O(n t d) for each head.
-    Errors: ArgumentError for inputs, target, position or numbers that cannot be. Source: Elhage et al. 2021 for
-    attention-only models; Sharkey, arXiv:2305.03452, section 3 for bilinear layers.
+    Errors: ArgumentError for inputs, target, position, numbers or dictionaries that cannot be. Source: Elhage et al. 2021
+    for attention-only models; Sharkey, arXiv:2305.03452, section 3 for bilinear layers.
     """
     if detail not in get_args(Detail):
         raise ArgumentError("detail", must=f"be one of {', '.join(get_args(Detail))}", got=repr(detail))
@@ -219,7 +228,7 @@ def expand(
         raise ArgumentError("max_terms", must="be at least 1, or None", got=max_terms)
     if not 0 <= cutoff < 1:
         raise ArgumentError("cutoff", must="be in [0, 1), relative to the sum of all |residual writes|", got=cutoff)
-    recording = record(model, inputs)
+    recording = record(model, inputs, dictionaries)
     goal = resolve(model, recording, target, position)
     search = _Search(recording, goal, max_terms, cutoff)
     if detail != "writes":
@@ -315,7 +324,7 @@ class _Search:
         )
 
     def given(self, tree: Tree) -> tuple[str, ...]:
-        """Patterns A and norm scales σ along a path, by part and position."""
+        """Patterns A, norm scales σ and latents along a path, by part and position."""
         record, goal = self.recording, self.goal
         held = [] if goal.part < 0 or tree == CONSTANT else [(goal.part, goal.position)]
         found = []
@@ -323,7 +332,9 @@ class _Search:
             if node[0] == "look":
                 found.append(f"A {node[1]}[{node[2]},{node[3]}]")
                 held += [(record.sources[record.index[node[1]]].part, node[3])] if node[4] != CONSTANT else []
-            elif node[0] == "pair" and (node[3] != CONSTANT or node[4] != CONSTANT):
+            elif node[0] == "latent" and not paths.constant(node):
+                found.append(f"latents {node[1]}.input@{node[2]}")
+            elif node[0] == "pair" and not (paths.constant(node[3]) and paths.constant(node[4])):
                 held.append((record.sources[record.index[node[1]]].part, node[2]))
         for part, position in held:
             found += record.scale_held(part, position)

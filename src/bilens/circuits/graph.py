@@ -5,7 +5,7 @@ from collections import defaultdict
 from typing import Any
 
 from bilens.circuits.expansion import Expansion
-from bilens.circuits.paths import CONSTANT, Tree
+from bilens.circuits.paths import BASE, CONSTANT, ERROR, Tree, text
 
 SCHEMA = 1
 NUMBER = re.compile(r"\d+")
@@ -17,7 +17,8 @@ def graph(expansion: Expansion, slug: str = "bilens", scan: str = "bilens") -> d
 
     A node is what one component writes at one position, however many paths go through it. A link's ``weight`` is the value
     of all paths that go along it; the links into the target add up to the kept terms. A bilinear layer's node has
-    ``pair_wise_contributors``: [left node, right node, value of the paths that multiply the two there]. What the expansion
+    ``pair_wise_contributors``: [left node, right node, value of the paths that multiply the two there]. A dictionary's
+    latent has its number as ``feature``, and the layer of what reads it. What the expansion
     did not keep is ``metadata.remainder``. The layout of the file is Neuronpedia's: ``metadata``, ``qParams``, ``nodes``,
     ``links``; "E" is the layer of embeddings; ``ctx_idx`` the position.
     """
@@ -89,6 +90,11 @@ class _Build:
                 for end in set(ends):
                     self.links[end, node] += value
                 self.pairs[node][min(ends), max(ends)] += value
+                return node
+            case ("latent", name, t, what):
+                kind = {BASE: "bias", ERROR: "reconstruction error"}.get(what, "latent")
+                node = self.node(f"{name}.{text(tree)}@{t}", _layer(name), t, kind, f"{text(tree)} at {name}.input", value)
+                self.nodes[node]["feature"] = what if kind == "latent" else None
                 return node
             case ("stream", part, s):
                 return self.node(f"x{part}@{s}", "E", s, "residual stream", "all that is read", value)

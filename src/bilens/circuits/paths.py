@@ -6,6 +6,7 @@ A tree is nested tuples of plain values, so that it compares, hashes and saves:
     ("look", name, t, s, child)        a head at t looking at s, there reading child
     ("pair", name, t, left, right)     a bilinear layer at t fed with two things; both orders, where they differ
     ("stream", part, s)                everything that a part reads at s
+    ("latent", name, t, what)          what a layer reads at t, by a dictionary: latent number ``what``, its BASE or ERROR
     ("1",)                             the constant that biases multiply
 """
 
@@ -16,12 +17,15 @@ from bilens.nn.expandable import ONE
 
 Tree = tuple
 CONSTANT: Tree = (ONE,)
+BASE, ERROR = "base", "error"  # of a dictionary: its decoder's bias, and what it misses
 HEAD = re.compile(r"L(\d+)H(\d+)")
 LAYER = re.compile(r"mlp(\d+)")
 
 
 def text(tree: Tree) -> str:
     """A path as it is read: ``mlp1(L0H3@5→9(embed), mlp0(embed, embed))``, the look of a head as from→to.
+
+    ``mlp1(f17, error)``: latent 17 of the dictionary at the layer's input, and what that dictionary misses.
 
     At 9, L0H3 looks at position 5 and reads the embedding there; other parts stand at the position of what reads them.
     """
@@ -34,6 +38,8 @@ def text(tree: Tree) -> str:
             return f"{name}({text(left)}, {text(right)})"
         case ("stream", _, _):
             return "x"
+        case ("latent", _, _, what):
+            return what if what in (BASE, ERROR) else f"f{what}"
     return ONE
 
 
@@ -52,7 +58,18 @@ def latex(tree: Tree) -> str:
             return rf"{factor}\left( {latex(left)} \cdot_{{12}} B^{{{layer}}} \cdot_{{21}} {latex(right)} \right)"
         case ("stream", _, s):
             return f"x_{{{s}}}"
+        case ("latent", name, t, what):
+            (layer,) = _numbers(LAYER, name)
+            return _latex_latent(layer, t, what)
     return ONE
+
+
+def _latex_latent(layer: str, t: int, what: int | str) -> str:
+    if what == BASE:
+        return rf"b_{{\mathrm{{dec}}}}^{{{layer}}}"
+    if what == ERROR:
+        return rf"\varepsilon^{{{layer}}}_{{{t}}}"
+    return rf"a^{{{layer}}}_{{{t},{what}}} w^{{{layer}}}_{{{what}}}"
 
 
 def _latex_write(name: str, t: int) -> str:
@@ -90,15 +107,21 @@ def walk(tree: Tree) -> Iterator[Tree]:
 
 def order(tree: Tree, ends: Collection[str]) -> int | None:
     """The degree in the embedding of the inputs: how often a path reads it. None where it is not taken apart to the
-    ``ends``: the names of leaves and biases."""
+    ``ends``: the names of leaves and biases. A dictionary's latents and its error are read in the embedding's stead and
+    count as it does; its base is a constant."""
     degree = 0
     for node in walk(tree):
         if node[0] == "stream" or (node[0] == "write" and node[1] not in ends):
             return None
-        degree += node[:2] == ("write", "embed")
+        degree += node[:2] == ("write", "embed") or (node[0] == "latent" and node[3] != BASE)
     return degree
+
+
+def constant(tree: Tree) -> bool:
+    """Whether ``tree`` is the same whatever is read: the constant of biases, or a dictionary's base."""
+    return tree == CONSTANT or (tree[0] == "latent" and tree[3] == BASE)
 
 
 def positions(tree: Tree) -> tuple[int, ...]:
     """The positions at which a path starts, in order."""
-    return tuple(sorted({node[2] for node in walk(tree) if node[0] in ("write", "stream")}))
+    return tuple(sorted({node[2] for node in walk(tree) if node[0] in ("write", "stream", "latent")}))

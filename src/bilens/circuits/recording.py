@@ -1,5 +1,6 @@
 """One forward pass taken apart: what every source wrote, and what was held fixed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -11,7 +12,9 @@ from torch import Tensor
 from bilens.algebra import CP
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole, require_finite
-from bilens.nn.expandable import Expandable, Heads, Wiring, require_expandable
+from bilens.circuits.latents import Latents, placed, take_apart
+from bilens.circuits.paths import Tree
+from bilens.nn.expandable import Expandable, Heads, Sparse, Wiring, require_expandable
 from bilens.nn.norm import NoNorm
 
 Kind = Literal["leaf", "head", "bias", "layer", "opaque"]
@@ -54,6 +57,7 @@ class Recording:
     patterns: dict[int, Float[Tensor, "head t s"]]
     tensors: dict[int, CP]  # of the layers that have one
     streams: tuple[Float[Tensor, "t d"], ...]
+    latents: dict[int, Latents]  # of the layers that read through a dictionary
 
     @property
     def length(self) -> int:
@@ -111,6 +115,14 @@ class Recording:
                     found[name] = Head(w_v[head], w_o[head], constant[head] if biased else None, self.patterns[n][head])
         return found
 
+    def inputs_of(self, part: int, position: int) -> tuple[Float[Tensor, "n d"], list[Tree]]:
+        """All that a layer reads at ``position`` but the constant: what each source gives after the norm, and its name."""
+        if part in self.latents:
+            return self.latents[part].at(position)
+        reads = self.reads[part]
+        vectors = self.linear(part, self.writes[reads.start : reads.stop, position], position)
+        return vectors, [("write", self.sources[n].name, position) for n in reads]
+
     def hidden(self, part: int, x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n h"], Float[Tensor, "n h"]]:
         """Left and right hidden features of ``x``, which layer ``part`` reads (see ``linear``)."""
         tensor = self.tensors[part]
@@ -118,8 +130,10 @@ class Recording:
         return x @ tensor.left[:, own:].mT, x @ tensor.right[:, own:].mT
 
     def hidden_constant(self, part: int) -> tuple[Float[Tensor, "1 h"], Float[Tensor, "1 h"]] | None:
-        """Hidden features of the constant that layer ``part`` reads, from its own biases and its norm's; None without."""
-        tensor, shift = self.tensors[part], self.norm(part).shift
+        """Hidden features of the constant that layer ``part`` reads, from its own biases and its norm's; None without.
+
+        A dictionary takes apart what is read after the norm, whose constant is then in its sources."""
+        tensor, shift = self.tensors[part], None if part in self.latents else self.norm(part).shift
         biased = tensor.shape[1] > self.writes.shape[2]
         if not biased and shift is None:
             return None
@@ -130,10 +144,12 @@ class Recording:
 
 
 @torch.no_grad()
-def record(model: Expandable, inputs: Any) -> Recording:
+def record(model: Expandable, inputs: Any, dictionaries: Mapping[str, Sparse] | None = None) -> Recording:
     """Run ``model`` part by part on one input. Cost: a forward pass, and each head's write apart.
 
-    Errors: ArgumentError where inputs or model are not what they must be; NotFiniteError for a write that is not finite.
+    ``dictionaries`` by place ("mlp1.input") take apart what layers read there.
+    Errors: ArgumentError where inputs, model or dictionaries are not what they must be; NotFiniteError for a write that is
+    not finite.
     """
     require_expandable(model)
     given, wiring = model.read(inputs), model.wiring()
@@ -143,6 +159,7 @@ def record(model: Expandable, inputs: Any) -> Recording:
     reads, scales, streams = [], [], [_sum(writes)]
     patterns: dict[int, Tensor] = {}
     tensors: dict[int, CP] = {}
+    by_part, latents = placed(dictionaries, wiring.parts, wiring.readout.shape[1]), {}
     for n, part in enumerate(wiring.parts):
         reads.append(_reads(wiring, sources, n))
         scales.append(part.norm.scale(streams[-1]))
@@ -158,6 +175,8 @@ def record(model: Expandable, inputs: Any) -> Recording:
         else:
             if (tensor := part.tensor()) is not None:
                 tensors[n] = tensor.detach()
+            if n in by_part:
+                latents[n] = take_apart(part.name, by_part[n], read)
             sources.append(Source(part.name, "layer" if n in tensors else "opaque", n, layer=part.layer))
             writes.append(part.module(read))
         written = _sum(writes[reads[-1].stop :])
@@ -177,6 +196,7 @@ def record(model: Expandable, inputs: Any) -> Recording:
         patterns=patterns,
         tensors=tensors,
         streams=tuple(streams),
+        latents=latents,
     )
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ import typer
 from typer.exceptions import TyperException
 
 from bilens.cli.decompose import decompose
+from bilens.cli.dictionary import train_dictionary
 from bilens.cli.options import AsJson, ModelFolder, Save
 
 app = typer.Typer(
@@ -206,6 +208,9 @@ def train_text(
     show_rows([training.read_about(output)["figures"]["valid"]], "Held out")
 
 
+train_app.command("dictionary")(train_dictionary)
+
+
 @app.command("eval")
 def evaluate(
     model: ModelFolder,
@@ -296,6 +301,10 @@ def expand(
     k: Annotated[int, typer.Option("-k", min=1, help="How many terms to print.")] = 20,
     max_terms: Annotated[int, typer.Option(help="How many terms to keep at most.")] = 1000,
     cutoff: Annotated[float, typer.Option(help="Terms below this share of Σ |writes| go to the remainder.")] = 1e-4,
+    dictionary: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="A dictionary for the MLP input that it names; repeat it for more."),
+    ] = None,
     graph: Annotated[Path | None, typer.Option(help="Also write the graph to this file (Neuronpedia's JSON).")] = None,
     save: Save = None,
     json: AsJson = False,
@@ -313,7 +322,16 @@ def expand(
     if versus is not None and target is None:
         raise ArgumentError("--versus", must="come with --target", got="no target")
     wanted = target if versus is None else (target, versus)
-    found = circuits.expand(loaded, prompt, wanted, position, detail=detail, max_terms=max_terms, cutoff=cutoff)  # type: ignore[arg-type]
+    found = circuits.expand(
+        loaded,
+        prompt,
+        wanted,
+        position,
+        detail=detail,  # type: ignore[arg-type]
+        max_terms=max_terms,
+        cutoff=cutoff,
+        dictionaries=_dictionaries(dictionary or ()),
+    )
     if save is not None:
         found.save(save)
     if graph is not None:
@@ -390,6 +408,22 @@ def _language_model(folder: Path) -> Any:
         todo = "Expand a classifier in Python: bilens.expand(model, image, target)."
         raise ArgumentError(str(folder), must="be a language model", got=type(model).__name__, todo=todo)
     return model
+
+
+def _dictionaries(folders: Iterable[Path]) -> dict[str, Any]:
+    """The dictionaries in ``folders`` by the place that each was made for."""
+    from bilens.base.errors import ArgumentError
+    from bilens.features import Dictionary
+
+    found: dict[str, Any] = {}
+    for folder in folders:
+        made = Dictionary.load(folder)
+        if not made.hook:
+            raise ArgumentError(str(folder), must="name the place it reads: hook_name in cfg.json", got="none")
+        if made.hook in found:
+            raise ArgumentError("--dictionary", must="name a place once", got=f"{made.hook} again in {folder}")
+        found[made.hook] = made
+    return found
 
 
 def _say_broken(errors: tuple[str, ...]) -> bool:

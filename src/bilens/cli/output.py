@@ -35,12 +35,12 @@ def show(result: Result, as_json: bool = False, of: str = "") -> None:
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr where that is a terminal, as a function of (done, all)."""
+def progress_bar(what: str) -> Iterator[Callable[..., None]]:
+    """A bar on stderr where that is a terminal, as a function of (done, all, and what is being done)."""
     err = Console(stderr=True)
     with Progress(console=err, transient=True, disable=not err.is_terminal or RANK != "0") as progress:
         task = progress.add_task(what, total=None)
-        yield lambda done, of: progress.update(task, completed=done, total=of)
+        yield lambda done, of, now=what: progress.update(task, completed=done, total=of, description=now)
 
 
 def show_rows(rows: list[dict[str, Any]], title: str, as_json: bool = False) -> None:

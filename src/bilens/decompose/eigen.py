@@ -15,10 +15,10 @@ from bilens.algebra import Eigen, Gaussian, QuadraticForm, ThirdOrder
 from bilens.algebra.eigen import Which, degenerate_blocks, require_count, require_which
 from bilens.algebra.quadratic import rounding, signs
 from bilens.algebra.third import GIB
+from bilens.base.chunks import Share, fingerprint, write_chunks
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import dtype_name, is_whole, require_finite, tolerance, working_dtype
 from bilens.decompose.lanczos import Ritz, lanczos, room
-from bilens.decompose.stream import Share, fingerprint, streamed
 from bilens.decompose.weighted import fitted, weigh, whitened
 
 Method = Literal["auto", "lanczos", "dense"]
@@ -117,8 +117,8 @@ def eigen(
     else:
         about = {"eigen of": fingerprint(**_factors(tensor), directions=directions), "k": wanted, "which": which}
         about |= {"method": method, "tol": tol, "norm": norm, "chunk": chunk}
-        written = streamed(Path(folder), about, starts, made, Eigen, share, done)
-        found = [part.to(tensor.device) for part in written]
+        files = write_chunks(Path(folder), about, starts, made, done, share)
+        found = [Eigen.load(file).to(tensor.device) for file in files]
     return dataclasses.replace(_join(found), labels=tuple(labels))
 
 

@@ -108,6 +108,25 @@ class Expandable(Protocol):
         ...
 
 
+@runtime_checkable
+class Sparse(Protocol):
+    """A sparse dictionary, as circuits need it: x̂ = encode(x̂) @ writes + base + what it misses."""
+
+    @property
+    def writes(self) -> Float[Tensor, "f d"]:
+        """What each latent adds where it is 1: decoder rows."""
+        ...
+
+    @property
+    def base(self) -> Float[Tensor, " d"]:
+        """What is there with no latent active: the decoder's bias."""
+        ...
+
+    def encode(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b f"]:
+        """How active each latent is, zero for most."""
+        ...
+
+
 def require_expandable(model: object) -> None:
     """Raise ArgumentError unless ``model`` is one that circuits can read."""
     if not isinstance(model, Expandable):

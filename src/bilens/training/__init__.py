@@ -10,6 +10,7 @@ from bilens.training.classify import (
     train_classifier,
 )
 from bilens.training.compare import VARIANTS, Comparison, compare
+from bilens.training.dictionary import harvest, measure, shuffled, train_dictionary
 from bilens.training.idx import read_idx
 from bilens.training.images import ImageData, Images, load_images
 from bilens.training.language import TextRecipe, evaluate_text, evaluate_text_on, read_recipe, train_language
@@ -32,17 +33,21 @@ __all__ = [
     "evaluate_on",
     "evaluate_text",
     "evaluate_text_on",
+    "harvest",
     "load_images",
     "load_images_for",
     "load_text",
     "load_tokenizer",
+    "measure",
     "read_about",
     "read_documents",
     "read_idx",
     "read_recipe",
     "recipe",
     "save_tokenizer",
+    "shuffled",
     "train_classifier",
+    "train_dictionary",
     "train_language",
     "train_tokenizer",
 ]

@@ -1,7 +1,7 @@
-"""Results that are made in chunks, written down one by one: a killed run goes on, and several processes share one folder.
+"""Records that are made in chunks, written down one by one: a killed run goes on, and several processes share one folder.
 
 folder/about.json                what is computed; another computation is refused
-folder/chunk-00000256.safetensors    one finished chunk, by the number of its first direction
+folder/chunk-00000256.safetensors    one finished chunk, by the number of what comes first in it
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
 
@@ -18,7 +18,6 @@ from bilens.base.files import write_text
 from bilens.base.records import Record
 
 ABOUT = "about.json"
-R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -34,29 +33,29 @@ class Share:
             raise ArgumentError("Share.process", must=f"be 0 … {self.of - 1}", got=self.process)
 
 
-def streamed(
+def write_chunks(
     folder: Path,
     about: dict[str, Any],
     starts: Sequence[int],
-    make: Callable[[int], R],
-    kind: type[R],
-    share: Share | None,
+    make: Callable[[int], Record],
     done: Callable[[], Any],
-) -> list[R]:
-    """``make(start)`` for each of ``starts``, from ``folder`` where it is there, written to it where not.
+    share: Share | None = None,
+) -> list[Path]:
+    """A file with ``make(start)`` for each of ``starts``, in that order; what is in ``folder`` already is not made again.
 
-    With a ``share`` each process makes every ``share.of``-th chunk, waits for the others, and reads what they made.
+    With a ``share`` each process makes every ``share.of``-th chunk, and waits for the others.
     Errors: FileError for a folder that holds something else, or where a chunk cannot be written.
     """
     _claim(folder, about, share)
-    for n, start in enumerate(starts):
+    files = [folder / f"chunk-{start:08}.safetensors" for start in starts]
+    for n, (start, file) in enumerate(zip(starts, files, strict=True)):
         if share is None or n % share.of == share.process:
-            if not _file(folder, start).is_file():
-                make(start).save(_file(folder, start))
+            if not file.is_file():
+                make(start).save(file)
             done()
     if share is not None:
         share.wait()
-    return [kind.load(_file(folder, start)) for start in starts]
+    return files
 
 
 def fingerprint(**tensors: Tensor) -> str:
@@ -67,10 +66,6 @@ def fingerprint(**tensors: Tensor) -> str:
         for row in tensor.detach().reshape(1, -1) if tensor.ndim < 2 else tensor.detach():
             digest.update(row.contiguous().cpu().double().numpy().data)
     return digest.hexdigest()
-
-
-def _file(folder: Path, start: int) -> Path:
-    return folder / f"chunk-{start:08}.safetensors"
 
 
 def _claim(folder: Path, about: dict[str, Any], share: Share | None) -> None:

@@ -1,0 +1,259 @@
+"""A sparse dictionary: an autoencoder of one place in a model, or a transcoder from one place to another.
+
+In SAELens's convention of rows, with c = 1 where the dictionary is ``centred`` and 0 where not:
+
+    pre(x)    = (x − c b_dec) W_enc + b_enc = x · readsᵀ + offset
+    encode(x) = relu, top-k or a threshold, of pre(x)
+    decode(a) = a · writes + base (+ x W_skip)
+
+so that a latent is a direction that is read, a number that is added to it, and a direction that is written. A gated
+dictionary's latent has magnitude relu(x̂ (W_enc exp(r_mag)) + b_mag) where its gate x̂ W_enc + b_gate is open, for
+x̂ = x − c b_dec: what is read is then scaled by exp(r_mag), and ``offset`` is made of b_mag.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bilens.algebra.third import require_factors
+from bilens.base.errors import ArgumentError, ConfigError, ShapeError
+from bilens.base.numerics import dtype_name, is_whole, require_finite
+from bilens.base.records import Record
+from bilens.features import saelens
+from bilens.features.saelens import TENSORS, is_transcoder
+from bilens.nn.hooks import PLACE
+
+D = TypeVar("D", bound="Dictionary")  # not Self: beartype checks methods one by one
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Dictionary(Record):
+    """f latents, each of which reads a direction of ``hook`` and writes one: an autoencoder, or a transcoder.
+
+    Fields (tensors are named and shaped as in SAELens's files, but for W_skip, which lies there transposed):
+        W_enc, W_dec, b_enc, b_dec: encoder and decoder. A gated dictionary has no b_enc.
+        threshold: what a pre-activation must exceed, for jumprelu (a batchtopk dictionary is one once it is trained).
+        b_gate, r_mag, b_mag: for gated.  W_skip: for skip transcoders.
+        architecture: one of those in ``saelens.TENSORS``.
+        k: latents kept a row (topk) or kept a row on average (batchtopk).
+        hook: the place it reads ("layers.1.mlp.input").  hook_out: the place a transcoder writes; "" for autoencoders.
+        centred: whether b_dec is taken off what is read (SAELens's apply_b_dec_to_input).
+        meta: everything else of cfg.json.
+    """
+
+    W_enc: Float[Tensor, "d_in f"]
+    W_dec: Float[Tensor, "f d_out"]
+    b_enc: Float[Tensor, " f"] | None
+    b_dec: Float[Tensor, " d_out"]
+    threshold: Float[Tensor, " f"] | None = None
+    b_gate: Float[Tensor, " f"] | None = None
+    r_mag: Float[Tensor, " f"] | None = None
+    b_mag: Float[Tensor, " f"] | None = None
+    W_skip: Float[Tensor, "d_in d_out"] | None = None
+    architecture: str = "standard"
+    k: int | None = None
+    hook: str = ""
+    hook_out: str = ""
+    centred: bool = False
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_factors("Dictionary", W_enc=(self.W_enc, (None, None)))
+        require_architecture(self)
+        require_factors("Dictionary", W_enc=(self.W_enc, (None, None)), W_dec=(self.W_dec, (self.n_latents, None)))
+        sizes = {"W_enc": (self.d_in, self.n_latents), "W_dec": (self.n_latents, self.d_out), "b_dec": (self.d_out,)}
+        sizes["W_skip"] = (self.d_in, self.d_out)
+        require_factors("Dictionary", **{name: (t, sizes.get(name, (self.n_latents,))) for name, t in self.tensors.items()})
+        if not is_transcoder(self.architecture) and self.d_in != self.d_out:
+            raise ShapeError(
+                "Dictionary.W_dec",
+                must=f"write the {self.d_in} that W_enc reads, as {self.architecture} is an autoencoder",
+                got=tuple(self.W_dec.shape),
+                todo="Name a transcoder architecture.",
+            )
+
+    @property
+    def d_in(self) -> int:
+        return self.W_enc.shape[0]
+
+    @property
+    def d_out(self) -> int:
+        return self.W_dec.shape[1]
+
+    @property
+    def n_latents(self) -> int:
+        """f, the dead ones counted."""
+        return self.W_enc.shape[1]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors it has, by name."""
+        names = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold", "b_gate", "r_mag", "b_mag", "W_skip")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    @property
+    def reads(self) -> Float[Tensor, "f d_in"]:
+        """Row f is the direction that latent f reads: pre(x) = x · readsᵀ + offset."""
+        return (self.W_enc if self.r_mag is None else self.W_enc * self.r_mag.exp()).mT
+
+    @property
+    def offset(self) -> Float[Tensor, " f"]:
+        """What is added to x · readsᵀ, the centring included."""
+        bias = self._bias()
+        return bias - self.reads @ self.b_dec if self.centred else bias
+
+    @property
+    def writes(self) -> Float[Tensor, "f d_out"]:
+        """Row f is the direction that latent f writes."""
+        return self.W_dec
+
+    @property
+    def base(self) -> Float[Tensor, " d_out"]:
+        """What is written where no latent is active."""
+        return self.b_dec
+
+    def pre(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b f"]:
+        """x · readsᵀ + offset: what the activation function is applied to (of a gated dictionary, the magnitudes').
+
+        Cost: d_in f operations a row. Errors: ShapeError where x is of another width, dtype or device.
+        """
+        self._require("Dictionary.pre", x, self.d_in)
+        return self._read(x) @ self.reads.mT + self._bias()  # centred first, as SAELens rounds it
+
+    def encode(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b f"]:
+        """The latents of x, most of them zero. ``batchtopk`` keeps k a row on average over all rows given."""
+        pre = self.pre(x)
+        if self.k is not None:
+            return _topk(pre, self.k) if self.architecture == "topk" else _batch_topk(pre, self.k)
+        if self.b_gate is not None:
+            return pre.relu() * (self._read(x) @ self.W_enc + self.b_gate > 0)
+        return pre.relu() if self.threshold is None else pre.relu() * (pre > self.threshold)
+
+    def decode(self, a: Float[Tensor, "*b f"], x: Float[Tensor, "*b d_in"] | None = None) -> Float[Tensor, "*b d_out"]:
+        """a · writes + base, and x W_skip where there is one; ``x``, what ``a`` was encoded from, is needed for that only.
+
+        Errors: ShapeError where a is not of f latents; ArgumentError for a skip transcoder without ``x``.
+        """
+        self._require("Dictionary.decode", a, self.n_latents)
+        written = a @ self.writes + self.base
+        if self.W_skip is None:
+            return written
+        if x is None:
+            raise ArgumentError(
+                "decode(x=)", must=f"be given for a {self.architecture}", got=None, todo="Its W_skip reads x."
+            )
+        self._require("Dictionary.decode(x=)", x, self.d_in)
+        return written + x @ self.W_skip
+
+    def __call__(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b d_out"]:
+        """decode(encode(x), x): the reconstruction, or what a transcoder writes for x."""
+        return self.decode(self.encode(x), x)
+
+    def require_fits(self, who: str, *, width: int, place: str = "", side: str = "input") -> None:
+        """Refuse in one error a dictionary of another width or another hook than the model's ``place`` of ``width``.
+
+        ``side``: whether what it reads ("input") or what it writes ("output") is to fit. A dictionary that names no hook,
+        or a ``place`` that is not named, fits by its width alone. Errors: ShapeError for the width, else ArgumentError.
+        """
+        writes = side == "output"
+        mine = (self.hook_out if writes else "") or self.hook
+        verb, size = ("write", self.d_out) if writes else ("read", self.d_in)
+        elsewhere = bool(place and mine) and same_place(place) != same_place(mine)
+        if size == width and not elsewhere:
+            return
+        renamed = "Where that is the same place by another name, use dataclasses.replace(dictionary, hook=...)."
+        raise (ArgumentError if size == width else ShapeError)(
+            who,
+            must=f"{verb} {place or 'a place'} of width {width}",
+            got=f"a dictionary of {mine or 'an unnamed hook'} of width {size}",
+            todo=renamed if size == width else "",
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the folder ``path`` in SAELens's format: cfg.json and sae_weights.safetensors, both or neither.
+
+        ``batchtopk`` is written as jumprelu. Cost: one copy of the weights. Errors: FileError where it cannot be written;
+        NotFiniteError for NaN weights; ArgumentError for a batchtopk dictionary that has no threshold yet.
+        """
+        require_finite("Dictionary", **self.tensors)
+        if self.architecture == "batchtopk" and self.threshold is None:
+            raise ArgumentError("Dictionary.threshold", must="be set before a batchtopk dictionary is saved", got=None)
+        fields = {name: getattr(self, name) for name in ("architecture", "k", "hook", "hook_out", "centred", "meta")}
+        saelens.write(Path(path), self.tensors, fields)
+
+    @classmethod
+    def load(cls: type[D], path: str | Path) -> D:
+        """Read a folder that ``save`` or SAELens wrote; what bilens would compute otherwise than SAELens is refused.
+
+        Errors: FileError for a missing or damaged file and for tensors that lack or are too many; ConfigError, by name, for
+        an architecture or a key of cfg.json that is not understood; ShapeError; NotFiniteError.
+        """
+        made = cls(**saelens.read(Path(path)))
+        require_finite(f"{path}: Dictionary", **made.tensors)
+        return made
+
+    def _bias(self) -> Float[Tensor, " f"]:
+        bias = self.b_enc if self.b_mag is None else self.b_mag
+        assert bias is not None  # __post_init__ saw to it
+        return bias
+
+    def _read(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b d_in"]:
+        return x - self.b_dec if self.centred else x
+
+    def _require(self, who: str, x: Tensor, size: int) -> None:
+        if x.ndim == 0 or x.shape[-1] != size:
+            raise ShapeError(who, must=f"be given (..., {size})", got=tuple(x.shape))
+        if (x.dtype, x.device) != (self.W_enc.dtype, self.W_enc.device):
+            raise ShapeError(
+                who,
+                must=f"be given {dtype_name(self.W_enc.dtype)} on {self.W_enc.device} like its weights",
+                got=f"{dtype_name(x.dtype)} on {x.device}",
+                todo="Use .to(...) on either.",
+            )
+
+    def __repr__(self) -> str:
+        at = f"{self.hook or '?'} -> {self.hook_out or '?'}" if is_transcoder(self.architecture) else self.hook or "?"
+        return f"<Dictionary: {self.n_latents} {self.architecture} latents of {at}, width {self.d_in}>"
+
+
+def require_architecture(dictionary: Dictionary) -> None:
+    """Raise unless the architecture is known and has the tensors, the k and the centring that belong to it."""
+    kind, k = dictionary.architecture, dictionary.k
+    if kind not in TENSORS:
+        raise ConfigError("Dictionary.architecture", must=f"be one of {', '.join(TENSORS)}", got=repr(kind))
+    has, needs = set(dictionary.tensors), set(TENSORS[kind])
+    if kind == "batchtopk":
+        has.discard("threshold")  # known once it is trained
+    wrong = [*(f"no {name}" for name in sorted(needs - has)), *(f"{name} too" for name in sorted(has - needs))]
+    if wrong:
+        raise ArgumentError("Dictionary", must=f"have {', '.join(TENSORS[kind])}, as it is {kind}", got=", ".join(wrong))
+    if (kind in ("topk", "batchtopk")) != (k is not None):
+        raise ArgumentError("Dictionary.k", must="be given for topk and batchtopk, and for no other", got=f"{k} for {kind}")
+    if k is not None and not (is_whole(k) and 1 <= k <= dictionary.W_enc.shape[-1]):
+        raise ArgumentError("Dictionary.k", must=f"be a whole number from 1 to {dictionary.W_enc.shape[-1]}", got=k)
+    if dictionary.centred and is_transcoder(kind):
+        raise ArgumentError("Dictionary.centred", must=f"be False for a {kind}: b_dec is of what it writes", got=True)
+
+
+def same_place(name: str) -> str:
+    """The short name of a place of bilens's, "mlp1.input" for "layers.1.mlp.input"; any other name as it is."""
+    found = PLACE.fullmatch(name)
+    if not found:
+        return name
+    part = found[1] or {"mlp": "mlp", "self_attn": "attn"}[found[4]]
+    return f"{part}{found[2] or found[3]}.{found[5]}"
+
+
+def _topk(pre: Float[Tensor, "*b f"], k: int) -> Float[Tensor, "*b f"]:
+    """The k largest along the last axis where positive, and zeros."""
+    values, places = pre.topk(k, dim=-1, sorted=False)
+    return torch.zeros_like(pre).scatter(-1, places, values.relu())
+
+
+def _batch_topk(pre: Float[Tensor, "*b f"], k: int) -> Float[Tensor, "*b f"]:
+    """The k largest a row on average, over all rows together, where positive, and zeros."""
+    return _topk(pre.flatten(), k * pre[..., 0].numel()).view_as(pre)

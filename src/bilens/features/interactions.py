@@ -1,0 +1,303 @@
+"""A bilinear layer in feature space: how every output feature is made of pairs of input features, nothing dropped.
+
+A latent of the outputs is pre_o = reads_o · m(x) + offset_o. An input is x = base + Σ_f a_f w_f + e, where e is what its
+dictionary leaves. With ã = (1, a) and W̃ of rows base, w_1, w_2, …, x = W̃ᵀ ã + e, so that
+
+    pre(x) = T'(ã, ã) + 2 S'(W̃ᵀ ã, e) + S'(e, e),        T'_oab = Σ reads_ok T_kij W̃_ai W̃_bj + offset_o [a = b = 0]
+
+exactly, with S' the symmetric part over x. T' is a CP of rank h + 1. Its blocks over ã are a constant (0,0), a linear part
+(0,f) + (f,0) and the quadratic part (f,g). A layer with biases is a tensor over x̃ = (1, x): then W̃ has rows (1, base) and
+(0, w_f), and e becomes (0, e). Source: maths of feature construction, after Sharkey, arXiv:2305.03452, section 4.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bilens.algebra import CP, Factored
+from bilens.algebra.affine import constant
+from bilens.base.errors import ArgumentError, ShapeError
+from bilens.base.numerics import dtype_name, is_whole, require_finite
+from bilens.base.records import Record
+from bilens.base.results import Result
+from bilens.decompose import TopEntries, top_entries
+from bilens.features.dictionary import Dictionary
+from bilens.features.forms import FeatureForm, quadratic_over
+from bilens.features.pairs import feature_name
+
+PARTS = ("constant", "linear", "self", "cross", "error", "features × error", "error × error")
+BLOCK = 512  # features whose own squares are held at once, h numbers each
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Explanation(Result):
+    """Pre-activations of output features on real inputs, each as a sum of parts: ``parts`` (n, feature, part).
+
+    The parts are those of ``PARTS``: the constant; linear in the latents; their squares ("self"); products of two
+    ("cross"); and with what the dictionary leaves of x: alone with the base and biases ("error"), with the latents, with
+    itself. ``truth`` (n, feature): the pre-activation from the layer itself.
+    """
+
+    features: tuple[int, ...]
+    names: tuple[str, ...]
+    parts: Float[Tensor, "n m p"]
+    truth: Float[Tensor, "n m"]
+
+    @property
+    def total(self) -> Float[Tensor, "n m"]:
+        """The sum of all parts."""
+        return self.parts.sum(-1)
+
+    @property
+    def error(self) -> float:
+        """The largest |total − truth|, over the largest part."""
+        largest = float(self.parts.abs().max()) if self.parts.numel() else 0.0
+        return float((self.total - self.truth).abs().max()) / largest if largest else 0.0
+
+    def summary(self) -> str:
+        n, m, _ = self.parts.shape
+        return f"{m} features on {n} inputs in {len(PARTS)} parts; they sum to the layer's own but for {self.error:.2g}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [
+            {"input": n, "feature": name} | dict(zip(PARTS, parts, strict=True)) | {"total": sum(parts), "truth": truth}
+            for n, (one, truths) in enumerate(zip(self.parts.tolist(), self.truth.tolist(), strict=True))
+            for name, parts, truth in zip(self.names, one, truths, strict=True)
+        ]
+
+    def figure(self) -> dict[str, Any]:
+        means = self.parts.abs().mean(0).mT.tolist()
+        bars = [{"type": "bar", "name": part, "x": list(self.names), "y": y} for part, y in zip(PARTS, means, strict=True)]
+        return {"data": bars, "layout": {"barmode": "stack", "yaxis": {"title": {"text": "mean |part|"}}}}
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Interactions(Record):
+    """A layer between two dictionaries: output latents as a tensor over the input latents, kept in factors.
+
+    Fields: ``layer``: the CP over x or (1, x). ``reads`` (f_out, o), ``offset`` (f_out,): pre = m(x) · readsᵀ + offset.
+    ``writes`` (f_in, i), ``base`` (i,): x = base + a · writes + e. ``inputs``: the dictionary that encodes x, where there is
+    one. ``out_names``, ``in_names``: of the features, or nothing.
+    """
+
+    layer: CP
+    reads: Float[Tensor, "f_out o"]
+    offset: Float[Tensor, " f_out"]
+    writes: Float[Tensor, "f_in i"]
+    base: Float[Tensor, " i"]
+    inputs: Dictionary | None
+    out_names: tuple[str, ...]
+    in_names: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(f_out, f_in, f_in)."""
+        return len(self.reads), len(self.writes), len(self.writes)
+
+    @property
+    def biased(self) -> bool:
+        """Whether the layer is a tensor over (1, x)."""
+        return self.layer.shape[1] == self.writes.shape[1] + 1
+
+    @cached_property
+    def tensor(self) -> CP:
+        """The layer in feature space, over (1, a): a CP of rank h + 1. T'((1, a)) + the error's parts = pre(x).
+
+        Cost h (o f_out + 2 i f_in) once; memory h (f_out + 2 f_in).
+        """
+        rows = torch.cat([self.base[None], self.writes])
+        if self.biased:
+            rows = torch.cat([torch.zeros_like(rows[:, :1]), rows], 1)
+            rows[0, 0] = 1
+        return self.layer.map(out=self.reads, left=rows, right=rows) + constant(self.offset, len(rows))
+
+    @cached_property
+    def constant(self) -> Float[Tensor, " f_out"]:
+        """What output latents are where no input latent is active: reads · T(base, base) + offset, biases included."""
+        left, right = self._hidden(self.base, True)
+        return (left * right) @ self._out.mT + self.offset
+
+    @cached_property
+    def linear(self) -> Factored:
+        """(f_out, f_in) in factors of rank h: 2 reads S(base, w_f)."""
+        left, right = self._hidden(self.base, True)
+        into_left, into_right = self._hidden(self.writes, False)
+        return Factored(self._out, (into_right * left + into_left * right).mT)
+
+    @cached_property
+    def quadratic(self) -> CP:
+        """T over pairs of input latents: reads_o T(w_f, w_g), a CP of rank h. Only its symmetric part acts."""
+        left, right = self._hidden(self.writes, False)
+        return CP(self._out, left.mT, right.mT)
+
+    def of(self, feature: int) -> FeatureForm:
+        """How output latent ``feature`` is made of pairs of input latents. Cost h (o + 2 i) + f_in i.
+
+        Errors: ArgumentError for an index out of range; NotFiniteError.
+        """
+        (feature,) = self._require((feature,))
+        whole = self.layer.interaction(self.reads[feature])
+        left, right = self._hidden(self.base, True)
+        weights = whole.weights
+        form = quadratic_over(whole, self.writes.shape[1])
+        slope = (weights * right) @ self._without_one(self.layer.left) + (weights * left) @ self._without_one(
+            self.layer.right
+        )
+        value = (weights * left * right).sum() + self.offset[feature]
+        name = f"output {feature_name(self.out_names, feature)}"
+        writes = self.writes.to(form.dtype)
+        return FeatureForm(feature, name, form, writes, value, self.writes @ slope, self.in_names)
+
+    def explain(
+        self, features: int | Sequence[int], x: Float[Tensor, "n i"], a: Float[Tensor, "n f_in"] | None = None
+    ) -> Explanation:
+        """The pre-activations of output ``features`` on inputs ``x``, in parts that sum to them exactly.
+
+        ``a``: the input latents, where they are not what ``inputs`` encodes. Cost per input h (2 i + o) and a few h m, and
+        2 h i + n h for each latent active on any. Memory n h, and ``BLOCK`` h.
+        Errors: ArgumentError for an index out of range, or no ``a`` where inputs are rows alone; ShapeError; NotFiniteError.
+        """
+        chosen = self._require((features,) if is_whole(features) else features)
+        a = self._latents(x, a)
+        left, right = self._hidden(self.base, True)
+        ones = a @ self.writes
+        (left_a, right_a), (left_e, right_e) = self._hidden(ones, False), self._hidden(x - self.base - ones, False)
+        own = self._squares(a)
+        hidden = (
+            left * right, left * right_a + left_a * right, own, left_a * right_a - own,
+            left * right_e + left_e * right, left_a * right_e + left_e * right_a, left_e * right_e,
+        )  # fmt: skip
+        out = (self.reads[chosen] @ self.layer.out).mT
+        parts = torch.stack([(part @ out).expand(len(x), -1) for part in hidden], -1)
+        parts[..., 0] += self.offset[chosen]
+        return Explanation(
+            features=tuple(chosen),
+            names=tuple(feature_name(self.out_names, f) for f in chosen),
+            parts=parts,
+            truth=self.pre(x)[:, chosen],
+        )
+
+    def pre(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b f_out"]:
+        """The output latents' pre-activations, from the layer itself: reads · m(x) + offset."""
+        whole = torch.cat([torch.ones_like(x[..., :1]), x], -1) if self.biased else x
+        return self.layer(whole) @ self.reads.mT + self.offset
+
+    def top_entries(self, k: int = 20, budget: int | None = None, rows: Sequence[int] | None = None) -> TopEntries:
+        """The ``k`` largest |S_ofg| over all output latents and unordered pairs of input latents: exact, with a certificate.
+
+        Entries of the symmetric part, as in ``FeatureForm.top``: a cross pair's coefficient of a_f a_g is twice its entry.
+        ``budget`` and cost: see ``decompose.top_entries``.
+        """
+        names = {"out": self.out_names, "left": self.in_names, "right": self.in_names}
+        given = {mode: of for mode, of in names.items() if of}
+        return top_entries(self.quadratic, k, rows, given or None, symmetric=True, budget=budget)
+
+    @cached_property
+    def _out(self) -> Float[Tensor, "f_out h"]:
+        return self.reads @ self.layer.out
+
+    def _without_one(self, factor: Float[Tensor, "h j"]) -> Float[Tensor, "h i"]:
+        return factor[:, 1:] if self.biased else factor
+
+    def _hidden(self, x: Float[Tensor, "*b i"], one: bool) -> tuple[Float[Tensor, "*b h"], Float[Tensor, "*b h"]]:
+        """L x̃ and R x̃, the constant coordinate of x̃ being 1 or 0."""
+        left, right = (x @ self._without_one(side).mT for side in (self.layer.left, self.layer.right))
+        return (left + self.layer.left[:, 0], right + self.layer.right[:, 0]) if one and self.biased else (left, right)
+
+    def _squares(self, a: Float[Tensor, "n f"]) -> Float[Tensor, "n h"]:
+        """Σ_f a_f² (l_h · w_f)(r_h · w_f), a block of the active latents at a time."""
+        active = a.ne(0).any(0).nonzero()[:, 0]
+        total = a.new_zeros(len(a), self.layer.rank)
+        for block in active.split(BLOCK):
+            left, right = self._hidden(self.writes[block], False)
+            total = total + a[:, block].square() @ (left * right)
+        return total
+
+    def _latents(self, x: Tensor, a: Tensor | None) -> Float[Tensor, "n f_in"]:
+        n_in, width = self.writes.shape
+        if x.ndim != 2 or x.shape[1] != width or x.dtype != self.layer.dtype:
+            must = f"be (n, {width}) in {dtype_name(self.layer.dtype)}"
+            raise ShapeError("x", must=must, got=f"{tuple(x.shape)} in {dtype_name(x.dtype)}")
+        if a is None:
+            if self.inputs is None:
+                todo = "Pass a=, or a Dictionary to interactions."
+                raise ArgumentError("explain(a=)", must="be given where the inputs are rows", got=None, todo=todo)
+            a = self.inputs.encode(x)
+        elif a.shape != (len(x), n_in) or a.dtype != x.dtype:
+            must = f"be ({len(x)}, {n_in}) in {dtype_name(x.dtype)}"
+            raise ShapeError("explain(a=)", must=must, got=f"{tuple(a.shape)} in {dtype_name(a.dtype)}")
+        require_finite("explain", x=x, a=a)
+        return a
+
+    def _require(self, features: Any) -> list[int]:
+        return require_features(features, len(self.reads))
+
+    def __repr__(self) -> str:
+        return f"<Interactions: {self.shape[0]} output features over pairs of {self.shape[1]}, rank {self.layer.rank}>"
+
+
+def require_features(features: Sequence[int] | Int[Tensor, " n"], size: int) -> list[int]:
+    """The numbers of output features. Errors: ArgumentError unless each is one of 0 … size − 1, and there is one."""
+    chosen = features.tolist() if isinstance(features, Tensor) else list(features)
+    wrong = [f for f in chosen if not is_whole(f) or not 0 <= f < size]
+    if wrong or not chosen:
+        raise ArgumentError("feature", must=f"be a whole number from 0 to {size - 1}", got=wrong[0] if wrong else "none")
+    return [int(f) for f in chosen]
+
+
+def interactions(
+    T: CP,
+    outputs: Dictionary | Float[Tensor, "f_out o"],
+    inputs: Dictionary | Float[Tensor, "f_in i"],
+    *,
+    out_names: Sequence[str] = (),
+    in_names: Sequence[str] = (),
+) -> Interactions:
+    """The layer ``T`` in feature space: its output latents over pairs of input latents, constants and biases included.
+
+    ``T`` is over x, or over (1, x) for a layer with biases. ``outputs``: a dictionary of what the layer writes, or rows
+    (f_out, o) that read it. ``inputs``: a dictionary of what the layer reads, or rows (f_in, i) that write it (base 0).
+    Nothing is computed until it is asked for. Errors: ShapeError for a dictionary of another width, dtype or device;
+    ArgumentError for names that do not fit; NotFiniteError for NaN weights, in T or in a dictionary.
+    """
+    one, two = T.shape[1], T.shape[2]
+    if one != two:
+        raise ShapeError("interactions(T)", must="have left and right of one size", got=T.shape)
+    reads, offset = read_by(outputs, T)
+    writes = inputs.writes if isinstance(inputs, Dictionary) else inputs
+    if writes.ndim != 2 or not len(writes) or writes.shape[1] not in (one, one - 1):
+        must = f"write {one}, or {one - 1} where T is over (1, x)"
+        raise ShapeError("interactions(inputs)", must=must, got=f"one of {tuple(writes.shape)}")
+    require_like("interactions(inputs)", writes, T)
+    base = inputs.base if isinstance(inputs, Dictionary) else torch.zeros_like(writes[0])
+    require_finite("interactions", out=T.out, left=T.left, right=T.right, writes=writes, base=base)
+    for who, names, size in (("out_names", out_names, len(reads)), ("in_names", in_names, len(writes))):
+        if names and len(names) != size:
+            raise ArgumentError(who, must=f"name all {size} features", got=len(names))
+    encoder = inputs if isinstance(inputs, Dictionary) else None
+    return Interactions(T, reads, offset, writes, base, encoder, tuple(out_names), tuple(in_names))
+
+
+def read_by(
+    outputs: Dictionary | Float[Tensor, "f_out o"], T: CP
+) -> tuple[Float[Tensor, "f_out o"], Float[Tensor, " f_out"]]:
+    """What output latents read of what ``T`` writes, and their offsets. Errors: ShapeError, NotFiniteError."""
+    reads = outputs.reads if isinstance(outputs, Dictionary) else outputs
+    if reads.ndim != 2 or not len(reads) or reads.shape[1] != T.shape[0]:
+        raise ShapeError("interactions(outputs)", must=f"read {T.shape[0]}", got=f"one of {tuple(reads.shape)}")
+    require_like("interactions(outputs)", reads, T)
+    offset = outputs.offset if isinstance(outputs, Dictionary) else torch.zeros_like(reads[:, 0])
+    require_finite("interactions", reads=reads, offset=offset)
+    return reads, offset
+
+
+def require_like(who: str, tensor: Tensor, T: CP) -> None:
+    """Raise ShapeError unless ``tensor`` is of T's dtype and device."""
+    if (tensor.dtype, tensor.device) != (T.dtype, T.device):
+        must, got = (f"be {dtype_name(t.dtype)} on {t.device}" for t in (T, tensor))
+        raise ShapeError(who, must=f"{must} like T", got=got.removeprefix("be "), todo="Use .to(...) on either.")

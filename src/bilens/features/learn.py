@@ -1,0 +1,213 @@
+"""How a dictionary is learned: a plain loop over batches of activations, which stream by and are never all held.
+
+x is scaled to mean square 1 (undone in the end), b_dec starts at its mean, W_enc as the transpose of W_dec, whose rows are
+of unit length throughout. The loss is the mean squared error over the variance, and by architecture
+
+    batchtopk, topk   nothing: k latents are kept, over the batch or of each row. Latents that have not been active for long
+                      learn to write what the others miss (AuxK: Gao et al., arXiv:2406.04093, section 2.3)
+    standard          sparsity · Σ a
+    jumprelu          sparsity · number of active latents, whose gradient is the threshold's through a kernel of width
+                      ``KERNEL`` around it (Rajamanoharan et al., arXiv:2407.14435, section 3)
+
+A batchtopk dictionary ends as jumprelu: its threshold is the running mean of the smallest value kept in a batch
+(Bussmann et al., arXiv:2412.06410).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bilens.base.errors import ArgumentError, ConfigError
+from bilens.base.numerics import require_finite
+from bilens.features.dictionary import Dictionary
+
+LEARNED = ("batchtopk", "topk", "jumprelu", "standard")
+FIRST = 16  # batches that scale and mean are taken from
+DEAD = 200  # steps without being active after which a latent counts as dead
+AUX = 1 / 32  # weight of what dead latents miss
+KERNEL = 0.05  # of the scaled activations' root mean square
+
+
+@dataclass(frozen=True)
+class DictionaryRecipe:
+    """All that decides a dictionary but the activations. ``expansion``: latents for each dimension that is read.
+
+    ``k``: latents kept a row, for topk and batchtopk. ``sparsity``: weight of the penalty, for the other two.
+    """
+
+    architecture: str = "batchtopk"
+    expansion: int = 8
+    k: int = 30
+    sparsity: float = 1e-3
+    steps: int = 5000
+    batch_size: int = 2048
+    learning_rate: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.architecture not in LEARNED:
+            raise ConfigError("architecture", must=f"be one of {', '.join(LEARNED)}", got=repr(self.architecture))
+        for name in ("expansion", "k", "steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(name, must="be at least 1", got=getattr(self, name))
+        for name in ("sparsity", "learning_rate"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(name, must="be finite and ≥ 0", got=getattr(self, name))
+
+
+def learn(
+    batches: Iterable[Float[Tensor, "n d"]],
+    how: DictionaryRecipe,
+    hook: str = "",
+    progress: Callable[[int, int, dict[str, float]], Any] | None = None,
+) -> Dictionary:
+    """A dictionary of what ``batches`` holds, one batch a step, ``how.steps`` of them.
+
+    ``progress`` hears of (step, steps, figures: loss, L0, dead). Cost of a step: 12 n d f operations; memory 4 n f numbers.
+    Errors: ArgumentError where the batches end early; NotFiniteError for activations or weights that are not finite.
+    """
+    stream = iter(batches)
+    first = list(islice(stream, min(FIRST, how.steps)))
+    if not first:
+        raise ArgumentError("activations", must="hold at least one batch", got="none")
+    learner = _Learner(torch.cat(first), how)
+    optimiser = torch.optim.Adam(learner.parameters(), how.learning_rate, betas=(0.9, 0.99))
+    rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, how.steps))
+    for step in range(how.steps):
+        x = first[step] if step < len(first) else next(stream, None)
+        if x is None:
+            todo = "Pass more activations, or go over them again."
+            raise ArgumentError("activations", must=f"last for {how.steps} steps", got=f"{step} batches", todo=todo)
+        loss, active = learner(x)
+        optimiser.zero_grad()
+        loss.backward()
+        learner.aim()
+        optimiser.step()
+        learner.unit()
+        rate.step()
+        if progress is not None and (step % 50 == 49 or step + 1 == how.steps):
+            figures = {"loss": float(loss.detach()), "L0": float(active), "dead": float(learner.dead.float().mean())}
+            progress(step + 1, how.steps, figures)
+    return learner.dictionary(hook)
+
+
+class _Learner(nn.Module):
+    """The parameters while they are learned, on scaled activations."""
+
+    def __init__(self, x: Float[Tensor, "n d"], how: DictionaryRecipe) -> None:
+        super().__init__()
+        require_finite("learn", activations=x)
+        self.how, d = how, x.shape[1]
+        self.scale = float(x.double().square().mean().sqrt()) or 1.0
+        generator = torch.Generator().manual_seed(how.seed)
+        rows = torch.randn(how.expansion * d, d, generator=generator).to(x)
+        self.W_dec = nn.Parameter(rows / rows.norm(dim=1, keepdim=True))
+        self.W_enc = nn.Parameter(self.W_dec.detach().mT.clone())
+        self.b_enc = nn.Parameter(torch.zeros_like(self.W_dec[:, 0]))
+        self.b_dec = nn.Parameter(x.mean(0) / self.scale)
+        self.log_threshold = nn.Parameter(torch.full_like(self.b_enc, 0.1).log(), how.architecture == "jumprelu")
+        self.variance = float(((x / self.scale - self.b_dec.detach()).square()).sum(-1).mean()) or 1.0
+        self.asleep = torch.zeros_like(self.b_enc, dtype=torch.int64)  # steps since a latent was last active
+        self.least = 0.0  # running mean of the smallest value kept
+
+    @property
+    def dead(self) -> Tensor:
+        return self.asleep >= DEAD
+
+    def forward(self, x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The loss, and how many latents are active a row."""
+        x = x / self.scale
+        pre = (x - self.b_dec) @ self.W_enc + self.b_enc
+        a, penalty = self.sparse(pre)
+        missed = x - a @ self.W_dec - self.b_dec
+        loss = missed.square().sum(-1).mean() / self.variance + penalty + AUX * self.waking(pre, missed.detach())
+        active = a.detach() > 0
+        self.asleep = torch.where(active.any(0), 0, self.asleep + 1)
+        return loss, active.sum() / len(x)
+
+    def sparse(self, pre: Float[Tensor, "n f"]) -> tuple[Float[Tensor, "n f"], Tensor | float]:
+        match self.how.architecture:
+            case "topk":
+                values, at = pre.topk(min(self.how.k, pre.shape[1]), dim=-1)
+                return torch.zeros_like(pre).scatter(-1, at, values.relu()), 0.0
+            case "batchtopk":
+                positive = pre.relu()
+                kept = min(self.how.k * len(pre), pre.numel())
+                least = float(positive.detach().flatten().kthvalue(pre.numel() - kept + 1).values) if kept else 0.0
+                self.least = least if not self.least else 0.99 * self.least + 0.01 * least
+                return positive * (positive >= least), 0.0
+            case "jumprelu":
+                a, on = _Jump.apply(pre, self.log_threshold.exp())  # type: ignore[misc]
+                return a, self.how.sparsity * on.sum(-1).mean()
+        a = pre.relu()
+        return a, self.how.sparsity * a.sum(-1).mean()  # rows of W_dec are of unit length
+
+    def waking(self, pre: Float[Tensor, "n f"], missed: Float[Tensor, "n d"]) -> Tensor | float:
+        """How badly dead latents write what the others miss: what gives them a gradient."""
+        dead = self.dead.nonzero()[:, 0]
+        if not len(dead):
+            return 0.0
+        values, at = pre[:, dead].topk(min(len(dead), 2 * self.how.k), dim=-1)
+        a = torch.zeros(len(pre), len(dead)).to(pre).scatter(-1, at, values.relu())
+        off = (missed - a @ self.W_dec[dead]).square().sum(-1).mean()
+        return off / missed.square().sum(-1).mean().clamp(min=1e-12)
+
+    @torch.no_grad()
+    def aim(self) -> None:
+        """Take from the gradient of W_dec what would only change the length of its rows."""
+        grad = self.W_dec.grad
+        assert grad is not None
+        grad -= (grad * self.W_dec).sum(-1, keepdim=True) * self.W_dec
+
+    @torch.no_grad()
+    def unit(self) -> None:
+        self.W_dec /= self.W_dec.norm(dim=1, keepdim=True).clamp(min=1e-12)
+
+    @torch.no_grad()
+    def dictionary(self, hook: str) -> Dictionary:
+        """As values for activations as they are: biases and thresholds scaled back."""
+        require_finite("the dictionary", **dict(self.named_parameters()))
+        kind, tensors = self.how.architecture, {}
+        if kind == "jumprelu":
+            tensors["threshold"] = self.log_threshold.exp() * self.scale
+        if kind == "batchtopk":
+            kind, tensors["threshold"] = "jumprelu", torch.full_like(self.b_enc, self.least) * self.scale
+        return Dictionary(
+            W_enc=self.W_enc.detach().clone(),
+            W_dec=self.W_dec.detach().clone(),
+            b_enc=self.b_enc.detach() * self.scale,
+            b_dec=self.b_dec.detach() * self.scale,
+            **tensors,
+            architecture=kind,
+            k=self.how.k if kind == "topk" else None,
+            hook=hook,
+            centred=True,
+        )
+
+
+class _Jump(torch.autograd.Function):
+    """pre where it is above the threshold, and whether it is; gradients to the threshold through a box of width KERNEL."""
+
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(pre, threshold)
+        on = (pre > threshold).to(pre)
+        return pre.relu() * on, on
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        pre, threshold = ctx.saved_tensors
+        of_a, of_on = grads
+        near = ((pre - threshold).abs() < KERNEL / 2).to(pre) / KERNEL
+        return of_a * (pre > threshold), -((of_a * threshold + of_on) * near).sum(0)
+
+
+def _rate(step: int, steps: int) -> float:
+    """Of the learning rate: up over the first 2 %, flat, and down to nothing over the last third."""
+    up, down = max(1, steps // 50), max(1, steps // 3)
+    return min(1.0, (step + 1) / up, (steps - step) / down)

@@ -1,0 +1,261 @@
+"""SAELens's folders: cfg.json and sae_weights.safetensors, read and written without it.
+
+What would change the mathematics and is not understood is refused by name; what is about a run or a model is kept.
+Three things are folded on reading, each exactly: rescale_acts_by_decoder_norm (top-k of pre·‖W_dec‖, decoded by rows of
+norm 1, is the top-k of an encoder scaled by these norms), a batchtopk run's one threshold (its latents' thresholds are
+all that), and a scaling_factor of ones (nothing).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bilens.base.errors import ArgumentError, ConfigError, FileError
+from bilens.base.files import atomic_write
+from bilens.base.numerics import TOLERANCE, dtype_name, is_whole
+
+CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+VERSION = "6.0.0"  # of the layout written; SAELens takes a folder without one for its older layout
+
+_PLAIN = ("W_enc", "W_dec", "b_enc", "b_dec")
+TENSORS: dict[str, tuple[str, ...]] = {
+    "standard": _PLAIN,
+    "topk": _PLAIN,
+    "batchtopk": _PLAIN,
+    "jumprelu": (*_PLAIN, "threshold"),
+    "gated": ("W_enc", "W_dec", "b_dec", "b_gate", "r_mag", "b_mag"),
+    "transcoder": _PLAIN,
+    "skip_transcoder": (*_PLAIN, "W_skip"),
+    "jumprelu_transcoder": (*_PLAIN, "threshold"),
+    "jumprelu_skip_transcoder": (*_PLAIN, "threshold", "W_skip"),
+}
+"""The architectures, by SAELens's names, and the tensors of each."""
+
+BATCHED = ("batchtopk", "matryoshka_batchtopk")  # runs in progress; finished ones lie there as jumprelu
+
+# Of where a dictionary comes from: in version 6 these lie in "metadata", where any key may; before, beside the others.
+PROVENANCE = {
+    "context_size", "dataset_path", "dataset_trust_remote_code", "exclude_special_tokens", "hf_hook_name",
+    "hf_hook_name_out", "hook_layer", "hook_layer_out", "hook_name", "hook_name_out", "model_class_name",
+    "model_from_pretrained_kwargs", "model_name", "neuronpedia_id", "prepend_bos", "sae_lens_training_version",
+    "sae_lens_version", "seqpos_slice",
+}  # fmt: skip
+# How it was trained, which a training checkpoint says beside its shape.
+RECIPE = {
+    "aux_loss_coefficient", "decoder_init_norm", "jumprelu_bandwidth", "jumprelu_init_threshold",
+    "jumprelu_sparsity_loss_mode", "jumprelu_ste_to_input", "jumprelu_tanh_scale", "l0_coefficient", "l0_warm_up_steps",
+    "l1_coefficient", "l1_warm_up_steps", "lp_norm", "matryoshka_widths", "pre_act_loss_coefficient", "target_l0",
+    "topk_threshold_lr", "use_matryoshka_aux_loss", "use_sparse_activations",
+}  # fmt: skip
+SHAPE = {"architecture", "d_in", "d_out", "d_sae", "device", "dtype", "apply_b_dec_to_input", "k", "metadata"}
+# Keys that may hold nothing but these values: any other makes other mathematics.
+ONLY: dict[str, tuple[Any, ...]] = {
+    "normalize_activations": ("none", None, False),
+    "reshape_activations": ("none", None),
+    "hook_head_index": (None,),
+    "hook_head_index_out": (None,),
+    "finetuning_scaling_factor": (False, None),
+    "rescale_acts_by_decoder_norm": (False, True),
+    "apply_b_dec_to_input": (True, False),
+    "activation_fn": ("relu",),
+}
+OLD_NAMES: dict[str, str] = {
+    "hook_point": "hook_name",
+    "hook_point_layer": "hook_layer",
+    "hook_point_head_index": "hook_head_index",
+    "activation_fn_str": "activation_fn",
+}
+
+
+def is_transcoder(architecture: str) -> bool:
+    """Whether it writes another place than it reads."""
+    return architecture.endswith("transcoder")
+
+
+def write(folder: Path, tensors: dict[str, Tensor], fields: dict[str, Any]) -> None:
+    """Write both files: whole beside their places first, then each over its own, cfg.json last."""
+    kept = {name: (t.mT if name == "W_skip" else t).detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    try:
+        text = json.dumps(_config(kept, fields), indent=2)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError("Dictionary.meta", must="hold what JSON can", got=str(error)) from error
+    with atomic_write(folder / CONFIG) as config, atomic_write(folder / WEIGHTS) as weights:
+        config.write_text(text, encoding="utf-8")
+        try:
+            save_file(kept, weights, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise FileError(str(folder / WEIGHTS), must="be writable", got=str(error)) from error
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What a Dictionary is made of, by its fields' names. Errors: as ``Dictionary.load``."""
+    config = _known(folder, _modern(_read_config(folder / CONFIG)))
+    tensors = _read_weights(folder / WEIGHTS, config["dtype"])
+    if config["architecture"] in BATCHED:
+        _settle(config, tensors)
+    _require_tensors(folder, config, tensors)
+    if config.pop("rescale_acts_by_decoder_norm", False):
+        _rescale(folder, tensors)
+    if "W_skip" in tensors:
+        tensors["W_skip"] = tensors["W_skip"].mT.contiguous()
+    return {"b_enc": None, **tensors, **_fields(config)}
+
+
+def _config(tensors: dict[str, Tensor], fields: dict[str, Any]) -> dict[str, Any]:
+    """cfg.json, as SAELens 6 lays it out."""
+    kind, meta = fields["architecture"], fields["meta"]
+    (d_in, d_sae), d_out = tensors["W_enc"].shape, tensors["W_dec"].shape[1]
+    metadata: dict[str, Any] = {"sae_lens_version": VERSION, **meta.get("metadata", {}), "hook_name": fields["hook"]}
+    if is_transcoder(kind):
+        metadata["hook_name_out"] = fields["hook_out"]
+    if kind == "batchtopk":
+        metadata |= {"training_architecture": kind, "training_architecture_details": {"k": fields["k"]}}
+    return {
+        **{name: value for name, value in meta.items() if name != "metadata"},
+        "architecture": "jumprelu" if kind == "batchtopk" else kind,
+        "d_in": d_in,
+        "d_sae": d_sae,
+        **({"d_out": d_out} if is_transcoder(kind) else {}),
+        **({"k": fields["k"], "rescale_acts_by_decoder_norm": False} if kind == "topk" else {}),
+        "dtype": dtype_name(tensors["W_enc"].dtype),
+        "device": "cpu",
+        "apply_b_dec_to_input": fields["centred"],
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": metadata,
+    }
+
+
+def _fields(config: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a Dictionary that are no tensors; what no field holds goes to ``meta``."""
+    kind, metadata = config["architecture"], dict(config["metadata"])
+    places = {name: metadata.pop(name, None) or "" for name in ("hook_name", "hook_name_out")}
+    kept = {name: value for name, value in config.items() if name not in SHAPE and name not in ONLY}
+    return {
+        "architecture": kind,
+        "k": config.get("k") if kind == "topk" else None,
+        "hook": places["hook_name"],
+        "hook_out": places["hook_name_out"] if is_transcoder(kind) else "",
+        "centred": config.get("apply_b_dec_to_input", not is_transcoder(kind)),  # as SAELens does where it is not said
+        "meta": {**kept, "metadata": metadata},
+    }
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileError(
+            str(path), must="be there", got="no such file", todo=f"A dictionary is a folder of {CONFIG} and {WEIGHTS}."
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileError(str(path), must="be undamaged JSON", got=str(error)) from error
+    if not isinstance(config, dict) or not isinstance(config.get("metadata", {}), dict):
+        raise FileError(str(path), must="hold an object, and its metadata another", got=type(config).__name__)
+    return config
+
+
+def _read_weights(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors in the dtype of cfg.json, as SAELens casts them."""
+    if not path.is_file():
+        raise FileError(str(path), must="be there", got="no such file", todo=f"A dictionary is {CONFIG} and {WEIGHTS}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name).to(dtype) for name in file.keys()}
+    except (SafetensorError, ValueError, OSError) as error:
+        raise FileError(str(path), must="be an undamaged safetensors file", got=str(error)) from error
+    factor = tensors.get("scaling_factor")
+    if factor is not None and bool((factor == 1).all()):
+        del tensors["scaling_factor"]
+    return tensors
+
+
+def _modern(config: dict[str, Any]) -> dict[str, Any]:
+    """A cfg.json of SAELens before 6, where a place lay beside the sizes, in the layout of 6."""
+    version = str(config.get("sae_lens_version") or config.get("metadata", {}).get("sae_lens_version") or "0")
+    if version.split(".")[0].isdigit() and int(version.split(".")[0]) >= 6:
+        return config
+    lying: dict[str, Any] = {**config.pop("metadata", {}), **config}
+    flat: dict[str, Any] = {OLD_NAMES.get(name, name): value for name, value in lying.items()}
+    kwargs = flat.pop("activation_fn_kwargs", None)
+    if flat.get("activation_fn") == "topk":  # SAELens's top-k ends in a relu
+        flat |= {"architecture": "topk", "k": kwargs.get("k") if isinstance(kwargs, dict) else None, "activation_fn": "relu"}
+    if "hook_z" in str(flat.get("hook_name")):
+        flat.setdefault("reshape_activations", "hook_z")
+    metadata = {name: flat.pop(name) for name in sorted(PROVENANCE & set(flat))}
+    return {"architecture": "standard", **flat, "metadata": {**metadata, "sae_lens_version": VERSION}}
+
+
+def _known(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """``config`` once every key of it is understood, its dtype as torch's."""
+    who = str(folder / CONFIG)
+    kind = config.get("architecture")
+    if not isinstance(kind, str) or kind not in (*TENSORS, *BATCHED):
+        raise ConfigError(f"{who}: architecture", must=f"be one of {', '.join(TENSORS)}", got=repr(kind))
+    metadata = config.setdefault("metadata", {})
+    if unknown := sorted(set(config) - SHAPE - RECIPE - PROVENANCE - set(ONLY)):
+        raise ConfigError(
+            who,
+            must="have known keys only",
+            got=", ".join(unknown),
+            todo="Remove from the file what does not change what the dictionary computes.",
+        )
+    if config.get("rescale_acts_by_decoder_norm") and kind not in ("topk", *BATCHED):
+        raise ConfigError(f"{who}: rescale_acts_by_decoder_norm", must=f"be false for {kind}", got="true")
+    for name, allowed in ONLY.items():
+        written = [json.dumps(value) for value in allowed]  # in Python 0 is False, there it is not
+        for value in (json.dumps(place[name]) for place in (config, metadata) if name in place):
+            if value not in written:
+                raise ConfigError(f"{who}: {name}", must=f"be {' or '.join(written)}", got=value)
+    for name in ("d_in", "d_sae", *(("d_out",) if is_transcoder(kind) else ())):
+        if not is_whole(config.get(name)):
+            raise ConfigError(f"{who}: {name}", must="be a whole number", got=json.dumps(config.get(name)))
+    for name in ("hook_name", "hook_name_out"):
+        if not isinstance(metadata.get(name) or "", str):
+            raise ConfigError(f"{who}: {name}", must="be a text", got=json.dumps(metadata[name]))
+    dtypes = {dtype_name(dtype): dtype for dtype in TOLERANCE}
+    named = str(config.get("dtype", "float32")).removeprefix("torch.")
+    if named not in dtypes:
+        raise ConfigError(f"{who}: dtype", must=f"be one of {', '.join(dtypes)}", got=named)
+    return {**config, "dtype": dtypes[named]}
+
+
+def _settle(config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """A batchtopk run as the jumprelu dictionary it ends as: every latent's threshold is the run's one."""
+    config["architecture"] = "jumprelu"
+    if "b_enc" in tensors and "topk_threshold" in tensors and tensors["topk_threshold"].ndim == 0:
+        tensors["threshold"] = torch.ones_like(tensors["b_enc"]) * tensors.pop("topk_threshold")
+
+
+def _rescale(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Fold the norms of W_dec's rows into the encoder."""
+    norms = tensors["W_dec"].norm(dim=-1)
+    if not bool((norms > 0).all()):
+        raise FileError(
+            str(folder / WEIGHTS),
+            must="have no zero row in W_dec where rescale_acts_by_decoder_norm is true",
+            got=f"{int((~(norms > 0)).sum())} such rows",
+        )
+    tensors["W_dec"] = tensors["W_dec"] / norms[:, None]
+    tensors["W_enc"], tensors["b_enc"] = tensors["W_enc"] * norms, tensors["b_enc"] * norms
+
+
+def _require_tensors(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Raise FileError unless the tensors are those of the architecture, in the sizes that cfg.json says."""
+    kind, who = config["architecture"], str(folder / WEIGHTS)
+    missing, extra = sorted(set(TENSORS[kind]) - set(tensors)), sorted(set(tensors) - set(TENSORS[kind]))
+    if missing or extra:
+        got = "; ".join(f"{what} {', '.join(names)}" for what, names in (("no", missing), ("also", extra)) if names)
+        raise FileError(who, must=f"hold {', '.join(TENSORS[kind])}, as {CONFIG} says {kind}", got=got)
+    d_in, latents = config["d_in"], config["d_sae"]
+    d_out = config["d_out"] if is_transcoder(kind) else d_in
+    shapes = {"W_enc": (d_in, latents), "W_dec": (latents, d_out), "b_dec": (d_out,), "W_skip": (d_out, d_in)}
+    for name in TENSORS[kind]:
+        got, shape = tuple(tensors[name].shape), shapes.get(name, (latents,))
+        if got != shape:
+            raise FileError(f"{who}: {name}", must=f"be {shape}, as {CONFIG} says", got=got)

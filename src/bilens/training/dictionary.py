@@ -1,0 +1,163 @@
+"""Training a dictionary of a place in a language model: harvest once to disk, learn from there, measure in the model.
+
+output/about.json, chunk-….safetensors    under ``activations/``: what the place holds, a shard a file; a harvest that was
+                                          stopped goes on
+output/training.json                      model, data, place and recipe, written first; the figures are added at the end
+output/cfg.json, sae_weights.safetensors  the dictionary, in SAELens's format, written last
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from bilens.base.chunks import fingerprint, write_chunks
+from bilens.base.errors import ArgumentError
+from bilens.base.files import write_text
+from bilens.base.records import Record
+from bilens.features import Dictionary, DictionaryRecipe, learn
+from bilens.models import Transformer, activations
+from bilens.nn.hooks import find_place, hooked
+from bilens.training.run import ABOUT, claim
+from bilens.training.text import Blocks, load_text
+
+SHARD = 256  # blocks in a file
+BATCH = 16  # blocks in a forward pass
+HELD = 200  # held-out blocks that the figures are measured on
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Shard(Record):
+    """Activations of some blocks, in order."""
+
+    rows: Float[Tensor, "n d"]
+
+
+def train_dictionary(
+    model: Transformer,
+    source: str,
+    place: str,
+    output: str | Path,
+    how: DictionaryRecipe,
+    *,
+    resume: bool = False,
+    progress: Callable[[str, int, int, dict[str, float]], Any] | None = None,
+) -> Dictionary:
+    """A dictionary of what ``place`` of ``model`` holds on the training part of ``source``, in folder ``output``.
+
+    Activations are harvested to ``output``/activations and read back a shard at a time: never all in memory. ``resume``
+    goes on with a harvest that was stopped. Figures on held-out text end up in training.json (see ``measure``).
+    Errors: ArgumentError for a place that is not there or a model without a tokenizer; FileError for a folder in use.
+    """
+    output, at = Path(output), find_place(place, model.wiring().parts)
+    data = _load(model, source)
+    about = {"data": data.name, "place": at.name, "recipe": asdict(how)}
+    claim(output, about, resume)
+    if (output / "cfg.json").is_file():  # finished before
+        return Dictionary.load(output)
+
+    def heard(what: str) -> Callable[[int, int, dict[str, float]], Any]:
+        return lambda step, of, figures: progress(what, step, of, figures) if progress is not None else None
+
+    files = harvest(model, data.train, place, output / "activations", heard("blocks"))
+    name = f"layers.{at.name[3:].partition('.')[0]}.mlp.{at.side}" if at.name.startswith("mlp") else at.name
+    made = learn(shuffled(files, how.batch_size, how.seed), how, name, heard("steps"))
+    figures = measure(model, made, place, data.valid[:HELD]["input_ids"])
+    made.save(output)
+    write_text(output / ABOUT, json.dumps(about | {"figures": figures}, indent=2) + "\n")
+    return made
+
+
+def harvest(
+    model: Transformer,
+    blocks: Blocks,
+    place: str,
+    folder: Path,
+    progress: Callable[[int, int, dict[str, float]], Any] | None = None,
+) -> list[Path]:
+    """What ``place`` holds at every token of ``blocks``, in files of ``SHARD`` blocks each; those there are kept.
+
+    Memory: one file's rows. Errors: FileError for a folder that holds another model's, text's or place's activations.
+    """
+    starts, reached = range(0, len(blocks), SHARD), 0
+
+    def made(start: int) -> Shard:
+        ids = blocks[start : start + SHARD]["input_ids"]
+        return Shard(torch.cat(list(activations(model, ids.split(BATCH), place))).cpu())
+
+    def done() -> None:
+        nonlocal reached
+        reached = min(reached + SHARD, len(blocks))
+        if progress is not None:
+            progress(reached, len(blocks), {})
+
+    tokens = torch.from_numpy(blocks.tokens.astype("int64"))
+    about = {"activations of": fingerprint(**dict(model.named_parameters())), "text": fingerprint(tokens=tokens)}
+    return write_chunks(folder, about | {"place": find_place(place, model.wiring().parts).name}, starts, made, done)
+
+
+def shuffled(files: list[Path], batch_size: int, seed: int) -> Iterator[Float[Tensor, "n d"]]:
+    """Batches of rows, over and over: files in random order, rows of two files mixed with each other."""
+    generator = torch.Generator().manual_seed(seed)
+    kept: Tensor | None = None
+    while True:
+        for n in torch.randperm(len(files), generator=generator).tolist():
+            rows = Shard.load(files[n]).rows
+            rows = rows if kept is None else torch.cat([kept, rows])
+            rows = rows[torch.randperm(len(rows), generator=generator)]
+            use = len(rows) // 2 if len(files) > 1 else len(rows)
+            use -= use % batch_size if use >= batch_size else 0
+            yield from rows[:use].split(batch_size)
+            kept = rows[use:] if len(files) > 1 else None
+
+
+@torch.no_grad()
+def measure(model: Transformer, dictionary: Dictionary, place: str, ids: Int[Tensor, "b t"]) -> dict[str, float]:
+    """What a dictionary is worth on ``ids``: L0, explained variance, latents that are never active, and loss recovered.
+
+    Explained variance is 1 − Σ‖x − x̂‖² / Σ‖x − mean‖². Loss recovered is (Z − L) / (Z − M) of the model's own loss M, its
+    loss L with the reconstruction in the place of x, and Z with zeros there.
+    """
+    at = find_place(place, model.wiring().parts)
+    dictionary.require_fits("dictionary", width=model.config.hidden_size)
+    dictionary = dictionary.to(model.device, model.dtype)
+    x = torch.cat(list(activations(model, ids.split(BATCH), place)))
+    a = torch.cat([dictionary.encode(rows) for rows in x.split(4096)])
+    missed = (x - dictionary.decode(a)).double().square().sum()
+    variance = (x - x.mean(0)).double().square().sum()
+    losses = {
+        "loss": _loss(model, ids, at, None),
+        "loss with reconstruction": _loss(model, ids, at, dictionary),
+        "loss with zeros": _loss(model, ids, at, torch.zeros_like),
+    }
+    worst = losses["loss with zeros"] - losses["loss"]
+    return {
+        "L0": float((a > 0).sum(1).double().mean()),
+        "explained variance": float(1 - missed / variance),
+        "dead": float((a > 0).any(0).logical_not().double().mean()),
+        "loss recovered": (losses["loss with zeros"] - losses["loss with reconstruction"]) / worst if worst else 0.0,
+        **losses,
+        "tokens": len(x),
+    }
+
+
+def _loss(model: Transformer, ids: Tensor, at: Any, instead: Callable[[Tensor], Tensor] | None) -> float:
+    """Nats per predicted token, with ``instead`` of what the place holds in its place."""
+    total = 0.0
+    for batch in ids.split(BATCH):
+        with hooked(model.wiring().parts[at.part].module, at.side, lambda x: None if instead is None else instead(x)):
+            logits = model(input_ids=batch.to(model.device), use_cache=False).logits[:, :-1]
+        total += float(functional.cross_entropy(logits.flatten(0, 1).double(), batch[:, 1:].flatten().to(logits.device)))
+    return total / len(ids.split(BATCH)) if len(ids) else float("nan")
+
+
+def _load(model: Transformer, source: str) -> Any:
+    if model.tokenizer is None:
+        raise ArgumentError("the model", must="have a tokenizer beside it", got="none", todo="Save one into its folder.")
+    return load_text(source, model.tokenizer, model.config.max_position_embeddings)

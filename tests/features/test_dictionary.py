@@ -1,0 +1,420 @@
+"""Dictionaries by hand-written formulas, SAELens's folders there and back, and everything that is refused."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from bilens.base.errors import ArgumentError, ConfigError, FileError, NotFiniteError, ShapeError
+from bilens.base.records import Record
+from bilens.features import Dictionary
+from bilens.features.saelens import TENSORS, is_transcoder
+
+SAVED = [kind for kind in TENSORS if kind != "batchtopk"]  # that one is saved as jumprelu
+
+
+def made(make, kind="standard", d=6, f=10, o=5, k=3, centred=None, **more):
+    """A random dictionary of any architecture."""
+    o = o if is_transcoder(kind) else d
+    shapes = {"W_enc": (d, f), "W_dec": (f, o), "b_dec": (o,), "W_skip": (d, o)}
+    tensors = {name: make.randn(*shapes.get(name, (f,))) for name in TENSORS[kind]}
+    return Dictionary(
+        **{"b_enc": None, **tensors},
+        architecture=kind,
+        k=k if kind in ("topk", "batchtopk") else None,
+        centred=not is_transcoder(kind) if centred is None else centred,
+        hook="layers.1.mlp.input",
+        hook_out="layers.1.mlp.output" if is_transcoder(kind) else "",
+        **more,
+    )
+
+
+def by_hand(D, x):
+    """Latents and output of one x, latent by latent, in plain numbers."""
+    seen, latents = (x - D.b_dec if D.centred else x), []
+    for f in range(D.n_latents):
+        read = float(sum(seen[i] * D.W_enc[i, f] for i in range(D.d_in)))
+        if D.architecture == "gated":
+            latents.append(max(read * float(D.r_mag[f].exp()) + float(D.b_mag[f]), 0.0) * (read + float(D.b_gate[f]) > 0))
+            continue
+        latents.append(read + float(D.b_enc[f]))
+    if D.architecture == "topk":
+        limit = sorted(latents)[-D.k]
+        latents = [value if value >= limit else 0.0 for value in latents]
+    if D.threshold is not None:
+        latents = [value if value > limit else 0.0 for value, limit in zip(latents, D.threshold.tolist(), strict=True)]
+    latents = [max(value, 0.0) for value in latents]
+    out = D.b_dec.clone()
+    for value, row in zip(latents, D.W_dec, strict=True):
+        out += value * row
+    for i in range(D.d_in if D.W_skip is not None else 0):
+        out += x[i] * D.W_skip[i]
+    return torch.tensor(latents, dtype=torch.float64), out
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("kind", SAVED)
+def test_encodes_and_decodes_as_by_hand(kind, centred, make, close):
+    D = made(make, kind, centred=centred and not is_transcoder(kind))
+    for x in make.randn(4, 6):
+        latents, out = by_hand(D, x)
+        close(D.encode(x), latents)
+        close(D.decode(latents, x), out)
+        close(D(x), out)
+        assert 0 < int((latents > 0).sum()) < 10
+
+
+def test_batchtopk_keeps_k_a_row_on_average(make, close):
+    D = made(make, "batchtopk")
+    x = make.randn(7, 2, 6)
+    pre = (x - D.b_dec) @ D.W_enc + D.b_enc
+    limit = pre.flatten().sort().values[-3 * 14]
+    close(D.encode(x), pre.relu() * (pre >= limit))
+    assert len(set((D.encode(x) > 0).sum(-1).flatten().tolist())) > 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(SAVED),
+    d=st.integers(1, 7),
+    f=st.integers(1, 9),
+    o=st.integers(1, 4),
+    centred=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_what_is_read_written_and_kept(maker, close, kind, d, f, o, centred, seed):
+    make = maker(seed)
+    D = made(make, kind, d, f, o, k=min(2, f), centred=centred and not is_transcoder(kind))
+    x = make.randn(3, d)
+    close(D.pre(x), x @ D.reads.mT + D.offset, scale=10.0)
+    assert (D.reads.shape, D.writes.shape, D.base.shape) == ((f, d), (f, D.d_out), (D.d_out,))
+    a = D.encode(x)
+    assert a.shape == (3, f)
+    assert bool((a >= 0).all())
+    live = a > 0
+    assert torch.equal(a[live], D.pre(x)[live])
+    skipped = 0 if D.W_skip is None else x @ D.W_skip
+    close(D(x), a @ D.writes + D.base + skipped)
+
+
+@pytest.mark.parametrize("kind", SAVED)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_saves_and_loads(kind, dtype, maker, tmp_path):
+    make = maker(0, dtype)
+    meta = {
+        "metadata": {"sae_lens_version": "6.0.0", "model_name": "tinystories-2l", "odd": [1, {"two": None}]},
+        "lp_norm": 1.0,
+    }
+    D = made(make, kind, meta=meta)
+    D.save(tmp_path / "new" / "D")
+    again = Dictionary.load(str(tmp_path / "new" / "D"))
+    for field in dataclasses.fields(D):
+        one, other = getattr(D, field.name), getattr(again, field.name)
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, field.name
+    assert again.W_enc.dtype == dtype
+    x = make.randn(3, 6)
+    assert torch.equal(D(x), again(x))
+    assert sorted(path.name for path in (tmp_path / "new" / "D").iterdir()) == ["cfg.json", "sae_weights.safetensors"]
+
+
+def test_the_folder_is_saelens_own(make, tmp_path):
+    D = made(make, "skip_transcoder").to(torch.float32)
+    D.save(tmp_path)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    assert config == {
+        "architecture": "skip_transcoder", "d_in": 6, "d_sae": 10, "d_out": 5, "dtype": "float32", "device": "cpu",
+        "apply_b_dec_to_input": False, "normalize_activations": "none", "reshape_activations": "none",
+        "metadata": {
+            "sae_lens_version": "6.0.0", "hook_name": "layers.1.mlp.input", "hook_name_out": "layers.1.mlp.output",
+        },
+    }  # fmt: skip
+    tensors = load_file(tmp_path / "sae_weights.safetensors")
+    assert {name: tuple(t.shape) for name, t in tensors.items()} == {
+        "W_enc": (6, 10), "W_dec": (10, 5), "b_enc": (10,), "b_dec": (5,), "W_skip": (5, 6),
+    }  # fmt: skip
+
+
+def test_batchtopk_is_saved_as_jumprelu(make, close, tmp_path, refuses):
+    D = made(make, "batchtopk")
+    refuses(
+        ArgumentError, lambda: D.save(tmp_path), "Dictionary.threshold must be set before a batchtopk dictionary is saved"
+    )
+    assert list(tmp_path.iterdir()) == []
+    dataclasses.replace(D, threshold=make.randn(10).abs()).save(tmp_path)
+    again = Dictionary.load(tmp_path)
+    assert (again.architecture, again.k) == ("jumprelu", None)
+    assert again.meta["metadata"]["training_architecture_details"] == {"k": 3}
+    x = make.randn(4, 6)
+    close(again.encode(x), D.pre(x).relu() * (D.pre(x) > again.threshold))
+
+
+def test_moves_and_lies_in_other_records(make, tmp_path):
+    D = made(make, "jumprelu")
+    assert D.to(torch.float32).threshold.dtype == torch.float32
+    Holder(D).save(tmp_path / "t")
+    assert torch.equal(Holder.load(tmp_path / "t").held.reads, D.reads)
+    assert repr(D) == "<Dictionary: 10 jumprelu latents of layers.1.mlp.input, width 6>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder(Record):
+    held: Record
+
+
+def test_gradients_flow(make):
+    W = make.randn(6, 10, grad=True)
+    dataclasses.replace(made(make), W_enc=W)(make.randn(3, 6)).sum().backward()
+    assert W.grad is not None
+    assert float(W.grad.abs().max()) > 0
+
+
+# What SAELens writes and bilens does not: rescaling, runs in progress, layouts before version 6
+
+
+def folder(make, path, kind="standard", tensors=None, drop=(), **config):
+    """A folder written by hand, with changes to cfg.json and to the tensors."""
+    made(make, kind).save(path)
+    lying = json.loads((path / "cfg.json").read_text()) | config
+    (path / "cfg.json").write_text(json.dumps({name: value for name, value in lying.items() if name not in drop}))
+    if tensors is not None:
+        kept = {**load_file(path / "sae_weights.safetensors"), **tensors}
+        save_file({name: t for name, t in kept.items() if t is not None}, path / "sae_weights.safetensors")
+    return path
+
+
+def test_rescaling_by_decoder_norms_is_folded(make, close, tmp_path):
+    D = Dictionary.load(folder(make, tmp_path, "topk", rescale_acts_by_decoder_norm=True))
+    t = load_file(tmp_path / "sae_weights.safetensors")
+    x, norms = make.randn(5, 6), t["W_dec"].norm(dim=1)
+    pre = ((x - t["b_dec"]) @ t["W_enc"] + t["b_enc"]) * norms
+    kept = pre.relu() * (pre >= pre.sort(-1).values[:, -3:-2])
+    close(D.encode(x), kept)
+    close(D(x), (kept / norms) @ t["W_dec"] + t["b_dec"])
+
+
+def test_a_batchtopk_run_becomes_jumprelu(make, close, tmp_path):
+    tensors = {"topk_threshold": torch.tensor(0.7, dtype=torch.float64), "threshold": None}
+    config = {"k": 4.5, "rescale_acts_by_decoder_norm": True, "topk_threshold_lr": 0.01, "architecture": "batchtopk"}
+    D = Dictionary.load(folder(make, tmp_path, "jumprelu", tensors, **config))
+    t = load_file(tmp_path / "sae_weights.safetensors")
+    x, norms = make.randn(5, 6), t["W_dec"].norm(dim=1)
+    pre = ((x - t["b_dec"]) @ t["W_enc"] + t["b_enc"]) * norms
+    close(D.encode(x), pre.relu() * (pre > 0.7))
+    close(D(x), (pre.relu() * (pre > 0.7) / norms) @ t["W_dec"] + t["b_dec"])
+    assert D.architecture == "jumprelu"
+    assert D.meta["topk_threshold_lr"] == 0.01
+
+
+def test_layouts_before_version_6(make, tmp_path):
+    one = {"scaling_factor": torch.ones(10)}
+    old = {"hook_point": "blocks.1.hook_resid_pre", "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 2}}
+    old |= {"hook_point_head_index": None, "model_name": "gpt2-small", "sae_lens_version": "3.22.1", "lp_norm": 1.0}
+    drop = ("architecture", "metadata", "apply_b_dec_to_input", "normalize_activations", "reshape_activations")
+    D = Dictionary.load(folder(make, tmp_path, "standard", one, drop, **old))
+    assert (D.architecture, D.k, D.hook, D.centred) == ("topk", 2, "blocks.1.hook_resid_pre", True)
+    assert D.meta == {"lp_norm": 1.0, "metadata": {"model_name": "gpt2-small", "sae_lens_version": "6.0.0"}}
+    refuses_old = {**old, "hook_point": "blocks.1.attn.hook_z"}
+    with pytest.raises(ConfigError, match="reshape_activations"):
+        Dictionary.load(folder(make, tmp_path / "z", "standard", one, drop, **refuses_old))
+
+
+# Refused
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"architecture": "temporal"}, "architecture must be one of standard, topk"),
+        ({"architecture": None}, "got None."),
+        ({"architecture": ["standard"]}, "got ['standard']."),
+        (
+            {"normalize_activations": "layer_norm"},
+            'normalize_activations must be "none" or null or false; got "layer_norm".',
+        ),
+        ({"normalize_activations": "expected_average_only_in"}, 'got "expected_average_only_in".'),
+        ({"normalize_activations": "constant_norm_rescale"}, 'got "constant_norm_rescale".'),
+        ({"normalize_activations": 0}, "normalize_activations must"),
+        ({"reshape_activations": "hook_z"}, 'reshape_activations must be "none" or null; got "hook_z".'),
+        ({"metadata": {"sae_lens_version": "6.1", "hook_head_index": 3}}, "hook_head_index must be null; got 3."),
+        ({"metadata": {"sae_lens_version": "6.1", "hook_head_index_out": 0}}, "hook_head_index_out must be null; got 0."),
+        ({"metadata": {"sae_lens_version": "6.1", "hook_name": 3}}, "hook_name must be a text; got 3."),
+        ({"finetuning_scaling_factor": True}, "finetuning_scaling_factor must be false or null; got true."),
+        ({"rescale_acts_by_decoder_norm": True}, "rescale_acts_by_decoder_norm must be false for standard; got true."),
+        ({"activation_fn": "tanh-relu"}, 'activation_fn must be "relu"; got "tanh-relu".'),
+        ({"apply_b_dec_to_input": "yes"}, 'apply_b_dec_to_input must be true or false; got "yes".'),
+        ({"dtype": "int8"}, "dtype must be one of float64, float32, float16, bfloat16; got int8."),
+        ({"n_heads": 3, "bottleneck": 1}, "must have known keys only; got bottleneck, n_heads. Remove from the file"),
+    ],
+)
+def test_a_config_that_is_not_understood(config, text, make, tmp_path, refuses):
+    refuses(ConfigError, lambda: Dictionary.load(folder(make, tmp_path, **config)), str(tmp_path / "cfg.json"), text)
+
+
+@pytest.mark.parametrize("name", ["cfg.json", "sae_weights.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "text", "truncated", "a folder"])
+def test_missing_and_damaged_files(name, damage, make, tmp_path, refuses):
+    path = folder(make, tmp_path) / name
+    whole = path.read_bytes()
+    path.unlink()
+    if damage == "a folder":
+        path.mkdir()
+    elif damage != "missing":
+        path.write_bytes({"empty": b"", "text": b"\xff not one", "truncated": whole[:-9]}[damage])
+    text = "got no such file. A dictionary is" if damage in ("missing", "a folder") else "must be "
+    refuses(FileError, lambda: Dictionary.load(tmp_path), str(path), text)
+
+
+def test_a_missing_folder_and_odd_json(make, tmp_path, refuses):
+    refuses(FileError, lambda: Dictionary.load(tmp_path / "none"), "cfg.json must be there; got no such file.")
+    folder(make, tmp_path)
+    for text in ("[1]", '{"metadata": 3}'):
+        (tmp_path / "cfg.json").write_text(text)
+        refuses(FileError, lambda: Dictionary.load(tmp_path), "must hold an object, and its metadata another; got ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "tensors", "text"),
+    [
+        ("standard", {"b_enc": None}, "as cfg.json says standard; got no b_enc."),
+        ("standard", {"threshold": torch.ones(10)}, "got also threshold."),
+        ("standard", {"b_dec": None, "b_gate": torch.ones(10)}, "got no b_dec; also b_gate."),
+        ("standard", {"scaling_factor": torch.full((10,), 2.0)}, "got also scaling_factor."),
+        ("jumprelu", {"threshold": None}, "got no threshold."),
+        ("gated", {"r_mag": None}, "got no r_mag."),
+        ("standard", {"W_enc": torch.ones(10, 6)}, "W_enc must be (6, 10), as cfg.json says; got (10, 6)."),
+        ("standard", {"b_dec": torch.ones(5)}, "b_dec must be (6,), as cfg.json says; got (5,)."),
+        ("skip_transcoder", {"W_skip": torch.ones(6, 5)}, "W_skip must be (5, 6), as cfg.json says; got (6, 5)."),
+        ("jumprelu", {"threshold": torch.ones(())}, "threshold must be (10,), as cfg.json says; got ()."),
+    ],
+)
+def test_tensors_that_do_not_fit(kind, tensors, text, make, tmp_path, refuses):
+    path = folder(make, tmp_path, kind, tensors)
+    refuses(FileError, lambda: Dictionary.load(path), str(path / "sae_weights.safetensors"), text)
+
+
+def test_sizes_that_the_config_lacks_or_gets_wrong(make, tmp_path, refuses):
+    for kind, name in (("standard", "d_in"), ("standard", "d_sae"), ("transcoder", "d_out")):
+        path = folder(make, tmp_path, kind, drop=(name,))
+        refuses(ConfigError, lambda path=path: Dictionary.load(path), f"cfg.json: {name} must be a whole number; got null.")
+    refuses(FileError, lambda: Dictionary.load(folder(make, tmp_path, d_sae=11)), "must be (6, 11)")
+    refuses(
+        ArgumentError, lambda: Dictionary.load(folder(make, tmp_path, "topk", drop=("k",))), "Dictionary.k must be given"
+    )
+    refuses(ArgumentError, lambda: Dictionary.load(folder(make, tmp_path, "topk", k=11)), "from 1 to 10; got 11.")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(bad, make, tmp_path, refuses):
+    W = make.randn(10, 6)
+    W[3, 2] = bad
+    path = folder(make, tmp_path, tensors={"W_dec": W})
+    refuses(
+        NotFiniteError, lambda: Dictionary.load(path), f"{tmp_path}: Dictionary.W_dec must be finite; got 1 NaN or infinite"
+    )
+    D = dataclasses.replace(made(make), W_dec=W)
+    refuses(NotFiniteError, lambda: D.save(tmp_path / "new"), "Dictionary.W_dec must be finite")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_zero_decoder_row_cannot_be_rescaled(make, tmp_path, refuses):
+    path = folder(make, tmp_path, "topk", {"W_dec": torch.zeros(10, 6)}, rescale_acts_by_decoder_norm=True)
+    refuses(FileError, lambda: Dictionary.load(path), "must have no zero row in W_dec", "got 10 such rows.")
+
+
+@pytest.mark.parametrize("failing", ["sae_weights.safetensors", "cfg.json"])
+def test_a_failed_save_keeps_the_old_folder(failing, make, tmp_path, monkeypatch):
+    made(make).save(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text" if failing == "cfg.json" else "bilens.features.saelens.save_file", fail)
+    with pytest.raises(FileError, match="No space left"):
+        made(make, "jumprelu").save(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_where_it_cannot_be_saved(make, tmp_path, refuses):
+    (tmp_path / "file").write_text("")
+    refuses(FileError, lambda: made(make).save(tmp_path / "file"), "must be in a folder that can be written")
+    D = made(make, meta={"metadata": {"odd": object()}})
+    refuses(ArgumentError, lambda: D.save(tmp_path / "new"), "Dictionary.meta must hold what JSON can")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "text"),
+    [
+        ({"architecture": "temporal"}, ConfigError, "Dictionary.architecture must be one of standard, topk"),
+        ({"architecture": "jumprelu"}, ArgumentError, "as it is jumprelu; got no threshold."),
+        ({"architecture": "gated"}, ArgumentError, "got no b_gate, no b_mag, no r_mag, b_enc too."),
+        (
+            {"architecture": "topk"},
+            ArgumentError,
+            "Dictionary.k must be given for topk and batchtopk, and for no other; got None",
+        ),
+        ({"k": 3}, ArgumentError, "got 3 for standard."),
+        ({"architecture": "topk", "k": 0}, ArgumentError, "must be a whole number from 1 to 10; got 0."),
+        ({"architecture": "topk", "k": 11}, ArgumentError, "must be a whole number from 1 to 10; got 11."),
+        ({"architecture": "topk", "k": 2.5}, ArgumentError, "must be a whole number from 1 to 10; got 2.5."),
+        (
+            {"architecture": "transcoder", "centred": True},
+            ArgumentError,
+            "Dictionary.centred must be False for a transcoder",
+        ),
+        ({"W_enc": torch.ones(10).double()}, ShapeError, "Dictionary.W_enc must be (any, any); got (10,)."),
+        ({"W_enc": 3}, ShapeError, "Dictionary.W_enc must be a torch tensor; got int."),
+        ({"W_dec": torch.ones(9, 6).double()}, ShapeError, "Dictionary.W_dec must be (10, any); got (9, 6)."),
+        ({"b_enc": torch.ones(9).double()}, ShapeError, "Dictionary.b_enc must be (10); got (9,)."),
+        ({"b_dec": torch.ones(6)}, ShapeError, "Dictionary.b_dec must be float64 on cpu like the first factor; got float32"),
+        (
+            {"W_dec": torch.ones(10, 5).double(), "b_dec": torch.ones(5).double()},
+            ShapeError,
+            "Dictionary.W_dec must write the 6 that W_enc reads, as standard is an autoencoder; got (10, 5).",
+        ),
+    ],
+)
+@pytest.mark.bad_input
+def test_what_is_no_dictionary(changes, kind, text, make, refuses):
+    D = made(make, centred=False)
+    refuses(kind, lambda: dataclasses.replace(D, **changes), text)
+
+
+@pytest.mark.bad_input
+def test_inputs_that_do_not_fit(make, refuses):
+    D = made(make, "skip_transcoder")
+    for call in (D.pre, D.encode, D):
+        refuses(ShapeError, lambda call=call: call(make.randn(3, 5)), "Dictionary.pre must be given (..., 6); got (3, 5).")
+    refuses(ShapeError, lambda: D.pre(torch.ones(6)), "must be given float64 on cpu like its weights; got float32 on cpu.")
+    refuses(ShapeError, lambda: D.decode(make.randn(3, 6)), "Dictionary.decode must be given (..., 10); got (3, 6).")
+    refuses(ArgumentError, lambda: D.decode(make.randn(3, 10)), "decode(x=) must be given for a skip_transcoder; got None.")
+    refuses(
+        ShapeError, lambda: D.decode(make.randn(3, 10), make.randn(3, 5)), "Dictionary.decode(x=) must be given (..., 6)"
+    )
+
+
+def test_fits_a_place(make, refuses):
+    D, T = made(make), made(make, "transcoder")
+    for place in ("layers.1.mlp.input", "mlp1.input", "model.layers.1.mlp.input", ""):
+        D.require_fits("f", width=6, place=place)
+    T.require_fits("f", width=6, place="mlp1.input")
+    T.require_fits("f", width=5, place="mlp1.output", side="output")
+    dataclasses.replace(D, hook="").require_fits("f", width=6, place="mlp0.input")
+    refuses(
+        ArgumentError,
+        lambda: D.require_fits("interactions", width=6, place="mlp0.input"),
+        "interactions must read mlp0.input of width 6; got a dictionary of layers.1.mlp.input of width 6. Where that is",
+    )
+    refuses(
+        ShapeError,
+        lambda: D.require_fits("f", width=8, place="mlp1.input"),
+        "of width 8; got a dictionary of",
+        "of width 6.",
+    )
+    refuses(ShapeError, lambda: D.require_fits("f", width=8), "f must read a place of width 8")
+    refuses(ArgumentError, lambda: T.require_fits("f", width=5, place="mlp1.input", side="output"), "must write mlp1.input")
