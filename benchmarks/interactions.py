@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks.eigen import peak, weights
 from benchmarks.record import record
 from bilens.features.interactions import Interactions, interactions
-from bilens.features.pairs import Pairs
+from bilens.features.pairs import FeaturePairs
 
 RESULTS = Path(__file__).parent / "results" / "interactions.jsonl"
 D, H, F, K, REPEATS = 1024, 4096, 8192, 100, 3
@@ -82,7 +82,7 @@ def projected(layer: Interactions, feature: int) -> tuple[Tensor, Tensor]:
     return sizes, torch.stack([at // F, at % F], 1)
 
 
-def agreement(found: Pairs, sizes: Tensor, pairs: Tensor) -> float:
+def agreement(found: FeaturePairs, sizes: Tensor, pairs: Tensor) -> float:
     """The largest difference of the sizes, over the largest, where the pairs are the same but for ties within it."""
     scale = float(sizes[0])
     error = float((found.values.abs() - sizes.double()).abs().max()) / scale

@@ -25,7 +25,15 @@ from bilens.decompose import TopEntries, top_entries
 
 RESULTS = Path(__file__).parent / "results" / "top_entries.jsonl"
 ROUNDS = 3
-SHAPES = [(512, 512, 256), (512, 512, 64), (256, 256, 1024), (256, 1024, 256), (64, 2048, 512)]  # o, i = j, h
+SHAPES = [
+    (512, 512, 256),
+    (512, 512, 64),
+    (256, 256, 1024),
+    (256, 1024, 256),
+    (64, 2048, 512),
+    (512, 128, 1024),
+    (256, 64, 4096),
+]  # o, i = j, h
 
 
 def main() -> None:

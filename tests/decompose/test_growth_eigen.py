@@ -1,12 +1,12 @@
 """Lanczos costs what its docstring says: counted operations, not times."""
 
-import math
-
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bilens.decompose.lanczos import lanczos
+from bilens.decompose import eigen
+from bilens.decompose.lanczos import lanczos, room
+from tests.watches import LiveBytes, slope
 
 STEPS = 20
 
@@ -20,13 +20,6 @@ def operations(make, i: int, h: int, n: int = 3) -> float:
     return counter.get_total_flops() / n / found.steps
 
 
-def slope(sizes, costs):
-    """The exponent of growth: least squares through the logarithms."""
-    x, y = ([math.log(value) for value in values] for values in (sizes, costs))
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
-
-
 def test_a_step_is_four_products_with_the_factors(make):
     """8 h i for the products, and at most 8 i · basis for keeping the basis orthogonal."""
     for i, h in ((64, 512), (128, 1024)):
@@ -38,3 +31,22 @@ def test_a_step_grows_linearly_in_the_width_and_in_the_hidden_units(make, vary):
     sizes = (256, 512, 1024)
     costs = [operations(make, **{"i": 128, "h": 512, vary: size}) for size in sizes]
     assert slope(sizes, costs) == pytest.approx(1, abs=0.05)
+
+
+def memory(make, i: int, h: int, n: int) -> int:
+    """The most bytes at once beside the factors."""
+    tensor, u = make.cp(5, i, h=h), make.randn(n, 5)
+    with LiveBytes() as watch:
+        eigen(tensor, u, k=2, method="lanczos", norm=False)
+    return watch.peak
+
+
+def test_memory_is_a_basis_for_each_direction_and_grows_with_neither_h_squared_nor_i_squared(make):
+    """A basis, its copy when directions leave, its projection and eigenvectors; hidden features of each direction."""
+    for i, h, n in ((256, 512, 4), (512, 1024, 8)):
+        space = room(2, i)
+        assert memory(make, i, h, n) <= 8 * n * (2 * i * (space + 1) + 5 * space**2 + 8 * h)
+    sizes = (256, 512, 1024)
+    assert slope(sizes, [memory(make, i, 256, 4) for i in sizes]) < 1.1
+    assert slope(sizes, [memory(make, 128, h, 4) for h in sizes]) < 0.5
+    assert slope((2, 4, 8), [memory(make, 256, 256, n) for n in (2, 4, 8)]) == pytest.approx(1, abs=0.1)

@@ -6,57 +6,20 @@ the leading term of a cost leads.
 """
 
 import math
-import weakref
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from bilens.algebra import cp
 from bilens.decompose import hosvd, joint, svd
+from tests.watches import LiveBytes
 
 BLOCK = 64
 COUNTED = {
     torch.ops.aten._linalg_eigh: lambda shape, *rest, **more: 9 * shape[-1] ** 3,
     torch.ops.aten.linalg_qr: lambda shape, *rest, **more: 2 * shape[-2] * shape[-1] ** 2,
 }
-
-
-class LiveBytes(TorchDispatchMode):
-    """The most bytes at once in tensors made under the watch: storages by their address, while any tensor holds them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.holders: dict[int, int] = {}
-        self.bytes, self.peak = 0, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        given = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if torch.is_tensor(leaf)}
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if torch.is_tensor(leaf):
-                self.hold(leaf, given)
-        return result
-
-    def hold(self, tensor, given) -> None:
-        storage = tensor.untyped_storage()
-        at, size = storage.data_ptr(), storage.nbytes()
-        if at == 0 or (at in given and at not in self.holders):  # empty, or a view of what was there before
-            return
-        if at not in self.holders:
-            self.holders[at] = 0
-            self.bytes += size
-            self.peak = max(self.peak, self.bytes)
-        self.holders[at] += 1
-        weakref.finalize(tensor, self.release, at, size)
-
-    def release(self, at, size) -> None:
-        self.holders[at] -= 1
-        if not self.holders[at]:
-            del self.holders[at]
-            self.bytes -= size
 
 
 CALLS = {

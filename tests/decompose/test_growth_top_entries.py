@@ -63,6 +63,17 @@ def test_where_nothing_is_excluded_it_is_brute_force(maker, h):
     assert counter.get_total_flops() < 1.25 * 2 * 400 * 128**2 * h
 
 
+def test_products_made_in_float32_have_few_dimensions_too(maker):
+    flops = []
+    for dtype in (torch.float32, torch.float64):
+        make = maker(seed=0, dtype=dtype)
+        sides = [make.randn(200, 12) @ (make.randn(12, 256) * make.randn(256).exp()) for _ in range(2)]
+        with FlopCounterMode(display=False) as counter:
+            top_entries(CP(make.randn(256, 200), *sides), 10)
+        flops.append(counter.get_total_flops())
+    assert flops[0] < 1.2 * flops[1]
+
+
 def test_what_is_symmetric_already_is_not_made_so_again(maker):
     S, flops = decaying(maker, 128, h=200).symmetrise(), []
     for symmetric in (False, True):

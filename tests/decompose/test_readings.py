@@ -16,6 +16,9 @@ SMALL = {
     "few outputs behind many": lambda m: m.cp(2, 40, 40, 100).map(out=m.randn(200, 2)),
     "large terms that cancel": lambda m: cancelling(m),
     "sizes apart": lambda m: apart(m),
+    "an entry of out beside the span": lambda m: beside(m, 0),
+    "an entry of left beside the span": lambda m: beside(m, 1),
+    "an entry of right beside the span": lambda m: beside(m, 2),
     "zero": lambda m: m.cp(90, 30) * 0.0,
 }
 
@@ -23,6 +26,15 @@ SMALL = {
 def cancelling(make) -> CP:
     T, big = make.cp(90, 30, h=4), make.cp(90, 30, h=1) * 1e4
     return T + big + CP(-big.out, big.left, big.right)
+
+
+def beside(make, which: int) -> CP:
+    """Factors of one dimension, but for an entry of one of them, so small that the span leaves it out."""
+    sizes = ((64, 40), (40, 400), (40, 400))
+    sizes = ((64, 40), (40, 400), (40, 400))
+    factors = [make.randn(rows, 1) @ make.randn(1, columns) for rows, columns in sizes]
+    factors[which][3, 3] += 9e-7 * factors[which].norm()
+    return CP(*factors)
 
 
 def apart(make) -> CP:

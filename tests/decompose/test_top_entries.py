@@ -157,7 +157,6 @@ def test_sizes_that_float32_cannot_hold(maker, cube, power):
     T = CP(T.out * 10.0**power, T.left, T.right * 10.0 ** (power // 4))
     found = top_entries(T, 9)
     check(found, cube(T), 9)
-    assert found.looked_at < found.size
     T = CP(T.out * torch.logspace(0, -60, 12, dtype=torch.float64)[:, None], T.left, T.right)  # outputs far apart
     check(top_entries(T, 9), cube(T), 9)
     assert top_entries(T, 9, rows=[11]).complete
@@ -201,6 +200,16 @@ def test_a_budget_is_kept_and_what_may_be_missing_is_said(make, cube, budget):
         assert float(left_out.max()) <= max(found.certificate, float(found.values[-1].abs())) * (1 + 1e-12)
         assert "others may reach" in found.summary()
     assert found.complete == (budget == 10**9) or found.certificate <= float(found.values[-1].abs())
+
+
+@pytest.mark.parametrize(("outputs", "budget"), [(50, 300), (50, 5000), (1, 300)])
+def test_a_budget_where_nothing_can_be_skipped(make, cube, outputs, budget):
+    T = make.cp(outputs, 30, 30, 90)
+    found, dense = top_entries(T, 5, budget=budget), cube(T).abs()
+    assert budget <= found.looked_at <= budget + 300
+    assert not found.complete
+    dense[tuple(found.indices.mT)] = 0
+    assert float(dense.max()) <= found.certificate
 
 
 def test_a_budget_below_k_is_not_complete(make):

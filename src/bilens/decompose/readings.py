@@ -25,7 +25,7 @@ SAMPLE = 16  # outputs that the metric is taken from
 FLAT = 1e-8  # of the largest eigenvalue of Z: the least one
 WIDE = 2.0**50  # no metric goes beyond, so that float32 holds both vectors
 SKETCH = 20  # vectors at first, and twice as many each time, until they span a factor
-SAME = 1e-11  # of a factor: what its span may miss
+SAME = 1e-6  # of a factor: what its span may miss, so that products made in float32 still have few dimensions
 EPS = torch.finfo(torch.float64).eps
 
 

@@ -3,10 +3,10 @@
 from bilens.features.dictionary import Dictionary
 from bilens.features.forms import FeatureEigen, FeatureForm, FeatureGates, Readings
 from bilens.features.interactions import Explanation, Interactions, interactions
-from bilens.features.learn import DictionaryRecipe, learn
+from bilens.features.learn import DictionaryRecipe
 from bilens.features.low_rank import LowRank, low_rank
 from bilens.features.mechanisms import Mechanisms, mechanisms
-from bilens.features.pairs import Pairs
+from bilens.features.pairs import FeaturePairs
 
 __all__ = [
     "Dictionary",
@@ -15,13 +15,12 @@ __all__ = [
     "FeatureEigen",
     "FeatureForm",
     "FeatureGates",
+    "FeaturePairs",
     "Interactions",
     "LowRank",
     "Mechanisms",
-    "Pairs",
     "Readings",
     "interactions",
-    "learn",
     "low_rank",
     "mechanisms",
 ]

@@ -11,6 +11,7 @@ dictionary's latent has magnitude relu(x̂ (W_enc exp(r_mag)) + b_mag) where its
 x̂ = x − c b_dec: what is read is then scaled by exp(r_mag), and ``offset`` is made of b_mag.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,9 +25,11 @@ from bilens.base.errors import ArgumentError, ConfigError, ShapeError
 from bilens.base.numerics import dtype_name, is_whole, require_finite
 from bilens.base.records import Record
 from bilens.features import saelens
+from bilens.features.learn import DictionaryRecipe, learned
 from bilens.features.saelens import TENSORS, is_transcoder
 from bilens.nn.hooks import PLACE
 
+BOX = Path(__file__).parent / "box"
 D = TypeVar("D", bound="Dictionary")  # not Self: beartype checks methods one by one
 
 
@@ -173,6 +176,22 @@ class Dictionary(Record):
             todo=renamed if size == width else "",
         )
 
+    @classmethod
+    def train(
+        cls: type[D],
+        activations: Iterable[Float[Tensor, "n d"]],
+        how: DictionaryRecipe | None = None,
+        hook: str = "",
+        progress: Callable[[int, int, dict[str, float]], Any] | None = None,
+    ) -> D:
+        """A dictionary of what ``activations`` holds: batches of rows, one a step, as many as ``how.steps``.
+
+        How it is learned: ``features.learn``. ``progress`` hears of (step, steps, figures: loss, L0, dead). Cost of a step:
+        12 n d f operations; memory 4 n f numbers.
+        Errors: ArgumentError where the batches end early; NotFiniteError for activations or weights that are not finite.
+        """
+        return cls(**learned(activations, how or DictionaryRecipe(), progress), hook=hook)
+
     def save(self, path: str | Path) -> None:
         """Write the folder ``path`` in SAELens's format: cfg.json and sae_weights.safetensors, both or neither.
 
@@ -189,10 +208,13 @@ class Dictionary(Record):
     def load(cls: type[D], path: str | Path) -> D:
         """Read a folder that ``save`` or SAELens wrote; what bilens would compute otherwise than SAELens is refused.
 
+        In the box: "tinystories-2l/mlp1.input" and "tinystories-2l/mlp1.output".
+
         Errors: FileError for a missing or damaged file and for tensors that lack or are too many; ConfigError, by name, for
         an architecture or a key of cfg.json that is not understood; ShapeError; NotFiniteError.
         """
-        made = cls(**saelens.read(Path(path)))
+        inside = BOX / path
+        made = cls(**saelens.read(inside if not Path(path).exists() and inside.is_dir() else Path(path)))
         require_finite(f"{path}: Dictionary", **made.tensors)
         return made
 

@@ -18,7 +18,7 @@ from bilens.algebra.eigen import Which, require_count
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import require_finite, working_dtype
 from bilens.base.results import SHOWN_ROWS, Result
-from bilens.features.pairs import Kind, Pairs, feature_name, top_pairs
+from bilens.features.pairs import FeaturePairs, Kind, feature_name, top_pairs
 
 MEMBERS = 8  # features that a direction is told by, unless asked for more
 
@@ -152,7 +152,7 @@ class FeatureForm(Result):
         """The pre-activation where x is exactly what the latents ``a`` write. Cost i (f + 2 h) a row."""
         return self.constant + a @ self.linear + self.form(a @ self.writes)
 
-    def top(self, k: int = 20, kind: Kind = "all") -> Pairs:
+    def top(self, k: int = 20, kind: Kind = "all") -> FeaturePairs:
         """The ``k`` largest |Q_fg| over unordered pairs, exactly; ``kind``: "cross" or "self" for those alone.
 
         A cross pair's coefficient of a_f a_g is 2 Q_fg. Cost h i² + f i² + f² i / 2 at most; the f × f matrix is never

@@ -31,7 +31,7 @@ SLACK = 16  # how many ulps of ‖z‖ ‖w‖ rounding may take: a heuristic; w
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Pairs(Result):
+class FeaturePairs(Result):
     """The largest entries Q_fg of one output feature's interaction matrix over pairs of input features, largest first.
 
     Pairs are unordered: f ≤ g. ``values`` are entries of the symmetric matrix, in float64; the monomial a_f a_g of a cross
@@ -92,7 +92,7 @@ def feature_name(names: tuple[str, ...], f: int) -> str:
 @torch.no_grad()
 def top_pairs(
     form: QuadraticForm, writes: Float[Tensor, "f i"], k: int, kind: Kind, of: str, names: tuple[str, ...]
-) -> Pairs:
+) -> FeaturePairs:
     """The ``k`` largest |w_f Q w_g| over unordered pairs of rows of ``writes``, exactly.
 
     Searched in the form's dtype (half types: float32) with a slack for its rounding, verified in float64 from the factors.
@@ -109,7 +109,7 @@ def top_pairs(
     size = {"all": features * (features + 1) // 2, "cross": features * (features - 1) // 2, "self": features}[kind]
     wanted = min(k, size)
     if wanted == 0:
-        return Pairs(
+        return FeaturePairs(
             of, kind, torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0, dtype=torch.float64), names, 0.0, 0, 0, 0
         )
     images = writes @ form.dense()
@@ -127,7 +127,7 @@ def top_pairs(
     listed, rest = order[:wanted], order[wanted:]
     certificate = max([missed, *values[rest].abs().tolist()])
     indices = found[listed].sort(dim=1).values.cpu()
-    return Pairs(of, kind, indices, values[listed].cpu(), names, certificate, wanted, searched, size)
+    return FeaturePairs(of, kind, indices, values[listed].cpu(), names, certificate, wanted, searched, size)
 
 
 Found = tuple[Tensor, Tensor, float, int]  # candidates (n, 2), their sizes, what any other may reach, how many were computed

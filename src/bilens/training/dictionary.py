@@ -21,7 +21,7 @@ from bilens.base.chunks import fingerprint, write_chunks
 from bilens.base.errors import ArgumentError
 from bilens.base.files import write_text
 from bilens.base.records import Record
-from bilens.features import Dictionary, DictionaryRecipe, learn
+from bilens.features import Dictionary, DictionaryRecipe
 from bilens.models import Transformer, activations
 from bilens.nn.hooks import find_place, hooked
 from bilens.training.run import ABOUT, claim
@@ -67,7 +67,7 @@ def train_dictionary(
 
     files = harvest(model, data.train, place, output / "activations", heard("blocks"))
     name = f"layers.{at.name[3:].partition('.')[0]}.mlp.{at.side}" if at.name.startswith("mlp") else at.name
-    made = learn(shuffled(files, how.batch_size, how.seed), how, name, heard("steps"))
+    made = Dictionary.train(shuffled(files, how.batch_size, how.seed), how, name, heard("steps"))
     figures = measure(model, made, place, data.valid[:HELD]["input_ids"])
     made.save(output)
     write_text(output / ABOUT, json.dumps(about | {"figures": figures}, indent=2) + "\n")
