@@ -2,8 +2,8 @@
 
     python -m experiments.boxed_dictionaries --data FOLDER --work WORK
 
-Trains both into WORK (activations too: 1 GB each) and copies them into the package; a run that was stopped goes on. About ten
-minutes on two cores. Rows go to experiments/results/boxed_dictionaries.jsonl.
+Trains both into WORK (activations too: 1 GB each) and copies them into the package; a run that was stopped goes on. About
+ten minutes on two cores. Rows go to experiments/results/boxed_dictionaries.jsonl.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python -m experiments.mechanisms [--rank 32]
 
-The share of ‖S‖² that the largest terms of the core carry, in the HOSVD basis and after the sparsest turn found, beside random
-cores with the same mode Grams that were turned by the same optimiser. Rows go to experiments/results/mechanisms.jsonl.
+The share of ‖S‖² that the largest terms of the core carry, in the HOSVD basis and after the sparsest turn found, beside
+random cores with the same mode Grams that were turned by the same optimiser. Rows go to experiments/results/mechanisms.jsonl.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main() -> None:
     random = [torch.randn(factor.shape, generator=draw) for factor in vars(layers["mlp0"]).values()]
     for name, tensor in {**layers, "random": bilens.CP(*random)}.items():
         start = time.perf_counter()
-        found = mechanisms(tensor, given.rank, starts=2, draws=3, steps=120)
+        found = mechanisms(tensor, given.rank, starts=4, draws=4, steps=300)
         record(
             RESULTS,
             layer=name,

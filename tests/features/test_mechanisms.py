@@ -189,3 +189,9 @@ def test_refuses(make, refuses):
     refuses(TooLargeError, lambda: mechanisms(tensor, max_bytes=100), "core of at most 100 bytes; got 384.", "max_rank")
     refuses(ShapeError, lambda: mechanisms(make.cp(3, 4, 5)), "left and right")
     refuses(NotFiniteError, lambda: mechanisms(tensor * math.inf), "finite")
+
+
+def test_a_dense_core_is_climbed_too(make):
+    """Slopes are tiny where thousands of terms share the norm: a first step by their length would go nowhere."""
+    found = mechanisms(make.cp(16, 16, h=64), 16, starts=1, draws=0, steps=60)
+    assert float(found.history[-1]) > 1.5 * float(found.history[0])

@@ -21,6 +21,7 @@ There are local maxima: several seeded starts, the HOSVD basis itself the first.
 starts, of random cores with the same Grams of all modes (Gaussian, scaled mode by mode) is what comes of the turning alone.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -241,12 +242,12 @@ def _best(
 
 def _climbed(turn: _Turn, steps: int, tol: float) -> tuple[_Turn, Float[Tensor, " n"], bool]:
     """Conjugate gradients over both turns: the last turn, the criterion after each step, whether the steps came to rest."""
-    history, length, slope, along = [_criterion(turn.core)], 1.0, _skews(turn.core), None
+    history, length, slope, along = [_criterion(turn.core)], math.inf, _skews(turn.core), None
     for _ in range(steps):
         along = slope if along is None or _dot(along, slope) <= 0 else along
         stepped, length = _searched(turn, along, _dot(along, slope), length)
         if stepped is None and along is not slope:
-            along, length = None, 1.0
+            along, length = None, math.inf
             continue
         gain = 0.0 if stepped is None else _criterion(stepped.core) - history[-1]
         turn = stepped or turn
