@@ -31,6 +31,7 @@ TRIAL = 10  # sweeps from each start, of which the better goes on
 STALLED = 1e-7  # of the error: a sweep that takes off less is the last
 PARALLEL = 64  # in eps of the dtype that was given: how far two unit vectors that are one may lie apart
 CANCELS = 1e-8  # of ‖T‖²: a square below that is computed from the difference
+INDEPENDENT = 1e-6  # of the largest pivot of a Gram matrix's Cholesky factor: the least one
 TINY = 1e-300
 EPS = torch.finfo(torch.float64).eps
 SLICES = 2**24  # numbers in a slice, and
@@ -156,43 +157,52 @@ class _Search:
     def within(self, cutoff: float, most: int) -> _Fit:
         """The smallest rank found to be within ``cutoff``: doubled until one is, then halved in between."""
         fails, rank, enough = 0, min(1, most), max(cutoff, self.floor)
-        best = self.fit(rank)
+        best = self.fit(rank, enough=enough)
         while best.error > enough and rank < most:
             fails, rank = rank, min(2 * rank, most)
-            best = self.fit(rank, best.units)
+            best = self.fit(rank, best.units, enough)
         while best.error <= enough and rank - fails > 1:
             middle = (fails + rank) // 2
-            fit = self.fit(middle, best.units)
+            fit = self.fit(middle, best.units, enough)
             if fit.error <= enough:
                 best, rank = fit, middle
             else:
                 fails = middle
         return best
 
-    def fit(self, rank: int, start: Units | None = None) -> _Fit:
-        """The best of ``rank`` units, from both starts and from another rank's fit."""
+    def fit(self, rank: int, start: Units | None = None, enough: float | None = None) -> _Fit:
+        """The best of ``rank`` units, from both starts and from another rank's fit, or the first with error ``enough``."""
         if rank == len(self.least.out):
             best = _Fit(self.least, self.error(self.least, self.symmetric), 0, True)
         else:
             starts = [self.least.some(_pivots(self.least, rank)), *self.pencil(rank)]
             trials = [self.sweep(units, TRIAL) for units in starts + ([] if start is None else [self.resized(start, rank)])]
             best = min(trials, key=lambda fit: fit.error)
-            best = best if best.converged else self.sweep(best.units, SWEEPS)
+            best = (
+                best
+                if best.converged or (enough is not None and best.error <= enough)
+                else self.sweep(best.units, SWEEPS, enough)
+            )
             if self.symmetric:
                 best = self.refitted(best)
         self.tried.append(best)
         return best
 
-    def sweep(self, units: Units, sweeps: int) -> _Fit:
-        """Alternating least squares from ``units``, until a sweep takes off next to nothing."""
+    def sweep(self, units: Units, sweeps: int, enough: float | None = None) -> _Fit:
+        """Alternating least squares from ``units``, until a sweep takes off next to nothing.
+
+        Where only ``enough`` is asked for: until that is reached, or so far off that all sweeps would not take it off.
+        """
         best = _Fit(units, torch.inf, 0, False)
         for n in range(1, sweeps + 1):
             for mode in MODES:
                 units = _solved(self.least, units, mode)
             error = self.error(units, False)
-            done = best.error - error <= STALLED * error or error < EPS
+            gain = best.error - error
+            done = gain <= STALLED * error or error < EPS
+            over = enough is not None and (error <= enough or error - SWEEPS * gain > enough)
             best = _Fit(units, error, n, done) if error < best.error else best._replace(sweeps=n, converged=done)
-            if done:
+            if done or over:
                 break
         return best
 
@@ -243,8 +253,15 @@ def _solved(tensor: Units, units: Units, mode: Mode, symmetric: bool = False) ->
     within, across = (a @ a.mT) * (b @ b.mT), (a @ p.mT) * (b @ q.mT)
     if symmetric:  # of out alone
         within, across = within + (a @ b.mT) * (b @ a.mT), across + (a @ q.mT) * (b @ p.mT)
-    found = torch.linalg.pinv(within, rtol=len(within) * EPS, hermitian=True) @ (across @ getattr(tensor, mode))
-    return Units(**others | {mode: found})
+    return Units(**others | {mode: _divided(within, across @ getattr(tensor, mode))})
+
+
+def _divided(within: Float[Tensor, "r r"], target: Float[Tensor, "r d"]) -> Float[Tensor, "r d"]:
+    """within⁻¹ target for a Gram matrix; the pseudo-inverse where units are not independent."""
+    corner, fails = torch.linalg.cholesky_ex(within)
+    if int(fails) or float(corner.diagonal().min()) < INDEPENDENT * float(corner.diagonal().max()):
+        return torch.linalg.pinv(within, rtol=len(within) * EPS, hermitian=True) @ target
+    return torch.cholesky_solve(target, corner)
 
 
 def _pivots(units: Units, rank: int, first: int = 0) -> Int[Tensor, " r"]:

@@ -25,6 +25,7 @@ SAMPLE = 16  # outputs that the metric is taken from
 FLAT = 1e-8  # of the largest eigenvalue of Z: the least one
 WIDE = 2.0**50  # no metric goes beyond, so that float32 holds both vectors
 SKETCH = 20  # vectors at first, and twice as many each time, until they span a factor
+WORTH = 32  # entries of an output for each dimension of the outputs, from which on looking for their span is cheap
 SAME = 1e-6  # of a factor: what its span may miss, so that products made in float32 still have few dimensions
 EPS = torch.finfo(torch.float64).eps
 
@@ -72,7 +73,7 @@ def short(tensor: CP, whole: int, max_bytes: int) -> Reading | None:
     r, r2 = basis.shape[1], basis2.shape[1]
     if i * r * r2 > whole / 2 and i * r * r2 + i * j * r2 > whole:
         return None
-    weights, parts = _narrow(out) or (out, None)
+    weights, parts = (i * j >= WORTH * min(o, tensor.rank) and _narrow(out)) or (out, None)
     if parts is not None:
         depth = parts.shape[1]
         worth = depth * (2 * tensor.rank + o) < o * tensor.rank and 16 * depth * r * r2 <= max_bytes
@@ -91,10 +92,8 @@ def short(tensor: CP, whole: int, max_bytes: int) -> Reading | None:
     if parts is not None:
         missed += (out - weights @ parts.mT).abs() @ ((_peak(left) + left_off) * (_peak(right) + right_off))
     squares = ((weights @ cores.gram) * weights).sum(1).clamp(min=0) + 8 * EPS * (depth + r * r2) * cores.most.square()
-    sizes, low = (
-        squares.sqrt(),
-        _low(),
-    )  # ‖C_o‖ ≥ ‖z_oi‖ / ‖b_i‖; the square's rounding is added before the root
+    low = _low()
+    sizes = squares.sqrt()  # ‖C_o‖ ≥ ‖z_oi‖ / ‖b_i‖; the square's rounding is added before the root
     rounded = _rounding(cores.most, depth + 6, low) + _rounding(sizes, r + r2 + 6, low)
     slack = (rounded + 4 * EPS * (depth + r + r2 + tensor.rank) * cores.terms) * reach + missed
     rows = basis.to(low)

@@ -188,7 +188,8 @@ class Dictionary(Record):
 
         How it is learned: ``features.learn``. ``progress`` hears of (step, steps, figures: loss, L0, dead). Cost of a step:
         12 n d f operations; memory 4 n f numbers.
-        Errors: ArgumentError where the batches end early; NotFiniteError for activations or weights that are not finite.
+        Errors: ArgumentError where the batches end early; ShapeError where they are not rows of one width and dtype;
+        NotFiniteError for activations or weights that are not finite.
         """
         return cls(**learned(activations, how or DictionaryRecipe(), progress), hook=hook)
 

@@ -1,7 +1,7 @@
 """How a dictionary is learned: a plain loop over batches of activations, which stream by and are never all held.
 
-x is scaled to mean square 1 (undone in the end), b_dec starts at its mean, W_enc as the transpose of W_dec, whose rows are
-of unit length throughout. The loss is the mean squared error over the variance, and by architecture
+x is scaled to mean square 1 about its mean (undone in the end), b_dec starts at that mean, W_enc as the transpose of W_dec,
+whose rows are of unit length throughout. The loss is the mean squared error over the variance, and by architecture
 
     batchtopk, topk   nothing: k latents are kept, over the batch or of each row. Latents that have not been active for long
                       learn to write what the others miss (AuxK: Gao et al., arXiv:2406.04093, section 2.3)
@@ -13,7 +13,7 @@ A batchtopk dictionary ends as jumprelu: its threshold is the running mean of th
 (Bussmann et al., arXiv:2412.06410).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -22,15 +22,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bilens.base.errors import ArgumentError, ConfigError
-from bilens.base.numerics import require_finite
+from bilens.base.errors import ArgumentError, ConfigError, ShapeError
+from bilens.base.numerics import dtype_name, require_finite, require_floating
 
 LEARNED = ("batchtopk", "topk", "jumprelu", "standard")
 FIRST = 16  # batches that scale and mean are taken from
 DEAD = 200  # steps without being active after which a latent counts as dead
 SAMPLE = 8  # a batch's threshold is taken from one row in so many: finding it costs as much as all products otherwise
 AUX = 1 / 32  # weight of what dead latents miss
-KERNEL = 0.05  # of the scaled activations' root mean square
+KERNEL = 0.05  # of the activations' root mean square about their mean
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def learned(
     progress: Callable[[int, int, dict[str, float]], Any] | None = None,
 ) -> dict[str, Any]:
     """The fields of a dictionary (see ``Dictionary.train``)."""
-    stream = iter(batches)
+    stream = _alike(batches)
     first = list(islice(stream, min(FIRST, how.steps)))
     if not first:
         raise ArgumentError("activations", must="hold at least one batch", got="none")
@@ -85,9 +85,11 @@ def learned(
         optimiser.step()
         learner.unit()
         rate.step()
-        if progress is not None and (step % 50 == 49 or step + 1 == how.steps):
-            figures = {"loss": float(loss.detach()), "L0": float(active), "dead": float(learner.dead.float().mean())}
-            progress(step + 1, how.steps, figures)
+        if step % 50 == 49 or step + 1 == how.steps:
+            require_finite("learn", loss=loss)
+            if progress is not None:
+                figures = {"loss": float(loss.detach()), "L0": float(active), "dead": float(learner.dead.float().mean())}
+                progress(step + 1, how.steps, figures)
     return learner.fields()
 
 
@@ -97,16 +99,15 @@ class _Learner(nn.Module):
     def __init__(self, x: Float[Tensor, "n d"], how: DictionaryRecipe) -> None:
         super().__init__()
         require_finite("learn", activations=x)
-        self.how, d = how, x.shape[1]
-        self.scale = float(x.double().square().mean().sqrt()) or 1.0
+        self.how, d, mean = how, x.shape[1], x.double().mean(0)
+        self.scale = float((x - mean).square().mean().sqrt()) or 1.0
         generator = torch.Generator().manual_seed(how.seed)
         rows = torch.randn(how.expansion * d, d, generator=generator).to(x)
         self.W_dec = nn.Parameter(rows / rows.norm(dim=1, keepdim=True))
         self.W_enc = nn.Parameter(self.W_dec.detach().mT.clone())
         self.b_enc = nn.Parameter(torch.zeros_like(self.W_dec[:, 0]))
-        self.b_dec = nn.Parameter(x.mean(0) / self.scale)
+        self.b_dec = nn.Parameter((mean / self.scale).to(x))
         self.log_threshold = nn.Parameter(torch.full_like(self.b_enc, 0.1).log(), how.architecture == "jumprelu")
-        self.variance = float(((x / self.scale - self.b_dec.detach()).square()).sum(-1).mean()) or 1.0
         self.asleep = torch.zeros_like(self.b_enc, dtype=torch.int64)  # steps since a latent was last active
         self.least = 0.0  # running mean of the smallest value kept
 
@@ -120,7 +121,7 @@ class _Learner(nn.Module):
         pre = (x - self.b_dec) @ self.W_enc + self.b_enc
         a, penalty = self.sparse(pre)
         missed = x - a @ self.W_dec - self.b_dec
-        loss = missed.square().sum(-1).mean() / self.variance + penalty + AUX * self.waking(pre, missed.detach())
+        loss = missed.square().mean() + penalty + AUX * self.waking(pre, missed.detach())
         active = a.detach() > 0
         self.asleep = torch.where(active.any(0), 0, self.asleep + 1)
         return loss, active.sum() / len(x)
@@ -172,9 +173,14 @@ class _Learner(nn.Module):
             tensors["threshold"] = self.log_threshold.exp() * self.scale
         if kind == "batchtopk":
             kind, tensors["threshold"] = "jumprelu", torch.full_like(self.b_enc, self.least) * self.scale
-        tensors |= {"W_enc": self.W_enc.detach().clone(), "W_dec": self.W_dec.detach().clone()}
+        whole = torch.contiguous_format  # laid out as it will be when it is loaded, so that it rounds alike
+        tensors |= {name: getattr(self, name).detach().clone(memory_format=whole) for name in ("W_enc", "W_dec")}
         tensors |= {"b_enc": self.b_enc.detach() * self.scale, "b_dec": self.b_dec.detach() * self.scale}
-        return tensors | {"architecture": kind, "k": self.how.k if kind == "topk" else None, "centred": True}
+        return tensors | {
+            "architecture": kind,
+            "k": min(self.how.k, len(self.W_dec)) if kind == "topk" else None,
+            "centred": True,
+        }
 
 
 class _Jump(torch.autograd.Function):
@@ -192,6 +198,18 @@ class _Jump(torch.autograd.Function):
         of_a, of_on = grads
         near = ((pre - threshold).abs() < KERNEL / 2).to(pre) / KERNEL
         return of_a * (pre > threshold), -((of_a * threshold + of_on) * near).sum(0)
+
+
+def _alike(batches: Iterable[Float[Tensor, "n d"]]) -> Iterator[Float[Tensor, "n d"]]:
+    """``batches``, each of which must hold rows, of the first one's width and dtype."""
+    like: Tensor | None = None
+    for x in batches:
+        like = x if like is None else like
+        require_floating("activations", x.dtype)
+        if x.ndim != 2 or not len(x) or (x.shape[1], x.dtype) != (like.shape[1], like.dtype):
+            must = "be (n ≥ 1, d), all batches of one d and dtype"
+            raise ShapeError("activations", must=must, got=f"{tuple(x.shape)} in {dtype_name(x.dtype)}")
+        yield x
 
 
 def _rate(step: int, steps: int) -> float:

@@ -53,11 +53,12 @@ def train_dictionary(
 
     Activations are harvested to ``output``/activations and read back a shard at a time: never all in memory. ``resume``
     goes on with a harvest that was stopped. Figures on held-out text end up in training.json (see ``measure``).
-    Errors: ArgumentError for a place that is not there or a model without a tokenizer; FileError for a folder in use.
+    Errors: ArgumentError for a place that is not there or a model without a tokenizer; FileError for a folder in use;
+    ConfigError for ``resume`` of another model's run, or with another place, text or recipe.
     """
     output, at = Path(output), find_place(place, model.wiring().parts)
     data = _load(model, source)
-    about = {"data": data.name, "place": at.name, "recipe": asdict(how)}
+    about = {"model": _weights(model), "data": data.name, "place": at.name, "recipe": asdict(how)}
     claim(output, about, resume)
     if (output / "cfg.json").is_file():  # finished before
         return Dictionary.load(output)
@@ -69,8 +70,8 @@ def train_dictionary(
     name = f"layers.{at.name[3:].partition('.')[0]}.mlp.{at.side}" if at.name.startswith("mlp") else at.name
     made = Dictionary.train(shuffled(files, how.batch_size, how.seed), how, name, heard("steps"))
     figures = measure(model, made, place, data.valid[:HELD]["input_ids"])
-    made.save(output)
     write_text(output / ABOUT, json.dumps(about | {"figures": figures}, indent=2) + "\n")
+    made.save(output)
     return made
 
 
@@ -98,12 +99,15 @@ def harvest(
             progress(reached, len(blocks), {})
 
     tokens = torch.from_numpy(blocks.tokens.astype("int64"))
-    about = {"activations of": fingerprint(**dict(model.named_parameters())), "text": fingerprint(tokens=tokens)}
+    about = {"activations of": _weights(model), "text": fingerprint(tokens=tokens)}
     return write_chunks(folder, about | {"place": find_place(place, model.wiring().parts).name}, starts, made, done)
 
 
 def shuffled(files: list[Path], batch_size: int, seed: int) -> Iterator[Float[Tensor, "n d"]]:
-    """Batches of rows, over and over: files in random order, rows of two files mixed with each other."""
+    """Batches of rows, over and over: files in random order, rows of a file mixed with those left of the ones before.
+
+    All of ``batch_size``, unless a single file holds less. Memory: about two files' rows, and as many as two batches'.
+    """
     generator = torch.Generator().manual_seed(seed)
     kept: Tensor | None = None
     while True:
@@ -111,10 +115,12 @@ def shuffled(files: list[Path], batch_size: int, seed: int) -> Iterator[Float[Te
             rows = Shard.load(files[n]).rows
             rows = rows if kept is None else torch.cat([kept, rows])
             rows = rows[torch.randperm(len(rows), generator=generator)]
-            use = len(rows) // 2 if len(files) > 1 else len(rows)
-            use -= use % batch_size if use >= batch_size else 0
-            yield from rows[:use].split(batch_size)
-            kept = rows[use:] if len(files) > 1 else None
+            if len(files) == 1:
+                yield from rows[: len(rows) - len(rows) % batch_size or len(rows)].split(batch_size)
+                continue
+            use = len(rows) // 2 // batch_size * batch_size
+            yield from rows[:use].split(batch_size) if use else ()
+            kept = rows[use:]
 
 
 @torch.no_grad()
@@ -123,9 +129,11 @@ def measure(model: Transformer, dictionary: Dictionary, place: str, ids: Int[Ten
 
     Explained variance is 1 − Σ‖x − x̂‖² / Σ‖x − mean‖². Loss recovered is (Z − L) / (Z − M) of the model's own loss M, its
     loss L with the reconstruction in the place of x, and Z with zeros there.
+    Errors: ShapeError for a dictionary of another width; ArgumentError where it reads or writes another place.
     """
     at = find_place(place, model.wiring().parts)
-    dictionary.require_fits("dictionary", width=model.config.hidden_size)
+    for side in ("input", "output"):
+        dictionary.require_fits("dictionary", width=model.config.hidden_size, place=at.name, side=side)
     dictionary = dictionary.to(model.device, model.dtype)
     x = torch.cat(list(activations(model, ids.split(BATCH), place)))
     a = torch.cat([dictionary.encode(rows) for rows in x.split(4096)])
@@ -152,9 +160,13 @@ def _loss(model: Transformer, ids: Tensor, at: Any, instead: Callable[[Tensor], 
     total = 0.0
     for batch in ids.split(BATCH):
         with hooked(model.wiring().parts[at.part].module, at.side, lambda x: None if instead is None else instead(x)):
-            logits = model(input_ids=batch.to(model.device), use_cache=False).logits[:, :-1]
-        total += float(functional.cross_entropy(logits.flatten(0, 1).double(), batch[:, 1:].flatten().to(logits.device)))
-    return total / len(ids.split(BATCH)) if len(ids) else float("nan")
+            logits = model(input_ids=batch.to(model.device), use_cache=False).logits[:, :-1].flatten(0, 1).double()
+        total += float(functional.cross_entropy(logits, batch[:, 1:].flatten().to(logits.device), reduction="sum"))
+    return total / ids[:, 1:].numel() if len(ids) else float("nan")
+
+
+def _weights(model: Transformer) -> str:
+    return fingerprint(**dict(model.named_parameters()))
 
 
 def _load(model: Transformer, source: str) -> Any:
