@@ -3,7 +3,8 @@
     python -m experiments.mechanisms [--rank 32]
 
 The share of ‖S‖² that the largest terms of the core carry, in the HOSVD basis and after the sparsest turn found, beside
-random cores with the same mode Grams that were turned by the same optimiser. Rows go to experiments/results/mechanisms.jsonl.
+random cores with the same mode Grams that were turned by the same optimiser. Rows go to
+experiments/results/mechanisms.jsonl.
 """
 
 import argparse

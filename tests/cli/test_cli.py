@@ -8,23 +8,8 @@ import pytest
 import torch
 
 from bilens import Eigen
-from bilens.cli import main
 from bilens.decompose import HOSVD
 from bilens.features import Dictionary
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["bilens", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")

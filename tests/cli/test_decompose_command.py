@@ -14,21 +14,6 @@ from bilens.decompose import eigen
 MODEL = "tinystories-2l"
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command in this process: (exit code, stdout, stderr)."""
-    from bilens.cli import main
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["bilens", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return call
-
-
 def test_directions_by_token_are_rows_of_the_unembedding(run, tmp_path):
     code, _, _ = run("decompose", MODEL, "--layer", 1, "--directions", " girl, boy", "-k", 3, "--save", tmp_path / "e")
     assert code == 0

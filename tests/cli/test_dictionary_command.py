@@ -1,7 +1,6 @@
 """``bilens train dictionary``: a table in the end; bad input is one line on stderr and exit 2."""
 
 import shutil
-import sys
 
 import pytest
 import torch
@@ -9,21 +8,6 @@ import torch
 import bilens
 from bilens.features import Dictionary
 from bilens.training import read_about, save_tokenizer, train_tokenizer
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command in this process: (exit code, stdout, stderr)."""
-    from bilens.cli import main
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["bilens", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")
