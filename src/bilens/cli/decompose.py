@@ -82,10 +82,11 @@ def _layers(model: Any, layer: str | None) -> "dict[str, CP]":
 
 def _eigen(model: Any, tensor: "CP", k: int, directions: str, folder: Path | None, chunk: int) -> "Result":
     from bilens import decompose as spectra
+    from bilens.cli.output import progress_bar
 
     rows, labels = _directions(model, tensor, directions)
     share, folder = _share(folder)
-    with _bar() as progress:
+    with progress_bar("directions") as progress:
         return spectra.eigen(tensor, rows, k, labels=labels, chunk=chunk, folder=folder, share=share, progress=progress)
 
 
@@ -132,10 +133,3 @@ def _whole(tensor: "CP", what: str, k: int) -> "Result":
     if what == "hosvd":
         return spectra.hosvd(tensor, max_rank=k, symmetric=True)
     return spectra.svd(tensor, max_rank=k) if what == "svd" else spectra.joint(tensor)
-
-
-def _bar() -> Any:
-    """A progress bar on a terminal: a context that gives eigen's ``progress``."""
-    from bilens.cli.output import progress_bar
-
-    return progress_bar("directions")

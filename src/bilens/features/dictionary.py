@@ -27,7 +27,7 @@ from bilens.base.records import Record
 from bilens.features import saelens
 from bilens.features.learn import DictionaryRecipe, learned
 from bilens.features.saelens import TENSORS, is_transcoder
-from bilens.nn.hooks import PLACE
+from bilens.nn.hooks import short_name
 
 BOX = Path(__file__).parent / "box"
 D = TypeVar("D", bound="Dictionary")  # not Self: beartype checks methods one by one
@@ -165,7 +165,7 @@ class Dictionary(Record):
         writes = side == "output"
         mine = (self.hook_out if writes else "") or self.hook
         verb, size = ("write", self.d_out) if writes else ("read", self.d_in)
-        elsewhere = bool(place and mine) and same_place(place) != same_place(mine)
+        elsewhere = bool(place and mine) and short_name(place) != short_name(mine)
         if size == width and not elsewhere:
             return
         renamed = "Where that is the same place by another name, use dataclasses.replace(dictionary, hook=...)."
@@ -260,15 +260,6 @@ def require_architecture(dictionary: Dictionary) -> None:
         raise ArgumentError("Dictionary.k", must=f"be a whole number from 1 to {dictionary.W_enc.shape[-1]}", got=k)
     if dictionary.centred and is_transcoder(kind):
         raise ArgumentError("Dictionary.centred", must=f"be False for a {kind}: b_dec is of what it writes", got=True)
-
-
-def same_place(name: str) -> str:
-    """The short name of a place of bilens's, "mlp1.input" for "layers.1.mlp.input"; any other name as it is."""
-    found = PLACE.fullmatch(name)
-    if not found:
-        return name
-    part = found[1] or {"mlp": "mlp", "self_attn": "attn"}[found[4]]
-    return f"{part}{found[2] or found[3]}.{found[5]}"
 
 
 def _topk(pre: Float[Tensor, "*b f"], k: int) -> Float[Tensor, "*b f"]:

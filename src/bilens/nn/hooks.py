@@ -26,14 +26,23 @@ def find_place(text: str, parts: Sequence[Heads | Layer]) -> Place:
 
     Errors: ArgumentError where there is no such place; heads write one by one, so an attention layer has no output.
     """
-    found, names = PLACE.fullmatch(text), {part.name: n for n, part in enumerate(parts)}
-    name = "" if not found else (found[1] or {"mlp": "mlp", "self_attn": "attn"}[found[4]]) + (found[2] or found[3])
-    if not found or name not in names:
+    side, names = text.rpartition(".")[2], {part.name: n for n, part in enumerate(parts)}
+    name = short_name(text).removesuffix(f".{side}")
+    if not PLACE.fullmatch(text) or name not in names:
         places = ", ".join(f"{name}.input" for name in names)
         raise ArgumentError("place", must=f"be one of {places}, or .output of a layer", got=text)
-    if found[5] == "output" and isinstance(parts[names[name]], Heads):
+    if side == "output" and isinstance(parts[names[name]], Heads):
         raise ArgumentError("place", must="be the output of an mlp", got=text, todo="Heads write one by one.")
-    return Place(names[name], found[5], f"{name}.{found[5]}")
+    return Place(names[name], side, f"{name}.{side}")
+
+
+def short_name(text: str) -> str:
+    """The short name of a place, "mlp1.input" for "layers.1.mlp.input"; any other text as it is."""
+    found = PLACE.fullmatch(text)
+    if not found:
+        return text
+    part = found[1] or {"mlp": "mlp", "self_attn": "attn"}[found[4]]
+    return f"{part}{found[2] or found[3]}.{found[5]}"
 
 
 @contextmanager
