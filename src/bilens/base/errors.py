@@ -1,8 +1,14 @@
 """The error family. One grammar for all: *who* must *be what*; got *what*; *what to do*."""
 
+from bilens.base.words import printable, shortened
+
+LONGEST = 200  # characters of a value that a message carries
+
 
 class BilensError(Exception):
     """Everything bilens refuses, in one line that says who, what it must be, what it got, and what to do.
+
+    The line is safe to print: white space is a single space, control characters are written out, and a long value is cut.
 
     >>> raise ShapeError("CP.left", must="be (h, i) with h = 4", got="(3, 5)", todo="Pass gate_proj.weight as it is.")
     Traceback (most recent call last):
@@ -12,7 +18,10 @@ class BilensError(Exception):
 
     def __init__(self, who: str, *, must: str, got: object, todo: str = "") -> None:
         self.who, self.must, self.got, self.todo = who, must, got, todo
-        super().__init__(f"{who} must {must}; got {got}." + (f" {todo}" if todo else ""))
+        value = shortened(printable(" ".join(str(got).split())), LONGEST)
+        needed = shortened(printable(" ".join(must.split())), 2 * LONGEST)
+        line = f"{printable(who)} must {needed}; got {value}."
+        super().__init__(line + (f" {printable(todo)}" if todo else ""))
 
     def __reduce__(self):  # keyword-only arguments do not survive the default pickling between processes
         return _rebuild, (type(self), self.who, self.must, self.got, self.todo)

@@ -1,5 +1,6 @@
 """Tolerances by dtype, the dtype that spectra are computed in, and the finiteness check."""
 
+import math
 from numbers import Integral
 
 import torch
@@ -51,6 +52,28 @@ def scalar(who: str, factor: float | int | Tensor, like: Tensor) -> Tensor:
     if factor.ndim:
         raise ShapeError(f"{who} * factor", must="be given a scalar", got=tuple(factor.shape))
     return factor
+
+
+def near_one(factor: Tensor) -> tuple[Tensor, int]:
+    """A tensor over the power of two above its largest entry, which rounds nothing; and the power (0 for zeros).
+
+    Squares and products of what is near one stay in range, whatever the scale of the weights: it is taken out once, where
+    weights come in, and put back with ``scaled`` where a figure has it. Gradients flow.
+    """
+    largest = float(factor.detach().abs().max()) if factor.numel() else 0.0
+    if not 0 < largest < math.inf:
+        return factor, 0
+    power = math.frexp(largest)[1]
+    return scaled(factor, -power), power
+
+
+def scaled(values: Tensor, power: int) -> Tensor:
+    """``values`` · 2^power, in steps that stay in range of the dtype. Exact but where the result leaves the range."""
+    most = int(math.log2(torch.finfo(values.dtype).max)) - 1
+    while power:
+        step = max(-most, min(most, power))
+        values, power = values * 2.0**step, power - step
+    return values
 
 
 def require_finite(who: str, **tensors: Tensor) -> None:

@@ -11,7 +11,6 @@ Rounding. A product of n-vectors is within n u Σ|z||b| of the true one, u half 
 another: cores, rows, entries. With what the spans miss, measured, that is the slack s_o ≥ |z_oi · b_j − T_oij|.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -178,18 +177,6 @@ def _narrow(factor: Float[Tensor, "h i"]) -> tuple[Float[Tensor, "h r"], Float[T
             rank = int((s > SAME * size).sum())
             return frame @ (u[:, :rank] * s[:rank]), vh[:rank].mT
     return None
-
-
-def near_one(factor: Float[Tensor, "a b"]) -> tuple[Float[Tensor, "a b"], int]:
-    """A factor over the power of two above its largest entry, which rounds nothing; and the power."""
-    power = max(-1000, math.frexp(float(factor.abs().max()) if factor.numel() else 0.0)[1])
-    return scaled(factor, -power), power
-
-
-def scaled(values: Tensor, power: int) -> Tensor:
-    """``values`` · 2^power, in two steps that stay in range."""
-    half = power // 2
-    return values * 2.0**half * 2.0 ** (power - half)
 
 
 def _by_norm(columns: Float[Tensor, "j r"]) -> tuple[Float[Tensor, "j r"], Float[Tensor, " j"], Int[Tensor, " j"]]:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.algebra import CP
+from bilens.base.numerics import near_one, scaled
 from bilens.decompose import readings
 
 ROWS = 64  # at a time, at least, and
@@ -29,7 +30,7 @@ class Search:
 
     def __init__(self, tensor: CP, k: int, symmetric: bool, budget: int | None, max_bytes: int) -> None:
         self.k, self.symmetric, self.max_bytes = k, symmetric, max_bytes
-        factors, powers = zip(*map(readings.near_one, (tensor.out, tensor.left, tensor.right)), strict=True)
+        factors, powers = zip(*map(near_one, (tensor.out, tensor.left, tensor.right)), strict=True)
         self.tensor, self.power = CP(*factors), sum(powers)  # float32 has room for numbers near one
         self.rows, self.columns = self.tensor.left.mT.contiguous(), self.tensor.right.mT.contiguous()
         o, i, j = tensor.shape
@@ -46,11 +47,11 @@ class Search:
 
     @property
     def skipped(self) -> float:
-        return float(readings.scaled(torch.tensor(self.bound, dtype=torch.float64), self.power))
+        return float(scaled(torch.tensor(self.bound, dtype=torch.float64), self.power))
 
     def found(self) -> tuple[Int[Tensor, "n 3"], Float[Tensor, " n"]]:
         """The entries, largest first, and their values."""
-        return torch.stack(self._places(self.keys), 1), readings.scaled(self.values, self.power)
+        return torch.stack(self._places(self.keys), 1), scaled(self.values, self.power)
 
     def run(self) -> None:
         """Outputs by bound, a few at a time, in the way that costs least at the present threshold."""

@@ -1,0 +1,105 @@
+"""Reading files from outside: sizes are looked at before anything is allocated, and every fault names its file."""
+
+import json
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bilens.base.errors import FileError
+
+MIB = 2**20
+LARGEST = 64 * MIB  # of a JSON or TOML file: a vocabulary of a quarter of a million tokens takes 35
+# Types of weights that mean a number bilens computes with, by the names in a safetensors header.
+WEIGHT_TYPES = ("F64", "F32", "F16", "BF16")
+TO_CONVERT = (
+    "Convert its weights to float32, float16 or bfloat16 first: load it where it was made, .to(torch.bfloat16), save."
+)
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file holds. Errors: FileError for one that is missing, no file, too large, damaged or nested too deep."""
+    return _parsed(file, json.loads, "JSON")
+
+
+def read_json_object(file: Path) -> dict[str, Any]:
+    """As ``read_json``, where the file must hold an object."""
+    found = read_json(file)
+    if not isinstance(found, dict):
+        raise FileError(str(file), must="be a JSON object", got=type(found).__name__)
+    return found
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """What a TOML file holds. Errors as ``read_json``."""
+    return _parsed(file, tomllib.loads, "TOML")
+
+
+def weight_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights in a safetensors file, from its header alone.
+
+    Errors: FileError for a file that is missing or damaged, or holds weights of a type that is not computed in: integers,
+    booleans, complex and 8-bit floating numbers mean something else than their value, and are never cast in silence.
+    """
+    _require_file(file)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            parts = {key: opened.get_slice(key) for key in opened.keys()}
+            kinds = {key: part.get_dtype() for key, part in parts.items()}
+            shapes = {key: tuple(part.get_shape()) for key, part in parts.items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FileError(str(file), must="be an undamaged safetensors file", got=str(error)) from error
+    for key, kind in kinds.items():
+        if kind not in WEIGHT_TYPES:
+            must = f"be of type {', '.join(WEIGHT_TYPES)}"
+            raise FileError(f"{file}: {key}", must=must, got=kind, todo=TO_CONVERT)
+    return shapes
+
+
+def load_weights(file: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """The weights of a safetensors file, checked as ``weight_shapes`` does. Memory: the file's size."""
+    weight_shapes(file)
+    try:
+        return load_file(file, device=device)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise FileError(str(file), must="be an undamaged safetensors file", got=str(error)) from error
+
+
+def weight_dtypes(file: Path) -> set[torch.dtype]:
+    """Which types the weights of a safetensors file have."""
+    names = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    weight_shapes(file)
+    with safe_open(file, framework="pt") as opened:
+        return {names[opened.get_slice(key).get_dtype()] for key in opened.keys()}
+
+
+def _parsed(file: Path, parse: Callable[[str], Any], kind: str) -> Any:
+    _require_file(file)
+    try:
+        size = file.stat().st_size
+        if size > LARGEST:
+            raise FileError(str(file), must=f"be {kind} of at most {LARGEST // MIB} MiB", got=f"{size:,} bytes")
+        return parse(file.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise FileError(str(file), must=f"be readable {kind}", got="nesting too deep to read") from None
+    except (ValueError, OSError) as error:  # UnicodeDecodeError and the parsers' own are ValueErrors
+        if isinstance(error, FileError):
+            raise
+        raise FileError(str(file), must=f"be readable {kind}", got=str(error)) from error
+
+
+def _require_file(file: Path) -> None:
+    """Raise FileError unless ``file`` is a plain file: reading a pipe or a device could wait for ever."""
+    try:
+        if not file.is_file():
+            got = "something else" if file.exists() else "nothing there"
+            raise FileError(str(file), must="be a file", got=got)
+    except (OSError, ValueError) as error:  # a name too long, or with a NUL in it
+        if isinstance(error, FileError):
+            raise
+        raise FileError(str(file), must="be a file", got=str(error)) from error

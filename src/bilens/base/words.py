@@ -1,0 +1,57 @@
+"""How text from outside is shown to a person: one line, every character visible, nothing that acts on a terminal or page."""
+
+import unicodedata
+from collections.abc import Sequence
+
+SPACE, LINE_END, TAB = "␣", "⏎", "⇥"
+VISIBLE = {" ": SPACE, "\n": LINE_END, "\t": TAB}
+HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # control, format (bidi overrides), half surrogates, private, separators
+
+
+def printable(text: str) -> str:
+    """``text`` with every character that shows nothing, or acts on what shows it, written as \\x1b or \\u202e.
+
+    >>> printable("a\x1b[31m")
+    'a\\\\x1b[31m'
+    """
+    return "".join(character if _shows(character) else _escaped(character) for character in text)
+
+
+def shortened(text: str, longest: int) -> str:
+    """``text``, or its beginning with how much was cut off."""
+    if len(text) <= longest:
+        return text
+    return f"{text[:longest]}… ({len(text):,} characters)"
+
+
+def show_token(text: str) -> str:
+    """A token as it is shown everywhere: ␣ for a space, ⏎ for a line end, ⇥ for a tab, the rest ``printable``.
+
+    >>> show_token(" girl\\n")
+    '␣girl⏎'
+    """
+    return "".join(VISIBLE.get(character, printable(character)) for character in text)
+
+
+def show_tokens(texts: Sequence[str], ids: Sequence[int]) -> list[str]:
+    """Tokens as they are shown, their ids beside those whose text is not theirs alone among ``texts``, or is empty.
+
+    >>> show_tokens([" a", "\ufffd", "\ufffd"], [5, 128, 129])
+    ['␣a', '\ufffd#128', '\ufffd#129']
+    """
+    shown = [show_token(text) for text in texts]
+    owners: dict[str, set[int]] = {}
+    for text, index in zip(shown, ids, strict=True):
+        owners.setdefault(text, set()).add(index)
+    return [f"{text}#{index}" if not text or len(owners[text]) > 1 else text for text, index in zip(shown, ids, strict=True)]
+
+
+def _shows(character: str) -> bool:
+    return character == " " or unicodedata.category(character) not in HIDDEN
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

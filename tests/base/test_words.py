@@ -1,0 +1,41 @@
+"""Text from outside, as it is shown."""
+
+import pytest
+
+from bilens.base.errors import ArgumentError
+from bilens.base.words import printable, shortened, show_token, show_tokens
+
+HOSTILE = ["\x1b[31m", "\x00", "\u202eabc", "\ud800", "\u200b", "\u2028", "\x7f", "\x9b31m"]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_what_acts_on_a_terminal_or_shows_nothing_is_written_out(text):
+    shown = printable(text)
+    assert shown.isprintable()
+    shown.encode("utf-8")
+
+
+def test_plain_text_of_any_script_stays():
+    assert printable("naïve 女の子 λ²") == "naïve 女の子 λ²"
+
+
+def test_tokens_show_their_spaces_and_line_ends():
+    assert show_token(" girl") == "␣girl"
+    assert show_token("\n\t ") == "⏎⇥␣"
+
+
+def test_tokens_that_share_a_text_are_told_apart_by_their_ids():
+    assert show_tokens(["a", "\ufffd", "\ufffd", ""], [1, 2, 3, 4]) == ["a", "\ufffd#2", "\ufffd#3", "#4"]
+    assert show_tokens(["a", "a"], [1, 1]) == ["a", "a"]  # one token twice is one token
+
+
+def test_a_message_is_one_safe_line_and_carries_no_value_whole():
+    line = str(ArgumentError("a\x1b", must="be\nshort", got="x" * 10**6, todo="\u202e"))
+    assert len(line) < 600
+    assert line.isprintable()
+    assert "1,000,000 characters" in line
+
+
+def test_shortened_leaves_what_fits():
+    assert shortened("abc", 3) == "abc"
+    assert shortened("abcd", 3) == "abc… (4 characters)"
