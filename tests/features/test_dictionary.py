@@ -242,7 +242,7 @@ def test_layouts_before_version_6(make, tmp_path):
         ({"metadata": {"sae_lens_version": "6.1", "hook_head_index": 3}}, "hook_head_index must be null; got 3."),
         ({"metadata": {"sae_lens_version": "6.1", "hook_head_index_out": 0}}, "hook_head_index_out must be null; got 0."),
         ({"metadata": {"sae_lens_version": "6.1", "hook_name": 3}}, "hook_name must be a text; got 3."),
-        ({"finetuning_scaling_factor": True}, "finetuning_scaling_factor must be false or null; got true."),
+        ({"finetuning_scaling_factor": 2}, "finetuning_scaling_factor must be false or null or true; got 2."),
         ({"rescale_acts_by_decoder_norm": True}, "rescale_acts_by_decoder_norm must be false for standard; got true."),
         ({"activation_fn": "tanh-relu"}, 'activation_fn must be "relu"; got "tanh-relu".'),
         ({"apply_b_dec_to_input": "yes"}, 'apply_b_dec_to_input must be true or false; got "yes".'),
@@ -268,12 +268,18 @@ def test_missing_and_damaged_files(name, damage, make, tmp_path, refuses):
     refuses(FileError, lambda: Dictionary.load(tmp_path), str(path), text)
 
 
+@pytest.mark.bad_input
 def test_a_missing_folder_and_odd_json(make, tmp_path, refuses):
     refuses(FileError, lambda: Dictionary.load(tmp_path / "none"), "cfg.json must be there; got no such file.")
     folder(make, tmp_path)
-    for text in ("[1]", '{"metadata": 3}'):
+    for text, got in (
+        ("[1]", "must be a JSON object; got list"),
+        ('{"metadata": 3}', "metadata must be an object; got int"),
+    ):
         (tmp_path / "cfg.json").write_text(text)
-        refuses(FileError, lambda: Dictionary.load(tmp_path), "must hold an object, and its metadata another; got ")
+        refuses(FileError, lambda: Dictionary.load(tmp_path), str(tmp_path / "cfg.json"), got)
+    for path in (None, 3, ["tinystories-2l/mlp1.input"]):
+        refuses(ArgumentError, lambda path=path: Dictionary.load(path), "path must be a folder")
 
 
 @pytest.mark.parametrize(
@@ -296,15 +302,19 @@ def test_tensors_that_do_not_fit(kind, tensors, text, make, tmp_path, refuses):
     refuses(FileError, lambda: Dictionary.load(path), str(path / "sae_weights.safetensors"), text)
 
 
+@pytest.mark.bad_input
 def test_sizes_that_the_config_lacks_or_gets_wrong(make, tmp_path, refuses):
     for kind, name in (("standard", "d_in"), ("standard", "d_sae"), ("transcoder", "d_out")):
         path = folder(make, tmp_path, kind, drop=(name,))
         refuses(ConfigError, lambda path=path: Dictionary.load(path), f"cfg.json: {name} must be a whole number; got null.")
     refuses(FileError, lambda: Dictionary.load(folder(make, tmp_path, d_sae=11)), "must be (6, 11)")
-    refuses(
-        ArgumentError, lambda: Dictionary.load(folder(make, tmp_path, "topk", drop=("k",))), "Dictionary.k must be given"
-    )
-    refuses(ArgumentError, lambda: Dictionary.load(folder(make, tmp_path, "topk", k=11)), "from 1 to 10; got 11.")
+    for k in (11, "3", True, 1.5):
+        path = folder(make, tmp_path, "topk", k=k)
+        refuses(
+            FileError, lambda path=path: Dictionary.load(path), f"{path}: Dictionary.k must be a whole number from 1 to 10"
+        )
+    path = folder(make, tmp_path, "topk", drop=("k",))  # SAELens's own k, which these ten latents do not have
+    refuses(FileError, lambda: Dictionary.load(path), "from 1 to 10; got 100.")
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -318,6 +328,43 @@ def test_weights_that_are_no_numbers(bad, make, tmp_path, refuses):
     D = dataclasses.replace(made(make), W_dec=W)
     refuses(NotFiniteError, lambda: D.save(tmp_path / "new"), "Dictionary.W_dec must be finite")
     assert not (tmp_path / "new").exists()
+
+
+def test_what_a_run_says_of_itself_changes_nothing(make, tmp_path):
+    plain = Dictionary.load(folder(make, tmp_path / "plain"))
+    said = {"lr": 1e-3, "wandb_project": "x", "mse_loss_normalization": None, "finetuning_scaling_factor": True}
+    tensors = {name: tensor.contiguous() for name, tensor in plain.tensors.items()}
+    ones = {"finetuning_scaling_factor": torch.ones(10)}
+    path = folder(make, tmp_path / "run", tensors=tensors | ones, **said)
+    x = torch.randn(20, 6, dtype=plain.W_enc.dtype)
+    assert torch.equal(Dictionary.load(path)(x), plain(x))
+
+
+def test_decoder_norms_are_folded_in_what_holds_them(make, tmp_path):
+    """In bfloat16 the folded encoder has other latents than the one that was trained; in float32 the very same."""
+    more = {"rescale_acts_by_decoder_norm": True, "dtype": "bfloat16", "k": 3}
+    weights = {name: make.randn(*shape).bfloat16() for name, shape in
+               {"W_enc": (6, 10), "W_dec": (10, 6), "b_enc": (10,), "b_dec": (6,)}.items()}  # fmt: skip
+    D = Dictionary.load(folder(make, tmp_path, "topk", weights, **more))
+    x = make.randn(4000, 6)
+    W_enc, W_dec, b_enc, b_dec = (weights[name].double() for name in ("W_enc", "W_dec", "b_enc", "b_dec"))
+    centred = x - b_dec if D.centred else x
+    pre = (centred @ W_enc + b_enc) * W_dec.norm(dim=1)
+    at = pre.topk(3).indices
+    truth = torch.zeros_like(pre).scatter(1, at, pre.gather(1, at).relu())
+    assert D.W_enc.dtype is torch.float32
+    torch.testing.assert_close(D.to(torch.float64).encode(x), truth, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["standard", "topk", "batchtopk"])
+@pytest.mark.bad_input
+def test_a_row_that_is_no_number_is_refused_and_empties_no_other(kind, make, refuses):
+    D = Dictionary(make.randn(6, 10), make.randn(10, 6), make.randn(10), make.randn(6), architecture=kind,
+                   k=None if kind == "standard" else 2)  # fmt: skip
+    x = make.randn(5, 6)
+    x[2, 1] = float("nan")
+    refuses(NotFiniteError, lambda: D.encode(x), "x must be finite; got 1 NaN")
+    refuses(ShapeError, lambda: D.encode([1.0] * 6), "must be given a tensor (..., 6); got list")
 
 
 def test_a_zero_decoder_row_cannot_be_rescaled(make, tmp_path, refuses):

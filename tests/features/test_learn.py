@@ -149,6 +149,15 @@ def test_the_gradient_of_a_threshold(make):
     assert torch.equal(z.grad * len(z), c * (z > t).double())
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_learns_whatever_mode_the_caller_is_in(mode, directions):
+    how = recipe("topk", 20)
+    plain = Dictionary.train(planted(directions), how)
+    with mode():
+        quiet = Dictionary.train(planted(directions), how)
+    assert torch.equal(quiet.W_enc, plain.W_enc)
+
+
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_more_k_than_latents_keeps_all(kind, directions):
     made = Dictionary.train(planted(directions, 32), recipe(kind, 5, expansion=1, k=99))
@@ -197,14 +206,20 @@ def test_bad_activations(directions, refuses):
     ("changes", "text"),
     [
         ({"architecture": "gated"}, "architecture must be one of batchtopk, topk, jumprelu, standard; got 'gated'"),
-        ({"expansion": 0}, "expansion must be at least 1; got 0"),
-        ({"k": 0}, "k must be at least 1; got 0"),
-        ({"steps": -1}, "steps must be at least 1; got -1"),
-        ({"batch_size": 0}, "batch_size must be at least 1; got 0"),
+        ({"expansion": 0}, "expansion must be a whole number ≥ 1; got 0"),
+        ({"k": 0}, "k must be a whole number ≥ 1; got 0"),
+        ({"steps": -1}, "steps must be a whole number ≥ 1; got -1"),
+        ({"batch_size": 0}, "batch_size must be a whole number ≥ 1; got 0"),
+        ({"steps": math.nan}, "steps must be a whole number ≥ 1; got nan"),
+        ({"batch_size": True}, "batch_size must be a whole number ≥ 1; got True"),
+        ({"k": 1.5}, "k must be a whole number ≥ 1; got 1.5"),
+        ({"seed": -1}, "seed must be a whole number from 0 to"),
+        ({"learning_rate": "fast"}, "learning_rate must be finite and ≥ 0; got 'fast'"),
         ({"sparsity": -1.0}, "sparsity must be finite and ≥ 0; got -1.0"),
         ({"sparsity": math.nan}, "sparsity must be finite and ≥ 0; got nan"),
         ({"learning_rate": math.inf}, "learning_rate must be finite and ≥ 0; got inf"),
     ],
 )
+@pytest.mark.bad_input
 def test_a_wrong_recipe(changes, text, refuses):
     refuses(ConfigError, lambda: DictionaryRecipe(**changes), text)

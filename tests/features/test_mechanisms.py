@@ -67,6 +67,28 @@ def test_scattered_terms_are_found_at_least_as_sparse_as_they_were_planted(scatt
     assert float(found.after[15]) > float(found.random_after[:, 15].max()) + 0.05
 
 
+def test_the_largest_entry_of_each_direction_is_positive(make, close):
+    """Directions have no sign of their own; with the rule, a layer and its negative have the same."""
+    T = make.tucker(6, 8, ranks=(4, 5, 5)).symmetrise()
+    found, turned = (mechanisms(layer, 4, starts=1, draws=0, steps=30) for layer in (T, -T))
+    for basis in found.bases.values():
+        largest = basis.gather(0, basis.abs().argmax(0, keepdim=True))
+        assert bool((largest > 0).all())
+    close(turned.bases["out"], found.bases["out"], tol=1e-8)
+    close(turned.bases["in"], found.bases["in"], tol=1e-8)
+    close(turned.core, -found.core, tol=1e-8)
+
+
+@pytest.mark.parametrize("power", [-300, 300])
+def test_what_is_relative_knows_no_scale(make, power):
+    T = make.cp(4, 5, h=6)
+    plain, moved = (mechanisms(layer, 4, starts=2, draws=1, steps=20) for layer in (T, T * 2.0**power))
+    torch.testing.assert_close(moved.after, plain.after)
+    torch.testing.assert_close(moved.random_after, plain.random_after)
+    assert moved.error == pytest.approx(plain.error, rel=1e-6)
+    assert moved.rows()[0]["value"] == pytest.approx(plain.rows()[0]["value"] * 2.0**power)
+
+
 def test_the_turn_is_orthogonal_and_loses_nothing(make, cube, close):
     tensor = make.cp(6, 8, h=9)
     found = mechanisms(tensor, (4, 5), starts=2, draws=1)

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.algebra.third import require_factors
-from bilens.base.errors import ArgumentError, ConfigError, ShapeError
+from bilens.base.errors import ArgumentError, ConfigError, FileError, ShapeError
 from bilens.base.numerics import dtype_name, is_whole, require_finite
 from bilens.base.records import Record
 from bilens.features import saelens
@@ -122,7 +122,7 @@ class Dictionary(Record):
     def pre(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b f"]:
         """x · readsᵀ + offset: what the activation function is applied to (of a gated dictionary, the magnitudes').
 
-        Cost: d_in f operations a row. Errors: ShapeError where x is of another width, dtype or device.
+        Cost: d_in f operations a row. Errors: ShapeError where x is of another width, dtype or device; NotFiniteError.
         """
         self._require("Dictionary.pre", x, self.d_in)
         return self._read(x) @ self.reads.mT + self._bias()  # centred first, as SAELens rounds it
@@ -212,10 +212,13 @@ class Dictionary(Record):
         In the box: "tinystories-2l/mlp1.input" and "tinystories-2l/mlp1.output".
 
         Errors: FileError for a missing or damaged file and for tensors that lack or are too many; ConfigError, by name, for
-        an architecture or a key of cfg.json that is not understood; ShapeError; NotFiniteError.
+        an architecture or a key of cfg.json that is not understood; NotFiniteError.
         """
-        inside = BOX / path
-        made = cls(**saelens.read(inside if not Path(path).exists() and inside.is_dir() else Path(path)))
+        fields = saelens.read(_folder(path))
+        try:
+            made = cls(**fields)
+        except ArgumentError as error:  # which speaks of fields, and knows no file
+            raise FileError(f"{path}: {error.who}", must=error.must, got=error.got, todo=error.todo) from error
         require_finite(f"{path}: Dictionary", **made.tensors)
         return made
 
@@ -228,6 +231,9 @@ class Dictionary(Record):
         return x - self.b_dec if self.centred else x
 
     def _require(self, who: str, x: Tensor, size: int) -> None:
+        """One pass over ``x``: a row with a NaN in it would be the largest of a batch, and empty all others."""
+        if not isinstance(x, Tensor):
+            raise ShapeError(who, must=f"be given a tensor (..., {size})", got=type(x).__name__)
         if x.ndim == 0 or x.shape[-1] != size:
             raise ShapeError(who, must=f"be given (..., {size})", got=tuple(x.shape))
         if (x.dtype, x.device) != (self.W_enc.dtype, self.W_enc.device):
@@ -237,10 +243,19 @@ class Dictionary(Record):
                 got=f"{dtype_name(x.dtype)} on {x.device}",
                 todo="Use .to(...) on either.",
             )
+        require_finite(who, x=x)
 
     def __repr__(self) -> str:
         at = f"{self.hook or '?'} -> {self.hook_out or '?'}" if is_transcoder(self.architecture) else self.hook or "?"
         return f"<Dictionary: {self.n_latents} {self.architecture} latents of {at}, width {self.d_in}>"
+
+
+def _folder(path: str | Path) -> Path:
+    """The folder of that name, or the one in the box."""
+    if not isinstance(path, str | Path):
+        raise ArgumentError("path", must="be a folder, or a dictionary in the box", got=repr(path))
+    inside = BOX / path
+    return inside if not Path(path).exists() and inside.is_dir() else Path(path)
 
 
 def require_architecture(dictionary: Dictionary) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from bilens.algebra import Eigen, Gates, QuadraticForm
 from bilens.algebra.eigen import Which, require_count
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import require_finite, working_dtype
+from bilens.base.numerics import near_one, require_finite, scaled, working_dtype
 from bilens.base.results import SHOWN_ROWS, Result
 from bilens.features.pairs import FeaturePairs, Kind, feature_name, top_pairs
 
@@ -153,10 +153,10 @@ class FeatureForm(Result):
         return self.constant + a @ self.linear + self.form(a @ self.writes)
 
     def top(self, k: int = 20, kind: Kind = "all") -> FeaturePairs:
-        """The ``k`` largest |Q_fg| over unordered pairs, exactly; ``kind``: "cross" or "self" for those alone.
+        """The ``k`` pairs of largest |coefficient|, exactly; ``kind``: "cross" or "self" for those alone.
 
-        A cross pair's coefficient of a_f a_g is 2 Q_fg. Cost h i² + f i² + f² i / 2 at most; the f × f matrix is never
-        whole. Errors: ArgumentError, NotFiniteError.
+        A cross pair's coefficient of a_f a_g is the sum of both orders, 2 Q_fg; a self-interaction's of a_f² is Q_ff.
+        Cost h i² + f i² + f² i / 2 at most; the f × f matrix is never whole. Errors: ArgumentError, NotFiniteError.
         """
         return top_pairs(self.form, self.writes, k, kind, self.of, self.names)
 
@@ -187,20 +187,27 @@ class FeatureForm(Result):
         if x.ndim != 2 or x.shape[1] != self.form.shape[-1] or len(x) < 2:
             raise ShapeError("activations", must=f"be (n, {self.form.shape[-1]}) with n ≥ 2", got=tuple(x.shape))
         require_finite("", activations=x)
-        whole = self.form(x).double()
-        whole = whole - whole.mean()
+        x = x.double()
+        whole = self.form.to(torch.float64)(x)
+        whole, power = near_one(whole - whole.mean())  # squares of what is tiny would vanish
         variance = whole.square().sum()
         if not float(variance) > 0:
             raise ArgumentError("activations", must=f"make {self.of} vary", got="the same value for all")
-        return (gates(x.to(gates.a)).double().mT @ whole / variance).to(gates.a)
+        parts = scaled(gates.to(torch.float64)(x), -power)
+        return (parts.mT @ whole / variance).to(gates.a)
 
     def read(self, directions: Float[Tensor, "n i"], members: int = MEMBERS) -> Readings:
         """Directions of x by their nearest features (by cosine with what features write). Cost n f i."""
         require_count(members)
+        if not isinstance(directions, Tensor) or directions.ndim != 2 or directions.shape[1] != self.writes.shape[1]:
+            got = tuple(directions.shape) if isinstance(directions, Tensor) else type(directions).__name__
+            raise ShapeError("directions", must=f"be a tensor (n, {self.writes.shape[1]})", got=got)
+        require_finite("", directions=directions)
         writes = self.writes.to(directions.dtype)
         coefficients = directions @ writes.mT
-        lengths = directions.norm(dim=1)[:, None] * writes.norm(dim=1)
-        cosines = torch.where(lengths > 0, coefficients / lengths, torch.zeros_like(lengths))
+        one, two = near_one(directions)[0], near_one(writes)[0]
+        lengths = one.norm(dim=1)[:, None] * two.norm(dim=1)
+        cosines = torch.where(lengths > 0, one @ two.mT / lengths, torch.zeros_like(lengths))
         best = cosines.abs().topk(min(members, len(writes)), dim=1).indices
         names = tuple(str(n) for n in range(len(directions)))
         return Readings(names, self.names, best, coefficients.gather(1, best), cosines.gather(1, best))

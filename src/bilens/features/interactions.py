@@ -10,7 +10,7 @@ exactly, with S' the symmetric part over x. T' is a CP of rank h + 1. Its blocks
 (0, w_f), and e becomes (0, e). Source: maths of feature construction, after Sharkey, arXiv:2305.03452, section 4.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.algebra import CP, Factored
+from bilens.algebra import CP, Factored, homogeneous
 from bilens.algebra.affine import constant
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import dtype_name, is_whole, require_finite
+from bilens.base.numerics import dtype_name, is_whole, require_finite, working_dtype
 from bilens.base.records import Record
 from bilens.base.results import Result
 from bilens.decompose import TopEntries, top_entries
@@ -40,13 +40,15 @@ class Explanation(Result):
 
     The parts are those of ``PARTS``: the constant; linear in the latents; their squares ("self"); products of two
     ("cross"); and with what the dictionary leaves of x: alone with the base and biases ("error"), with the latents, with
-    itself. ``truth`` (n, feature): the pre-activation from the layer itself.
+    itself. ``truth`` (n, feature): the pre-activation from the layer itself. ``latents`` (n, feature): what the output
+    dictionary makes of it (relu, top-k or a threshold), which is no sum of parts; None where outputs are rows.
     """
 
     features: tuple[int, ...]
     names: tuple[str, ...]
     parts: Float[Tensor, "n m p"]
     truth: Float[Tensor, "n m"]
+    latents: Float[Tensor, "n m"] | None = None
 
     @property
     def total(self) -> Float[Tensor, "n m"]:
@@ -61,19 +63,23 @@ class Explanation(Result):
 
     def summary(self) -> str:
         n, m, _ = self.parts.shape
-        return f"{m} features on {n} inputs in {len(PARTS)} parts; they sum to the layer's own but for {self.error:.2g}"
+        what = f"{m} features on {n} inputs in {len(PARTS)} parts"
+        return f"{what}; they sum to the pre-activations, the layer's own but for {self.error:.2g}"
 
     def rows(self) -> list[dict[str, Any]]:
-        return [
-            {"input": n, "feature": name} | dict(zip(PARTS, parts, strict=True)) | {"total": sum(parts), "truth": truth}
-            for n, (one, truths) in enumerate(zip(self.parts.tolist(), self.truth.tolist(), strict=True))
-            for name, parts, truth in zip(self.names, one, truths, strict=True)
-        ]
+        return [self._row(n, m) for n in range(len(self.parts)) for m in range(len(self.names))]
+
+    def _row(self, n: int, m: int) -> dict[str, Any]:
+        parts = self.parts[n, m].tolist()
+        row = {"input": n, "feature": self.names[m]} | dict(zip(PARTS, parts, strict=True))
+        row |= {"total": sum(parts), "pre-activation": float(self.truth[n, m])}
+        return row if self.latents is None else row | {"latent": float(self.latents[n, m])}
 
     def figure(self) -> dict[str, Any]:
         means = self.parts.abs().mean(0).mT.tolist()
         bars = [{"type": "bar", "name": part, "x": list(self.names), "y": y} for part, y in zip(PARTS, means, strict=True)]
-        return {"data": bars, "layout": {"barmode": "stack", "yaxis": {"title": {"text": "mean |part|"}}}}
+        axes = {"yaxis": {"title": {"text": "mean |part| of the pre-activation"}}}
+        return {"data": bars, "layout": {"barmode": "stack"} | axes}
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -81,8 +87,8 @@ class Interactions(Record):
     """A layer between two dictionaries: output latents as a tensor over the input latents, kept in factors.
 
     Fields: ``layer``: the CP over x or (1, x). ``reads`` (f_out, o), ``offset`` (f_out,): pre = m(x) · readsᵀ + offset.
-    ``writes`` (f_in, i), ``base`` (i,): x = base + a · writes + e. ``inputs``: the dictionary that encodes x, where there is
-    one. ``out_names``, ``in_names``: of the features, or nothing.
+    ``writes`` (f_in, i), ``base`` (i,): x = base + a · writes + e. ``inputs``, ``outputs``: the dictionaries that encode x
+    and what the layer writes, where there are such. ``out_names``, ``in_names``: of the features, or nothing.
     """
 
     layer: CP
@@ -93,6 +99,7 @@ class Interactions(Record):
     inputs: Dictionary | None
     out_names: tuple[str, ...]
     in_names: tuple[str, ...]
+    outputs: Dictionary | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -158,12 +165,14 @@ class Interactions(Record):
     ) -> Explanation:
         """The pre-activations of output ``features`` on inputs ``x``, in parts that sum to them exactly.
 
-        ``a``: the input latents, where they are not what ``inputs`` encodes. Cost per input h (2 i + o) and a few h m, and
-        2 h i + n h for each latent active on any. Memory n h, and ``BLOCK`` h.
+        The latents themselves stand beside them: the activation function is not a sum, and is not taken apart. Those of a
+        batchtopk dictionary depend on all of ``x`` together. ``a``: the input latents, where they are not what ``inputs``
+        encodes. Half types are worked in float32. Cost per input h (2 i + o), o f_out for the latents and a few h m, and
+        2 h i + n h for each latent active on any. Memory n (h + f_out), and ``BLOCK`` h.
         Errors: ArgumentError for an index out of range, or no ``a`` where inputs are rows alone; ShapeError; NotFiniteError.
         """
         chosen = self._require((features,) if is_whole(features) else features)
-        a = self._latents(x, a)
+        x, a = self._latents(x, a)
         left, right = self._hidden(self.base, True)
         ones = a @ self.writes
         (left_a, right_a), (left_e, right_e) = self._hidden(ones, False), self._hidden(x - self.base - ones, False)
@@ -180,12 +189,12 @@ class Interactions(Record):
             names=tuple(feature_name(self.out_names, f) for f in chosen),
             parts=parts,
             truth=self.pre(x)[:, chosen],
+            latents=None if self.outputs is None else self.outputs.encode(self._written(x))[:, chosen],
         )
 
     def pre(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b f_out"]:
         """The output latents' pre-activations, from the layer itself: reads · m(x) + offset."""
-        whole = torch.cat([torch.ones_like(x[..., :1]), x], -1) if self.biased else x
-        return self.layer(whole) @ self.reads.mT + self.offset
+        return self._written(x) @ self.reads.mT + self.offset
 
     def top_entries(self, k: int = 20, budget: int | None = None, rows: Sequence[int] | None = None) -> TopEntries:
         """The ``k`` largest |S_ofg| over all output latents and unordered pairs of input latents: exact, with a certificate.
@@ -196,6 +205,10 @@ class Interactions(Record):
         names = {"out": self.out_names, "left": self.in_names, "right": self.in_names}
         given = {mode: of for mode, of in names.items() if of}
         return top_entries(self.quadratic, k, rows, given or None, symmetric=True, budget=budget)
+
+    def _written(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
+        """m(x): what the layer writes."""
+        return self.layer(homogeneous(x) if self.biased else x)
 
     @cached_property
     def _out(self) -> Float[Tensor, "f_out h"]:
@@ -218,8 +231,12 @@ class Interactions(Record):
             total = total + a[:, block].square() @ (left * right)
         return total
 
-    def _latents(self, x: Tensor, a: Tensor | None) -> Float[Tensor, "n f_in"]:
+    def _latents(self, x: Tensor, a: Tensor | None) -> tuple[Float[Tensor, "n i"], Float[Tensor, "n f_in"]]:
+        """Inputs and their latents, in the layer's dtype."""
         n_in, width = self.writes.shape
+        x, a = (self._raised(given) for given in (x, a))
+        if not isinstance(x, Tensor) or (a is not None and not isinstance(a, Tensor)):
+            raise ShapeError("explain", must=f"be given tensors: x (n, {width})", got=type(x).__name__)
         if x.ndim != 2 or x.shape[1] != width or x.dtype != self.layer.dtype:
             must = f"be (n, {width}) in {dtype_name(self.layer.dtype)}"
             raise ShapeError("x", must=must, got=f"{tuple(x.shape)} in {dtype_name(x.dtype)}")
@@ -232,7 +249,12 @@ class Interactions(Record):
             must = f"be ({len(x)}, {n_in}) in {dtype_name(x.dtype)}"
             raise ShapeError("explain(a=)", must=must, got=f"{tuple(a.shape)} in {dtype_name(a.dtype)}")
         require_finite("explain", x=x, a=a)
-        return a
+        return x, a
+
+    def _raised(self, given: Any) -> Any:
+        """Half types in the layer's dtype, in which they are exact; all else as it is."""
+        half = isinstance(given, Tensor) and given.dtype in (torch.float16, torch.bfloat16)
+        return given.to(self.layer.dtype) if half else given
 
     def _require(self, features: Any) -> list[int]:
         return require_features(features, len(self.reads))
@@ -243,7 +265,11 @@ class Interactions(Record):
 
 def require_features(features: Sequence[int] | Int[Tensor, " n"], size: int) -> list[int]:
     """The numbers of output features. Errors: ArgumentError unless each is one of 0 … size − 1, and there is one."""
-    chosen = features.tolist() if isinstance(features, Tensor) else list(features)
+    if isinstance(features, Tensor):
+        features = features.flatten().tolist()
+    if isinstance(features, str) or not isinstance(features, Iterable):
+        raise ArgumentError("feature", must="be whole numbers, or one", got=repr(features))
+    chosen = list(features)
     wrong = [f for f in chosen if not is_whole(f) or not 0 <= f < size]
     if wrong or not chosen:
         raise ArgumentError("feature", must=f"be a whole number from 0 to {size - 1}", got=wrong[0] if wrong else "none")
@@ -262,9 +288,19 @@ def interactions(
 
     ``T`` is over x, or over (1, x) for a layer with biases. ``outputs``: a dictionary of what the layer writes, or rows
     (f_out, o) that read it. ``inputs``: a dictionary of what the layer reads, or rows (f_in, i) that write it (base 0).
-    Nothing is computed until it is asked for. Errors: ShapeError for a dictionary of another width, dtype or device;
-    ArgumentError for names that do not fit; NotFiniteError for NaN weights, in T or in a dictionary.
+    Nothing is computed until it is asked for; half types are raised to float32, in which they are exact. Errors: ShapeError
+    for a dictionary of another width, dtype or device; ArgumentError for a T that is no CP, for sides that are neither
+    dictionaries nor rows, and for names that do not fit; NotFiniteError for NaN weights, in T or in a dictionary.
     """
+    if not isinstance(T, CP):
+        raise ArgumentError("interactions(T)", must="be a CP, as layer.tensor() gives it", got=type(T).__name__)
+    for who, side in (("outputs", outputs), ("inputs", inputs)):
+        if not isinstance(side, Dictionary | Tensor):
+            must = "be a Dictionary, or a tensor of rows"
+            raise ArgumentError(f"interactions({who})", must=must, got=type(side).__name__)
+    work = working_dtype(T.dtype)
+    if work != T.dtype and {_dtype(side) for side in (outputs, inputs)} <= {T.dtype, work}:
+        T, outputs, inputs = T.to(work), outputs.to(work), inputs.to(work)
     one, two = T.shape[1], T.shape[2]
     if one != two:
         raise ShapeError("interactions(T)", must="have left and right of one size", got=T.shape)
@@ -279,8 +315,12 @@ def interactions(
     for who, names, size in (("out_names", out_names, len(reads)), ("in_names", in_names, len(writes))):
         if names and len(names) != size:
             raise ArgumentError(who, must=f"name all {size} features", got=len(names))
-    encoder = inputs if isinstance(inputs, Dictionary) else None
-    return Interactions(T, reads, offset, writes, base, encoder, tuple(out_names), tuple(in_names))
+    encoder, made = (side if isinstance(side, Dictionary) else None for side in (inputs, outputs))
+    return Interactions(T, reads, offset, writes, base, encoder, tuple(out_names), tuple(in_names), made)
+
+
+def _dtype(side: Dictionary | Tensor) -> torch.dtype:
+    return side.dtype if isinstance(side, Tensor) else side.W_enc.dtype
 
 
 def read_by(

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bilens.base.errors import ArgumentError, ConfigError, ShapeError
-from bilens.base.numerics import dtype_name, require_finite, require_floating
+from bilens.base.numerics import dtype_name, is_whole, near_one, require_finite, require_floating, scaled, working_dtype
 
 LEARNED = ("batchtopk", "topk", "jumprelu", "standard")
 FIRST = 16  # batches that scale and mean are taken from
@@ -53,11 +53,14 @@ class DictionaryRecipe:
         if self.architecture not in LEARNED:
             raise ConfigError("architecture", must=f"be one of {', '.join(LEARNED)}", got=repr(self.architecture))
         for name in ("expansion", "k", "steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(name, must="be at least 1", got=getattr(self, name))
+            if not is_whole(getattr(self, name)) or getattr(self, name) < 1:
+                raise ConfigError(name, must="be a whole number ≥ 1", got=repr(getattr(self, name)))
+        if not is_whole(self.seed) or not 0 <= self.seed < 2**63:
+            raise ConfigError("seed", must="be a whole number from 0 to 2⁶³ − 1", got=repr(self.seed))
         for name in ("sparsity", "learning_rate"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigError(name, must="be finite and ≥ 0", got=getattr(self, name))
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, float | int) or not 0 <= value < float("inf"):
+                raise ConfigError(name, must="be finite and ≥ 0", got=repr(value))
 
 
 def learned(
@@ -65,7 +68,16 @@ def learned(
     how: DictionaryRecipe,
     progress: Callable[[int, int, dict[str, float]], Any] | None = None,
 ) -> dict[str, Any]:
-    """The fields of a dictionary (see ``Dictionary.train``)."""
+    """The fields of a dictionary (see ``Dictionary.train``), learned with gradients whatever mode the caller is in."""
+    with torch.inference_mode(False), torch.enable_grad():
+        return _learned(batches, how, progress)
+
+
+def _learned(
+    batches: Iterable[Float[Tensor, "n d"]],
+    how: DictionaryRecipe,
+    progress: Callable[[int, int, dict[str, float]], Any] | None,
+) -> dict[str, Any]:
     stream = _alike(batches)
     first = list(islice(stream, min(FIRST, how.steps)))
     if not first:
@@ -100,7 +112,8 @@ class _Learner(nn.Module):
         super().__init__()
         require_finite("learn", activations=x)
         self.how, d, mean = how, x.shape[1], x.double().mean(0)
-        self.scale = float((x - mean).square().mean().sqrt()) or 1.0
+        spread, power = near_one(x - mean)  # squares of what is tiny would vanish
+        self.scale = float(scaled(spread.square().mean().sqrt(), power)) or 1.0
         generator = torch.Generator().manual_seed(how.seed)
         rows = torch.randn(how.expansion * d, d, generator=generator).to(x)
         self.W_dec = nn.Parameter(rows / rows.norm(dim=1, keepdim=True))
@@ -201,15 +214,17 @@ class _Jump(torch.autograd.Function):
 
 
 def _alike(batches: Iterable[Float[Tensor, "n d"]]) -> Iterator[Float[Tensor, "n d"]]:
-    """``batches``, each of which must hold rows, of the first one's width and dtype."""
+    """``batches``, each of which must hold rows, of the first one's width and dtype; half types raised to float32."""
     like: Tensor | None = None
     for x in batches:
+        if not isinstance(x, Tensor):
+            raise ShapeError("activations", must="be tensors of rows (n, d)", got=type(x).__name__)
         like = x if like is None else like
         require_floating("activations", x.dtype)
         if x.ndim != 2 or not len(x) or (x.shape[1], x.dtype) != (like.shape[1], like.dtype):
             must = "be (n ≥ 1, d), all batches of one d and dtype"
             raise ShapeError("activations", must=must, got=f"{tuple(x.shape)} in {dtype_name(x.dtype)}")
-        yield x
+        yield x.to(working_dtype(x.dtype))
 
 
 def _rate(step: int, steps: int) -> float:

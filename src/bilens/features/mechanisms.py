@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.algebra import CP, Dense, Tucker
+from bilens.algebra import CP, Dense, ThirdOrder, Tucker
 from bilens.algebra.third import GIB
 from bilens.base.errors import ArgumentError, TooLargeError
 from bilens.base.numerics import is_whole
@@ -109,10 +109,11 @@ class Mechanisms(Result):
 
     def rows(self) -> list[dict[str, Any]]:
         """The largest terms: value is the factor of u_a (v_b·x)(v_c·x) in the layer's output."""
-        value, order, (a, b, c) = _terms(self.core)
+        relative = self.core / (self.norm or 1.0)
+        value, order, (a, b, c) = _terms(relative)
         kept = order[:SHOWN]
-        columns = (each[kept].tolist() for each in (a, b, c, value))
-        shares = (_shares(self.core)[order][:SHOWN] / (self.norm**2 or 1.0)).tolist()
+        columns = (each[kept].tolist() for each in (a, b, c, value * self.norm))
+        shares = _shares(relative)[kept].tolist()
         return [
             {"term": n, "out": out, "in": one, "and in": two, "value": factor, "share of ‖S‖²": share}
             for n, (out, one, two, factor, share) in enumerate(zip(*columns, shares, strict=True))
@@ -167,6 +168,8 @@ def mechanisms(
     Errors: TooLargeError for a core above ``max_bytes``; ArgumentError; ShapeError; NotFiniteError.
     Source: Carroll 1953 (quartimax); De Lathauwer et al. 2000 (HOSVD); the turn of a core: Kiers 1998 (orthomax of Tucker).
     """
+    if not isinstance(tensor, ThirdOrder):
+        raise ArgumentError("mechanisms", must="be given a tensor: CP, Dense, Tucker", got=type(tensor).__name__)
     ranks = max_rank if isinstance(max_rank, tuple) else (max_rank, max_rank)
     if len(ranks) != 2 or not all(is_whole(rank) and rank >= 1 for rank in ranks):
         raise ArgumentError("max_rank", must="be a whole number ≥ 1, or two (out, inputs)", got=repr(max_rank))
@@ -182,23 +185,22 @@ def mechanisms(
             "mechanisms", must=f"make a core of at most {max_bytes:,} bytes", got=f"{a * b * b * 8:,}", todo=todo
         )
     found = hosvd(tensor, (a, b, b), ROUNDING, symmetric=True)
-    core = found.tucker.core.double()
-    turn, history, criteria, steady = _best(core, starts, steps, tol, seed)
+    whole = found.tucker.core.double() / (found.norm or 1.0)  # all that follows knows no scale
+    turn, history, criteria, steady = _best(whole, starts, steps, tol, seed)
     generator = torch.Generator().manual_seed(seed)
-    random = [_alike(core, generator) for _ in range(draws)]
+    random = [_alike(whole, generator) for _ in range(draws)]
     turned = [_best(draw, starts, steps, tol, seed)[0].core for draw, _ in random]
     out, inputs = found.bases["out"].double() @ turn.out, found.bases["left"].double() @ turn.inputs
     core, out, inputs = _ordered(turn.core, out, inputs)
-    square = found.norm**2 or 1.0
     return Mechanisms(
         bases={"out": out, "in": inputs},
-        core=core,
+        core=core * found.norm,
         norm=found.norm,
         error=found.error,
-        before=_cumulated(found.tucker.core.double(), square),
-        after=_cumulated(core, square),
-        random_before=_stacked([_cumulated(draw, square) for draw, _ in random], core),
-        random_after=_stacked([_cumulated(draw, square) for draw in turned], core),
+        before=_cumulated(whole),
+        after=_cumulated(core),
+        random_before=_stacked([_cumulated(draw) for draw, _ in random], core),
+        random_after=_stacked([_cumulated(draw) for draw in turned], core),
         mismatch=max((off for _, off in random), default=0.0),
         history=history,
         criteria=criteria,
@@ -382,8 +384,8 @@ def _terms(core: Float[Tensor, "a b b"]) -> tuple[Tensor, Tensor, tuple[Tensor, 
     return (_weights(core) * core)[places], _shares(core).argsort(descending=True), places
 
 
-def _cumulated(core: Float[Tensor, "a b b"], square: float) -> Float[Tensor, " n"]:
-    return _shares(core).sort(descending=True).values.cumsum(0) / square
+def _cumulated(core: Float[Tensor, "a b b"]) -> Float[Tensor, " n"]:
+    return _shares(core).sort(descending=True).values.cumsum(0)
 
 
 def _stacked(rows: list[Tensor], core: Float[Tensor, "a b b"]) -> Float[Tensor, "d n"]:

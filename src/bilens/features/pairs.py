@@ -1,8 +1,11 @@
-"""The largest entries of an interaction matrix over a dictionary, W Q Wᵀ, without making it whole.
+"""The largest terms of a quadratic form over a dictionary, Σ Q_fg a_f a_g, without making W Q Wᵀ whole.
+
+What acts is the coefficient of a monomial: Q_ff of a_f², and Q_fg + Q_gf = 2 Q_fg of a_f a_g. Terms are ranked by it; the
+search works with half of it, so that entries off the diagonal stay as they are and those on it are halved.
 
 Q is d × d, W (f, d) holds what each feature writes. With z_f = Q w_f, |Q_fg| = |z_f · w_g| ≤ ‖z_f‖ ‖w_g‖. Features go
-by falling ‖z_f‖; a block of rows f is multiplied with the columns up to it alone, as the matrix is symmetric, and the search
-ends where no later row can reach the k-th largest entry so far.
+by falling ‖z_f‖; a block of rows f is multiplied with the columns up to it alone, as the matrix is
+symmetric, and the search ends where no later row can reach the k-th largest term so far.
 """
 
 import math
@@ -17,7 +20,7 @@ from torch import Tensor
 from bilens.algebra import QuadraticForm
 from bilens.algebra.eigen import require_count
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import require_finite, working_dtype
+from bilens.base.numerics import near_one, require_finite, scaled, working_dtype
 from bilens.base.results import Result
 
 Kind = Literal["all", "cross", "self"]
@@ -32,12 +35,12 @@ SLACK = 16  # how many ulps of ‖z‖ ‖w‖ rounding may take: a heuristic; w
 
 @dataclass(frozen=True, repr=False, eq=False)
 class FeaturePairs(Result):
-    """The largest entries Q_fg of one output feature's interaction matrix over pairs of input features, largest first.
+    """The largest terms of one output feature over pairs of input features, by |coefficient|, largest first.
 
-    Pairs are unordered: f ≤ g. ``values`` are entries of the symmetric matrix, in float64; the monomial a_f a_g of a cross
-    pair has the coefficient Q_fg + Q_gf = 2 Q_fg, a self-interaction a_f² has Q_ff: ``coefficients``. ``kind``: pairs of
-    both kinds, or one alone. ``certificate``: no pair of this kind that is not listed is larger; ``searched`` of ``size``
-    pairs were computed; ``asked`` is how many were wanted.
+    Pairs are unordered: f ≤ g. ``values`` are entries Q_fg of the symmetric matrix, in float64; what acts are the
+    ``coefficients``: Q_fg + Q_gf = 2 Q_fg of a_f a_g, and Q_ff of a self-interaction a_f². ``kind``: pairs of both kinds, or
+    one alone. ``certificate``: no pair of this kind that is not listed has a larger |coefficient|; ``searched`` of
+    ``size`` pairs were computed; ``asked`` is how many were wanted.
     """
 
     of: str
@@ -53,12 +56,12 @@ class FeaturePairs(Result):
     @property
     def coefficients(self) -> Float[Tensor, " n"]:
         """What multiplies a_f a_g: Q_ff, and 2 Q_fg where f ≠ g."""
-        return torch.where(self.indices[:, 0] == self.indices[:, 1], 1.0, 2.0).to(self.values) * self.values
+        return 2 * _half(self.indices).to(self.values) * self.values
 
     @property
     def complete(self) -> bool:
         """Whether these are the largest there are."""
-        smallest = float(self.values[-1].abs()) if len(self.values) else math.inf
+        smallest = float(self.coefficients[-1].abs()) if len(self.values) else math.inf
         return len(self.values) == self.asked and self.certificate <= smallest
 
     def summary(self) -> str:
@@ -93,7 +96,7 @@ def feature_name(names: tuple[str, ...], f: int) -> str:
 def top_pairs(
     form: QuadraticForm, writes: Float[Tensor, "f i"], k: int, kind: Kind, of: str, names: tuple[str, ...]
 ) -> FeaturePairs:
-    """The ``k`` largest |w_f Q w_g| over unordered pairs of rows of ``writes``, exactly.
+    """The ``k`` unordered pairs of rows of ``writes`` whose monomials have the largest |coefficients|, exactly.
 
     Searched in the form's dtype (half types: float32) with a slack for its rounding, verified in float64 from the factors.
     Cost: h i² + f i² + f² i / 2 multiply-adds at most. Memory: i² + f (2 i + ``BLOCK``), and O(k i).
@@ -103,15 +106,15 @@ def top_pairs(
     if kind not in get_args(Kind):
         raise ArgumentError("kind", must=f"be one of {', '.join(get_args(Kind))}", got=repr(kind))
     work = working_dtype(form.dtype)
-    form, writes = form.to(work).detach(), writes.detach().to(work)
     require_finite(of, weights=form.weights, left=form.left, right=form.right, writes=writes)
+    form, writes, power = _scaled_to_one(form.to(work).detach(), writes.detach().to(work))
     features = len(writes)
-    size = {"all": features * (features + 1) // 2, "cross": features * (features - 1) // 2, "self": features}[kind]
+    sizes_of = {"all": features * (features + 1) // 2, "cross": features * (features - 1) // 2, "self": features}
+    size = sizes_of[kind]
     wanted = min(k, size)
     if wanted == 0:
-        return FeaturePairs(
-            of, kind, torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0, dtype=torch.float64), names, 0.0, 0, 0, 0
-        )
+        none = torch.zeros(0, 2, dtype=torch.int64)
+        return FeaturePairs(of, kind, none, torch.zeros(0, dtype=torch.float64), names, 0.0, 0, 0, 0)
     images = writes @ form.dense()
     reach, length = images.norm(dim=1), writes.norm(dim=1)
     slack = SLACK * torch.finfo(work).eps * float(reach.max() * length.max())
@@ -119,22 +122,45 @@ def top_pairs(
     while True:
         found, sizes, missed, searched = search(images, writes, wanted, slack, kind)
         values = _entries(form, writes, found)
-        off = float((values.abs() - sizes.double()).abs().max())
+        halves = values.abs() * _half(found).to(values)
+        off = float((halves - sizes.double()).abs().max())
         if off <= slack / 2:
             break
         slack = 4 * off
-    order = values.abs().argsort(descending=True, stable=True)
+    order = halves.argsort(descending=True, stable=True)
     listed, rest = order[:wanted], order[wanted:]
-    certificate = max([missed, *values[rest].abs().tolist()])
-    indices = found[listed].sort(dim=1).values.cpu()
-    return FeaturePairs(of, kind, indices, values[listed].cpu(), names, certificate, wanted, searched, size)
+    bound = torch.tensor(2 * max([missed, *halves[rest].tolist()]), dtype=torch.float64)
+    return FeaturePairs(
+        of=of,
+        kind=kind,
+        indices=found[listed].sort(dim=1).values.cpu(),
+        values=scaled(values[listed], power).cpu(),
+        names=names,
+        certificate=float(scaled(bound, power)),
+        asked=wanted,
+        searched=searched,
+        size=size,
+    )
 
 
-Found = tuple[Tensor, Tensor, float, int]  # candidates (n, 2), their sizes, what any other may reach, how many were computed
+def _scaled_to_one(form: QuadraticForm, writes: Tensor) -> tuple[QuadraticForm, Tensor, int]:
+    """Form and rows near one, and the power of two that all terms have lost by it."""
+    (weights, one), (left, two), (right, three) = map(near_one, (form.weights, form.left, form.right))
+    writes, four = near_one(writes)
+    return QuadraticForm(weights, left, right), writes, one + two + three + 2 * four
+
+
+def _half(pairs: Int[Tensor, "n 2"]) -> Float[Tensor, " n"]:
+    """Half of how often an unordered pair stands in the matrix: what makes |Q_fg| half a coefficient."""
+    return torch.where(pairs[:, 0] == pairs[:, 1], 0.5, 1.0)
+
+
+# Candidates (n, 2), half their |coefficients|, what half of any other may reach, how many were computed.
+Found = tuple[Tensor, Tensor, float, int]
 
 
 def _self_pairs(images: Tensor, writes: Tensor, k: int, slack: float, kind: str) -> Found:
-    sizes = (images * writes).sum(1).abs()
+    sizes = (images * writes).sum(1).abs() / 2
     pool = _Pool(k, slack)
     pool.take(sizes[:, None], 0)
     return pool.pairs[:, :1].repeat(1, 2), pool.sizes, pool.missed, len(sizes)
@@ -166,7 +192,7 @@ def _cross_pairs(images: Tensor, writes: Tensor, k: int, slack: float, kind: str
             if near is not None:
                 f, g = near.unbind(1)
                 pool.missed = max(pool.missed, pool.floor - slack / 2)
-                pool.add((images[f] * writes[g]).sum(1).abs(), near)
+                pool.add((images[f] * writes[g]).sum(1).abs() * _half(near).to(images), near)
                 continue
         sizes = torch.mm(images[start:stop], writes[:stop].mT, out=_view(room, stop - start, stop)).abs_()
         _only_pairs(sizes, start, below, -math.inf)
@@ -206,8 +232,9 @@ def _view(room: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def _only_pairs(values: Float[Tensor, "r c"], start: int, below: int, blank: float) -> None:
-    """Blank what is above the diagonal of the last square block: those pairs come the other way round."""
+    """Halve the diagonal of the last square block; blank what is above, which comes the other way round."""
     own = values[:, start:]
+    own.diagonal().mul_(0.5)
     own.masked_fill_(torch.ones_like(own, dtype=torch.bool).triu(below + 1), blank)
 
 

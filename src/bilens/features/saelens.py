@@ -2,8 +2,8 @@
 
 What would change the mathematics and is not understood is refused by name; what is about a run or a model is kept.
 Three things are folded on reading, each exactly: rescale_acts_by_decoder_norm (top-k of pre·‖W_dec‖, decoded by rows of
-norm 1, is the top-k of an encoder scaled by these norms), a batchtopk run's one threshold (its latents' thresholds are
-all that), and a scaling_factor of ones (nothing).
+norm 1, is the top-k of an encoder scaled by these norms; half types come out in float32, as the product does not fit in
+them), a batchtopk run's one threshold (its latents' thresholds are all that), and a scaling_factor of ones (nothing).
 """
 
 import json
@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from bilens.base.errors import ArgumentError, ConfigError, FileError
 from bilens.base.files import atomic_write
-from bilens.base.numerics import TOLERANCE, dtype_name, is_whole
+from bilens.base.numerics import TOLERANCE, dtype_name, is_whole, near_one, scaled, working_dtype
+from bilens.base.reading import load_weights, read_json_object
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 VERSION = "6.0.0"  # of the layout written; SAELens takes a folder without one for its older layout
@@ -52,6 +53,25 @@ RECIPE = {
     "l1_coefficient", "l1_warm_up_steps", "lp_norm", "matryoshka_widths", "pre_act_loss_coefficient", "target_l0",
     "topk_threshold_lr", "use_matryoshka_aux_loss", "use_sparse_activations",
 }  # fmt: skip
+# What SAELens's runners say of a run beside all that, in folders of every version: it changes nothing that is computed.
+RUNNER = {
+    "act_store_device", "activations_mixing_fraction", "adam_beta1", "adam_beta2", "autocast", "autocast_lm",
+    "b_dec_init_method", "cached_activations_path", "checkpoint_path", "compile_llm", "compile_sae",
+    "dead_feature_threshold", "dead_feature_window", "decoder_heuristic_init", "decoder_orthogonal_init",
+    "disable_concat_sequences", "eval_batch_size_prompts", "eval_every_n_wandb_logs", "expansion_factor",
+    "feature_sampling_window", "finetuning_method", "finetuning_tokens", "from_pretrained_path", "ghost_grads",
+    "hook_eval", "init_encoder_as_decoder_transpose", "is_dataset_tokenized", "llm_compilation_mode", "llm_device",
+    "log_activations_store_to_wandb", "log_optimizer_state_to_wandb", "log_to_wandb", "log_weights_to_wandb", "logger",
+    "lr", "lr_decay_steps", "lr_end", "lr_scheduler_name", "lr_warm_up_steps", "model_kwargs",
+    "mse_loss_normalization", "n_batches_for_norm_estimate", "n_batches_in_buffer", "n_checkpoints", "n_eval_batches",
+    "n_restart_cycles", "noise_std", "normalize_sae_decoder", "output_path", "prefetch_llm_batches", "resume",
+    "resume_from_checkpoint", "run_name", "sae_compilation_mode", "save_final_checkpoint",
+    "scale_sparsity_penalty_by_decoder_norm", "seed", "sequence_separator_token", "store_batch_size_prompts",
+    "streaming", "tokens_per_buffer", "train_batch_size_tokens", "training_tokens", "use_cached_activations",
+    "use_chat_formatting", "use_ghost_grads", "verbose", "wandb_entity", "wandb_id", "wandb_log_frequency",
+    "wandb_project",
+}  # fmt: skip
+DEFAULT_K = 100  # SAELens's, of a topk dictionary that does not say
 SHAPE = {"architecture", "d_in", "d_out", "d_sae", "device", "dtype", "apply_b_dec_to_input", "k", "metadata"}
 # Keys that may hold nothing but these values: any other makes other mathematics.
 ONLY: dict[str, tuple[Any, ...]] = {
@@ -59,7 +79,8 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "reshape_activations": ("none", None),
     "hook_head_index": (None,),
     "hook_head_index_out": (None,),
-    "finetuning_scaling_factor": (False, None),
+    "finetuning_scaling_factor": (False, None, True),  # a factor that is not one is refused with the tensors
+    "activation_fn_kwargs": (None, {}),
     "rescale_acts_by_decoder_norm": (False, True),
     "apply_b_dec_to_input": (True, False),
     "activation_fn": ("relu",),
@@ -148,15 +169,11 @@ def _fields(config: dict[str, Any]) -> dict[str, Any]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise FileError(
-            str(path), must="be there", got="no such file", todo=f"A dictionary is a folder of {CONFIG} and {WEIGHTS}."
-        )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FileError(str(path), must="be undamaged JSON", got=str(error)) from error
-    if not isinstance(config, dict) or not isinstance(config.get("metadata", {}), dict):
-        raise FileError(str(path), must="hold an object, and its metadata another", got=type(config).__name__)
+        todo = f"A dictionary is a folder of {CONFIG} and {WEIGHTS}."
+        raise FileError(str(path), must="be there", got="no such file", todo=todo)
+    config = read_json_object(path)
+    if not isinstance(config.get("metadata", {}), dict):
+        raise FileError(f"{path}: metadata", must="be an object", got=type(config["metadata"]).__name__)
     return config
 
 
@@ -164,14 +181,11 @@ def _read_weights(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     """The tensors in the dtype of cfg.json, as SAELens casts them."""
     if not path.is_file():
         raise FileError(str(path), must="be there", got="no such file", todo=f"A dictionary is {CONFIG} and {WEIGHTS}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name).to(dtype) for name in file.keys()}
-    except (SafetensorError, ValueError, OSError) as error:
-        raise FileError(str(path), must="be an undamaged safetensors file", got=str(error)) from error
-    factor = tensors.get("scaling_factor")
-    if factor is not None and bool((factor == 1).all()):
-        del tensors["scaling_factor"]
+    tensors = {name: tensor.to(dtype) for name, tensor in load_weights(path).items()}
+    for name in ("scaling_factor", "finetuning_scaling_factor"):
+        factor = tensors.get(name)
+        if factor is not None and bool((factor == 1).all()):
+            del tensors[name]
     return tensors
 
 
@@ -182,9 +196,11 @@ def _modern(config: dict[str, Any]) -> dict[str, Any]:
         return config
     lying: dict[str, Any] = {**config.pop("metadata", {}), **config}
     flat: dict[str, Any] = {OLD_NAMES.get(name, name): value for name, value in lying.items()}
-    kwargs = flat.pop("activation_fn_kwargs", None)
-    if flat.get("activation_fn") == "topk":  # SAELens's top-k ends in a relu
-        flat |= {"architecture": "topk", "k": kwargs.get("k") if isinstance(kwargs, dict) else None, "activation_fn": "relu"}
+    kwargs = flat.pop("activation_fn_kwargs", None) or {}
+    if flat.get("activation_fn") == "topk":  # SAELens's top-k ends in a relu; without k it never ran
+        flat |= {"architecture": "topk", "k": None, "activation_fn": "relu"}
+    if flat.get("architecture") == "topk" and isinstance(kwargs, dict) and "k" in kwargs:
+        flat["k"] = kwargs["k"]
     if "hook_z" in str(flat.get("hook_name")):
         flat.setdefault("reshape_activations", "hook_z")
     metadata = {name: flat.pop(name) for name in sorted(PROVENANCE & set(flat))}
@@ -198,7 +214,9 @@ def _known(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(kind, str) or kind not in (*TENSORS, *BATCHED):
         raise ConfigError(f"{who}: architecture", must=f"be one of {', '.join(TENSORS)}", got=repr(kind))
     metadata = config.setdefault("metadata", {})
-    if unknown := sorted(set(config) - SHAPE - RECIPE - PROVENANCE - set(ONLY)):
+    if kind == "topk":
+        config = {"k": DEFAULT_K} | config
+    if unknown := sorted(set(config) - SHAPE - RECIPE - RUNNER - PROVENANCE - set(ONLY)):
         raise ConfigError(
             who,
             must="have known keys only",
@@ -233,16 +251,19 @@ def _settle(config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
 
 
 def _rescale(folder: Path, tensors: dict[str, Tensor]) -> None:
-    """Fold the norms of W_dec's rows into the encoder."""
-    norms = tensors["W_dec"].norm(dim=-1)
+    """Fold the norms of W_dec's rows into the encoder, rounding once: in float64, then to what holds the product."""
+    dtype = working_dtype(tensors["W_dec"].dtype)
+    decoder, power = near_one(tensors["W_dec"].double())
+    norms = decoder.norm(dim=-1)
     if not bool((norms > 0).all()):
         raise FileError(
             str(folder / WEIGHTS),
             must="have no zero row in W_dec where rescale_acts_by_decoder_norm is true",
             got=f"{int((~(norms > 0)).sum())} such rows",
         )
-    tensors["W_dec"] = tensors["W_dec"] / norms[:, None]
-    tensors["W_enc"], tensors["b_enc"] = tensors["W_enc"] * norms, tensors["b_enc"] * norms
+    folded = {name: scaled(tensors[name].double() * norms, power) for name in ("W_enc", "b_enc")}
+    tensors |= {name: tensor.to(dtype) for name, tensor in (tensors | folded).items()}
+    tensors["W_dec"] = (decoder / norms[:, None]).to(dtype)
 
 
 def _require_tensors(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
