@@ -9,6 +9,7 @@ from bilens.circuits.pairs import PairMatrix, Pairs, pairs
 from bilens.circuits.recording import Recording, Source, record
 from bilens.circuits.targets import At
 from bilens.circuits.virtual import virtual
+from bilens.nn.expandable import Prompt
 
 __all__ = [
     "At",
@@ -20,6 +21,7 @@ __all__ = [
     "Knockout",
     "PairMatrix",
     "Pairs",
+    "Prompt",
     "Recording",
     "Source",
     "Term",

@@ -21,7 +21,7 @@ from bilens.base.numerics import is_whole
 from bilens.base.results import Result
 from bilens.circuits.recording import Recording, record
 from bilens.nn.attention import rotate
-from bilens.nn.expandable import ONE, Expandable, Heads, Wiring, require_expandable
+from bilens.nn.expandable import ONE, Expandable, Heads, Wiring, explained, require_expandable
 from bilens.nn.hooks import hooked
 
 
@@ -178,6 +178,8 @@ def attention_scores(model: Expandable, inputs: Any, layer: int, head: int, quer
     require_expandable(model)
     n, part = attention_part(model.wiring(), layer, head)
     found = record(model, inputs)
+    part = found.wiring.parts[n]
+    assert isinstance(part, Heads)
     query, key = (found.position(at, name) for name, at in (("query", query), ("key", key)))
     if key > query:
         raise ArgumentError("key", must=f"be no later than query = {query}", got=key, todo="Heads look back only.")
@@ -191,7 +193,7 @@ def attention_scores(model: Expandable, inputs: Any, layer: int, head: int, quer
         query_sources=names + (ONE,) * (len(queries) - len(names)),
         key_sources=names + (ONE,) * (len(keys) - len(names)),
         values=(queries @ keys.mT) * part.module.d_head**-0.5,
-        forward=_measured(model, found, part, head, query, key),
+        forward=_measured(found, n, head, query, key),
         given=_given(found, n, head, query, key),
     )
 
@@ -214,15 +216,17 @@ def _side(found: Recording, n: int, name: str, head: int, position: int) -> Floa
     return parts if turn is None else rotate(parts[:, None], *(angle[0, :, position, None] for angle in turn))[:, 0]
 
 
-def _measured(model: Expandable, found: Recording, part: Heads, head: int, query: int, key: int) -> float:
+def _measured(found: Recording, n: int, head: int, query: int, key: int) -> float:
     """The score from the queries and keys that the model's own modules make in a forward pass."""
+    part = found.wiring.parts[n]
+    assert isinstance(part, Heads)
     module, made = part.module, {}
     ends = {"q": module.q_norm or module.q_proj, "k": module.k_norm or module.k_proj}
     with (
         hooked(ends["q"], "output", lambda x: made.update(q=x)),
         hooked(ends["k"], "output", lambda x: made.update(k=x)),
     ):
-        model.outputs(found.inputs)
+        found.run.model.outputs(found.inputs)
     turn = part.turn(found.length, made["q"].dtype)
     for name, x in made.items():
         x = (
@@ -288,6 +292,7 @@ def head_scores(model: Expandable, block: int = 16, texts: int = 4, seed: int = 
     Source: Elhage et al. 2021 (copying); Olsson et al. 2022, arXiv:2209.11895 (induction).
     """
     require_expandable(model)
+    model = explained(model)
     for name, value, least in (("block", block, 2), ("texts", texts, 1)):
         if not is_whole(value) or value < least:
             raise ArgumentError(name, must=f"be a whole number ≥ {least}", got=value)

@@ -3,7 +3,7 @@
 import heapq
 import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -86,7 +86,11 @@ class Expansion(Result):
     """A target as a sum of paths: ``total`` = Σ ``terms`` + ``remainder``, and ``forward`` is what the model itself says.
 
     Terms come largest first. ``remainder`` is the value of all paths that were met and not kept. ``opaque`` names layers
-    without a tensor, which are not taken apart. ``position`` is where the target is; ``inputs`` names the positions.
+    without a tensor, which are not taken apart. ``position`` is where the target is; ``inputs`` names the positions, the
+    special tokens that the tokenizer adds among them, and ``prompt`` is the text as it was written.
+
+    A half-precision model is explained in float32, where its weights are exact: ``forward`` is that pass, and ``as_run``
+    what the model says as it is (None in full precision).
     """
 
     target: str
@@ -97,6 +101,8 @@ class Expansion(Result):
     forward: float
     left_out: int
     opaque: tuple[str, ...]
+    prompt: str = ""
+    as_run: float | None = None
 
     @property
     def total(self) -> float:
@@ -118,9 +124,10 @@ class Expansion(Result):
         fixed = "patterns, norm scales and latents" if latents else "patterns and norm scales"
         held = f"; given {len(self.given)} {fixed}" if self.given else "; nothing given: exact outright"
         opaque = f"; opaque: {', '.join(self.opaque)}" if self.opaque else ""
+        half = "" if self.as_run is None else f", as run in half precision {self.as_run:.6g}"
         return (
             f"{self.target} at {self.position}: {len(self.terms)} terms + remainder {self.remainder:.6g} = {self.total:.6g} "
-            f"(forward {self.forward:.6g}, error {self.error:.1e}){held}{opaque}"
+            f"(forward {self.forward:.6g}, error {self.error:.1e}{half}){held}{opaque}"
         )
 
     def rows(self) -> list[dict[str, Any]]:
@@ -148,9 +155,7 @@ class Expansion(Result):
         """The ``k`` largest terms; the others go to the remainder."""
         kept, rest = self.terms[:k], self.terms[k:]
         remainder = self.remainder + float(np.sum([term.value for term in rest]))
-        return Expansion(
-            self.target, self.position, self.inputs, kept, remainder, self.forward, self.left_out + len(rest), self.opaque
-        )
+        return replace(self, terms=kept, remainder=remainder, left_out=self.left_out + len(rest))
 
     def by(self, what: By) -> Groups:
         """The terms added up by component (the write that reaches the target), start position, order or layer."""
@@ -307,6 +312,8 @@ class _Search:
             forward=self.goal.forward,
             left_out=self.left_out,
             opaque=tuple(source.name for source in self.recording.sources if source.kind == "opaque"),
+            prompt=self.recording.text,
+            as_run=self.goal.as_run,
         )
 
     def term(self, value: float, tree: Tree, total: float) -> Term:

@@ -30,7 +30,7 @@ def graph(expansion: Expansion, slug: str = "bilens", scan: str = "bilens") -> d
             "schema_version": SCHEMA,
             "slug": slug,
             "scan": scan,
-            "prompt": "".join(expansion.inputs),
+            "prompt": expansion.prompt,
             "prompt_tokens": list(expansion.inputs),
             "generator": {"name": "bilens"},
             "target": expansion.target,

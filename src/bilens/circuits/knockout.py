@@ -14,7 +14,7 @@ from bilens.base.results import Result
 from bilens.circuits.recording import Recording, Source, record
 from bilens.circuits.targets import Target, resolve
 from bilens.nn.expandable import Expandable, Heads, Layer
-from bilens.nn.hooks import hooked
+from bilens.nn.hooks import Hook, hooked
 
 Replacement = Literal["zero", "mean"]
 
@@ -111,7 +111,7 @@ def _sources(recording: Recording, names: Sequence[str]) -> list[Source]:
     return list(dict.fromkeys(found))
 
 
-def _removed(part: Heads | Layer, source: Source, with_: Replacement, where: Sequence[int]) -> AbstractContextManager[None]:
+def _removed(part: Heads | Layer, source: Source, with_: Replacement, where: Sequence[int]) -> AbstractContextManager[Hook]:
     """While it lasts the model's own module writes nothing, or its mean, at the positions ``where``."""
     if isinstance(part, Layer):
         return hooked(part.module, "output", lambda out: _replaced(out, with_, where))

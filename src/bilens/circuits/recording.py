@@ -14,7 +14,17 @@ from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole, require_finite
 from bilens.circuits.latents import Latents, placed, take_apart
 from bilens.circuits.paths import Tree
-from bilens.nn.expandable import Expandable, Heads, Sparse, Wiring, require_expandable
+from bilens.nn.expandable import (
+    Expandable,
+    Heads,
+    Sparse,
+    Wiring,
+    Worded,
+    eager,
+    explained,
+    is_half,
+    require_expandable,
+)
 from bilens.nn.norm import NoNorm
 
 Kind = Literal["leaf", "head", "bias", "layer", "opaque"]
@@ -40,16 +50,29 @@ class Head(NamedTuple):
     pattern: Float[Tensor, "t s"]
 
 
+class Pass(NamedTuple):
+    """A model, and what it reads."""
+
+    model: Expandable
+    inputs: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Recording:
     """A pass over one input: ``writes`` (source, t, d), each part's norm scale (t, 1) and attention patterns (head, t, s).
 
     ``reads[p]`` says which sources part p reads; the last entry is the readout's. Memory: sources × t × d.
+
+    ``run`` is the pass that was recorded, whose modules the wiring names: a half-precision model is recorded in float32,
+    where its weights are exact, and ``as_run`` is then the pass as people run it (None in full precision).
     """
 
+    run: Pass
+    as_run: Pass | None
     wiring: Wiring
     inputs: Tensor
-    names: tuple[str, ...]  # of the positions
+    text: str  # what was read, as a person wrote it
+    names: tuple[str, ...]  # of the positions, special tokens among them
     sources: tuple[Source, ...]
     writes: Float[Tensor, "n t d"]
     reads: tuple[range, ...]
@@ -147,13 +170,16 @@ class Recording:
 def record(model: Expandable, inputs: Any, dictionaries: Mapping[str, Sparse] | None = None) -> Recording:
     """Run ``model`` part by part on one input. Cost: a forward pass, and each head's write apart.
 
+    A half-precision model is run in float32, over a copy of its weights (see ``nn.expandable.explained``).
     ``dictionaries`` by place ("mlp1.input") take apart what layers read there.
     Errors: ArgumentError where inputs, model or dictionaries are not what they must be; NotFiniteError for a write that is
     not finite.
     """
     require_expandable(model)
-    given, wiring = model.read(inputs), model.wiring()
-    leaves = model.leaves(given)
+    run = _pass(explained(model), inputs)
+    given, wiring = run.inputs, run.model.wiring()
+    names = tuple(run.model.input_names(given))
+    leaves = run.model.leaves(given)
     sources = [Source(name, "leaf") for name in wiring.leaves]
     writes = [leaves[name] for name in wiring.leaves]
     reads, scales, streams = [], [], [_sum(writes)]
@@ -186,9 +212,12 @@ def record(model: Expandable, inputs: Any, dictionaries: Mapping[str, Sparse] | 
     stacked = torch.stack(writes).detach()
     require_finite("the forward pass", writes=stacked)
     return Recording(
+        run=run,
+        as_run=_pass(eager(model), inputs) if is_half(model) else None,
         wiring=wiring,
         inputs=given,
-        names=tuple(model.input_names(given)),
+        text=run.model.text(given) if isinstance(run.model, Worded) else " ".join(names),
+        names=names,
         sources=tuple(sources),
         writes=stacked,
         reads=tuple(reads),
@@ -198,6 +227,10 @@ def record(model: Expandable, inputs: Any, dictionaries: Mapping[str, Sparse] | 
         streams=tuple(streams),
         latents=latents,
     )
+
+
+def _pass(model: Expandable, inputs: Any) -> Pass:
+    return Pass(model, model.read(inputs))
 
 
 def _reads(wiring: Wiring, sources: list[Source], part: int) -> range:

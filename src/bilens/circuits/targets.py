@@ -1,7 +1,9 @@
 """What an expansion explains: an output, a difference of outputs, any direction, inside the model or at its end."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -9,10 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.base.errors import ArgumentError, ShapeError
+from bilens.base.numerics import require_finite
 from bilens.circuits.paths import Tree
-from bilens.circuits.recording import Recording
+from bilens.circuits.recording import Pass, Recording
 from bilens.nn.expandable import Expandable
-from bilens.nn.hooks import find_place, hooked
+from bilens.nn.hooks import find_place, hear
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +33,10 @@ Target = Any  # None | str | int | (name, versus) | {name: weight} | Tensor over
 
 @dataclass(frozen=True, eq=False)
 class Goal:
-    """A target resolved at one position: value = q · (what ``roots`` write) + constant = ``forward`` of the model."""
+    """A target resolved at one position: value = q · (what ``roots`` write) + constant = ``forward`` of the model.
+
+    ``as_run``: the same value where a half-precision model runs as it is; None in full precision.
+    """
 
     name: str
     q: Float[Tensor, " d"]
@@ -39,18 +45,19 @@ class Goal:
     forward: float
     part: int  # what reads the roots; −1 where a layer's own write is explained
     position: int
+    as_run: float | None = None
 
 
 @torch.no_grad()
 def resolve(model: Expandable, record: Recording, target: Target, position: int, measured: bool = True) -> Goal:
     """``target`` at ``position`` (negative: from the end); None: the largest output there. Unless it is ``measured``, by
-    the model's own forward pass, ``forward`` is NaN.
+    the model's own forward pass, ``forward`` is NaN. A half-precision model is measured in float32 and as it is.
 
-    Errors: ArgumentError for a target or position that is not there.
+    Errors: ArgumentError for a target or position that is not there; NotFiniteError for one that is not finite.
     """
     position = record.position(position)
     if isinstance(target, At):
-        return _inside(model, record, target, position, measured)
+        return _inside(record, target, position, measured)
     if target is None:
         target = int(record.outputs(position).argmax())
     name, u = direction(model, record, target)
@@ -58,45 +65,73 @@ def resolve(model: Expandable, record: Recording, target: Target, position: int,
     bias = record.wiring.readout_bias
     constant = _constant(record, part, u @ record.wiring.readout) + (0.0 if bias is None else float(u @ bias))
     q = record.pull(part, u @ record.wiring.readout, position)
-    forward = float(u @ model.outputs(record.inputs)[position]) if measured else float("nan")
-    return Goal(name, q, _roots(record, part, position), constant, forward, part, position)
+    forward, as_run = _measured(record, lambda run: u @ run.model.outputs(run.inputs)[position].to(u), measured)
+    return Goal(name, q, _roots(record, part, position), constant, forward, part, position, as_run)
+
+
+def _measured(record: Recording, value: Callable[[Pass], Tensor], asked: bool) -> tuple[float, float | None]:
+    """``value`` of the pass that is explained, and of the half-precision one where that is another; NaN if not asked."""
+    if not asked:
+        return float("nan"), None
+    return float(value(record.run)), None if record.as_run is None else float(value(record.as_run))
 
 
 def direction(model: Expandable, record: Recording, target: Target) -> tuple[str, Float[Tensor, " out"]]:
     """A target over the outputs, as a name and a vector."""
     readout = record.wiring.readout
     if isinstance(target, Tensor):
-        if tuple(target.shape) != (len(readout),):
-            raise ShapeError("target", must=f"have one weight for each of {len(readout)} outputs", got=tuple(target.shape))
-        return "direction", target.to(readout)
-    weights: Mapping[Any, float] = target if isinstance(target, Mapping) else {target: 1.0}
-    if isinstance(target, tuple):
-        if len(target) != 2:
-            raise ArgumentError("target", must="be a pair, the one less the other", got=f"{len(target)} of them")
-        weights = {target[0]: 1.0, target[1]: -1.0}
-    u = torch.zeros_like(readout[:, 0])
-    names = []
-    for output, weight in weights.items():
+        must = f"have one weight for each of {len(readout)} outputs"
+        return "direction", _vector("target", must, target, readout[:, 0])
+    u, names = torch.zeros_like(readout[:, 0]), []
+    for output, weight in _weights(target):
         index = model.output_index(output)
         u[index] += weight
         sign = "− " if weight < 0 else "+ " if names else ""
-        names.append(f"{sign}{'' if abs(weight) == 1 else f'{abs(weight):g} '}{model.output_names([index])[0]!r}")
-    if not names:
-        raise ArgumentError("target", must="name at least one output", got="none")
+        size = "" if abs(weight) == 1 else f"{abs(weight):g} "
+        names.append(f"{sign}{size}'{model.output_names([index])[0]}'")
     return " ".join(names), u
 
 
-def _inside(model: Expandable, record: Recording, target: At, position: int, measured: bool) -> Goal:
+def _weights(target: Target) -> list[tuple[Any, float]]:
+    """A target by name, pair or weights, as outputs and their weights; an output may come twice."""
+    if isinstance(target, tuple):
+        if len(target) != 2:
+            raise ArgumentError("target", must="be a pair, the one less the other", got=f"{len(target)} of them")
+        return [(target[0], 1.0), (target[1], -1.0)]
+    if not isinstance(target, Mapping):
+        return [(target, 1.0)]
+    if not target:
+        raise ArgumentError("target", must="name at least one output", got="none")
+    for output, weight in target.items():
+        if isinstance(weight, bool) or not isinstance(weight, Real) or not math.isfinite(weight):
+            raise ArgumentError(f"target's weight of {output!r}", must="be a finite number", got=repr(weight))
+    return [(output, float(weight)) for output, weight in target.items()]
+
+
+def _vector(who: str, must: str, given: Any, like: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """``given`` as a direction in the dtype and on the device of ``like``."""
+    if not isinstance(given, Tensor) or tuple(given.shape) != tuple(like.shape):
+        got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        raise ShapeError(who, must=must, got=got)
+    if given.is_complex() or given.dtype == torch.bool or given.is_meta:
+        got = "no values (meta)" if given.is_meta else str(given.dtype)
+        raise ShapeError(who, must="hold real numbers", got=got)
+    made = given.detach().to(like)
+    require_finite("", **{who: made})
+    return made
+
+
+def _inside(record: Recording, target: At, position: int, measured: bool) -> Goal:
     n, side, place = find_place(target.place, record.wiring.parts)
-    u = target.direction.to(record.writes)
-    if tuple(u.shape) != (record.writes.shape[-1],):
-        raise ShapeError("At.direction", must=f"be ({record.writes.shape[-1]},)", got=tuple(u.shape))
-    forward = float(u @ _heard(model, record, n, side)[position]) if measured else float("nan")
+    like = record.writes[0, 0]
+    u = _vector("At.direction", f"be ({len(like)},)", target.direction, like)
+    forward, as_run = _measured(record, lambda run: u @ _heard(run, n, side)[position].to(u), measured)
     name = f"{target.name} at {place}"
     if side == "output":
-        return Goal(name, u, (("write", record.wiring.parts[n].name, position),), 0.0, forward, -1, position)
-    constant = _constant(record, n, u)
-    return Goal(name, record.pull(n, u, position), _roots(record, n, position), constant, forward, n, position)
+        roots: tuple[Tree, ...] = (("write", record.wiring.parts[n].name, position),)
+        return Goal(name, u, roots, 0.0, forward, -1, position, as_run)
+    constant, roots = _constant(record, n, u), _roots(record, n, position)
+    return Goal(name, record.pull(n, u, position), roots, constant, forward, n, position, as_run)
 
 
 def _roots(record: Recording, part: int, position: int) -> tuple[Tree, ...]:
@@ -108,9 +143,7 @@ def _constant(record: Recording, part: int, u: Tensor) -> float:
     return 0.0 if shift is None else float(u @ shift)
 
 
-def _heard(model: Expandable, record: Recording, part: int, side: str) -> Float[Tensor, "t d"]:
+def _heard(run: Pass, part: int, side: str) -> Float[Tensor, "t d"]:
     """What the model's own forward pass gives a part to read, or what that part writes."""
-    heard: list[Tensor] = []
-    with hooked(record.wiring.parts[part].module, side, lambda x: heard.append(x)):
-        model.outputs(record.inputs)
-    return heard[0].reshape(-1, heard[0].shape[-1])
+    heard = hear(run.model.wiring().parts[part].module, side, lambda: run.model.outputs(run.inputs))
+    return heard.reshape(-1, heard.shape[-1])

@@ -4,9 +4,11 @@ A model says how it is wired and circuits do the rest, so that a classifier expa
 stream every part reads the sum of all earlier writes; without one it reads what the part before it wrote, alone.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from itertools import chain
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -14,10 +16,23 @@ from torch import Tensor, nn
 
 from bilens.algebra import CP
 from bilens.base.errors import ArgumentError, NotExactError
+from bilens.base.numerics import working_dtype
 from bilens.nn.attention import Attention, Rotary
 from bilens.nn.norm import NoNorm, Norm
 
 ONE = "1"  # the constant that biases multiply
+M = TypeVar("M")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text, and whether the tokenizer puts its own special tokens around it: what ``tokenizer(text)`` does.
+
+    A plain string is read with them, as people run a model; ``Prompt(text, special_tokens=False)`` is read without.
+    """
+
+    text: str
+    special_tokens: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +124,15 @@ class Expandable(Protocol):
 
 
 @runtime_checkable
+class Worded(Protocol):
+    """A model that reads text: what it read can be written out."""
+
+    def text(self, inputs: Tensor) -> str:
+        """What a person wrote to get ``inputs`` (of ``read``): special tokens left out."""
+        ...
+
+
+@runtime_checkable
 class Sparse(Protocol):
     """A sparse dictionary, as circuits need it: x̂ = encode(x̂) @ writes + base + what it misses."""
 
@@ -135,3 +159,51 @@ def require_expandable(model: object) -> None:
 
 
 NO_NORM = NoNorm()
+
+
+def eager(model: M) -> M:
+    """``model`` run module by module, so that its hooks are heard.
+
+    It itself; where it or a part of it is compiled, a copy of its modules over the very same weights.
+    """
+    model = getattr(model, "_orig_mod", model)  # of torch.compile(model)
+    compiled = any(getattr(module, "_compiled_call_impl", None) for module in _modules(model))
+    return _over(model, lambda tensor: tensor) if compiled else model
+
+
+def is_half(model: object) -> bool:
+    """Whether any weight of ``model`` is in a half type."""
+    return any(working_dtype(tensor.dtype) != tensor.dtype for tensor in _tensors(model))
+
+
+def explained(model: M) -> M:
+    """``model`` in the precision that it is explained in: itself, or a float32 copy of one whose weights are half types.
+
+    Half-precision weights are exact in float32, so the copy is the very same function, without the rounding of each step.
+    Gradients flow back to the half weights. Cost: a float32 copy of the weights, twice the memory of the half ones, for as
+    long as the answer is worked out. Where many questions follow, ask them of ``model.float()``.
+    """
+    return _over(model, _in_full) if is_half(model) else eager(model)
+
+
+def _in_full(tensor: Tensor) -> Tensor:
+    """Half types in float32; everything else as it is."""
+    return tensor.to(working_dtype(tensor.dtype))
+
+
+def _over(model: M, change: Callable[[Tensor], Tensor]) -> M:
+    """A copy of the modules of ``model``, not compiled, over ``change`` of its weights; what is shared stays shared."""
+    model = getattr(model, "_orig_mod", model)
+    memo: dict[int, Any] = {id(tensor): change(tensor) for tensor in _tensors(model)}
+    tokenizer = getattr(model, "tokenizer", None)
+    return copy.deepcopy(model, memo | {id(tokenizer): tokenizer})
+
+
+def _modules(model: object) -> Iterator[nn.Module]:
+    return model.modules() if isinstance(model, nn.Module) else iter(())
+
+
+def _tensors(model: object) -> Iterator[Tensor]:
+    if not isinstance(model, nn.Module):
+        return iter(())
+    return chain(model.parameters(), model.buffers())

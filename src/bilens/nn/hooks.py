@@ -1,11 +1,15 @@
 """Reading and changing what a module is given or gives, while a model runs."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from threading import Lock
 from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from bilens.base.errors import ArgumentError
 from bilens.nn.expandable import Heads, Layer
@@ -45,20 +49,78 @@ def short_name(text: str) -> str:
     return f"{part}{found[2] or found[3]}.{found[5]}"
 
 
-@contextmanager
-def hooked(module: nn.Module, side: str, act: Any) -> Iterator[None]:
-    """While it lasts, ``act`` is told of what ``module`` is given or gives, and may give back something in its place."""
+@dataclass(eq=False)
+class Hook:
+    """What became of a hook: how often it was called, and how often it put something else in place of what it was told."""
 
-    def before(_: nn.Module, given: tuple) -> Any:
-        changed = act(given[0])
-        return None if changed is None else (changed, *given[1:])
+    calls: int = 0
+    changed: int = 0
+
+
+# The hooks of this thread, or of this asyncio task. Modules are shared, so another thread's passes run through a hook too:
+# it looks here, and leaves alone every pass but those of the context that set it.
+_SET_HERE: ContextVar[frozenset[Hook]] = ContextVar("hooks set here", default=frozenset())
+_REGISTER = Lock()  # torch counts its hooks without one: two threads at once may get one number, and one hook is lost
+
+
+@contextmanager
+def hooked(module: nn.Module, side: str, act: Callable[[Tensor], Tensor | None]) -> Iterator[Hook]:
+    """While it lasts, ``act`` is told of what ``module`` is given or gives, and may give back something in its place.
+
+    It acts on the passes of the context that set it alone: those of the same thread, or of the same asyncio task and what
+    that one starts. Other threads run through the same modules untouched. (So a layer recomputed in a backward pass on
+    another thread, as checkpoints are on CUDA, is not acted on.) Modules compiled in place do not run their hooks: see
+    ``nn.expandable.eager``. Yields a ``Hook``, which counts.
+    """
+    hook = Hook()
+
+    def told(x: Tensor) -> Tensor | None:
+        if hook not in _SET_HERE.get():
+            return None
+        hook.calls += 1
+        made = act(x)
+        if made is not None:
+            hook.changed += not torch.equal(made, x)
+        return made
+
+    def before(_: nn.Module, given: tuple, named: dict[str, Any]) -> Any:
+        if given:
+            made = told(given[0])
+            return None if made is None else ((made, *given[1:]), named)
+        name = next(iter(named))  # x = ... by name
+        made = told(named[name])
+        return None if made is None else (given, {**named, name: made})
 
     def after(_: nn.Module, given: tuple, out: Any) -> Any:
-        changed = act(out[0] if isinstance(out, tuple) else out)
-        return None if changed is None else ((changed, *out[1:]) if isinstance(out, tuple) else changed)
+        if not isinstance(out, tuple):
+            return told(out)
+        made = told(out[0])
+        return None if made is None else (made, *out[1:])
 
-    hook = module.register_forward_pre_hook(before) if side == "input" else module.register_forward_hook(after)
+    with _REGISTER:
+        if side == "input":
+            handle = module.register_forward_pre_hook(before, with_kwargs=True)
+        else:
+            handle = module.register_forward_hook(after)
+    _SET_HERE.set(_SET_HERE.get() | {hook})
     try:
-        yield
+        yield hook
     finally:
-        hook.remove()
+        # not by a token: a generator may be closed in another context than the one it began in
+        _SET_HERE.set(_SET_HERE.get() - {hook})
+        with _REGISTER:
+            handle.remove()
+
+
+def hear(module: nn.Module, side: str, run: Callable[[], Any]) -> Tensor:
+    """What ``module`` is given or gives in the pass that ``run`` makes.
+
+    Errors: ArgumentError for a pass that does not call the module.
+    """
+    heard: list[Tensor] = []
+    with hooked(module, side, heard.append):
+        run()
+    if not heard:
+        must = "call the modules that its wiring names"
+        raise ArgumentError("the model's forward pass", must=must, got=f"no call of {type(module).__name__}")
+    return heard[0].detach()
