@@ -2,17 +2,23 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
+# SAELens and TransformerLens, whose requirements are not ours: an environment of their own.
+LENSES := .venv-interop
 
 # The rooms whose every shape is checked at run time in the tests (transformers rewrites the classes of models).
 SHAPED := bilens.base,bilens.algebra,bilens.decompose,bilens.nn,bilens.circuits,bilens.features
 
-.PHONY: demo test check format clean
+.PHONY: demo test check interop format clean
 
 demo: .venv/installed
 	$(BIN)/bilens demo --output report
 
 test: check
 	$(BIN)/python -m pytest -n 2 --jaxtyping-packages=$(SHAPED),beartype.beartype
+
+interop: $(LENSES)/installed
+	$(LENSES)/bin/python -c 'import sae_lens, transformer_lens'  # without them the tests would skip and be green
+	$(LENSES)/bin/python -m pytest tests/interop
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -25,7 +31,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv
+	rm -rf .venv $(LENSES)
 
 .venv/created:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bilens needs Python 3.11 or newer; set PYTHON=")'
@@ -39,3 +45,9 @@ clean:
 .venv/installed-dev: .venv/created pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
 	touch .venv/installed $@
+
+$(LENSES)/installed: pyproject.toml constraints-interop.txt
+	$(PYTHON) -m venv $(LENSES)
+	PIP_CONSTRAINT=constraints-interop.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
+		$(LENSES)/bin/python -m pip install --quiet --editable . sae-lens pytest
+	touch $@

@@ -1,6 +1,6 @@
 """The same dictionaries in SAELens: a folder saved there is ours, and ours is theirs. Runs where it is installed.
 
-pip install sae-lens pytest && python -m pytest tests/interop
+make interop
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from bilens.base.errors import ConfigError
 from bilens.features import Dictionary
@@ -104,6 +105,50 @@ def test_their_topk_that_rescales_by_decoder_norms(tmp_path):
     theirs = theirs_of("topk", rescale_acts_by_decoder_norm=True)
     theirs.save_model(tmp_path)
     same(Dictionary.load(tmp_path), theirs, torch.randn(64, 6, generator=torch.Generator().manual_seed(0)))
+
+
+@torch.no_grad()
+def test_their_half_precision_dictionary_that_rescales(tmp_path):
+    """Ours folds the norms in float32, in which their weights are exact: the latents are those of their own, raised."""
+    theirs = theirs_of("topk", rescale_acts_by_decoder_norm=True, dtype="bfloat16")
+    theirs.save_model(tmp_path)
+    raised = lens.SAE.load_from_disk(tmp_path).to(torch.float32)
+    same(Dictionary.load(tmp_path), raised, torch.randn(4000, 6, generator=torch.Generator().manual_seed(0)))
+
+
+RUN = {
+    "lr": 3e-4, "l1_coefficient": 5.0, "train_batch_size_tokens": 4096, "wandb_project": "x", "n_checkpoints": 0,
+    "autocast": False, "act_store_device": "cpu", "training_tokens": 10**6, "streaming": True, "logger": {"a": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "tensors"),
+    [
+        ("standard", RUN, ()),
+        ("standard", {"finetuning_scaling_factor": True}, ("scaling_factor",)),
+        ("standard", {"sae_lens_version": "5.0.0", "finetuning_scaling_factor": True, "activation_fn": "relu"} | RUN, ()),
+        ("topk", {"k": None}, ()),
+        ("topk", {"sae_lens_version": "5.0.0", "k": None, "activation_fn_kwargs": {"k": 3}}, ()),
+    ],
+    ids=["what a run says", "factors of one", "an old run", "topk without k", "an old topk"],
+)
+@torch.no_grad()
+def test_what_they_load_we_load(kind, changes, tensors, tmp_path):
+    sizes = {"d_in": 6, "d_sae": 150}
+    sae, cfg = get_sae_class(kind)
+    randomised(sae(cfg(**sizes, **({"k": 3} if kind == "topk" else {})))).save_model(tmp_path)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    if "sae_lens_version" in changes:
+        config |= config.pop("metadata")
+    config = {name: value for name, value in (config | changes).items() if value is not None}
+    (tmp_path / "cfg.json").write_text(json.dumps(config))
+    weights = load_file(tmp_path / "sae_weights.safetensors")
+    save_file(weights | {name: torch.ones(150) for name in tensors}, tmp_path / "sae_weights.safetensors")
+    theirs, ours = lens.SAE.load_from_disk(tmp_path), Dictionary.load(tmp_path)
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ours.encode(x), theirs.encode(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["standard", "gated", "topk", "jumprelu", *BATCHED])

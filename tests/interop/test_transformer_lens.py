@@ -1,6 +1,6 @@
 """The same weights in TransformerLens: its QK and OV circuits and composition scores are ours. Runs where it is installed.
 
-pip install transformer-lens && python -m pytest tests/interop
+make interop
 """
 
 from importlib.metadata import version
