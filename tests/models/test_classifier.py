@@ -88,6 +88,68 @@ def test_flat_and_shaped_pixels_are_the_same(pixels):
     assert torch.equal(model(pixels).logits, model(pixels.flatten(1)).logits)
 
 
+@pytest.mark.parametrize("kept", [slice(None), slice(0, 4)], ids=["all", "some"])
+def test_loss_over_the_labels_that_count(pixels, kept):
+    model, labels = build(2), torch.full((6,), -100)
+    labels[kept] = torch.arange(6)[kept] % 5
+    log = model(pixels).logits.log_softmax(-1)
+    parts = torch.stack([-log[n, labels[n]] for n in range(6) if labels[n] >= 0])
+    torch.testing.assert_close(model(pixels, labels=labels).loss, parts.mean())
+    torch.testing.assert_close(model(pixels, labels=labels.to(torch.int32), num_items_in_batch=11).loss, parts.sum() / 11)
+
+
+def test_hidden_states_are_the_stream(model, pixels, close):
+    streams = model(pixels, output_hidden_states=True).hidden_states
+    assert len(streams) == model.config.num_hidden_layers + 1
+    assert torch.equal(model.head(streams[-1]), model(pixels).logits)
+    for layer, (before, after) in enumerate(itertools.pairwise(streams)):
+        w = model.layers[layer]
+        close(after, model.config.residual * before + w.w1(before) * w.w2(before))
+    logits, hidden = model(pixels, output_hidden_states=True, return_dict=False)
+    assert torch.equal(logits, model(pixels).logits)
+    assert len(hidden) == len(streams)
+    assert model(pixels).hidden_states is None
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_gives_the_same_gradients(pixels, reentrant):
+    model, passes = build(3, residual=True).train(), []
+
+    def gradients():
+        model.zero_grad()
+        model(pixels, labels=torch.arange(6) % 5).loss.backward()
+        return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+    plain = gradients()
+    model.layers[1].register_forward_pre_hook(lambda *_: passes.append(1))
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    for name, gradient in gradients().items():
+        torch.testing.assert_close(gradient, plain[name], rtol=0, atol=0)
+    assert len(passes) == 2
+
+
+@pytest.mark.bad_input  # checks of shapes are no graph
+def test_compile_has_one_graph(pixels):
+    model = build(2, residual=True)
+    run = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(run(pixels, labels=torch.arange(6) % 5).loss, model(pixels, labels=torch.arange(6) % 5).loss)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(("dtype", "tol"), [(torch.float16, 5e-3), (torch.bfloat16, 5e-2), (torch.float32, 1e-5)])
+def test_a_model_takes_pixels_of_any_floating_dtype(pixels, close, dtype, tol):
+    model = build(2, bias=True).to(dtype)
+    truth = build(2, bias=True)
+    truth.load_state_dict(model.state_dict())
+    for given in (pixels, pixels.float(), pixels.bfloat16()):
+        got = model(given, labels=torch.arange(6) % 5)
+        wanted = truth(given.to(dtype), labels=torch.arange(6) % 5)
+        assert got.logits.dtype == dtype
+        assert got.loss.dtype == torch.float32
+        close(got.logits, wanted.logits, tol=tol)
+        close(got.loss, wanted.loss, tol=tol)
+
+
 def test_keeping_all_eigenvectors_is_the_model_itself(model, pixels):
     found = truncate(model, pixels, model(pixels).logits.argmax(-1), kept=(1, 2))
     assert found.full == found.zero[-1] == 1.0
@@ -132,3 +194,12 @@ def test_wrong_calls(refuses):
     model = build(2)
     refuses(ShapeError, lambda: model(torch.zeros(2, 4, 3).double()), "pixel_values must be (batch, 3, 4) or (batch, 12)")
     refuses(ArgumentError, lambda: model.tensor(2), "layer must be 0 … 1; got 2")
+    x = torch.zeros(2, 12).double()
+    refuses(ShapeError, lambda: model(x.to(torch.uint8)), "pixel_values must be floating; got torch.uint8. Scale them")
+    refuses(ArgumentError, lambda: model(x, lables=x), "Classifier.forward: lables must be an argument it knows", "labels?")
+    refuses(ArgumentError, lambda: model(x, output_attentions=True), "output_attentions must be an argument it knows")
+    refuses(ArgumentError, lambda: model(x, output_hidden_states=2), "output_hidden_states must be true or false; got 2")
+    refuses(ShapeError, lambda: model(x, labels=torch.zeros(2, 5)), "labels must be (2,), one for each image; got (2, 5)")
+    refuses(ShapeError, lambda: model(x, labels=torch.zeros(3).long()), "labels must be (2,), one for each image; got (3,)")
+    refuses(ShapeError, lambda: model(x, labels=torch.zeros(2)), "labels must be whole numbers; got torch.float32")
+    refuses(ArgumentError, lambda: model(x, labels=torch.tensor([0, 5])), "labels must be 0 … 4; got 5")

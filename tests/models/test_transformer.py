@@ -1,10 +1,11 @@
 """The transformer by itself: every architecture it promises, its cache, its folding, its weights by name, its errors."""
 
+import copy
 import itertools
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import bilens
 from bilens import Transformer, TransformerConfig
@@ -141,6 +142,94 @@ def test_every_mlp_is_its_tensor(close):
     assert build(intermediate_size=0, hidden_act="silu").config.is_exact
 
 
+# What a dtype may change: rounding, and nothing else.
+
+ROPES = {
+    "default": {"rope_type": "default", "rope_theta": 10_000.0},
+    "linear": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0},
+    "llama3": {
+        "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=ROPES)
+def halved(request, tmp_path_factory):
+    """A folder of stock's in bfloat16, and stock's logits of 900 tokens from it in float64 and in bfloat16."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp(request.param)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=4096, initializer_range=0.2, rope_parameters=ROPES[request.param],
+    )  # fmt: skip
+    LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
+    found = {dtype: LlamaForCausalLM.from_pretrained(folder, dtype=dtype) for dtype in (torch.float64, torch.bfloat16)}
+    with torch.no_grad():
+        return folder, *(found[dtype](long_text()).logits.double() for dtype in found)
+
+
+def long_text():
+    return torch.randint(0, 64, (1, 900), generator=torch.Generator().manual_seed(3))
+
+
+WAYS = {
+    "load, double": lambda folder, _: bilens.load(folder).double(),
+    "load, half, double": lambda folder, _: bilens.load(folder).half().to(torch.float64),
+    "from_llama": lambda folder, _: Transformer.from_llama(LlamaForCausalLM.from_pretrained(folder)).double(),
+    "from a cast Llama": lambda folder, _: Transformer.from_llama(
+        LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).bfloat16()
+    ).double(),
+    "to_llama": lambda folder, _: bilens.load(folder).to_llama().double(),
+    "saved, loaded": lambda folder, at: saved(bilens.load(folder), at) and bilens.load(at).double(),
+    "saved, from_pretrained": lambda folder, at: (
+        saved(bilens.load(folder), at) and Transformer.from_pretrained(at, dtype=torch.float64)
+    ),
+    "saved, from_pretrained in half": lambda folder, at: (
+        saved(bilens.load(folder), at) and Transformer.from_pretrained(at, dtype=torch.bfloat16).double()
+    ),
+    "folded": lambda folder, _: bilens.load(folder).double().folded(),
+}
+
+
+def saved(model, at):
+    model.save_pretrained(at)
+    return True
+
+
+@pytest.mark.parametrize("way", WAYS)
+@torch.no_grad()
+def test_through_bfloat16_and_back_a_model_is_stocks(halved, way, tmp_path, close):
+    """1e-5: stock's norms work in float32 in its float64 model. Rounded frequencies would be off by more than 1."""
+    folder, truth, _ = halved
+    model = WAYS[way](folder, tmp_path)
+    if isinstance(model, LlamaForCausalLM):  # its own cast to float64 keeps what its frequencies are
+        assert model.model.rotary_emb.inv_freq.dtype == torch.float64
+    close(model(long_text()).logits, truth, tol=1e-5)
+
+
+@torch.no_grad()
+def test_in_bfloat16_a_model_is_as_near_the_truth_as_stock(halved):
+    folder, truth, stock = halved
+    off = [float((logits - truth).square().mean().sqrt()) for logits in (bilens.load(folder)(long_text()).logits, stock)]
+    assert off[0] <= 1.1 * off[1]
+
+
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+@pytest.mark.parametrize(("dtype", "tol"), [(torch.float16, 1e-2), (torch.bfloat16, 5e-2)])
+@torch.no_grad()
+def test_a_stream_past_the_square_root_of_float16(norm, dtype, tol, close):
+    """A coordinate of 400: its square overflows float16. The pass and the paths are those of float64."""
+    model = build(norm=norm, positions="learned")
+    model.model.embed_tokens.weight[:, 0] = 400
+    model = model.to(dtype)
+    truth, text = copy.deepcopy(model).double(), tokens(5, 1)
+    close(model(text).logits, truth(text).logits, tol=tol)
+    got, wanted = (bilens.expand(each, text[0], target=5) for each in (model, truth))
+    assert got.total == pytest.approx(wanted.total, rel=tol, abs=tol)
+    assert float(got.terms[0].value) == pytest.approx(float(wanted.terms[0].value), rel=tol, abs=tol)
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
@@ -160,7 +249,7 @@ def test_a_config_refuses_what_it_does_not_understand(refuses, changes, text):
 @pytest.mark.bad_input
 def test_wrong_calls(refuses):
     model = build()
-    refuses(ArgumentError, lambda: model(torch.tensor([[3, 40]])), "input_ids must be tokens 0 … 39; got 40")
+    refuses(ArgumentError, lambda: model(torch.tensor([[3, 40]])), "input_ids must be 0 … 39; got 40")
     refuses(ArgumentError, lambda: model(torch.tensor([[-1, 4]])), "got -1")
     refuses(ShapeError, lambda: model(torch.zeros(1, 0, dtype=torch.long)), "at least one token")
     refuses(ShapeError, lambda: model(torch.zeros(3, dtype=torch.long)), "input_ids must be (batch, tokens)")

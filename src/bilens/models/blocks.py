@@ -5,14 +5,16 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from bilens.models.transformer_config import TransformerConfig
 from bilens.nn import MLP, Attention, GatedMLP, LayerNorm, NoNorm, RMSNorm, Rotary
+from bilens.nn.attention import frequencies
 from bilens.nn.norm import make_norm
 
 
-class Block(nn.Module):
+class Block(GradientCheckpointingLayer):
     """x + attention(N(x)), then x + mlp(N(x)); either part may be absent."""
 
     self_attn: Attention | None
@@ -67,16 +69,17 @@ class Body(nn.Module):
 def _rotary(config: TransformerConfig) -> Rotary | None:
     if config.positions != "rope" or not config.num_attention_heads:
         return None
-    inv_freq, scale = frequencies(config)
+    inv_freq, scale = _frequencies(config)
     assert config.head_dim is not None
     return Rotary(config.head_dim, inv_freq=inv_freq, scale=scale)
 
 
-def frequencies(config: TransformerConfig) -> tuple[Tensor, float]:
+def _frequencies(config: TransformerConfig) -> tuple[Tensor, float]:
     """RoPE's frequencies and scale: transformers' own for the stretched kinds."""
     assert config.rope_parameters is not None
     assert config.head_dim is not None
     kind, theta = config.rope_parameters["rope_type"], config.rope_parameters["rope_theta"]
     if kind == "default":
-        return Rotary(config.head_dim, theta).inv_freq, 1.0
-    return ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
+        return frequencies(config.head_dim, theta), 1.0
+    with torch.device("cpu"):  # values are needed where a model is first made without memory
+        return ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))

@@ -1,7 +1,6 @@
 """An image classifier whose every layer is bilinear: embed → n bilinear layers (residual or not) → head."""
 
-from collections.abc import Sequence
-from functools import reduce
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any
 
@@ -10,10 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
+from transformers.utils.generic import can_return_tuple
 
 from bilens.algebra import CP, constant, homogeneous, homogeneous_map, linear
 from bilens.base.errors import ArgumentError, ConfigError, NotExactError, ShapeError
 from bilens.base.numerics import is_whole
+from bilens.models.arguments import IGNORED, cross_entropy, require_known, switch, whole_numbers
 from bilens.models.config import require_bool, require_count, require_known_keys
 from bilens.nn import Bilinear
 from bilens.nn.expandable import NO_NORM, Layer, Wiring
@@ -76,6 +77,7 @@ class Classifier(PreTrainedModel):
     main_input_name = "pixel_values"
     accepts_loss_kwargs = False  # the loss is the mean over the batch it is given
     base_model_prefix = ""
+    supports_gradient_checkpointing = True
     config: ClassifierConfig
 
     def __init__(self, config: ClassifierConfig) -> None:
@@ -84,25 +86,43 @@ class Classifier(PreTrainedModel):
         self.embed = nn.Linear(config.input_size, width, bias=config.bias)
         self.layers = nn.ModuleList(Bilinear(width, width, config.bias) for _ in range(config.num_hidden_layers))
         self.head = nn.Linear(width, len(config.labels), bias=config.bias)
+        self.gradient_checkpointing = False  # transformers sets it
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
             module.reset_parameters()
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: Float[Tensor, "b *shape"],
         labels: Int[Tensor, " b"] | None = None,
-        **_: Any,
+        output_hidden_states: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **unknown: Any,
     ) -> ImageClassifierOutputWithNoAttention:
-        """Logits (b, class), and the mean cross-entropy in nats where ``labels`` are given."""
-        x = self._pixels(pixel_values)
+        """Logits (b, class), and the cross-entropy in nats where ``labels`` are given (−100: ignored).
+
+        The loss is the mean over the batch, or the sum over ``num_items_in_batch``. Pixels are taken
+        to the model's dtype. ``output_hidden_states``: the embedded image, and what follows each
+        layer. Errors: ShapeError for pixels and labels that do not fit, ArgumentError for a label or
+        an argument that is not known.
+        """
+        require_known(self, unknown)
+        hidden = switch("output_hidden_states", output_hidden_states, self.config.output_hidden_states)
+        pixels = self._pixels(pixel_values)
         if self.training and self.config.input_noise:
-            x = x + self.config.input_noise * torch.randn_like(x)
-        logits = self._logits(x)
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
-        return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
+            pixels = pixels + self.config.input_noise * torch.randn_like(pixels)
+        streams = []
+        for x in self._streams(pixels):
+            streams = [*streams, x] if hidden else [x]  # all held only where asked for
+        logits = self.head(streams[-1])
+        return ImageClassifierOutputWithNoAttention(
+            loss=None if labels is None else _loss(logits, labels, num_items_in_batch),
+            logits=logits,
+            hidden_states=tuple(streams) if hidden else None,
+        )
 
     def tensor(self, layer: int | None = None) -> CP:
         """The model, or one of its layers, as an exact tensor over ``inputs(pixel_values, layer)``. Gradients flow.
@@ -165,7 +185,7 @@ class Classifier(PreTrainedModel):
     @torch.no_grad()
     def outputs(self, inputs: Float[Tensor, "1 i"]) -> Float[Tensor, "1 classes"]:
         """The logits, by ``forward`` in evaluation."""
-        return self._logits(inputs)
+        return self.head([*self._streams(inputs)][-1])
 
     def output_index(self, name: str | int) -> int:
         """A class by its name, or by its number."""
@@ -187,8 +207,16 @@ class Classifier(PreTrainedModel):
     def _is_affine(self) -> bool:
         return self.config.bias or self.config.residual
 
-    def _logits(self, x: Tensor) -> Tensor:
-        return self.head(reduce(lambda x, layer: self._step(layer, x), self.layers, self.embed(x)))
+    def _streams(self, pixels: Tensor) -> Iterator[Tensor]:
+        """The embedded image, and what follows each layer."""
+        x = self.embed(pixels)
+        yield x
+        for layer in self.layers:
+            if self.gradient_checkpointing and self.training:
+                x = self._gradient_checkpointing_func(self._step, layer, x)
+            else:
+                x = self._step(layer, x)
+            yield x
 
     def _step(self, layer: nn.Module, x: Tensor) -> Tensor:
         return x + layer(x) if self.config.residual else layer(x)
@@ -198,7 +226,10 @@ class Classifier(PreTrainedModel):
         if shape not in (tuple(self.config.input_shape), (self.config.input_size,)):
             wanted = f"be (batch, {', '.join(map(str, self.config.input_shape))}) or (batch, {self.config.input_size})"
             raise ShapeError("pixel_values", must=wanted, got=tuple(pixel_values.shape))
-        return pixel_values.flatten(1)
+        if not pixel_values.is_floating_point():
+            todo = "Scale them as in training: images / 255.0 as a rule."
+            raise ShapeError("pixel_values", must="be floating", got=pixel_values.dtype, todo=todo)
+        return pixel_values.flatten(1).to(self.embed.weight.dtype)
 
     def _composed(self, layer: int) -> CP:
         """The layer's own tensor, reading pixels where it is the first."""
@@ -234,6 +265,14 @@ class Classifier(PreTrainedModel):
     def _require_layer(self, layer: int) -> None:
         if not 0 <= layer < self.config.num_hidden_layers:
             raise ArgumentError("layer", must=f"be 0 … {self.config.num_hidden_layers - 1}", got=layer)
+
+
+def _loss(logits: Float[Tensor, "b classes"], labels: Tensor, items: Tensor | int | None) -> Tensor:
+    """The cross-entropy of whole-number labels, one an image."""
+    if labels.shape != logits.shape[:1]:
+        must = f"be ({len(logits)},), one for each image"
+        raise ShapeError("labels", must=must, got=tuple(labels.shape))
+    return cross_entropy(logits, whole_numbers("labels", labels, logits.shape[1], IGNORED), items)
 
 
 AutoConfig.register(ClassifierConfig.model_type, ClassifierConfig)

@@ -8,27 +8,31 @@ Attention-only models have ``intermediate_size=0``, MLP-only ones ``num_attentio
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    Cache,
     DynamicCache,
     GenerationMixin,
     LlamaForCausalLM,
     PreTrainedModel,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils.generic import can_return_tuple
 
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import working_dtype
-from bilens.models.blocks import Block, Body, frequencies
+from bilens.models.arguments import IGNORED, cross_entropy, require_known, switch, whole_numbers
+from bilens.models.blocks import Block, Body
 from bilens.models.folding import fold, folded_config, padded
 from bilens.models.llama import config_from_llama, config_to_llama, copy_weights
+from bilens.models.masking import attention_mask as mask_of
+from bilens.models.masking import require_cache, seen_by
 from bilens.models.transformer_config import TransformerConfig
 from bilens.models.wired import Wired
-from bilens.nn import Attention, Rotary
-from bilens.nn.attention import causal_mask
+from bilens.nn import Attention
 
 
 class Transformer(Wired, PreTrainedModel, GenerationMixin):
@@ -41,7 +45,11 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
     base_model_prefix = "model"
     main_input_name = "input_ids"
     accepts_loss_kwargs = False  # the loss is the mean over the batch it is given
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
+    _can_compile_fullgraph = True
+    _no_split_modules = ["Block"]  # noqa: RUF012
+    _skip_keys_device_placement = ["cache"]  # noqa: RUF012
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012  transformers reads it so
     config: TransformerConfig
 
@@ -50,6 +58,7 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         self.model = Body(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
         self.tokenizer: Any = None
+        self.gradient_checkpointing = False  # transformers sets it, here and in every block
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -58,15 +67,13 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
-        if isinstance(module, Rotary):  # not in checkpoints, and lost where a model is first made without memory
-            nn.init.constant_(module.inv_freq, 0)
-            module.inv_freq.copy_(frequencies(self.config)[0].to(module.inv_freq.device))
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Int[Tensor, "b t"] | None = None,
-        attention_mask: Int[Tensor, "b s"] | None = None,
-        position_ids: Int[Tensor, "b t"] | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Int[Tensor, "#b t"] | None = None,
         past_key_values: Any = None,
         inputs_embeds: Float[Tensor, "b t d"] | None = None,
         labels: Int[Tensor, "b t"] | None = None,
@@ -74,45 +81,55 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
-        **_: Any,
+        cache_position: Int[Tensor, " t"] | None = None,
+        shift_labels: Int[Tensor, "b t"] | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **unknown: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits (b, t, vocab), and the mean next-token cross-entropy in nats where ``labels`` are given (−100: ignored).
+        """Logits (b, t, vocab), and the next-token cross-entropy in nats where there are ``labels``.
 
-        ``output_attentions`` gives the patterns of each layer, (b, head, query, key), by the eager path.
-        Errors: ArgumentError for token ids out of range or a text longer than the context; ShapeError for no tokens.
+        Arguments mean what they mean to every model of transformers. ``attention_mask``: real tokens
+        (b, s), or (b, head, query, key) as ``models.masking.attention_mask`` says. Positions count
+        from the first token, padding included, unless ``position_ids`` say otherwise (``generate``
+        makes them from the mask). Labels of −100 do not count; ``shift_labels`` are already those of
+        the token after. The loss is the mean, or the sum over ``num_items_in_batch``.
+        ``output_hidden_states``: the stream before each block, and last the normed one that lm_head
+        reads. ``output_attentions``: the patterns of each layer, (b, head, query, key), by the eager
+        path, which ``attn_implementation="eager"`` takes always.
+        Errors: ArgumentError for token ids out of range, a text longer than the context, an argument
+        that is not known; ShapeError for no tokens, and for masks or labels that do not fit.
         """
+        require_known(self, unknown)
         x = self._embed(input_ids, inputs_embeds)
-        use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-        seen = past_key_values.get_seq_length() if past_key_values is not None else 0
-        self._require_room(seen + x.shape[1])
-        if position_ids is None:
-            position_ids = torch.arange(seen, seen + x.shape[1], device=x.device)[None]
-        if self.config.positions == "learned":
-            x = x + self.model.embed_positions(position_ids)
+        cache = self._cache(past_key_values, use_cache)
+        config = self.config
+        patterns = switch("output_attentions", output_attentions, config.output_attentions)
+        hidden = switch("output_hidden_states", output_hidden_states, config.output_hidden_states)
+        if position_ids is None and cache_position is not None:
+            position_ids = cache_position[None]
+        heads, queries = config.num_attention_heads, (x.shape[0], x.shape[1])
+        mask = mask_of(attention_mask, queries, heads, x.device, cache, position_ids)
+        x, turn = self._placed(x, position_ids, seen_by(cache))
         attend = {
-            "turn": None if self.model.rotary_emb is None else self.model.rotary_emb(position_ids, x.dtype),
-            "mask": _mask(attention_mask, x.shape[1], seen),
-            "cache": past_key_values,
-            "patterns": bool(output_attentions),
+            "turn": turn,
+            "mask": mask,
+            "cache": cache,
+            "patterns": patterns or config._attn_implementation == "eager",
         }
-        streams, patterns = [x] if output_hidden_states else [], []
+        streams, found = [], []
         for block in self.blocks:
-            x, pattern = block(x, **attend)
-            patterns.append(pattern)
-            if output_hidden_states:  # held only where asked for: memory that is freed is used again
+            if hidden:  # held only where asked for: memory that is freed is used again
                 streams.append(x)
+            x, pattern = block(x, **attend)
+            found.append(pattern)
         x = self.model.norm(x)
-        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(x[:, keep])
-        loss = None if labels is None else next_token_loss(logits, labels)
+        logits = self.lm_head(_kept(x, logits_to_keep))
         return CausalLMOutputWithPast(
-            loss=loss,
+            loss=next_token_loss(logits, labels, shift_labels, num_items_in_batch),  # type: ignore[arg-type]
             logits=logits,
-            past_key_values=past_key_values if use_cache else None,
-            hidden_states=tuple(streams) if output_hidden_states else None,  # type: ignore[arg-type]
-            attentions=tuple(patterns) if output_attentions else None,  # type: ignore[arg-type]
+            past_key_values=cache,
+            hidden_states=(*streams, x) if hidden else None,  # type: ignore[arg-type]
+            attentions=tuple(found) if patterns else None,  # type: ignore[arg-type]
         )
 
     @classmethod
@@ -131,7 +148,8 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
 
         Errors: ConfigError naming the first key by which this model is outside Llama's family.
         """
-        made = LlamaForCausalLM(config_to_llama(self.config)).to(self.device, self.dtype)  # type: ignore[arg-type]
+        config = config_to_llama(self.config)  # made in its dtype: a cast would round stock's RoPE too
+        made = AutoModelForCausalLM.from_config(config, dtype=self.dtype).to(self.device)
         copy_weights(self, made)
         return made.train(self.training)
 
@@ -238,46 +256,95 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
             raise ArgumentError(name, must="be asked of a model with such weights", got="none")
         return torch.stack([getattr(block.mlp, name).weight.mT for block in self.blocks])
 
-    def _embed(self, tokens: Tensor | None, embedded: Tensor | None) -> Tensor:
+    def _embed(self, tokens: Tensor | None, embedded: Tensor | None) -> Float[Tensor, "b t d"]:
         if (tokens is None) == (embedded is None):
-            raise ArgumentError("Transformer", must="be given either input_ids or inputs_embeds", got="both or neither")
+            must = "be given either input_ids or inputs_embeds"
+            raise ArgumentError("Transformer", must=must, got="both or neither")
         if embedded is not None:
+            width = self.config.hidden_size
+            if embedded.ndim != 3 or embedded.shape[2] != width or embedded.numel() == 0:
+                must = f"be (batch, tokens, {width}) with at least one token"
+                raise ShapeError("inputs_embeds", must=must, got=tuple(embedded.shape))
             return embedded
         assert tokens is not None
         if tokens.ndim != 2 or tokens.numel() == 0:
-            raise ShapeError("input_ids", must="be (batch, tokens) with at least one token", got=tuple(tokens.shape))
-        if not torch.compiler.is_compiling() and tokens.device.type == "cpu":  # elsewhere a check would stall the device
-            low, high = int(tokens.min()), int(tokens.max())
-            if low < 0 or high >= self.config.vocab_size:
-                got = low if low < 0 else high
-                raise ArgumentError("input_ids", must=f"be tokens 0 … {self.config.vocab_size - 1}", got=got)
-        return self.model.embed_tokens(tokens)
+            must = "be (batch, tokens) with at least one token"
+            raise ShapeError("input_ids", must=must, got=tuple(tokens.shape))
+        return self.model.embed_tokens(whole_numbers("input_ids", tokens, self.config.vocab_size))
 
-    def _require_room(self, length: int) -> None:
+    def _cache(self, given: Any, use: bool | None) -> Cache | None:
+        """The cache of this pass: the one given, or a new one where one is wanted."""
+        require_cache(given)
+        replayed = self.gradient_checkpointing and self.training
+        if replayed and (given is not None or use):
+            todo = "Pass use_cache=False, or switch one of them off."
+            got = "a cache, which the second pass would fill again"
+            raise ArgumentError("gradient checkpointing", must="go without a cache", got=got, todo=todo)
+        use = self.config.use_cache and not self.training if use is None else use
+        return DynamicCache(config=self.config) if use and given is None else given
+
+    def _placed(
+        self, x: Float[Tensor, "b t d"], positions: Tensor | None, seen: int | Tensor
+    ) -> tuple[Float[Tensor, "b t d"], tuple[Tensor, Tensor] | None]:
+        """The stream with its learned positions, and the turns of RoPE."""
         context = self.config.max_position_embeddings
+        self._require_room(x.shape[1], seen)
+        if positions is None:
+            positions = (torch.arange(x.shape[1], device=x.device) + seen)[None]
+        elif positions.ndim != 2 or positions.shape[0] not in (1, len(x)) or positions.shape[1] != x.shape[1]:
+            must = f"be {tuple(x.shape[:2])}, or (1, {x.shape[1]})"
+            raise ShapeError("position_ids", must=must, got=tuple(positions.shape))
+        if self.config.positions == "learned":
+            positions = whole_numbers("position_ids", positions, context)
+            x = x + self.model.embed_positions(positions)
+        rotary = self.model.rotary_emb
+        return x, None if rotary is None else rotary(positions, x.dtype)
+
+    def _require_room(self, length: int, seen: int | Tensor) -> None:
+        if isinstance(seen, Tensor) and (torch.compiler.is_compiling() or seen.device.type != "cpu"):
+            return  # a static cache, whose own length bounds it: asking would stall the device
+        context, length = self.config.max_position_embeddings, int(seen) + length
         if length > context:
-            raise ArgumentError("the text", must=f"fit the context of {context} tokens", got=length, todo="Shorten it.")
+            must = f"fit the context of {context} tokens"
+            raise ArgumentError("the text", must=must, got=length, todo="Shorten it.")
 
 
-def next_token_loss(logits: Float[Tensor, "b t vocab"], labels: Int[Tensor, "b t"]) -> Float[Tensor, ""]:
-    """Mean cross-entropy of each token given those before it, in nats. Labels of −100 do not count; half types work in
-    float32, float64 stays."""
-    scores = logits.flatten(0, 1).to(working_dtype(logits.dtype))
-    following = nn.functional.pad(labels[:, 1:], (0, 1), value=-100)  # the last has none; cutting logits would copy them
-    return nn.functional.cross_entropy(scores, following.flatten())
+def next_token_loss(
+    logits: Float[Tensor, "*b vocab"],
+    labels: Int[Tensor, "*b"] | None,
+    shifted: Int[Tensor, "*b"] | None = None,
+    items: Tensor | int | None = None,
+) -> Float[Tensor, ""] | None:
+    """Cross-entropy of each token given those before it, in nats; None without labels.
 
-
-def _mask(attention_mask: Tensor | None, queries: int, seen: int) -> Bool[Tensor, "b 1 t s"] | None:
-    """True where a query may look: at earlier real tokens and always at itself, so that padding stays finite."""
-    if attention_mask is None or bool(attention_mask.all()):
+    The mean, or the sum over ``items``. ``shifted``: at each position the label of the one after.
+    """
+    if labels is None and shifted is None:
         return None
-    if attention_mask.ndim != 2 or attention_mask.shape[1] != seen + queries:
-        raise ShapeError("attention_mask", must=f"be (batch, {seen + queries})", got=tuple(attention_mask.shape))
-    causal = causal_mask(queries, seen + queries, attention_mask.device)
-    itself = torch.zeros_like(causal)
-    itself[torch.arange(queries), torch.arange(seen, seen + queries)] = True
-    return (causal & attention_mask.bool()[:, None, None, :]) | itself
+    name, given = ("labels", labels) if shifted is None else ("shift_labels", shifted)
+    assert given is not None
+    if given.shape != logits.shape[:-1]:
+        must = f"be {tuple(logits.shape[:-1])}, as the logits are"
+        raise ShapeError(name, must=must, got=tuple(given.shape))
+    given = whole_numbers(name, given, logits.shape[-1], IGNORED).to(logits.device)
+    if shifted is None:  # the last has none after it; cutting logits would copy them
+        given = nn.functional.pad(given[..., 1:], (0, 1), value=IGNORED)
+    return cross_entropy(logits, given, items)
 
 
+def _kept(x: Float[Tensor, "b t d"], keep: int | Tensor) -> Float[Tensor, "*b d"]:
+    """What logits are made of: the last ``keep`` positions (0: all), or those named.
+
+    Positions (n,) for every row, (b, n) row by row, or a boolean (b, t), which flattens.
+    """
+    if isinstance(keep, int):
+        return x[:, slice(-keep, None)]
+    if keep.ndim < 2:
+        return x[:, keep]
+    return x[keep] if keep.dtype == torch.bool else x.take_along_dim(keep[..., None], dim=1)
+
+
+# Trainer's label smoothing shifts labels for the classes named here, and for no other.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[TransformerConfig.model_type] = Transformer.__name__
 AutoConfig.register(TransformerConfig.model_type, TransformerConfig)
 AutoModelForCausalLM.register(TransformerConfig, Transformer)

@@ -8,32 +8,61 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bilens.base.errors import ConfigError
+from bilens.base.numerics import working_dtype
 from bilens.nn.norm import RMSNorm
+
+# True where a query may look, or what is added to its scores: 0 there, −∞ elsewhere.
+Mask = Bool[Tensor, "*#b t s"] | Float[Tensor, "*#b t s"]
 
 
 class Rotary(nn.Module):
-    """RoPE as Llama's: dimension p of the first half turns with dimension p of the second by position · θ^(-2p/d_head).
+    """RoPE as Llama's: dimension p turns with dimension p + d_head/2 by position · θ^(-2p/d_head).
 
-    Angles are made in float32 whatever the model's dtype, as every Llama does, so that checkpoints mean the same here.
-    ``inv_freq`` and ``scale`` may be given for the stretched kinds of RoPE. Source: Su et al., arXiv:2104.09864.
+    Angles are made in float32 whatever the model's dtype, as every Llama does, so that checkpoints
+    mean the same here. ``inv_freq`` and ``scale`` may be given for the stretched kinds of RoPE.
+    Source: Su et al., arXiv:2104.09864.
     """
 
-    inv_freq: Tensor
+    # A plain tensor, no buffer: .to(dtype), .half(), to_empty and whoever loads or shards a model
+    # cast, empty or move buffers, and frequencies rounded to bfloat16 are another model's.
+    inv_freq: Float[Tensor, " half"]
 
-    def __init__(self, d_head: int, theta: float = 10000.0, inv_freq: Tensor | None = None, scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        d_head: int,
+        theta: float = 10000.0,
+        inv_freq: Float[Tensor, " half"] | None = None,
+        scale: float = 1.0,
+    ) -> None:
         super().__init__()
         if d_head % 2:
             raise ConfigError("head_dim", must="be even for rotary positions", got=d_head)
-        own = 1.0 / theta ** (torch.arange(0, d_head, 2, dtype=torch.float32) / d_head)
-        self.register_buffer("inv_freq", own if inv_freq is None else inv_freq, persistent=False)
+        given = frequencies(d_head, theta) if inv_freq is None else inv_freq
+        self.inv_freq = given.to(torch.promote_types(given.dtype, torch.float32))
         self.scale = scale
 
     @torch.no_grad()
-    def forward(self, positions: Int[Tensor, "b t"], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, positions: Int[Tensor, "b t"], dtype: torch.dtype
+    ) -> tuple[Float[Tensor, "b 1 t d"], Float[Tensor, "b 1 t d"]]:
         """cos and sin, (b, 1, t, d_head): one for all heads."""
-        angles = positions[..., None].float() * self.inv_freq.float()
+        inv_freq = self._beside(positions)
+        angles = positions[..., None].to(inv_freq.dtype) * inv_freq
         angles = torch.cat([angles, angles], dim=-1)[:, None]
         return (angles.cos() * self.scale).to(dtype), (angles.sin() * self.scale).to(dtype)
+
+    def _beside(self, positions: Tensor) -> Tensor:
+        """The frequencies on the device of ``positions``, where they then stay; meta has no values."""
+        moved = self.inv_freq.to(positions.device)
+        if positions.device.type != "meta":
+            self.inv_freq = moved
+        return moved
+
+
+def frequencies(d_head: int, theta: float) -> Float[Tensor, " half"]:
+    """θ^(-2p/d_head) in float32, with values even where a model is first made without memory."""
+    steps = torch.arange(0, d_head, 2, dtype=torch.float32, device="cpu")
+    return 1.0 / theta ** (steps / d_head)
 
 
 def rotate(
@@ -82,13 +111,14 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "b t d"],
         turn: tuple[Tensor, Tensor] | None = None,
-        mask: Bool[Tensor, "b #h t s"] | None = None,
+        mask: Mask | None = None,
         cache: Any = None,
         patterns: bool = False,
     ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b h t s"] | None]:
         """What the layer writes, and its attention patterns where asked (the eager path; sdpa otherwise).
 
-        ``turn``: cos and sin of ``Rotary``. ``mask``: True where a query may look; None is plain causal.
+        ``turn``: cos and sin of ``Rotary``. ``mask``: True where a query may look, or what is added
+        to the scores; None is plain causal. A query that may look nowhere reads zeros.
         ``cache``: keys and values of earlier positions, with transformers' ``update(keys, values, layer)``.
         """
         q, k, v = self._project(x, turn)
@@ -131,20 +161,34 @@ class Attention(nn.Module):
         return (q, k, v) if turn is None else (rotate(q, *turn), rotate(k, *turn), v)
 
     def _look_fast(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        causal = mask is None and q.shape[2] > 1
-        if causal and q.shape[2] != k.shape[2]:  # sdpa's own causal mask starts at the first key, a cache's queries do not
-            mask, causal = causal_mask(q.shape[2], k.shape[2], q.device), False
-        return functional.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=self.n_kv != self.n_heads)
+        causal = mask is None and q.shape[2] == k.shape[2]
+        if mask is None and not causal and q.shape[2] > 1:
+            # sdpa's own causal mask starts at the first key, and a cache's queries do not
+            mask = causal_mask(q.shape[2], k.shape[2], q.device)
+        if mask is not None and mask.is_floating_point():
+            mask = mask.to(q.dtype)
+        grouped = self.n_kv != self.n_heads
+        return functional.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=grouped)
 
     def _look(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         groups = self.n_heads // self.n_kv
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
         mask = causal_mask(q.shape[2], k.shape[2], q.device) if mask is None else mask
-        scores = (q @ k.mT) * self.d_head**-0.5
-        pattern = scores.masked_fill(~mask, -torch.inf).softmax(-1)
+        work = working_dtype(q.dtype)  # scores of half types may overflow, as in sdpa they do not
+        scores = (q.to(work) * self.d_head**-0.5) @ k.to(work).mT
+        pattern = _masked_softmax(scores, mask).to(q.dtype)
         return pattern @ v, pattern
 
 
 def causal_mask(queries: int, keys: int, device: torch.device) -> Bool[Tensor, "t s"]:
     """True where key s is no later than query t; the queries are the last of the keys."""
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+
+
+def _masked_softmax(scores: Float[Tensor, "b h t s"], mask: Mask) -> Float[Tensor, "b h t s"]:
+    """Softmax over the keys that ``mask`` leaves, zeros where it leaves none (as sdpa does)."""
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, -torch.inf)
+    scores = scores + mask
+    blind = (scores == -torch.inf).all(-1, keepdim=True)
+    return scores.masked_fill(blind, 0).softmax(-1).masked_fill(blind, 0)

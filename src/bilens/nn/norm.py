@@ -1,6 +1,7 @@
 """Normalisations of the residual stream, each N(x) = σ(x) P x + c: a scale of its own input, a linear map, a constant.
 
 Given the scale σ a norm is affine, and paths go through it: ``linear`` is P, ``transposed`` Pᵀ, ``shift`` c.
+For half types σ is made and kept in float32: float16 squares overflow from 256 on, and σ itself does where x is tiny.
 """
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bilens.base.errors import ConfigError
+from bilens.base.numerics import working_dtype
 
 
 class RMSNorm(nn.Module):
@@ -23,7 +25,8 @@ class RMSNorm(nn.Module):
         return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
     def scale(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b 1"]:
-        """σ(x): what paths through this norm hold fixed."""
+        """σ(x), in float32 or better: what paths through this norm hold fixed."""
+        x = x.to(working_dtype(x.dtype))
         return (x.square().mean(-1, keepdim=True) + self.eps).rsqrt()
 
     def linear(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
@@ -46,7 +49,8 @@ class LayerNorm(nn.Module):
         return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
     def scale(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b 1"]:
-        """σ(x): what paths through this norm hold fixed; centring and w are linear, b is a constant."""
+        """σ(x), in float32 or better: what paths through this norm hold fixed; b is a constant."""
+        x = x.to(working_dtype(x.dtype))
         return (x.var(-1, correction=0, keepdim=True) + self.eps).rsqrt()
 
     def linear(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
@@ -68,7 +72,7 @@ class NoNorm(nn.Module):
         return x
 
     def scale(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b 1"]:
-        return torch.ones_like(x[..., :1])
+        return torch.ones_like(x[..., :1], dtype=working_dtype(x.dtype))
 
     def linear(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         return x
