@@ -46,7 +46,7 @@ def weight_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     Errors: FileError for a file that is missing or damaged, or holds weights of a type that is not computed in: integers,
     booleans, complex and 8-bit floating numbers mean something else than their value, and are never cast in silence.
     """
-    _require_file(file)
+    require_file(file)
     try:
         with safe_open(file, framework="pt") as opened:
             parts = {key: opened.get_slice(key) for key in opened.keys()}
@@ -79,7 +79,7 @@ def weight_dtypes(file: Path) -> set[torch.dtype]:
 
 
 def _parsed(file: Path, parse: Callable[[str], Any], kind: str) -> Any:
-    _require_file(file)
+    require_file(file)
     try:
         size = file.stat().st_size
         if size > LARGEST:
@@ -93,13 +93,12 @@ def _parsed(file: Path, parse: Callable[[str], Any], kind: str) -> Any:
         raise FileError(str(file), must=f"be readable {kind}", got=str(error)) from error
 
 
-def _require_file(file: Path) -> None:
+def require_file(file: Path, must: str = "be a file") -> None:
     """Raise FileError unless ``file`` is a plain file: reading a pipe or a device could wait for ever."""
     try:
-        if not file.is_file():
-            got = "something else" if file.exists() else "nothing there"
-            raise FileError(str(file), must="be a file", got=got)
+        there = file.is_file()
+        got = "something else" if file.exists() else "nothing there"
     except (OSError, ValueError) as error:  # a name too long, or with a NUL in it
-        if isinstance(error, FileError):
-            raise
-        raise FileError(str(file), must="be a file", got=str(error)) from error
+        raise FileError(str(file), must=must, got=error) from error
+    if not there:
+        raise FileError(str(file), must=must, got=got)

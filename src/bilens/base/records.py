@@ -6,6 +6,7 @@ the kind of record and everything that is not a tensor. One file, so that it can
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -15,20 +16,30 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bilens.base.errors import ArgumentError, FileError
+from bilens.base.fields import misfit
 from bilens.base.files import atomic_write
+from bilens.base.numerics import dtype_name
+from bilens.base.reading import require_file
 
-SCHEMA = 1
+SCHEMA = 2
+READ = (1, 2)  # schema 1 named a record by its class alone, without the room
+HEADER = 100_000_000  # bytes: the largest header that a safetensors file may have
+_PLAIN = (bool, int, float, str, type(None))
 R = TypeVar("R", bound="Record")  # not Self: beartype checks methods one by one
 
 
 class Record:
     """Base of every value bilens hands out. Subclasses are frozen dataclasses; they add fields and verbs, nothing else."""
 
-    _kinds: ClassVar[dict[str, type["Record"]]] = {}
+    _kinds: ClassVar[dict[str, type["Record"]]] = {}  # by room and name: "algebra.Eigen"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        Record._kinds[cls.__name__] = cls
+        key = _key(cls)
+        if key in Record._kinds:
+            raise ArgumentError(f"class {cls.__name__}", must="be its room's only record of that name",
+                                got=f"a second {key}", todo="Saved records are told apart by it.")  # fmt: skip
+        Record._kinds[key] = cls
 
     def to(self: R, *targets: torch.dtype | torch.device | str) -> R:
         """The same record on another device and/or in another dtype; only floating tensors are cast, all are moved."""
@@ -50,42 +61,78 @@ class Record:
         tensors: dict[str, Tensor] = {}
         packed = _pack(self, "", tensors)
         header = {"format": "pt", "bilens": json.dumps({"schema": SCHEMA, "value": packed})}
+        size = len(header["bilens"])
+        if size > HEADER:
+            todo = "Its labels and other plain values go there: save fewer of them."
+            must = f"have a header of at most {HEADER:,} bytes"
+            raise FileError(str(path), must=must, got=f"{size:,}", todo=todo)
         with atomic_write(path) as temporary:
             try:
                 save_file(tensors, temporary, metadata=header)
             except SafetensorError as error:
-                raise FileError(str(path), must="be writable", got=str(error)) from error
+                raise FileError(str(path), must="be writable as safetensors", got=error) from error
 
     @classmethod
     def load(cls: type[R], path: str | Path) -> R:
-        """Read a record that ``save`` wrote. Errors: FileError where the file is missing, damaged or of another kind."""
-        try:
-            value = _unpack(*_read(Path(path)))
-        except (KeyError, TypeError) as error:
-            raise FileError(str(path), must="hold a whole record", got=str(error)) from error
+        """Read a record that ``save`` wrote, and check that its fields are what they are declared to be.
+
+        Errors: FileError where the file is missing, damaged or of another kind.
+        """
+        value = _whole(Path(path))
         if not isinstance(value, cls):
-            raise FileError(
-                str(path), must=f"hold a {cls.__name__}", got=type(value).__name__, todo=f"Use {type(value).__name__}.load."
-            )
+            held = type(value).__name__
+            raise FileError(str(path), must=f"hold a {cls.__name__}", got=held, todo=f"Use {held}.load.")
         return value
+
+    def _settled(self) -> None:
+        """Raise where the fields, each as declared, do not go together. Asked of a record that was loaded."""
+
+
+def _key(kind: type) -> str:
+    """What a kind of record is called in files: its room and name, the whole module outside bilens."""
+    package, _, inside = kind.__module__.partition(".")
+    room = inside.partition(".")[0] if package == "bilens" else kind.__module__
+    return f"{room}.{kind.__name__}"
+
+
+def _whole(path: Path) -> "Record":
+    """The record in a file, whatever its kind."""
+    try:
+        value = _unpack(*_read(path))
+        if not isinstance(value, Record):
+            raise TypeError("no record")
+    except FileError:
+        raise
+    except RecursionError:
+        raise FileError(str(path), must="hold a whole record", got="nesting too deep to read") from None
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # what the checks of a record's own fields raise, and what its summary does where they do not go together
+        got = f"{type(error).__name__}: {error}"
+        raise FileError(str(path), must="hold a whole record", got=got) from error
+    return value
 
 
 def _read(path: Path) -> tuple[Any, dict[str, Tensor]]:
-    if not path.is_file():
-        raise FileError(str(path), must="be a file that .save(path) wrote", got="nothing there")
+    require_file(path, "be a file that .save(path) wrote")
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("bilens", "null"))
+            _require_header(path, header)
             tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, ValueError) as error:
-        raise FileError(str(path), must="be an undamaged safetensors file", got=str(error)) from error
-    if not isinstance(header, dict) or "schema" not in header:
-        raise FileError(str(path), must="be a file that .save(path) wrote", got="safetensors without a bilens header")
-    if header["schema"] != SCHEMA:
-        raise FileError(
-            str(path), must=f"have schema {SCHEMA}", got=header["schema"], todo="Read it with the bilens that wrote it."
-        )
+    except FileError:
+        raise
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FileError(str(path), must="be an undamaged safetensors file", got=error) from error
     return header["value"], tensors
+
+
+def _require_header(path: Path, header: Any) -> None:
+    must, todo = "be a file that .save(path) wrote", "Read it with the bilens that wrote it."
+    if not isinstance(header, dict) or "schema" not in header:
+        raise FileError(str(path), must=must, got="safetensors without a bilens header")
+    if header["schema"] not in READ:
+        must = f"have schema {' or '.join(map(str, READ))}"
+        raise FileError(str(path), must=must, got=header["schema"], todo=todo)
 
 
 def _map_tensors(value: Any, change: Any) -> Any:
@@ -111,7 +158,7 @@ def _pack(value: Any, at: str, tensors: dict[str, Tensor]) -> Any:
         case Record():
             fields = dataclasses.fields(value)  # type: ignore[arg-type]
             packed = {field.name: _pack(getattr(value, field.name), f"{at}.{field.name}", tensors) for field in fields}
-            return {"record": type(value).__name__, "fields": packed}
+            return {"record": _key(type(value)), "fields": packed}
         case dict():
             return {"dict": {key: _pack(item, f"{at}.{key}", tensors) for key, item in value.items()}}
         case tuple() | list():
@@ -125,12 +172,39 @@ def _unpack(packed: Any, tensors: dict[str, Tensor]) -> Any:
     match packed:
         case {"tensor": at}:
             return tensors[at]
-        case {"record": kind, "fields": fields}:
-            if kind not in Record._kinds:
-                raise FileError("a saved record", must=f"be one of {sorted(Record._kinds)}", got=kind)
-            return Record._kinds[kind](**{name: _unpack(item, tensors) for name, item in fields.items()})
-        case {"dict": items}:
+        case {"record": str(name), "fields": dict(fields)}:
+            return _made(_kind(name), {field: _unpack(item, tensors) for field, item in fields.items()})
+        case {"dict": dict(items)}:
             return {key: _unpack(item, tensors) for key, item in items.items()}
-        case {"tuple": items}:
+        case {"tuple": list(items)}:
             return tuple(_unpack(item, tensors) for item in items)
-    return packed
+        case None | bool() | int() | float() | str():
+            return packed
+    raise TypeError(f"neither a tensor, a record nor a plain value: {packed}")
+
+
+def _made(kind: Callable[..., Record], fields: dict[str, Any]) -> Record:
+    """A record of these fields, each of which must be what ``kind`` declares."""
+    wrong = misfit(kind, fields)  # type: ignore[arg-type]
+    if wrong is not None:
+        raise TypeError(f"{kind.__name__}.{wrong} is not what that field holds: {_told(fields[wrong])}")
+    made = kind(**fields)
+    made._settled()
+    return made
+
+
+def _told(value: Any) -> str:
+    """What a field holds, in few words."""
+    if isinstance(value, Tensor):
+        return f"{dtype_name(value.dtype)} of shape {tuple(value.shape)}"
+    return f"{type(value).__name__} {value}" if isinstance(value, _PLAIN) else type(value).__name__
+
+
+def _kind(name: str) -> type[Record]:
+    """The class of a saved record, which schema 1 named without its room."""
+    found = [kind for key, kind in Record._kinds.items() if name in (key, kind.__name__)]
+    ours = [kind for kind in found if kind.__module__.startswith("bilens.")]
+    for kinds in (found, ours):
+        if len(kinds) == 1:
+            return kinds[0]
+    raise TypeError(f"no kind of record that is known here: {name}")
