@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from bilens.algebra import CP, Dense, Eigen, Factored, Gaussian, ThirdOrder, affine, parts, sampled_inner
@@ -199,5 +201,89 @@ def test_a_failed_save_keeps_the_old_file(make, tmp_path, monkeypatch):
     assert Dense.load(tmp_path / "t").shape == (3, 4, 4)
 
 
-def test_records_are_kept_apart_by_name():
+def test_records_are_kept_apart_by_room_and_name(make, tmp_path):
     assert Record._kinds["algebra.Eigen"] is Eigen
+    other = type("Eigen", (Record,), {"__module__": "somebody.elses"})
+    assert Record._kinds["somebody.elses.Eigen"] is other
+    path = tmp_path / "e"
+    make.quadratic().eigh(2).save(path)
+    assert type(Record.load(path)) is Eigen
+
+
+def test_a_second_class_of_one_room_and_name_is_refused(refuses):
+    def again():
+        type("Eigen", (Record,), {"__module__": "bilens.algebra.elsewhere"})
+
+    refuses(ArgumentError, again, "class Eigen must be its room's only record of that name; got a second algebra.Eigen")
+    assert Record._kinds["algebra.Eigen"] is Eigen
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_of_schema_1_still_load(kind, make, tmp_path):
+    record = KINDS[kind](make)
+    record.save(tmp_path / "new")
+    tensors, header = opened(tmp_path / "new")
+    old = re.sub(r'"record": "[a-z]+\.', '"record": "', json.dumps(header | {"schema": 1}))
+    assert f'"record": "{kind}"' in old
+    save_file(tensors, tmp_path / "old", metadata={"bilens": old})
+    assert same(record, Record.load(tmp_path / "old"))
+
+
+def opened(path):
+    with safe_open(path, framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["bilens"])
+
+
+RETYPED = (True, -1.5, {"tuple": [None]}, {"dict": {"a": 1}}, [])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_retyped_and_reshaped_fields_are_refused_when_loaded_or_can_be_shown(kind, make, tmp_path):
+    path = tmp_path / "t"
+    KINDS[kind](make).save(path)
+    tensors, header = opened(path)
+    fields = header["value"]["fields"]
+    damaged = [(tensors, header["value"] | {"fields": fields | {name: value}}) for name in fields for value in RETYPED]
+    for name, tensor in tensors.items():
+        for other in (tensor[None], tensor.to(torch.complex64)):
+            damaged.append((tensors | {name: other.contiguous()}, header["value"]))
+    refused = 0
+    for held, value in damaged:
+        save_file(held, path, metadata={"bilens": json.dumps({"schema": 2, "value": value})})
+        try:
+            loaded = Record.load(path)
+        except FileError as error:
+            refused += str(error).startswith(f"{path} must hold a whole record")
+            continue
+        repr(loaded)
+        if isinstance(loaded, Result):
+            loaded.rows(), loaded.figure()
+    assert refused > len(damaged) / 2  # the others are as good as the true one
+
+
+def test_a_tensor_of_another_type_is_named(tmp_path, refuses):
+    header = {"bilens": json.dumps({"schema": 2, "value": fields(b={"tensor": ".i"})})}
+    save_file({".a": torch.ones(2, 2), ".i": torch.ones(2, 2).int()}, tmp_path / "t", metadata=header)
+    text = (
+        f"{tmp_path / 't'} must hold a whole record; got TypeError: Factored.b is not what that field holds: int32 of shape"
+    )
+    refuses(FileError, lambda: Record.load(tmp_path / "t"), text)
+
+
+@pytest.mark.parametrize("depth", [500, 100_000])
+def test_nesting_without_end(depth, tmp_path, refuses):
+    value = '{"tuple": [' * depth + "]}" * depth
+    write(tmp_path / "t", {"bilens": f'{{"schema": 2, "value": {{"record": "Odd", "fields": {{"held": {value}}}}}}}'})
+    refuses(FileError, lambda: Record.load(tmp_path / "t"), str(tmp_path / "t"), "nesting too deep to read")
+
+
+def test_a_header_over_its_limit_is_named(tmp_path, refuses, monkeypatch):
+    monkeypatch.setattr("bilens.base.records.HEADER", 1000)
+    text = f"{tmp_path / 't'} must have a header of at most 1,000 bytes; got "
+    refuses(FileError, lambda: Odd("x" * 1000).save(tmp_path / "t"), text, "save fewer of them")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensors_in_tuples_move_too():
+    held = Odd((torch.ones(2, dtype=torch.float64), {"a": (torch.ones(1, dtype=torch.float64),)})).to(torch.float32).held
+    assert held[0].dtype == held[1]["a"][0].dtype == torch.float32

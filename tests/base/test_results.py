@@ -1,9 +1,14 @@
 """Every result can be tabled, drawn and shown."""
 
+import dataclasses
+import importlib
+
 import pandas
 import plotly.graph_objects
 import pytest
 
+from bilens.base.records import Record
+from bilens.base.results import Result, literal
 from bilens.decompose import eigen, hosvd
 
 RESULTS = {
@@ -14,6 +19,8 @@ RESULTS = {
     "no Gates": (lambda m: m.spectral(3.0, 2.0).gates(), 0),
     "HOSVD": (lambda m: hosvd(m.cp(), 2), 11),
 }
+ALWAYS_ROWS = {"Comparison", "Knockout", "Truncation", "Verification"}
+ROOMS = ("algebra", "decompose", "circuits", "features", "models", "training", "report")
 
 
 @pytest.fixture(params=RESULTS)
@@ -30,10 +37,30 @@ def test_frame_has_a_row_per_entry(kind, make):
     assert not frame.isna().any().any()
 
 
-def test_plot_is_a_plotly_figure_of_its_plain_data(result):
-    figure = result.plot()
+def test_every_kind_of_result_knows_its_columns():
+    """Also where it has no rows; the four left out always have one."""
+    for room in ROOMS:
+        importlib.import_module(f"bilens.{room}")
+    kinds = [kind for kind in Record._kinds.values() if issubclass(kind, Result) and kind.__module__.startswith("bilens.")]
+    silent = {kind.__name__ for kind in kinds if kind.columns is Result.columns} - {"Result"}
+    assert silent == ALWAYS_ROWS
+    assert len(kinds) > 20
+
+
+@pytest.mark.parametrize("kind", RESULTS)
+def test_columns_are_those_of_the_rows(kind, make):
+    result = RESULTS[kind][0](make)
+    assert list(result.to_frame()) == list(result.columns())
+    assert all(tuple(row) == result.columns() for row in result.rows())
+    assert len(result.columns()) >= 4
+
+
+def test_plot_draws_the_plain_figure(make):
+    figure = make.spectral(3.0, 2.0, -1.0, -2.0).eigh(3).plot()
+    (trace,) = figure.data
     assert isinstance(figure, plotly.graph_objects.Figure)
-    assert len(figure.data) == len(result.figure()["data"]) > 0
+    assert trace.y == pytest.approx((3.0, -2.0, 2.0, -1.0)) or sorted(trace.y) == pytest.approx([-2.0, -1.0, 2.0, 3.0])
+    assert figure.layout.yaxis.title.text == "λ"
 
 
 def test_html_names_the_kind_and_says_the_summary(result):
@@ -49,3 +76,45 @@ def test_html_shows_the_first_rows_of_many_and_escapes_labels(make):
     assert "(first 20 of 30 rows)" in html
     assert html.count("<tr>") == 20
     assert "<td><b>" not in html
+
+
+NASTY = "<b>&\x1b[31m\u202e"
+
+
+def test_text_from_outside_is_shown_and_does_nothing(make):
+    found = eigen(make.cp(2, 4), k=1, labels=[NASTY, "b"])
+    entry = "<bdi>&lt;b&gt;&amp;\\x1b[31m\\u202e</bdi>"
+    html = found._repr_html_()
+    assert f"<td>{entry}</td>" in html
+    assert found.plot().data[0].name == "&lt;b&gt;&amp;\\x1b[31m\\u202e"  # plotly reads <b> as markup
+    assert found.to_frame()["of"][0] == NASTY  # the data itself is as it was
+    assert not {"\x1b", "\u202e"} & set(html + repr(found))
+    long = eigen(make.cp(2, 4), k=1, labels=["n" * 300, "b"])._repr_html_()
+    assert "n" * 300 in long
+
+
+def test_summaries_are_shown_and_do_nothing():
+    nasty = Verdict(NASTY)
+    assert repr(nasty) == "<Verdict: <b>&\\x1b[31m\\u202e>"
+    assert "<bdi>&lt;b&gt;&amp;\\x1b[31m\\u202e</bdi>" in nasty._repr_html_()
+    assert nasty._repr_html_().count("<bdi>&lt;b&gt;&amp;") == 2  # the column's name too
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Verdict(Result):
+    text: str
+
+    def summary(self):
+        return self.text
+
+    def rows(self):
+        return [{self.text: 1}]
+
+    def figure(self):
+        return {"data": [], "layout": {}}
+
+
+def test_a_literal_figure_is_json():
+    figure = {"y": [1.5, float("nan"), -float("inf")], "hovertemplate": "%{y}<extra></extra>", "text": ("<i>", None, True)}
+    plain = {"y": [1.5, None, None], "hovertemplate": "%{y}<extra></extra>", "text": ["&lt;i&gt;", None, True]}
+    assert literal(figure) == plain

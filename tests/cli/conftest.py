@@ -1,5 +1,6 @@
 """The command line, run in this process."""
 
+import io
 import sys
 
 import pytest
@@ -16,6 +17,24 @@ def run(monkeypatch, capsys):
         with pytest.raises(SystemExit) as ended:
             main()
         out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return call
+
+
+@pytest.fixture
+def run_in_ascii(monkeypatch):
+    """Run a command whose stdout and stderr take ASCII alone: (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2)]
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", streams[0])
+            patch.setattr(sys, "stderr", streams[1])
+            patch.setattr(sys, "argv", ["bilens", *map(str, arguments)])
+            with pytest.raises(SystemExit) as ended:
+                main()
+        out, err = ((stream.flush(), stream.buffer.getvalue().decode("ascii"))[1] for stream in streams)
         return ended.value.code or 0, out, err
 
     return call

@@ -1,5 +1,7 @@
 """The command line on digits, end to end; bad input is one line on stderr and exit 2."""
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -7,35 +9,50 @@ import sys
 import pytest
 import torch
 
-from bilens import Eigen
+from bilens import Eigen, load
+from bilens.circuits import Expansion
+from bilens.cli import main
+from bilens.cli.commands import _free_folder
 from bilens.decompose import HOSVD
 from bilens.features import Dictionary
+from bilens.training import load_images
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A model trained by the command itself."""
     folder = tmp_path_factory.mktemp("cli") / "model"
-    arguments = ["train", "image", "--output", str(folder), "--steps", "150", "--width", "48", "--learning-rate", "4e-3"]
-    done = subprocess.run([sys.executable, "-m", "bilens.cli", *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "accuracy" in done.stdout
+    arguments = ["train", "image", "--output", str(folder), "--recipe", "accuracy", "--steps", "60", "--width", "48"]
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.setattr(sys, "argv", ["bilens", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert not ended.value.code
+    title, names, values = out.getvalue().splitlines()
+    assert (title, names) == ("Test", "accuracy\tloss\timages")
+    assert float(values.split("\t")[0]) > 0.5  # ten classes
     return folder
 
 
 def test_eval(run, model):
-    code, out, _ = run("eval", model, "digits")
-    assert (code, "accuracy" in out) == (0, True)
     code, out, _ = run("eval", model, "digits", "--json")
-    assert json.loads(out)["rows"][0]["accuracy"] > 0.9
+    found = json.loads(out)["rows"][0]
+    loaded, images = load(model), load_images("digits").test
+    logits = loaded(images.pixel_values).logits
+    assert (code, found["images"]) == (0, len(images))
+    assert found["accuracy"] == pytest.approx(float((logits.argmax(-1) == images.labels).double().mean()), abs=1e-9)
+    assert found["loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, images.labels)), rel=1e-5)
+    code, out, _ = run("eval", model, "digits")
+    assert (code, out.splitlines()[1]) == (0, "accuracy\tloss\timages")
 
 
 def test_decompose(run, model, tmp_path):
     code, out, _ = run("decompose", model, "-k", 2)
-    assert (code, "10 × 2 eigenpairs" in out) == (0, True)
+    assert (code, "10 × 2 eigenpairs" in out, len(out.splitlines())) == (0, True, 2 + 20)
     code, out, _ = run("decompose", model, "--what", "hosvd", "-k", 3, "--json", "--save", tmp_path / "h.safetensors")
     assert code == 0
-    assert sum(row["kept"] for row in json.loads(out)["rows"]) == 9
+    assert [row["mode"] for row in json.loads(out)["rows"]] == ["out"] * 3 + ["left"] * 3 + ["right"] * 3
     assert HOSVD.load(tmp_path / "h.safetensors").ranks == (3, 3, 3)
     assert run("decompose", model, "--layer", 0, "--save", tmp_path / "e.safetensors")[0] == 0
     assert Eigen.load(tmp_path / "e.safetensors").labels == tuple("0123456789")
@@ -63,24 +80,99 @@ def test_a_broken_part_of_the_page_is_named(run, model, tmp_path, monkeypatch):
 
 def test_demo(run, tmp_path, monkeypatch):
     monkeypatch.setattr("bilens.cli.commands.DEMO_STEPS", 20)
-    for _ in range(2):  # an earlier demo makes way for the next
-        code, out, _ = run("demo", "--output", tmp_path)
-        assert (code, "identities hold" in out) == (0, True)
+    code, out, _ = run("demo", "--output", tmp_path)
+    assert (code, "identities hold" in out) == (0, True)
+    assert [line.split("/")[-1] for line in out.splitlines()[-2:]] == ["index.html"] * 2
     assert (tmp_path / "index.html").exists()
-    mine = tmp_path / "model" / "training.json"  # a run on the same data that is no demo's
-    mine.write_text(mine.read_text().replace('"steps": 20', '"steps": 21'))
-    code, _, err = run("demo", "--output", tmp_path)
-    assert (code, "must be new or an earlier demo's" in err) == (2, True)
-    mine.unlink()
-    code, _, err = run("demo", "--output", tmp_path)
-    assert (code, "must be new or an earlier demo's" in err) == (2, True)
+    about = tmp_path / "model" / "training.json"
+    mine = about.read_text().replace('"steps": 20', '"steps": 21')  # a run on the same data that is no demo's
+    demos = about.read_text()
+    for text in (mine, "{}"):
+        about.write_text(text)
+        code, _, err = run("demo", "--output", tmp_path)
+        assert (code, "must be new or an earlier demo's" in err) == (2, True)
+    about.write_text(demos)
+    assert not _free_folder(tmp_path / "model").exists()  # an earlier demo makes way for the next
+
+
+COMMANDS = ("eval", "compare", "convert", "decompose", "expand", "report", "verify", "demo")
+TRAINING = ("image", "tokenizer", "text", "dictionary")
 
 
 def test_version_and_help(run):
-    assert run("--version")[1].strip().count(".") == 2
-    for words in ((), ("train",), ("train", "image"), ("eval",), ("decompose",), ("report",), ("verify",), ("demo",)):
-        code, out, _ = run(*words, "--help")
-        assert (code, "Usage" in out) == (0, True)
+    assert run("--version") == run("-V")
+    assert run("-V")[1].strip().count(".") == 2
+    for words in ((), ("train",), *((name,) for name in COMMANDS), *(("train", name) for name in TRAINING)):
+        code, out, err = run(*words, "--help")
+        assert (code, "Usage" in out, err) == (0, True, "")
+        assert "−" not in out  # a minus that no shell takes for one
+    for words, names in (((), (*COMMANDS, "train")), (("train",), TRAINING)):
+        code, out, err = run(*words)
+        assert (code, err) == (0, "")
+        assert {line.split()[0] for line in out.split("Commands:")[1].splitlines() if line} >= set(names)
+
+
+def test_every_command_prints_ascii_where_nothing_else_is_taken(run_in_ascii, model, tmp_path):
+    box = "tinystories-1l"
+    for arguments in (
+        (),
+        ("eval", model, "digits"),
+        ("verify", model),
+        ("decompose", model, "-k", 1),
+        ("decompose", model, "--what", "svd"),
+        ("expand", box, "--prompt", "Once", "--detail", "writes"),
+        ("convert", box, "-o", tmp_path / "λ"),
+        ("report", box, "-o", tmp_path / "page", "--prompt", "é"),
+        ("train", "tokenizer", "--vocab-size", 300, "-o", tmp_path / "words"),
+    ):
+        code, out, err = run_in_ascii(*arguments)
+        assert (code, err) == (0, ""), arguments
+        assert out
+    code, out, _ = run_in_ascii("decompose", model, "--what", "svd", "--json")
+    assert "share of ‖T‖²" in json.loads(out)["rows"][0]
+    code, out, err = run_in_ascii("eval", "λ", "digits")
+    assert (code, err.startswith("bilens: \\u03bb must be a model folder")) == (2, True)
+
+
+@pytest.mark.parametrize("hostile", ["\udcff", "a\x1b[31m[/b]\nb\u202e"])
+@pytest.mark.parametrize("place", ["MODEL", "--prompt", "--target", "--detail", "--nothing", "command"])
+def test_hostile_arguments_are_one_harmless_line(run, hostile, place):
+    expand = ["expand", "tinystories-1l", "--prompt", "Once", "--target", "a"]
+    match place:
+        case "MODEL":
+            arguments = ["eval", hostile, "digits"]
+        case "command":
+            arguments = [hostile]
+        case "--nothing":
+            arguments = [*expand, "--nothing" + hostile]
+        case _:
+            arguments = [*expand, place, hostile]
+    code, out, err = run(*arguments)
+    assert "\x1b" not in out + err
+    assert "\u202e" not in out + err
+    if place == "--prompt" and hostile[0] == "a":
+        assert code in (0, 2)
+    else:
+        assert (code, out, err.count("\n")) == (2, "", 1)
+    if hostile == "\udcff":
+        assert err.startswith("bilens: an argument must be text in this locale; got '")
+        assert "\\udcff" in err
+
+
+def test_a_closed_or_full_stdout_is_no_traceback(run, monkeypatch, model):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "argv", ["bilens", "eval", str(model), "digits"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
 
 
 @pytest.mark.parametrize(
@@ -98,6 +190,26 @@ def test_version_and_help(run):
         (("train", "image", "--output", "new", "--recipe", "best"), "recipe must be one of"),
         (("train", "image", "--output", "new", "--steps", "-3"), "steps must be at least 1"),
         (("train", "image", "--output", "new", "--data", "nowhere"), "nowhere must be"),
+        (("train", "image", "--output", "new", "--recipe", "accuracy", "--kept", "3"), "--kept must be left out without a"),
+        (
+            ("train", "text", "--output", "new", "--tokenizer", "x", "--vocab-size", "300"),
+            "--vocab-size must be left out with",
+        ),
+        (("report", "MODEL", "--output", "/dev/null/x"), "--output must be in a folder"),
+        (("report", "MODEL", "--output", "new", "--prompt", "a"), "--prompt must be left out for a classifier"),
+        (
+            ("expand", "nowhere", "--prompt", "a", "--detail", "all"),
+            "--detail must be one of writes, pairs, paths; got 'all'",
+        ),
+        (("expand", "nowhere", "--prompt", "a", "-k", "0"), "-k must be a whole number ≥ 1"),
+        (("expand", "nowhere", "--prompt", "a", "--max-terms", "0"), "--max-terms must be a whole number ≥ 1"),
+        (("expand", "nowhere", "--prompt", "a", "--cutoff", "nan"), "--cutoff must be in [0, 1)"),
+        (("expand", "nowhere", "--prompt", "a", "--graph", "."), "--graph must be a file"),
+        (
+            ("expand", "nowhere", "--prompt", "a", "--detail", "writes", "--max-terms", "9"),
+            "--max-terms must be left out with --detail writes; got '9'. Nothing reads it there; it is for pairs, paths.",
+        ),
+        (("expand", "nowhere", "--prompt", "a", "--detail", "writes", "--dictionary", "x"), "--dictionary must be left out"),
         (("report", "MODEL", "--output", "new", "--data", "nowhere"), "nowhere must be"),
     ],
 )
@@ -140,23 +252,45 @@ def test_a_language_model_from_end_to_end(run, tmp_path):
     code, out, err = run("decompose", tmp_path / "model", "--layer", 0)
     assert (code, "eigenpairs" in out) == (0, True), err
     code, _, err = run("convert", tmp_path / "model", "--to", "gpt", "-o", tmp_path / "x")
-    assert (code, '--to must be "bilens" or "llama"' in err) == (2, True)
+    assert (code, "--to must be one of bilens, llama; got 'gpt'" in err) == (2, True)
 
 
 def test_expand_prints_a_table_that_ends_with_the_total(run, tmp_path):
     prompt = ("expand", "tinystories-1l", "--prompt", "Once upon a time")
-    code, out, err = run(*prompt, "--target", " there", "--versus", ",", "-k", 3, "--graph", tmp_path / "graph.json")
+    difference = ("--target", " there", "--versus", ",")
+    code, out, err = run(*prompt, *difference, "-k", 3, "--graph", tmp_path / "graph.json", "--save", tmp_path / "e")
     assert code == 0, err
-    lines = [line.strip() for line in out.splitlines()]
-    assert lines[-1].startswith("forward pass")
-    assert lines[-2].startswith("total")
+    found = Expansion.load(tmp_path / "e")
+    _, names, *rows, note = (line.split("\t") for line in out.splitlines())
+    assert names == list(found.columns())
+    assert [row[0] for row in rows[:3]] == [f"W_U · {term.path}" for term in found.terms[:3]]
+    assert [row[1] for row in rows[:3]] == [f"{term.value:.4g}" for term in found.terms[:3]]
+    others = len(found.terms) - 3
+    assert [row[0] for row in rows[3:]] == [
+        f"{others} further terms",
+        f"remainder: {found.left_out} paths not kept",
+        "total",
+        "forward pass",
+    ]
+    assert [float(row[1]) for row in rows[3:]] == pytest.approx(
+        [sum(term.value for term in found.terms[3:]), found.remainder, found.total, found.forward], rel=1e-11, abs=1e-12
+    )
+    assert note == [f"… {others} further rows are not printed; -k says how many are."]
     assert "links" in json.loads((tmp_path / "graph.json").read_text())
-    code, out, err = run(*prompt, "--json", "--max-terms", 50)
-    rows = {row["path"]: row["value"] for row in json.loads(out)["rows"]}
-    terms = sum(value for path, value in rows.items() if path.startswith("W_U"))
-    remainder = next(value for path, value in rows.items() if path.startswith("remainder"))
-    assert rows["total"] == pytest.approx(terms + remainder, rel=1e-12)
-    assert rows["total"] == pytest.approx(rows["forward pass"], rel=1e-12)
+
+
+def test_expand_for_machines_prints_what_is_asked_for_and_counts_the_rest(run):
+    prompt = ("expand", "tinystories-1l", "--prompt", "Once upon a time", "--json", "--max-terms", 50)
+    every, three = (json.loads(run(*prompt, *more)[1]) for more in ((), ("-k", 3)))
+    assert every["left_out"] == 0
+    assert len(three["rows"]) == 3 + 4
+    assert three["rows"][:3] == every["rows"][:3]
+    assert three["left_out"] == len(every["rows"]) - 4 - 3
+    assert three["rows"][3]["path"] == f"{three['left_out']} further terms"
+    for found in (every, three):
+        *parts, total, forward = (row["value"] for row in found["rows"])
+        assert sum(parts) == pytest.approx(total, rel=1e-12)
+        assert total == pytest.approx(forward, rel=1e-12)
 
 
 def test_expand_into_the_latents_of_a_dictionary(run, tmp_path):

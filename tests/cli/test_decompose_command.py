@@ -24,18 +24,41 @@ def test_directions_by_token_are_rows_of_the_unembedding(run, tmp_path):
     assert torch.allclose(found.values, truth.values, rtol=1e-5)
 
 
-def test_every_layer_into_one_folder(run, tmp_path):
-    code, out, _ = run("decompose", MODEL, "--layer", "all", "-k", 2, "--folder", tmp_path / "all", "--json")
+def test_every_layer_into_one_folder_and_one_document(run, tmp_path):
+    folder = tmp_path / "all"
+    code, out, _ = run("decompose", MODEL, "--layer", "all", "-k", 2, "--folder", folder, "--json")
     assert code == 0
-    first, second = (json.loads(line) for line in out.splitlines())
+    first, second = json.loads(out)
     assert (first["summary"][:7], second["summary"][:7]) == ("layer0:", "layer1:")
-    assert {place.name for place in (tmp_path / "all").iterdir()} == {"layer0", "layer1"}
+    assert len(first["rows"]) == 2 * 128
+    assert {place.name for place in folder.iterdir()} == {"layer0", "layer1"}
 
 
-@pytest.mark.parametrize("what", ["hosvd", "svd", "joint"])
-def test_other_decompositions(run, what):
-    code, out, _ = run("decompose", MODEL, "--layer", 0, "--what", what, "-k", 3, "--json")
-    assert (code, len(json.loads(out)["rows"]) > 0) == (0, True)
+@pytest.fixture(scope="module")
+def spectra():
+    """Singular values of layer 0's symmetric part, unfolded along out and along left, from its cube."""
+    T = load(MODEL).blocks[0].mlp.tensor().detach().to(torch.float64)
+    cube = torch.einsum("oh,hi,hj->oij", T.out, T.left, T.right)
+    cube = (cube + cube.mT) / 2
+    modes = {"out": cube, "left": cube.transpose(0, 1)}
+    return {mode: torch.linalg.svdvals(cube.flatten(1)) for mode, cube in modes.items()}
+
+
+@pytest.mark.parametrize(
+    ("what", "modes", "total"),
+    [("hosvd", ("out", "left", "left"), 3 * 128), ("svd", ("out",), 128), ("joint", ("left",), 128)],
+)
+def test_other_decompositions_are_these_to_the_digit(what, modes, total, run, spectra):
+    code, out, _ = run("decompose", MODEL, "--layer", 0, "--what", what, "-k", 5, "--json")
+    assert code == 0
+    found = json.loads(out)
+    values = torch.tensor([row["singular value"] for row in found["rows"]], dtype=torch.float64)
+    truth = torch.cat([spectra[mode][:5] for mode in modes])
+    assert torch.allclose(values, truth, rtol=1e-6)
+    assert found["left_out"] == total - len(values)
+    assert all(row["kept"] for row in found["rows"])
+    code, out, _ = run("decompose", MODEL, "--layer", 0, "--what", what, "-k", 5)
+    assert f"{total - len(values)} further rows are not printed" in out
 
 
 def test_two_processes_write_what_one_does(tmp_path):
@@ -59,13 +82,35 @@ def test_two_processes_write_what_one_does(tmp_path):
     [
         ((), '--layer must be one of 0, 1, or "all"; got none.'),
         (("--layer", "7"), '--layer must be one of 0, 1, or "all"; got 7.'),
-        (("--layer", "0", "--what", "power"), "--what must be one of eigen, hosvd, svd, joint; got 'power'."),
         (("--layer", "0", "--directions", "qqqq"), "target 'qqqq' must be one token"),
+        (("--layer", "0", "--directions", "²"), "target '²' must be one token"),
         (("--layer", "all", "--save", "x"), "--save must be given for one layer; got 2 layers. Use --folder."),
     ],
 )
 def test_bad_input_is_one_line(run, arguments, text):
-    code, _, err = run("decompose", MODEL, *arguments)
-    assert code == 2
-    assert err.count("\n") == 1
+    code, out, err = run("decompose", MODEL, *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
     assert text in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--what", "power"), "--what must be one of eigen, hosvd, svd, joint; got 'power'."),
+        (("-k", "0"), "-k must be a whole number ≥ 1; got 0."),
+        (("--save", "."), "--save must be a file; got the folder .."),
+        (("--folder", "/dev/null/x"), "--folder must be in a folder; got /dev/null/x, and /dev/null is a file."),
+        *(
+            (
+                ("--what", what, option, "7"),
+                f"{option} must be left out with --what {what}; got '7'. Nothing reads it there; it is for --what eigen.",
+            )
+            for what in ("hosvd", "svd", "joint")
+            for option in ("--directions", "--folder", "--chunk")
+        ),
+    ],
+)
+def test_what_cannot_be_is_said_before_the_model_is_read(run, arguments, text, monkeypatch):
+    monkeypatch.setattr("bilens.load", None)
+    code, out, err = run("decompose", "nowhere", *arguments)
+    assert (code, out, err) == (2, "", f"bilens: {text}\n")

@@ -26,14 +26,17 @@ def there(tmp_path_factory):
 
 
 def train(there, output, model="model", at="layers.0.mlp.input", **options):
-    options = {"data": there / "text.txt", "steps": 10, "batch-size": 64, "k": 4, "expansion": 2} | options
+    options = {"data": there / "text.txt", "steps": 10, "batch-size": 64, "expansion": 2} | options
+    if options.get("architecture", "batchtopk") in ("batchtopk", "topk"):
+        options.setdefault("k", 4)
     flat = [word for name, value in options.items() for word in ("-k" if name == "k" else f"--{name}", value)]
     return ("train", "dictionary", there / model, "--at", at, "-o", output, *flat)
 
 
 @pytest.mark.parametrize("architecture", ["batchtopk", "topk", "jumprelu", "standard"])
 def test_it_prints_what_the_dictionary_is_worth(architecture, run, there, tmp_path):
-    code, out, err = run(*train(there, tmp_path / "new", architecture=architecture, sparsity=0.01, seed=3))
+    penalty = {"sparsity": 0.01} if architecture in ("jumprelu", "standard") else {}
+    code, out, err = run(*train(there, tmp_path / "new", architecture=architecture, seed=3, **penalty))
     assert (code, err) == (0, "")
     assert "Held out" in out
     for name, value in read_about(tmp_path / "new")["figures"].items():
@@ -64,8 +67,10 @@ def test_a_run_is_gone_on_with(run, there, tmp_path):
         ({"model": "nowhere"}, "nowhere must be a model folder"),
         ({"data": "nowhere.txt"}, "nowhere.txt must be"),
         ({"architecture": "gated"}, "architecture must be one of batchtopk, topk, jumprelu, standard"),
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"sparsity": "nan"}, "sparsity must be finite"),
+        ({"steps": 0}, "steps must be a whole number ≥ 1"),
+        ({"sparsity": "nan", "architecture": "standard"}, "sparsity must be finite"),
+        ({"sparsity": 0.1}, "--sparsity must be left out with --architecture batchtopk"),
+        ({"k": 3, "architecture": "standard"}, "-k must be left out with --architecture standard; got '3'."),
         ({"seed": -1}, "--seed"),
     ],
 )

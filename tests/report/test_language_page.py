@@ -39,6 +39,28 @@ def test_the_tree_adds_up_at_every_node():
     assert sum(branch.paths for branch in branches) == len(ex.terms)
 
 
+def test_bars_are_as_wide_as_their_part_of_the_largest():
+    ex = expand(bilens.load("tinystories-1l").double(), "Once upon a time", max_terms=40)
+    branches = _branches(list(ex.terms), 0, 2.0)
+    assert [branch.width for branch in branches] == pytest.approx([min(100, 50 * abs(branch.value)) for branch in branches])
+    sizes = [abs(branch.value) for branch in branches if "more" not in branch.label]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(branches) > 1
+
+
+def test_a_panel_shows_the_expansion_of_its_token(tmp_path):
+    model = bilens.load("tinystories-1l")
+    text = write_page(model, ["Once upon"], tmp_path).path.read_text(encoding="utf-8")
+    ids = model.read("Once upon")
+    model = model.double()
+    for n in range(ids.shape[1]):
+        chances = model.outputs(ids[:, : n + 1])[0, -1].softmax(-1)
+        found = expand(model, ids[:, : n + 1], int(chances.argmax()), max_terms=TERMS)
+        head = f'<h3><bdi>{found.target}</bdi> <span class="soft">{100 * float(chances.max()):.1f} %</span></h3>'
+        assert head in text
+        assert f'<span class="value">{found.total:.6g}</span>together: the logit' in text
+
+
 def test_opaque_models_and_models_without_mlps_have_pages(tmp_path):
     for change in ({"hidden_act": "silu"}, {"intermediate_size": 0}, {"num_attention_heads": 0}):
         config = bilens.TransformerConfig(**({"vocab_size": 50, "hidden_size": 16, "intermediate_size": 8} | change))

@@ -1,26 +1,41 @@
 """The page: self-contained, described for those who cannot see it, alive when a part of it is not."""
 
+import base64
+import hashlib
+import io
+import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import pytest
 import torch
+from PIL import Image
 
-from bilens import Classifier, ClassifierConfig
+from bilens import Classifier, ClassifierConfig, load
 from bilens.report import write_page
+from bilens.report.page import chart
 from bilens.report.pictures import picture
 from bilens.training import load_images
 
 
 class Reader(HTMLParser):
-    """Collects every element with its attributes."""
+    """Collects every element with its attributes, and the texts of scripts."""
 
     def __init__(self):
         super().__init__()
-        self.elements = []
+        self.elements, self.scripts = [], []
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append((dict(attrs).get("type"), ""))
+
+    def handle_data(self, data):
+        if self.elements and self.elements[-1][0] == "script" and self.get_starttag_text().startswith("<script"):
+            kind, text = self.scripts[-1]
+            self.scripts[-1] = (kind, text + data if self.cdata_elem else text)
 
 
 def build(depth=1, bias=False, names=None):
@@ -43,6 +58,14 @@ def read(page):
     reader = Reader()
     reader.feed(text)
     return text, reader.elements
+
+
+def scripts(page):
+    """The scripts that run, and the data that figures are made of."""
+    reader = Reader()
+    reader.feed(page.path.read_text(encoding="utf-8"))
+    run = [text for kind, text in reader.scripts if kind is None]
+    return run, [json.loads(text) for kind, text in reader.scripts if kind == "application/json"]
 
 
 @pytest.mark.parametrize(("depth", "bias"), [(1, False), (1, True), (2, False), (2, True)])
@@ -82,18 +105,87 @@ def test_a_broken_part_shows_its_error(tmp_path, digits, monkeypatch):
     assert text.count("<section>") == 6
 
 
-def test_names_cannot_inject(tmp_path, digits):
-    nasty = "</script><script>alert(1)</script>"
-    text, _ = read(write_page(build(names={n: f"{nasty}{n}" for n in range(10)}), digits, tmp_path))
-    assert nasty not in text
+NASTY = "</script><script>alert(1)</script><b>\x1b\u202e\udcff"
+SHOWN = "&lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt;&lt;b&gt;\\x1b\\u202e\\udcff"
+
+
+@pytest.fixture(scope="module")
+def nasty(tmp_path_factory, digits):
+    """The page of a model whose names and whose run's records are what nobody should believe."""
+    names = {n: f"{NASTY}{n}" for n in range(10)}
+    return write_page(build(names=names), digits, tmp_path_factory.mktemp("nasty"), {"recipe": {"steps": NASTY}})
+
+
+def test_names_are_shown_and_do_nothing(nasty):
+    text, elements = read(nasty)
+    assert nasty.broken == ()
+    assert not {"\x1b", "\u202e", NASTY} & set(text)
+    assert text.count(f"<h3>Class <bdi>{SHOWN}3</bdi></h3>") == 2  # what it looks for, and its gates
+    assert f"<dd><bdi>steps {SHOWN}</bdi></dd>" in text
+    assert [dict(each)["src"][:5] for tag, each in elements if tag == "img" and "\\x1b" in each["alt"]]
+    assert not [tag for tag, _ in elements if tag in ("b",)][1:]  # the template's own mean rank
+
+
+def test_the_page_runs_its_own_scripts_alone_and_fetches_nothing(nasty):
+    _, elements = read(nasty)
+    (policy,) = (each["content"] for tag, each in elements if each.get("http-equiv") == "Content-Security-Policy")
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    assert set(rules) == {"default-src", "script-src", "style-src", "img-src", "base-uri", "form-action"}
+    run, _ = scripts(nasty)
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in run]
+    assert rules["script-src"].split() == [f"'sha256-{each}'" for each in hashes]
+    assert len(run) == 2
+    order = [tag for tag, each in elements if tag == "script" or "http-equiv" in each]
+    assert order[0] == "meta"  # before anything that it rules
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser")
+@pytest.mark.parametrize("kind", ["classifier", "language"])
+def test_a_browser_draws_it_without_complaint(kind, nasty, tmp_path):
+    page = nasty if kind == "classifier" else write_page(load("tinystories-1l"), ["Once </script><b>"], tmp_path)
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
+    command += ["--enable-logging=stderr", "--virtual-time-budget=4000", "--dump-dom", page.path.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in done.stderr
+    charts = page.path.read_text(encoding="utf-8").count('<div class="chart"')
+    assert done.stdout.count('class="svg-container"') == charts > 0
+
+
+def test_spectra_have_their_bars_colours_and_axes(tmp_path, digits):
+    model = build()
+    _, figures = scripts(write_page(model, digits, tmp_path))
+    tensor = model.tensor().detach().double()
+    cube = torch.einsum("oh,hi,hj->oij", tensor.out, tensor.left, tensor.right)
+    values = torch.linalg.eigvalsh((cube + cube.mT) / 2).flip(-1)
+    for figure, truth in zip(figures[:10], values, strict=True):
+        (bars,) = figure["data"]
+        ends = torch.cat([truth[:20], truth[-20:]])
+        assert torch.allclose(torch.tensor(bars["y"], dtype=torch.float64), ends, atol=1e-5 * float(truth.abs().max()))
+        assert bars["marker"]["color"] == ["#0072B2" if y > 0 else "#D55E00" for y in bars["y"]]
+        assert bars["customdata"] == [*range(20), *range(44, 64)]
+        assert figure["layout"]["yaxis"]["title"]["text"] == "λ"
+        assert figure["layout"]["yaxis"]["zerolinecolor"] == "#999"  # the page's own style stays beside it
+    accuracy, directions = figures[10:]
+    assert [line["name"] for line in accuracy["data"]] == ["rest left out", "rest at its mean", "whole model"]
+    images = digits.test
+    right = (model(images.pixel_values).logits.argmax(-1) == images.labels).double().mean()
+    assert accuracy["data"][2]["y"] == pytest.approx([100 * float(right)] * len(accuracy["data"][0]["x"]))
+    assert directions["layout"]["yaxis"]["type"] == "log"
+    (out, *_) = directions["data"]
+    sigma = torch.linalg.svdvals(((cube + cube.mT) / 2).flatten(1))
+    assert out["y"] == pytest.approx(sigma.tolist(), rel=1e-6)
+
+
+def test_a_chart_has_no_number_that_json_has_not():
+    figure = {"data": [{"y": [1.0, float("nan")]}], "layout": {"yaxis": {"title": {"text": "<b>"}}}}
+    made = chart(figure, "words", 100)
+    assert json.loads(made["json"])["data"] == [{"y": [1.0, None]}]
+    assert json.loads(made["json"])["layout"]["yaxis"]["title"]["text"] == "&lt;b&gt;"
+    assert "<" not in made["json"]
 
 
 def test_pictures_are_centred_on_zero():
-    import base64
-    import io
-
-    from PIL import Image
-
     raw = picture(torch.tensor([-2.0, 0.0, 1.0, 2.0]), (1, 4)).split(",")[1]
     low, zero, half, high = Image.open(io.BytesIO(base64.b64decode(raw))).convert("RGB").get_flattened_data()
     assert min(zero) > 240

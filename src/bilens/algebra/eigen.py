@@ -80,6 +80,9 @@ class Eigen(Result):
             f"{left_out}; {int((~self.converged).sum())} not converged"
         )
 
+    def columns(self) -> tuple[str, ...]:
+        return "of", "k", "value", "residual", "converged", "block", "share of ‖Q‖²"
+
     def rows(self) -> list[dict[str, Any]]:
         return [
             {

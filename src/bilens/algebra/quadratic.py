@@ -246,6 +246,9 @@ class Gates(Result):
         gates = f"{len(self.positive)} gates over {self.a.shape[-1]} inputs, in {self.computed_in}"
         return f"{gates}; the rest holds {left:.3g} of the norm"
 
+    def columns(self) -> tuple[str, ...]:
+        return "gate", "λ", "μ", "share of ‖Q‖²"
+
     def rows(self) -> list[dict[str, Any]]:
         columns = zip(self.positive.tolist(), self.negative.tolist(), self.share.tolist(), strict=True)
         return [{"gate": n, "λ": p, "μ": m, "share of ‖Q‖²": share} for n, (p, m, share) in enumerate(columns)]

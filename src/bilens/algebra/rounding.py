@@ -82,6 +82,9 @@ class Rounded(Result):
             f"rank {self.rank} (of {self.reduced} units that differ), relative error {self.error:.3g}{part}, {how}{missed}"
         )
 
+    def columns(self) -> tuple[str, ...]:
+        return "rank", "relative error", "sweeps", "kept"
+
     def rows(self) -> list[dict[str, Any]]:
         tried = zip(self.ranks.tolist(), self.errors.tolist(), self.sweeps.tolist(), strict=True)
         return [{"rank": r, "relative error": error, "sweeps": n, "kept": r == self.rank} for r, error, n in tried]

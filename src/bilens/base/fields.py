@@ -1,6 +1,7 @@
 """Whether values are what the fields of a record are declared to hold: asked of files, which may hold anything."""
 
 from collections.abc import Mapping
+from functools import cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -20,6 +21,7 @@ def misfit(kind: type, values: Mapping[str, Any]) -> str | None:
     return None
 
 
+@cache
 def _declared(kind: type) -> dict[str, Any]:
     names = getattr(kind, "__dataclass_fields__", {})
     try:

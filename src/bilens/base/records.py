@@ -59,7 +59,7 @@ class Record:
     def save(self, path: str | Path) -> None:
         """Write the record to ``path`` (one safetensors file), atomically. Cost: one copy of its tensors."""
         tensors: dict[str, Tensor] = {}
-        packed = _pack(self, "", tensors)
+        packed = _pack(self, "", tensors, _on_disk)
         header = {"format": "pt", "bilens": json.dumps({"schema": SCHEMA, "value": packed})}
         size = len(header["bilens"])
         if size > HEADER:
@@ -88,6 +88,10 @@ class Record:
         """Raise where the fields, each as declared, do not go together. Asked of a record that was loaded."""
 
 
+class _UnknownError(LookupError):
+    """A saved record is of a kind that no class here has."""
+
+
 def _key(kind: type) -> str:
     """What a kind of record is called in files: its room and name, the whole module outside bilens."""
     package, _, inside = kind.__module__.partition(".")
@@ -103,6 +107,10 @@ def _whole(path: Path) -> "Record":
             raise TypeError("no record")
     except FileError:
         raise
+    except _UnknownError as error:
+        todo = "Import the room or module that defines it first."
+        must = "hold a kind of record that is known here"
+        raise FileError(str(path), must=must, got=error, todo=todo) from None
     except RecursionError:
         raise FileError(str(path), must="hold a whole record", got="nesting too deep to read") from None
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -135,6 +143,13 @@ def _require_header(path: Path, header: Any) -> None:
         raise FileError(str(path), must=must, got=header["schema"], todo=todo)
 
 
+def entries(record: "Record") -> int:
+    """How many numbers the tensors of a record hold together."""
+    held: dict[str, Tensor] = {}
+    _pack(record, "", held, lambda tensor: tensor)
+    return sum(tensor.numel() for tensor in held.values())
+
+
 def _map_tensors(value: Any, change: Any) -> Any:
     match value:
         case Tensor():
@@ -145,24 +160,30 @@ def _map_tensors(value: Any, change: Any) -> Any:
             return dataclasses.replace(value, **changed)  # type: ignore[type-var]
         case dict():
             return {key: _map_tensors(item, change) for key, item in value.items()}
+        case tuple():
+            return tuple(_map_tensors(item, change) for item in value)
         case _:
             return value
 
 
-def _pack(value: Any, at: str, tensors: dict[str, Tensor]) -> Any:
-    """``value`` as JSON; its tensors go into ``tensors`` under their path."""
+def _on_disk(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous().clone()  # safetensors refuses shared storage
+
+
+def _pack(value: Any, at: str, tensors: dict[str, Tensor], taken: Callable[[Tensor], Tensor]) -> Any:
+    """``value`` as JSON; its tensors go into ``tensors`` under their path, as ``taken`` makes them."""
     match value:
         case Tensor():
-            tensors[at] = value.detach().cpu().contiguous().clone()  # safetensors refuses shared storage
+            tensors[at] = taken(value)
             return {"tensor": at}
         case Record():
-            fields = dataclasses.fields(value)  # type: ignore[arg-type]
-            packed = {field.name: _pack(getattr(value, field.name), f"{at}.{field.name}", tensors) for field in fields}
+            names = [field.name for field in dataclasses.fields(value)]  # type: ignore[arg-type]
+            packed = {name: _pack(getattr(value, name), f"{at}.{name}", tensors, taken) for name in names}
             return {"record": _key(type(value)), "fields": packed}
         case dict():
-            return {"dict": {key: _pack(item, f"{at}.{key}", tensors) for key, item in value.items()}}
+            return {"dict": {key: _pack(item, f"{at}.{key}", tensors, taken) for key, item in value.items()}}
         case tuple() | list():
-            return {"tuple": [_pack(item, f"{at}.{n}", tensors) for n, item in enumerate(value)]}
+            return {"tuple": [_pack(item, f"{at}.{n}", tensors, taken) for n, item in enumerate(value)]}
         case None | bool() | int() | float() | str():
             return value
     raise ArgumentError(f"{at} of a record", must="be a tensor, a record or a plain value", got=type(value).__name__)
@@ -207,4 +228,4 @@ def _kind(name: str) -> type[Record]:
     for kinds in (found, ours):
         if len(kinds) == 1:
             return kinds[0]
-    raise TypeError(f"no kind of record that is known here: {name}")
+    raise _UnknownError(name)

@@ -4,16 +4,21 @@ A result says what its figure is as plain data (plotly's own JSON shape); ``plot
 loaded only then. So results can live on every floor while the drawing library is known to one line here and to report.
 """
 
+import math
 from abc import ABC, abstractmethod
+from html import escape
 from typing import TYPE_CHECKING, Any
 
-from bilens.base.records import Record
+from bilens.base.records import Record, entries
+from bilens.base.words import printable
 
 if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects
 
 SHOWN_ROWS = 20
+TRIED = 100_000  # numbers in the tensors of a loaded result: making rows of more takes as long as reading them
+TEMPLATES = ("hovertemplate", "texttemplate")  # written here, and read by plotly
 
 
 class Result(Record, ABC):
@@ -31,24 +36,69 @@ class Result(Record, ABC):
     def figure(self) -> dict[str, Any]:
         """The result as a plotly figure in plain data: ``{"data": [...], "layout": {...}}``."""
 
+    def columns(self) -> tuple[str, ...]:
+        """What each of ``rows`` has, in order. A kind of result that may be without rows says it itself."""
+        return tuple(self.rows()[0]) if self.rows() else ()
+
     def to_frame(self) -> "pandas.DataFrame":
         """The result as a pandas table, a row per entry."""
         import pandas  # costs as much as half of torch; wanted only here
 
-        return pandas.DataFrame(self.rows())
+        rows = self.rows()
+        return pandas.DataFrame(rows, columns=None if rows else list(self.columns()))
 
     def plot(self) -> "plotly.graph_objects.Figure":
         """The result as an interactive plotly figure."""
         import plotly.graph_objects
 
-        return plotly.graph_objects.Figure(self.figure())
+        return plotly.graph_objects.Figure(literal(self.figure()))
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {self.summary()}>"
+        return f"<{type(self).__name__}: {printable(self.summary())}>"
 
     def _repr_html_(self) -> str:
-        from html import escape
+        import pandas
 
         frame = self.to_frame()
         more = f" (first {SHOWN_ROWS} of {len(frame)} rows)" if len(frame) > SHOWN_ROWS else ""
-        return f"<p><b>{type(self).__name__}</b>: {escape(self.summary())}{more}</p>" + frame.head(SHOWN_ROWS).to_html()
+        shown = frame.head(SHOWN_ROWS).rename(columns=isolated).map(_cell)
+        with pandas.option_context("display.max_colwidth", None):  # a cell is never cut inside its markup
+            table = shown.to_html(escape=False)
+        return f"<p><b>{type(self).__name__}</b>: {isolated(self.summary())}{more}</p>{table}"
+
+    def _settled(self) -> None:
+        """A result that was loaded can be shown. Of a large one only the summary is tried."""
+        self.summary()
+        if entries(self) <= TRIED:
+            self.rows()
+            self.figure()
+
+
+def literal(figure: Any) -> Any:
+    """A figure in plain data with every text as it is, and null for what JSON has no number for.
+
+    Plotly reads ``<b>`` and ``<a href=…>`` in names and labels as markup; here they are no more than letters.
+    """
+    match figure:
+        case dict():
+            return {key: _literal_entry(key, value) for key, value in figure.items()}
+        case list() | tuple():
+            return [literal(value) for value in figure]
+        case str():
+            return escape(printable(figure), quote=False)
+        case float() if not math.isfinite(figure):
+            return None
+    return figure
+
+
+def _literal_entry(key: str, value: Any) -> Any:
+    return value if key in TEMPLATES else literal(value)
+
+
+def isolated(text: object) -> str:
+    """``text`` as HTML that shows all of it, and whose direction of writing ends with it."""
+    return f"<bdi>{escape(printable(str(text)))}</bdi>"
+
+
+def _cell(value: Any) -> Any:
+    return isolated(value) if isinstance(value, str) else value

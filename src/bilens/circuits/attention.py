@@ -61,6 +61,9 @@ class AttentionScores(Result):
             f"{self.values.numel()} pairs = {self.total:.6g} (forward {self.forward:.6g}, error {self.error:.1e}); {held}"
         )
 
+    def columns(self) -> tuple[str, ...]:
+        return "query source", "key source", "value", "share"
+
     def rows(self) -> list[dict[str, Any]]:
         total, columns = self.total, len(self.key_sources)
         flat = self.values.flatten().tolist()
@@ -96,6 +99,9 @@ class HeadScores(Result):
         best = [f"{name} {self.heads[int(values.argmax())]} ({float(values.max()):.2f})" for name, values in self._columns]
         texts, length = self.tokens.shape
         return f"{len(self.heads)} heads on {texts} × {length} random tokens; most {', most '.join(best)}"
+
+    def columns(self) -> tuple[str, ...]:
+        return ("head", *(name for name, _ in self._columns))
 
     def rows(self) -> list[dict[str, Any]]:
         return [

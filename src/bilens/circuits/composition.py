@@ -59,6 +59,9 @@ class Composition(Result):
         best = f"{self.first[n]} → {self.second[n]} {self.kinds[n]}, {float(self.ratio[n]):.2f} times chance"
         return f"{len(self.strength)} compositions; the strongest: {best}{opaque}"
 
+    def columns(self) -> tuple[str, ...]:
+        return "first", "second", "kind", "strength", "random", "ratio"
+
     def rows(self) -> list[dict[str, Any]]:
         columns = zip(self.first, self.second, self.kinds, self.strength.tolist(), self.random.tolist(), strict=True)
         return [

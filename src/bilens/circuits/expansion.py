@@ -71,6 +71,9 @@ class Groups(Result):
     def summary(self) -> str:
         return f"{len(self.names)} groups by {self.by}, {sum(self.values):.6g} together"
 
+    def columns(self) -> tuple[str, ...]:
+        return self.by, "value", "share"
+
     def rows(self) -> list[dict[str, Any]]:
         total = sum(self.values)
         columns = zip(self.names, self.values, strict=True)
@@ -129,6 +132,9 @@ class Expansion(Result):
             f"{self.target} at {self.position}: {len(self.terms)} terms + remainder {self.remainder:.6g} = {self.total:.6g} "
             f"(forward {self.forward:.6g}, error {self.error:.1e}{half}){held}{opaque}"
         )
+
+    def columns(self) -> tuple[str, ...]:
+        return "path", "value", "share", "order", "from", "held fixed"
 
     def rows(self) -> list[dict[str, Any]]:
         return [

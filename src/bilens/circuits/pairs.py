@@ -42,6 +42,9 @@ class Pairs(Result):
         totals = ", ".join(f"{matrix.layer} {float(matrix.values.sum()):.4g}" for matrix in self.matrices)
         return f"pairs towards {self.target} at {self.position}: {totals or 'no layer'}{opaque}"
 
+    def columns(self) -> tuple[str, ...]:
+        return "layer", "left", "right", "value"
+
     def rows(self) -> list[dict[str, Any]]:
         """Unordered pairs of all layers, largest first."""
         found = []

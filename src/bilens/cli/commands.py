@@ -5,24 +5,36 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
 from bilens.cli.decompose import decompose
 from bilens.cli.dictionary import train_dictionary
-from bilens.cli.options import AsJson, ModelFolder, Save
+from bilens.cli.options import (
+    AsJson,
+    ModelFolder,
+    Save,
+    require_count,
+    require_folder,
+    require_one_of,
+    require_place,
+    require_read,
+)
+
+if TYPE_CHECKING:
+    from bilens.circuits import Expansion
+    from bilens.cli.output import Table
 
 app = typer.Typer(
     help="Bilinear layers as exact third-order tensors: train or load a model, decompose it, verify it, send a page.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-train_app = typer.Typer(help="Train a model.", no_args_is_help=True)
+train_app = typer.Typer(help="Train a model.")
 app.add_typer(train_app, name="train")
 
 DataName = Annotated[str, typer.Option("--data", help='"digits" (built in), or a folder of MNIST-like idx .gz files.')]
@@ -31,6 +43,8 @@ TextName = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of every random choice.")]
 
+DETAILS = ("writes", "pairs", "paths")
+TERMS = 20  # of an expansion, in a table
 DEMO_STEPS = 800  # enough for the digits to be told apart, within a minute of two cores
 
 
@@ -41,11 +55,14 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every command works on local files
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    for stream in (sys.stdout, sys.stderr):  # a terminal without λ shows ? and does not fail
+    for stream in (sys.stdout, sys.stderr):  # where there is no λ it is written \u03bb: no two names become one
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="backslashreplace")
     try:
-        sys.exit(app(standalone_mode=False))
+        _require_text(sys.argv[1:])
+        code = app(standalone_mode=False)
+        _flush()
+        sys.exit(code)
     except TyperException as error:
         _fail(error.format_message())
     except BilensError as error:
@@ -53,25 +70,62 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output went away: `bilens … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:  # a full disk behind stdout, a file that may not be read
+        _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
         print("bilens: interrupted", file=sys.stderr)
         sys.exit(130)
 
 
-def _fail(message: str) -> None:
-    print("bilens: " + " ".join(message.split()), file=sys.stderr)
+def _require_text(arguments: Sequence[str]) -> None:
+    """Bytes that are no text in this locale reach Python as half surrogates, which no tokenizer or file takes."""
+    from bilens.base.errors import ArgumentError
+
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise ArgumentError("an argument", must="be text in this locale", got=repr(argument)) from None
+
+
+def _flush() -> None:
+    """What was printed reaches its reader here, where it can still be said that it did not."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _fail(message: str) -> NoReturn:
+    from bilens.base.words import printable
+
+    line = f"bilens: {printable(' '.join(message.split()))}"
+    print(line, file=sys.stderr)
     sys.exit(2)
 
 
 @app.callback(invoke_without_command=True)
 def root(
-    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False,
 ) -> None:
     """Bilinear layers as exact third-order tensors: train or load a model, decompose it, verify it, send a page."""
     if version:
         from bilens import __version__
 
         print(__version__)
+        raise typer.Exit
+    _help_if_bare(context)
+
+
+@train_app.callback(invoke_without_command=True)
+def train_root(context: typer.Context) -> None:
+    """Train a model."""
+    _help_if_bare(context)
+
+
+def _help_if_bare(context: typer.Context) -> None:
+    """Print the help of a group of commands where none of them is named."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
         raise typer.Exit
 
 
@@ -83,16 +137,18 @@ def demo(
     """The main job on what is built in: train a classifier on digits, verify it, decompose it, and write a page; and a
     page of the paths inside the language model in the box."""
     from bilens import load
-    from bilens.cli.output import quiet, say, show
+    from bilens.cli.output import quiet, say, show, table, watched
     from bilens.report import verify, write_page
     from bilens.training import load_images, read_about, recipe, train_classifier
 
     quiet()
+    require_folder("--output", output)
     folder = _free_folder(output / "model")
     say("Training a one-layer bilinear classifier on scikit-learn's digits …")
-    model = train_classifier("digits", folder, recipe(steps=DEMO_STEPS, seed=seed), quiet=not sys.stderr.isatty())
+    how = recipe(steps=DEMO_STEPS, seed=seed)
+    model = train_classifier("digits", folder, how, quiet=not watched())
     checks = verify(model, seed)
-    show(checks)
+    show([table(checks)])
     page = write_page(model, load_images("digits"), output, read_about(folder))
     paths = write_page(load("tinystories-2l"), None, output / "paths")
     say(f"Open {page.path.resolve().as_uri()}")
@@ -102,6 +158,7 @@ def demo(
 
 @train_app.command("image")
 def train_image(
+    context: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the model, its log and checkpoints.")],
     data: DataName = "digits",
     recipe: Annotated[str, typer.Option(help='"interpretable" (few eigenvectors) or "accuracy".')] = "interpretable",
@@ -128,7 +185,7 @@ def train_image(
 ) -> None:
     """Train an image classifier; prints the test accuracy. Resumable; logs to OUTPUT/log.jsonl."""
     from bilens import training
-    from bilens.cli.output import quiet, show_rows
+    from bilens.cli.output import figures, quiet, show, watched
 
     quiet()
     how = training.recipe(
@@ -146,9 +203,11 @@ def train_image(
         residual=residual,
         bias=bias,
     )
-    silent = not sys.stderr.isatty()
+    penalty = "with a tail penalty" if how.tail_penalty else "without a tail penalty"
+    require_read(context, penalty, penalty, {"kept": ("with a tail penalty",)})
+    silent = not watched()
     training.train_classifier(data, output, how, resume=resume, save_every=save_every, quiet=silent)
-    show_rows([training.read_about(output)["figures"]["test"]], "Test")
+    show([figures("Test", training.read_about(output)["figures"]["test"])])
 
 
 @train_app.command("tokenizer")
@@ -170,6 +229,7 @@ def train_tokenizer(
 
 @train_app.command("text")
 def train_text(
+    context: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the model, its log and checkpoints.")],
     data: TextName = "topics",
     config: Annotated[Path | None, typer.Option(help="TOML: steps, batch_size, … and a table [model].")] = None,
@@ -189,9 +249,11 @@ def train_text(
 ) -> None:
     """Train a language model; prints the held-out loss. Resumable; logs to OUTPUT/log.jsonl."""
     from bilens import training
-    from bilens.cli.output import quiet, show_rows
+    from bilens.cli.output import figures, quiet, show, watched
 
     quiet()
+    words = "a tokenizer trained here" if tokenizer is None else "a tokenizer of one's own"
+    require_read(context, words, f"with {words}", {"vocab_size": ("a tokenizer trained here",)})
     changes = {
         "vocab_size": vocab_size,
         "seed": seed,
@@ -201,11 +263,11 @@ def train_text(
     }
     how = training.read_recipe(config, **changes)
     options = {"bf16": bf16, "torch_compile": compiled, "report_to": report_to}
-    silent = not sys.stderr.isatty()
+    silent = not watched()
     training.train_language(
         data, output, how, tokenizer=tokenizer, resume=resume, save_every=save_every, quiet=silent, options=options
     )
-    show_rows([training.read_about(output)["figures"]["valid"]], "Held out")
+    show([figures("Held out", training.read_about(output)["figures"]["valid"])])
 
 
 train_app.command("dictionary")(train_dictionary)
@@ -219,13 +281,13 @@ def evaluate(
 ) -> None:
     """Accuracy of a classifier on the test part of DATA, loss of a language model on its held-out part."""
     from bilens import Transformer, load
-    from bilens.cli.output import quiet, show_rows
+    from bilens.cli.output import figures, quiet, show
     from bilens.training import evaluate_on, evaluate_text_on
 
     quiet()
     loaded = load(str(model))
     found = evaluate_text_on(loaded, data) if isinstance(loaded, Transformer) else evaluate_on(loaded, data)
-    show_rows([found], "Test", json)
+    show([figures("Test", found)], json)
 
 
 @app.command()
@@ -245,19 +307,21 @@ def compare(
 ) -> None:
     """Bilinear against ReLU, GELU, ReLU², ReGLU, GEGLU, SwiGLU: equal parameters, equal tokens, several seeds."""
     from bilens import training
-    from bilens.cli.output import quiet, say, show
+    from bilens.cli.output import quiet, say, show, table, watched
 
     def one_line(run: dict[str, Any]) -> None:
         if not json:
             say(f"{run['mlp']}, seed {run['seed']}: {run['loss']:.4f} nats per token")
 
     quiet()
+    require_place("--save", save)
     how = training.read_recipe(config, steps=steps, batch_size=batch_size, learning_rate=learning_rate)
     chosen = mlp or tuple(training.VARIANTS)
-    found = training.compare(data, output, how, variants=chosen, seeds=seeds, quiet=not sys.stderr.isatty(), on_run=one_line)
+    silent = not watched()
+    found = training.compare(data, output, how, variants=chosen, seeds=seeds, quiet=silent, on_run=one_line)
     if save is not None:
         found.save(save)
-    show(found, json)
+    show([table(found)], json)
 
 
 @app.command()
@@ -275,8 +339,7 @@ def convert(
     from bilens.training.run import save_model
 
     quiet()
-    if to not in ("bilens", "llama"):
-        raise ArgumentError("--to", must='be "bilens" or "llama"', got=repr(to))
+    require_one_of("--to", to, ("bilens", "llama"))
     require_new_folder(output)
     loaded = load(str(model))
     if not isinstance(loaded, Transformer):
@@ -292,13 +355,17 @@ app.command()(decompose)
 
 @app.command()
 def expand(
+    context: typer.Context,
     model: ModelFolder,
     prompt: Annotated[str, typer.Option(help="The text that the model reads.")],
     target: Annotated[str | None, typer.Option(help='The token to explain (" on"); default: the likeliest one.')] = None,
     versus: Annotated[str | None, typer.Option(help="Explain the target's logit less this token's.")] = None,
-    position: Annotated[int, typer.Option(help="Where the token is predicted; −1 is after the whole prompt.")] = -1,
+    position: Annotated[int, typer.Option(help="Where the token is predicted; -1 is after the whole prompt.")] = -1,
     detail: Annotated[str, typer.Option(help='"writes", "pairs" or "paths" (all the way to the embeddings).')] = "paths",
-    k: Annotated[int, typer.Option("-k", min=1, help="How many terms to print.")] = 20,
+    k: Annotated[
+        int | None,
+        typer.Option("-k", help=f"Terms to print (default: {TERMS}, and all with --json)."),
+    ] = None,
     max_terms: Annotated[int, typer.Option(help="How many terms to keep at most.")] = 1000,
     cutoff: Annotated[float, typer.Option(help="Terms below this share of Σ |writes| go to the remainder.")] = 1e-4,
     dictionary: Annotated[
@@ -315,17 +382,26 @@ def expand(
     from bilens import circuits
     from bilens.base.errors import ArgumentError
     from bilens.base.files import write_text
-    from bilens.cli.output import quiet, show_rows
+    from bilens.cli.output import quiet, show
 
     quiet()
-    loaded = _language_model(model).double()
+    require_one_of("--detail", detail, DETAILS)
+    deeper = DETAILS[1:]
+    read_by = {"max_terms": deeper, "dictionary": deeper}
+    require_read(context, detail, f"with --detail {detail}", read_by)
+    require_count("-k", k)
+    require_count("--max-terms", max_terms)
+    if not 0 <= cutoff < 1:
+        raise ArgumentError("--cutoff", must="be in [0, 1)", got=cutoff)
     if versus is not None and target is None:
         raise ArgumentError("--versus", must="come with --target", got="no target")
-    wanted = target if versus is None else (target, versus)
+    for flag, file in (("--save", save), ("--graph", graph)):
+        require_place(flag, file)
+    loaded = _language_model(model).double()
     found = circuits.expand(
         loaded,
         prompt,
-        wanted,
+        target if versus is None else (target, versus),
         position,
         detail=detail,  # type: ignore[arg-type]
         max_terms=max_terms,
@@ -336,17 +412,27 @@ def expand(
         found.save(save)
     if graph is not None:
         write_text(graph, texts.dumps(circuits.graph(found)) + "\n")
-    rows = found.rows() if json else found.top(k).rows()
-    shown = sum(row["value"] for row in rows)
+    everything = len(found.terms) if json else TERMS
+    show([_account(found, k or everything, json)], json)
+
+
+def _account(found: "Expansion", k: int, exactly: bool) -> "Table":
+    """The ``k`` largest terms, then what they leave out, and what all add up to."""
+    from dataclasses import replace
+
+    from bilens.cli.output import table
+
+    every = table(found)
+    shown, others = every.rows[:k], every.rows[k:]
     ends = {
-        f"{len(found.terms) - len(rows)} further terms": sum(term.value for term in found.terms) - shown,
+        f"{len(others)} further terms": float(sum(row["value"] for row in others)),
         f"remainder: {found.left_out} paths not kept": found.remainder,
         "total": found.total,
         "forward pass": found.forward,
     }
-    blank = dict.fromkeys(rows[0] if rows else ("path", "value"), "")
-    last = [blank | {"path": name, "value": value if json else f"{value:.12g}"} for name, value in ends.items()]
-    show_rows(rows + last, found.summary(), json)
+    blank: dict[str, Any] = dict.fromkeys(every.columns)
+    last = [blank | {"path": name, "value": value if exactly else f"{value:.12g}"} for name, value in ends.items()]
+    return replace(every, rows=[*shown, *last], left_out=len(others))
 
 
 @app.command()
@@ -366,6 +452,7 @@ def report(
     from bilens.training import load_images_for, read_about
 
     quiet()
+    require_folder("--output", output)
     loaded, about = load(str(model)), read_about(model)
     if isinstance(loaded, Transformer):
         if data is not None:
@@ -389,12 +476,12 @@ def report(
 def verify(model: ModelFolder, seed: Seed = 0, json: AsJson = False) -> None:
     """Check in float64, on this very model's weights, every identity bilens claims; exit 1 when one fails."""
     from bilens import load
-    from bilens.cli.output import quiet, show
+    from bilens.cli.output import quiet, show, table
     from bilens.report import verify as check
 
     quiet()
     checks = check(load(str(model)), seed)
-    show(checks, json)
+    show([table(checks)], json)
     raise typer.Exit(0 if checks.passed else 1)
 
 
@@ -428,8 +515,10 @@ def _dictionaries(folders: Iterable[Path]) -> dict[str, Any]:
 
 def _say_broken(errors: tuple[str, ...]) -> bool:
     """Name the parts of a page that could not be made; whether there were any."""
+    from bilens.cli.output import warn
+
     for error in errors:
-        print(f"bilens: {error}", file=sys.stderr)
+        warn(error)
     return bool(errors)
 
 

@@ -1,26 +1,46 @@
 """``bilens decompose``: the spectra of a model's layers, in one process or shared among several."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bilens.cli.options import AsJson, ModelFolder, Save
+from bilens.cli.options import (
+    AsJson,
+    ModelFolder,
+    Save,
+    require_count,
+    require_folder,
+    require_one_of,
+    require_place,
+    require_read,
+)
 
 if TYPE_CHECKING:
     from bilens.algebra import CP
     from bilens.base.results import Result
+    from bilens.cli.output import Table
 
 WHAT = ("eigen", "hosvd", "svd", "joint")
+PAIRS = 4  # where -k does not say
 CHUNK = 64  # directions per file of --folder: small enough for several processes to share
 
 
 def decompose(
+    context: typer.Context,
     model: ModelFolder,
     layer: Annotated[
         str | None, typer.Option(help='Which layer, or "all"; without it the whole of a one-layer model.')
     ] = None,
-    k: Annotated[int, typer.Option("-k", help="Eigenpairs per direction; directions per mode of hosvd, svd, joint.")] = 4,
+    k: Annotated[
+        int | None,
+        typer.Option(
+            "-k",
+            help=f"Eigenpairs per direction, or directions kept of hosvd, svd, joint: kept and printed. "
+            f"Default: {PAIRS}; for joint as many as hold 90 % of the layer.",
+        ),
+    ] = None,
     what: Annotated[str, typer.Option(help=f"One of {', '.join(WHAT)}.")] = "eigen",
     directions: Annotated[
         str,
@@ -43,22 +63,44 @@ def decompose(
     from bilens.cli.output import quiet, show
 
     quiet()
-    if what not in WHAT:
-        raise ArgumentError("--what", must=f"be one of {', '.join(WHAT)}", got=repr(what))
+    require_one_of("--what", what, WHAT)
+    eigen = ("--what eigen",)
+    read_by = {"directions": eigen, "folder": eigen, "chunk": eigen}
+    require_read(context, f"--what {what}", f"with --what {what}", read_by)
+    require_count("-k", k)
+    require_place("--save", save)
+    if folder is not None:
+        require_folder("--folder", folder)
     loaded = load(str(model))
     tensors = _layers(loaded, layer)
-    if save is not None and len(tensors) > 1:
-        raise ArgumentError("--save", must="be given for one layer", got=f"{len(tensors)} layers", todo="Use --folder.")
-    for name, tensor in tensors.items():
-        found: Result
-        if what == "eigen":
-            place = folder / name if folder is not None and len(tensors) > 1 else folder
-            found = _eigen(loaded, tensor, k, directions, place, chunk)
-        else:
-            found = _whole(tensor, what, k)
-        if save is not None:
-            found.save(save)
-        show(found, json, f"{name}: " if len(tensors) > 1 else "")
+    several = len(tensors) > 1
+    if save is not None and several:
+        todo = "Use --folder."
+        raise ArgumentError("--save", must="be given for one layer", got=f"{len(tensors)} layers", todo=todo)
+
+    def found() -> "Iterator[Table]":
+        for name, tensor in tensors.items():
+            if what == "eigen":
+                place = folder / name if folder is not None and several else folder
+                result = _eigen(loaded, tensor, k or PAIRS, directions, place, chunk)
+            else:
+                result = _whole(tensor, what, k)
+            if save is not None:
+                result.save(save)
+            yield _kept(result, f"{name}: " if several else "")
+
+    show(found(), json)
+
+
+def _kept(result: "Result", of: str) -> "Table":
+    """What was asked for. The rest of a spectrum stays in the result, and is counted here."""
+    from dataclasses import replace
+
+    from bilens.cli.output import table
+
+    every = table(result, of)
+    rows = [row for row in every.rows if row.get("kept", True)]
+    return replace(every, rows=rows, left_out=len(every.rows) - len(rows))
 
 
 def _layers(model: Any, layer: str | None) -> "dict[str, CP]":
@@ -110,7 +152,7 @@ def _directions(model: Any, tensor: "CP", directions: str) -> tuple[Any, tuple[s
 
 
 def _number(name: str) -> str | int:
-    return int(name) if name.strip().isdigit() else name
+    return int(name) if name.strip().isdecimal() else name
 
 
 def _share(folder: Path | None) -> tuple[Any, Path | None]:
@@ -127,9 +169,11 @@ def _share(folder: Path | None) -> tuple[Any, Path | None]:
     return Share(all_of_them.process_index, all_of_them.num_processes, all_of_them.wait_for_everyone), meeting
 
 
-def _whole(tensor: "CP", what: str, k: int) -> "Result":
+def _whole(tensor: "CP", what: str, k: int | None) -> "Result":
     from bilens import decompose as spectra
 
     if what == "hosvd":
-        return spectra.hosvd(tensor, max_rank=k, symmetric=True)
-    return spectra.svd(tensor, max_rank=k) if what == "svd" else spectra.joint(tensor)
+        return spectra.hosvd(tensor, max_rank=k or PAIRS, symmetric=True)
+    if what == "svd":
+        return spectra.svd(tensor, max_rank=k or PAIRS)
+    return spectra.joint(tensor, max_rank=k)

@@ -5,10 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from bilens.cli.options import ModelFolder
+from bilens.cli.options import ModelFolder, require_read
 
 
 def train_dictionary(
+    context: typer.Context,
     model: ModelFolder,
     at: Annotated[str, typer.Option(help='The place: "layers.1.mlp.input" (after its norm) or "layers.1.mlp.output".')],
     output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the dictionary, in SAELens's format.")],
@@ -26,20 +27,22 @@ def train_dictionary(
     """Harvest activations to disk, learn a dictionary of them, and say what it is worth on held-out text."""
     from bilens import Transformer, load
     from bilens.base.errors import ArgumentError
-    from bilens.cli.output import progress_bar, quiet, show_rows
+    from bilens.cli.output import figures, progress_bar, quiet, show
     from bilens.features import DictionaryRecipe
     from bilens.training import read_about
     from bilens.training import train_dictionary as train
 
     quiet()
+    read_by = {"k": ("topk", "batchtopk"), "sparsity": ("jumprelu", "standard")}
     how = DictionaryRecipe(architecture, expansion, k, sparsity, steps, batch_size, learning_rate, seed)
+    require_read(context, architecture, f"with --architecture {architecture}", read_by)
     loaded = load(str(model))
     if not isinstance(loaded, Transformer):
         raise ArgumentError("MODEL", must="be a language model", got=type(loaded).__name__)
     with progress_bar("") as bar:
 
-        def told(what: str, step: int, of: int, figures: dict[str, Any]) -> None:
-            bar(step, of, what + "".join(f", {name} {value:.3g}" for name, value in figures.items()))
+        def told(what: str, step: int, of: int, known: dict[str, Any]) -> None:
+            bar(step, of, what + "".join(f", {name} {value:.3g}" for name, value in known.items()))
 
         train(loaded, data, at, output, how, resume=resume, progress=told)
-    show_rows([read_about(output)["figures"]], "Held out")
+    show([figures("Held out", read_about(output)["figures"])])

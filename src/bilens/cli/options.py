@@ -1,5 +1,6 @@
-"""Arguments that several commands take."""
+"""Arguments that several commands take, and what every command asks of its arguments before it loads anything."""
 
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -8,3 +9,61 @@ import typer
 ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, as training wrote it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
 Save = Annotated[Path | None, typer.Option("--save", help="Also write the result to this file (safetensors).")]
+GIVEN = "COMMANDLINE"  # where an option's value comes from, in the words of typer's click
+
+
+def require_one_of(flag: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ArgumentError unless ``value`` is one of ``choices``."""
+    from bilens.base.errors import ArgumentError
+
+    if value not in choices:
+        raise ArgumentError(flag, must=f"be one of {', '.join(choices)}", got=repr(value))
+
+
+def require_count(flag: str, value: int | None) -> None:
+    """Raise ArgumentError for a number below 1; None is none."""
+    from bilens.base.errors import ArgumentError
+
+    if value is not None and value < 1:
+        raise ArgumentError(flag, must="be a whole number ≥ 1", got=value)
+
+
+def require_read(context: typer.Context, mode: str, why: str, read_by: Mapping[str, Collection[str]]) -> None:
+    """Raise ArgumentError for an option that was given and that nothing reads.
+
+    ``read_by``: the modes in which each option is read, by its parameter's name. ``why``: how this ``mode`` came about.
+    """
+    from bilens.base.errors import ArgumentError
+
+    flags = {option.name: option.opts[0] for option in context.command.params}
+    for name, modes in read_by.items():
+        if mode not in modes and was_given(context, name):
+            todo = f"Nothing reads it there; it is for {', '.join(modes)}."
+            got = repr(str(context.params[name]))
+            raise ArgumentError(flags[name], must=f"be left out {why}", got=got, todo=todo)
+
+
+def was_given(context: typer.Context, name: str) -> bool:
+    """Whether the command line itself gives the parameter ``name``."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == GIVEN
+
+
+def require_place(flag: str, file: Path | None) -> None:
+    """Raise ArgumentError where ``file`` cannot be written because of what is there already: asked before the work."""
+    from bilens.base.errors import ArgumentError
+
+    if file is None:
+        return
+    if file.is_dir():
+        raise ArgumentError(flag, must="be a file", got=f"the folder {file}")
+    require_folder(flag, file.parent)
+
+
+def require_folder(flag: str, folder: Path) -> None:
+    """Raise ArgumentError where ``folder`` cannot be a folder, because a file is in its way."""
+    from bilens.base.errors import ArgumentError
+
+    there = next((place for place in (folder, *folder.parents) if place.exists()), None)
+    if there is not None and not there.is_dir():
+        raise ArgumentError(flag, must="be in a folder", got=f"{folder}, and {there} is a file")

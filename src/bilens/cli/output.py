@@ -1,21 +1,55 @@
-"""What commands print: results as tables for people, as JSON for machines."""
+"""What commands print: results as tables for people, as one JSON document for machines.
+
+Text from outside is ``printable``: no markup is read from it, and nothing of it acts on a terminal.
+"""
 
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from transformers.utils import logging
 
 from bilens.base.results import Result
+from bilens.base.words import printable
 
-SHOWN_ROWS = 60
+SHOWN_ROWS = 60  # on a terminal
+GAP = "  "  # between the columns on a terminal
 RANK = os.environ.get("RANK", "0")  # of several processes, which all found the same, the first alone speaks
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows with one meaning a column, under one line; ``left_out`` counts the rows that were not asked for."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[dict[str, Any]]
+    left_out: int = 0
+
+    def document(self) -> dict[str, Any]:
+        """The table for machines. JSON has no NaN: null instead."""
+        rows = [{key: _finite(value) for key, value in row.items()} for row in self.rows]
+        return {"summary": self.title, "rows": rows, "left_out": self.left_out}
+
+
+def table(result: Result, of: str = "") -> Table:
+    """All of a result under its summary."""
+    rows = result.rows()
+    return Table(of + result.summary(), tuple(rows[0]) if rows else result.columns(), rows)
+
+
+def figures(title: str, found: dict[str, Any]) -> Table:
+    """One row of named numbers."""
+    return Table(title, tuple(found), [found])
 
 
 def quiet() -> None:
@@ -24,51 +58,120 @@ def quiet() -> None:
     logging.set_verbosity_error()
 
 
+def watched() -> bool:
+    """Whether a person may watch a progress bar."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def say(text: str) -> None:
     """One line for a person."""
-    _console(soft_wrap=True).print(text, markup=False)
+    _print(printable(text))
 
 
-def show(result: Result, as_json: bool = False, of: str = "") -> None:
-    """A result's table under its one-line summary."""
-    show_rows(result.rows(), of + result.summary(), as_json)
+def warn(text: str) -> None:
+    """One line on stderr, whole and harmless whatever it quotes."""
+    print(f"bilens: {printable(' '.join(text.split()))}", file=sys.stderr)
+
+
+def show(tables: Iterable[Table], as_json: bool = False) -> None:
+    """Each table as it comes; or all in one JSON document, which is a list where there are several.
+
+    On a terminal a table is cut at 60 rows and to the columns that fit, and says so. Elsewhere it is whole: a line a row,
+    with a tab between the columns.
+    """
+    if not as_json:
+        for one in tables:
+            _show(one)
+        return
+    documents = [one.document() for one in tables]
+    found = documents[0] if len(documents) == 1 else documents
+    _print(json.dumps(found, ensure_ascii=True, allow_nan=False))
 
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[..., None]]:
     """A bar on stderr where that is a terminal, as a function of (done, all, and what is being done)."""
     err = Console(stderr=True)
-    with Progress(console=err, transient=True, disable=not err.is_terminal or RANK != "0") as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, of, now=what: progress.update(task, completed=done, total=of, description=now)
+    words = TextColumn("{task.description}", markup=False)
+    parts = (words, BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*parts, console=err, transient=True, disable=not watched() or RANK != "0") as progress:
+        task = progress.add_task(printable(what), total=None)
+
+        def told(done: int, of: int, now: str = what) -> None:
+            progress.update(task, completed=done, total=of, description=printable(now))
+
+        yield told
 
 
-def show_rows(rows: list[dict[str, Any]], title: str, as_json: bool = False) -> None:
-    """Rows as a table, or as ``{"summary": …, "rows": […]}``. A table is cut at 60 rows and says so."""
-    if as_json:
-        say(json.dumps({"summary": title, "rows": [_finite(row) for row in rows]}, ensure_ascii=False))
-        return
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for name, value in (rows[0] if rows else {}).items():
-        table.add_column(name, justify="left" if isinstance(value, str) else "right", overflow="fold")
-    for row in rows[:SHOWN_ROWS]:
-        table.add_row(*(_cell(value) for value in row.values()))
-    _console().print(table)
-    if len(rows) > SHOWN_ROWS:
-        say(f"… the first {SHOWN_ROWS} of {len(rows)} rows; --json prints all.")
+def _show(found: Table) -> None:
+    say(found.title)
+    if sys.stdout is not None and sys.stdout.isatty():
+        _show_aligned(found, shutil.get_terminal_size().columns)
+    else:
+        _show_tabbed(found)
+    if found.left_out:
+        say(f"… {found.left_out} further rows are not printed; -k says how many are.")
 
 
-def _console(soft_wrap: bool = False) -> Console:
-    """Standard output."""
-    return Console(highlight=False, soft_wrap=soft_wrap, quiet=RANK != "0")
+def _show_tabbed(found: Table) -> None:
+    for line in _lines(found):
+        _print("\t".join(line))
+
+
+def _show_aligned(found: Table, room: int) -> None:
+    """In columns of equal width. Columns go before anything is cut or broken; the first one stays."""
+    lines = _lines(found)[: SHOWN_ROWS + 1]  # with the names of the columns
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    count = _fitting(widths, room)
+    words = [_are_words(found.rows, name) for name in found.columns]
+    for line in lines:
+        cells = [_aligned(*cell) for cell in list(zip(line, widths, words, strict=True))[:count]]
+        _print(GAP.join(cells).rstrip())
+    if len(found.rows) > SHOWN_ROWS:
+        say(f"… the first {SHOWN_ROWS} of {len(found.rows)} rows; --json, or a pipe, gives all.")
+    if count < len(widths):
+        left = ", ".join(found.columns[count:])
+        say(f"… no room for {left}; a wider terminal, a pipe or --json gives them.")
+
+
+def _fitting(widths: Sequence[int], room: int) -> int:
+    """How many of the first columns fit side by side; at least one."""
+    count = len(widths)
+    while count > 1 and sum(widths[:count]) + len(GAP) * (count - 1) > room:
+        count -= 1
+    return count
+
+
+def _lines(found: Table) -> list[list[str]]:
+    """The names of the columns, then the rows, as text."""
+    rows = [[_cell(row.get(name)) for name in found.columns] for row in found.rows]
+    return [[printable(name) for name in found.columns], *rows]
+
+
+def _are_words(rows: Sequence[dict[str, Any]], name: str) -> bool:
+    return bool(rows) and isinstance(rows[0].get(name), str)
+
+
+def _aligned(text: str, width: int, words: bool) -> str:
+    padding = " " * (width - cell_len(text))
+    return text + padding if words else padding + text
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "NO"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "NO"
+        case float():
+            return f"{value:.4g}"
+    return printable(str(value))
 
 
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN: null instead."""
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _print(line: str) -> None:
+    if RANK == "0":
+        print(line)

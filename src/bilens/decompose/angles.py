@@ -71,6 +71,20 @@ class Angles(Result):
         left = len(self.of) - len(trusted)
         return f"{len(self.of)} blocks of eigenpairs; {len(trusted)} trusted to {self.tol:.3g} rad{worst}; {left} not"
 
+    def columns(self) -> tuple[str, ...]:
+        return (
+            "of",
+            "pairs",
+            "with",
+            "value",
+            "other value",
+            "largest angle (°)",
+            "gap",
+            "uncertainty (°)",
+            "trusted",
+            "least change of ‖Q‖",
+        )
+
     def rows(self) -> list[dict[str, Any]]:
         return [
             {

@@ -76,6 +76,9 @@ class HOSVD(Result):
         over = "over z = Σ^-½ (x − μ): " if self.weighted else ""
         return f"{over}kept {ranks}; relative error {self.error:.3g} (bound {self.bound:.3g}), in {self.computed_in}"
 
+    def columns(self) -> tuple[str, ...]:
+        return "mode", "component", "singular value", "share of ‖T‖²", "kept", "above noise"
+
     def rows(self) -> list[dict[str, Any]]:
         total = self.norm**2 or 1.0
         return [

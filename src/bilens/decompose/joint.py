@@ -102,6 +102,9 @@ class Joint(Result):
             f"effective rank {self.effective_rank:.3g}; share of ‖S‖² held: {needs}"
         )
 
+    def columns(self) -> tuple[str, ...]:
+        return "directions", "singular value", "share of the Gram", "share held", "kept", "above noise"
+
     def rows(self) -> list[dict[str, Any]]:
         held = dict(zip(self.sizes, self.held.tolist(), strict=True))
         columns = zip(self.spectrum.tolist(), self.gram_share.tolist(), strict=True)

@@ -90,6 +90,12 @@ class Similarities(Result):
         verdict = "" if self.check is None or self.checked else ": the closed form is not confirmed"
         return f"{n} × {n} similarities {self.measure}{', centred' * self.centred}{blind}; {how}{verdict}"
 
+    def columns(self) -> tuple[str, ...]:
+        beside = {"Monte Carlo": self.check, "on activations": self.empirical}
+        found = [name for name, sampled in beside.items() if sampled is not None]
+        more = [column for name in found for column in (name, f"{name}, standard error")]
+        return ("layer", "with", "similarity", *more)
+
     def rows(self) -> list[dict[str, Any]]:
         pairs = [(a, b) for a in range(len(self.names)) for b in range(a, len(self.names))]
         return [

@@ -73,6 +73,9 @@ class SVD(Result):
             f"relative error {self.error:.3g}, noise below {self.noise:.3g}"
         )
 
+    def columns(self) -> tuple[str, ...]:
+        return "component", "singular value", "share of ‖T‖²", "kept", "above noise"
+
     def rows(self) -> list[dict[str, Any]]:
         total = self.norm**2 or 1.0
         return [

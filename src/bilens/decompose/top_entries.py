@@ -55,6 +55,9 @@ class TopEntries(Result):
         largest = f", the largest {float(self.values[0]):.4g}" if len(self.values) else ""
         return f"{len(self.values)} of {self.size:,} entries{largest}; {how} ({self.looked_at:,} computed)"
 
+    def columns(self) -> tuple[str, ...]:
+        return (*self.modes, "value")
+
     def rows(self) -> list[dict[str, Any]]:
         return [
             {mode: self._name(mode, n) for mode, n in zip(self.modes, row, strict=True)} | {"value": value}

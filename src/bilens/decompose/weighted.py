@@ -26,6 +26,9 @@ from bilens.base.records import Record
 BLOCK = 2**24  # numbers held at once while terms are averaged over activations
 
 
+ON_DATA = ("λ E[(v·x)²]", "± s.e.", "share of variance")
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class OnData(Record):
     """What each term λ (v·x)² is on the data: ``mean`` λ E[(v·x)²], with its ``standard_error`` where it was averaged over
@@ -65,6 +68,9 @@ class WeightedEigen(Eigen):
         blind = "" if self.rank == size else f" (blind to {size - self.rank} directions)"
         return f"data-weighted, Σ of rank {self.rank} of {size}{blind}, terms {how}; {super().summary()}"
 
+    def columns(self) -> tuple[str, ...]:
+        return ("spectrum", *super().columns(), *ON_DATA)
+
     def rows(self) -> list[dict[str, Any]]:
         weighted = [{"spectrum": "data-weighted"} | row for row in self._with_data(self, self.data, super().rows())]
         return weighted + [
@@ -95,7 +101,7 @@ class WeightedEigen(Eigen):
             data.mean.flatten().tolist(), data.standard_error.flatten().tolist(), data.share.flatten().tolist(), strict=True
         )
         found = zip(rows, flat, strict=True)
-        return [row | {"λ E[(v·x)²]": m, "± s.e.": e, "share of variance": s} for row, (m, e, s) in found]
+        return [row | dict(zip(ON_DATA, figures, strict=True)) for row, figures in found]
 
 
 def fitted(measure: Gaussian | Float[Tensor, "m _"], size: int) -> tuple[Gaussian, Float[Tensor, "m i"] | None]:

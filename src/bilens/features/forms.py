@@ -40,6 +40,9 @@ class Readings(Result):
     def summary(self) -> str:
         return f"{len(self.names)} directions, each by its {self.indices.shape[1]} nearest features"
 
+    def columns(self) -> tuple[str, ...]:
+        return "direction", "feature", "coefficient", "cosine"
+
     def rows(self) -> list[dict[str, Any]]:
         return [
             {"direction": name, "feature": feature_name(self.features, f), "coefficient": c, "cosine": cosine}
@@ -66,6 +69,9 @@ class FeatureEigen(Result):
 
     def summary(self) -> str:
         return f"{self.of}: {self.eigen.summary()}"
+
+    def columns(self) -> tuple[str, ...]:
+        return ("k", "λ", "share of ‖Q‖²", *COLUMNS)
 
     def rows(self) -> list[dict[str, Any]]:
         members = self.readings.indices.shape[1]
@@ -104,6 +110,9 @@ class FeatureGates(Result):
             "" if self.data_share is None else f"; together {float(self.data_share.sum()):.3g} of the variance on the data"
         )
         return f"{self.of}: {self.gates.summary()}{data}"
+
+    def columns(self) -> tuple[str, ...]:
+        return "gate", "a", "b", "share of ‖Q‖²", "share of variance"
 
     def rows(self) -> list[dict[str, Any]]:
         shares = self.weight_share.tolist()
@@ -214,6 +223,9 @@ class FeatureForm(Result):
 
     def summary(self) -> str:
         return f"{self.of} over pairs of {len(self.writes):,} input features; constant {float(self.constant):.4g}"
+
+    def columns(self) -> tuple[str, ...]:
+        return "f", "g", "kind", "Q_fg", "coefficient"
 
     def rows(self) -> list[dict[str, Any]]:
         return self.top(SHOWN_ROWS).rows()

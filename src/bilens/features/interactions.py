@@ -66,6 +66,9 @@ class Explanation(Result):
         what = f"{m} features on {n} inputs in {len(PARTS)} parts"
         return f"{what}; they sum to the pre-activations, the layer's own but for {self.error:.2g}"
 
+    def columns(self) -> tuple[str, ...]:
+        return ("input", "feature", *PARTS, "total", "truth")
+
     def rows(self) -> list[dict[str, Any]]:
         return [self._row(n, m) for n in range(len(self.parts)) for m in range(len(self.names))]
 

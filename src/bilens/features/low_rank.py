@@ -72,6 +72,9 @@ class LowRank(Result):
         latents = f"{len(self.features)} latents on {self.tokens:,} tokens"
         return f"{latents}, correlation above {self.threshold}: {shares}; {left_out}"
 
+    def columns(self) -> tuple[str, ...]:
+        return "latent", "active on", "rank", "correlation", "low", "high"
+
     def rows(self) -> list[dict[str, Any]]:
         columns = zip(
             self.features.tolist(), self.active.tolist(), self.correlation.tolist(), self.low.tolist(), self.high.tolist(),

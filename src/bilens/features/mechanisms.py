@@ -107,6 +107,9 @@ class Mechanisms(Result):
         what = f"{a} out and {b} input directions, relative error {self.error:.3g}"
         return f"{what}; part of ‖S‖² in the largest terms {', '.join(parts)}{null}{state}"
 
+    def columns(self) -> tuple[str, ...]:
+        return "term", "out", "in", "and in", "value", "share of ‖S‖²"
+
     def rows(self) -> list[dict[str, Any]]:
         """The largest terms: value is the factor of u_a (v_b·x)(v_c·x) in the layer's output."""
         relative = self.core / (self.norm or 1.0)

@@ -69,6 +69,9 @@ class FeaturePairs(Result):
         how = "exact" if self.complete else f"others may reach {self.certificate:.4g}"
         return f"{self.of}: {len(self.values)} of {self.size:,} {kind} of input features; {how} ({self.searched:,} computed)"
 
+    def columns(self) -> tuple[str, ...]:
+        return "f", "g", "kind", "Q_fg", "coefficient"
+
     def rows(self) -> list[dict[str, Any]]:
         columns = (self.indices.tolist(), self.values.tolist(), self.coefficients.tolist())
         return [

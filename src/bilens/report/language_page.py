@@ -75,7 +75,7 @@ def _unfolded(model: Transformer, prompt: str) -> dict[str, Any]:
 def _token(n: int, name: str, found: Expansion, probability: float) -> dict[str, Any]:
     top = max((abs(value) for value in found.by("component").values), default=0.0) or 1.0
     return {
-        "name": name.replace(" ", "␣") or "∅",
+        "name": name,
         "target": found.target,
         "probability": 100 * probability,
         "summary": found.summary(),

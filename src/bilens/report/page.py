@@ -1,17 +1,22 @@
 """One self-contained page: opens from file://, needs no network. Sections are made apart; a broken one shows its error."""
 
+import base64
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from bilens.base.files import write_text
-from bilens.base.results import Result
+from bilens.base.results import Result, isolated, literal
+from bilens.base.words import printable
 from bilens.report.verify import verify
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
@@ -38,11 +43,48 @@ class Page:
 
 def write_sections(folder: str | Path, sections: Sequence[Section]) -> Page:
     """Write ``folder``/index.html, atomically. The page carries plotly's library (4.8 MB)."""
-    environment = Environment(loader=PackageLoader("bilens.report"), autoescape=select_autoescape(), trim_blocks=True)
-    html = environment.get_template("page.html").render(sections=sections, plotly=get_plotlyjs(), version=version("bilens"))
+    environment = Environment(
+        loader=PackageLoader("bilens.report"),
+        autoescape=select_autoescape(),
+        trim_blocks=True,
+        finalize=_shown,
+    )
+    environment.filters["isolated"] = _isolated
+    scripts = {"plotly": Markup(get_plotlyjs()), "own": Markup(_source("page.js"))}
+    html = environment.get_template("page.html").render(
+        sections=sections, scripts=scripts, policy=_policy(scripts.values()), version=version("bilens")
+    )
     path = Path(folder) / "index.html"
     write_text(path, html)
     return Page(path, tuple(f"{section.title}: {section.error}" for section in sections if section.kind == "broken"))
+
+
+def _shown(value: Any) -> Any:
+    """All text that the template writes: every character visible, and escaped after this."""
+    return printable(value) if type(value) is str else value
+
+
+def _isolated(text: object) -> Markup:
+    return Markup(isolated(text))
+
+
+def _source(name: str) -> str:
+    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
+
+
+def _policy(scripts: Iterable[str]) -> str:
+    """What the page may do (Content-Security-Policy): run these very scripts, draw, and fetch nothing.
+
+    Styles may stand inline, as plotly writes them; with nothing to fetch they reach nothing.
+    """
+    runs = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
+    draws = "style-src 'unsafe-inline'; img-src data: blob:"
+    return f"default-src 'none'; script-src {runs}; {draws}; base-uri 'none'; form-action 'none'"
+
+
+def _sha256(script: str) -> str:
+    seen = re.sub("\r\n?", "\n", script)  # what a browser makes of line ends
+    return base64.b64encode(hashlib.sha256(seen.encode()).digest()).decode()
 
 
 def section(kind: str, title: str, build: Callable[[], dict[str, Any]]) -> Section:
@@ -67,7 +109,9 @@ def recipe(about: dict[str, Any], keys: Sequence[str]) -> dict[str, str]:
 
 
 def result(result: Result, text: str, spoken: str) -> dict[str, Any]:
-    return {"text": text, "chart": chart(result.figure(), f"{spoken}. {result.summary()}", 340), "rows": result.rows()}
+    """A result's figure and its numbers, under ``text``."""
+    drawn = chart(result.figure(), f"{spoken}. {result.summary()}", 340)
+    return {"text": text, "chart": drawn, "columns": result.columns(), "rows": result.rows()}
 
 
 def chart(figure: dict[str, Any], spoken: str, height: int) -> dict[str, Any]:
@@ -87,5 +131,6 @@ def chart(figure: dict[str, Any], spoken: str, height: int) -> dict[str, Any]:
     merged = style | {
         key: style[key] | value if key in style and isinstance(value, dict) else value for key, value in layout.items()
     }
-    text = json.dumps({"data": figure["data"], "layout": merged}).replace("<", "\\u003c")
+    drawn = literal({"data": figure["data"], "layout": merged})
+    text = json.dumps(drawn, allow_nan=False).replace("<", "\\u003c")
     return {"json": text, "spoken": spoken, "height": height}
