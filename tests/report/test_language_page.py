@@ -1,5 +1,7 @@
 """The page of a language model: every token unfolds to paths that add up, whatever the prompt holds."""
 
+from html import escape
+
 import pytest
 
 import bilens
