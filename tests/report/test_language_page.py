@@ -58,7 +58,7 @@ def test_a_panel_shows_the_expansion_of_its_token(tmp_path):
     for n in range(ids.shape[1]):
         chances = model.outputs(ids[:, : n + 1])[0, -1].softmax(-1)
         found = expand(model, ids[:, : n + 1], int(chances.argmax()), max_terms=TERMS)
-        head = f'<h3><bdi>{found.target}</bdi> <span class="soft">{100 * float(chances.max()):.1f} %</span></h3>'
+        head = f'<h3><bdi>{escape(found.target)}</bdi> <span class="soft">{100 * float(chances.max()):.1f} %</span></h3>'
         assert head in text
         assert f'<span class="value">{found.total:.6g}</span>together: the logit' in text
 
