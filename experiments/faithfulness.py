@@ -87,7 +87,7 @@ def one_prompt(model: Any, ids: torch.Tensor, max_terms: int) -> dict[str, Any]:
     names = components(model)
     first, second = model.outputs(ids[None])[-1].topk(2).indices.tolist()
     target = (first, second)
-    effects = [knockout(model, ids, [name], target).effect for name in names]
+    effects = [knockout(model, ids, [name], target, with_="zero").effect for name in names]
     full = expand(model, ids, target, max_terms=max_terms)
     sums = {
         "write": groups(expand(model, ids, target, detail="writes")),

@@ -4,7 +4,7 @@ from bilens.circuits.attention import AttentionScores, HeadScores, attention_sco
 from bilens.circuits.composition import Composition, composition
 from bilens.circuits.expansion import Expansion, Groups, Term, expand
 from bilens.circuits.graph import graph
-from bilens.circuits.knockout import Knockout, knockout
+from bilens.circuits.knockout import Knockout, Removal, knockout
 from bilens.circuits.pairs import PairMatrix, Pairs, pairs
 from bilens.circuits.recording import Recording, Source, record
 from bilens.circuits.targets import At
@@ -23,6 +23,7 @@ __all__ = [
     "Pairs",
     "Prompt",
     "Recording",
+    "Removal",
     "Source",
     "Term",
     "attention_scores",

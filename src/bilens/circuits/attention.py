@@ -19,7 +19,9 @@ from bilens.algebra import Factored
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole
 from bilens.base.results import Result
+from bilens.circuits.pairs import DIVERGING
 from bilens.circuits.recording import Recording, record
+from bilens.circuits.understood import require_ends, require_scores, require_weights
 from bilens.nn.attention import rotate
 from bilens.nn.expandable import ONE, Expandable, Heads, Wiring, explained, require_expandable
 from bilens.nn.hooks import hooked
@@ -79,7 +81,7 @@ class AttentionScores(Result):
 
     def figure(self) -> dict[str, Any]:
         pairs = {"type": "heatmap", "x": list(self.key_sources), "y": list(self.query_sources), "z": self.values.tolist(),
-                 "colorscale": "RdBu", "zmid": 0}  # fmt: skip
+                 "colorscale": DIVERGING, "zmid": 0}  # fmt: skip
         axes = {"xaxis": {"title": {"text": f"at the key, {self.tokens[1]!r}"}}}
         axes |= {"yaxis": {"title": {"text": f"at the query, {self.tokens[0]!r}"}, "autorange": "reversed"}}
         return {"data": [pairs], "layout": axes | {"title": {"text": f"{self.head}: {self.query} looks at {self.key}"}}}
@@ -178,7 +180,8 @@ def attention_scores(model: Expandable, inputs: Any, layer: int, head: int, quer
     biases and LayerNorm's shift. RoPE's turns and the scale d_head^-½ are included; scales of norms (of queries and keys
     too) are those of the pass. Negative positions count from the end. Cost: a pass in parts, a forward pass, and
     O(n d d_head + n² d_head) for n sources.
-    Errors: ArgumentError for inputs, layer, head or positions that are not there, and for a key after the query.
+    Errors: ArgumentError for inputs, layer, head or positions that are not there, for a key after the query, and for a layer
+    whose patterns are not the softmax of these scores.
     Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits" (the QK circuit).
     """
     require_expandable(model)
@@ -186,6 +189,7 @@ def attention_scores(model: Expandable, inputs: Any, layer: int, head: int, quer
     found = record(model, inputs)
     part = found.wiring.parts[n]
     assert isinstance(part, Heads)
+    require_scores(part, part.norm(found.streams[n]), found.patterns[n])
     query, key = (found.position(at, name) for name, at in (("query", query), ("key", key)))
     if key > query:
         raise ArgumentError("key", must=f"be no later than query = {query}", got=key, todo="Heads look back only.")
@@ -259,11 +263,14 @@ def qk_circuit(model: Expandable, layer: int, head: int, offset: int = 0) -> Fac
     by σ at the query and σ at the key. Biases are left out. Without RoPE the offset changes nothing; with it, cos and sin
     are made in float32 as everywhere, so that Rot_tᵀ Rot_s is Rot_(s−t) to 1e-7. Gradients flow.
     Cost O(vocab d d_head); the vocab × vocab matrix is never made. Errors: ArgumentError for a layer, head or offset that
-    is not there. Source: Elhage et al. 2021.
+    is not there, and for parts that do not do what their weights say. Source: Elhage et al. 2021.
     """
     require_expandable(model)
     require_offset(offset)
-    _, part = attention_part(model.wiring(), layer, head)
+    wiring = model.wiring()
+    _, part = attention_part(wiring, layer, head)
+    require_weights(wiring, [part])
+    require_ends(model, wiring)
     weights, embed = head_weights(part, head), model.leaf_weights()["embed"]
     return score_form(part, embed @ weights.w_q, embed @ weights.w_k, offset)
 
@@ -273,11 +280,13 @@ def ov_circuit(model: Expandable, layer: int, head: int) -> Factored:
 
     What looking at a token adds to each logit. Norm weights, the readout's too, are in it and norm scales are left at 1;
     biases are left out. Gradients flow. Cost O(vocab d d_head); the vocab × vocab matrix is never made.
-    Errors: ArgumentError for a layer or head that is not there. Source: Elhage et al. 2021.
+    Errors: ArgumentError for a layer or head that is not there, and for parts that do not do what their weights say. Source: Elhage et al. 2021.
     """
     require_expandable(model)
     wiring = model.wiring()
     _, part = attention_part(wiring, layer, head)
+    require_weights(wiring, [part])
+    require_ends(model, wiring)
     ov = head_weights(part, head).ov
     return Factored(model.leaf_weights()["embed"] @ ov.a, ov.b @ wiring.norm.transposed(wiring.readout).mT)
 

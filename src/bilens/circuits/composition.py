@@ -28,6 +28,8 @@ from torch import Tensor
 from bilens.algebra import CP
 from bilens.base.results import Result
 from bilens.circuits.attention import head_weights
+from bilens.circuits.pairs import DIVERGING
+from bilens.circuits.understood import require_weights
 from bilens.circuits.virtual import quadratic
 from bilens.nn.expandable import Expandable, Heads, Layer, require_expandable
 
@@ -77,7 +79,7 @@ class Composition(Result):
         z: list[list[float | None]] = [[None] * len(across) for _ in down]
         for first, way, ratio in zip(self.first, ways, self.ratio.tolist(), strict=True):
             z[down.index(first)][across.index(way)] = ratio
-        cells = {"type": "heatmap", "x": across, "y": down, "z": z, "colorscale": "RdBu", "reversescale": True, "zmid": 1}
+        cells = {"type": "heatmap", "x": across, "y": down, "z": z, "colorscale": DIVERGING, "zmid": 1}
         layout = {"title": {"text": "composition, times chance"}, "xaxis": {"title": {"text": "read by"}}}
         return {"data": [cells], "layout": layout | {"yaxis": {"title": {"text": "written by"}, "autorange": "reversed"}}}
 
@@ -110,10 +112,11 @@ def composition(model: Expandable) -> Composition:
 
     In float64. Cost: O(h² d + d³) for each layer, O(heads² d d_head²) for each pair of parts and O(h² d_head) for a head on
     both inputs; memory O(d²) for each part, O(h²). A part that is zero composes with strength 0.
-    Errors: ArgumentError for what is no model. Source: Elhage et al. 2021 (composition of heads).
+    Errors: ArgumentError for what is no model, and for parts that do not do what their weights say. Source: Elhage et al. 2021 (composition of heads).
     """
     require_expandable(model)
     wiring = model.wiring()
+    require_weights(wiring, wiring.parts)
     parts = [_heads(part) if isinstance(part, Heads) else _layer(part) for part in wiring.parts]
     rows: list[tuple[str, str, str, float, float]] = []
     for n, second in enumerate(parts):

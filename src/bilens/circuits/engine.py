@@ -137,9 +137,9 @@ class Engine:
         return _unordered(_numpy(half), lambda a, b: ("pair", name, t, nodes[a], nodes[b]))
 
     def pair_matrix(self, name: str, t: int, q: Float[Tensor, " d"]) -> tuple[Float[Tensor, "n n"], list[Tree]]:
-        """The symmetric matrix of a layer's pairs at t, and what its rows stand for."""
+        """A layer's unordered pairs at t in the upper triangle, both orders together, and what its rows stand for."""
         half, nodes = self._half(name, t, q)
-        return 0.5 * (half + half.mT), nodes
+        return half.triu() + half.mT.triu(1), nodes
 
     def _half(self, name: str, t: int, q: Tensor) -> tuple[Tensor, list[Tree]]:
         """(L X)ᵀ Λ (R X) over all that the layer reads at t."""

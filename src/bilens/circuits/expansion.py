@@ -18,6 +18,7 @@ from bilens.circuits.engine import Engine
 from bilens.circuits.paths import CONSTANT, Tree
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.targets import Goal, Target, resolve
+from bilens.circuits.understood import require_sum
 from bilens.nn.expandable import Expandable, Sparse
 
 Detail = Literal["writes", "pairs", "paths"]
@@ -258,7 +259,9 @@ class _Search:
         self.open: list[tuple[float, int, float, Tree]] = []
         self.count = itertools.count()
         values = [float(goal.q @ self.engine.vector(root, goal.position)) for root in goal.roots]
-        self.floor = cutoff * (sum(map(abs, values)) + abs(goal.constant))
+        size = sum(map(abs, values)) + abs(goal.constant)
+        require_sum(sum(values) + goal.constant, goal.forward, size, recording.writes.dtype)
+        self.floor = cutoff * size
         self.limit = max_terms
         if goal.constant:
             self.closed.append((goal.constant, CONSTANT))

@@ -20,8 +20,8 @@ DIVERGING = [[0, "#D55E00"], [0.5, "#f7f7f7"], [1, "#0072B2"]]  # orange takes, 
 
 @dataclass(frozen=True, eq=False)
 class PairMatrix(Record):
-    """One layer: ``values`` (n, n), symmetric, over ``sources``; both orders of a pair together are ``values[a, b]`` +
-    ``values[b, a]``, and all of them add up to what the layer writes towards the target."""
+    """One layer over ``sources``: ``values[a, b]`` with a ≤ b is the value of that pair, both its orders together, as a term
+    of ``expand`` has it. Below the diagonal are zeros, so that Σ values is what the layer writes towards the target."""
 
     layer: str
     sources: tuple[str, ...]
@@ -49,36 +49,39 @@ class Pairs(Result):
         """Unordered pairs of all layers, largest first."""
         found = []
         for matrix in self.matrices:
-            both = matrix.values + matrix.values.mT
-            both.diagonal().div_(2)
-            for a, b in torch.triu_indices(*both.shape).mT.tolist():
+            for a, b in torch.triu_indices(*matrix.values.shape).mT.tolist():
                 pair = {"layer": matrix.layer, "left": matrix.sources[a], "right": matrix.sources[b]}
-                found.append(pair | {"value": float(both[a, b])})
+                found.append(pair | {"value": float(matrix.values[a, b])})
         return sorted(found, key=lambda row: -abs(row["value"]))
 
     def figure(self) -> dict[str, Any]:
-        """A heat map of each layer; a layer further up has more sources."""
+        """A heat map of each layer, in one scale of colours; a layer further up has more sources."""
+        largest = max((float(matrix.values.abs().max()) for matrix in self.matrices), default=0.0)
         maps, layout = [], {}
         for n, matrix in enumerate(self.matrices):
             axis = str(n + 1) if n else ""
             span = [n / len(self.matrices), (n + 0.85) / len(self.matrices)]
-            end = float(matrix.values.abs().max())
-            maps.append(
-                {"type": "heatmap", "z": matrix.values.tolist(), "x": list(matrix.sources), "y": list(matrix.sources),
-                 "xaxis": f"x{axis}", "yaxis": f"y{axis}", "colorscale": DIVERGING, "zmin": -end, "zmax": end,
-                 "showscale": n == 0}
-            )  # fmt: skip
+            maps.append(_map(matrix, largest or 1.0) | {"xaxis": f"x{axis}", "yaxis": f"y{axis}", "showscale": n == 0})
             layout |= {f"xaxis{axis}": {"domain": span, "title": {"text": matrix.layer}}}
             layout |= {f"yaxis{axis}": {"anchor": f"x{axis}", "autorange": "reversed"}}
         return {"data": maps, "layout": layout}
+
+
+def _map(matrix: PairMatrix, end: float) -> dict[str, Any]:
+    """A triangle: below the diagonal is nothing."""
+    values = matrix.values.tolist()
+    cells = [[None if column < row else value for column, value in enumerate(line)] for row, line in enumerate(values)]
+    axes = {"x": list(matrix.sources), "y": list(matrix.sources)}
+    bar = {"title": {"text": "both orders"}}
+    return {"type": "heatmap", "z": cells, **axes, "colorscale": DIVERGING, "zmin": -end, "zmax": end, "colorbar": bar}
 
 
 @torch.no_grad()
 def pairs(model: Expandable, inputs: Any, target: Target = None, position: int = -1) -> Pairs:
     """For each bilinear layer that writes to ``target`` (see ``expand``), the values of all pairs of what it reads.
 
-    M = (L X)ᵀ Λ (R X), symmetrised, with X what each source wrote and Λ = diag(Dᵀ q): heads are one source each, summed over
-    the positions they look at. Cost: a forward pass in parts, and O(h d n + h n²) for each layer with n sources.
+    M = (L X)ᵀ Λ (R X), with X what each source wrote and Λ = diag(Dᵀ q), and a pair's value M_ab + M_ba: heads are one
+    source each, summed over the positions they look at. Cost: a forward pass in parts, and O(h d n + h n²) for each layer with n sources.
     """
     recording = record(model, inputs)
     goal = resolve(model, recording, target, position, measured=False)

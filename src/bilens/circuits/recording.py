@@ -14,6 +14,7 @@ from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole, require_finite
 from bilens.circuits.latents import Latents, placed, take_apart
 from bilens.circuits.paths import Tree
+from bilens.circuits.understood import require_heads, require_layer, require_norm, require_plain
 from bilens.nn.expandable import (
     Expandable,
     Heads,
@@ -168,14 +169,15 @@ class Recording:
 
 @torch.no_grad()
 def record(model: Expandable, inputs: Any, dictionaries: Mapping[str, Sparse] | None = None) -> Recording:
-    """Run ``model`` part by part on one input. Cost: a forward pass, and each head's write apart.
+    """Run ``model`` part by part on one input. Cost: two forward passes, and each head's write apart.
 
     A half-precision model is run in float32, over a copy of its weights (see ``nn.expandable.explained``).
     ``dictionaries`` by place ("mlp1.input") take apart what layers read there.
-    Errors: ArgumentError where inputs, model or dictionaries are not what they must be; NotFiniteError for a write that is
-    not finite.
+    Errors: ArgumentError where inputs, model or dictionaries are not what they must be, and for a part whose weights do not
+    add up to its own forward pass (``circuits.understood``); NotFiniteError for a write that is not finite.
     """
     require_expandable(model)
+    require_plain(model.wiring())
     run = _pass(explained(model), inputs)
     given, wiring = run.inputs, run.model.wiring()
     names = tuple(run.model.input_names(given))
@@ -189,10 +191,12 @@ def record(model: Expandable, inputs: Any, dictionaries: Mapping[str, Sparse] | 
     for n, part in enumerate(wiring.parts):
         reads.append(_reads(wiring, sources, n))
         scales.append(part.norm.scale(streams[-1]))
+        require_norm(f"the norm of {part.name}", part.norm, streams[-1])
         read = part.norm(streams[-1])
         if isinstance(part, Heads):
             by_head, pattern = part.module.by_head(read[None], part.turn(len(read), read.dtype))
             patterns[n] = pattern[0]
+            require_heads(part, read, by_head[0], pattern[0])
             sources += [Source(name, "head", n, head, part.layer) for head, name in enumerate(part.heads)]
             writes += list(by_head[0])
             if part.module.o_proj.bias is not None:
@@ -205,10 +209,12 @@ def record(model: Expandable, inputs: Any, dictionaries: Mapping[str, Sparse] | 
                 latents[n] = take_apart(part.name, by_part[n], read)
             sources.append(Source(part.name, "layer" if n in tensors else "opaque", n, layer=part.layer))
             writes.append(part.module(read))
+            require_layer(part, read, writes[-1])
         written = _sum(writes[reads[-1].stop :])
         streams.append(streams[-1] + written if wiring.accumulates else written)
     reads.append(_reads(wiring, sources, len(wiring.parts)))
     scales.append(wiring.norm.scale(streams[-1]))
+    require_norm("the final norm", wiring.norm, streams[-1])
     stacked = torch.stack(writes).detach()
     require_finite("the forward pass", writes=stacked)
     return Recording(

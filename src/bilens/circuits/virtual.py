@@ -18,6 +18,7 @@ from bilens.algebra import CP, Factored, parts
 from bilens.base.errors import ArgumentError, NotExactError
 from bilens.circuits.attention import Weights, attention_part, head_weights, require_offset, score_form
 from bilens.circuits.paths import HEAD, LAYER
+from bilens.circuits.understood import require_ends, require_weights
 from bilens.nn.expandable import Expandable, Heads, Layer, require_expandable
 
 TOKEN = re.compile(r"\s*([A-Za-z_]\w*(?:\.bias)?|[-−]?\d+|[()\[\],.·])")
@@ -49,7 +50,7 @@ def virtual(model: Expandable, expr: str) -> CP | Factored:
     Cost O(vocab d h) for the layer, O(vocab d d_head) for a head; memory that of the factors.
 
     Errors: ArgumentError where the expression does not read, saying at which character; for a part that the model does not
-    have, or that reads what is written after it. NotExactError for a layer that is opaque, and for two bilinear layers in
+    have, that reads what is written after it, or that does not do what its weights say. NotExactError for a layer that is opaque, and for two bilinear layers in
     one expression: its order would be four or more, which is no CP over two inputs.
     Source: Elhage et al. 2021 (virtual heads); Sharkey, arXiv:2305.03452, section 3.
 
@@ -234,6 +235,8 @@ class _Circuits:
 
     def __init__(self, model: Expandable, expr: str) -> None:
         self.wiring, self.expr = model.wiring(), expr
+        require_weights(self.wiring, ())
+        require_ends(model, self.wiring)
         self.leaves = {name: weights.double() for name, weights in model.leaf_weights().items()}
         self.parts = {part.name: n for n, part in enumerate(self.wiring.parts)}
 
@@ -279,6 +282,7 @@ class _Circuits:
             must = f"name a head of the model at character {node.at + 1}: its {error.who} must {error.must}"
             raise ArgumentError(_who(self.expr), must=must, got=f"L{node.layer}H{node.head}") from None
         require_offset(node.offset)
+        require_weights(self.wiring, [part])
         return n, part, Weights(*(matrix.double() for matrix in head_weights(part, node.head)))
 
     def layer(self, node: _Layer) -> _Path:
@@ -295,6 +299,7 @@ class _Circuits:
                 raise self.too_high(f"a bilinear layer inside {name}, of degree 3 or more")
         part = self.wiring.parts[n]
         assert isinstance(part, Layer)
+        require_weights(self.wiring, [part])
         tensor = quadratic(part)
         if tensor is None:
             todo = f"Start from x after it, or expand() an input: {name} is then a source of its own."

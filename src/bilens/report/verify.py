@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bilens.algebra import CP, homogeneous, parts
+from bilens.base.errors import ArgumentError
 from bilens.base.numerics import dtype_name, relative_error, tolerance
 from bilens.base.results import Result
 from bilens.circuits import expand
@@ -81,6 +82,7 @@ def verify(model: Classifier | Transformer, seed: int = 0) -> Verification:
     module's forward or autograd on one side, factors, spectra and paths on the other. Cost: for each layer one HOSVD and
     a full eigendecomposition of every output of a classifier, of 16 directions of a transformer's layer.
     """
+    _require_model(model)
     generator = torch.Generator().manual_seed(seed)
     checks = _language(model, generator) if isinstance(model, Transformer) else _classifier(model, generator)
     return Verification(
@@ -89,6 +91,18 @@ def verify(model: Classifier | Transformer, seed: int = 0) -> Verification:
         errors=tuple(relative_error(check.got, check.truth) for check in checks),
         tolerances=tuple(tolerance(check.got.dtype) for check in checks),
     )
+
+
+def _require_model(model: object) -> None:
+    if not isinstance(model, Classifier | Transformer):
+        todo = "Pass the whole model: a tensor or a layer alone has no forward pass to be held against."
+        must = "be a bilens Classifier or Transformer"
+        raise ArgumentError("verify: model", must=must, got=type(model).__name__, todo=todo)
+    for name, module in model.named_modules():
+        if "forward" in vars(module):
+            todo = "Verify works on copies of the model, and a forward bound to one object stays with it."
+            who = f"{name}.forward" if name else "the model's forward"
+            raise ArgumentError(who, must="be its class's own", got="one of the object's own", todo=todo)
 
 
 @dataclass(frozen=True)

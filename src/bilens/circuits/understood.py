@@ -1,0 +1,191 @@
+"""Whether a part of a model does what circuits read from its weights.
+
+Circuits speak of W_Q, W_K, W_V and W_O, of a layer's tensor, and of what a norm says of itself. A subclass, a hook, an
+adapter or a quantised layer may do something else, and what was then said would be exact about another model. So a part's
+own forward pass is held against its weights: on what it reads where a pass is recorded, on random vectors where weights
+are read alone. What agrees is understood, however it was made.
+
+A miss is relative to the sizes that were added up, not to the sum, which may cancel.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bilens.algebra import homogeneous
+from bilens.base.errors import ArgumentError
+from bilens.nn.attention import causal_mask, rotate
+from bilens.nn.expandable import Expandable, Heads, Layer, Wiring
+from bilens.nn.norm import Norm
+
+PROBES = 5  # random vectors, at as many positions, on which weights are tried
+# A miss that is another function: rounding is amplified where patterns are sharp, and stays far below these.
+MISS = {torch.float64: 1e-7, torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
+TODO = "Merge or remove what changes it (an override, a hook, an adapter), or load the plain model."
+
+
+def require_plain(wiring: Wiring) -> None:
+    """Raise ArgumentError unless the weights of every part are plain tensors of a floating dtype: not quantised ones."""
+    _require_plain_weight("the readout", wiring.readout)
+    for part in wiring.parts:
+        for name, module in part.module.named_modules():
+            weight = getattr(module, "weight", None)
+            if weight is not None and not isinstance(weight, nn.Module):
+                _require_plain_weight(f"{part.name}.{name}", weight)
+
+
+def require_norm(who: str, norm: Norm, x: Float[Tensor, "t d"]) -> None:
+    """Raise ArgumentError unless a norm is σ(x) P x + c, as it says of itself."""
+    scale, linear, does = norm.scale(x), norm.linear(x), norm(x)
+    says = scale * linear if norm.shift is None else scale * linear + norm.shift
+    size = (scale * x).abs().max() + says.abs().max()
+    _require_same(who, does, says, size, "its scale, linear map and shift")
+    y = x.flip(0)
+    there, back = (linear * y).sum(-1), (x * norm.transposed(y)).sum(-1)
+    _require_same(who, there, back, (linear * y).abs().sum(-1).max(), "the transpose of its linear map")
+
+
+def require_heads(
+    part: Heads,
+    read: Float[Tensor, "t d"],
+    by_head: Float[Tensor, "head t d"],
+    pattern: Float[Tensor, "head t s"],
+) -> None:
+    """Raise ArgumentError unless an attention layer writes Σ_s pattern_ts (x̂_s W_V + b_V) W_O + b_O, summed over heads.
+
+    Cost: the layer's own forward pass, and its weights once.
+    """
+    module, out = part.module, part.module.per_head("o_proj")
+    values = read @ module.per_head("v_proj") + module.bias_per_head("v_proj")[:, None]
+    bias = torch.zeros_like(read[0]) if module.o_proj.bias is None else module.o_proj.bias
+    does = module(read[None], part.turn(len(read), read.dtype))[0][0]
+    says = (pattern @ values @ out).sum(0) + bias
+    size = (pattern @ values.abs()).amax() * out.abs().sum(1).max() + bias.abs().max()
+    _require_same(part.name, does, says, size, "W_V and W_O, given its patterns")
+    _require_same(part.name, does, by_head.sum(0) + bias, size, "the sum of its heads")
+
+
+def require_scores(part: Heads, read: Float[Tensor, "t d"], pattern: Float[Tensor, "head t s"]) -> None:
+    """Raise ArgumentError unless a layer's patterns are the softmax of its scores by W_Q and W_K."""
+    queries, keys = (_turned(part, read, name) for name in ("q_proj", "k_proj"))
+    scores = (queries @ keys.mT) * part.module.d_head**-0.5
+    seen = causal_mask(len(read), len(read), read.device)
+    says = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+    what = "the softmax of scores by W_Q and W_K"
+    _require_same(f"the patterns of {part.name}", pattern, says, torch.ones(()), what)
+
+
+def require_turns(part: Heads, queries: Float[Tensor, "t d_head"]) -> None:
+    """Raise ArgumentError unless positions turn queries and keys so that a score depends on their offset alone.
+
+    Angles are made in float32, so this holds to 1e-7 and is held to no more than float32 can.
+    """
+    if part.rotary is None:
+        return
+    length, keys = len(queries), queries.flip(0)
+    there = torch.arange(length, device=queries.device)
+    at = [part.rotary(positions[None], queries.dtype) for positions in (there, torch.zeros_like(there), there - length + 1)]
+    q, q_0, k, k_back = (
+        rotate(x, *(angle[0, 0] for angle in turn))
+        for x, turn in ((queries, at[0]), (queries, at[1]), (keys, at[0]), (keys, at[2]))
+    )
+    does, says = k @ q[-1], k_back @ q_0[-1]
+    size, who = (queries.norm(dim=-1).max() ** 2), f"the turns of {part.name}"
+    if does.dtype == torch.float64:
+        does, says = does.float(), says.float()
+    _require_same(who, does, says, size, "rotations by the offset of key and query")
+
+
+def require_sum(says: float, does: float, size: float, dtype: torch.dtype) -> None:
+    """Raise ArgumentError unless what the parts of a model add up to is what the model gives. ``size``: Σ |parts|."""
+    got = torch.tensor([[does, says]], dtype=torch.float64).to(dtype)
+    what = "what its parts add up to"
+    _require_same("the model", got[:, 0], got[:, 1], torch.tensor(size), what)
+
+
+def require_layer(part: Layer, read: Float[Tensor, "t d"], written: Float[Tensor, "t d"]) -> None:
+    """Raise ArgumentError unless a layer that has a tensor writes T(x̂, x̂). Cost: the layer once more."""
+    tensor = part.tensor()
+    if tensor is None:
+        return
+    x = homogeneous(read) if tensor.shape[1] > read.shape[1] else read
+    hidden = (x @ tensor.left.mT) * (x @ tensor.right.mT)
+    size = (hidden.abs() @ tensor.out.abs().mT).max()
+    _require_same(part.name, written, hidden @ tensor.out.mT, size, "its tensor")
+
+
+@torch.no_grad()
+def require_weights(wiring: Wiring, parts: Iterable[Heads | Layer]) -> None:
+    """Raise ArgumentError unless ``parts`` and the final norm do what their weights say, on a few random vectors.
+
+    Cost: a pass of five positions through each.
+    """
+    require_plain(wiring)
+    x = _random(wiring.readout, wiring.readout.shape[1])
+    require_norm("the final norm", wiring.norm, x)
+    for part in parts:
+        require_norm(f"the norm of {part.name}", part.norm, x)
+        read = part.norm(x)
+        if isinstance(part, Layer):
+            require_layer(part, read, part.module(read))
+        else:
+            by_head, pattern = part.module.by_head(read[None], part.turn(PROBES, read.dtype))
+            require_heads(part, read, by_head[0], pattern[0])
+            require_scores(part, read, pattern[0])
+            require_turns(part, _random(wiring.readout, part.module.d_head))
+
+
+@torch.no_grad()
+def require_ends(model: Expandable, wiring: Wiring) -> None:
+    """Raise ArgumentError unless the modules that hold the leaves' weights and the readout's do what these say."""
+    if not isinstance(model, nn.Module):
+        return
+    leaves = model.leaf_weights()
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        leaf = next((leaf for leaf, rows in leaves.items() if rows is weight), None)
+        if leaf is not None and hasattr(module, "embedding_dim"):
+            rows = torch.arange(min(PROBES, len(leaves[leaf])), device=weight.device)
+            _require_same(name, module(rows), weight[rows], weight[rows].abs().max(), f"the weights of {leaf}")
+        elif weight is wiring.readout:
+            x = _random(weight, weight.shape[1])
+            says = nn.functional.linear(x, weight, wiring.readout_bias)
+            _require_same(name, module(x), says, (x.abs() @ weight.abs().mT).max(), "the readout")
+
+
+def _random(like: Tensor, width: int) -> Float[Tensor, "t d"]:
+    """The same random vectors every time, of the dtype and device of ``like``."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(PROBES, width, generator=generator, dtype=torch.float64).to(like)
+
+
+def _turned(part: Heads, read: Float[Tensor, "t d"], name: str) -> Float[Tensor, "head t d_head"]:
+    """Queries or keys of every head from their weights, normed and turned."""
+    module = part.module
+    found = read @ module.per_head(name) + module.bias_per_head(name)[:, None]
+    norm = module.q_norm if name == "q_proj" else module.k_norm
+    if norm is not None:
+        found = norm.scale(found) * norm.linear(found)
+    turn = part.turn(len(read), read.dtype)
+    return found if turn is None else rotate(found, *(angle[0] for angle in turn))
+
+
+def _require_plain_weight(who: str, weight: object) -> None:
+    if type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point():  # type: ignore[union-attr]
+        return
+    kind = type(weight).__name__
+    got = f"a {kind} of {weight.dtype}" if isinstance(weight, Tensor) else f"a {kind}"
+    todo = "Dequantise the model, or load it as it was before."
+    raise ArgumentError(who, must="have a plain weight of a floating dtype", got=got, todo=todo)
+
+
+def _require_same(who: str, does: Tensor, says: Tensor, size: Tensor, what: str) -> None:
+    """What is not finite is told elsewhere, by name."""
+    if does.numel() == 0 or not bool(torch.isfinite(does).all()):
+        return
+    off = float((does.double() - says.double()).abs().max()) / (float(size) or 1.0)
+    if off > MISS.get(does.dtype, 0.1):
+        must = f"do in its forward pass what circuits read: {what}"
+        raise ArgumentError(who, must=must, got=f"a difference of {off:.2g} of its size", todo=TODO)
