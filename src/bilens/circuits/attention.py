@@ -280,7 +280,8 @@ def ov_circuit(model: Expandable, layer: int, head: int) -> Factored:
 
     What looking at a token adds to each logit. Norm weights, the readout's too, are in it and norm scales are left at 1;
     biases are left out. Gradients flow. Cost O(vocab d d_head); the vocab × vocab matrix is never made.
-    Errors: ArgumentError for a layer or head that is not there, and for parts that do not do what their weights say. Source: Elhage et al. 2021.
+    Errors: ArgumentError for a layer or head that is not there, and for parts that do not do what
+    their weights say. Source: Elhage et al. 2021.
     """
     require_expandable(model)
     wiring = model.wiring()

@@ -112,7 +112,8 @@ def composition(model: Expandable) -> Composition:
 
     In float64. Cost: O(h² d + d³) for each layer, O(heads² d d_head²) for each pair of parts and O(h² d_head) for a head on
     both inputs; memory O(d²) for each part, O(h²). A part that is zero composes with strength 0.
-    Errors: ArgumentError for what is no model, and for parts that do not do what their weights say. Source: Elhage et al. 2021 (composition of heads).
+    Errors: ArgumentError for what is no model, and for parts that do not do what their weights say.
+    Source: Elhage et al. 2021 (composition of heads).
     """
     require_expandable(model)
     wiring = model.wiring()

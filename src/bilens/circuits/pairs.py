@@ -81,7 +81,8 @@ def pairs(model: Expandable, inputs: Any, target: Target = None, position: int =
     """For each bilinear layer that writes to ``target`` (see ``expand``), the values of all pairs of what it reads.
 
     M = (L X)ᵀ Λ (R X), with X what each source wrote and Λ = diag(Dᵀ q), and a pair's value M_ab + M_ba: heads are one
-    source each, summed over the positions they look at. Cost: a forward pass in parts, and O(h d n + h n²) for each layer with n sources.
+    source each, summed over the positions they look at. Cost: a forward pass in parts, and O(h d n
+    + h n²) for each layer with n sources.
     """
     recording = record(model, inputs)
     goal = resolve(model, recording, target, position, measured=False)

@@ -50,7 +50,8 @@ def virtual(model: Expandable, expr: str) -> CP | Factored:
     Cost O(vocab d h) for the layer, O(vocab d d_head) for a head; memory that of the factors.
 
     Errors: ArgumentError where the expression does not read, saying at which character; for a part that the model does not
-    have, that reads what is written after it, or that does not do what its weights say. NotExactError for a layer that is opaque, and for two bilinear layers in
+    have, that reads what is written after it, or that does not do what its weights say.
+    NotExactError for a layer that is opaque, and for two bilinear layers in
     one expression: its order would be four or more, which is no CP over two inputs.
     Source: Elhage et al. 2021 (virtual heads); Sharkey, arXiv:2305.03452, section 3.
 
