@@ -145,10 +145,12 @@ def require_ends(model: Expandable, wiring: Wiring) -> None:
     leaves = model.leaf_weights()
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
+        if not isinstance(weight, Tensor):
+            continue
         leaf = next((leaf for leaf, rows in leaves.items() if rows is weight), None)
         if leaf is not None and hasattr(module, "embedding_dim"):
-            rows = torch.arange(min(PROBES, len(leaves[leaf])), device=weight.device)
-            _require_same(name, module(rows), weight[rows], weight[rows].abs().max(), f"the weights of {leaf}")
+            n = torch.arange(min(PROBES, len(weight)), device=weight.device)
+            _require_same(name, module(n), weight[n], weight[n].abs().max(), f"the weights of {leaf}")
         elif weight is wiring.readout:
             x = _random(weight, weight.shape[1])
             says = nn.functional.linear(x, weight, wiring.readout_bias)
