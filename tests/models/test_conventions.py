@@ -8,9 +8,9 @@ import copy
 import pytest
 import torch
 from torch import Tensor
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, StaticCache
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, StaticCache, Trainer, TrainingArguments
 
-from bilens import Transformer
+from bilens import Transformer, TransformerConfig
 from bilens.base.errors import ArgumentError, ShapeError
 
 STOCK = 1e-5
@@ -275,11 +275,14 @@ def test_compile_has_one_graph(both, masked, cached):
     torch._dynamo.reset()
 
 
-def test_trainer_smooths_the_labels_of_the_next_token():
-    """Trainer shifts labels only for the classes transformers knows by name."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    assert Transformer.__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+def test_trainer_smooths_the_labels_of_the_next_token(both, tmp_path):
+    """Trainer shifts labels only for the classes transformers knows by name. By hand: (1 − ε) nll + ε mean over tokens."""
+    how = TrainingArguments(str(tmp_path), label_smoothing_factor=0.25, use_cpu=True, report_to="none")
+    ours, labels = both[0], ids().masked_fill(ids() % 5 == 0, -100)
+    got = Trainer(ours, how).compute_loss(ours, {"input_ids": ids(), "labels": labels})
+    log, counted = ours(ids()).logits[:, :-1].log_softmax(-1), labels[:, 1:] >= 0
+    each = 0.75 * log.gather(-1, labels[:, 1:, None].clamp(min=0))[..., 0] + 0.25 * log.mean(-1)
+    torch.testing.assert_close(got.double(), -each[counted].mean(), rtol=1e-5, atol=1e-5)
 
 
 # Embeddings.
@@ -348,3 +351,16 @@ def test_a_cache_that_forgets_is_refused(both, refuses):
         config=LlamaConfig(**SMALL, sliding_window=4, layer_types=["sliding_attention"] * 2), max_cache_len=9
     )
     refuses(ArgumentError, lambda: both[0](ids(), past_key_values=cache), "past_key_values must keep every position")
+
+
+def test_without_heads_nothing_counts_positions(refuses):
+    """A cache that no head fills cannot say where the next token stands; ``generate`` says it itself."""
+    torch.manual_seed(0)
+    config = TransformerConfig(**SMALL | {"num_attention_heads": 0, "num_key_value_heads": 0}, positions="learned")
+    model = Transformer(config).double().eval()
+    first = model(ids()[:, :4], use_cache=True)
+    rest = {"past_key_values": first.past_key_values, "input_ids": ids()[:, 4:]}
+    refuses(ArgumentError, lambda: model(**rest), "position_ids must be given where no head fills a cache; got none")
+    torch.testing.assert_close(model(**rest, position_ids=torch.arange(4, 7)[None]).logits, model(ids()).logits[:, 4:])
+    given = {"do_sample": False, "max_new_tokens": 5, "eos_token_id": None}
+    assert torch.equal(model.generate(ids(), **given), model.generate(ids(), **given, use_cache=False))

@@ -102,6 +102,8 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         require_known(self, unknown)
         x = self._embed(input_ids, inputs_embeds)
         cache = self._cache(past_key_values, use_cache)
+        if position_ids is None and cache_position is None and past_key_values is not None:
+            self._require_counted()
         config = self.config
         patterns = switch("output_attentions", output_attentions, config.output_attentions)
         hidden = switch("output_hidden_states", output_hidden_states, config.output_hidden_states)
@@ -282,6 +284,11 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
             raise ArgumentError("gradient checkpointing", must="go without a cache", got=got, todo=todo)
         use = self.config.use_cache and not self.training if use is None else use
         return DynamicCache(config=self.config) if use and given is None else given
+
+    def _require_counted(self) -> None:
+        """A cache tells how many tokens came before only where heads fill it."""
+        if self.config.positions == "learned" and not self.config.num_attention_heads:
+            raise ArgumentError("position_ids", must="be given where no head fills a cache", got="none")
 
     def _placed(
         self, x: Float[Tensor, "b t d"], positions: Tensor | None, seen: int | Tensor
