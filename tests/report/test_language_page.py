@@ -56,7 +56,7 @@ def test_a_panel_shows_the_expansion_of_its_token(tmp_path):
     ids = model.read("Once upon")
     model = model.double()
     for n in range(ids.shape[1]):
-        chances = model.outputs(ids[:, : n + 1])[0, -1].softmax(-1)
+        chances = model.outputs(ids[:, : n + 1])[-1].softmax(-1)
         found = expand(model, ids[:, : n + 1], int(chances.argmax()), max_terms=TERMS)
         head = f'<h3><bdi>{escape(found.target)}</bdi> <span class="soft">{100 * float(chances.max()):.1f} %</span></h3>'
         assert head in text
