@@ -18,7 +18,7 @@ def test_directions_by_token_are_rows_of_the_unembedding(run, tmp_path):
     code, _, _ = run("decompose", MODEL, "--layer", 1, "--directions", " girl, boy", "-k", 3, "--save", tmp_path / "e")
     assert code == 0
     found, model = Eigen.load(tmp_path / "e"), load(MODEL)
-    assert found.labels == (" girl", " boy")
+    assert found.labels == ("␣girl", "␣boy")
     rows = model.lm_head.weight[[model.output_index(name) for name in found.labels]].detach()
     truth = eigen(model.blocks[1].mlp.tensor().detach(), rows, 3)
     assert torch.allclose(found.values, truth.values, rtol=1e-5)

@@ -30,6 +30,8 @@ def show_token(text: str) -> str:
     >>> show_token(" girl\\n")
     '␣girl⏎'
     """
+    if text.isprintable():  # nothing hidden: most tokens of a vocabulary
+        return text.replace(" ", SPACE)
     return "".join(VISIBLE.get(character, printable(character)) for character in text)
 
 

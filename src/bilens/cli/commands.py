@@ -41,6 +41,7 @@ DataName = Annotated[str, typer.Option("--data", help='"digits" (built in), or a
 TextName = Annotated[
     str, typer.Option("--data", help='"topics" (built in), a .txt or .xz file, a folder of them, or a Hugging Face dataset.')
 ]
+SpecialTokens = Annotated[bool, typer.Option(help="Read the text with the tokenizer's own special tokens (BOS).")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of every random choice.")]
 
 DETAILS = ("writes", "pairs", "paths")
@@ -373,6 +374,7 @@ def expand(
         typer.Option(metavar="FOLDER", help="A dictionary for the MLP input that it names; repeat it for more."),
     ] = None,
     graph: Annotated[Path | None, typer.Option(help="Also write the graph to this file (Neuronpedia's JSON).")] = None,
+    special_tokens: SpecialTokens = True,
     save: Save = None,
     json: AsJson = False,
 ) -> None:
@@ -400,7 +402,7 @@ def expand(
     loaded = _language_model(model).double()
     found = circuits.expand(
         loaded,
-        prompt,
+        circuits.Prompt(prompt, special_tokens),
         target if versus is None else (target, versus),
         position,
         detail=detail,  # type: ignore[arg-type]
@@ -443,10 +445,12 @@ def report(
         str | None, typer.Option(help="Images to test a classifier on; by default what it was trained on.")
     ] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="A text for a language model; repeat it for more.")] = None,
+    special_tokens: SpecialTokens = True,
 ) -> None:
     """Everything about a model as one page that opens from file:// with no network."""
     from bilens import Transformer, load
     from bilens.base.errors import ArgumentError
+    from bilens.circuits import Prompt
     from bilens.cli.output import quiet, say
     from bilens.report import write_page
     from bilens.training import load_images_for, read_about
@@ -457,9 +461,10 @@ def report(
     if isinstance(loaded, Transformer):
         if data is not None:
             raise ArgumentError("--data", must="be left out for a language model", got=data, todo="Pass --prompt.")
-        for text in prompt or ():
+        prompts = [Prompt(text, special_tokens) for text in prompt or ()]
+        for text in prompts:
             loaded.read(text)  # refused here rather than shown as a broken part of the page
-        page = write_page(loaded, prompt, output, about)
+        page = write_page(loaded, prompts or None, output, about)
     else:
         source = data or about.get("data")
         if source is None or prompt:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import is_whole
 from bilens.models.blocks import Block, Body
-from bilens.nn.expandable import Heads, Layer, Wiring
+from bilens.models.inputs import token_rows
+from bilens.models.tokens import require_unicode, vocabulary
+from bilens.nn.expandable import Heads, Layer, Prompt, Wiring
 
 
 class Wired:
@@ -29,25 +31,38 @@ class Wired:
         leaves = ("embed", "pos") if self.config.positions == "learned" else ("embed",)
         return Wiring(leaves, tuple(parts), self.model.norm, self.lm_head.weight, self.lm_head.bias)
 
-    def read(self, inputs: str | Int[Tensor, "*b t"] | Sequence[int]) -> Int[Tensor, "1 t"]:
-        """Token ids of one text: a string for the tokenizer, or ids as (t,), (1, t) or a list.
+    def read(self, inputs: Any) -> Int[Tensor, "1 t"]:
+        """Token ids of one text: what ``model(**tokenizer(text))`` reads.
+
+        ``inputs``: a string, with the special tokens that the tokenizer adds of itself (BOS); a ``Prompt``, which says
+        whether it does; ids as (t,), (1, t) or a list, each of them read as it is; or what a tokenizer returns (input_ids
+        and attention_mask), whose padding is left out and counts as no position.
 
         Errors: ArgumentError for text without a tokenizer, for nothing, for tokens that the model does not have or the
         tokenizer cannot make of the text, and for more of them than the context holds.
         """
-        ids = self._encode(inputs) if isinstance(inputs, str) else torch.as_tensor(inputs)
-        if ids.numel() == 0:
-            raise ArgumentError("inputs", must="hold at least one token", got="none")
-        if ids.is_floating_point() or ids.ndim not in (1, 2) or (ids.ndim == 2 and len(ids) != 1):
-            raise ShapeError("inputs", must="be one text, or its token ids (t,)", got=f"{ids.dtype} {tuple(ids.shape)}")
-        ids = ids.reshape(1, -1).to(self.lm_head.weight.device, torch.int64)
+        rows = token_rows(self._written(Prompt(inputs) if isinstance(inputs, str) else inputs))
+        if len(rows.ids) != 1:
+            got = f"{rows.ids.dtype} {tuple(rows.ids.shape)}"
+            raise ShapeError("inputs", must="be one text, or its token ids (t,)", got=got)
+        ids = rows.ids[rows.real][None].to(self.lm_head.weight.device)
+        if not ids.numel():
+            raise ArgumentError("inputs", must="hold at least one token", got="padding alone")
         if int(ids.min()) < 0 or int(ids.max()) >= self.config.vocab_size:
             got = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
             raise ArgumentError("inputs", must=f"be tokens 0 … {self.config.vocab_size - 1}", got=got)
         context = self.config.max_position_embeddings
         if ids.shape[1] > context:
-            raise ArgumentError("inputs", must=f"fit the context of {context} tokens", got=ids.shape[1], todo="Shorten it.")
+            must = f"fit the context of {context} tokens"
+            raise ArgumentError("inputs", must=must, got=ids.shape[1], todo="Shorten it.")
         return ids
+
+    def text(self, inputs: Int[Tensor, "1 t"]) -> str:
+        """What was written to get ``inputs``: special tokens left out; ids where there is no tokenizer."""
+        if self.tokenizer is None:
+            return " ".join(self.input_names(inputs))
+        plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        return self.tokenizer.decode(inputs[0].tolist(), **plain)
 
     @torch.no_grad()
     def leaves(self, inputs: Int[Tensor, "1 t"]) -> dict[str, Float[Tensor, "t d"]]:
@@ -70,35 +85,53 @@ class Wired:
         return self(inputs, use_cache=False).logits[0]  # type: ignore[operator]
 
     def output_index(self, name: str | int) -> int:
-        """A token by its id, or by its text where that is one token (" on" and "on" differ)."""
+        """A token by its id, by its text where that is one token (" on" and "on" differ), or by its name as shown."""
         if not isinstance(name, str):
             if not is_whole(name) or not 0 <= name < self.config.vocab_size:
-                raise ArgumentError("target", must=f"be a token 0 … {self.config.vocab_size - 1}", got=name)
+                raise ArgumentError("target", must=f"be a token 0 … {self.config.vocab_size - 1}", got=repr(name))
             return int(name)
-        ids = self._encode(name).tolist()
+        require_unicode("target", name)
+        words = None if self.tokenizer is None else vocabulary(self.tokenizer, self.config.vocab_size)
+        if words is not None and name in words.by_text:
+            return words.by_text[name]
+        if words is not None and name in words.by_name:
+            return words.by_name[name]
+        ids = self._encode(Prompt(name, special_tokens=False))
         if len(ids) != 1:
-            pieces = ", ".join(repr(piece) for piece in self.output_names(ids)) or "nothing"
-            raise ArgumentError(f"target {name!r}", must="be one token", got=pieces, todo="Mind the space before a word.")
+            pieces = ", ".join(map(repr, self.output_names(ids))) or "nothing"
+            todo = "Mind the space before a word."
+            raise ArgumentError(f"target {name!r}", must="be one token", got=pieces, todo=todo)
         return ids[0]
 
     def output_names(self, indices: Int[Tensor, " n"] | Sequence[int]) -> list[str]:
-        """The text of each token; its id where there is no tokenizer."""
+        """Each token's text as it is shown (␣ and ⏎ visible, its id beside a text that other tokens have too); its id
+        where there is no tokenizer."""
         ids = [int(index) for index in indices]
-        return [str(n) if self.tokenizer is None else self.tokenizer.decode([n]) for n in ids]
+        if self.tokenizer is None:
+            return [str(n) for n in ids]
+        names = vocabulary(self.tokenizer, self.config.vocab_size).names
+        return [names[n] for n in ids]
 
     def input_names(self, inputs: Int[Tensor, "1 t"]) -> list[str]:
         """The text of each token of ``inputs``."""
         return self.output_names(inputs[0])
 
-    def _encode(self, text: str) -> Int[Tensor, " t"]:
+    def _written(self, inputs: Any) -> Any:
+        """A prompt as the tokenizer's ids; anything else as it is."""
+        return self._encode(inputs) if isinstance(inputs, Prompt) else inputs
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        text = prompt.text
+        require_unicode("the text", text)
         if self.tokenizer is None:
             todo = "Pass token ids, or set model.tokenizer."
             raise ArgumentError("a text", must="come with a tokenizer beside the model", got="none", todo=todo)
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        unknown = self.tokenizer.unk_token_id
-        if unknown is not None and unknown in ids:
-            raise ArgumentError(f"the text {text!r}", must="be made of what the tokenizer knows", got="unknown characters")
-        return torch.tensor(ids, dtype=torch.int64)
+        plain = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        unknown, written = self.tokenizer.unk_token_id, self.tokenizer.unk_token or ""
+        if unknown is not None and unknown in plain and written not in text:
+            must = "be made of what the tokenizer knows"
+            raise ArgumentError(f"the text {text!r}", must=must, got="unknown characters")
+        return self.tokenizer(text)["input_ids"] if prompt.special_tokens else plain
 
 
 def _parts(n: int, block: Block, body: Body) -> list[Heads | Layer]:

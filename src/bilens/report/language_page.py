@@ -8,6 +8,7 @@ from typing import Any
 
 from bilens.circuits import Expansion, Term, expand, pairs, paths
 from bilens.models import Transformer
+from bilens.nn.expandable import Prompt
 from bilens.report.page import Section, exactness, recipe, result, section
 
 TERMS = 400  # of each token's expansion
@@ -26,11 +27,15 @@ class Branch:
     below: tuple["Branch", ...]
 
 
-def language_sections(model: Transformer, prompts: Sequence[str], about: dict[str, Any]) -> list[Section]:
+def language_sections(model: Transformer, prompts: Sequence[str | Prompt], about: dict[str, Any]) -> list[Section]:
     """All about a language model, and the paths of what it predicts after each token of ``prompts``."""
     model = model.eval()
-    shown = [section("paths", f"Paths: {prompt!r}", partial(_unfolded, model, prompt)) for prompt in prompts]
-    ends = [section("chart", f"Pairs behind the last token of {prompts[-1]!r}", partial(_pairs, model, prompts[-1]))]
+    texts = [prompt.text if isinstance(prompt, Prompt) else prompt for prompt in prompts]
+    shown = [
+        section("paths", f"Paths: {text!r}", partial(_unfolded, model, prompt))
+        for text, prompt in zip(texts, prompts, strict=True)
+    ]
+    ends = [section("chart", f"Pairs behind the last token of {texts[-1]!r}", partial(_pairs, model, prompts[-1]))]
     return [
         section("model", "The model", partial(_model, model, about)),
         section("exactness", "Exactness", partial(exactness, model)),
@@ -58,7 +63,7 @@ def _model(model: Transformer, about: dict[str, Any]) -> dict[str, Any]:
     return {"headline": headline, "beside": beside, "facts": facts}
 
 
-def _unfolded(model: Transformer, prompt: str) -> dict[str, Any]:
+def _unfolded(model: Transformer, prompt: str | Prompt) -> dict[str, Any]:
     exact = copy.deepcopy(model).double()
     ids = exact.read(prompt)
     left_out = max(0, ids.shape[1] - PROMPT)
@@ -110,7 +115,7 @@ def _branch(group: list[Term], depth: int, top: float) -> Branch:
     return Branch(label, value, width, len(group), _branches(group, depth + 1, top))
 
 
-def _pairs(model: Transformer, prompt: str) -> dict[str, Any]:
+def _pairs(model: Transformer, prompt: str | Prompt) -> dict[str, Any]:
     found = pairs(model, prompt)
     says = found.summary()[:1].upper() + found.summary()[1:]
     text = f"Each bilinear layer at the last position, over pairs of what it reads. Blue adds, orange takes away. {says}."

@@ -6,6 +6,7 @@ from typing import Any
 
 from bilens.base.errors import ArgumentError
 from bilens.models import Classifier, Transformer
+from bilens.nn.expandable import Prompt
 from bilens.report.classifier_page import classifier_sections
 from bilens.report.language_page import language_sections
 from bilens.report.page import Page, write_sections
@@ -16,7 +17,7 @@ STORY = "Once upon a time there was a little"
 
 def write_page(
     model: Classifier | Transformer,
-    data: ImageData | Sequence[str] | None,
+    data: ImageData | Sequence[str | Prompt] | None,
     folder: str | Path,
     about: dict[str, Any] | None = None,
 ) -> Page:

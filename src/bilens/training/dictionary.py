@@ -20,9 +20,11 @@ from torch.nn import functional
 from bilens.base.chunks import fingerprint, write_chunks
 from bilens.base.errors import ArgumentError
 from bilens.base.files import write_text
+from bilens.base.numerics import working_dtype
 from bilens.base.records import Record
 from bilens.features import Dictionary, DictionaryRecipe
 from bilens.models import Transformer, activations
+from bilens.nn.expandable import eager
 from bilens.nn.hooks import find_place, hooked
 from bilens.training.run import ABOUT, claim
 from bilens.training.text import Blocks, load_text
@@ -134,8 +136,8 @@ def measure(model: Transformer, dictionary: Dictionary, place: str, ids: Int[Ten
     at = find_place(place, model.wiring().parts)
     for side in ("input", "output"):
         dictionary.require_fits("dictionary", width=model.config.hidden_size, place=at.name, side=side)
-    dictionary = dictionary.to(model.device, model.dtype)
     x = torch.cat(list(activations(model, ids.split(BATCH), place)))
+    dictionary = dictionary.to(x.device, x.dtype)
     a = torch.cat([dictionary.encode(rows) for rows in x.split(4096)])
     missed = (x - dictionary.decode(a)).double().square().sum()
     variance = (x - x.mean(0)).double().square().sum()
@@ -157,9 +159,13 @@ def measure(model: Transformer, dictionary: Dictionary, place: str, ids: Int[Ten
 
 def _loss(model: Transformer, ids: Tensor, at: Any, instead: Callable[[Tensor], Tensor] | None) -> float:
     """Nats per predicted token, with ``instead`` of what the place holds in its place."""
-    total = 0.0
+    model, total = eager(model), 0.0
+
+    def replaced(x: Tensor) -> Tensor | None:
+        return None if instead is None else instead(x.to(working_dtype(x.dtype))).to(x)
+
     for batch in ids.split(BATCH):
-        with hooked(model.wiring().parts[at.part].module, at.side, lambda x: None if instead is None else instead(x)):
+        with hooked(model.wiring().parts[at.part].module, at.side, replaced):
             logits = model(input_ids=batch.to(model.device), use_cache=False).logits[:, :-1].flatten(0, 1).double()
         total += float(functional.cross_entropy(logits, batch[:, 1:].flatten().to(logits.device), reduction="sum"))
     return total / ids[:, 1:].numel() if len(ids) else float("nan")

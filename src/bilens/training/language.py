@@ -128,7 +128,8 @@ def evaluate_text(model: Transformer, blocks: Blocks, batch_size: int = 32) -> d
 
 
 def evaluate_text_on(model: Transformer, source: str) -> dict[str, float]:
-    """``evaluate_text`` on the held-out part of ``source``. Errors: ArgumentError for a model without a tokenizer."""
+    """``evaluate_text`` on the held-out part of ``source``, packed as in training: documents one after another with the
+    tokenizer's end between them, and no BOS in front. Errors: ArgumentError for a model without a tokenizer."""
     if model.tokenizer is None:
         raise ArgumentError("the model", must="have a tokenizer beside it", got="none", todo="Save one into its folder.")
     return evaluate_text(model, load_text(source, model.tokenizer, model.config.max_position_embeddings).valid)
