@@ -4,6 +4,7 @@ import heapq
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -238,7 +239,7 @@ def expand(
         raise ArgumentError("detail", must=f"be one of {', '.join(get_args(Detail))}", got=repr(detail))
     if max_terms is not None and (not is_whole(max_terms) or max_terms < 1):
         raise ArgumentError("max_terms", must="be at least 1, or None", got=max_terms)
-    if not 0 <= cutoff < 1:
+    if not isinstance(cutoff, Real) or isinstance(cutoff, bool) or not 0 <= cutoff < 1:
         raise ArgumentError("cutoff", must="be in [0, 1), relative to the sum of all |residual writes|", got=cutoff)
     recording = record(model, inputs, dictionaries)
     goal = resolve(model, recording, target, position)

@@ -57,6 +57,9 @@ def placed(dictionaries: Mapping[str, Sparse] | None, parts: Sequence[Heads | La
     for another place, a transcoder; ShapeError for another width than the model's.
     """
     found: dict[int, Sparse] = {}
+    if dictionaries is not None and not isinstance(dictionaries, Mapping):
+        must = "map places to dictionaries, or be None"
+        raise ArgumentError("dictionaries", must=must, got=type(dictionaries).__name__)
     for text, dictionary in (dictionaries or {}).items():
         part, side, place = find_place(text, parts)
         layer = parts[part]

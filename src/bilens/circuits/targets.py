@@ -113,9 +113,10 @@ def _vector(who: str, must: str, given: Any, like: Float[Tensor, " n"]) -> Float
     if not isinstance(given, Tensor) or tuple(given.shape) != tuple(like.shape):
         got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
         raise ShapeError(who, must=must, got=got)
-    if given.is_complex() or given.dtype == torch.bool or given.is_meta:
-        got = "no values (meta)" if given.is_meta else str(given.dtype)
-        raise ShapeError(who, must="hold real numbers", got=got)
+    dense = given.layout == torch.strided and not given.is_meta
+    if given.is_complex() or given.dtype == torch.bool or not dense:
+        got = f"{given.dtype}, {given.layout}, on {given.device}"
+        raise ShapeError(who, must="be dense and hold real numbers", got=got)
     made = given.detach().to(like)
     require_finite("", **{who: made})
     return made

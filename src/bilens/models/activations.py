@@ -12,7 +12,7 @@ from bilens.base.errors import ArgumentError
 from bilens.base.numerics import working_dtype
 from bilens.models.inputs import positions, token_rows
 from bilens.models.transformer import Transformer
-from bilens.nn.expandable import eager
+from bilens.nn.expandable import eager, require_expandable
 from bilens.nn.hooks import find_place, hear
 
 
@@ -27,6 +27,9 @@ def activations(model: Transformer, batches: Iterable[Any], place: str) -> Itera
     Errors: ArgumentError for a place that is not there, and for what is no token ids. Cost: a forward pass without its
     logits for each batch.
     """
+    require_expandable(model)
+    if not isinstance(batches, Iterable) or (isinstance(batches, Tensor) and batches.ndim < 2):
+        raise ArgumentError("batches", must="be a list of batches of token ids", got=type(batches).__name__)
     model = eager(model)
     parts = model.wiring().parts
     at = find_place(place, parts)

@@ -30,7 +30,10 @@ def find_place(text: str, parts: Sequence[Heads | Layer]) -> Place:
 
     Errors: ArgumentError where there is no such place; heads write one by one, so an attention layer has no output.
     """
-    side, names = text.rpartition(".")[2], {part.name: n for n, part in enumerate(parts)}
+    names = {part.name: n for n, part in enumerate(parts)}
+    if not isinstance(text, str):
+        raise ArgumentError("place", must="be a name, mlp0.input say", got=type(text).__name__)
+    side = text.rpartition(".")[2]
     name = short_name(text).removesuffix(f".{side}")
     if not PLACE.fullmatch(text) or name not in names:
         places = ", ".join(f"{name}.input" for name in names)
