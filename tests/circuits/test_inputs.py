@@ -165,7 +165,7 @@ def test_inputs_that_are_none_are_refused_in_one_line(inputs):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"target": At(torch.ones(8), 3)}, "place must be a name, mlp0.input say; got int"),
+        ({"target": lambda: At(torch.ones(8), 3)}, "place must be a name, mlp0.input say; got int"),
         ({"dictionaries": 3}, "dictionaries must map places to dictionaries, or be None; got int"),
         ({"cutoff": "a"}, "cutoff must be in [0, 1)"),
         ({"position": True}, "position must be -3 … 2; got True"),
@@ -174,4 +174,6 @@ def test_inputs_that_are_none_are_refused_in_one_line(inputs):
 )
 @pytest.mark.bad_input
 def test_other_arguments_are_refused_too(refuses, change, text):
-    refuses(ArgumentError, lambda: expand(reading(byte_level()), [1, 4, 2], **({"target": 3} | change)), text)
+    change = {name: value() if callable(value) else value for name, value in change.items()}
+    model = reading(byte_level())
+    refuses(ArgumentError, lambda: expand(model, [1, 4, 2], **({"target": 3} | change)), text)
