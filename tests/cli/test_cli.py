@@ -87,10 +87,10 @@ def test_demo(run, tmp_path, monkeypatch):
     about = tmp_path / "model" / "training.json"
     mine = about.read_text().replace('"steps": 20', '"steps": 21')  # a run on the same data that is no demo's
     demos = about.read_text()
-    for text in (mine, "{}"):
-        about.write_text(text)
+    for change in (lambda: about.write_text(mine), about.unlink):
+        change()
         code, _, err = run("demo", "--output", tmp_path)
-        assert (code, "must be new or an earlier demo's" in err) == (2, True)
+        assert (code, "must be new or an earlier demo's" in err) == (2, True), err
     about.write_text(demos)
     assert not _free_folder(tmp_path / "model").exists()  # an earlier demo makes way for the next
 
