@@ -2,7 +2,8 @@
 
 import json
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bilens.base.errors import FileError
+from bilens.base.errors import BilensError, ConfigError, FileError
 
 MIB = 2**20
 LARGEST = 64 * MIB  # of a JSON or TOML file: a vocabulary of a quarter of a million tokens takes 35
 # Types of weights that mean a number bilens computes with, by the names in a safetensors header.
-WEIGHT_TYPES = ("F64", "F32", "F16", "BF16")
+WEIGHT_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 TO_CONVERT = (
     "Convert its weights to float32, float16 or bfloat16 first: load it where it was made, .to(torch.bfloat16), save."
 )
@@ -70,12 +71,27 @@ def load_weights(file: Path, device: str = "cpu") -> dict[str, Tensor]:
         raise FileError(str(file), must="be an undamaged safetensors file", got=str(error)) from error
 
 
-def weight_dtypes(file: Path) -> set[torch.dtype]:
-    """Which types the weights of a safetensors file have."""
-    names = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+def weight_dtypes(file: Path) -> dict[str, torch.dtype]:
+    """The type of each weight in a safetensors file, by its name."""
     weight_shapes(file)
     with safe_open(file, framework="pt") as opened:
-        return {names[opened.get_slice(key).get_dtype()] for key in opened.keys()}
+        return {key: WEIGHT_TYPES[opened.get_slice(key).get_dtype()] for key in opened.keys()}
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Let every error inside name ``file``; what is none of bilens's own becomes a ConfigError.
+
+    For calling another library on what a file says: its exceptions are of many kinds, and none of them names the file.
+    """
+    try:
+        yield
+    except BilensError as error:
+        if str(file) in error.who:
+            raise
+        raise type(error)(f"{file}: {error.who}", must=error.must, got=error.got, todo=error.todo) from error
+    except Exception as error:
+        raise ConfigError(str(file), must="hold usable values", got=str(error) or type(error).__name__) from error
 
 
 def _parsed(file: Path, parse: Callable[[str], Any], kind: str) -> Any:

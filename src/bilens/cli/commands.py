@@ -55,6 +55,7 @@ def main() -> None:
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every command works on local files
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.showwarning = _warn
     logging.getLogger("transformers").setLevel(logging.ERROR)
     for stream in (sys.stdout, sys.stderr):  # where there is no λ it is written \u03bb: no two names become one
         if isinstance(stream, io.TextIOWrapper):
@@ -93,6 +94,12 @@ def _flush() -> None:
     """What was printed reaches its reader here, where it can still be said that it did not."""
     if sys.stdout is not None:
         sys.stdout.flush()
+
+
+def _warn(message: Warning | str, *where: Any) -> None:
+    from bilens.base.words import printable
+
+    print(f"bilens: warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 def _fail(message: str) -> NoReturn:
@@ -336,8 +343,7 @@ def convert(
     from bilens.base.errors import ArgumentError
     from bilens.base.files import require_new_folder
     from bilens.cli.output import quiet, say
-    from bilens.training import save_tokenizer
-    from bilens.training.run import save_model
+    from bilens.training import export
 
     quiet()
     require_one_of("--to", to, ("bilens", "llama"))
@@ -345,9 +351,7 @@ def convert(
     loaded = load(str(model))
     if not isinstance(loaded, Transformer):
         raise ArgumentError("MODEL", must="be a language model", got=type(loaded).__name__)
-    save_model(loaded.to_llama() if to == "llama" else loaded, output)
-    if loaded.tokenizer is not None:
-        save_tokenizer(loaded.tokenizer, output)
+    export(loaded.to_llama() if to == "llama" else loaded, output)
     say(f"{to} model in {output}")
 
 

@@ -55,7 +55,7 @@ def _fold(norm: Norm, target: Norm, *readers: nn.Linear) -> None:
         return
     for reader in readers:
         if isinstance(norm, LayerNorm):
-            reader.bias.add_(reader.weight @ norm.bias)
+            reader.bias.add_(reader.weight @ norm.bias.to(reader.weight))
         reader.weight.mul_(norm.weight)
     target.weight.fill_(1)
 

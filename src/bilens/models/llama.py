@@ -2,10 +2,11 @@
 
 from typing import Any
 
-import torch
-from transformers import LlamaConfig, PreTrainedConfig, PreTrainedModel
+from transformers import LlamaConfig, PreTrainedConfig
+from transformers.activations import ACT2FN
 
 from bilens.base.errors import ConfigError
+from bilens.models.keys import require_understood
 from bilens.models.transformer_config import TransformerConfig
 
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")
@@ -23,16 +24,8 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "pretraining_tp": (1, None),
     "sliding_window": (None,),
     "use_sliding_window": (False, None),
-    "max_window_layers": (),
-    "layer_types": (),
 }
-FREE = ("max_window_layers",)  # read only where a sliding window is used
-# Keys of transformers' own base class that do not change the function.
-NEUTRAL = {
-    "architectures", "chunk_size_feed_forward", "dtype", "id2label", "is_encoder_decoder", "label2id", "model_type",
-    "output_attentions", "output_hidden_states", "problem_type", "return_dict", "torch_dtype", "transformers_version",
-    "_name_or_path", "num_labels", "per_layer_config", "tie_last_hidden_states",
-}  # fmt: skip
+FREE = ("max_window_layers", "layer_types")  # the first is read only where a sliding window is used
 
 
 def config_from_llama(config: PreTrainedConfig) -> TransformerConfig:
@@ -41,8 +34,7 @@ def config_from_llama(config: PreTrainedConfig) -> TransformerConfig:
     kind = raw.get("model_type")
     if kind not in FAMILY:
         raise ConfigError("model_type", must=f"be one of {', '.join(FAMILY)}", got=repr(kind))
-    for key, value in raw.items():
-        _require_understood(key, value)
+    _require_family(raw)
     given = {key: raw[key] for key in SHARED if raw.get(key) is not None}
     given |= {key: raw.get(key, False) for key in BIASES}
     if kind == "qwen2":  # its q, k and v have biases that no key tells of
@@ -62,24 +54,21 @@ def config_to_llama(config: TransformerConfig) -> LlamaConfig:
     for key in ("num_attention_heads", "intermediate_size"):
         if not getattr(config, key):
             raise ConfigError(f"to_llama: {key}", must="be at least 1, as in every Llama", got=0)
-    return LlamaConfig(**{key: getattr(config, key) for key in (*SHARED, *BIASES)})
+    if config.hidden_act not in ACT2FN:
+        raise ConfigError("to_llama: hidden_act", must="be one transformers has", got=repr(config.hidden_act))
+    try:
+        return LlamaConfig(**{key: getattr(config, key) for key in (*SHARED, *BIASES)})
+    except Exception as error:  # its strict dataclass raises kinds of its own
+        raise ConfigError("to_llama", must="be of sizes that Llama can have", got=error) from error
 
 
-def _require_understood(key: str, value: Any) -> None:
-    known = {*SHARED, *BIASES, *NEUTRAL, *FREE}
-    if key == "layer_types":
-        if set(value or ()) - {"full_attention"}:
-            raise ConfigError(key, must="be full_attention in every layer", got=sorted(set(value)))
-        return
-    if key in ONLY and key not in FREE and value not in ONLY[key]:
-        raise ConfigError(key, must=f"be {ONLY[key][0]!r}", got=repr(value), todo="bilens does not have what it asks for.")
-    if key not in known and key not in ONLY:
-        raise ConfigError(key, must="be a key bilens understands", got=repr(value), todo="Nothing is skipped on import.")
-
-
-@torch.no_grad()
-def copy_weights(source: PreTrainedModel, target: PreTrainedModel) -> None:
-    """Every weight of ``source`` into ``target``, name by name. Errors: ConfigError where a name is on one side only."""
-    missing, unexpected = target.load_state_dict(source.state_dict(), strict=False)
-    for name in sorted({*missing, *unexpected}):
-        raise ConfigError("the checkpoint", must="hold the weights its config names", got=f"{name} on one side only")
+def _require_family(raw: dict[str, Any]) -> None:
+    """Raise ConfigError for the first key of ``raw`` that means something bilens does not have."""
+    require_understood(raw, {*SHARED, *BIASES, *ONLY, *FREE})
+    for key, allowed in ONLY.items():
+        if raw.get(key, allowed[0]) not in allowed:
+            todo = "bilens does not have what it asks for."
+            raise ConfigError(key, must=f"be {allowed[0]!r}", got=repr(raw[key]), todo=todo)
+    kinds = raw.get("layer_types") or ()
+    if any(kind != "full_attention" for kind in kinds):
+        raise ConfigError("layer_types", must="be full_attention in every layer", got=kinds)

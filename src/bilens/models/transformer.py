@@ -24,10 +24,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils.generic import can_return_tuple
 
 from bilens.base.errors import ArgumentError, ShapeError
+from bilens.base.numerics import working_dtype
 from bilens.models.arguments import IGNORED, cross_entropy, require_known, switch, whole_numbers
 from bilens.models.blocks import Block, Body
+from bilens.models.carry import carry, common_dtype, copied, filled, sketched
 from bilens.models.folding import fold, folded_config, padded
-from bilens.models.llama import config_from_llama, config_to_llama, copy_weights
+from bilens.models.llama import config_from_llama, config_to_llama
 from bilens.models.masking import attention_mask as mask_of
 from bilens.models.masking import require_cache, seen_by
 from bilens.models.transformer_config import TransformerConfig
@@ -141,31 +143,29 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         With ``hidden_act: "linear"`` it is bilinear; with any other gate its MLPs are not exact (``config.is_exact``).
         Errors: ConfigError naming the first config key that is not understood; nothing is skipped.
         """
-        made = cls(config_from_llama(model.config)).to(model.device, model.dtype)  # type: ignore[arg-type]
-        copy_weights(model, made)
-        return made.train(model.training)
+        made = sketched(cls, config_from_llama(model.config))
+        return carry(model, filled(made, copied(model)))
 
     def to_llama(self) -> LlamaForCausalLM:
         """The model as a plain LlamaForCausalLM with the very same weights, for whatever runs those.
 
         Errors: ConfigError naming the first key by which this model is outside Llama's family.
         """
-        config = config_to_llama(self.config)  # made in its dtype: a cast would round stock's RoPE too
-        made = AutoModelForCausalLM.from_config(config, dtype=self.dtype).to(self.device)
-        copy_weights(self, made)
-        return made.train(self.training)
+        made = sketched(LlamaForCausalLM, config_to_llama(self.config))
+        return carry(self, filled(made, copied(self)))
 
     def folded(self) -> "Transformer":
         """A new model, same logits, whose norm weights are folded into what reads them; LayerNorms have become RMSNorms.
 
-        ``config.folded`` remembers it. Embeddings that were tied are tied no more. Cost: one copy of the weights.
+        ``config.folded`` remembers it. Embeddings that were tied are tied no more. A model of a half type becomes float32,
+        which holds products of its weights exactly. Cost: one copy of the weights.
         """
         made = type(self)(folded_config(self.config))
-        nn.Module.to(made, self.device, self.dtype)
+        dtype = common_dtype({parameter.dtype for parameter in self.parameters()})
+        nn.Module.to(made, self.device, working_dtype(dtype))
         made.load_state_dict(padded(self.state_dict(), made.state_dict()))
         fold(self.model, made.model, made.lm_head)
-        made.tokenizer = self.tokenizer
-        return made.train(self.training)
+        return carry(self, made)
 
     # Weights by TransformerLens's names: x @ W, heads and layers first.
 

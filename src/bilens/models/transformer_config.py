@@ -5,12 +5,12 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from bilens.base.errors import ConfigError
-from bilens.models.config import require_bool, require_count, require_known_keys
+from bilens.models.config import require_bool, require_count, require_known_keys, require_number, require_token
+from bilens.models.rope import THETA, rope_parameters
 from bilens.nn.mlp import ACTIVATIONS
 from bilens.nn.norm import NORMS
 
 POSITIONS = ("rope", "learned", "none")
-ROPES = ("default", "linear", "llama3")  # the kinds whose angles do not depend on the length of the text
 COUNTS = ("vocab_size", "hidden_size", "max_position_embeddings")
 FLAGS = (
     "gated",
@@ -21,8 +21,10 @@ FLAGS = (
     "qk_norm",
     "tie_word_embeddings",
     "folded",
+    "use_cache",
 )
-COUNTS_OR_NONE = ("num_hidden_layers", "num_attention_heads", "intermediate_size")
+COUNTS_OR_NONE = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+MOST_LAYERS = 10_000
 
 
 class TransformerConfig(PreTrainedConfig):
@@ -66,31 +68,56 @@ class TransformerConfig(PreTrainedConfig):
     pad_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        require_known_keys(type(self), kwargs)
+        scaling, theta = kwargs.pop("rope_scaling", None), kwargs.pop("rope_theta", None)  # how older files say it
+        require_known_keys(type(self), kwargs | {"dtype": self.dtype, "id2label": self.id2label})
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.attention_out_bias is None:
             self.attention_out_bias = self.attention_bias
         self._check()
-        if self.head_dim is None and self.num_attention_heads:
-            self.head_dim = self.hidden_size // self.num_attention_heads
-        self.rope_parameters = {"rope_type": "default", "rope_theta": 10000.0} | dict(self.rope_parameters or {})
-        if self.rope_parameters["rope_type"] not in ROPES:
-            _refuse("rope_parameters.rope_type", f"be one of {', '.join(ROPES)}", self.rope_parameters["rope_type"])
+        self._check_heads()
+        given = self.rope_parameters if scaling is None else scaling
+        self.rope_parameters = rope_parameters(given, theta or THETA, self.max_position_embeddings)
         super().__post_init__(**kwargs)
 
     def _check(self) -> None:
         for names, least in ((COUNTS, 1), (COUNTS_OR_NONE, 0)):
             for name in names:
                 require_count("TransformerConfig", name, getattr(self, name), least)
+        if self.num_hidden_layers > MOST_LAYERS:
+            _refuse("num_hidden_layers", f"be at most {MOST_LAYERS}", self.num_hidden_layers)
         for name in FLAGS:
             require_bool("TransformerConfig", name, getattr(self, name))
+        for name in ("rms_norm_eps", "initializer_range"):
+            require_number("TransformerConfig", name, getattr(self, name), least=0)
         for name, known in (("norm", NORMS), ("positions", POSITIONS), ("hidden_act", tuple(ACTIVATIONS))):
             if getattr(self, name) not in known:
                 _refuse(name, f"be one of {', '.join(known)}", repr(getattr(self, name)))
-        heads = self.num_attention_heads
-        if heads and self.head_dim is None and self.hidden_size % heads:
-            _refuse("hidden_size", f"be a multiple of num_attention_heads = {heads}, or head_dim be given", self.hidden_size)
+        self._check_tokens()
+
+    def _check_heads(self) -> None:
+        heads, groups = self.num_attention_heads, self.num_key_value_heads or 0
+        if not heads:
+            return
+        if self.head_dim is None:
+            if self.hidden_size % heads:
+                must = f"be a multiple of num_attention_heads = {heads}, or head_dim be given"
+                _refuse("hidden_size", must, self.hidden_size)
+            self.head_dim = self.hidden_size // heads
+        require_count("TransformerConfig", "head_dim", self.head_dim)
+        require_count("TransformerConfig", "num_key_value_heads", groups)
+        if heads % groups:
+            _refuse("num_attention_heads", f"be a multiple of num_key_value_heads = {groups}", heads)
+        if self.positions == "rope" and self.head_dim % 2:
+            _refuse("head_dim", "be even for rotary positions", self.head_dim)
+
+    def _check_tokens(self) -> None:
+        ends = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
+        if self.eos_token_id == []:
+            _refuse("eos_token_id", "be a token's id, or a list of them", "an empty list")
+        named = [("bos_token_id", self.bos_token_id), ("pad_token_id", self.pad_token_id)]
+        for name, value in [*named, *(("eos_token_id", end) for end in ends)]:
+            require_token("TransformerConfig", name, value, self.vocab_size)
 
     @property
     def is_exact(self) -> bool:

@@ -11,6 +11,7 @@ from bilens.training.classify import (
 )
 from bilens.training.compare import VARIANTS, Comparison, compare
 from bilens.training.dictionary import harvest, measure, shuffled, train_dictionary
+from bilens.training.export import export
 from bilens.training.idx import read_idx
 from bilens.training.images import ImageData, Images, load_images
 from bilens.training.language import TextRecipe, evaluate_text, evaluate_text_on, read_recipe, train_language
@@ -33,6 +34,7 @@ __all__ = [
     "evaluate_on",
     "evaluate_text",
     "evaluate_text_on",
+    "export",
     "harvest",
     "load_images",
     "load_images_for",

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast, set_seed
 from bilens.base.errors import ArgumentError, ConfigError, FileError
 from bilens.base.files import write_text
 from bilens.models import Transformer, TransformerConfig
+from bilens.models.tokenizing import vocabulary_size
 from bilens.training.processes import first_does
 from bilens.training.run import ABOUT, Schedule, claim, train
 from bilens.training.text import Blocks, load_text
@@ -53,7 +54,7 @@ class TextRecipe:
 
     def configure(self, tokenizer: PreTrainedTokenizerFast) -> TransformerConfig:
         """The model of this recipe for the tokens of ``tokenizer``."""
-        given: dict[str, Any] = {"vocab_size": len(tokenizer)}
+        given: dict[str, Any] = {"vocab_size": vocabulary_size(tokenizer)}
         given |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
         return TransformerConfig(**(given | dict(self.model)))
 

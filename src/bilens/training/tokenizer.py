@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from bilens.base.errors import ArgumentError, FileError
+from bilens.models.tokenizing import PAIR, read_tokenizer
 from bilens.training.text import END, pieces, split_documents
 
 SMALLEST = 256 + 1  # every byte, and the end of text
@@ -60,18 +61,17 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, output: str | Path) -> No
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """The tokenizer in ``folder``: one that ``save_tokenizer`` wrote, or any other with the same two files.
+    """The tokenizer in ``folder``: one that ``save_tokenizer`` wrote, or any other with the same two files, or with
+    vocab.json and merges.txt.
 
     Errors: FileError where the folder or a file is missing or damaged.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileError(str(folder), must="be a tokenizer folder", got="a file" if folder.exists() else "nothing there")
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise FileError(str(folder), must=f"hold {name}", got="none", todo="Name a folder bilens train tokenizer wrote.")
-    try:
-        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # tokenizers raises Exception itself
-        reason = " ".join(str(error).split())
-        raise FileError(str(folder), must=f"hold an undamaged {' and '.join(FILES)}", got=reason.rstrip(".")) from error
+    if not all((folder / name).is_file() for name in PAIR):  # GPT-2's form, which needs no more
+        for name in FILES:
+            if not (folder / name).is_file():
+                todo = "Name a folder bilens train tokenizer wrote."
+                raise FileError(str(folder), must=f"hold {name}", got="none", todo=todo)
+    return read_tokenizer(folder)

@@ -1,0 +1,77 @@
+"""Tokenizers beside a model: every form that transformers reads, and an error for one that it does not."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import AutoTokenizer, GPT2Tokenizer
+
+from bilens.base.errors import FileError
+from bilens.base.reading import read_json_object, require_file
+
+WHOLE = "tokenizer.json"
+PAIR = ("vocab.json", "merges.txt")  # byte-level BPE as GPT-2 wrote it
+PIECES = ("tokenizer.model", "spiece.model")  # SentencePiece
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+FILES = (WHOLE, *PAIR, *PIECES, "vocab.txt", *SETTINGS)
+END = "<|endoftext|>"
+
+
+def read_tokenizer(folder: Path, vocab_size: int | None = None) -> Any:
+    """The tokenizer of ``folder``; None only where no file of one is there.
+
+    tokenizer.json, vocab.json with merges.txt, and tokenizer.model where sentencepiece is installed; its chat template too.
+    Errors: FileError for files that cannot be read, or tokens with ids of ``vocab_size`` and above.
+    """
+    there = [name for name in FILES if (folder / name).exists()]
+    if not there:
+        return None
+    for name in there:
+        require_file(folder / name)  # no pipe, which would be waited for
+        if name.endswith(".json"):
+            read_json_object(folder / name)
+    tokenizer = _read(folder, there)
+    size = vocabulary_size(tokenizer)
+    if vocab_size is not None and size > vocab_size:
+        must, todo = f"know at most the model's {vocab_size} tokens", "Use the tokenizer it was trained with."
+        raise FileError(str(folder / there[0]), must=must, got=size, todo=todo)
+    return tokenizer
+
+
+def vocabulary_size(tokenizer: Any) -> int:
+    """How many embeddings the tokens need: the largest id and one, which is more than ``len`` where ids have holes."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
+
+
+def _read(folder: Path, there: list[str]) -> Any:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if _knows_more_than_marks(tokenizer):
+            return tokenizer
+        reason = "special tokens alone"  # what transformers makes of files that are not its class's
+    except Exception as error:  # tokenizers raises Exception itself
+        reason = str(error)
+    if WHOLE not in there and set(PAIR) <= set(there):
+        return _byte_level(folder, reason)
+    todo = ""
+    if WHOLE not in there and set(PIECES) & set(there) and find_spec("sentencepiece") is None:
+        reason, todo = f"{there[0]} alone", "Install sentencepiece to read it, or save it as tokenizer.json."
+    raise FileError(str(folder / there[0]), must="be a readable tokenizer", got=reason, todo=todo)
+
+
+def _knows_more_than_marks(tokenizer: Any) -> bool:
+    return bool(tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens))
+
+
+def _byte_level(folder: Path, reason: str) -> Any:
+    """vocab.json and merges.txt where nothing else says what they are: GPT-2's, if every byte is among the tokens."""
+    vocabulary = read_json_object(folder / PAIR[0])
+    if not set(ByteLevel.alphabet()) <= vocabulary.keys():
+        raise FileError(str(folder / PAIR[0]), must="be a readable tokenizer", got=reason)
+    end = END if END in vocabulary else None
+    files = {"vocab": str(folder / PAIR[0]), "merges": str(folder / PAIR[1])}
+    try:
+        return GPT2Tokenizer(**files, unk_token=end, bos_token=end, eos_token=end)
+    except Exception as error:
+        raise FileError(str(folder / PAIR[1]), must="be a readable tokenizer", got=str(error)) from error
