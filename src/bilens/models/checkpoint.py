@@ -17,7 +17,10 @@ INDEX = f"{WEIGHTS}.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 NO_WEIGHTS = ("optimizer", "rng_state", "scaler", "scheduler", "training_args")  # what else Trainer pickles
 NESTED = ("model_state_dict", "state_dict", "model", "module")  # where training scripts put the weights
-BUFFERS = (".rotary_emb.inv_freq", ".attn.rotary.inv_freq")  # old files hold RoPE's frequencies; they follow from config.json
+BUFFERS = (
+    ".rotary_emb.inv_freq",
+    ".attn.rotary.inv_freq",
+)  # old files hold RoPE's frequencies; they follow from config.json
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class ClassifierConfig(PreTrainedConfig):
     input_noise: float = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
-        require_known_keys(type(self), kwargs)
+        require_known_keys(self, kwargs)
         for name in ("hidden_size", "num_hidden_layers"):
             require_count("ClassifierConfig", name, getattr(self, name))
         for name in ("residual", "bias"):

@@ -13,20 +13,23 @@ from bilens.models.keys import is_metadata, require_understood
 MOST = 2**31  # no size of a model is beyond it
 
 
-def require_known_keys(config: type[PreTrainedConfig], given: dict[str, Any]) -> None:
-    """Raise ConfigError naming the first key of ``given`` that ``config`` does not have, or another model's type."""
+def require_known_keys(config: PreTrainedConfig, given: dict[str, Any]) -> None:
+    """Raise ConfigError where ``config`` is made with a key of ``given`` that it does not have, or is another model's.
+
+    What it shares with every model of transformers is checked too: it may say nothing that bilens does not do.
+    """
+    who, kind = type(config).__name__, given.get("model_type", config.model_type)
+    if kind != config.model_type:
+        todo = "bilens.load reads the other families."
+        raise ConfigError(f"{who}.model_type", must=f"be {config.model_type!r}", got=repr(kind), todo=todo)
     known = {field.name for field in fields(config)}
     for key in given:
         if key not in known and not is_metadata(key):
-            own = ", ".join(field.name for field in fields(config) if field.name in vars(config).get("__annotations__", {}))
-            raise ConfigError(
-                f"{config.__name__}.{key}", must="be a key it knows", got="an unknown one", todo=f"Its keys: {own}."
-            )
-    require_understood(given, known, f"{config.__name__}.")
-    kind = given.get("model_type", config.model_type)
-    if kind != config.model_type:
-        todo = "bilens.load reads the other families."
-        raise ConfigError(f"{config.__name__}.model_type", must=f"be {config.model_type!r}", got=repr(kind), todo=todo)
+            annotations = vars(type(config)).get("__annotations__", {})
+            own = ", ".join(field.name for field in fields(config) if field.name in annotations)
+            raise ConfigError(f"{who}.{key}", must="be a key it knows", got="an unknown one", todo=f"Its keys: {own}.")
+    shared = {key: getattr(config, key) for key in known if is_metadata(key)}
+    require_understood(shared | given, known - shared.keys(), f"{who}.")
 
 
 def require_count(config: str, key: str, value: Any, least: int = 1) -> None:
@@ -49,7 +52,12 @@ def require_bool(config: str, key: str, value: Any) -> None:
         raise ConfigError(f"{config}.{key}", must="be true or false", got=repr(value))
 
 
-def require_token(config: str, key: str, value: Any, vocab_size: int) -> None:
-    """Raise ConfigError unless ``value`` is None or a token's id below ``vocab_size``."""
-    if value is not None and not (is_whole(value) and 0 <= value < vocab_size):
-        raise ConfigError(f"{config}.{key}", must=f"be a token's id, 0 … {vocab_size - 1}", got=repr(value))
+def require_tokens(config: Any, vocab_size: int, who: str = "") -> None:
+    """Raise ConfigError unless the ids of the special tokens are in the vocabulary; of ends there may be several."""
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    if not ends:
+        raise ConfigError(f"{who}eos_token_id", must="be a token's id, or a list of them", got="an empty list")
+    named = [("bos_token_id", config.bos_token_id), ("pad_token_id", config.pad_token_id)]
+    for key, value in [*named, *(("eos_token_id", end) for end in ends)]:
+        if value is not None and not (is_whole(value) and 0 <= value < vocab_size):
+            raise ConfigError(f"{who}{key}", must=f"be a token's id, 0 … {vocab_size - 1}", got=repr(value))

@@ -71,7 +71,7 @@ def shapes_of_dooms(wanted: Mapping[str, tuple[int, ...]], config: TransformerCo
     """What the files must hold, by their own names."""
     d, hidden = config.hidden_size, config.intermediate_size
     fused = (2 if config.gated else 1) * hidden
-    found = {WTE: (config.vocab_size, d), "lm_head.weight": (config.vocab_size, d)}
+    found: dict[str, tuple[int, ...]] = {WTE: (config.vocab_size, d), "lm_head.weight": (config.vocab_size, d)}
     for layer in range(config.num_hidden_layers):
         at = f"transformer.h.{layer}"
         found |= {f"{at}.attn.qkv.weight": (3 * d, d), f"{at}.attn.o.weight": (d, d)}
@@ -108,7 +108,7 @@ def weights_from_dooms(weights: dict[str, Tensor], config: TransformerConfig) ->
 
 def _size(given: dict[str, Any], key: str) -> int:
     """A size by its name here, so that an error names what the file says."""
-    value = given.get(key)
+    value: Any = given.get(key)
     if not is_whole(value) or value < 1:
         raise ConfigError(key, must="be a whole number ≥ 1", got=repr(value))
     return value

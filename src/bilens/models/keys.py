@@ -19,8 +19,8 @@ METADATA = {
     "exponential_decay_length_penalty", "experts_implementation", "finetuning_task", "forced_bos_token_id",
     "forced_eos_token_id", "id2label", "is_llama_config", "label2id", "mask_token_id", "model_max_length", "model_type",
     "name_or_path", "num_labels", "output_attentions", "output_hidden_states", "output_scores", "prefix", "problem_type",
-    "remove_invalid_values", "return_dict", "return_dict_in_generate", "sep_token_id", "suppress_tokens",
-    "task_specific_params", "tf_legacy_loss", "tie_last_hidden_states", "tokenizer_class", "torch_dtype", "torchscript",
+    "remove_invalid_values", "return_dict_in_generate", "sep_token_id", "suppress_tokens",
+    "task_specific_params", "tf_legacy_loss", "tie_last_hidden_states", "tokenizer_class", "torch_dtype",
     "transformers.js_config", "transformers_version", "unk_token_id", "unsloth_fixed", "unsloth_version", "use_cache",
 }  # fmt: skip
 # These change the function at any other value than the ones named here.
@@ -32,11 +32,14 @@ NOTHING: dict[str, tuple[Any, ...]] = {
     "per_layer_config": (None, {}),
     "pruned_heads": (None, {}),
     "quantization_config": (None,),
+    "return_dict": (True, None),
     "rope_interleaved": (False, None),
     "tie_encoder_decoder": (False, None),
+    "torchscript": (False, None),
     "use_bfloat16": (False, None),
     "use_mrope": (False, None),
 }
+SWITCHES = ("output_attentions", "output_hidden_states")
 
 
 def is_metadata(key: str) -> bool:
@@ -67,6 +70,9 @@ def require_metadata(given: Mapping[str, Any], who: str = "") -> None:
     labels = given.get("num_labels")
     if labels is not None and not (is_whole(labels) and 0 <= labels <= MOST_LABELS):
         raise ConfigError(who + "num_labels", must=f"be a whole number up to {MOST_LABELS}", got=repr(labels))
+    for key in SWITCHES:
+        if not isinstance(given.get(key), bool | None):
+            raise ConfigError(who + key, must="be true or false", got=repr(given[key]))
     for key in ("id2label", "label2id"):
         if not isinstance(given.get(key), dict | None):
             raise ConfigError(who + key, must="be an object", got=repr(given[key]))

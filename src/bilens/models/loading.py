@@ -19,6 +19,7 @@ from bilens.base.reading import naming, read_json_object
 from bilens.models.carry import EMBED, HEAD, filled, sketched
 from bilens.models.checkpoint import Checkpoint, open_checkpoint
 from bilens.models.classifier import Classifier, ClassifierConfig
+from bilens.models.config import require_tokens
 from bilens.models.dooms import config_from_dooms, is_dooms, shapes_of_dooms, weights_from_dooms
 from bilens.models.keys import require_metadata
 from bilens.models.llama import FAMILY, config_from_llama
@@ -153,7 +154,7 @@ def _require_sizes(raw: dict[str, Any], checkpoint: Checkpoint, file: Path) -> N
     """Raise ConfigError where config.json asks for more than the files hold, before anything of that size is made."""
     for keys, most in ((SIZES, checkpoint.longest), (DEPTHS, len(checkpoint.shapes))):
         for key in keys:
-            value = raw.get(key)
+            value: Any = raw.get(key)
             if is_whole(value) and value > most:
                 must = f"be at most {most}, as the weights beside it"
                 raise ConfigError(f"{file}: {key}", must=must, got=value)
@@ -183,4 +184,6 @@ def _generation(folder: Path, model: Transformer) -> GenerationConfig:
         return model.generation_config
     raw = read_json_object(file)
     with naming(file):
-        return GenerationConfig.from_dict(raw)
+        found = GenerationConfig.from_dict(raw)
+        require_tokens(found, model.config.vocab_size)
+    return found

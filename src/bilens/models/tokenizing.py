@@ -8,6 +8,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoTokenizer, GPT2Tokenizer
 
 from bilens.base.errors import FileError
+from bilens.base.numerics import is_whole
 from bilens.base.reading import read_json_object, require_file
 
 WHOLE = "tokenizer.json"
@@ -28,9 +29,7 @@ def read_tokenizer(folder: Path, vocab_size: int | None = None) -> Any:
     if not there:
         return None
     for name in there:
-        require_file(folder / name)  # no pipe, which would be waited for
-        if name.endswith(".json"):
-            read_json_object(folder / name)
+        _require_sound(folder / name)
     tokenizer = _read(folder, there)
     size = vocabulary_size(tokenizer)
     if vocab_size is not None and size > vocab_size:
@@ -42,6 +41,18 @@ def read_tokenizer(folder: Path, vocab_size: int | None = None) -> Any:
 def vocabulary_size(tokenizer: Any) -> int:
     """How many embeddings the tokens need: the largest id and one, which is more than ``len`` where ids have holes."""
     return max(tokenizer.get_vocab().values(), default=-1) + 1
+
+
+def _require_sound(file: Path) -> None:
+    """Raise FileError for a file that readers would wait for, run out of memory on, or take half of without a word."""
+    require_file(file)
+    if file.stat().st_size == 0:
+        raise FileError(str(file), must="hold a part of a tokenizer", got="nothing in it")
+    found = read_json_object(file) if file.suffix == ".json" else {}
+    if file.name == PAIR[0]:
+        for token, index in found.items():
+            if not is_whole(index) or index < 0:
+                raise FileError(str(file), must="give each token its id", got=f"{index!r} for {token!r}")
 
 
 def _read(folder: Path, there: list[str]) -> Any:
@@ -70,8 +81,9 @@ def _byte_level(folder: Path, reason: str) -> Any:
     if not set(ByteLevel.alphabet()) <= vocabulary.keys():
         raise FileError(str(folder / PAIR[0]), must="be a readable tokenizer", got=reason)
     end = END if END in vocabulary else None
-    files = {"vocab": str(folder / PAIR[0]), "merges": str(folder / PAIR[1])}
+    given: dict[str, Any] = {"vocab": str(folder / PAIR[0]), "merges": str(folder / PAIR[1])}
+    given |= dict.fromkeys(("unk_token", "bos_token", "eos_token"), end)
     try:
-        return GPT2Tokenizer(**files, unk_token=end, bos_token=end, eos_token=end)
+        return GPT2Tokenizer(**given)
     except Exception as error:
         raise FileError(str(folder / PAIR[1]), must="be a readable tokenizer", got=str(error)) from error

@@ -5,7 +5,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from bilens.base.errors import ConfigError
-from bilens.models.config import require_bool, require_count, require_known_keys, require_number, require_token
+from bilens.models.config import require_bool, require_count, require_known_keys, require_number, require_tokens
 from bilens.models.rope import THETA, rope_parameters
 from bilens.nn.mlp import ACTIVATIONS
 from bilens.nn.norm import NORMS
@@ -69,7 +69,7 @@ class TransformerConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         scaling, theta = kwargs.pop("rope_scaling", None), kwargs.pop("rope_theta", None)  # how older files say it
-        require_known_keys(type(self), kwargs | {"dtype": self.dtype, "id2label": self.id2label})
+        require_known_keys(self, kwargs)
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.attention_out_bias is None:
@@ -93,7 +93,7 @@ class TransformerConfig(PreTrainedConfig):
         for name, known in (("norm", NORMS), ("positions", POSITIONS), ("hidden_act", tuple(ACTIVATIONS))):
             if getattr(self, name) not in known:
                 _refuse(name, f"be one of {', '.join(known)}", repr(getattr(self, name)))
-        self._check_tokens()
+        require_tokens(self, self.vocab_size, "TransformerConfig.")
 
     def _check_heads(self) -> None:
         heads, groups = self.num_attention_heads, self.num_key_value_heads or 0
@@ -110,14 +110,6 @@ class TransformerConfig(PreTrainedConfig):
             _refuse("num_attention_heads", f"be a multiple of num_key_value_heads = {groups}", heads)
         if self.positions == "rope" and self.head_dim % 2:
             _refuse("head_dim", "be even for rotary positions", self.head_dim)
-
-    def _check_tokens(self) -> None:
-        ends = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
-        if self.eos_token_id == []:
-            _refuse("eos_token_id", "be a token's id, or a list of them", "an empty list")
-        named = [("bos_token_id", self.bos_token_id), ("pad_token_id", self.pad_token_id)]
-        for name, value in [*named, *(("eos_token_id", end) for end in ends)]:
-            require_token("TransformerConfig", name, value, self.vocab_size)
 
     @property
     def is_exact(self) -> bool:
