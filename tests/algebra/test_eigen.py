@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from bilens.algebra import QuadraticForm
+from bilens.algebra import CP, QuadraticForm
+from bilens.base.errors import ArgumentError, RangeError
+from bilens.decompose import eigen
 
 SIZES = {"full": (6, 4), "reduced": (9, 3)}  # (i, h); reduced where 2h < i
 ORDER = {"magnitude": lambda v: -abs(v), "top": lambda v: -v, "bottom": lambda v: v}
@@ -151,3 +153,50 @@ def test_rows_say_what_each_pair_is(make):
     assert (round(first["value"], 9), round(second["value"], 9)) == (4, -3)
     assert round(first["share of ‖Q‖²"], 9) == 16 / 25
     assert "2 eigenpairs by magnitude of size 2, dense in float64" in form.eigh().summary()
+
+
+SCALES = [
+    (torch.float32, 1e-30),
+    (torch.float32, 1e-18),
+    (torch.float32, 1e30),
+    (torch.float64, 1e-200),
+    (torch.float64, 1e200),
+]
+
+
+@pytest.mark.parametrize("method", ["dense", "lanczos"])
+@pytest.mark.parametrize("where", ["out", "left", "all", "one unit"])
+@pytest.mark.parametrize(("dtype", "scale"), SCALES)
+def test_relative_figures_do_not_depend_on_the_scale(dtype, scale, where, method, maker):
+    plain = maker(1, dtype).cp(3, 12, h=20)
+    by = {"out": (scale, 1, 1), "left": (1, scale, 1), "all": (scale,) * 3, "one unit": (1, 1, 1)}[where]
+    factors = [factor * size for factor, size in zip((plain.out, plain.left, plain.right), by, strict=True)]
+    if where == "one unit":  # the same tensor in another gauge
+        factors[0][:, 0], factors[1][0] = factors[0][:, 0] * scale, factors[1][0] / scale
+    tensor = CP(*factors)
+    if where == "all" and dtype == torch.float64:
+        with pytest.raises(RangeError, match="eigenvalues must lie in the range of float64"):
+            eigen(tensor, k=4, method=method)
+        return
+    found, truth = eigen(tensor, k=4, method=method), eigen(plain.to(torch.float64), k=4)
+    tol = 1e-5 if dtype == torch.float32 else 1e-10
+    size = float(np.prod([float(x) for x in by]))
+    assert torch.allclose(found.values.double() / size, truth.values, rtol=tol, atol=0)
+    assert torch.allclose(found.error.double(), truth.error, atol=10 * tol)
+    assert found.degenerate == truth.degenerate
+    assert found.converged.all()
+    shares, expected = ([row["share of ‖Q‖²"] for row in one.rows()] for one in (found, truth))
+    assert shares == pytest.approx(expected, abs=10 * tol)
+    if method == "dense":
+        assert torch.allclose(found.effective_rank.double(), truth.effective_rank, rtol=10 * tol)
+        form, same = (one.interaction(torch.eye(3, dtype=one.dtype)[0]) for one in (tensor, plain.to(torch.float64)))
+        assert torch.allclose(form.gates(3).share.double(), same.gates(3).share, rtol=10 * tol)
+
+
+@pytest.mark.bad_input
+def test_an_eigensolver_that_gives_up_is_one_line(make, monkeypatch, refuses):
+    def fail(matrix):
+        raise torch.linalg.LinAlgError("the algorithm failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", fail)
+    refuses(ArgumentError, lambda: make.quadratic().eigh(), "eigh must converge")

@@ -1,9 +1,11 @@
 """Gradients flow through the factors, and are right."""
 
 import pytest
+import torch
 from torch.autograd import gradcheck
 
 from bilens.algebra import CP, Dense, QuadraticForm, Tucker
+from bilens.base.errors import NotExactError
 
 VERBS = {
     "call": lambda T, x, u: T(x),
@@ -54,3 +56,68 @@ def test_eigenvalues_of_a_symmetrised_tensor(h, make):
     factors = make.randn(2, h, grad=True), make.randn(h, 10, grad=True), make.randn(h, 10, grad=True)
     u = make.randn(2)
     assert gradcheck(lambda *factors: CP(*factors).symmetrise().interaction(u).eigh(2).values, factors)
+
+
+def kept(found):
+    return (found.values[..., None] * found.vectors).mT @ found.vectors
+
+
+WHOLE = {
+    "Σ λ v vᵀ": kept,
+    "its square": lambda found: kept(found) @ kept(found),
+    "projector": lambda found: found.vectors.mT @ found.vectors,
+    "Σ λ": lambda found: found.values.sum(-1),
+    "error": lambda found: found.error,
+    "discarded": lambda found: found.discarded,
+    "norm": lambda found: found.norm,
+    "effective rank": lambda found: found.effective_rank,
+}
+
+
+@pytest.mark.parametrize("what", WHOLE)
+@pytest.mark.parametrize("apart", [0.0, 1e-13, 1e-9, 1e-6])
+def test_equal_and_nearly_equal_eigenvalues(what, apart, make):
+    """A block kept whole, through each factor, against central differences."""
+    weights = torch.tensor([2.0, 2.0 + apart, 1.0, 0.5, 0.2]).double() + torch.tensor([0, apart, 0, 0, 0]).double()
+    factors = [weights, *(torch.linalg.qr(make.randn(5, 5))[0] for _ in range(1))]
+    pull = make.randn(5, 5)
+
+    def value(weights, turn):
+        out = WHOLE[what](QuadraticForm(weights, turn, turn).eigh(2))
+        return (out * (pull if out.ndim == 2 else 1.0)).sum()
+
+    given = [factor.clone().requires_grad_() for factor in factors]
+    got = torch.autograd.grad(value(*given), given, allow_unused=True)
+    for n, slope in enumerate(got):
+        truth = torch.zeros(factors[n].numel(), dtype=torch.float64)
+        for at in range(len(truth)):
+            step = torch.zeros_like(truth)
+            step[at] = 1e-6
+            ends = (
+                value(*(f + sign * step.reshape(f.shape) if m == n else f for m, f in enumerate(factors)))
+                for sign in (1, -1)
+            )
+            truth[at] = (next(ends) - next(ends)) / 2e-6
+        assert (slope.flatten() - truth).abs().max() <= 1e-6 * (1 + truth.abs().max())
+
+
+@pytest.mark.parametrize("what", ["error", "discarded", "norm", "effective rank", "Σ λ", "Σ λ v vᵀ"])
+def test_a_dead_output_leaves_the_others_their_gradient(what, make):
+    """An all-zero row: finite, 0 where it is, and for the other rows what they have alone."""
+    out, left, right = make.randn(3, 6), make.randn(6, 5, grad=True), make.randn(6, 5, grad=True)
+    out[0] = 0.0
+
+    def slopes(rows):
+        found = WHOLE[what](CP(rows, left, right).interaction(torch.eye(len(rows), dtype=torch.float64)).eigh(2))
+        return torch.autograd.grad(found.square().sum() if found.ndim > 1 else found.sum(), (left, right))
+
+    for whole, alone in zip(slopes(out), slopes(out[1:]), strict=True):
+        assert torch.allclose(whole, alone, atol=1e-9)
+
+
+def test_a_look_inside_a_block_has_no_gradient_and_says_so(make, refuses):
+    turn = torch.linalg.qr(make.randn(5, 5))[0].requires_grad_()
+    found = QuadraticForm(torch.tensor([2.0, 2.0, 1.0, 0.5, 0.2]).double(), turn, turn).eigh(3)
+    inside = (found.vectors[0] * make.randn(5)).sum()
+    text = "a gradient through eigenvectors must depend on the span of equal eigenvalues alone"
+    refuses(NotExactError, inside.backward, text, ".degenerate")

@@ -221,8 +221,33 @@ def test_rows_figure_and_saving(make, tmp_path):
         ),
         (ArgumentError, lambda m: angles(eigen(m.cp()), eigen(m.cp()), tol=2.0), "tol must be an angle in radians, 0 … π/2"),
         (ArgumentError, lambda m: angles(eigen(m.cp()), eigen(m.cp()), tol=math.nan), "got nan"),
+        (
+            ArgumentError,
+            lambda m: angles(eigen(m.cp(2, 4)), eigen(m.cp(2, 4), measure=m.randn(9, 4))),
+            "angles must compare spectra whose vectors are orthonormal; got a WeightedEigen.",
+        ),
         (ArgumentError, lambda m: angles(eigen(m.cp()), m.cp()), "angles must be given two Eigen results; got CP."),
     ],
 )
 def test_refuses(kind, call, text, make, refuses):
     refuses(kind, lambda: call(make), text)
+
+
+def test_what_may_be_missing_is_not_trusted(make):
+    one = eigen(make.cp(2, 6), k=3)
+    doubtful = dataclasses.replace(one, complete=torch.tensor([True, False]))
+    found = angles(one, doubtful)
+    assert found.trusted[found.of == 0].all()
+    assert not found.trusted[found.of == 1].any()
+
+
+@pytest.mark.parametrize("which", ["magnitude", "bottom"])
+def test_negative_eigenvalues_have_their_gaps_and_angles(which, basis):
+    """λ = −5, −3, −1: the gap of each, and a turn of the first two by .4."""
+    values = -5.0, -3.0, -1.0, 0.5, 0.2
+    found = angles(form(basis, *values).eigh(3, which), form(turned(basis, 0, 1, 0.4), *values).eigh(3, which))
+    expected = torch.tensor([0.4, 0.4, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(found.largest, expected, atol=1e-12, rtol=1e-10)
+    torch.testing.assert_close(found.gap[:, 0], torch.tensor([2.0, 2.0, 1.2], dtype=torch.float64))
+    assert found.trusted.all()
+    assert found.unmatched == 0

@@ -2,14 +2,14 @@
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import is_whole
+from bilens.base.numerics import is_whole, peak, powers, restored, root, scaled
 from bilens.base.results import Result
 
 Which = Literal["magnitude", "top", "bottom"]
@@ -24,34 +24,41 @@ class Eigen(Result):
         values: λ, ordered by ``which``.
         vectors: row k is v_k, of unit length, its largest entry positive.
         residuals: ‖Q v − λ v‖, measured on the factors. Some true eigenvalue lies within it of λ.
-        converged: whether the residual is below ``tol`` times the largest |λ|.
+        converged: whether the residual is below ``tol`` times ``largest``: whether each pair is right.
+        complete: whether none is missing before the last kept one, as far as ``known`` says.
         blocks: pairs with the same number are degenerate: closer than their error bounds. Only their span has meaning.
         cut: whether the last kept pair is degenerate with one that was left out.
         spectrum: all eigenvalues in the same order; those found, where ``method`` is lanczos.
         discarded: ‖Q − Σ kept‖, the Frobenius norm of what was left out: from ``spectrum``, or as √(‖Q‖² − Σλ²).
         norm: ‖Q‖, from the factors and not from the eigenvalues.
+        largest: ‖Q‖₂, the largest |λ| of the whole spectrum; where ``method`` is lanczos, the largest that was seen.
         labels: names of the leading dim's entries (classes, directions), or none.
         which, method, computed_in: how the pairs were chosen, found, and in which dtype.
+        known: how ``complete`` is known: from the whole spectrum, by a random probe and with which chance, or by inertia.
     """
 
     values: Float[Tensor, "*b k"]
     vectors: Float[Tensor, "*b k i"]
     residuals: Float[Tensor, "*b k"]
     converged: Bool[Tensor, "*b k"]
+    complete: Bool[Tensor, "*b"]
     blocks: Int[Tensor, "*b k"]
     cut: Bool[Tensor, "*b"]
     spectrum: Float[Tensor, "*b s"]
     discarded: Float[Tensor, "*b"]
     norm: Float[Tensor, "*b"]
+    largest: Float[Tensor, "*b"]
     labels: tuple[str, ...]
     which: str
     method: str
+    known: str
     computed_in: str
 
     @property
     def error(self) -> Float[Tensor, "*b"]:
         """‖Q − Σ kept‖ / ‖Q‖, 0 for a zero matrix, NaN where ‖Q‖ was not asked for."""
-        return torch.where(self.norm == 0, torch.zeros_like(self.norm), self.discarded / self.norm)
+        none = self.norm == 0
+        return (self.discarded / torch.where(none, 1.0, self.norm)).masked_fill(none, 0.0)
 
     @property
     def effective_rank(self) -> Float[Tensor, "*b"]:
@@ -62,8 +69,13 @@ class Eigen(Result):
         if self.spectrum.shape[-1] < self.vectors.shape[-1]:
             must, todo = "be asked of a whole spectrum", 'Ask eigen for method="dense".'
             raise ArgumentError("effective_rank", must=must, got=f"{self.spectrum.shape[-1]} eigenvalues", todo=todo)
-        squares = self.spectrum.square().sum(-1)
-        return torch.where(squares > 0, self.spectrum.abs().sum(-1).square() / squares, torch.zeros_like(squares))
+        size = torch.where(self.largest == 0, 1.0, self.largest)[..., None].detach()
+        shares = self.spectrum / size  # near one: squares stay in range
+        noise = rounding(getattr(torch, self.computed_in), self.vectors.shape[-1])
+        shares = shares.masked_fill(shares.detach().abs() <= noise, 0.0)  # |λ| has no slope there but rounding's
+        squares = shares.square().sum(-1)
+        none = squares == 0
+        return (shares.abs().sum(-1).square() / torch.where(none, 1.0, squares)).masked_fill(none, 0.0)
 
     @property
     def degenerate(self) -> list[Any]:
@@ -77,11 +89,15 @@ class Eigen(Result):
         left_out = "what is left out was not measured" if math.isnan(worst) else f"left out at most {worst:.3g} of the norm"
         return (
             f"{pairs} eigenpairs by {self.which} of size {self.vectors.shape[-1]}, {self.method} in {self.computed_in}; "
-            f"{left_out}; {int((~self.converged).sum())} not converged"
+            f"{left_out}; {int((~self.converged).sum())} not converged; {self._whole()}"
         )
 
     def columns(self) -> tuple[str, ...]:
-        return "of", "k", "value", "residual", "converged", "block", "share of ‖Q‖²"
+        return "of", "k", "value", "residual", "converged", "complete", "block", "share of ‖Q‖²"
+
+    def _whole(self) -> str:
+        missing = int((~self.complete).sum())
+        return f"complete ({self.known})" if not missing else f"{missing} of {self.complete.numel()} perhaps not complete"
 
     def rows(self) -> list[dict[str, Any]]:
         return [
@@ -91,8 +107,9 @@ class Eigen(Result):
                 "value": float(flat.values[k]),
                 "residual": float(flat.residuals[k]),
                 "converged": bool(flat.converged[k]),
+                "complete": bool(flat.complete),
                 "block": int(flat.blocks[k]),
-                "share of ‖Q‖²": float(flat.values[k] ** 2 / flat.norm**2) if float(flat.norm) else 0.0,
+                "share of ‖Q‖²": float((flat.values[k] / flat.norm) ** 2) if float(flat.norm) else 0.0,
             }
             for n, flat in enumerate(self._flat())
             for k in range(flat.values.shape[-1])
@@ -112,12 +129,17 @@ class Eigen(Result):
     def _flat(self) -> list["Eigen"]:
         """One result per matrix, batch dims flattened, in row-major order."""
         depth = self.cut.ndim
-        tensors = (self.values, self.vectors, self.residuals, self.converged, self.blocks, self.cut, self.spectrum,
-                   self.discarded, self.norm)  # fmt: skip
-        flat = [tensor.detach().reshape(-1, *tensor.shape[depth:]) for tensor in tensors]
-        names = [field.name for field in fields(self)][: len(flat)]
-        parts = ({name: tensor[n] for name, tensor in zip(names, flat, strict=True)} for n in range(self.cut.numel()))
+        held = {field.name: getattr(self, field.name) for field in fields(Eigen)}
+        flat = {
+            name: tensor.detach().reshape(-1, *tensor.shape[depth:])
+            for name, tensor in held.items()
+            if isinstance(tensor, Tensor)
+        }
+        parts = ({name: tensor[n] for name, tensor in flat.items()} for n in range(self.cut.numel()))
         return [replace(self, **part, labels=()) for part in parts]
+
+
+Pairs = TypeVar("Pairs", bound=Eigen)
 
 
 def require_which(which: str) -> None:
@@ -154,6 +176,31 @@ def degenerate_blocks(spectrum: Float[Tensor, "*b i"], bound: Float[Tensor, "*b 
     return torch.zeros_like(order).scatter(-1, order, number)
 
 
+def at_scale(found: Pairs, power: Int[Tensor, "*b"]) -> Pairs:
+    """Eigenpairs of 2^power Q from those of Q, in float64 where their own dtype does not hold them.
+
+    Errors: RangeError where float64 does not either.
+    """
+    if not bool(power.any()):
+        return found
+    figures = "values", "residuals", "spectrum", "discarded", "norm", "largest"
+    reached = (powers(found.largest) + power)[found.largest > 0]
+    kind = torch.finfo(found.values.dtype)
+    spare = round(-math.log2(kind.eps))  # what is a rounding error of the largest is to stay in range too
+    low, high = math.log2(kind.tiny) + spare, math.log2(kind.max) - 2
+    fits = reached.numel() == 0 or (int(reached.min()) >= low and int(reached.max()) <= high)
+    dtype = found.values.dtype if fits else torch.float64
+
+    def put_back(name: str) -> Tensor:
+        values = getattr(found, name)
+        rows = power.reshape(power.shape + (1,) * (values.ndim - power.ndim))
+        return scaled(values.to(dtype), rows)
+
+    for size, by in zip(found.largest.flatten().double(), power.expand(found.largest.shape).flatten(), strict=True):
+        restored("eigenvalues", size, by, torch.float64)
+    return replace(found, **{name: put_back(name) for name in figures})
+
+
 def _groups(blocks: Tensor) -> list[Any]:
     if blocks.ndim > 1:
         return [_groups(row) for row in blocks]
@@ -161,3 +208,16 @@ def _groups(blocks: Tensor) -> list[Any]:
     for position, number in enumerate(blocks.tolist()):
         members.setdefault(number, []).append(position)
     return [tuple(group) for group in members.values() if len(group) > 1]
+
+
+def rounding(dtype: torch.dtype, size: int) -> float:
+    """How far rounding alone moves eigenvalues, over the largest: a few ulps growing as √size (a heuristic: LAPACK
+    promises a modest polynomial in the size and delivers about its root)."""
+    return 4 * torch.finfo(dtype).eps * size**0.5
+
+
+def length(values: Float[Tensor, "*b i"]) -> Float[Tensor, "*b"]:
+    """√Σ λ², whatever the scale."""
+    size = peak(values, -1)
+    size = torch.where(size == 0, 1.0, size)
+    return size * root((values / size[..., None]).square().sum(-1))

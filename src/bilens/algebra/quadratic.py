@@ -4,15 +4,41 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from bilens.algebra.eigen import Eigen, Which, best_first, degenerate_blocks, require_count, require_which
+from bilens.algebra.eigen import (
+    Eigen,
+    Which,
+    at_scale,
+    best_first,
+    degenerate_blocks,
+    length,
+    require_count,
+    require_which,
+    rounding,
+)
+from bilens.algebra.eigh import symmetric_eigh
 from bilens.base.errors import ShapeError
-from bilens.base.numerics import dtype_name, require_finite, require_floating, scalar, tolerance, working_dtype
+from bilens.base.numerics import (
+    dtype_name,
+    peak,
+    powers,
+    require_finite,
+    require_floating,
+    restored,
+    root,
+    scalar,
+    scaled,
+    tolerance,
+    working_dtype,
+)
 from bilens.base.records import Record
 from bilens.base.results import Result
 
+WHOLE = "dense: the whole spectrum"  # how it is known that no eigenvalue is missing
+REACH = {torch.float64: 120, torch.float32: 20}  # powers of two that a factor may lie from one: four are multiplied
+LEAST = -(2**40)  # below every power of two
 BLOCK = 1024  # hidden units whose Gram with all others is held at once
 
 
@@ -111,8 +137,9 @@ class QuadraticForm(Record):
         Cost O(h² i), once for all forms that share their factors; memory O(h · ``BLOCK``). Products are made in ``dtype``
         and summed in float64; in float32 what cancels in Q leaves about √1e-7 of the norm of what cancelled.
         """
-        left, right = self.left.to(dtype), self.right.to(dtype)
-        weights = self.weights.double()
+        form, power = self.near_one()
+        left, right = form.left.to(dtype), form.right.to(dtype)
+        weights = form.weights.double()
         squares = weights.new_zeros(self.shape[:-2])
         for start in range(0, left.shape[-2], BLOCK):  # G is symmetric: a block with itself, twice with later ones
             block = slice(start, start + BLOCK)
@@ -122,7 +149,11 @@ class QuadraticForm(Record):
             twice[..., : a.shape[-2]] *= 0.5
             along = (weights[..., None, block] @ gram.double())[..., 0, :]
             squares = squares + (along * twice).sum(-1)
-        return squares.clamp(min=0).sqrt().to(working_dtype(self.dtype))
+        return restored("norm", root(squares), power, working_dtype(self.dtype))
+
+    def rows(self, chosen: Int[Tensor, " r"] | Bool[Tensor, " n"] | slice) -> "QuadraticForm":
+        """Some of n forms that share their factors."""
+        return QuadraticForm(self.weights[chosen], self.left, self.right)
 
     def trace(self) -> Float[Tensor, "*b"]:
         """tr Q = Σ_h w_h (l_h · r_h), in h i."""
@@ -141,36 +172,59 @@ class QuadraticForm(Record):
         require_count(k)
         form = self.to(working_dtype(self.dtype))
         require_finite("QuadraticForm", weights=form.weights, left=form.left, right=form.right)
+        form, power = form.near_one()
         size, hidden = form.shape[-1], form.left.shape[-2]
         k = size if k is None else min(k, size)
         tol = tolerance(form.dtype) if tol is None else tol
         reduced = which == "magnitude" and k <= 2 * hidden < size and not form.tracked  # QR has no gradient at lost rank
-        values, vectors = _eigh_small(form) if reduced else _eigh_full(form)
+        values, vectors = _eigh_small(form) if reduced else symmetric_eigh(form.dense())
         order = best_first(values, which)
         spectrum, vectors = values.gather(-1, order), _take_rows(vectors, order[..., :k])
         vectors = vectors * signs(vectors)
         values = spectrum[..., :k]
-        residuals = (form.times_rows(vectors) - values[..., None] * vectors).norm(dim=-1)
+        with torch.no_grad():
+            residuals = (form.times_rows(vectors) - values[..., None] * vectors).norm(dim=-1)
         spectrum = torch.nn.functional.pad(spectrum, (0, size - spectrum.shape[-1]))  # off the row space λ is exactly 0
-        largest = spectrum.abs().amax(-1, keepdim=True)
+        largest = spectrum.detach().abs().amax(-1, keepdim=True)
         bound = rounding(form.dtype, size) * largest.expand_as(spectrum).clone()
         bound[..., :k] = torch.maximum(bound[..., :k], residuals)
-        blocks = degenerate_blocks(spectrum.detach(), bound.detach())
-        return Eigen(
+        blocks = degenerate_blocks(spectrum.detach(), bound)
+        found = Eigen(
             values=values,
             vectors=vectors,
             residuals=residuals,
             converged=residuals <= tol * largest.clamp(min=torch.finfo(form.dtype).tiny),
+            complete=torch.ones(spectrum.shape[:-1], dtype=torch.bool, device=form.device),
             blocks=blocks[..., :k],
             cut=(blocks[..., k:] == blocks[..., k - 1 : k]).any(-1),
             spectrum=spectrum,
-            discarded=spectrum[..., k:].square().sum(-1).sqrt(),
+            discarded=root(spectrum[..., k:].square().sum(-1)),
             norm=form.norm().expand(spectrum.shape[:-1]),
+            largest=largest[..., 0],
             labels=(),
             which=which,
             method="dense",
+            known=WHOLE,
             computed_in=dtype_name(form.dtype),
         )
+        return at_scale(found, power)
+
+    def near_one(self) -> "tuple[QuadraticForm, Int[Tensor, '*b']]":
+        """The form over a power of two, and the power: what is multiplied in it stays in range, whatever its scale.
+
+        Each unit's two vectors give theirs to its weight. Itself and 0 where its factors are in reach already.
+        """
+        sizes = [powers(peak(factor, -1)) for factor in (self.left, self.right)]
+        own = powers(self.weights.abs())
+        reach = REACH[self.dtype]
+        if all(bool((size.abs() <= reach).all()) for size in (*sizes, powers(peak(self.weights, -1)))):
+            return self, torch.zeros(self.shape[:-2], dtype=torch.int64, device=self.device)
+        shared = sizes[0] + sizes[1]
+        there = self.weights.detach().ne(0) & self.left.detach().ne(0).any(-1) & self.right.detach().ne(0).any(-1)
+        power = (own + shared).masked_fill(~there, LEAST).amax(-1)
+        power = power.masked_fill(power == LEAST, 0)
+        left, right = (scaled(factor, -size[..., None]) for factor, size in zip((self.left, self.right), sizes, strict=True))
+        return QuadraticForm(scaled(self.weights, shared - power[..., None]), left, right), power
 
     def gates(self, k: int | None = None) -> "Gates":
         """Q as at most ``k`` products of two linear forms (soft ANDs) plus a rest, exactly.
@@ -186,9 +240,10 @@ class QuadraticForm(Record):
         require_count(k)
         form = self.to(working_dtype(self.dtype))
         pairs = form.eigh()
-        noise = rounding(form.dtype, form.shape[-1]) * pairs.values.abs().amax()
+        computed_in, form = pairs.computed_in, form.to(pairs.values.dtype)
+        noise = rounding(getattr(torch, computed_in), form.shape[-1]) * float(pairs.largest)
         order = pairs.values.argsort(descending=True)
-        values, vectors = pairs.values[order], pairs.vectors[order]
+        values, vectors = pairs.values[order], pairs.vectors[order].to(form.dtype)
         count = min(int((values > noise).sum()), int((values < -noise).sum()), k or form.shape[-1])
         positive, negative = values[:count], -values.flip(0)[:count]
         v = positive.sqrt()[:, None] * vectors[:count]
@@ -200,9 +255,9 @@ class QuadraticForm(Record):
             positive=positive,
             negative=negative,
             rest=form - products,
-            discarded=values[count : len(values) - count].norm(),
-            norm=form.norm(),
-            computed_in=dtype_name(form.dtype),
+            discarded=length(values[count : len(values) - count]),
+            norm=pairs.norm.to(form.dtype),
+            computed_in=computed_in,
         )
 
     def __repr__(self) -> str:
@@ -235,7 +290,8 @@ class Gates(Result):
     @property
     def share(self) -> Float[Tensor, " k"]:
         """The part of ‖Q‖² in each gate: (λ² + μ²) / ‖Q‖²; parts add up with the rest's to 1."""
-        return (self.positive.square() + self.negative.square()) / self.norm.square()
+        whole = torch.where(self.norm == 0, 1.0, self.norm)
+        return (self.positive / whole).square() + (self.negative / whole).square()
 
     def __call__(self, x: Float[Tensor, "*c i"]) -> Float[Tensor, "*c k"]:
         """The value of each gate, (a·x)(b·x)."""
@@ -290,20 +346,9 @@ def signs(vectors: Float[Tensor, "*b k i"]) -> Float[Tensor, "*b k 1"]:
     return torch.where(vectors.gather(-1, largest) < 0, -1.0, 1.0).to(vectors.dtype).detach()
 
 
-def _eigh_full(form: QuadraticForm) -> tuple[Tensor, Tensor]:
-    values, vectors = torch.linalg.eigh(form.dense())
-    return values, vectors
-
-
 def _eigh_small(form: QuadraticForm) -> tuple[Tensor, Tensor]:
     """Eigenpairs within the row space of [L; R], where all non-zero ones live: a 2h × 2h problem."""
     basis, _ = torch.linalg.qr(_stack(form.left, form.right).mT)  # (..., i, 2h)
     small = QuadraticForm(form.weights, form.left @ basis, form.right @ basis)
-    values, vectors = torch.linalg.eigh(small.dense())
+    values, vectors = symmetric_eigh(small.dense())
     return values, basis @ vectors
-
-
-def rounding(dtype: torch.dtype, size: int) -> float:
-    """How far rounding alone moves eigenvalues, over the largest: a few ulps growing as √size (a heuristic: LAPACK
-    promises a modest polynomial in the size and delivers about its root)."""
-    return 4 * torch.finfo(dtype).eps * size**0.5

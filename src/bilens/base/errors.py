@@ -43,6 +43,10 @@ class NotFiniteError(ArgumentError):
     """A tensor holds NaN or infinity."""
 
 
+class RangeError(ArgumentError):
+    """A figure is too large or too small for the dtype it would be given in."""
+
+
 class ConfigError(ArgumentError):
     """A configuration has an unknown key or an unsupported value."""
 

@@ -6,7 +6,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from bilens.base.errors import NotFiniteError, ShapeError
+from bilens.base.errors import NotFiniteError, RangeError, ShapeError
 
 # Relative to the largest term: what an exact identity may miss by, through rounding alone. Half types keep 8 and 11
 # bits, so a sum of products is good to about 2^-6 and 2^-9.
@@ -67,13 +67,63 @@ def near_one(factor: Tensor) -> tuple[Tensor, int]:
     return scaled(factor, -power), power
 
 
-def scaled(values: Tensor, power: int) -> Tensor:
+def powers(largest: Tensor) -> Tensor:
+    """The power of two above each of ``largest`` (absolute values), 0 where that is zero or not finite."""
+    exponent = torch.frexp(largest.detach().double()).exponent.to(torch.int64)
+    return exponent.masked_fill((largest == 0) | ~torch.isfinite(largest), 0)
+
+
+def peak(factor: Tensor, dim: int) -> Tensor:
+    """max |factor| along ``dim``, 0 over nothing; without gradients."""
+    factor = factor.detach()
+    if factor.shape[dim] == 0:
+        return factor.sum(dim)
+    return torch.linalg.vector_norm(factor, torch.inf, dim=dim)
+
+
+def scaled(values: Tensor, power: int | Tensor) -> Tensor:
     """``values`` · 2^power, in steps that stay in range of the dtype. Exact but where the result leaves the range."""
     most = int(math.log2(torch.finfo(values.dtype).max)) - 1
+    if isinstance(power, Tensor):  # a power for each row
+        while bool(power.any()):
+            step = power.clamp(-most, most)
+            values, power = values * _two_to(step).to(values.dtype), power - step
+        return values
     while power:
         step = max(-most, min(most, power))
         values, power = values * 2.0**step, power - step
     return values
+
+
+def _two_to(power: Tensor) -> Tensor:
+    """2^power in float64, exactly, for −1022 ≤ power ≤ 1023: written into the exponent's bits."""
+    return ((power.to(torch.int64) + 1023) << 52).view(torch.float64)
+
+
+def restored(who: str, values: Tensor, power: int | Tensor, dtype: torch.dtype) -> Tensor:
+    """``values`` · 2^power in ``dtype``: where the scale that ``near_one`` took out is put back into a figure.
+
+    Errors: RangeError where the largest of them is too large or too small for ``dtype``.
+    """
+    found = scaled(values, power).to(dtype)
+    before, after = (float(peak(tensor.reshape(-1), 0)) for tensor in (values, found))
+    if before > 0 and not torch.finfo(dtype).tiny <= after < math.inf:
+        larger = int(torch.as_tensor(power).max())
+        size = round((math.log2(before) + larger) * math.log10(2)) if before < math.inf else "inf"
+        wider = "" if dtype == torch.float64 else "Use .to(torch.float64), or multiply the tensor by a number. "
+        todo = f"{wider}Relative figures do not depend on the scale."
+        raise RangeError(who, must=f"lie in the range of {dtype_name(dtype)}", got=f"about 1e{size}", todo=todo)
+    return found
+
+
+def root(squares: Tensor) -> Tensor:
+    """√squares where they are sums of squares: 0 at and below 0, where the gradient is 0 too; a NaN stays one.
+
+    What cancels may leave a square a little below zero; and √ itself has no derivative at 0, which makes a NaN of every
+    gradient behind it, even where the chain rule multiplies by nothing.
+    """
+    none = squares <= 0
+    return torch.where(none, 1.0, squares).sqrt().masked_fill(none, 0.0)
 
 
 def require_finite(who: str, **tensors: Tensor) -> None:

@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bilens.algebra import Eigen
-from bilens.algebra.eigen import Which, preference
-from bilens.algebra.quadratic import rounding
+from bilens.algebra.eigen import Which, preference, rounding
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.results import Result
+from bilens.decompose.weighted import WeightedEigen
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -131,6 +131,10 @@ def angles(A: Eigen, B: Eigen, *, tol: float = 1e-2) -> Angles:
     for given in (A, B):
         if not isinstance(given, Eigen):
             raise ArgumentError("angles", must="be given two Eigen results", got=type(given).__name__)
+        if isinstance(given, WeightedEigen):
+            must = "compare spectra whose vectors are orthonormal"
+            todo = "Those of a WeightedEigen are so under its measure only: compare its .plain."
+            raise ArgumentError("angles", must=must, got="a WeightedEigen", todo=todo)
     if A.vectors.shape != B.vectors.shape:
         must = f"compare spectra of one shape (..., k, i): {tuple(A.vectors.shape)}"
         raise ShapeError("angles", must=must, got=tuple(B.vectors.shape), todo="Ask both for the same directions and k.")
@@ -236,7 +240,7 @@ def _broken(spectrum: Eigen, matched: set[int]) -> set[int]:
 
 def _floor(spectrum: Eigen) -> float:
     """How far rounding alone moves eigenvalues."""
-    return rounding(getattr(torch, spectrum.computed_in), spectrum.vectors.shape[-1]) * float(spectrum.spectrum.abs().max())
+    return rounding(getattr(torch, spectrum.computed_in), spectrum.vectors.shape[-1]) * float(spectrum.largest)
 
 
 def _gap(spectrum: Eigen, at: list[int]) -> float:
@@ -253,6 +257,8 @@ def _gap(spectrum: Eigen, at: list[int]) -> float:
 
 
 def _uncertainty(spectrum: Eigen, at: list[int]) -> float:
+    if not bool(spectrum.complete):
+        return math.pi / 2  # what is missing may belong to the block, or stand between
     floor = _floor(spectrum)
     residual = max(float(spectrum.residuals[at].norm()), floor)
     apart = _gap(spectrum, at) - max(float(spectrum.residuals.max()), floor)  # the others are computed too

@@ -8,20 +8,43 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.algebra import Eigen, Gaussian, QuadraticForm, ThirdOrder
-from bilens.algebra.eigen import Which, degenerate_blocks, require_count, require_which
-from bilens.algebra.quadratic import rounding, signs
+from bilens.algebra.eigen import (
+    Which,
+    at_scale,
+    degenerate_blocks,
+    preference,
+    require_count,
+    require_which,
+    rounding,
+)
+from bilens.algebra.quadratic import REACH, signs
 from bilens.algebra.third import GIB
 from bilens.base.chunks import Share, fingerprint, write_chunks
-from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import dtype_name, is_whole, require_finite, tolerance, working_dtype
+from bilens.base.errors import ArgumentError, ShapeError, TooLargeError
+from bilens.base.numerics import (
+    dtype_name,
+    is_whole,
+    near_one,
+    peak,
+    powers,
+    require_finite,
+    root,
+    scaled,
+    tolerance,
+    working_dtype,
+)
+from bilens.decompose import inertia
+from bilens.decompose.inertia import CERTIFIED
 from bilens.decompose.lanczos import Ritz, lanczos, room
+from bilens.decompose.probe import CHANCE
 from bilens.decompose.weighted import fitted, weigh, whitened
 
 Method = Literal["auto", "lanczos", "dense"]
+PROBED = f"probed: a pair beyond the last kept one is missing with a chance of at most {CHANCE:g}"
 CHUNK = 256  # directions in lock step: enough for GEMMs at full speed
 
 # The cost model behind "auto", in operations of a float32 GEMM; measured by ``python -m benchmarks.eigen --model``.
@@ -29,6 +52,7 @@ SMALL = 256  # below this size the whole spectrum costs next to nothing
 STEPS = (
     30  # Lanczos takes about this many times √k steps on Gaussian weights, the hard case, and a third on spectra that decay
 )
+PROBE = 0.3  # what the probe for missing pairs takes on top, as a share of the steps
 DENSE_RATE = 4.0  # how much slower an operation of LAPACK's eigensolver is than one of a GEMM
 LOOKS = 4  # what all looks at the growing projected matrix cost together, in eigensolves of the last
 ORTHOGONAL_RATE = 8.0  # the same for keeping a basis orthogonal: matrix-vector products, bound by memory
@@ -45,6 +69,7 @@ def eigen(
     measure: Gaussian | Float[Tensor, "m i"] | None = None,
     labels: Sequence[str] = (),
     norm: bool = True,
+    certify: bool = False,
     max_bytes: int = GIB,
     chunk: int = CHUNK,
     folder: str | Path | None = None,
@@ -61,6 +86,9 @@ def eigen(
     what was found. "auto" takes the cheaper by operation counts: of ``STEPS`` · √k steps against one eigensolve.
     ``measure``: a data measure, a Gaussian or the activations themselves: then a ``WeightedEigen``, the spectra of
     Σ^½ Q_u Σ^½ beside the plain ones, and what each term is on the data. Twice the cost and a few products.
+    ``certify``: whether Lanczos' answer is checked by inertia, one matrix at a time (O(i² h + i³) each, which is what dense
+    costs without its eigensolver): ``complete`` is then certain, and what was missing is found. Without it a random probe
+    looks for what is missing, and ``known`` says with which chance it fails.
     ``norm``: whether Lanczos also finds ‖Q‖, and with it what is left out: O(h² i) once, which for a few directions of a
     wide layer can be more than all the rest; without it ``error`` and ``discarded`` are NaN.
 
@@ -69,10 +97,11 @@ def eigen(
     processes with one folder take their share of the chunks, and each returns the whole, the same to the last digit as
     one process.
 
-    Returns: ``.values`` (n, k), ``.vectors`` (n, k, i), ``.residuals``, ``.converged``, ``.degenerate``, ``.error``.
+    Returns: ``.values`` (n, k), ``.vectors`` (n, k, i), ``.residuals``, ``.converged``, ``.complete``,
+    ``.degenerate``, ``.error``; relative figures do not depend on the scale of the weights.
     Errors: ShapeError for directions that do not fit; NotFiniteError for NaN or infinite factors or directions;
     ArgumentError for a wrong ``k``, ``which``, ``method`` or number of labels; FileError for a folder that holds
-    something else.
+    something else; TooLargeError where ``certify`` would take more than ``max_bytes``; RangeError.
     Source: Pearce et al., arXiv:2410.08417, section 3 (eigendecomposition of interaction matrices).
     """
     directions = _output_directions(tensor, directions)
@@ -83,15 +112,17 @@ def eigen(
     if directions.dtype == tensor.dtype:  # a wrong dtype stays wrong, and is refused below
         tensor, directions = tensor.to(work), directions.to(work)
     tensor.require_fits("interaction", directions, tensor.shape[0])
+    tensor, directions, power = _near_one(tensor, directions)
     if measure is not None:
         options: dict[str, Any] = {"method": method, "which": which, "tol": tol, "labels": labels, "norm": norm}
+        options |= {"certify": certify}
         options |= {"max_bytes": max_bytes, "chunk": chunk, "share": share, "progress": progress}
         gaussian, activations = fitted(measure, tensor.shape[1])
         plain, white = (
             eigen(one, directions, k, folder=None if folder is None else Path(folder) / name, **options)
             for name, one in (("plain", tensor), ("weighted", whitened(tensor, gaussian)))
         )
-        return weigh(tensor, directions, plain, white, gaussian, activations)
+        return weigh(tensor, directions, plain, white, gaussian, activations, power)
     one = tensor.interaction(directions[:1])  # of its kind are all; together they might not fit
     wanted = tensor.shape[1] if k is None else min(k, tensor.shape[1])
     method = _cheaper(one, wanted) if method == "auto" else method
@@ -100,12 +131,15 @@ def eigen(
         solve: Callable[[QuadraticForm], Eigen] = partial(_by_eigh, k=wanted, which=which, tol=tol)
     else:
         _require_shared(one)
-        solve = partial(_by_lanczos, k=wanted, which=which, tol=tol, norm=norm)
+        if certify:
+            _require_room(tensor.shape[1], max_bytes)
+        solve = partial(_by_lanczos, k=wanted, which=which, tol=tol, norm=norm, certify=certify)
     chunk = max(1, min(chunk, max_bytes // _bytes_per_direction(one, wanted, method)))
     starts, finished = range(0, len(directions), chunk), itertools.count(1)
 
     def made(start: int) -> Eigen:
-        return solve(tensor.interaction(directions[start : start + chunk]))
+        rows = slice(start, start + chunk)
+        return at_scale(solve(tensor.interaction(directions[rows])), power[rows])
 
     def done() -> None:
         reached = min(next(finished) * chunk, len(directions))
@@ -115,8 +149,12 @@ def eigen(
     if folder is None:
         found = [(made(start), done())[0] for start in starts]
     else:
-        about = {"eigen of": fingerprint(**_factors(tensor), directions=directions), "k": wanted, "which": which}
-        about |= {"method": method, "tol": tol, "norm": norm, "chunk": chunk}
+        about = {
+            "eigen of": fingerprint(**_factors(tensor), directions=directions, power=power),
+            "k": wanted,
+            "which": which,
+        }
+        about |= {"method": method, "tol": tol, "norm": norm, "certify": certify, "chunk": chunk}
         files = write_chunks(Path(folder), about, starts, made, done, share)
         found = [Eigen.load(file).to(tensor.device) for file in files]
     return dataclasses.replace(_join(found), labels=tuple(labels))
@@ -157,6 +195,26 @@ def _bytes_per_direction(form: QuadraticForm, k: int, method: Method) -> int:
     return form.left.element_size() * (size * (space + 1) + 2 * space**2 + 4 * hidden)
 
 
+def _require_room(size: int, max_bytes: int) -> None:
+    needed = 4 * 8 * size**2  # a matrix in float64, shifted, its factors, and what LAPACK works in
+    if needed > max_bytes:
+        todo = "Pass max_bytes= to allow it, or certify=False for a probe."
+        raise TooLargeError("eigen(certify=True)", must=f"fit in {max_bytes:,} bytes", got=f"{needed:,}", todo=todo)
+
+
+def _near_one(
+    tensor: ThirdOrder, directions: Float[Tensor, "n o"]
+) -> tuple[ThirdOrder, Float[Tensor, "n o"], Int[Tensor, " n"]]:
+    """Both with their scale taken out where it is far from one, and the power of two of each direction's form."""
+    apart = powers(peak(directions, 1))
+    apart = apart.masked_fill(apart.abs() <= REACH[tensor.dtype], 0)
+    near = {name: near_one(value) for name, value in _factors(tensor).items()}
+    far = {name: found for name, found in near.items() if abs(found[1]) > REACH[tensor.dtype]}
+    tensor = dataclasses.replace(tensor, **{name: value for name, (value, _) in far.items()})  # type: ignore[type-var]
+    directions = scaled(directions, -apart[:, None])
+    return tensor, directions, apart + sum(power for _, power in far.values())
+
+
 def _factors(tensor: ThirdOrder) -> dict[str, Tensor]:
     return {name: value for name, value in vars(tensor).items() if isinstance(value, Tensor)}
 
@@ -167,7 +225,7 @@ def _cheaper(form: QuadraticForm, k: int) -> Method:
     if form.left.ndim > 2 or form.tracked or size < SMALL:
         return "dense"
     steps = min(size, STEPS * k**0.5)
-    products = 8 * hidden * size * steps
+    products = 8 * hidden * size * steps * (1 + PROBE)
     orthogonal = ORTHOGONAL_RATE * 4 * size * steps * min(steps, room(k, size)) / 2
     looks = LOOKS * DENSE_RATE * 9 * steps**3
     dense = 2 * hidden * size**2 + DENSE_RATE * 9 * size**3
@@ -178,31 +236,65 @@ def _by_eigh(form: QuadraticForm, k: int | None, which: Which, tol: float | None
     return form.eigh(k, which, tol)
 
 
-def _by_lanczos(form: QuadraticForm, k: int, which: Which, tol: float, norm: bool) -> Eigen:
+def _by_lanczos(form: QuadraticForm, k: int, which: Which, tol: float, norm: bool, certify: bool) -> Eigen:
     """Lanczos' pairs as a result. Each residual is its bound β |s_last|, and what rounding adds, as measured."""
     require_finite("eigen", weights=form.weights, left=form.left, right=form.right)
-    found = lanczos(form, k, which, tol / 2)  # the other half is for rounding
-    largest = found.values.abs().amax(-1, keepdim=True)
-    residuals = torch.hypot(found.bounds, _excess(form, found)[:, None])  # at right angles
+    form, power = form.near_one()
+    found = lanczos(form, k, which, tol)
+    largest = found.largest[:, None]
+    residuals = _residuals(form, found)
     close = torch.maximum(residuals, rounding(form.dtype, form.shape[-1]) * largest)
-    blocks = degenerate_blocks(found.values, close)
     length = form.norm(form.dtype) if norm else torch.full_like(form.weights[:, 0], torch.nan)
-    converged = (residuals <= tol * largest.clamp(min=torch.finfo(form.dtype).tiny)) & found.converged[:, None]
-    return Eigen(
+    within = residuals <= tol * largest.clamp(min=torch.finfo(form.dtype).tiny)
+    left = length.double().square() - found.values.double().square().sum(-1)
+    pairs = Eigen(
         values=found.values,
         vectors=found.vectors * signs(found.vectors),
         residuals=residuals,
-        converged=converged,
-        blocks=blocks,
+        converged=within & found.converged[:, None],
+        complete=found.complete,
+        blocks=degenerate_blocks(found.values, close),
         cut=(found.values[:, -1] - found.next).abs() <= 2 * close[:, -1],
         spectrum=found.values,
-        discarded=(length.double().square() - found.values.double().square().sum(-1)).clamp(min=0).sqrt().to(length),
+        discarded=root(left).to(length),
         norm=length,
+        largest=found.largest,
         labels=(),
         which=which,
         method="lanczos",
+        known=CERTIFIED if certify else PROBED,
         computed_in=dtype_name(form.dtype),
     )
+    if certify:
+        for n in range(len(pairs.values)):
+            _certify(pairs, n, form.rows(slice(n, n + 1)).to(torch.float64), found.next[n], close[n].max())
+    return at_scale(pairs, power)
+
+
+def _certify(pairs: Eigen, n: int, form: QuadraticForm, beyond: Float[Tensor, ""], close: Float[Tensor, ""]) -> None:
+    """Count direction n's eigenvalues; where the count is another than found, take them from the dense solver."""
+    which: Any = pairs.which
+    kept = preference(pairs.values[n].double(), which)
+    rest = float(preference(beyond.double(), which).nan_to_num(-torch.inf))
+    shift, count = inertia.cut(kept, rest, float(close))
+    if inertia.beyond(form.dense()[0], shift, which) != count:
+        exact = form.eigh(pairs.values.shape[-1], which, 1.0)
+        exact = dataclasses.replace(exact, spectrum=exact.values)
+        for field in dataclasses.fields(Eigen):
+            if isinstance(held := getattr(pairs, field.name), Tensor) and field.name != "norm":
+                held[n] = getattr(exact, field.name)[0].to(held)
+        pairs.discarded[n] = pairs.discarded[n] if float(pairs.norm[n]) >= 0 else torch.nan
+    pairs.complete[n] = True
+
+
+def _residuals(form: QuadraticForm, found: Ritz) -> Float[Tensor, "n k"]:
+    """‖Q v − λ v‖: bounds of Lanczos and the rounding beside them; measured one by one where pairs are of several runs."""
+    residuals = torch.hypot(found.bounds, _excess(form, found)[:, None])  # at right angles
+    if found.joined.any():
+        vectors, values = found.vectors[found.joined], found.values[found.joined]
+        missed = form.rows(found.joined).times_rows(vectors) - values[..., None] * vectors
+        residuals[found.joined] = missed.norm(dim=-1)
+    return residuals
 
 
 def _excess(form: QuadraticForm, found: Ritz) -> Float[Tensor, " n"]:

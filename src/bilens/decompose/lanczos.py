@@ -6,9 +6,10 @@ all directions together. With V the basis, H = Vᵀ Q V and Q V = V H + β v e_l
 along the others is taken out by one more pass over the whole basis. So bases are fully reorthogonalised, for half the cost
 of twice. A basis that has no more room is cut down to its best Ritz vectors (thick restart).
 
-One starting vector sees one copy of a multiple eigenvalue. So what has converged is locked, and a new random start probes
-the rest of the space for anything as large; what it finds joins in. A probe sees what stands out: a copy of an eigenvalue
-that is close to all the others can stay unseen. Sources: Parlett 1998, chapters 11-13; Wu & Simon 2000.
+One starting vector sees one copy of a multiple eigenvalue. So what was found is taken out, and a random
+vector is asked whether anything as large is left (``decompose.probe``). If so, a new start finds what it
+is, it joins in, and the question is put again.
+Sources: Parlett 1998, chapters 11-13; Wu & Simon 2000.
 """
 
 from dataclasses import dataclass, replace
@@ -18,26 +19,35 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bilens.algebra import QuadraticForm
-from bilens.algebra.eigen import Which, best_first, preference
+from bilens.algebra.eigen import Which, preference, rounding
+from bilens.base.numerics import tolerance
+from bilens.decompose.probe import CHANCE, LEAVING, SURE, Held, unseen
 
-PROBE = 6  # steps that look for missed copies
+SPARE = 12  # pairs beyond the k that are handed out as far as they came: what is taken out with them widens the gap
+OWN = 0.8  # the share of the tolerance that bounds may take: what rounding adds is at right angles
 BROKEN = 100.0  # ulps of the norm below which a new direction is rounding, and a random one takes its place
 PER_DECADE = 12  # a decade of the bound takes about a twelfth of the steps so far: when to look again, as seen on layers
-LEAVING = 8  # directions leave the lock step once this share (1/8) of it is done: to leave costs a copy of the others
 
 
 @dataclass(frozen=True)
 class Ritz:
-    """What Lanczos found, best first: ``values`` (n, k), ``vectors`` (n, k, i), the bound β |s_last| on what each misses by,
-    all along one unit vector ``along`` per direction, whether each converged, and the best eigenvalue seen beyond the k,
-    with NaN where none was."""
+    """What Lanczos found, best first: ``values`` (n, k) and ``vectors`` (n, k, i).
+
+    bounds: on what each misses by, β |s_last|, all along one unit vector ``along`` per direction.
+    converged: whether all k bounds are within the tolerance. complete: whether nothing beyond the last is left, as probed.
+    next: the best eigenvalue seen beyond the k, NaN where none was. largest: the largest |θ| of all, ‖Q‖₂ from below.
+    joined: whether pairs come from several runs, so that ``along`` is not theirs.
+    """
 
     values: Float[Tensor, "n k"]
     vectors: Float[Tensor, "n k i"]
     bounds: Float[Tensor, "n k"]
     along: Float[Tensor, "n i"]
     converged: Bool[Tensor, " n"]
+    complete: Bool[Tensor, " n"]
     next: Float[Tensor, " n"]
+    largest: Float[Tensor, " n"]
+    joined: Bool[Tensor, " n"]
     steps: int
 
 
@@ -52,32 +62,101 @@ def lanczos(form: QuadraticForm, k: int, which: Which, tol: float, *, max_steps:
 
     A direction is done when its k residual bounds are below ``tol`` times its largest |θ|, and then leaves the lock step.
     Cost per step and direction: 8 h i for the products, 4 i · basis for keeping it orthogonal; memory n · room · i.
+    Then a third as many products again, to see that nothing is missing, and more where something is.
     Directions that do not converge in ``max_steps`` say so.
     """
     size = form.shape[-1]
     generator = torch.Generator().manual_seed(seed)
-    found = _Krylov(form, None, k, which, tol, room(k, size), generator).run(max_steps)
-    doubtful = found.converged.clone()
-    for _ in range(k):  # each round can bring one more copy of each multiple eigenvalue
-        rows = doubtful.nonzero()[:, 0]
-        if not len(rows) or size <= k:
+    hold = min(size, k + SPARE)
+    found = _Krylov(form, None, k, which, tol, room(k, size), generator, hold).run(max_steps)
+    found.complete[:] = found.converged & (k >= size)
+    rows = (found.converged & ~found.complete).nonzero()[:, 0]
+    chance, loose = CHANCE, True
+    for _ in range(k + 2):  # each round can bring one more copy of each multiple eigenvalue
+        if not len(rows):
             break
-        probe = _Krylov(_part(form, rows), found.vectors[rows], 1, which, tol, PROBE, generator).run(PROBE)
-        seen = torch.stack([found.next[rows], probe.values[:, 0]], 1)
-        found.next[rows] = seen.gather(1, preference(seen, which).nan_to_num(-torch.inf).argmax(1, keepdim=True))[:, 0]
-        noise = tol * found.values[rows].abs().amax(-1)
-        missed = preference(probe.values[:, 0], which) > preference(found.values[rows, -1], which) + noise
-        doubtful = torch.zeros_like(doubtful)
-        doubtful[rows[missed]] = True
-        if missed.any():
-            rows = rows[missed]
-            more = _Krylov(_part(form, rows), found.vectors[rows], 1, which, tol, room(1, size), generator).run(max_steps)
-            found = _joined(found, rows, more, which)
-    return found
+        held = _held(found, rows, k, which, tol, loose)
+        clear = unseen(form.rows(rows), held, which, chance, max_steps + size, generator)
+        found.complete[rows[clear]] = True
+        rows, chance, loose = rows[~clear], SURE, False
+        found = _fetched(form, found, rows, k, which, tol, max_steps, generator)
+    beyond = found.values[:, k] if hold > k else torch.full_like(found.next, torch.nan)
+    kept = {name: getattr(found, name)[:, :k] for name in ("values", "vectors", "bounds")}
+    return replace(found, **kept, next=beyond)
+
+
+def _floor(found: Ritz, rows: Int[Tensor, " r"], k: int, which: Which, tol: float) -> Float[Tensor, " r"]:
+    """Beyond what nothing may be left: the last kept eigenvalue, less what cannot be told from it. Where another is known
+    to lie that close, only what is above both counts."""
+    first, bounds = _preferred(found.values[rows], which), found.bounds[rows]
+    missed = torch.where(bounds <= tol * found.largest[rows, None], bounds, 0.0).norm(dim=-1)
+    told = rounding(bounds.dtype, found.vectors.shape[-1]) + min(tol, tolerance(bounds.dtype)) / 100
+    near = told * found.largest[rows] + 2 * missed
+    near = near.clamp(min=torch.finfo(bounds.dtype).tiny)
+    last = first[:, k - 1]
+    tied = (first[:, k:] >= (last - near)[:, None]).any(-1)
+    if which == "magnitude":
+        tied |= last <= near  # all that is left is as small
+    return torch.where(tied, last + near, last - near)
+
+
+def _held(found: Ritz, rows: Int[Tensor, " r"], k: int, which: Which, tol: float, loose: bool) -> Held:
+    """What is taken out before a random vector asks for more. Pairs beyond the k: those that converged; ``loose``: as many
+    as leave the widest gap between the floor, lowered by what they miss by, and the first that stays."""
+    bounds, first = found.bounds[rows], _preferred(found.values[rows], which)
+    floor, beyond = _floor(found, rows, k, which, tol), first[:, k:]
+    below = (floor[:, None] - first).clamp(min=torch.finfo(first.dtype).tiny)
+    lost = torch.where((first < floor[:, None]) & first.isfinite(), bounds.square() / below, 0.0)
+    if loose:
+        gap = floor[:, None] - lost.cumsum(-1)[:, k - 1 : -1] - beyond
+        gap = torch.where(beyond.isfinite(), gap, -torch.inf)
+        taken = torch.arange(first.shape[1], device=rows.device) < k + gap.argmax(-1, keepdim=True)
+    else:
+        taken = bounds <= tol * found.largest[rows, None]
+        taken[:, :k] = True
+    return Held(found.vectors[rows] * taken[..., None], floor - (lost * taken).sum(-1))
+
+
+def _fetched(
+    form: QuadraticForm,
+    found: Ritz,
+    rows: Int[Tensor, " r"],
+    k: int,
+    which: Which,
+    tol: float,
+    max_steps: int,
+    generator: torch.Generator,
+) -> Ritz:
+    """What a new start finds beside the k that are kept, for ``rows``: all that lies above the floor, or the best."""
+    if not len(rows):
+        return found
+    hold, size = found.values.shape[1], form.shape[-1]
+    kept, floor, largest = found.vectors[rows, :k], _floor(found, rows, k, which, tol), found.largest[rows]
+    run = _Krylov(form.rows(rows), kept, 1, which, tol, room(k, size), generator, hold, floor, largest)
+    more = run.run(max_steps)
+    good = more.bounds <= tol * largest[:, None]
+    values = torch.cat([found.values[rows, :k], torch.where(good, more.values, torch.nan)], 1)
+    order = _preferred(values, which).argsort(dim=-1, descending=True, stable=True)[:, :hold]
+    found.values[rows] = values.gather(1, order)
+    found.bounds[rows] = torch.cat([found.bounds[rows, :k], more.bounds], 1).gather(1, order)
+    vectors = torch.cat([kept, more.vectors], 1)
+    found.vectors[rows] = vectors.gather(1, order[..., None].expand(-1, -1, size))
+    found.largest[rows] = torch.maximum(largest, more.largest)
+    found.converged[rows] &= more.converged
+    found.joined[rows] = True
+    return replace(found, steps=found.steps + more.steps)
+
+
+def _preferred(values: Float[Tensor, "n k"], which: Which) -> Float[Tensor, "n k"]:
+    """``preference``, with what was not found last."""
+    return preference(values, which).nan_to_num(nan=-torch.inf)
 
 
 class _Krylov:
-    """One basis per direction, from a random start orthogonal to ``locked``. ``full`` vectors are in it, and the next."""
+    """One basis per direction, from a random start orthogonal to ``locked``. ``full`` vectors are in it, and the next.
+
+    ``hold`` pairs are handed out. Those that have to converge are the first ``k``; with a ``floor``, all beyond it.
+    """
 
     def __init__(
         self,
@@ -88,24 +167,33 @@ class _Krylov:
         tol: float,
         space: int,
         generator: torch.Generator,
+        hold: int,
+        floor: Float[Tensor, " n"] | None = None,
+        largest: Float[Tensor, " n"] | None = None,
     ) -> None:
-        n, self.size = len(form.weights), form.shape[-1] - (0 if locked is None else locked.shape[1])
+        n, self.size = len(form.weights), form.shape[-1]
         self.form, self.locked, self.tol, self.generator = form, locked, tol, generator
         self.which: Which = which
-        self.space, self.k = min(space, self.size), min(k, self.size)
+        self.space, self.k, self.hold = min(space, self.size), min(k, self.size), hold
+        self.floor = form.left.new_full((n,), torch.inf) if floor is None else floor
+        self.largest = form.left.new_zeros(n) if largest is None else largest
         self.basis = form.left.new_empty(n, self.space + 1, form.shape[-1])
         self.projected = form.left.new_zeros(n, self.space, self.space)
         self.rows = torch.arange(n, device=form.device)  # of the result that each direction still in lock step has
         self.scale = form.left.new_zeros(n)  # the largest |entry| of H so far
+        self.due = self.k  # how many pairs have to converge
         self.full = self.near = self.steps = 0  # ``near``: the first basis vector that Q v_last can have a part along
         self.basis[:, 0] = self.fresh(slice(None))
         self.result = Ritz(
-            values=form.left.new_full((n, self.k), torch.nan),
-            vectors=form.left.new_zeros(n, self.k, form.shape[-1]),
-            bounds=form.left.new_full((n, self.k), torch.inf),
+            values=form.left.new_full((n, hold), torch.nan),
+            vectors=form.left.new_zeros(n, hold, form.shape[-1]),
+            bounds=form.left.new_full((n, hold), torch.inf),
             along=form.left.new_zeros(n, form.shape[-1]),
             converged=torch.zeros(n, dtype=torch.bool, device=form.device),
+            complete=torch.zeros(n, dtype=torch.bool, device=form.device),
             next=form.left.new_full((n,), torch.nan),
+            largest=form.left.new_zeros(n),
+            joined=torch.zeros(n, dtype=torch.bool, device=form.device),
             steps=0,
         )
 
@@ -118,11 +206,17 @@ class _Krylov:
             if self.full < min(look, self.space) and not last:
                 continue
             values, turns = torch.linalg.eigh(self.projected[:, : self.full, : self.full])
-            order = best_first(values, self.which)
+            first = preference(values, self.which)
+            order = first.argsort(dim=-1, descending=True, stable=True)
             values, turns = values.gather(-1, order), turns.gather(-1, order[:, None].expand_as(turns))
             bounds = length[:, None] * turns[:, -1].abs()
-            worst = bounds[:, : self.k].amax(-1) / values.abs().amax(-1).clamp(min=torch.finfo(values.dtype).tiny)
-            done = (worst <= self.tol) & (self.full >= self.k)
+            self.largest = torch.maximum(self.largest, values.abs().amax(-1))
+            count = (first >= self.floor[:, None]).sum(-1, keepdim=True).clamp(min=self.k)
+            self.due = int(count.max())
+            due = torch.arange(self.full, device=count.device) < count
+            size = self.largest.clamp(min=torch.finfo(values.dtype).tiny)
+            worst = torch.where(due, bounds, 0.0).amax(-1) / size
+            done = (worst <= OWN * self.tol) & (self.full >= self.k)
             self.keep(done, values, turns, bounds, last)
             stay = ~done if not last else torch.zeros_like(done)
             if last or int(done.sum()) * LEAVING >= len(done):
@@ -176,26 +270,27 @@ class _Krylov:
         wanted = torch.ones_like(done) if last else done
         if self.full < self.k or not wanted.any():
             return
-        rows, k = self.rows[wanted], self.k
-        self.result.values[rows] = values[wanted, :k]
-        self.result.vectors[rows] = turns[wanted, :, :k].mT @ self.basis[wanted, : self.full]
-        self.result.bounds[rows] = bounds[wanted, :k]
+        rows, k = self.rows[wanted], min(self.hold, self.full)
+        self.result.values[rows, :k] = values[wanted, :k]
+        self.result.vectors[rows, :k] = turns[wanted, :, :k].mT @ self.basis[wanted, : self.full]
+        self.result.bounds[rows, :k] = bounds[wanted, :k]
         self.result.along[rows] = self.basis[wanted, self.full]
         self.result.converged[rows] = done[wanted]
-        if self.full > k:
-            self.result.next[rows] = values[wanted, k]
+        self.result.largest[rows] = self.largest[wanted]
 
     def leave(self, stay: Bool[Tensor, " n"]) -> None:
         """Only ``stay`` go on."""
         basis = self.basis.new_empty(int(stay.sum()), *self.basis.shape[1:])
         basis[:, : self.full + 1] = self.basis[stay, : self.full + 1]
-        self.basis, self.projected, self.scale, self.rows = basis, self.projected[stay], self.scale[stay], self.rows[stay]
-        self.form = _part(self.form, stay)
+        self.basis = basis
+        for name in ("projected", "scale", "rows", "floor", "largest"):
+            setattr(self, name, getattr(self, name)[stay])
+        self.form = self.form.rows(stay)
         self.locked = None if self.locked is None else self.locked[stay]
 
     def restart(self, values: Tensor, turns: Tensor) -> None:
         """Cut the basis down to its best Ritz vectors and the next one, which all of these are coupled to."""
-        k, space = self.k, self.space
+        k, space = self.due, self.space
         stay = min(k + max(k // 2, 8), space - 2) if space > k + 2 else space - 1
         best = turns[:, :, :stay].mT @ self.basis[:, : self.full]
         self.basis[:, stay] = self.basis[:, self.full]
@@ -216,21 +311,3 @@ def _parted(x: Float[Tensor, "n i"], rows: Float[Tensor, "n m i"]) -> tuple[Floa
     """What ``x`` has along the orthonormal ``rows``, and what is left of it."""
     part = x[:, None] @ rows.mT
     return part[:, 0], torch.baddbmm(x[:, None], part, rows, alpha=-1)[:, 0]
-
-
-def _part(form: QuadraticForm, rows: Int[Tensor, " r"] | Bool[Tensor, " n"]) -> QuadraticForm:
-    return QuadraticForm(form.weights[rows], form.left, form.right)
-
-
-def _joined(found: Ritz, rows: Int[Tensor, " r"], more: Ritz, which: Which) -> Ritz:
-    """The best k of what was there and what was found for ``rows``, and the best that is not among them."""
-    k = found.values.shape[1]
-    values = torch.cat([found.values[rows], more.values], 1)
-    bounds = torch.cat([found.bounds[rows], more.bounds], 1)
-    vectors = torch.cat([found.vectors[rows], more.vectors], 1)
-    order = best_first(values, which)
-    values, bounds = values.gather(1, order), bounds.gather(1, order)
-    found.values[rows], found.bounds[rows], found.next[rows] = values[:, :k], bounds[:, :k], values[:, k]
-    found.vectors[rows] = vectors.gather(1, order[:, :k, None].expand(-1, -1, vectors.shape[-1]))
-    found.converged[rows] &= more.converged
-    return replace(found, steps=found.steps + more.steps)

@@ -14,13 +14,14 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.algebra import Eigen, Gaussian, QuadraticForm, ThirdOrder, homogeneous
+from bilens.algebra.eigen import at_scale
 from bilens.algebra.third import Form
 from bilens.base.errors import ShapeError
-from bilens.base.numerics import require_finite
+from bilens.base.numerics import require_finite, restored
 from bilens.base.records import Record
 
 BLOCK = 2**24  # numbers held at once while terms are averaged over activations
@@ -37,6 +38,13 @@ class OnData(Record):
     mean: Float[Tensor, "n k"]
     standard_error: Float[Tensor, "n k"]
     share: Float[Tensor, "n k"]
+
+    def at_scale(self, power: Int[Tensor, " n"]) -> "OnData":
+        """The same of forms times 2^power. Errors: RangeError."""
+        mean, error = (
+            restored("means on the data", x, power[:, None], torch.float64) for x in (self.mean, self.standard_error)
+        )
+        return OnData(mean, error, self.share)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -133,8 +141,9 @@ def weigh(
     white: Eigen,
     measure: Gaussian,
     activations: Float[Tensor, "m i"] | None,
+    power: Int[Tensor, " n"],
 ) -> WeightedEigen:
-    """Eigenpairs of T and of ``whitened`` T, with what their terms are on the data.
+    """Eigenpairs of T and of ``whitened`` T, with what their terms are on the data, each times 2^power of its direction.
 
     Cost under the Gaussian: two products with Q per eigenpair; over activations m (i k + h o) per direction.
     """
@@ -152,16 +161,17 @@ def weigh(
             _averaged(x, outputs, pairs.values, v) for pairs, v in ((white, vectors), (plain, plain.vectors))
         )
     own: dict[str, Any] = {field.name: getattr(white, field.name) for field in fields(Eigen)} | {"vectors": vectors}
-    return WeightedEigen(
+    found = WeightedEigen(
         **own,
-        plain=plain,
-        data=data,
-        plain_data=plain_data,
-        total_mean=mean,
-        total_variance=variance,
+        plain=at_scale(plain, power),
+        data=data.at_scale(power),
+        plain_data=plain_data.at_scale(power),
+        total_mean=restored("means on the data", mean, power, torch.float64),
+        total_variance=restored("variances on the data", variance, 2 * power, torch.float64),
         rank=measure.rank,
         count=0 if activations is None else len(activations),
     )
+    return at_scale(found, power)
 
 
 class _Law:

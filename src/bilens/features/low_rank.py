@@ -12,7 +12,7 @@ from statistics import NormalDist
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bilens.algebra import CP
@@ -34,7 +34,8 @@ class LowRank(Result):
     Fields: ``features`` (m,), their ``ranks`` and ``correlation`` (m, rank), between ``low`` and ``high`` (Fisher's
     interval at ``level``, tokens taken as independent; text is not, so true intervals are wider); ``active`` (m,): tokens it
     is active on, of ``tokens``. Left out, and named: ``dead`` latents, active nowhere; ``rare`` ones, active on fewer than
-    ``least`` or with one value on all. ``threshold``: of ``share``.
+    ``least`` or with one value on all. ``threshold``: of ``share``. ``complete`` (m,): whether none of a latent's
+    first eigenvectors is missing, as far as ``decompose.eigen`` knows.
     """
 
     features: Int[Tensor, " m"]
@@ -50,6 +51,7 @@ class LowRank(Result):
     least: int
     threshold: float
     level: float
+    complete: Bool[Tensor, " m"]
 
     @property
     def share(self) -> list[dict[str, Any]]:
@@ -70,7 +72,9 @@ class LowRank(Result):
         )
         left_out = f"{len(self.dead)} dead and {len(self.rare)} rare latents left out"
         latents = f"{len(self.features)} latents on {self.tokens:,} tokens"
-        return f"{latents}, correlation above {self.threshold}: {shares}; {left_out}"
+        missing = int((~self.complete).sum())
+        doubt = f"; eigenvectors of {missing} latents perhaps not complete" if missing else ""
+        return f"{latents}, correlation above {self.threshold}: {shares}; {left_out}{doubt}"
 
     def columns(self) -> tuple[str, ...]:
         return "latent", "active on", "rank", "correlation", "low", "high"
@@ -158,8 +162,8 @@ def low_rank(
     ]
     r = torch.cat(parts).cpu()
     low, high = _fisher(r, counts.cpu(), level)
-    names = tuple(names)
-    return LowRank(chosen, names, ranks, r, low, high, counts.cpu(), len(x), dead, rare, least, threshold, level)
+    names, complete = tuple(names), found.complete.cpu()
+    return LowRank(chosen, names, ranks, r, low, high, counts.cpu(), len(x), dead, rare, least, threshold, level, complete)
 
 
 def _slopes(T: CP, reads: Float[Tensor, "m o"]) -> Float[Tensor, "m i"]:
