@@ -29,7 +29,7 @@ class _Eigh(torch.autograd.Function):
     def forward(ctx, matrix):
         try:
             values, vectors = torch.linalg.eigh(matrix)
-        except torch._C._LinAlgError as error:
+        except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
             raise ArgumentError("eigh", must="converge", got=str(error)) from error
         ctx.save_for_backward(values, vectors)
         ctx.set_materialize_grads(False)
