@@ -5,7 +5,9 @@ A folder as transformers writes it, with one property that is easily lost, goes 
 
 import copy
 import json
+import os
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +16,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import bilens
-from bilens import Transformer
+from bilens import Transformer, TransformerConfig
+from bilens.base.errors import FileError
 from bilens.cli.commands import convert
 
 WEIGHTS = "model.safetensors"
@@ -284,3 +287,48 @@ def test_after_training_with_stretched_positions(tmp_path):
     out = converted(tmp_path / "run", tmp_path / "llama", "llama")
     stock = AutoModelForCausalLM.from_pretrained(out)
     torch.testing.assert_close(stock(ids).logits, trained(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+REAL = "BILENS_REAL_MODEL"  # a folder with a published Llama-family model, SmolLM2-135M for one
+
+
+@pytest.mark.skipif(REAL not in os.environ, reason=f"{REAL} names no folder of a published model")
+def test_a_published_model_has_stocks_logits():
+    folder = os.environ[REAL]
+    stock = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = bilens.load(folder).float()
+    ids = model.tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        _require_close(model(ids).logits, stock(ids).logits)
+    ends = stock.generation_config.eos_token_id
+    assert model.generation_config.eos_token_id == ends
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "empty"])
+@pytest.mark.parametrize("fails", ["settings", "reading back", "disk"])
+def test_a_conversion_that_fails_leaves_nothing(refuses, tmp_path, monkeypatch, fails, there):
+    plain(tmp_path / "given")
+    if fails == "settings":  # transformers loads these, and refuses to save them
+        edit(tmp_path / "given" / "generation_config.json", temperature=0.6)
+    elif fails == "reading back":
+        monkeypatch.setattr(torch, "equal", lambda one, other: False)
+    else:
+        monkeypatch.setattr(Transformer, "save_pretrained", _no_space)
+    if there:
+        (tmp_path / "out").mkdir()
+    before = sorted(tmp_path.iterdir())
+    refuses(FileError, lambda: convert(tmp_path / "given", tmp_path / "out", "bilens"), f"{tmp_path / 'out'}")
+    assert sorted(tmp_path.iterdir()) == before
+    assert not there or not any((tmp_path / "out").iterdir())
+
+
+def _no_space(self, folder, **options):
+    (Path(folder) / "config.json").write_text("half")
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("given", [{"rope_parameters": dict(LINEAR)}, {"rope_scaling": dict(LINEAR), "rope_theta": 5e5}])
+def test_old_names_of_stretched_positions(given):
+    config = TransformerConfig(vocab_size=9, hidden_size=8, **given)
+    theta = given.get("rope_theta", 1e4)
+    assert config.rope_parameters == {"rope_type": "linear", "rope_theta": theta, "factor": 4.0}

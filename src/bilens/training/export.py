@@ -27,7 +27,7 @@ def export(model: PreTrainedModel, output: Path) -> None:
         tokenizer = getattr(model, "tokenizer", None)
         if tokenizer is not None:
             save_tokenizer(tokenizer, made)
-        _require_same(model, load(made))
+        _require_same(model, load(made), made)
         made.replace(output)  # over an empty folder too
     except BilensError as error:  # names the folder that was asked for, which is where it would have been
         who = error.who.replace(str(made), str(output))
@@ -38,8 +38,8 @@ def export(model: PreTrainedModel, output: Path) -> None:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def _require_same(model: PreTrainedModel, back: PreTrainedModel) -> None:
+def _require_same(model: PreTrainedModel, back: PreTrainedModel, folder: Path) -> None:
     written = back.state_dict()
     for name, value in model.state_dict().items():
         if name not in written or not torch.equal(value.cpu(), written[name]):
-            raise FileError(name, must="be read back as it was written", got="something else")
+            raise FileError(f"{folder}: {name}", must="be read back as it was written", got="something else")
