@@ -116,6 +116,15 @@ def test_another_thread_runs_through_a_hook_untouched():
         assert (hook.calls, hook.changed) == (1, 1)
 
 
+def test_another_thread_meets_a_hook_that_is_half_set():
+    """torch sets a hook in two steps, and a pass between them calls it without the arguments by name."""
+    layer, x = torch.nn.Linear(3, 2), torch.randn(4, 3)
+    before = layer(x).detach()
+    with ThreadPoolExecutor(1) as pool, hooked(layer, "input", lambda given: given * 0):
+        layer._forward_pre_hooks_with_kwargs.clear()
+        assert torch.equal(pool.submit(layer, x).result(), before)
+
+
 def test_hooks_of_one_thread_nest_and_end_with_an_error():
     layer, x = torch.nn.Linear(3, 2, bias=False), torch.ones(1, 3)
     before = layer(x).detach()

@@ -86,7 +86,9 @@ def hooked(module: nn.Module, side: str, act: Callable[[Tensor], Tensor | None])
             hook.changed += not torch.equal(made, x)
         return made
 
-    def before(_: nn.Module, given: tuple, named: dict[str, Any]) -> Any:
+    def before(_: nn.Module, given: tuple, named: dict[str, Any] | None = None) -> Any:
+        if named is None:  # another thread's pass, while torch is halfway through adding or removing the hook
+            return None
         if given:
             made = told(given[0])
             return None if made is None else ((made, *given[1:]), named)
