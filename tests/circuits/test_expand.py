@@ -210,11 +210,37 @@ def test_views_add_up():
 
 
 def test_taking_paths_out_of_the_sum():
+    """One term, its text, several of them; what is named twice goes once."""
     ex = expand(one_layer(2), [1, 2, 3], 4, max_terms=None, cutoff=0)
     first, second = ex.terms[:2]
-    assert ex.ablate([first, f"W_U · {second.path}"]) == pytest.approx(ex.total - first.value - second.value)
-    with pytest.raises(ArgumentError, match="must be among the expansion's terms; got no such path"):
-        ex.ablate(["no such path"])
+    less = ex.total - first.value
+    for one in (first, first.path, f"W_U · {first.path}", [first], (first, first.path), {first}):
+        assert ex.ablate(one) == pytest.approx(less, rel=1e-12)
+    both = pytest.approx(less - second.value, rel=1e-12)
+    for two in ([first, f"W_U · {second.path}"], iter([second, first, second.path]), ex.terms[:2]):
+        assert ex.ablate(two) == both
+    assert ex.ablate([]) == ex.total
+    assert ex.ablate(ex.terms) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("removed", "text"),
+    [
+        (["no such path"], "path must be among the expansion's terms; got no such path"),
+        ("mlp0", "got mlp0. It was taken apart: mlp0("),
+        ("L0H1", "got L0H1. It was taken apart: L0H1@"),
+        ("embe", "path must be among the expansion's terms; got embe."),
+        (3, "must be a term of the expansion, its path, or several of them; got int"),
+        (None, "got NoneType"),
+        ({"embed": 1}, "got dict"),
+        ([3], "must be terms of the expansion, or their paths; got int among them"),
+        (["embed", None], "got NoneType among them"),
+    ],
+)
+@pytest.mark.bad_input
+def test_what_is_no_path_is_not_taken_out(refuses, removed, text):
+    ex = expand(one_layer(2), [1, 2, 3], 4, max_terms=None, cutoff=0)
+    refuses(ArgumentError, lambda: ex.ablate(removed), text)
 
 
 def test_an_expansion_saves_and_loads(tmp_path):

@@ -2,7 +2,7 @@
 
 import heapq
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Literal, get_args
@@ -25,6 +25,7 @@ from bilens.nn.expandable import Expandable, Sparse
 Detail = Literal["writes", "pairs", "paths"]
 By = Literal["component", "position", "order", "layer"]
 SHOWN = 20
+SAID = 3  # terms that a refusal names
 MISFITS = 32  # paths found too many to take apart, before the search is given up
 
 
@@ -176,17 +177,29 @@ class Expansion(Result):
         found["remainder"] = self.remainder
         return Groups(what, tuple(found), tuple(found.values()))
 
-    def ablate(self, removed: Iterable["Term | str"]) -> float:
+    def ablate(self, removed: "Term | str | Iterable[Term | str]") -> float:
         """The target with these paths taken out of the sum, all else as it was: patterns and norm scales do not react.
 
+        A path is a term, or its text. Terms do not overlap, and a path named twice is taken out once. One that was taken
+        apart is no term any more; name the terms that it has become.
         ``circuits.knockout`` removes a component from the model itself; the two differ where patterns and norms then change.
-        Errors: ArgumentError for a path that is not among the terms.
+        Errors: ArgumentError for what is no path, and for a path that is not among the terms.
         """
-        values = {term.path: term.value for term in self.terms}
-        wanted = {item.path if isinstance(item, Term) else item.removeprefix("W_U · ") for item in removed}
-        if missing := wanted - set(values):
-            raise ArgumentError("path", must="be among the expansion's terms", got=min(missing))
-        return self.total - sum(values[path] for path in wanted)
+        terms = {term.path: term for term in self.terms}
+        gone: dict[str, float] = {}
+        for path in _named(removed):
+            if path not in terms:
+                raise ArgumentError("path", must="be among the expansion's terms", got=path, todo=self._apart(path))
+            gone[path] = terms[path].value
+        return self.total - float(np.sum(list(gone.values())))
+
+    def _apart(self, path: str) -> str:
+        """Which terms begin like a path that is none itself."""
+        begun = [term.path for term in self.terms if term.path.startswith((f"{path}(", f"{path}@"))]
+        if not begun:
+            return ""
+        more = f" and {len(begun) - SAID} more" if len(begun) > SAID else ""
+        return f"It was taken apart: {', '.join(begun[:SAID])}{more}."
 
     def _group(self, term: Term, what: By) -> str:
         match what:
@@ -200,6 +213,20 @@ class Expansion(Result):
 
     def _tokens(self, term: Term) -> str:
         return " · ".join(self.inputs[n] for n in paths.positions(term.tree))
+
+
+def _named(removed: Any) -> Iterator[str]:
+    """The texts of one path or of several."""
+    if isinstance(removed, Term | str):
+        removed = [removed]
+    if not isinstance(removed, Iterable) or isinstance(removed, Mapping | bytes | torch.Tensor):
+        must = "be a term of the expansion, its path, or several of them"
+        raise ArgumentError("ablate: what is taken out", must=must, got=type(removed).__name__)
+    for item in removed:
+        if not isinstance(item, Term | str):
+            got = f"{type(item).__name__} among them"
+            raise ArgumentError("ablate: what is taken out", must="be terms of the expansion, or their paths", got=got)
+        yield item.path if isinstance(item, Term) else item.strip().removeprefix("W_U · ").strip()
 
 
 @torch.no_grad()
