@@ -20,6 +20,7 @@ from bilens.circuits.expansion import Detail
 from bilens.decompose import eigen, hosvd
 from bilens.models import Classifier, Transformer, hushed, load
 from bilens.nn.expandable import Layer
+from bilens.report.stock import stock
 
 INPUTS = 64
 TOKENS = 8  # of the text whose logits are written as paths
@@ -28,21 +29,26 @@ DIRECTIONS = 16  # of a transformer's layer, mixed at random from its outputs
 
 @dataclass(frozen=True)
 class Check:
-    """One identity: ``got`` and ``truth`` come by different ways and must agree."""
+    """One identity: ``got`` and ``truth`` come by different ways and must agree, to the tolerance of ``precision``."""
 
     identity: str
     got: Tensor
     truth: Tensor
+    precision: torch.dtype | None = None  # None: that of ``got``
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Verification(Result):
-    """What was checked, how far it missed (relative to the largest term), and what it was allowed to miss by."""
+    """What was checked, how far it missed (relative to the largest term), and what it was allowed to miss by.
+
+    ``skipped`` says in words what could not be checked, and why.
+    """
 
     identities: tuple[str, ...]
     dtypes: tuple[str, ...]
     errors: tuple[float, ...]
     tolerances: tuple[float, ...]
+    skipped: tuple[str, ...] = ()
 
     @property
     def holds(self) -> tuple[bool, ...]:
@@ -56,7 +62,8 @@ class Verification(Result):
 
     def summary(self) -> str:
         worst = next((error for error in self.errors if error != error), max(self.errors))  # a NaN is the worst
-        return f"{sum(self.holds)} of {len(self.holds)} identities hold; largest error {worst:.2e}"
+        skipped = f"; not checked: {'; '.join(self.skipped)}" if self.skipped else ""
+        return f"{sum(self.holds)} of {len(self.holds)} identities hold; largest error {worst:.2e}{skipped}"
 
     def rows(self) -> list[dict[str, Any]]:
         columns = zip(self.identities, self.dtypes, self.errors, self.tolerances, self.holds, strict=True)
@@ -81,15 +88,24 @@ def verify(model: Classifier | Transformer, seed: int = 0) -> Verification:
     All in float64 at 1e-10, the forward pass in float32 at 1e-5 too. Each identity compares two different ways: the
     module's forward or autograd on one side, factors, spectra and paths on the other. Cost: for each layer one HOSVD and
     a full eigendecomposition of every output of a classifier, of 16 directions of a transformer's layer.
+
+    A transformer whose configuration is that of a Llama, Qwen2 or Qwen3 is also held against transformers' own class with
+    the same weights: all else compares bilens with bilens. Where transformers has no such class, ``skipped`` says so.
+    Errors: ArgumentError for what is no model, and for a part that does not do what its weights say.
     """
     _require_model(model)
     generator = torch.Generator().manual_seed(seed)
-    checks = _language(model, generator) if isinstance(model, Transformer) else _classifier(model, generator)
+    skipped: tuple[str, ...] = ("against a stock model: transformers has no class of bilinear classifiers",)
+    if isinstance(model, Transformer):
+        checks, skipped = _language(model, generator)
+    else:
+        checks = _classifier(model, generator)
     return Verification(
         identities=tuple(check.identity for check in checks),
         dtypes=tuple(dtype_name(check.got.dtype) for check in checks),
         errors=tuple(relative_error(check.got, check.truth) for check in checks),
-        tolerances=tuple(tolerance(check.got.dtype) for check in checks),
+        tolerances=tuple(tolerance(check.precision or check.got.dtype) for check in checks),
+        skipped=skipped,
     )
 
 
@@ -130,7 +146,7 @@ def _classifier(model: Classifier, generator: torch.Generator) -> list[Check]:
     return checks
 
 
-def _language(model: Transformer, generator: torch.Generator) -> list[Check]:
+def _language(model: Transformer, generator: torch.Generator) -> tuple[list[Check], tuple[str, ...]]:
     exact, single = copy.deepcopy(model).cpu().double().eval(), copy.deepcopy(model).cpu().float().eval()
     config = exact.config
     length = min(TOKENS, config.max_position_embeddings)
@@ -152,7 +168,21 @@ def _language(model: Transformer, generator: torch.Generator) -> list[Check]:
             view = _View(f", {part.name}", tensor.detach().map(out=mix), x, partial(_mixed, part.module, mix))
             checks.append(Check("T(x, x) = what the layer writes" + view.where, view.tensor(view.inputs), view.write(x)))
             checks += _layer(view, generator)
-    return checks
+    against = _stock(exact, tokens)
+    return (checks, (against,)) if isinstance(against, str) else ([against, *checks], ())
+
+
+@torch.no_grad()
+def _stock(model: Transformer, tokens: Tensor) -> Check | str:
+    """The logits of transformers' own class with the same weights; in words, why there is none.
+
+    Its norms go through float32 in a model of any dtype, so that the two agree as well as float32 can.
+    """
+    made = stock(model)
+    if isinstance(made, str):
+        return f"against a stock model: {made}"
+    name = f"logits = those of stock {type(made).__name__}, same weights"
+    return Check(name, model(tokens[None]).logits, made(tokens[None]).logits, torch.float32)
 
 
 def _mixed(module: nn.Module, mix: Tensor, x: Tensor) -> Tensor:
