@@ -122,7 +122,14 @@ def test_rows_are_the_pairs_largest_first(tmp_path):
     at = score.query_sources.index(row["query source"]), score.key_sources.index(row["key source"])
     assert row["value"] == score.values[at]
     assert torch.equal(torch.tensor(score.figure()["data"][0]["z"], dtype=torch.float64), score.values)
-    assert score.plot().data
+    figure = score.plot()
+    cells, layout = figure.data[0], figure.layout
+    assert (cells.x, cells.y, cells.zmid) == (score.key_sources, score.query_sources, 0)
+    assert [colour for _, colour in cells.colorscale] == ["#D55E00", "#f7f7f7", "#0072B2"]
+    assert layout.yaxis.autorange == "reversed"  # rows as in the table, the first on top
+    assert [axis.title.text.split(",")[0] for axis in (layout.xaxis, layout.yaxis)] == [
+        "at the key", "at the query"
+    ]  # fmt: skip
     score.save(tmp_path / "s.safetensors")
     assert AttentionScores.load(tmp_path / "s.safetensors").rows() == score.rows()
 
@@ -232,7 +239,10 @@ def test_heads_built_for_it_score_one():
     assert rows["L0H1"]["previous token"] == pytest.approx(uniform)
     assert rows["L1H1"]["induction"] == pytest.approx(sum(1 / (t + 1) for t in range(12, 24)) / 12)
     assert "most induction L1H0 (0.96)" in scores.summary()
-    assert len(scores.plot().data) == 3
+    bars = {bar.name: bar for bar in scores.plot().data}
+    assert set(bars) == {"copying", "previous token", "induction"}
+    for name, bar in bars.items():
+        assert list(bar.y) == [rows[head][name] for head in bar.x]
 
 
 def test_scores_against_the_definitions():

@@ -37,6 +37,11 @@ def head(model, layer, head):
     return n @ model.W_V[layer, head] @ model.W_O[layer, head], q @ k.T
 
 
+def head_of(model, layer):
+    w_q, w_k, w_v, w_o = (matrices[layer, 0] for matrices in (model.W_Q, model.W_K, model.W_V, model.W_O))
+    return w_v @ w_o, w_q @ w_k.T
+
+
 def mlp(model, layer):
     block = model.blocks[layer]
     n = reading(model, block.post_attention_layernorm)
@@ -139,13 +144,22 @@ def test_traces_count_by_chance_on_both_inputs():
 
 
 def test_chance_for_random_entries_is_the_same():
-    """E‖AB‖² = ‖A‖²‖B‖²/d for independent entries: strengths of untrained heads lie about 1."""
+    """E‖AB‖² = ‖A‖²‖B‖²/d for independent entries: untrained heads lie about 1, as widely as rotations spread them."""
     model = transformer(hidden_size=64, head_dim=16, intermediate_size=40)
+    g = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
-        parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())))
-    ratio = composition(model).ratio
-    assert float(ratio.mean()) == pytest.approx(1, abs=0.1)
-    assert float((ratio - 1).abs().max()) < 0.3
+        parameter.copy_(torch.randn(parameter.shape, generator=g))
+    (ov, _), (_, qk) = (head_of(model, layer) for layer in (0, 1))
+    turned = ov @ rotations(300, 64, g) @ qk
+    spread = float((turned.norm(dim=(1, 2)) / (ov.norm() * qk.norm()) * 64**0.5).std())
+    found = composition(model)
+    heads = torch.tensor(
+        [kind in ("Q", "K", "V") and first[0] == "L" for first, kind in zip(found.first, found.kinds, strict=True)]
+    )
+    ratio = found.ratio[heads]
+    assert len(ratio) == 12
+    assert spread < 0.1
+    assert float((ratio - 1).abs().max()) < 4 * spread  # of 12 draws, once in 1,300 tries
 
 
 def test_rows_table_and_figure(tmp_path):
@@ -160,7 +174,9 @@ def test_rows_table_and_figure(tmp_path):
     row = frame[(frame["first"] == "L0H0") & (frame["second"] == "L1H1") & (frame["kind"] == "K")].iloc[0]
     assert cells["z"][line][column] == pytest.approx(row["ratio"])
     assert cells["z"][cells["y"].index("L1H0")][cells["x"].index("mlp0 one input")] is None
-    assert found.plot().data
+    shown = found.plot().data[0]
+    assert [colour for _, colour in shown.colorscale] == ["#D55E00", "#f7f7f7", "#0072B2"]
+    assert shown.zmid == 1  # chance
     found.save(tmp_path / "c.safetensors")
     assert Composition.load(tmp_path / "c.safetensors").rows() == found.rows()
 

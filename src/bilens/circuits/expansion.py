@@ -167,15 +167,19 @@ class Expansion(Result):
         return replace(self, terms=kept, remainder=remainder, left_out=self.left_out + len(rest))
 
     def by(self, what: By) -> Groups:
-        """The terms added up by component (the write that reaches the target), start position, order or layer."""
+        """The terms added up by component (the write that reaches the target), start position, order or layer.
+
+        Largest first; last what was not kept.
+        """
         if what not in get_args(By):
             raise ArgumentError("by", must=f"be one of {', '.join(get_args(By))}", got=repr(what))
         found: dict[str, float] = {}
         for term in self.terms:
             name = self._group(term, what)
             found[name] = found.get(name, 0.0) + term.value
-        found["remainder"] = self.remainder
-        return Groups(what, tuple(found), tuple(found.values()))
+        names = sorted(found, key=lambda name: -abs(found[name]))
+        values = [found[name] for name in names]
+        return Groups(what, (*names, "remainder"), (*values, self.remainder))
 
     def ablate(self, removed: "Term | str | Iterable[Term | str]") -> float:
         """The target with these paths taken out of the sum, all else as it was: patterns and norm scales do not react.

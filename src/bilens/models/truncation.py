@@ -68,7 +68,7 @@ def truncate(
     logits = model(pixel_values).logits
     pairs = eigen(tensor, k=None)
     kept = [k for k in kept if k < pairs.values.shape[-1]] + [pairs.values.shape[-1]]
-    zero, mean = torch.empty(len(kept), *logits.shape), torch.empty(len(kept), *logits.shape)
+    zero, mean = (pairs.values.new_empty(len(kept), *logits.shape) for _ in range(2))
     for c in range(logits.shape[1]):
         terms = (inputs.to(pairs.vectors) @ pairs.vectors[c].T).square() * pairs.values[c]
         for n, k in enumerate(kept):
