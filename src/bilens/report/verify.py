@@ -198,8 +198,10 @@ def _paths(model: Classifier | Transformer, inputs: Tensor, outputs: list[int]) 
         got, truth = ([getattr(one, name) for one in found] for name in ("total", "forward"))
         largest = max(abs(term.value) for one in found for term in one.terms)
         scale = torch.tensor([largest], dtype=torch.float64)  # errors are relative to the largest term
-        pair = (torch.cat([torch.tensor(values, dtype=torch.float64), scale]).to(model.dtype) for values in (got, truth))
-        checks.append(Check(f"Σ terms + remainder = logits, {detail}", *pair))
+        left, right = (
+            torch.cat([torch.tensor(values, dtype=torch.float64), scale]).to(model.dtype) for values in (got, truth)
+        )
+        checks.append(Check(f"Σ terms + remainder = logits, {detail}", left, right))
     return checks
 
 
