@@ -3,6 +3,7 @@
 from bilens.base.words import printable, shortened
 
 LONGEST = 200  # characters of a value that a message carries
+LONGEST_WHO = 1000  # and of the file, key or argument it speaks of: as much as most paths have
 
 
 class BilensError(Exception):
@@ -20,7 +21,7 @@ class BilensError(Exception):
         self.who, self.must, self.got, self.todo = who, must, got, todo
         value = shortened(printable(" ".join(str(got).split())), LONGEST)
         needed = shortened(printable(" ".join(must.split())), 2 * LONGEST)
-        line = f"{printable(who)} must {needed}; got {value}."
+        line = f"{shortened(printable(who), LONGEST_WHO)} must {needed}; got {value}."
         super().__init__(line + (f" {printable(todo)}" if todo else ""))
 
     def __reduce__(self):  # keyword-only arguments do not survive the default pickling between processes
