@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from bilens.algebra import CP
-from bilens.decompose.readings import near_one, norms_of, plain, scaled, short
+from bilens.base.numerics import near_one, scaled
+from bilens.decompose.readings import norms_of, plain, short
 
 EVERY = 2**62  # what one output costs otherwise: any short reading is worth it
 SMALL = {

@@ -25,7 +25,7 @@ ODD = [None, "3", 3.0, [None], True, torch.tensor(2.0), object()]
 
 
 @pytest.mark.bad_input
-@pytest.mark.parametrize("odd", ODD, ids=repr)
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: type(odd).__name__)
 def test_what_is_no_feature_is_refused(made, odd):
     form = made[3].of(0)
     calls = [
