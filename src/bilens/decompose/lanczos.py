@@ -24,6 +24,7 @@ from bilens.base.numerics import tolerance
 from bilens.decompose.probe import CHANCE, LEAVING, SURE, Held, unseen
 
 SPARE = 12  # pairs beyond the k that are handed out as far as they came: what is taken out with them widens the gap
+CAUTION = 4.0  # how much dearer a lowered floor is than it seems: too low a floor meets what is known to be there
 OWN = 0.8  # the share of the tolerance that bounds may take: what rounding adds is at right angles
 BROKEN = 100.0  # ulps of the norm below which a new direction is rounding, and a random one takes its place
 PER_DECADE = 12  # a decade of the bound takes about a twelfth of the steps so far: when to look again, as seen on layers
@@ -108,7 +109,7 @@ def _held(found: Ritz, rows: Int[Tensor, " r"], k: int, which: Which, tol: float
     below = (floor[:, None] - first).clamp(min=torch.finfo(first.dtype).tiny)
     lost = torch.where((first < floor[:, None]) & first.isfinite(), bounds.square() / below, 0.0)
     if loose:
-        gap = floor[:, None] - lost.cumsum(-1)[:, k - 1 : -1] - beyond
+        gap = floor[:, None] - CAUTION * lost.cumsum(-1)[:, k - 1 : -1] - beyond
         gap = torch.where(beyond.isfinite(), gap, -torch.inf)
         taken = torch.arange(first.shape[1], device=rows.device) < k + gap.argmax(-1, keepdim=True)
     else:
