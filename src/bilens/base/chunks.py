@@ -6,15 +6,17 @@ folder/chunk-00000256.safetensors    one finished chunk, by the number of what c
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from bilens.base.errors import ArgumentError, FileError
-from bilens.base.files import write_text
+from bilens.base.errors import ArgumentError, FileError, Interrupted
+from bilens.base.files import NEW, held, require_empty, write_text
+from bilens.base.reading import read_json
 from bilens.base.records import Record
 
 ABOUT = "about.json"
@@ -43,18 +45,24 @@ def write_chunks(
 ) -> list[Path]:
     """A file with ``make(start)`` for each of ``starts``, in that order; what is in ``folder`` already is not made again.
 
-    With a ``share`` each process makes every ``share.of``-th chunk, and waits for the others.
-    Errors: FileError for a folder that holds something else, or where a chunk cannot be written.
+    With a ``share`` each process makes every ``share.of``-th chunk, and waits for the others. The folder is held
+    meanwhile: by the first process for all that share the work.
+    Errors: FileError for a folder that holds something else or that others are at work in, or where a chunk cannot be
+    written; Interrupted, which says how far it came.
     """
-    _claim(folder, about, share)
     files = [folder / f"chunk-{start:08}.safetensors" for start in starts]
-    for n, (start, file) in enumerate(zip(starts, files, strict=True)):
-        if share is None or n % share.of == share.process:
-            if not file.is_file():
-                make(start).save(file)
-            done()
-    if share is not None:
-        share.wait()
+    with _claimed(folder, about, share):
+        try:
+            for n, (start, file) in enumerate(zip(starts, files, strict=True)):
+                if share is None or n % share.of == share.process:
+                    if not file.is_file():
+                        make(start).save(file)
+                    done()
+        except KeyboardInterrupt as stop:
+            made = sum(file.is_file() for file in files)
+            raise Interrupted(f"{folder} stopped with {made} of {len(files)} chunks done") from stop
+        if share is not None:
+            share.wait()
     return files
 
 
@@ -68,27 +76,34 @@ def fingerprint(**tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _claim(folder: Path, about: dict[str, Any], share: Share | None) -> None:
-    """Take an empty folder, or go on with one that says the same."""
-    file = folder / ABOUT
-    if share is not None and share.process > 0:
-        share.wait()
-    try:
-        if not file.is_file():
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                raise FileError(str(folder), must="be a new or empty folder, or hold this very computation", got="files")
-            write_text(file, json.dumps(about, indent=2) + "\n")
-        _require_same(file, about)
-    finally:
-        if share is not None and share.process == 0:
+@contextmanager
+def _claimed(folder: Path, about: dict[str, Any], share: Share | None) -> Iterator[None]:
+    """Hold an empty folder, or one that says the same. Of several processes the first does, and the others wait for it."""
+    with ExitStack() as stack:
+        if share is not None and share.process > 0:
             share.wait()
+            _require_same(folder / ABOUT, about)
+        else:
+            try:
+                stack.enter_context(held(folder))
+                _begin(folder, about)
+            finally:
+                if share is not None:
+                    share.wait()
+        yield
+
+
+def _begin(folder: Path, about: dict[str, Any]) -> None:
+    file = folder / ABOUT
+    if file.is_file():
+        _require_same(file, about)
+    else:
+        require_empty(folder, f"{NEW}, or hold this very computation")
+        write_text(file, json.dumps(about, indent=2) + "\n")
 
 
 def _require_same(file: Path, about: dict[str, Any]) -> None:
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FileError(str(file), must="be readable JSON", got=str(error), todo="Name another folder.") from error
+    stored = read_json(file)
     for key, value in about.items():
         if not isinstance(stored, dict) or stored.get(key) != value:
             was = stored.get(key) if isinstance(stored, dict) else stored

@@ -62,3 +62,12 @@ class TooLargeError(BilensError):
 
 class NotExactError(BilensError):
     """No exact tensor exists for what was asked; the text says what to do instead."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C (or SIGTERM) in a long job: where it stopped, and whether going on must be asked for (``resume``)."""
+
+    def __init__(self, where: str, *, resume: bool = False) -> None:
+        self.where, self.resume = where, resume
+        how = "Resume it to go on." if resume else "Begin it again to go on."
+        super().__init__(f"{where}. {how}")

@@ -1,45 +1,224 @@
-"""Writing files so that a kill or a full disk never leaves half of one."""
+"""Folders held by one writer at a time, and files of which a kill or a full disk never leaves half.
+
+What is being written lies in a folder ``.saving-…`` beside its place, and its writer holds a lock on that folder. A kill
+lets go of the lock, so what a dead writer left can be told from what a live one is at, and the next holder sweeps it away.
+"""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
+
+from safetensors import SafetensorError
 
 from bilens.base.errors import FileError
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # a system without such locks
+    fcntl = None
+
+SAVING = ".saving-"
+NEW = "be a new or empty folder"
+
+
+@contextmanager
+def writing(place: str | Path, todo: str = "") -> Iterator[None]:
+    """One FileError that names ``place`` for whatever the disk refuses in this block: full, read-only, over a quota, gone.
+
+    Told by the kind of the error, never by its words: OSError, and safetensors' own, which stands for one.
+    """
+    try:
+        yield
+    except FileError:
+        raise
+    except (OSError, SafetensorError) as error:
+        raise FileError(str(place), must="be writable", got=reason(error), todo=todo) from error
+
+
+def reason(error: BaseException) -> str:
+    """What the system says of a fault, without the path that is named anyway."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it over ``path`` when the block ends well, remove it when not.
+    """Yield a temporary path; rename it over ``path`` when the block ends well, remove it when not.
 
-    Errors: FileError where the folder cannot be made or written.
+    The file has the permissions that ``open`` would have given it: those of the file it replaces, or what the umask leaves.
+    Errors: FileError where the folder cannot be made or written, or ``path`` is no file (a folder, a device).
     """
     path = Path(path)
-    try:
+    with writing(path):
+        if path.exists() and not path.is_file():
+            raise FileError(str(path), must="be writable: a file, or a new one", got="something else")
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise FileError(str(path), must="be in a folder that can be written", got=error.strerror or error) from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise FileError(str(path), must="be writable", got=error.strerror or error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path), _temporary(path.parent) as folder:
+        yield folder / path.name
+        _publish(folder, path.parent, "")
 
 
-def require_new_folder(folder: Path) -> None:
-    """Raise FileError unless ``folder`` is not there yet, or empty."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileError(str(folder), must="be a new or empty folder", got="files", todo="Name another --output.")
+@contextmanager
+def saved_together(folder: str | Path, last: str) -> Iterator[Path]:
+    """Yield a temporary folder whose files are renamed into ``folder`` when the block ends well, that named ``last`` last.
+
+    Errors: FileError where ``folder`` cannot be made or written.
+    """
+    folder = Path(folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        with _temporary(folder) as temporary:
+            yield temporary
+            _publish(temporary, folder, last)
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Write ``text`` to ``path`` atomically, as UTF-8."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def held(folder: str | Path) -> Iterator[Path]:
+    """Hold ``folder``, made where it is not there, for this writer alone; what killed writers left in it is swept away.
+
+    A folder that was made for this and is empty in the end goes again. The lock is on the folder itself and ends with the
+    process, however that ends. Errors: FileError for a folder that another process or thread is at work in.
+    """
+    folder = Path(folder)
+    with ExitStack() as stack:
+        with writing(folder):
+            if folder.exists() and not folder.is_dir():
+                raise FileError(str(folder), must=NEW, got="a file")
+            made = _missing(folder)
+            stack.enter_context(_locked(folder))
+            sweep(folder)
+        stack.callback(_remove_empty, made)
+        yield folder
+
+
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """``held``, of a folder that is not there yet or is empty. Errors: FileError for any other."""
+    with held(folder) as mine:
+        require_empty(mine)
+        yield mine
+
+
+def require_empty(folder: Path, must: str = NEW, todo: str = "Name another folder.") -> None:
+    """Raise FileError unless ``folder`` holds nothing."""
+    if any(folder.iterdir()):
+        raise FileError(str(folder), must=must, got="files", todo=todo)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers that were killed left half-written in ``folder``; what a live one is at stays."""
+    for left in folder.glob(f"{SAVING}*"):
+        with suppress(OSError), _lock(left, needed=True):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _missing(folder: Path) -> list[Path]:
+    """``folder`` and those above it that are not there, the innermost first."""
+    return [place for place in (folder, *folder.parents) if not place.exists()]
+
+
+def _remove_empty(made: list[Path]) -> None:
+    with suppress(OSError):  # of the first that holds something
+        for place in made:
+            place.rmdir()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """``_lock``, of a folder that is made where it is not there (again, where its last holder removed it meanwhile)."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            try:
+                same = stack.enter_context(_lock(folder))
+            except BlockingIOError as error:
+                todo = "Wait until it has ended, or name another folder."
+                raise FileError(str(folder), must="be free", got="another run at work in it", todo=todo) from error
+            if same:
+                yield
+                return
+
+
+@contextmanager
+def _lock(folder: Path, needed: bool = False) -> Iterator[bool]:
+    """Hold the lock on ``folder``; whether that is what lies there now. Errors: BlockingIOError where another holds it.
+
+    Where a file system has no such locks nothing is held, or, where it is ``needed``, OSError raised.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        _flock(handle, needed)
+        yield _is_at(handle, folder)
+    finally:
+        os.close(handle)
+
+
+def _flock(handle: int, needed: bool) -> None:
+    if fcntl is None:
+        if needed:
+            raise OSError("no locks on this system")
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # none on this file system
+        if needed:
+            raise
+
+
+def _is_at(handle: int, folder: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), folder.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _temporary(folder: Path) -> Iterator[Path]:
+    """A folder ``.saving-…`` in ``folder``, locked by this writer, gone in the end."""
+    with ExitStack() as stack:
+        while True:
+            made = Path(tempfile.mkdtemp(prefix=SAVING, dir=folder))
+            with suppress(BlockingIOError, FileNotFoundError):  # a sweeper was faster than the lock: another one
+                if stack.enter_context(_lock(made)):
+                    break
+        stack.callback(shutil.rmtree, made, ignore_errors=True)
+        yield made
+
+
+def _publish(temporary: Path, folder: Path, last: str) -> None:
+    """Rename the files of ``temporary`` into ``folder``, each whole on the disk before, ``last`` after the others."""
+    plain = _plain_mode(temporary)
+    files = sorted(temporary.iterdir(), key=lambda file: file.name == last)
+    for file in files:
+        place = folder / file.name
+        file.chmod(place.stat().st_mode & 0o7777 if place.is_file() else plain)
+        _flush(file)
+    for file in files:
+        os.replace(file, folder / file.name)
+
+
+def _plain_mode(folder: Path) -> int:
+    """The permissions of a file that ``open`` makes in ``folder``; the umask cannot be asked without being changed."""
+    with tempfile.TemporaryDirectory(dir=folder) as inside:
+        probe = Path(inside) / "probe"
+        probe.touch()
+        return probe.stat().st_mode & 0o7777
+
+
+def _flush(file: Path) -> None:
+    """Some disks say only now that they are full (quotas, network file systems)."""
+    with file.open("rb+") as handle:
+        os.fsync(handle.fileno())

@@ -3,7 +3,9 @@
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -51,8 +53,10 @@ DEMO_STEPS = 800  # enough for the digits to be told apart, within a minute of t
 
 def main() -> None:
     """Run the command line. Exit 0 when all is well, 1 when a check fails, 2 for bad input, 130 when interrupted."""
-    from bilens.base.errors import BilensError
+    from bilens.base.errors import BilensError, Interrupted
 
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every command works on local files
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.showwarning = _warn
@@ -74,9 +78,22 @@ def main() -> None:
         sys.exit(0)
     except OSError as error:  # a full disk behind stdout, a file that may not be read
         _fail(str(error))
+    except Interrupted as stop:
+        again = "the same command with --resume" if stop.resume else "the same command again"
+        _stop(f"interrupted: {stop.where}. To go on: {again}.")
     except (KeyboardInterrupt, typer.Abort):
-        print("bilens: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _stop("interrupted")
+
+
+def _interrupt(*_: Any) -> None:
+    """SIGTERM, told like Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def _stop(message: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print("bilens: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(130)
 
 
 def _require_text(arguments: Sequence[str]) -> None:
@@ -226,11 +243,9 @@ def train_tokenizer(
 ) -> None:
     """Train a byte-level BPE tokenizer on the training part of a text."""
     from bilens import training
-    from bilens.base.files import require_new_folder
     from bilens.cli.output import quiet, say
 
     quiet()
-    require_new_folder(output)
     made = training.train_tokenizer(data, vocab_size, output)
     say(f"{len(made)} tokens in {output}")
 
@@ -341,17 +356,17 @@ def convert(
     """A language model from and to the Llama family, tokenizer and all."""
     from bilens import Transformer, load
     from bilens.base.errors import ArgumentError
-    from bilens.base.files import require_new_folder
+    from bilens.base.files import new_folder
     from bilens.cli.output import quiet, say
     from bilens.training import export
 
     quiet()
     require_one_of("--to", to, ("bilens", "llama"))
-    require_new_folder(output)
-    loaded = load(str(model))
-    if not isinstance(loaded, Transformer):
-        raise ArgumentError("MODEL", must="be a language model", got=type(loaded).__name__)
-    export(loaded.to_llama() if to == "llama" else loaded, output)
+    with new_folder(output):
+        loaded = load(str(model))
+        if not isinstance(loaded, Transformer):
+            raise ArgumentError("MODEL", must="be a language model", got=type(loaded).__name__)
+        export(loaded.to_llama() if to == "llama" else loaded, output)
     say(f"{to} model in {output}")
 
 
@@ -536,10 +551,11 @@ def _free_folder(folder: Path) -> Path:
     from shutil import rmtree
 
     from bilens.base.errors import FileError
+    from bilens.base.files import held
     from bilens.training import read_about
 
-    if folder.exists():
-        if not _is_demo(read_about(folder)):
+    with held(folder):  # no demo that is still at work
+        if any(folder.iterdir()) and not _is_demo(read_about(folder)):
             raise FileError(
                 str(folder), must="be new or an earlier demo's", got="other files", todo="Name another --output."
             )

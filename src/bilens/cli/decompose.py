@@ -1,6 +1,7 @@
 """``bilens decompose``: the spectra of a model's layers, in one process or shared among several."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -127,9 +128,8 @@ def _eigen(model: Any, tensor: "CP", k: int, directions: str, folder: Path | Non
     from bilens.cli.output import progress_bar
 
     rows, labels = _directions(model, tensor, directions)
-    share, folder = _share(folder)
-    with progress_bar("directions") as progress:
-        return spectra.eigen(tensor, rows, k, labels=labels, chunk=chunk, folder=folder, share=share, progress=progress)
+    with _share(folder) as (share, meeting), progress_bar("directions") as progress:
+        return spectra.eigen(tensor, rows, k, labels=labels, chunk=chunk, folder=meeting, share=share, progress=progress)
 
 
 def _directions(model: Any, tensor: "CP", directions: str) -> tuple[Any, tuple[str, ...]]:
@@ -155,18 +155,26 @@ def _number(name: str) -> str | int:
     return int(name) if name.strip().isdecimal() else name
 
 
-def _share(folder: Path | None) -> tuple[Any, Path | None]:
-    """Which part of the work this process does, and a folder in which all meet."""
+@contextmanager
+def _share(folder: Path | None) -> Iterator[tuple[Any, Path | None]]:
+    """Which part of the work this process does, and a folder in which all meet; one that nobody named goes in the end."""
+    import shutil
     import tempfile
 
     from bilens.decompose import Share
     from bilens.training.processes import first_does, processes
 
-    all_of_them = processes()
-    if all_of_them.num_processes == 1:
-        return None, folder
+    every = processes()
+    if every.num_processes == 1:
+        yield None, folder
+        return
     meeting = folder or Path(first_does(lambda: tempfile.mkdtemp(prefix="bilens-")))
-    return Share(all_of_them.process_index, all_of_them.num_processes, all_of_them.wait_for_everyone), meeting
+    try:
+        yield Share(every.process_index, every.num_processes, every.wait_for_everyone), meeting
+        every.wait_for_everyone()  # until all have read what the others made
+    finally:
+        if folder is None and every.is_main_process:
+            shutil.rmtree(meeting, ignore_errors=True)
 
 
 def _whole(tensor: "CP", what: str, k: int | None) -> "Result":

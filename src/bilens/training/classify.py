@@ -1,6 +1,5 @@
 """Training an image classifier: two recipes, one call."""
 
-import json
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -11,12 +10,19 @@ from torch import Tensor
 from transformers import set_seed
 
 from bilens.base.errors import ConfigError
-from bilens.base.files import write_text
 from bilens.decompose import tail
 from bilens.models import Classifier, ClassifierConfig
 from bilens.training.images import ImageData, Images, load_images, require_fits
-from bilens.training.processes import first_does
-from bilens.training.run import ABOUT, Schedule, accuracy_metric, claim, train
+from bilens.training.run import (
+    Schedule,
+    accuracy_metric,
+    claim,
+    require_flag,
+    require_number,
+    require_room,
+    require_whole,
+    train,
+)
 
 TAIL_EVERY = 4  # steps
 TAIL_FROM, TAIL_WHOLE = 0.3, 0.6  # of the run
@@ -48,10 +54,11 @@ class ImageRecipe:
     def __post_init__(self) -> None:
         self.schedule()  # refuses what no run could follow
         for name in ("input_noise", "tail_penalty"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigError(name, must="be finite and ≥ 0", got=getattr(self, name))
-        if self.kept < 1:
-            raise ConfigError("kept", must="be at least 1", got=self.kept)
+            require_number(name, getattr(self, name))
+        for name in ("residual", "bias"):
+            require_flag(name, getattr(self, name))
+        for name in ("kept", "hidden_size", "num_hidden_layers"):
+            require_whole(name, getattr(self, name))
 
     def schedule(self) -> Schedule:
         """How long and how hard to train."""
@@ -86,17 +93,18 @@ def train_classifier(
     """Train a classifier on ``source`` (see ``load_images``) into folder ``output``, and return it.
 
     With ``resume`` a run that was killed goes on from its last complete checkpoint to the same final weights (on the same
-    machine and threads). Test accuracy and the recipe end up in training.json.
+    machine and threads). Test accuracy and the recipe end up in training.json. ``save_every``: steps between checkpoints, a
+    tenth of the run where it is None; a resumed run keeps its own unless it is given another.
     """
     output, data = Path(output), load_images(source)
-    about = {"data": data.name, "recipe": asdict(how)}
+    about = {"data": data.name, "content": data.content(), "recipe": asdict(how)}
     set_seed(how.seed)
+    require_room(lambda n: Classifier(configure(data, replace(how, num_hidden_layers=n))), how.num_hidden_layers)
     model = Classifier(configure(data, how))  # before the folder is claimed: a recipe that cannot be built leaves nothing
-    checkpoint = first_does(lambda: claim(output, about, resume))
     penalty = partial(tail_penalty, how) if how.tail_penalty else None
-    train(model, data.train, data.valid, output, how.schedule(), checkpoint, accuracy_metric, save_every, quiet, penalty)
-    figures = {part: evaluate(model, getattr(data, part)) for part in ("valid", "test")}
-    first_does(lambda: write_text(output / ABOUT, json.dumps(about | {"figures": figures}, indent=2) + "\n"))
+    with claim(output, about, resume, save_every) as run:
+        train(model, data.train, data.valid, run, how.schedule(), accuracy_metric, quiet, penalty)
+        run.finish({part: evaluate(model, getattr(data, part)) for part in ("valid", "test")})
     return model
 
 

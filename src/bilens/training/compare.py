@@ -1,18 +1,20 @@
 """MLPs compared: language models that differ in the MLP alone, at equal parameters and equal tokens, over several seeds."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from bilens.base.errors import ArgumentError
+from bilens.base.errors import ArgumentError, Interrupted
+from bilens.base.files import held
 from bilens.base.results import Result
 from bilens.models import TransformerConfig
 from bilens.training.language import TextRecipe, train_language
 from bilens.training.processes import first_does, processes
 from bilens.training.run import read_about
-from bilens.training.tokenizer import train_tokenizer
+from bilens.training.tokenizer import FILES, save_tokenizer, train_tokenizer
 
 BASELINE = "bilinear"
 VARIANTS: dict[str, tuple[str, bool]] = {  # name: hidden_act, gated (Shazeer, arXiv:2002.05202; So et al., arXiv:2109.08668)
@@ -106,19 +108,19 @@ def compare(
         got = f"{', '.join(variants) or 'none'} with {seeds} seeds"
         raise ArgumentError("variants and seeds", must="be at least one of each, no variant twice", got=got)
     recipes = {name: with_mlp(how, name) for name in variants}
-    folder = output / "tokenizer"
-    first_does(lambda: folder.is_dir() or train_tokenizer(source, how.vocab_size, folder))
+    words = output / "tokenizer"
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
-    for seed in range(seeds):
-        for name in variants:
-            run, recipe = output / f"{name}-{seed}", replace(recipes[name], seed=seed)
-            finished = "figures" in read_about(run)
-            model = train_language(source, run, recipe, tokenizer=folder, resume=run.exists(), quiet=quiet, options=options)
-            valid = read_about(run)["figures"]["valid"]
-            figures = {"loss": valid["loss"], "bits per byte": valid["bits per byte"], "held-out tokens": valid["tokens"]}
-            found[name].append(figures | {"parameters": model.num_parameters()})
-            if not finished and processes().is_main_process:
-                on_run({"data": source, "mlp": name, "seed": seed} | found[name][-1])
+    with ExitStack() as stack:
+        first_does(lambda: stack.enter_context(held(output)))
+        first_does(lambda: (words / FILES[-1]).is_file() or _train_words(source, how, words))
+        for seed in range(seeds):
+            for name in variants:
+                run, recipe = output / f"{name}-{seed}", replace(recipes[name], seed=seed)
+                finished = "figures" in read_about(run)
+                figures = _one_run(source, run, recipe, tokenizer=words, quiet=quiet, options=options)
+                found[name].append(figures)
+                if not finished and processes().is_main_process:
+                    on_run({"data": source, "mlp": name, "seed": seed} | figures)
     return Comparison(
         data=source,
         variants=variants,
@@ -128,6 +130,22 @@ def compare(
         parameters=tuple(found[name][0]["parameters"] for name in variants),
         tokens=how.tokens,
     )
+
+
+def _train_words(source: str, how: TextRecipe, folder: Path) -> bool:
+    save_tokenizer(train_tokenizer(source, how.vocab_size), folder)
+    return True
+
+
+def _one_run(source: str, run: Path, recipe: TextRecipe, **given: Any) -> dict[str, Any]:
+    """The figures of one run, which goes on where it was. Errors: Interrupted, for the comparison: it needs no word."""
+    try:
+        model = train_language(source, run, recipe, resume=run.exists(), **given)
+    except Interrupted as stop:
+        raise Interrupted(stop.where) from stop
+    valid = read_about(run)["figures"]["valid"]
+    figures = {"loss": valid["loss"], "bits per byte": valid["bits per byte"]}
+    return figures | {"held-out tokens": valid["tokens"], "parameters": model.num_parameters()}
 
 
 def with_mlp(how: TextRecipe, variant: str) -> TextRecipe:

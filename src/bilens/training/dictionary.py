@@ -6,7 +6,6 @@ output/training.json                      model, data, place and recipe, written
 output/cfg.json, sae_weights.safetensors  the dictionary, in SAELens's format, written last
 """
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,20 +17,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from bilens.base.chunks import fingerprint, write_chunks
-from bilens.base.errors import ArgumentError
-from bilens.base.files import write_text
-from bilens.base.numerics import working_dtype
+from bilens.base.errors import ArgumentError, Interrupted
+from bilens.base.numerics import require_finite, working_dtype
 from bilens.base.records import Record
 from bilens.features import Dictionary, DictionaryRecipe
 from bilens.models import Transformer, activations
 from bilens.nn.expandable import eager
 from bilens.nn.hooks import find_place, hooked
-from bilens.training.run import ABOUT, claim
-from bilens.training.text import Blocks, load_text
+from bilens.training.run import Run, claim, content
+from bilens.training.text import Blocks, TextData, load_text
 
 SHARD = 256  # blocks in a file
 BATCH = 16  # blocks in a forward pass
 HELD = 200  # held-out blocks that the figures are measured on
+Progress = Callable[[str, int, int, dict[str, float]], Any]  # what is done, how far, of how much, figures
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -49,7 +48,7 @@ def train_dictionary(
     how: DictionaryRecipe,
     *,
     resume: bool = False,
-    progress: Callable[[str, int, int, dict[str, float]], Any] | None = None,
+    progress: Progress | None = None,
 ) -> Dictionary:
     """A dictionary of what ``place`` of ``model`` holds on the training part of ``source``, in folder ``output``.
 
@@ -61,19 +60,29 @@ def train_dictionary(
     output, at = Path(output), find_place(place, model.wiring().parts)
     data = _load(model, source)
     about = {"model": _weights(model), "data": data.name, "place": at.name, "recipe": asdict(how)}
-    claim(output, about, resume)
-    if (output / "cfg.json").is_file():  # finished before
-        return Dictionary.load(output)
+    about |= {"content": content(data.train.tokens, data.valid.tokens)}
+    with claim(output, about, resume) as run:
+        if (output / "cfg.json").is_file():  # finished before
+            return Dictionary.load(output)
+        return _harvested_and_learned(model, data, place, run, how, progress)
+
+
+def _harvested_and_learned(
+    model: Transformer, data: TextData, place: str, run: Run, how: DictionaryRecipe, progress: Progress | None
+) -> Dictionary:
+    at = find_place(place, model.wiring().parts)
 
     def heard(what: str) -> Callable[[int, int, dict[str, float]], Any]:
         return lambda step, of, figures: progress(what, step, of, figures) if progress is not None else None
 
-    files = harvest(model, data.train, place, output / "activations", heard("blocks"))
+    files = harvest(model, data.train, place, run.output / "activations", heard("blocks"))
     name = f"layers.{at.name[3:].partition('.')[0]}.mlp.{at.side}" if at.name.startswith("mlp") else at.name
-    made = Dictionary.train(shuffled(files, how.batch_size, how.seed), how, name, heard("steps"))
-    figures = measure(model, made, place, data.valid[:HELD]["input_ids"])
-    write_text(output / ABOUT, json.dumps(about | {"figures": figures}, indent=2) + "\n")
-    made.save(output)
+    try:
+        made = Dictionary.train(shuffled(files, how.batch_size, how.seed), how, name, heard("steps"))
+    except KeyboardInterrupt as stop:
+        raise Interrupted(f"{run.output} stopped while it learned; its harvest is whole", resume=True) from stop
+    run.finish(measure(model, made, place, data.valid[:HELD]["input_ids"]))
+    made.save(run.output)
     return made
 
 
@@ -92,7 +101,9 @@ def harvest(
 
     def made(start: int) -> Shard:
         ids = blocks[start : start + SHARD]["input_ids"]
-        return Shard(torch.cat(list(activations(model, ids.split(BATCH), place))).cpu())
+        rows = torch.cat(list(activations(model, ids.split(BATCH), place))).cpu()
+        require_finite(f"what {place} holds", activations=rows)
+        return Shard(rows)
 
     def done() -> None:
         nonlocal reached
@@ -175,7 +186,7 @@ def _weights(model: Transformer) -> str:
     return fingerprint(**dict(model.named_parameters()))
 
 
-def _load(model: Transformer, source: str) -> Any:
+def _load(model: Transformer, source: str) -> TextData:
     if model.tokenizer is None:
         raise ArgumentError("the model", must="have a tokenizer beside it", got="none", todo="Save one into its folder.")
     return load_text(source, model.tokenizer, model.config.max_position_embeddings)

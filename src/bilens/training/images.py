@@ -1,5 +1,6 @@
 """Image data: scikit-learn's digits (built in), or a folder of MNIST-like idx files."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch.utils.data import Dataset
 
 from bilens.base.errors import ArgumentError, FileError
 from bilens.training.idx import read_idx
+from bilens.training.run import content
 
 BUILT_IN = "digits"
 HELD_OUT = 1 / 12  # of an idx folder's training images, the last ones: MNIST's usual 55,000 / 5,000
@@ -43,20 +45,25 @@ class ImageData:
     test: Images
     classes: tuple[str, ...]
 
+    def content(self) -> str:
+        """A digest of all images and labels."""
+        parts = (self.train, self.valid, self.test)
+        return content(*(array.numpy() for part in parts for array in (part.pixel_values, part.labels)))
+
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.train.pixel_values.shape[1:])
 
 
 def load_images(source: str) -> ImageData:
-    """``"digits"``, or a folder with train-{images,labels} and t10k-{images,labels} idx .gz files.
+    """``"digits"``, or a folder with train-{images,labels} and t10k-{images,labels} idx files, gzipped or as they are.
 
     Errors: FileError for a folder or file that is missing, damaged, or whose parts do not fit one another.
     """
-    if source == BUILT_IN and not Path(source).is_dir():
+    if source == BUILT_IN and not os.path.isdir(source):
         return _digits()
     folder = Path(source)
-    if not folder.is_dir():
+    if not os.path.isdir(source):
         raise FileError(source, must=f'be "{BUILT_IN}" or a folder of idx files', got="no such folder")
     train, test = _part(folder, "train"), _part(folder, "t10k")
     if train.pixel_values.shape[1:] != test.pixel_values.shape[1:]:
@@ -70,12 +77,20 @@ def load_images(source: str) -> ImageData:
 
 
 def _part(folder: Path, prefix: str) -> Images:
-    files = folder / f"{prefix}-images-idx3-ubyte.gz", folder / f"{prefix}-labels-idx1-ubyte.gz"
+    files = _idx_file(folder, f"{prefix}-images", 3), _idx_file(folder, f"{prefix}-labels", 1)
     images, labels = read_idx(files[0], 3), read_idx(files[1], 1)
     if len(images) != len(labels) or images.size == 0:
         wanted = f"label the {len(images)} images of {files[0].name}"
         raise FileError(str(files[1]), must=wanted, got=f"{len(labels)} labels")
-    return _images(images.astype(np.float32) / 255, labels)
+    pixels = images.astype(np.float32)
+    pixels /= 255
+    return _images(pixels, labels)
+
+
+def _idx_file(folder: Path, name: str, ndim: int) -> Path:
+    """By the names that MNIST's files have, packed or unpacked (torchvision leaves both); the first where none is there."""
+    names = [f"{name}{dot}idx{ndim}-ubyte{end}" for dot in "-." for end in (".gz", "")]
+    return next((folder / file for file in names if os.path.lexists(folder / file)), folder / names[0])
 
 
 def _digits() -> ImageData:

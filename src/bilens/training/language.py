@@ -1,8 +1,7 @@
 """Training a language model: a small configuration, one call."""
 
-import json
-import tomllib
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,19 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, set_seed
 
-from bilens.base.errors import ArgumentError, ConfigError, FileError
-from bilens.base.files import write_text
+from bilens.base.errors import ArgumentError, ConfigError
+from bilens.base.reading import read_toml
 from bilens.models import Transformer, TransformerConfig
 from bilens.models.tokenizing import vocabulary_size
 from bilens.training.processes import first_does
-from bilens.training.run import ABOUT, Schedule, claim, train
+from bilens.training.run import Schedule, claim, content, require_room, train
 from bilens.training.text import Blocks, load_text
-from bilens.training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from bilens.training.tokenizer import (
+    load_tokenizer,
+    require_vocabulary,
+    save_tokenizer,
+    train_tokenizer,
+)
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,16 @@ class TextRecipe:
 
     def __post_init__(self) -> None:
         self.schedule({})  # refuses what no run could follow
+        require_vocabulary(self.vocab_size)
+        if not isinstance(self.model, Mapping):
+            raise ConfigError("model", must="be a table of TransformerConfig's fields", got=repr(self.model))
         TransformerConfig(**self.model)  # refuses an unknown key before anything is read
 
     def schedule(self, options: Mapping[str, Any]) -> Schedule:
         """How long and how hard to train, with further TrainingArguments."""
-        always = {"include_num_input_tokens_seen": "all", "prediction_loss_only": True}
+        fixed = {"include_num_input_tokens_seen": "all", "prediction_loss_only": True}
         rates = (self.learning_rate, self.weight_decay)
-        return Schedule(self.steps, self.batch_size, *rates, self.seed, self.batch_size, always | dict(options))
+        return Schedule(self.steps, self.batch_size, *rates, self.seed, self.batch_size, dict(options), fixed)
 
     @property
     def tokens(self) -> int:
@@ -66,10 +73,7 @@ def read_recipe(path: str | Path | None, **changes: Any) -> TextRecipe:
     """
     given: dict[str, Any] = {}
     if path is not None:
-        try:
-            given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise FileError(str(path), must="be a TOML file", got=str(error)) from error
+        given = read_toml(Path(path))
     known = {part.name for part in fields(TextRecipe)}
     for key in given:
         if key not in known:
@@ -101,16 +105,25 @@ def train_language(
     kept = tokenizer or (output if resume and (output / "tokenizer.json").is_file() else None)
     words = load_tokenizer(kept) if kept else first_does(lambda: train_tokenizer(source, how.vocab_size))
     set_seed(how.seed)
-    model = Transformer(how.configure(words))
+    config, schedule = how.configure(words), how.schedule(options or {})
+    require_room(lambda n: Transformer(_with_layers(config, n)), config.num_hidden_layers)
+    model = Transformer(config)
+    schedule.require_options(model)
     data = load_text(source, words, model.config.max_position_embeddings)
-    about = {"data": data.name, "recipe": {**asdict(how), "model": dict(how.model)}}
-    checkpoint = first_does(lambda: claim(output, about, resume))
-    first_does(lambda: save_tokenizer(words, output))
-    train(model, data.train, data.valid, output, how.schedule(options or {}), checkpoint, None, save_every, quiet)
-    model.tokenizer = words
-    figures = {"valid": evaluate_text(model, data.valid)}
-    first_does(lambda: write_text(output / ABOUT, json.dumps(about | {"figures": figures}, indent=2) + "\n"))
+    about = {"data": data.name, "content": content(data.train.tokens, data.valid.tokens)}
+    about |= {"recipe": {**asdict(how), "model": dict(how.model)}}
+    with claim(output, about, resume, save_every) as run:
+        first_does(lambda: save_tokenizer(words, output))
+        train(model, data.train, data.valid, run, schedule, None, quiet)
+        model.tokenizer = words
+        run.finish({"valid": evaluate_text(model, data.valid)})
     return model
+
+
+def _with_layers(config: TransformerConfig, layers: int) -> TransformerConfig:
+    changed = deepcopy(config)
+    changed.num_hidden_layers = layers
+    return changed
 
 
 @torch.no_grad()

@@ -6,7 +6,9 @@ to it, and documents of white space alone are left out. Nothing else of a text i
 
 import lzma
 import math
+import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,8 +34,11 @@ SEPARATOR = re.compile(r"(?:\r?\n)?" + re.escape(END) + r"(?:\r?\n)?")
 DATASET = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 SUFFIXES = (".txt", ".xz")
 HELD_OUT = 10  # one document in this many
-LINE_END = re.compile(r"[^\W_](?=\n)")
+WORD_END = re.compile(r"[^\W_](?=\s)")
 PIECE = 2**20  # characters tokenised at once: the tokenizer takes over 100 bytes for each
+LONGEST = 2**21  # characters without the end of a word, beyond which a text is cut anywhere
+PLAIN = 2**26  # bytes that any .xz may unpack to
+RATIO = 100  # at most so many times its own size beyond that: text is compressed three to ten times
 
 
 class Split(NamedTuple):
@@ -154,20 +159,26 @@ def pack(documents: Iterable[str], tokenizer: PreTrainedTokenizerFast, length: i
 def pieces(document: str) -> Iterator[str]:
     """``document`` in parts of about ``PIECE`` characters, so that tokenising a long one takes little memory.
 
-    Cut between a letter or digit and the line end after it: byte-level tokenizers never join these, so no token changes.
+    Cut between a letter or digit and the white space after it: byte-level tokenizers never join these, so no token
+    changes. Where no such place comes within ``LONGEST`` characters the cut is made there, and a warning says so: the tokens
+    on either side of it may be others than without it.
     """
     start = 0
-    while found := LINE_END.search(document, start + PIECE):
-        yield document[start : found.end()]
-        start = found.end()
+    while len(document) - start > LONGEST or WORD_END.search(document, start + PIECE):
+        found = WORD_END.search(document, start + PIECE, start + LONGEST + 1)
+        if found is None:
+            warnings.warn("a text without the end of a word was cut; tokens there may differ", stacklevel=2)
+        end = start + LONGEST if found is None else found.end()
+        yield document[start:end]
+        start = end
     yield document[start:]
 
 
 def _find(source: str) -> _Source:
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(source):
         return _folder(path)
-    if path.is_file():
+    if os.path.isfile(source):
         if path.suffix not in SUFFIXES:
             raise FileError(source, must="be a .txt or .xz file", got=path.suffix or "no suffix")
         return _Source(partial(_read, source, [path]))
@@ -176,7 +187,7 @@ def _find(source: str) -> _Source:
     if DATASET.fullmatch(source) and path.suffix not in SUFFIXES:
         return _dataset(source)
     must = f'be "{BUILT_IN}", a .txt or .xz file, a folder, or the name of a Hugging Face dataset'
-    raise FileError(source, must=must, got="nothing there")
+    raise FileError(source, must=must, got="something else" if os.path.lexists(source) else "nothing there")
 
 
 def _topics() -> Iterator[str]:
@@ -193,6 +204,8 @@ def _folder(folder: Path) -> _Source:
             continue
         if name in files:
             raise FileError(str(folder), must="hold each text once", got=f"{name} and {name}.xz")
+        if not os.path.isfile(file):  # a pipe would be waited for
+            raise FileError(str(file), must="be a file", got="something else")
         files[name] = file
     valid = files.pop("valid.txt", None)
     train = [files["train.txt"]] if "train.txt" in files else list(files.values())
@@ -227,8 +240,13 @@ def _lines(file: Path) -> Iterator[str]:
     """The lines of a text file, their ends as they are."""
     offset = 0
     try:
+        packed = file.suffix == ".xz"
+        room = max(PLAIN, RATIO * file.stat().st_size)
         with _open(file) as raw:
-            for line in raw:
+            while line := raw.readline(room + 1 - offset if packed else -1):
+                if packed and offset + len(line) > room:
+                    must, todo = f"unpack to at most {room:,} bytes", "Unpack it, where it is meant to: xz -d."
+                    raise FileError(str(file), must=must, got="more", todo=todo)
                 yield _decode(line, file, offset)
                 offset += len(line)
     except EOFError as error:

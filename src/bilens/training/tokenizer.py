@@ -1,17 +1,19 @@
 """Byte-level BPE: any text becomes tokens and comes back the same, character by character."""
 
-import os
-import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from bilens.base.errors import ArgumentError, FileError
+from bilens.base.files import new_folder, reason, saved_together
+from bilens.base.numerics import is_whole
 from bilens.models.tokenizing import PAIR, read_tokenizer
 from bilens.training.text import END, pieces, split_documents
 
 SMALLEST = 256 + 1  # every byte, and the end of text
+LARGEST = 2**20  # four times the largest in use; room for all of them is taken at once
 FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -20,11 +22,28 @@ def train_tokenizer(source: str, vocab_size: int, output: str | Path | None = No
 
     Learnt from the training documents of ``source`` (see ``split_documents``), so held-out text stays unseen; the same
     text gives the same tokenizer. Token 0 is ``<|endoftext|>``, the only special one: beginning, end and padding. There
-    are fewer than ``vocab_size`` tokens where no further pair of them occurs twice. With ``output`` it is saved there.
-    Errors: ArgumentError for a ``vocab_size`` below 257, and those of ``read_documents``.
+    are fewer than ``vocab_size`` tokens where no further pair of them occurs twice. With ``output`` it is saved there, in a
+    folder that is new or empty. Errors: ArgumentError for a ``vocab_size`` below 257 or above 2²⁰, FileError for a folder
+    in use, and those of ``read_documents``.
     """
-    if vocab_size < SMALLEST:
-        raise ArgumentError("vocab_size", must=f"be at least {SMALLEST}: 256 bytes and {END}", got=vocab_size)
+    require_vocabulary(vocab_size)
+    with ExitStack() as stack:
+        if output is not None:
+            stack.enter_context(new_folder(output))
+        tokenizer = _learned(source, vocab_size)
+        if output is not None:
+            save_tokenizer(tokenizer, output)
+    return tokenizer
+
+
+def require_vocabulary(vocab_size: object) -> None:
+    """Raise ArgumentError for a number of tokens that no tokenizer is trained with."""
+    if not is_whole(vocab_size) or not SMALLEST <= vocab_size <= LARGEST:  # type: ignore[operator]
+        must = f"be at least {SMALLEST}: 256 bytes and {END}, and at most {LARGEST:,}"
+        raise ArgumentError("vocab_size", must=must, got=vocab_size)
+
+
+def _learned(source: str, vocab_size: int) -> PreTrainedTokenizerFast:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -37,10 +56,7 @@ def train_tokenizer(source: str, vocab_size: int, output: str | Path | None = No
     )
     documents = split_documents(source).train
     bpe.train_from_iterator((piece for document in documents for piece in pieces(document)), trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=END)
-    if output is not None:
-        save_tokenizer(tokenizer, output)
-    return tokenizer
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=END)
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, output: str | Path) -> None:
@@ -48,16 +64,11 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, output: str | Path) -> No
 
     Errors: FileError where the folder cannot be made or written.
     """
-    output = Path(output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output, prefix=".saving-") as temporary:
+    with saved_together(output, FILES[-1]) as temporary:
+        try:
             tokenizer.save_pretrained(temporary)
-            for file in sorted(Path(temporary).iterdir(), key=lambda file: file.name == FILES[-1]):
-                os.replace(file, output / file.name)
-    except Exception as error:  # tokenizers raises Exception itself, for a full disk too
-        reason = getattr(error, "strerror", None) or error
-        raise FileError(str(output), must="be a folder that can be written", got=reason) from error
+        except Exception as error:  # tokenizers raises Exception itself, for a full disk too
+            raise FileError(str(output), must="be writable", got=reason(error)) from error
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
