@@ -186,7 +186,7 @@ def test_a_closed_or_full_stdout_is_no_traceback(run, monkeypatch, model):
         (("decompose", "MODEL", "-k", "two"), "Invalid value for '-k'"),
         (("decompose", "MODEL", "--layer", "7"), '--layer must be one of 0, or "all"; got 7'),
         (("decompose", "MODEL", "--what", "power"), "--what must be one of eigen, hosvd, svd, joint"),
-        (("train", "image", "--output", "MODEL"), "Pass --resume to go on"),
+        (("train", "image", "--output", "MODEL"), "Resume it to go on, or name another folder"),
         (("train", "image", "--output", "new", "--recipe", "best"), "recipe must be one of"),
         (("train", "image", "--output", "new", "--steps", "-3"), "steps must be at least 1"),
         (("train", "image", "--output", "new", "--data", "nowhere"), "nowhere must be"),

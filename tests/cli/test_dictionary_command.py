@@ -54,7 +54,7 @@ def test_a_run_is_gone_on_with(run, there, tmp_path):
     assert run(*command, "--resume") == first
     code, out, err = run(*command)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "Pass --resume to go on, or name another --output" in err
+    assert "Resume it to go on, or name another folder" in err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The idx reader trusts nothing; image data come in the parts they should."""
 
 import gzip
+import os
 import struct
 
 import numpy as np
@@ -49,22 +50,43 @@ def test_what_was_written_is_read(write):
     [
         (idx(IMAGES)[:-1], "must hold 24 bytes of data, as its header says; got only 23"),
         (idx(IMAGES) + b"x", "must hold 24 bytes of data, as its header says; got more"),
-        (idx(IMAGES, kind=9), "must start with the idx magic 00 00 08"),
+        (idx(IMAGES, kind=9), "must be gzip, or start with the idx magic 00 00 08"),
         (b"PK\3\4" + idx(IMAGES), "got 50 4b 03 04"),
         (b"", "got nothing"),
         (idx(IMAGES)[:9], "must have a header of 16 bytes; got 9"),
         (idx(np.arange(5)), "must hold images (3 axes); got labels (1 axis)"),
         (idx(IMAGES, shape=(2**31, 2**31, 4)), "must promise at most 2,147,483,648 bytes"),
+        (idx(IMAGES, shape=(10**6, 10, 100)), "must promise no more than a file of its size can hold"),
     ],
 )
 def test_a_wrong_file_is_one_clear_error(refuses, write, raw, text):
-    path = write(raw)
-    refuses(FileError, lambda: read_idx(path, 3), str(path), text)
+    for compress in (True, False):
+        path = write(raw, compress=compress)
+        refuses(FileError, lambda path=path: read_idx(path, 3), str(path), text)
 
 
-def test_a_file_that_is_no_gzip(refuses, write):
-    path = write(idx(IMAGES), compress=False)
-    refuses(FileError, lambda: read_idx(path, 3), str(path), "must be gzip")
+def test_a_bomb_is_not_unpacked(refuses, write):
+    """A fifth of a gigabyte of zeros in 200 KB, as its header says."""
+    path = write(idx(np.zeros((2000, 10, 10_000))))
+    refuses(FileError, lambda: read_idx(path, 3), str(path), "must promise no more than a file of its size can hold")
+
+
+def test_a_pipe_is_not_waited_for(refuses, tmp_path):
+    os.mkfifo(tmp_path / "images.gz")
+    refuses(FileError, lambda: read_idx(tmp_path / "images.gz", 3), "must be an idx file", "got something else")
+
+
+@pytest.mark.parametrize("name", ["-images-idx3-ubyte", "-images.idx3-ubyte"])
+def test_a_folder_of_unpacked_files(folder, name):
+    """As torchvision leaves them, and as others name them."""
+    packed = load_images(str(folder))
+    for prefix in ("train", "t10k"):
+        for old, new in ((f"{prefix}-images-idx3-ubyte.gz", name), (f"{prefix}-labels-idx1-ubyte.gz", name)):
+            raw = gzip.decompress((folder / old).read_bytes())
+            (folder / old).unlink()
+            kind = new if "images" in old else new.replace("images", "labels").replace("idx3", "idx1")
+            (folder / f"{prefix}{kind}").write_bytes(raw)
+    assert load_images(str(folder)).content() == packed.content()
 
 
 def test_a_truncated_gzip(refuses, write):
@@ -80,7 +102,9 @@ def test_a_corrupt_gzip(refuses, write):
 
 
 def test_a_missing_file(refuses, tmp_path):
-    refuses(FileError, lambda: read_idx(tmp_path / "no.gz", 3), "no.gz must be an idx .gz file; got nothing there")
+    refuses(
+        FileError, lambda: read_idx(tmp_path / "no.gz", 3), "no.gz must be an idx file, or one as .gz; got nothing there"
+    )
 
 
 def test_a_folder_has_three_parts(folder):

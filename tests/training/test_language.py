@@ -1,19 +1,18 @@
-"""Training a language model: killed and resumed with the same losses, measured as it says, refused where it cannot be."""
+"""Training a language model: full disks, options as they are meant, measured as it says, refused where it cannot be."""
 
 import json
+import os
 import resource
-import shutil
-import signal
 import subprocess
 import sys
-import time
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import bilens
-from bilens.base.errors import ConfigError, FileError
+from bilens.base.errors import ArgumentError, ConfigError, FileError
 from bilens.training import evaluate_text_on, load_text, read_recipe, train_language
 
 SMALL = {
@@ -46,25 +45,6 @@ def losses(folder):
     return [(row["step"], row["loss"]) for row in rows if "loss" in row]
 
 
-def test_kill_and_resume_have_the_same_losses(tmp_path, text, config):
-    arguments = ["train", "text", "--data", str(text), "--config", str(config), "--save-every", "20"]
-    command = [sys.executable, "-m", "bilens.cli", *arguments, "--output"]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    done = subprocess.run([*command, str(whole)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "bits per byte" in done.stdout
-    process = subprocess.Popen([*command, str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (killed / "checkpoints" / "checkpoint-40" / "complete").exists():
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    subprocess.run([*command, str(killed), "--resume"], check=True, capture_output=True)
-    assert losses(whole) == losses(killed)
-    expected, got = (load_file(folder / "model.safetensors") for folder in (whole, killed))
-    assert all(torch.equal(expected[key], got[key]) for key in expected)
-
-
 def test_two_processes_have_the_losses_of_one(tmp_path, text, config):
     body = config.read_text().replace("steps = 300", "steps = 30")
     for name, batch in (("one", 8), ("two", 4)):
@@ -94,45 +74,137 @@ def test_what_one_process_refuses_all_refuse(tmp_path, text, config):
     assert [file.name for file in (tmp_path / "used").iterdir()] == ["file"]
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, text, config):
-    """The largest file that the second run may write is smaller than its next checkpoint."""
-    arguments = ["train", "text", "--data", str(text), "--config", str(config), "--steps", "30", "--save-every", "10"]
+@pytest.fixture(scope="module")
+def short():
+    return read_recipe(None, steps=6, batch_size=4, vocab_size=300, model=SMALL)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, text, short):
+    """A run with plenty of room, and its weights."""
+    folder = tmp_path_factory.mktemp("whole")
+    return train_language(str(text), folder, short, quiet=True, save_every=2).state_dict()
+
+
+@contextmanager
+def largest_file(size):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("room", [8_000, 40_000, 60_000])
+def test_a_file_that_grows_too_large_leaves_the_last_good_checkpoint(refuses, tmp_path, text, short, whole, room):
+    """Of a tokenizer, of weights, of what the optimiser holds."""
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "bilens.cli", *arguments, "--output", str(run)]
-    subprocess.run(command, check=True, capture_output=True)
-    expected = load_file(run / "model.safetensors")
-    for file in (run / "model.safetensors", run / "config.json"):
-        file.unlink()
-    shutil.rmtree(run / "checkpoints" / "checkpoint-30")  # as if it had been stopped after step 20
-
-    def little_room():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
-
-    full = subprocess.run([*command, "--resume"], capture_output=True, text=True, preexec_fn=little_room)
-    assert full.returncode == 2, full.stderr
-    assert "must be writable to the end" in full.stderr
-    assert "Traceback" not in full.stderr
+    with largest_file(room):
+        refuses(FileError, lambda: train_language(str(text), run, short, quiet=True, save_every=2), "must be writable")
     assert not (run / "config.json").exists()
-    subprocess.run([*command, "--resume"], check=True, capture_output=True)
-    assert all(torch.equal(expected[key], value) for key, value in load_file(run / "model.safetensors").items())
+    again = train_language(str(text), run, short, quiet=True, save_every=2, resume=run.exists())
+    assert all(torch.equal(whole[name], value) for name, value in again.state_dict().items())
 
 
-def test_options_reach_trainer(tmp_path, text):
-    how = read_recipe(None, steps=3, batch_size=4, vocab_size=300, model=SMALL)
-    plain = train_language(str(text), tmp_path / "plain", how, quiet=True)
-    half = train_language(str(text), tmp_path / "half", how, quiet=True, options={"bf16": True})
+@pytest.mark.parametrize("room", [16, 64, 128, 200, 256])
+def test_a_full_disk_is_one_error(refuses, tmp_path, text, short, whole, room):
+    """Wherever it is met: while the folder is claimed, at a checkpoint's weights, its optimiser, the model in the end."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={room}k", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can make a small disk")
+    try:
+        run = disk / "run"
+        refuses(FileError, lambda: train_language(str(text), run, short, quiet=True, save_every=2), "must be writable")
+        assert not (run / "config.json").exists()
+        subprocess.run(["mount", "-o", "remount,size=10m", str(disk)], check=True)
+        again = train_language(str(text), run, short, quiet=True, save_every=2, resume=(run / "training.json").exists())
+        assert all(torch.equal(whole[name], value) for name, value in again.state_dict().items())
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_options_reach_trainer(tmp_path, text, short):
+    plain = train_language(str(text), tmp_path / "plain", short, quiet=True)
+    half = train_language(str(text), tmp_path / "half", short, quiet=True, options={"bf16": True})
     assert not torch.equal(plain.lm_head.weight, half.lm_head.weight)
     assert torch.allclose(plain.lm_head.weight, half.lm_head.weight, atol=0.02)
 
 
-def test_an_option_that_cannot_be_is_refused(refuses, tmp_path, text):
-    how = read_recipe(None, steps=3, batch_size=4, vocab_size=300, model=SMALL)
-    for options in ({"report_to": "a_reporter_of_nobody"}, {"no_such_option": 1}):
-        refuses(
-            ConfigError,
-            lambda options=options: train_language(str(text), tmp_path / next(iter(options)), how, options=options),
-            "must be possible on this machine",
-        )
+@pytest.mark.parametrize(
+    ("options", "text_of"),
+    [
+        ({"report_to": "a_reporter_of_nobody"}, "must be possible on this machine"),
+        ({"optim": "no_such_optimiser"}, "must be possible on this machine"),
+        ({"optim": "adamw_bnb_8bit"}, "must be possible on this machine"),
+        ({"no_such_option": 1}, "option no_such_option must be one of TrainingArguments"),
+        ({"max_steps": 5}, "option max_steps must be left to the recipe; got 5"),
+        ({"num_train_epochs": 5}, "option num_train_epochs must be left to the recipe"),
+        ({"prediction_loss_only": False}, "must be left to the recipe"),
+        ({"label_smoothing_factor": 1.5}, "label_smoothing_factor must be 0 … 1"),
+        ({"label_smoothing_factor": "much"}, "label_smoothing_factor must be finite"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_and_leaves_nothing(refuses, tmp_path, text, short, options, text_of):
+    run = tmp_path / "run"
+    refuses(ConfigError, lambda: train_language(str(text), run, short, quiet=True, options=options), text_of)
+    assert not run.exists()
+
+
+def test_gradient_checkpointing_works_or_is_refused(refuses, tmp_path, text, short, whole):
+    given = {"quiet": True, "save_every": 2, "options": {"gradient_checkpointing": True}}
+    if not bilens.Transformer.supports_gradient_checkpointing:
+        words = "option gradient_checkpointing must be left out for a Transformer"
+        refuses(ConfigError, lambda: train_language(str(text), tmp_path / "run", short, **given), words)
+        assert not (tmp_path / "run").exists()
+        return
+    same = train_language(str(text), tmp_path / "run", short, **given).state_dict()
+    assert all(torch.allclose(whole[name], value, atol=1e-6) for name, value in same.items())
+
+
+def test_label_smoothing_is_of_the_next_token(tmp_path, text, short, monkeypatch):
+    """The logged loss of a batch is torch's own, of the model before that step; held-out losses are not smoothed."""
+    seen, forward = [], bilens.Transformer.forward
+
+    def heard(self, *given, **named):
+        found = forward(self, *given, **named)
+        if self.training:
+            seen.append((named["input_ids"], found.logits.detach().double()))
+        return found
+
+    monkeypatch.setattr(bilens.Transformer, "forward", heard)
+    how = replace(short, steps=2)
+    train_language(str(text), tmp_path, how, quiet=True, options={"label_smoothing_factor": 0.3})
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    truth = []
+    for ids, logits in seen:
+        log = logits[:, :-1].log_softmax(-1)
+        right = log.gather(-1, ids[:, 1:, None])[..., 0]
+        truth.append(float(-(0.7 * right + 0.3 * log.mean(-1)).mean()))
+    assert [row["loss"] for row in rows if "loss" in row] == pytest.approx(truth, rel=1e-5)
+    held_out = [row["eval_loss"] for row in rows if "eval_loss" in row][-1]
+    assert held_out == pytest.approx(evaluate_text_on(bilens.load(tmp_path), str(text))["loss"], rel=1e-5)
+
+
+def test_accumulated_gradients_are_those_of_one_batch(tmp_path, text, short):
+    """Two halves, and their mean: nothing is counted twice."""
+    logs = []
+    for name, size, parts in (("one", 8, 1), ("two", 4, 2)):
+        how = replace(short, steps=3, batch_size=size)
+        train_language(str(text), tmp_path / name, how, quiet=True, options={"gradient_accumulation_steps": parts})
+        logs.append(losses(tmp_path / name))
+    assert [loss for _, loss in logs[1]] == pytest.approx([loss for _, loss in logs[0]], abs=1e-5)
+
+
+def test_other_text_under_the_same_name_is_refused(refuses, tmp_path, text, short):
+    copy = tmp_path / "text.txt"
+    copy.write_bytes(text.read_bytes())
+    train_language(str(copy), tmp_path / "run", short, quiet=True)
+    copy.write_bytes(copy.read_bytes().replace(b"dogs", b"cows"))
+    words = "content must be what the run began with"
+    refuses(ConfigError, lambda: train_language(str(copy), tmp_path / "run", short, resume=True), words)
 
 
 def test_the_figures_are_those_of_the_saved_model(tmp_path, text):
@@ -150,14 +222,29 @@ def test_the_figures_are_those_of_the_saved_model(tmp_path, text):
     assert model.tokenizer.decode(model.generate(**model.tokenizer("Once", return_tensors="pt"), max_new_tokens=3)[0])
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("body", "kind", "text"),
     [
         ("steps = 0", ConfigError, "steps must be at least 1"),
         ("stesp = 3", ConfigError, "stesp must be one of batch_size, learning_rate"),
         ("[model]\nhiden_size = 3", ConfigError, "TransformerConfig.hiden_size must be a key it knows"),
-        ("steps = ", FileError, "must be a TOML file"),
-        ('steps = "many"', ConfigError, "must hold usable values"),
+        ("steps = ", FileError, "must be readable TOML"),
+        ('steps = "many"', ConfigError, "steps must be at least 1, and a whole number; got 'many'"),
+        ("steps = nan", ConfigError, "steps must be"),
+        ("steps = 1.5", ConfigError, "steps must be"),
+        ("steps = true", ConfigError, "steps must be"),
+        ("steps = 9999999999", ConfigError, "steps must be 1 … 2147483647"),
+        ("batch_size = -1", ConfigError, "batch_size must be"),
+        ('learning_rate = "fast"', ConfigError, "learning_rate must be finite"),
+        ("learning_rate = inf", ConfigError, "learning_rate must be finite"),
+        ("weight_decay = true", ConfigError, "weight_decay must be finite"),
+        ("seed = 1.0", ConfigError, "seed must be"),
+        ("model = 3", ConfigError, "model must be a table"),
+        ("[steps]\na = 1", ConfigError, "steps must be"),
+        ("vocab_size = 1000000000000", ArgumentError, "vocab_size must be"),
+        ("vocab_size = true", ArgumentError, "vocab_size must be"),
+        ("steps = " + "[" * 50_000, FileError, "nesting too deep"),
     ],
 )
 def test_a_wrong_recipe_is_refused(refuses, tmp_path, body, kind, text):
@@ -167,4 +254,4 @@ def test_a_wrong_recipe_is_refused(refuses, tmp_path, body, kind, text):
 
 
 def test_a_recipe_that_is_not_there(refuses, tmp_path):
-    refuses(FileError, lambda: read_recipe(tmp_path / "no.toml"), "no.toml must be a TOML file")
+    refuses(FileError, lambda: read_recipe(tmp_path / "no.toml"), "no.toml must be a file")

@@ -3,6 +3,7 @@
 import json
 import lzma
 import math
+import os
 import sys
 from types import ModuleType
 
@@ -164,6 +165,22 @@ def test_a_source_that_is_not_there(refuses, source):
     refuses(FileError, lambda: read_documents(source), f'{source} must be "topics", a .txt or .xz file', "got nothing there")
 
 
+def test_a_pipe_is_not_waited_for(refuses, tmp_path):
+    os.mkfifo(tmp_path / "a.txt")
+    for source in (tmp_path, tmp_path / "a.txt"):
+        refuses(FileError, lambda source=source: read_documents(str(source)), "a.txt must be", "got something else")
+    refuses(FileError, lambda: read_documents("x" * 300 + ".txt"), "got nothing there")
+
+
+def test_a_bomb_is_not_unpacked(refuses, tmp_path, monkeypatch):
+    """Ten megabytes of one line, or of many, in a few kilobytes."""
+    monkeypatch.setattr(module, "PLAIN", 2**20)
+    for name, line in (("a.txt.xz", b"x" * 10**7), ("b.txt.xz", b"word\n" * 2 * 10**6)):
+        (tmp_path / name).write_bytes(lzma.compress(line))
+        source = str(tmp_path / name)
+        refuses(FileError, lambda source=source: list(read_documents(source)), f"{source} must unpack to at most", "xz -d")
+
+
 def test_a_file_of_another_kind(refuses, write):
     path = write("a.jsonl", "{}")
     refuses(FileError, lambda: read_documents(path), f"{path} must be a .txt or .xz file; got .jsonl")
@@ -312,7 +329,14 @@ def test_cutting_a_long_document_changes_no_token(tokenizer, document):
 
 def test_a_long_document_is_cut(monkeypatch):
     monkeypatch.setattr(module, "PIECE", 3)
-    assert list(pieces("ab\ncd\nef.\ngh\nij")) == ["ab\ncd", "\nef.\ngh", "\nij"]
+    assert list(pieces("ab\ncd\nef.\ngh ij")) == ["ab\ncd", "\nef.\ngh", " ij"]
+
+
+def test_a_text_without_an_end_of_a_word_is_cut_anywhere_and_says_so(monkeypatch):
+    monkeypatch.setattr(module, "PIECE", 3)
+    monkeypatch.setattr(module, "LONGEST", 6)
+    with pytest.warns(UserWarning, match="without the end of a word was cut"):
+        assert list(pieces("é" * 16 + " x")) == ["éééééé", "éééééé", "éééé", " x"]
 
 
 @pytest.mark.parametrize(("length", "fits"), [(41, True), (42, False)])

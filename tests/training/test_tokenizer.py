@@ -95,9 +95,10 @@ def test_stock_transformers_reads_it(folder, tokenizer):
     assert stock.eos_token_id == 0
 
 
-@pytest.mark.parametrize("size", [256, 0, -1])
-def test_a_vocabulary_too_small(refuses, size):
-    text = f"vocab_size must be at least 257: 256 bytes and {END}; got {size}."
+@pytest.mark.bad_input
+@pytest.mark.parametrize("size", [256, 0, -1, 10**12, 300.0, True])
+def test_a_vocabulary_of_no_size(refuses, size):
+    text = f"vocab_size must be at least 257: 256 bytes and {END}, and at most 1,048,576; got {size}."
     refuses(ArgumentError, lambda: train_tokenizer("topics", size), text)
 
 
@@ -133,7 +134,7 @@ def test_a_full_disk_leaves_what_was_there(refuses, tokenizer, copy, monkeypatch
 
     before = {file.name: file.read_bytes() for file in copy.iterdir()}
     monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", fails)
-    refuses(FileError, lambda: save_tokenizer(tokenizer, copy), f"{copy} must be a folder that can", "No space left")
+    refuses(FileError, lambda: save_tokenizer(tokenizer, copy), f"{copy} must be writable to the end", "No space left")
     assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
 
 

@@ -120,7 +120,7 @@ def test_a_stopped_run_ends_as_one_in_one_go(whole, model, text, tmp_path, monke
         train_dictionary(*given, progress=stop(("blocks", 2 * module.SHARD)))
     written = {file: file.stat().st_mtime_ns for file in (run / "activations").glob("*.safetensors")}
     assert len(written) == 2
-    with pytest.raises(FileError, match="Pass --resume to go on"):
+    with pytest.raises(FileError, match="Resume it to go on"):
         train_dictionary(*given)
     with pytest.raises(KeyboardInterrupt):
         train_dictionary(*given, resume=True, progress=stop(("steps", 30)))

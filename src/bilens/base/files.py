@@ -27,7 +27,7 @@ NEW = "be a new or empty folder"
 
 
 @contextmanager
-def writing(place: str | Path, todo: str = "") -> Iterator[None]:
+def writing(place: str | Path, todo: str = "", must: str = "be writable") -> Iterator[None]:
     """One FileError that names ``place`` for whatever the disk refuses in this block: full, read-only, over a quota, gone.
 
     Told by the kind of the error, never by its words: OSError, and safetensors' own, which stands for one.
@@ -37,7 +37,7 @@ def writing(place: str | Path, todo: str = "") -> Iterator[None]:
     except FileError:
         raise
     except (OSError, SafetensorError) as error:
-        raise FileError(str(place), must="be writable", got=reason(error), todo=todo) from error
+        raise FileError(str(place), must=must, got=reason(error), todo=todo) from error
 
 
 def reason(error: BaseException) -> str:
@@ -52,12 +52,13 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     The file has the permissions that ``open`` would have given it: those of the file it replaces, or what the umask leaves.
     Errors: FileError where the folder cannot be made or written, or ``path`` is no file (a folder, a device).
     """
-    path = Path(path)
-    with writing(path):
+    path, stack = Path(path), ExitStack()
+    with writing(path, must="be in a folder that can be written"):
         if path.exists() and not path.is_file():
             raise FileError(str(path), must="be writable: a file, or a new one", got="something else")
         path.parent.mkdir(parents=True, exist_ok=True)
-    with writing(path), _temporary(path.parent) as folder:
+        folder = stack.enter_context(_temporary(path.parent))
+    with stack, writing(path):
         yield folder / path.name
         _publish(folder, path.parent, "")
 
@@ -69,7 +70,7 @@ def saved_together(folder: str | Path, last: str) -> Iterator[Path]:
     Errors: FileError where ``folder`` cannot be made or written.
     """
     folder = Path(folder)
-    with writing(folder):
+    with writing(folder, must="be a folder that can be written"):
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
         with _temporary(folder) as temporary:

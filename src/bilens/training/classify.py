@@ -94,7 +94,7 @@ def train_classifier(
 
     With ``resume`` a run that was killed goes on from its last complete checkpoint to the same final weights (on the same
     machine and threads). Test accuracy and the recipe end up in training.json. ``save_every``: steps between checkpoints, a
-    tenth of the run where it is None; a resumed run keeps its own unless it is given another.
+    tenth of the run where it is None; a resumed run keeps its own.
     """
     output, data = Path(output), load_images(source)
     about = {"data": data.name, "content": data.content(), "recipe": asdict(how)}
@@ -102,7 +102,7 @@ def train_classifier(
     require_room(lambda n: Classifier(configure(data, replace(how, num_hidden_layers=n))), how.num_hidden_layers)
     model = Classifier(configure(data, how))  # before the folder is claimed: a recipe that cannot be built leaves nothing
     penalty = partial(tail_penalty, how) if how.tail_penalty else None
-    with claim(output, about, resume, save_every) as run:
+    with claim(output, about, resume, save_every, how.schedule().interval) as run:
         train(model, data.train, data.valid, run, how.schedule(), accuracy_metric, quiet, penalty)
         run.finish({part: evaluate(model, getattr(data, part)) for part in ("valid", "test")})
     return model

@@ -112,7 +112,7 @@ def train_language(
     data = load_text(source, words, model.config.max_position_embeddings)
     about = {"data": data.name, "content": content(data.train.tokens, data.valid.tokens)}
     about |= {"recipe": {**asdict(how), "model": dict(how.model)}}
-    with claim(output, about, resume, save_every) as run:
+    with claim(output, about, resume, save_every, schedule.interval) as run:
         first_does(lambda: save_tokenizer(words, output))
         train(model, data.train, data.valid, run, schedule, None, quiet)
         model.tokenizer = words

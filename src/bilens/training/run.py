@@ -118,6 +118,11 @@ class Schedule:
         if not is_whole(self.seed) or not 0 <= self.seed < 2**32:
             raise ConfigError("seed", must="be 0 … 4294967295", got=repr(self.seed))
 
+    @property
+    def interval(self) -> int:
+        """Steps between checkpoints where nobody says: a tenth of the run."""
+        return max(1, self.steps // 10)
+
     def arguments(self, output: Path, save_every: int, quiet: bool) -> TrainingArguments:
         """What Trainer is told. Errors: whatever TrainingArguments raises for an option it cannot follow."""
         return TrainingArguments(**self._settled(output, save_every, quiet) | dict(self.options))
@@ -195,17 +200,21 @@ class Run:
 
 
 @contextmanager
-def claim(output: Path, about: dict[str, Any], resume: bool, save_every: int | None = None) -> Iterator[Run]:
+def claim(
+    output: Path, about: dict[str, Any], resume: bool, save_every: int | None = None, default: int | None = None
+) -> Iterator[Run]:
     """Hold ``output`` for the run that ``about`` describes while the block lasts; of several processes the first does.
 
     A run that is refused before it has logged or saved anything leaves the folder as it was, or none.
     Errors: FileError for a folder in use, without ``resume`` for one that holds a run, and for one that another process is
-    at work in; ConfigError where it was begun with something else; Interrupted for what Ctrl-C stops.
+    at work in; ConfigError where it was begun with something else; Interrupted for what Ctrl-C stops. ``save_every`` counts
+    as such: data loaders draw random numbers for every evaluation, so the weights depend on it. None is what the run began
+    with, at first ``default``.
     """
     if save_every is not None:
         require_whole("save_every", save_every)
     with ExitStack() as stack:
-        fresh, run = first_does(lambda: _take(stack, output, about, resume, save_every))
+        fresh, run = first_does(lambda: _take(stack, output, about, resume, save_every, default))
         try:
             yield run
         except FileError:
@@ -219,7 +228,9 @@ def claim(output: Path, about: dict[str, Any], resume: bool, save_every: int | N
             raise _interrupted(stop, f"{output} was stopped") from stop
 
 
-def _take(stack: ExitStack, output: Path, about: dict[str, Any], resume: bool, save_every: int | None) -> tuple[bool, Run]:
+def _take(
+    stack: ExitStack, output: Path, about: dict[str, Any], resume: bool, save_every: int | None, default: int | None
+) -> tuple[bool, Run]:
     """Hold ``output`` until ``stack`` ends: whether it is a new run, and the run."""
     stack.enter_context(held(output))
     file = output / ABOUT
@@ -228,20 +239,17 @@ def _take(stack: ExitStack, output: Path, about: dict[str, Any], resume: bool, s
         must = NEW + (", or hold a run" if resume else "")
         todo = "Resume it to go on, or name another folder." if begun else "Name another folder."
         require_empty(output, must, todo)
-        write_text(file, json.dumps(about | {"save_every": save_every}, indent=2) + "\n")
-        return True, Run(output, about | {"save_every": save_every}, None, save_every)
+        about = about | {"save_every": save_every or default}
+        write_text(file, json.dumps(about, indent=2) + "\n")
+        return True, Run(output, about, None, save_every or default)
     stored = read_about(output)
-    _require_same(stored, about, output)
     every = stored.get("save_every") if save_every is None else save_every
+    _require_same(stored, about | {"save_every": every}, output)
     if every is not None:
         require_whole(f"{file}: save_every", every)
-    whole = about | {"save_every": every}
     with writing(output):
         checkpoint = _last_complete(output / CHECKPOINTS)
-    if every != stored.get("save_every"):
-        figures = {"figures": stored["figures"]} if "figures" in stored else {}
-        write_text(file, json.dumps(whole | figures, indent=2) + "\n")
-    return False, Run(output, whole, checkpoint, every)
+    return False, Run(output, about | {"save_every": every}, checkpoint, every)
 
 
 def _has_begun(output: Path) -> bool:
@@ -275,7 +283,7 @@ def train(
 
     ``penalty``, of the model and the step, is added to the training loss where it is not None.
     """
-    save_every = run.save_every or max(1, schedule.steps // 10)
+    save_every = run.save_every or schedule.interval
     with _possible(schedule):
         trainer = PenalisedTrainer(
             penalty,
@@ -285,7 +293,7 @@ def train(
             eval_dataset=valid_data,
             data_collator=_as_it_is,
             compute_metrics=metrics,
-            callbacks=[Intervals(), MarkComplete()],
+            callbacks=[MarkComplete()],
         )
     trainer.add_callback(first_does(lambda: JsonLog(run.output / LOG, _step(run.checkpoint))))
     trainer.remove_callback(PrinterCallback)  # log.jsonl has the lines; the bar shows them where there is one
@@ -402,14 +410,6 @@ class JsonLog(TrainerCallback):
         if state.is_world_process_zero:
             with writing(self.path, TO_RESUME), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step} | (given.get("logs") or {})) + "\n")
-
-
-class Intervals(TrainerCallback):
-    """Trainer goes on with the intervals of the checkpoint; those asked for now are what counts."""
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        state.save_steps, state.eval_steps = int(args.save_steps), int(args.eval_steps or args.save_steps)
-        state.logging_steps = int(args.logging_steps)
 
 
 class MarkComplete(TrainerCallback):

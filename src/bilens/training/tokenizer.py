@@ -68,7 +68,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, output: str | Path) -> No
         try:
             tokenizer.save_pretrained(temporary)
         except Exception as error:  # tokenizers raises Exception itself, for a full disk too
-            raise FileError(str(output), must="be writable", got=reason(error)) from error
+            raise FileError(str(output), must="be writable to the end", got=reason(error)) from error
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
