@@ -14,7 +14,7 @@ demo: .venv/installed
 	$(BIN)/bilens demo --output report
 
 test: check
-	$(BIN)/python -m pytest -n 2 --jaxtyping-packages=$(SHAPED),beartype.beartype
+	$(BIN)/python -m pytest -n 2 --dist worksteal --jaxtyping-packages=$(SHAPED),beartype.beartype
 
 interop: $(LENSES)/installed
 	$(LENSES)/bin/python -c 'import sae_lens, transformer_lens'  # without them the tests would skip and be green

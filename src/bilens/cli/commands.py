@@ -7,11 +7,13 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from bilens.cli.decompose import decompose
@@ -31,7 +33,21 @@ if TYPE_CHECKING:
     from bilens.circuits import Expansion
     from bilens.cli.output import Table
 
+
+class _Stopped(Exception):  # noqa: N818
+    """A KeyboardInterrupt on its way through typer, which would end without a word."""
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise _Stopped from stop
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Bilinear layers as exact third-order tensors: train or load a model, decompose it, verify it, send a page.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -53,10 +69,13 @@ DEMO_STEPS = 800  # enough for the digits to be told apart, within a minute of t
 
 def main() -> None:
     """Run the command line. Exit 0 when all is well, 1 when a check fails, 2 for bad input, 130 when interrupted."""
+    with _terminable():
+        _main()
+
+
+def _main() -> None:
     from bilens.base.errors import BilensError, Interrupted
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every command works on local files
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.showwarning = _warn
@@ -78,11 +97,27 @@ def main() -> None:
         sys.exit(0)
     except OSError as error:  # a full disk behind stdout, a file that may not be read
         _fail(str(error))
-    except Interrupted as stop:
+    except _Stopped as stopped:
+        stop = stopped.__cause__
+        if not isinstance(stop, Interrupted):
+            _stop("interrupted")
         again = "the same command with --resume" if stop.resume else "the same command again"
         _stop(f"interrupted: {stop.where}. To go on: {again}.")
     except (KeyboardInterrupt, typer.Abort):
         _stop("interrupted")
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does; signals are the main thread's."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _interrupt(*_: Any) -> None:
@@ -90,9 +125,11 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _stop(message: str) -> None:
+def _stop(message: str) -> NoReturn:
+    from bilens.base.words import printable
+
     if os.environ.get("RANK", "0") == "0":
-        print("bilens: " + " ".join(message.split()), file=sys.stderr)
+        print(f"bilens: {printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(130)
 
 

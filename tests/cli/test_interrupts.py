@@ -1,0 +1,66 @@
+"""Ctrl-C and SIGTERM: exit 130, and one line that says where a job stopped and how to go on."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+
+import bilens
+from bilens.training import save_tokenizer, train_tokenizer
+
+SIZES = "hidden_size = 16\nintermediate_size = 24\nnum_hidden_layers = 1\nnum_attention_heads = 2\n"
+RECIPE = f"steps = 5000\nbatch_size = 4\nvocab_size = 300\n[model]\n{SIZES}max_position_embeddings = 16\n"
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("there")
+    (folder / "text.txt").write_text("\n<|endoftext|>\n".join(f"There were {n} cats." for n in range(2000)))
+    (folder / "r.toml").write_text(RECIPE)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = bilens.TransformerConfig(**sizes, max_position_embeddings=16, vocab_size=300)
+    bilens.Transformer(config).save_pretrained(folder / "model")
+    save_tokenizer(train_tokenizer(str(folder / "text.txt"), 300), folder / "model")
+    return folder
+
+
+JOBS = {
+    "image": ("train image -o OUT --steps 5000 --width 8 --save-every 2", "OUT/checkpoints/*/complete", "--resume"),
+    "text": ("train text -o OUT --data TEXT --config RECIPE --save-every 2", "OUT/checkpoints/*/complete", "--resume"),
+    "dictionary": (
+        "train dictionary MODEL --at layers.0.mlp.input -o OUT --data TEXT --steps 99999",
+        "OUT/activations/chunk-*",
+        "the same command with --resume",
+    ),
+    "decompose": ("decompose MODEL --folder OUT --chunk 1", "OUT/chunk-*", "the same command again"),
+    "compare": (
+        "compare -o OUT --data TEXT --config RECIPE --mlp bilinear --seeds 1",
+        "OUT/bilinear-0/log.jsonl",
+        "the same command again",
+    ),
+}
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_stopped_job_says_where_and_how_to_go_on(job, run, there, tmp_path):
+    words, reached, how = JOBS[job]
+    places = {"OUT": tmp_path / "out", "TEXT": there / "text.txt", "RECIPE": there / "r.toml", "MODEL": there / "model"}
+    sent = signal.SIGTERM if job in ("text", "decompose") else signal.SIGINT
+
+    def stop():
+        while not any((tmp_path / "out").glob(reached.removeprefix("OUT/"))):
+            time.sleep(0.002)
+        os.kill(os.getpid(), sent)
+
+    threading.Thread(target=stop, daemon=True).start()
+    code, _, err = run(*(places.get(word, word) for word in words.split()))
+    line = err.splitlines()[-1]
+    assert code == 130, err
+    assert line.startswith("bilens: interrupted: ")
+    assert str(tmp_path / "out") in line
+    assert how in line
+    assert "stopped" in line
