@@ -155,7 +155,7 @@ def test_what_is_not_the_run_is_refused(model, tokenizer, text, tmp_path, refuse
     refuses(ConfigError, resume(how=dataclasses.replace(HOW, k=5)), "recipe must be what the run began with")
     kept = text.read_bytes()
     text.write_bytes(kept.replace(b"dogs", b"cows"))
-    refuses(FileError, resume(), "about.json: text must be what was begun with")
+    refuses(ConfigError, resume(), "content must be what the run began with")
     text.write_bytes(kept)
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
     resume(place="mlp0.input")()  # the same place by another name
@@ -193,8 +193,8 @@ def test_what_cannot_be_begun(model, text, tmp_path, refuses):
     assert [file.name for file in tmp_path.iterdir()] == ["used"]
     broken = model_of(0, model.tokenizer)
     broken.blocks[0].mlp.down_proj.weight.data[0, 0] = math.nan
-    refuses(NotFiniteError, begin(broken, "mlp0.output"), "learn.activations must be finite")
-    assert not (tmp_path / "new" / "cfg.json").exists()
+    refuses(NotFiniteError, begin(broken, "mlp0.output"), "mlp0.output.activations must be finite")
+    assert not (tmp_path / "new").exists()
 
 
 # The order in which rows come

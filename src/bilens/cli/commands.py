@@ -393,17 +393,15 @@ def convert(
     """A language model from and to the Llama family, tokenizer and all."""
     from bilens import Transformer, load
     from bilens.base.errors import ArgumentError
-    from bilens.base.files import new_folder
     from bilens.cli.output import quiet, say
     from bilens.training import export
 
     quiet()
     require_one_of("--to", to, ("bilens", "llama"))
-    with new_folder(output):
-        loaded = load(str(model))
-        if not isinstance(loaded, Transformer):
-            raise ArgumentError("MODEL", must="be a language model", got=type(loaded).__name__)
-        export(loaded.to_llama() if to == "llama" else loaded, output)
+    loaded = load(str(model))
+    if not isinstance(loaded, Transformer):
+        raise ArgumentError("MODEL", must="be a language model", got=type(loaded).__name__)
+    export(loaded.to_llama() if to == "llama" else loaded, output)
     say(f"{to} model in {output}")
 
 

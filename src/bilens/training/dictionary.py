@@ -102,7 +102,7 @@ def harvest(
     def made(start: int) -> Shard:
         ids = blocks[start : start + SHARD]["input_ids"]
         rows = torch.cat(list(activations(model, ids.split(BATCH), place))).cpu()
-        require_finite(f"what {place} holds", activations=rows)
+        require_finite(place, activations=rows)
         return Shard(rows)
 
     def done() -> None:
