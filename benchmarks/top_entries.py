@@ -127,7 +127,8 @@ def blocks(slice_of: Callable[[int], Tensor], i: int, outputs: Tensor, k: int, s
     for o in outputs.tolist():
         block = slice_of(o)
         if below is not None:
-            block = block.masked_fill_(below, 0)
+            block = block.masked_fill_(below, 0).mul_(2)  # of a symmetric slice: both orders,
+            block.diagonal().mul_(0.5)  # and a square once
         least, most = torch.aminmax(block)
         if max(float(most), -float(least)) <= threshold:
             continue

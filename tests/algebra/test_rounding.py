@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bilens.algebra import CP, Rounded
+from bilens.algebra import CP, Rounded, rounding
 from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
 
 
@@ -178,6 +178,27 @@ def test_terms_that_cancel(make, cube, vanishes):
     found = (both if vanishes else both + T).round(3)
     assert found.rank == (0 if vanishes else 3)
     assert vanishes or off(found, cube, T) < 1e-8
+
+
+def test_the_floor_is_where_rounding_begins(make, monkeypatch):
+    """8 eps of the terms over ‖T‖ where T − T̂ is formed, 8 √eps where only inner products are; reached means down to it."""
+    T = make.cp(5, 6, 6, 3)
+    terms = float((T.out.norm(dim=0) * T.left.norm(dim=1) * T.right.norm(dim=1)).sum() / T.norm())
+    eps = torch.finfo(torch.float64).eps
+    assert T.round(3).floor == pytest.approx(8 * eps * terms, rel=1e-9)
+    monkeypatch.setattr(rounding, "SLICES", 1)
+    assert T.round(3).floor == pytest.approx(8 * eps**0.5 * terms, rel=1e-9)
+    assert T.round(3, cutoff=0.0).reached
+    assert (T * 0.0).round(3).floor == 0
+
+
+def test_the_figure_is_error_by_rank_on_a_log_axis(make):
+    found = make.cp(8, 8, 8, 20).round(cutoff=0.3)
+    (line,), layout = found.figure()["data"], found.figure()["layout"]
+    tried = sorted(zip(found.ranks.tolist(), found.errors.tolist(), strict=True))
+    assert [line["x"], line["y"]] == [[rank for rank, _ in tried], [error for _, error in tried]]
+    assert (layout["xaxis"]["title"]["text"], layout["yaxis"]["title"]["text"]) == ("rank", "relative error")
+    assert layout["yaxis"]["type"] == "log"
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,40 @@ def test_an_antisymmetric_tensor_has_no_symmetric_part(make):
     assert float(found.spectrum["out"].max()) <= found.noise["out"]
 
 
+@pytest.mark.parametrize("precision", ["float64", "float32", "orthogonal"])
+@pytest.mark.parametrize("left_over", [1e-2, 1e-3, 3e-5])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_no_error_that_cannot_be_where_units_cancel(left_over, precision, symmetric, maker, cube):
+    """Units a thousand and more times louder than their sum: the error stays the true one, within its bound and one."""
+    make = maker(seed=4)
+    loud, small = make.cp(3, 20, h=60), make.cp(3, 20, h=6) * left_over
+    tensor = loud + small - loud
+    found = hosvd(tensor, 2, precision=precision, symmetric=symmetric)
+    truth = (cube(small) + cube(small).mT) / 2 if symmetric else cube(small)
+    error = true_error(found.to(torch.float64), truth)
+    assert found.error == pytest.approx(error, rel=2e-2 if precision == "float32" else 2e-3)  # float32 bases, loud terms
+    assert found.error <= found.bound <= 1
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32", "orthogonal"])
+def test_what_cancels_outright_is_zero(precision, make):
+    T = make.cp()
+    for gone, symmetric in ((T - T, False), (T - T, True), (T - T.swap(), True)):
+        found = hosvd(gone, 2, symmetric=symmetric, precision=precision)
+        assert (found.norm, found.error, found.bound) == (0, 0, 0)
+        assert not any(row["above noise"] or row["share of ‖T‖²"] for row in found.rows())
+        assert "zero, or below the noise" in found.summary()
+
+
+def test_the_figure_has_a_line_a_mode_on_a_log_axis(make):
+    found = hosvd(make.cp(5, 6, h=2))
+    lines = found.figure()["data"]
+    assert [line["name"] for line in lines] == list(MODES)
+    assert [line["y"] for line in lines] == [found.spectrum[mode][:2].tolist() for mode in MODES]
+    assert [line["line"]["dash"] for line in lines] == ["solid", "solid", "dot"]
+    assert found.figure()["layout"]["yaxis"]["type"] == "log"
+
+
 def test_half_precision_and_gaps(maker, cube, close):
     make = maker(0, torch.bfloat16)
     one = make.cp(3, 8, h=14)

@@ -118,6 +118,49 @@ def test_half_precision(maker, make):
     assert joint(tensor, 2, precision="float32").error == pytest.approx(joint(tensor, 2).error, abs=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["float64", "float32", "orthogonal"])
+def test_a_layer_without_a_symmetric_part_reads_nothing(precision, make):
+    """What is below the noise is not counted: the singular values there are rounding."""
+    T = make.cp()
+    for gone in (T - T.swap(), T - T, make.dense() * 0.0):
+        found = joint(gone, precision=precision)
+        assert (found.effective_rank, found.norm, found.error) == (0, 0, 0)
+        assert found.held_by == found.gram_by == (0, 0, 0)
+        assert not found.captured.any()
+        assert not found.held.any()
+        assert "none is read" in found.summary()
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_an_output_of_rounding_alone_is_not_captured(precision, make):
+    """One output whose symmetric part vanishes beside others: its share is 0 and no quotient of rounding."""
+    T, S = make.cp(2, 5), make.cp(1, 5)
+    nothing = (S - S.swap()).map(out=torch.tensor([[0.0], [0.0], [1.0]], dtype=torch.float64))
+    tensor = T.map(out=torch.eye(3, 2, dtype=torch.float64)) + nothing
+    captured = joint(tensor, 2, precision=precision).captured
+    assert float(captured[2]) == 0
+    assert bool(((captured[:2] > 0) & (captured[:2] <= 1)).all())
+
+
+def test_ranks_count_what_is_above_the_noise(make):
+    """Two input directions for all outputs, and rounding in the other eight."""
+    a, b = torch.linalg.qr(make.randn(10, 2))[0].mT
+    tensor = CP(make.randn(3, 2), torch.stack([a, b]), torch.stack([a, b]))
+    found = joint(tensor)
+    values = found.spectrum[:2].square()
+    assert found.effective_rank == pytest.approx(float(values.sum() ** 2 / values.square().sum()), rel=1e-12)
+    assert sum(row["above noise"] for row in found.rows()) == 2
+    assert found.held_by[-1] == 2
+
+
+def test_the_figure_has_both_shares(make):
+    found = joint(make.cp(3, 6))
+    gram, both = found.figure()["data"]
+    assert (gram["y"], gram["x"]) == (found.gram_share.tolist(), [1, 2, 3, 4, 5, 6])
+    assert (both["y"], tuple(both["x"])) == (found.held.tolist(), found.sizes)
+    assert found.figure()["layout"]["yaxis"]["title"]["text"] == "share of ‖S‖²"
+
+
 @pytest.mark.bad_input
 def test_refuses(make, refuses):
     refuses(ShapeError, lambda: joint(make.cp(3, 4, 5)), "must have left and right of one size; got (3, 4, 5).")

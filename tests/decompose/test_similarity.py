@@ -295,3 +295,19 @@ def test_a_difference_of_rounding_is_no_failure(layers, measure):
     assert (found.rank, found.checked, found.z) == (0, True, 0.0)
     wrong = dataclasses.replace(found, matrix=found.matrix * 0.99)
     assert not wrong.checked
+
+
+def test_no_cosine_above_one(maker):
+    """Layers that are each other's multiples: rounding alone takes many of these quotients above one."""
+    above = 0
+    for seed in range(30):
+        one = maker(seed=seed).cp(2, 3, h=3)
+        two = one * 3.7
+        matrix = similarity([one, two], samples=0).matrix
+        assert float(matrix.max()) <= 1
+        assert float(one.similarity(two)) <= 1
+        assert float(one.similarity(-two)) >= -1
+        assert float((matrix - 1).abs().max()) < 1e-14
+        parts = [float(a.symmetrise().inner(b.symmetrise())) for a, b in ((one, two), (one, one), (two, two))]
+        above += parts[0] / (parts[1] ** 0.5 * parts[2] ** 0.5) > 1
+    assert above  # the clamp is needed

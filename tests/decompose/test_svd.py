@@ -128,6 +128,26 @@ def test_rows_figure_save(tmp_path, make, close):
     close(type(found).load(tmp_path / "svd").tensor.dense(), found.tensor.dense())
 
 
+def test_what_cancels_outright_has_no_component(make):
+    """T − T, and the symmetric part of what has none."""
+    T = make.cp()
+    for gone in (T - T, T - T.swap()):
+        for precision in ("float64", "float32", "orthogonal"):
+            found = svd(gone, precision=precision)
+            assert (len(found.values), found.norm, found.error) == (0, 0, 0)
+            assert found.tensor.dense().shape == (0, 4, 4)
+            assert not any(row["above noise"] or row["share of ‖T‖²"] for row in found.rows())
+
+
+def test_the_figure_is_the_spectrum_above_the_noise_on_a_log_axis(make):
+    found = svd(make.cp(5, 6, h=2))
+    figure = found.figure()
+    assert figure["data"][0]["y"] == found.spectrum[:2].tolist()
+    assert figure["layout"]["yaxis"]["type"] == "log"
+    assert figure["layout"]["yaxis"]["title"]["text"] == "singular value"
+    assert figure["layout"]["xaxis"]["title"]["text"] == "component"
+
+
 @pytest.mark.bad_input
 def test_refuses(make, refuses):
     refuses(

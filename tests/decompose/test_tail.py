@@ -54,6 +54,37 @@ def test_its_gradient_is_that_of_the_dense_tail(monkeypatch):
     assert torch.allclose(*gradients, rtol=1e-3, atol=1e-3 * gradients[1].abs().max())
 
 
+@pytest.mark.parametrize("figure", ["beyond", "total", "share", "penalty"])
+def test_an_output_that_is_zero_spoils_no_gradient(figure, monkeypatch):
+    """Against central differences of the dense tail, the first output being zero: it has gradient 0."""
+    monkeypatch.setattr(sys.modules[tail.__module__], "ROUNDS", 8)
+    tensor = nearly_low_rank(6, 2, 1e-2)
+    out = torch.ones(3, 6, dtype=torch.float64) * tensor.out
+    out[0] = 0
+    start = out.clone().requires_grad_()
+    getattr(tail(CP(start, tensor.left, tensor.right), 2), figure).sum().backward()
+    assert bool(torch.isfinite(start.grad).all())
+    assert float(start.grad[0].abs().max()) == 0
+    held = dense_figures(out, tensor)["total"]
+
+    def value(at):
+        figures = dense_figures(at, tensor)
+        return float((figures["beyond"][1:] / held[1:] if figure == "penalty" else figures[figure][1:]).sum())
+
+    step = 1e-6
+    for place in ((1, 0), (1, 4), (2, 5)):
+        moved = torch.zeros_like(out)
+        moved[place] = step
+        slope = (value(out + moved) - value(out - moved)) / (2 * step)
+        assert float(start.grad[place]) == pytest.approx(slope, rel=1e-5, abs=1e-8)
+
+
+def dense_figures(out, tensor):
+    squares = torch.linalg.eigvalsh(CP(out, tensor.left, tensor.right).dense()).square().sort(-1, descending=True).values
+    beyond, total = squares[:, 2:].sum(-1), squares.sum(-1)
+    return {"beyond": beyond, "total": total, "share": beyond / total.clamp(min=1e-300)}
+
+
 def test_all_kept_leaves_nothing():
     tensor = nearly_low_rank(8, 3, 0.5)
     assert share(tensor, 8).abs().max() < 1e-12

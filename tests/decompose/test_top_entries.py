@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bilens.algebra import CP, Factored
-from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
+from bilens.base.errors import ArgumentError, NotFiniteError, RangeError, ShapeError
 from bilens.decompose import TopEntries, readings, top_entries
 
 
@@ -24,6 +24,13 @@ def check(found: TopEntries, dense, k, allowed=None):
     computed = found.looked_at
     if computed < len(sizes):  # no more than all but the computed ones can be below the certificate
         assert float(largest[min(computed, len(sizes) - 1)]) <= found.certificate + 1e-12 * scale
+
+
+def both_orders(dense):
+    """T_oij + T_oji for i < j and T_oii; and which are pairs."""
+    sums = dense + dense.mT
+    sums.diagonal(dim1=1, dim2=2).mul_(0.5)
+    return sums, torch.ones_like(dense, dtype=torch.bool).triu()
 
 
 @settings(max_examples=60, deadline=None)
@@ -47,12 +54,37 @@ def test_a_cp_has_the_entries_of_its_cube(maker, cube, sizes, k, seed, spread, s
 def test_unordered_pairs_of_the_symmetric_part(maker, cube, sizes, k, seed):
     o, i, h = sizes
     T = maker(seed=seed).cp(o, i, i, h)
-    S = (cube(T) + cube(T).mT) / 2
-    upper = torch.ones(i, i, dtype=torch.bool).triu().expand(o, i, i)
+    S, upper = both_orders(cube(T))
     found = top_entries(T, k, symmetric=True)
     assert bool((found.indices[:, 1] <= found.indices[:, 2]).all())
     check(found, S, k, upper)
     assert found.size == int(upper.sum())
+    assert found.symmetric
+
+
+def test_a_tensor_that_is_the_same_with_its_inputs_swapped_has_unordered_pairs(make, cube):
+    """However it is written; and each order by itself where that is asked for, or where T is not."""
+    T, turn = make.cp(3, 5, h=4), make.randn(5, 5)
+    S = T.symmetrise()
+    alike = CP(T.out, T.left, T.left), S, S + (S * 2.0), S.map(left=turn, right=turn), CP(S.out, S.right, S.left * 0.5)
+    for one in (*alike, S.to(torch.float32), T.to(torch.bfloat16).symmetrise()):
+        found = top_entries(one, 20)
+        sums, upper = both_orders(cube(one))
+        check(found, sums, 20, upper)
+        assert set(found.rows()[0]) == {"out", "left", "right", "value of both orders"}
+        assert "pairs, both orders summed" in found.summary()
+    check(top_entries(S, 20, symmetric=False), cube(S), 20)
+    assert "value" in top_entries(S, 1, symmetric=False).rows()[0]
+    for ordered in (T, T - T.swap(), make.cp(3, 400, h=300), S.map(right=turn), make.cp(3, 5, 6)):
+        assert not top_entries(ordered, 2).symmetric
+
+
+def test_what_pairs_add_up_to_is_the_layer(make):
+    """All pairs of one output, each times its product of inputs, are that output."""
+    T, x = make.cp(1, 6), make.randn(6)
+    found = top_entries(T, 21, symmetric=True)
+    _, i, j = found.indices.mT
+    torch.testing.assert_close((found.values * x[i] * x[j]).sum(), T(x)[0], rtol=1e-12, atol=0)
 
 
 @settings(max_examples=30, deadline=None)
@@ -96,7 +128,8 @@ def test_entries_that_tie_are_listed_once_each(cube):
     for k in (1, 5, 17, 60, 200):
         T = CP(*(torch.randint(0, 2, shape, generator=g).double() for shape in ((5, 2), (2, 6), (2, 6))))
         check(top_entries(T, k), cube(T), k)
-        check(top_entries(T, k, symmetric=True), cube(T.symmetrise()), k, torch.ones(6, 6).triu().bool().expand(5, 6, 6))
+        sums, upper = both_orders(cube(T))
+        check(top_entries(T, k, symmetric=True), sums, k, upper)
 
 
 def test_zeros(make):
@@ -138,9 +171,9 @@ def test_few_dimensions_behind_many_entries(maker, cube, sizes, r, k, seed, spre
 
 def test_pairs_of_a_tensor_that_is_symmetric_already(maker, cube):
     T = maker(seed=3).cp(20, 30, h=6)
-    S, upper = T.symmetrise(), torch.ones(30, 30, dtype=torch.bool).triu().expand(20, 30, 30)
+    S, (sums, upper) = T.symmetrise(), both_orders(cube(T))
     for one in (T, S, S.symmetrise()):
-        check(top_entries(one, 25, symmetric=True), cube(S), 25, upper)
+        check(top_entries(one, 25, symmetric=True), sums, 25, upper)
 
 
 def test_rank_0(make):
@@ -152,14 +185,17 @@ def test_rank_0(make):
 
 
 @pytest.mark.parametrize("power", [-240, -40, 40, 240])
-def test_sizes_that_float32_cannot_hold(maker, cube, power):
+def test_sizes_that_float32_cannot_hold(maker, cube, refuses, power):
     T = maker(seed=5).cp(12, 40, h=5)
     T = CP(T.out * 10.0**power, T.left, T.right * 10.0 ** (power // 4))
     found = top_entries(T, 9)
     check(found, cube(T), 9)
     T = CP(T.out * torch.logspace(0, -60, 12, dtype=torch.float64)[:, None], T.left, T.right)  # outputs far apart
     check(top_entries(T, 9), cube(T), 9)
-    assert top_entries(T, 9, rows=[11]).complete
+    if power == -240:  # 1e-360
+        refuses(RangeError, lambda: top_entries(T, 9, rows=[11]), "in the range of float64; got about 1e-3")
+    else:
+        assert top_entries(T, 9, rows=[11]).complete
 
 
 @pytest.mark.parametrize("side", [12, 60])
@@ -226,7 +262,11 @@ def test_names_and_table(make, tmp_path):
     assert row == {"out": "AB"[index[0]], "left": "abc"[index[1]], "right": index[2], "value": float(found.values[0])}
     assert list(found.to_frame().columns) == ["out", "left", "right", "value"]
     assert top_entries(make.cp(3, 3), 2, names="xyz").rows()[0]["out"] in "xyz"
-    assert len(found.plot().data[0].x) == 4
+    (bars,), layout = found.figure()["data"], found.figure()["layout"]
+    assert (bars["x"], bars["y"], bars["orientation"]) == (found.values.tolist(), [0, 1, 2, 3], "h")
+    assert layout["yaxis"]["ticktext"][0] == " · ".join(str(row[mode]) for mode in found.modes)
+    assert layout["yaxis"]["autorange"] == "reversed"
+    assert layout["xaxis"]["title"]["text"] == "value"
     found.save(tmp_path / "t.safetensors")
     assert TopEntries.load(tmp_path / "t.safetensors").rows() == found.rows()
 

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.algebra.cp import CP
-from bilens.base.errors import ShapeError
+from bilens.algebra.third import require_factors
+from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.records import Record
 
 
@@ -40,8 +41,15 @@ def affine(
 
     Over x where all biases are None; over x̃ = (1, x) where any is given. The rank grows by one for ``out_bias``.
     """
+    whole = CP(out, left, right)
     if out_bias is None and left_bias is None and right_bias is None:
-        return CP(out, left, right)
+        return whole
+    for name, bias, size in zip(
+        ("out_bias", "left_bias", "right_bias"), (out_bias, left_bias, right_bias), (len(out), len(left), len(right)),
+        strict=True,
+    ):  # fmt: skip
+        if bias is not None:
+            require_factors(f"affine({name}=)", bias=(bias, (size,)))
     tensor = CP(out, _with_column(left, left_bias), _with_column(right, right_bias))
     return tensor if out_bias is None else tensor + constant(out_bias, tensor.shape[1])
 
@@ -77,6 +85,8 @@ class Parts(Record):
 
 def parts(tensor: CP) -> Parts:
     """Split a tensor over x̃ = (1, x) by degree: its blocks (0,0), (0,j)+(j,0) and (i,j). Cost O(o h i)."""
+    if not isinstance(tensor, CP):
+        raise ArgumentError("parts", must="be given a CP", got=type(tensor).__name__)
     if tensor.shape[1] != tensor.shape[2] or tensor.shape[1] < 2:
         raise ShapeError("parts", must="be given a tensor over (1, x) on both inputs", got=tensor.shape)
     left0, left = tensor.left[:, 0], tensor.left[:, 1:]

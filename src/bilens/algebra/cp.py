@@ -11,9 +11,10 @@ from torch import Tensor
 from bilens.algebra.factored import Factored
 from bilens.algebra.quadratic import QuadraticForm
 from bilens.algebra.rounding import Rounded, rounded
-from bilens.algebra.third import ThirdOrder, require_factors, require_maps, require_mode
+from bilens.algebra.third import REACH, ThirdOrder, require_factors, require_maps, shared_out
+from bilens.algebra.units import balanced
 from bilens.base.axes import MODES, Mode
-from bilens.base.numerics import scalar, working_dtype
+from bilens.base.numerics import peak, powers, scalar, scaled, working_dtype
 
 BLOCK = 512  # hidden units at a time: enough for fast products, while h × h is never held
 
@@ -25,6 +26,8 @@ class CP(ThirdOrder):
     For an MLP D[(L x) ⊙ (R x)] these are down_proj, gate_proj and up_proj as they lie in the checkpoint. CP is closed
     under every verb here, so it is the one form that layers, feature bases and paths need.
 
+    Square weights fit in any order, so nothing can tell where two have changed places: name them, CP(out=, left=, right=).
+
     >>> T = CP(mlp.down_proj.weight, mlp.gate_proj.weight, mlp.up_proj.weight)
     >>> torch.testing.assert_close(T(x), mlp(x))
     """
@@ -34,10 +37,12 @@ class CP(ThirdOrder):
     right: Float[Tensor, "h j"]
 
     def __post_init__(self) -> None:
-        hidden = self.out.shape[-1] if self.out.ndim else None
+        given = self.out, self.left, self.right
+        hidden = self.out.shape[-1] if isinstance(self.out, Tensor) and self.out.ndim else None
         require_factors(
-            "CP", out=(self.out, (None, None)), left=(self.left, (hidden, None)), right=(self.right, (hidden, None))
-        )
+            "CP", _other_order(given), out=(self.out, (None, None)),
+            left=(self.left, (hidden, None)), right=(self.right, (hidden, None)),
+        )  # fmt: skip
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -114,15 +119,42 @@ class CP(ThirdOrder):
                 total = total + tile.sum() * (2 if mirrored and b > a else 1)
         return total
 
-    def gram(self, mode: Mode, *, symmetric: bool = False, dtype: torch.dtype | None = None) -> Float[Tensor, "s s"]:
+    def near_one(self, dtype: torch.dtype | None = None) -> "tuple[CP, int]":
+        """Each unit's vectors near one, its size in ``out``, and the largest size taken out: no unit is lost in another."""
+        if dtype is not None and self._in_reach(REACH[dtype]):
+            return self, 0
+        work = self.to(working_dtype(self.dtype))
+        out, left, right, powers = balanced(work.out, work.left, work.right)
+        power = int(powers[out.detach().ne(0).any(1)].max()) if out.detach().any() else 0
+        return CP(scaled(out, (powers - power).clamp(max=0)[:, None]), left, right), power
+
+    def _in_reach(self, reach: int) -> bool:
+        sizes = peak(self.out, 0), peak(self.left, 1), peak(self.right, 1)
+        return all(bool((powers(size).abs() <= reach).all()) for size in sizes)
+
+    def scaled(self, power: int) -> "CP":
+        out, left, right = shared_out(power)
+        return CP(scaled(self.out, out), scaled(self.left, left), scaled(self.right, right))
+
+    def terms_by_output(self) -> Float[Tensor, " o"]:
+        """√(Σ_h d_oh² ‖l_h‖² ‖r_h‖²)."""
+        out, left, right = (factor.detach() for factor in (self.out, self.left, self.right))
+        lengths = (torch.linalg.vector_norm(side, dim=1, dtype=torch.float64) for side in (left, right))
+        one, two = lengths
+        return torch.cat([(rows.double() * (one * two)).norm(dim=1) for rows in out.split(BLOCK)])
+
+    def outputs_near_one(self) -> "CP":
+        sizes = powers(peak(self.out, 1))
+        if bool((sizes.abs() <= REACH[torch.float64]).all()):
+            return self
+        return CP(scaled(self.out, -sizes[:, None]), self.left, self.right)
+
+    def _gram(self, mode: Mode, symmetric: bool, dtype: torch.dtype) -> Float[Tensor, "s s"]:
         """Fᵀ K F with F the mode's factor and K = (one oneᵀ)∘(two twoᵀ) of the other two, a tile of K at a time.
 
         K is symmetric, so tiles (a, b) with a ≤ b are enough: with the diagonal ones halved, Fᵀ K F = M + Mᵀ.
         """
-        require_mode(mode)
-        if symmetric:
-            self._require_one_space("gram(symmetric=True)")
-        work = working_dtype(self.dtype) if dtype is None else dtype
+        work = dtype
         tensor = self.swap() if mode == "right" else self
         times, factor = (_times_out, _out_rows) if mode == "out" else (_times_left, _left_rows)
         size = self.shape[MODES.index(mode)]
@@ -141,7 +173,8 @@ class CP(ThirdOrder):
             yield first, CP(self.out[:, block].to(dtype), self.left[block].to(dtype), self.right[block].to(dtype))
 
     def _cube(self) -> Tensor:
-        return torch.stack([(self.left * row[:, None]).mT @ self.right for row in self.out])
+        slices = [(self.left * row[:, None]).mT @ self.right for row in self.out]
+        return torch.stack(slices) if slices else self.out.new_zeros(self.shape)
 
     def _plus(self, other: Any) -> "CP":
         return CP(
@@ -155,6 +188,21 @@ class CP(ThirdOrder):
 
     def __repr__(self) -> str:
         return super().__repr__().replace(", dtype", f", rank={self.rank}, dtype", 1)
+
+
+def _other_order(given: tuple[Any, ...]) -> str:
+    """What to say of factors that do not fit: in which order they would, where there is one."""
+    names = "first", "second", "third"
+    if not all(isinstance(factor, Tensor) and factor.ndim == 2 for factor in given):
+        return ""
+    for out, left, right in ((1, 0, 2), (2, 0, 1)):
+        if given[out].shape[1] == given[left].shape[0] == given[right].shape[0]:
+            return f"They fit as CP(out={names[out]}, left={names[left]}, right={names[right]})."
+    if given[0].shape[1] == given[1].shape[1] == given[2].shape[1]:
+        return "left and right are (h, i), as the weights of linear layers lie: pass their .mT."
+    if given[0].shape[0] == given[1].shape[0] == given[2].shape[0]:
+        return "out is (o, h), as the weight of a linear layer lies: pass its .mT."
+    return ""
 
 
 # Tiles of the Grams (maths: norms, similarity, HOSVD without the cube), for two blocks a, b of hidden units:

@@ -3,11 +3,26 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.base.errors import ShapeError
-from bilens.base.numerics import dtype_name, require_floating, scalar, working_dtype
+from bilens.base.numerics import (
+    broadcasts,
+    dtype_name,
+    is_whole,
+    peak,
+    powers,
+    require_count,
+    require_finite,
+    require_floating,
+    require_tensor,
+    restored,
+    root,
+    scalar,
+    scaled,
+    working_dtype,
+)
 from bilens.base.records import Record
 
 
@@ -23,11 +38,14 @@ class Factored(Record):
     b: Float[Tensor, "*#b m r"]
 
     def __post_init__(self) -> None:
-        require_floating("Factored.a", self.a.dtype)
+        for name, factor in (("a", self.a), ("b", self.b)):
+            require_tensor(f"Factored.{name}", factor)
+            require_floating(f"Factored.{name}", factor.dtype)
+        shapes = f"{tuple(self.a.shape)}, {tuple(self.b.shape)}"
         if self.a.ndim < 2 or self.b.ndim < 2 or self.a.shape[-1] != self.b.shape[-2]:
-            raise ShapeError(
-                "Factored", must="get a (..., l, m) and b (..., m, r)", got=f"{tuple(self.a.shape)}, {tuple(self.b.shape)}"
-            )
+            raise ShapeError("Factored", must="get a (..., l, m) and b (..., m, r)", got=shapes)
+        if not broadcasts(self.a.shape[:-2], self.b.shape[:-2]):
+            raise ShapeError("Factored", must="get batch dims that broadcast", got=shapes)
         if self.a.dtype != self.b.dtype or self.a.device != self.b.device:
             raise ShapeError(
                 "Factored", must="get two factors of one dtype and device",
@@ -100,8 +118,10 @@ class Factored(Record):
     @property
     def eigenvalues(self) -> Tensor:
         """The m eigenvalues of the product that can be non-zero (complex), from the small ``BA``. Cost O(l m² + m³)."""
-        small = self.BA
-        return torch.linalg.eigvals(small.to(working_dtype(self.dtype)))
+        require_finite("Factored.eigenvalues", a=self.a, b=self.b)
+        near, power = self.near_one()
+        values = torch.view_as_real(torch.linalg.eigvals(near.BA))
+        return torch.view_as_complex(restored("Factored.eigenvalues", values, power[..., None, None], near.dtype))
 
     def dense(self) -> Float[Tensor, "*b l r"]:
         """The product as a plain matrix."""
@@ -111,17 +131,34 @@ class Factored(Record):
         """U, S, V with a @ b = U diag(S) Vᵀ, at most m of each. QR of both factors, then an m × m SVD: O((l + r) m² + m³).
 
         Half types are computed in float32. V is (..., r, m): its columns are the right singular vectors.
+        Errors: NotFiniteError; RangeError where the dtype does not hold the largest value of a matrix.
         """
-        work = self.to(working_dtype(self.dtype))
-        qa, ra = torch.linalg.qr(work.a)
-        qb, rb = torch.linalg.qr(work.b.mT)
+        require_finite("Factored.svd", a=self.a, b=self.b)
+        near, power = self.near_one()
+        qa, ra = torch.linalg.qr(near.a)
+        qb, rb = torch.linalg.qr(near.b.mT)
         u, s, vh = torch.linalg.svd(ra @ rb.mT, full_matrices=False)
-        return qa @ u, s, qb @ vh.mT
+        return qa @ u, restored("Factored.svd", s, power[..., None], s.dtype), qb @ vh.mT
 
     def norm(self) -> Float[Tensor, "*b"]:
-        """The Frobenius norm from two m × m Grams, without an SVD: O((l + r) m²)."""
-        gram = (self.a.mT @ self.a) * (self.b @ self.b.mT)
-        return gram.sum((-2, -1)).clamp(min=0).sqrt()
+        """The Frobenius norm from two m × m Grams, without an SVD: O((l + r) m²). Its gradient at zero is 0.
+
+        Computed in float32 for half types, and given in the dtype. Errors: NotFiniteError; RangeError.
+        """
+        require_finite("Factored.norm", a=self.a, b=self.b)
+        near, power = self.near_one()
+        gram = (near.a.mT @ near.a) * (near.b @ near.b.mT)
+        return restored("Factored.norm", root(gram.sum((-2, -1))), power, self.dtype)
+
+    def near_one(self) -> "tuple[Factored, Int[Tensor, '*b']]":
+        """Each column of a and row of b near one in the product, and the power of two taken out of each matrix."""
+        work = self.to(working_dtype(self.dtype))
+        columns, rows = powers(peak(work.a, -2)), powers(peak(work.b, -1))
+        middle = (columns + rows).masked_fill((peak(work.a, -2) == 0) | (peak(work.b, -1) == 0), -(2**40))
+        power = middle.amax(-1) if self.mdim else middle.sum(-1)
+        power = power.masked_fill(power <= -(2**40), 0)
+        shift = torch.minimum(rows - power[..., None], -columns)  # at most to one: a column that acts is there anyway
+        return Factored(scaled(work.a, shift[..., None, :]), scaled(work.b, -rows[..., None])), power
 
     def trace(self) -> Float[Tensor, "*b"]:
         """Σ_i (a b)_ii, in O(l m). Errors: ShapeError unless square."""
@@ -132,8 +169,8 @@ class Factored(Record):
     def make_even(self) -> "Factored":
         """The same product with the singular values shared out evenly: U √S and √S Vᵀ."""
         u, s, v = self.svd()
-        root = s.sqrt()
-        return Factored(u * root[..., None, :], root[..., :, None] * v.mT)
+        even = root(s)
+        return Factored(u * even[..., None, :], even[..., :, None] * v.mT)
 
     def collapse_l(self) -> Float[Tensor, "*b m r"]:
         """A matrix with the same right singular structure and norm, m × r: S Vᵀ."""
@@ -147,16 +184,20 @@ class Factored(Record):
 
     def unsqueeze(self, dim: int) -> "Factored":
         """Add a leading dim of size 1 at ``dim`` (counted among the leading dims)."""
-        if dim < 0:
-            raise ShapeError("Factored.unsqueeze", must="name a leading dim by a number ≥ 0", got=dim)
+        if not is_whole(dim) or not 0 <= dim <= self.ndim - 2:
+            most = f", at most {self.ndim - 2}" if is_whole(dim) and dim > 0 else ""
+            must = f"name a leading dim by a number ≥ 0{most}"
+            raise ShapeError("Factored.unsqueeze", must=must, got=repr(dim))
         return Factored(self.a.unsqueeze(dim), self.b.unsqueeze(dim))
 
     def get_corner(self, k: int = 3) -> Float[Tensor, "*b k k"]:
         """The first k rows and columns of the product, for a quick look."""
+        require_count("k", k, 0)
         return self.a[..., :k, :] @ self.b[..., :, :k]
 
     def __matmul__(self, other: "Tensor | Factored") -> "Tensor | Factored":
         """With a vector: a vector. With a matrix or a Factored: a Factored, with the smaller inner size kept."""
+        self._require_meets("@", other, self.rdim, -2)
         if isinstance(other, Factored):
             middle = self.b @ other.a
             return Factored(self.a @ middle, other.b) if self.mdim > other.mdim else Factored(self.a, middle @ other.b)
@@ -165,9 +206,22 @@ class Factored(Record):
         return Factored(self.a, self.b @ other)
 
     def __rmatmul__(self, other: Tensor) -> "Tensor | Factored":
+        self._require_meets("other @", other, self.ldim, -1)
         if other.ndim == 1:
             return ((other @ self.a)[..., None, :] @ self.b)[..., 0, :]
         return Factored(other @ self.a, self.b)
+
+    def _require_meets(self, who: str, other: object, size: int, dim: int) -> None:
+        """Raise ShapeError unless ``other`` is a vector or a matrix with ``size`` along ``dim``, of one dtype and device."""
+        if not isinstance(other, Tensor | Factored):
+            raise ShapeError(f"Factored {who}", must="be with a tensor or a Factored", got=type(other).__name__)
+        dim = dim if other.ndim > 1 else -1
+        if other.ndim == 0 or other.shape[dim] != size or not broadcasts(self.shape[:-2], other.shape[:-2]):
+            must = f"meet {size} entries, batch dims that broadcast"
+            raise ShapeError(f"Factored {who}", must=must, got=tuple(other.shape))
+        if other.dtype != self.dtype or other.device != self.device:
+            must, got = (f"{dtype_name(one.dtype)} on {one.device}" for one in (self, other))
+            raise ShapeError(f"Factored {who}", must=f"be with {must}", got=got)
 
     def __mul__(self, factor: float | int | Tensor) -> "Factored":
         return Factored(self.a * scalar("Factored", factor, self.a), self.b)

@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bilens.algebra.cp import CP
-from bilens.base.numerics import require_finite, working_dtype
+from bilens.base.errors import ArgumentError, RangeError, ShapeError
+from bilens.base.numerics import dtype_name, peak, powers, require_finite, scaled, working_dtype
 
 TIE = 64  # ulps: what a few products and a norm may round, with room
 
@@ -30,9 +31,14 @@ def canonical(T: CP, *, swap: bool = True) -> CP:
     left, then right, then out, larger first; units that tie in all of it are equal. The tie is a matter of rounding:
     where two strengths lie just 64 ulps apart, two gauges of a layer may come out in two orders.
     Worked in float64 and given in T's dtype, half types in float32; gradients flow. Cost O(h (o + i + j) + h log h).
-    Errors: ShapeError where ``swap`` finds two spaces; NotFiniteError.
+    Errors: ShapeError where ``swap`` finds two spaces, or for an empty mode; NotFiniteError; RangeError where T's dtype does
+    not hold what goes to D.
     Source: the symmetries of the CP form, Sharkey, arXiv:2305.03452; Kolda and Bader 2009, section 3.1.
     """
+    if not isinstance(T, CP):
+        raise ArgumentError("canonical", must="be given a CP", got=type(T).__name__)
+    if 0 in T.shape:
+        raise ShapeError("canonical", must="be given a tensor with no empty mode", got=T.shape)
     if swap:
         T._require_one_space("canonical(swap=True)")
     require_finite("canonical", out=T.out, left=T.left, right=T.right)
@@ -40,22 +46,39 @@ def canonical(T: CP, *, swap: bool = True) -> CP:
     tie = TIE * torch.finfo(dtype).eps
     alive = T.out.any(0) & T.left.any(1) & T.right.any(1)
     work = CP(T.out[:, alive], T.left[alive], T.right[alive]).to(torch.float64)
-    left, left_scale = _unit_rows(work.left, tie)
-    right, right_scale = _unit_rows(work.right, tie)
+    left, left_length, one = _unit_rows(work.left, tie)
+    right, right_length, two = _unit_rows(work.right, tie)
     if swap:
         later = _before(right, left, tie)[:, None]
         left, right = torch.where(later, right, left), torch.where(later, left, right)
-    out = work.out * left_scale * right_scale
+    out = scaled(work.out * left_length * right_length, one + two)
+    _require_kept(work.out, out, dtype)
     order = _order(out, left, right, tie)
     return CP(out[:, order], left[order], right[order]).to(dtype)
 
 
-def _unit_rows(rows: Float[Tensor, "h i"], tie: float) -> tuple[Float[Tensor, "h i"], Float[Tensor, " h"]]:
-    """Rows of unit length, the first of their largest entries positive; and what they must be scaled by to be as before."""
+def _unit_rows(
+    rows: Float[Tensor, "h i"], tie: float
+) -> tuple[Float[Tensor, "h i"], Float[Tensor, " h"], Int[Tensor, " h"]]:
+    """Rows of unit length, the first of their largest entries positive; and what they must be scaled by to be as before: a
+    number, and a power of two."""
+    power = powers(peak(rows, -1))
+    rows = scaled(rows, -power[:, None])
     size = rows.detach().abs()
     first = (size >= (1 - tie) * size.amax(-1, keepdim=True)).int().argmax(-1, keepdim=True)
     length = rows.norm(dim=-1) * rows.detach().gather(-1, first)[:, 0].sign()
-    return rows / length[:, None], length
+    return rows / length[:, None], length, power
+
+
+def _require_kept(before: Float[Tensor, "o h"], after: Float[Tensor, "o h"], dtype: torch.dtype) -> None:
+    """Raise RangeError unless ``dtype`` holds the strength of every unit, none of which was zero."""
+    sizes = peak(after, 0)
+    kind = torch.finfo(dtype)
+    lost = int(((sizes > kind.max) | (sizes < kind.tiny)).sum())
+    if lost:
+        todo = "Use .to(torch.float64), or multiply T by a number."
+        got = f"{lost} of {before.shape[1]} units out of it"
+        raise RangeError("canonical", must=f"have strengths in the range of {dtype_name(dtype)}", got=got, todo=todo)
 
 
 def _before(one: Float[Tensor, "h i"], two: Float[Tensor, "h i"], tie: float) -> Bool[Tensor, " h"]:
@@ -67,7 +90,8 @@ def _before(one: Float[Tensor, "h i"], two: Float[Tensor, "h i"], tie: float) ->
 
 def _order(out: Tensor, left: Tensor, right: Tensor, tie: float) -> Int[Tensor, " kept"]:
     """Strongest unit first; chains of strengths that tie, by their entries."""
-    strength = out.detach().norm(dim=0)
+    power = powers(peak(out, 0))
+    strength = scaled(scaled(out.detach(), -power).norm(dim=0), power)
     order = strength.argsort(descending=True, stable=True)
     ranked = strength[order]
     apart = ranked[:-1] - ranked[1:] > tie * ranked[:-1]

@@ -4,6 +4,7 @@ Weights alone do not say which directions inputs ever take. Under a Gaussian of 
 and every average of a bilinear layer has a closed form (``algebra.hermite``). The Gaussian is an approximation of the data.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,8 +15,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import is_whole, require_finite, require_floating
+from bilens.base.numerics import (
+    is_number,
+    is_whole,
+    near_one,
+    peak,
+    powers,
+    require_finite,
+    require_floating,
+    require_numbers,
+    require_seed,
+    restored,
+    scaled,
+)
 from bilens.base.records import Record
+
+REACH = 60  # powers of two that mean and spread may lie from one
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -48,6 +63,9 @@ class Gaussian(Record):
         mean far from zero costs no digits. Leading dims of a batch are samples all. Cost i² per sample; memory one batch
         and i². Errors: ArgumentError for fewer than two samples; ShapeError; NotFiniteError naming the batch.
         """
+        if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
+            todo = "Pass [x] for activations x."
+            raise ArgumentError("from_batches", must="be given batches", got=type(batches).__name__, todo=todo)
         seen: _Sums | None = None
         for number, batch in enumerate(batches):
             sums = _sums(batch, number)
@@ -61,6 +79,8 @@ class Gaussian(Record):
 
     def merge(self, other: "Gaussian") -> "Gaussian":
         """The measure of both sets of samples together, as if measured in one pass. Errors: ArgumentError, ShapeError."""
+        if not isinstance(other, Gaussian):
+            raise ArgumentError("merge", must="join two measures", got=type(other).__name__)
         if min(self.count, other.count) < 1:
             raise ArgumentError("merge", must="join two measures that count their samples", got=(self.count, other.count))
         if self.mean.shape != other.mean.shape:
@@ -88,9 +108,19 @@ class Gaussian(Record):
         """Σ^−½ on the support, zero off it: root · inverse_root is the projector on the support."""
         return self._power(-0.5)
 
+    def near_one(self) -> tuple[Float[Tensor, " i"], Float[Tensor, "i i"], int]:
+        """Mean and Σ^½ over a power of two, and the power: 0 where squares of what is read are in range already."""
+        if self.cov.is_meta:
+            require_finite("Gaussian", cov=self.cov)
+        mean, spread = self.mean.double(), self.root
+        power = int(max(powers(peak(part.reshape(-1), 0)) for part in (mean, spread)))
+        if abs(power) <= REACH:
+            return mean, spread, 0
+        return scaled(mean, -power), scaled(spread, -power), power
+
     def ridge(self, eps: float | int) -> "Gaussian":
         """Σ + eps · (tr Σ / i) · 1: some variance in every direction, ``eps`` of the mean one. Errors: ArgumentError."""
-        if not 0 <= eps < float("inf"):
+        if not is_number(eps) or not 0 <= eps < float("inf"):
             raise ArgumentError("ridge", must="be a finite share ≥ 0 of the mean variance", got=eps)
         more = eps * self.cov.diagonal().mean() * torch.eye(len(self.mean)).to(self.cov)
         return Gaussian(self.mean, self.cov + more, self.count)
@@ -112,8 +142,10 @@ class Gaussian(Record):
 
     def map(self, matrix: Float[Tensor, "i2 i"]) -> "Gaussian":
         """The measure of M x, with M (new, old): mean M μ and covariance M Σ Mᵀ. Errors: ShapeError."""
-        if matrix.ndim != 2 or matrix.shape[1] != len(self.mean):
-            raise ShapeError("Gaussian.map", must=f"be given (new, {len(self.mean)})", got=tuple(matrix.shape))
+        if not isinstance(matrix, Tensor) or matrix.ndim != 2 or matrix.shape[1] != len(self.mean):
+            got = tuple(matrix.shape) if isinstance(matrix, Tensor) else type(matrix).__name__
+            raise ShapeError("Gaussian.map", must=f"be given (new, {len(self.mean)})", got=got)
+        require_finite("Gaussian.map", matrix=matrix)
         matrix = matrix.to(self.cov)
         cov = matrix @ self.cov @ matrix.mT
         return Gaussian(matrix @ self.mean, (cov + cov.mT) / 2, self.count)
@@ -122,6 +154,8 @@ class Gaussian(Record):
         """``n`` draws in float64, the same for the same seed. Cost: ``root``, and i² per draw. Errors: ArgumentError."""
         if not is_whole(n) or n < 1:
             raise ArgumentError("sample", must="be asked for a whole number ≥ 1 of draws", got=repr(n))
+        if not isinstance(seed, torch.Generator):
+            require_seed("seed", seed)
         generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
         shape = n, len(self.mean)
         noise = torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device).to(self.mean.device)
@@ -134,8 +168,9 @@ class Gaussian(Record):
 
     @cached_property
     def _spectrum(self) -> tuple[Tensor, Tensor]:
-        values, vectors = torch.linalg.eigh(self.cov.detach().double())
-        return values, vectors
+        near, power = near_one(self.cov.detach().double())
+        values, vectors = torch.linalg.eigh(near)
+        return scaled(values, power), vectors
 
     @property
     def _support(self) -> Tensor:
@@ -161,10 +196,11 @@ class _Sums(NamedTuple):
 
 
 def _sums(batch: Tensor, number: int) -> _Sums:
-    if not isinstance(batch, Tensor) or batch.ndim < 1:
+    if not isinstance(batch, Tensor) or batch.ndim < 1 or batch.shape[-1] == 0:
         got = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
-        raise ShapeError(f"batch {number}", must="be a tensor (..., i)", got=got)
+        raise ShapeError(f"batch {number}", must="be a tensor (..., i), i ≥ 1", got=got)
     require_floating(f"batch {number}", batch.dtype)
+    require_numbers(f"batch {number}", batch)
     rows = batch.detach().reshape(-1, batch.shape[-1]).double()
     require_finite("", **{f"batch {number}": rows})
     if len(rows) == 0:
@@ -173,7 +209,9 @@ def _sums(batch: Tensor, number: int) -> _Sums:
     centred = rows - mean
     left_over = centred.mean(0)  # what rounding left of the mean: the corrected two-pass algorithm
     centred, mean = centred - left_over, mean + left_over
-    return _Sums(len(rows), mean, centred.mT @ centred)
+    near, power = near_one(centred)
+    scatter = restored(f"the covariance of batch {number}", near.mT @ near, 2 * power, torch.float64)
+    return _Sums(len(rows), mean, scatter)
 
 
 def _join(one: _Sums, two: _Sums) -> _Sums:
@@ -202,13 +240,15 @@ def _require_shapes(mean: Tensor, cov: Tensor) -> None:
 def _require_covariance(cov: Tensor) -> None:
     """Raise ArgumentError unless ``cov`` is symmetric and positive semidefinite to 4 i eps of its largest entry: to
     what its own sums may have rounded. Σ is semidefinite to τ if and only if Σ + τ has a Cholesky factor."""
-    work, largest = cov.double(), float(cov.double().abs().max())
+    work, power = near_one(cov.double())
+    largest = float(work.abs().max())
     slack = 4 * len(cov) * torch.finfo(cov.dtype).eps * largest
     skew = float((work - work.mT).abs().max())
     if skew > slack:
-        raise ArgumentError("Gaussian.cov", must="be symmetric", got=f"entries that differ by {skew:.3g} from their mirror")
+        got = f"entries that differ by {math.ldexp(skew, power):.3g} from their mirror"
+        raise ArgumentError("Gaussian.cov", must="be symmetric", got=got)
     identity = torch.eye(len(cov), dtype=work.dtype, device=work.device)
     if largest and int(torch.linalg.cholesky_ex((work + work.mT) / 2 + slack * identity).info):
-        lowest = float(torch.linalg.eigvalsh(work)[0])
+        lowest = math.ldexp(float(torch.linalg.eigvalsh(work)[0]), power)
         todo = "A covariance is centred: pass E[x xᵀ] − μ μᵀ."
         raise ArgumentError("Gaussian.cov", must="be positive semidefinite", got=f"an eigenvalue {lowest:.3g}", todo=todo)

@@ -19,7 +19,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bilens.base.numerics import peak, powers, restored, scaled
 from bilens.base.records import Record
+
+REACH = 60  # powers of two that the parts may lie from one before their squares are a matter of scale
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -44,14 +47,38 @@ class Hermite(Record):
 
     def shares(self, other: "Hermite | None" = None) -> Float[Tensor, "3"]:
         """What the constant, linear and quadratic parts add to E⟨T(x), T'(x)⟩ (T' is T unless given)."""
-        other = self if other is None else other
-        quadratic = self.quadratic._inner(other.quadratic) + self.quadratic._inner(other.quadratic.swap())
-        return torch.stack([self.mean @ other.mean, (self.slope * other.slope).sum(), quadratic])
+        one, power = self.near_one()
+        two, more = (one, power) if other is None or other is self else other.near_one()
+        quadratic = one.quadratic._inner(two.quadratic) + one.quadratic._inner(two.quadratic.swap())
+        shares = torch.stack([one.mean @ two.mean, (one.slope * two.slope).sum(), quadratic])
+        return restored("shares", shares, power + more, shares.dtype)
+
+    def near_one(self) -> "tuple[Hermite, int]":
+        """The parts over a power of two, and the power: that of the largest, so that their squares stay in range."""
+        quadratic, power = self.quadratic.near_one(torch.float64)
+        parts = (part.reshape(-1) for part in (self.mean, self.slope) if part.any())
+        sizes = [int(powers(peak(part, 0))) for part in parts]
+        most = max([power, *sizes] if quadratic.terms() else sizes, default=0)
+        if quadratic is self.quadratic and abs(most) <= REACH:
+            return self, 0
+        mean, slope = scaled(self.mean, -most), scaled(self.slope, -most)
+        return Hermite(mean, slope, quadratic.scaled(power - most)), most
+
+    def scaled(self, power: int) -> "Hermite":
+        """All of it times 2^power. Errors: RangeError."""
+        mean, slope = (restored("hermite", part, power, part.dtype) for part in (self.mean, self.slope))
+        return Hermite(mean, slope, self.quadratic.scaled(power))
+
+    def terms(self) -> float:
+        """How large the quadratic part's terms are, before they cancel."""
+        return self.quadratic.terms()
 
     def gram(self, *, centred: bool = False) -> Float[Tensor, "o o"]:
         """E[T(x) T(x)ᵀ], or the covariance of the outputs where ``centred``."""
-        spread = self.slope @ self.slope.mT + 2 * self.quadratic.gram("out", symmetric=True)
-        return spread if centred else spread + self.mean.outer(self.mean)
+        near, power = self.near_one()
+        spread = near.slope @ near.slope.mT + 2 * near.quadratic.gram("out", symmetric=True)
+        spread = spread if centred else spread + near.mean.outer(near.mean)
+        return restored("gram", spread, 2 * power, spread.dtype)
 
 
 def _traces(tensor: Any) -> Float[Tensor, " o"]:

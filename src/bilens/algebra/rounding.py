@@ -23,7 +23,14 @@ from torch import Tensor
 from bilens.algebra.units import Units, inner, joined, reduced
 from bilens.base.axes import MODES, Mode
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import is_whole, require_finite
+from bilens.base.numerics import (
+    nonnegative,
+    require_count,
+    require_finite,
+    require_seed,
+    require_share,
+    restored_float,
+)
 from bilens.base.results import Result
 
 SWEEPS = 200
@@ -115,23 +122,24 @@ def rounded(
     """What ``CP.round`` does."""
     if max_rank is None and cutoff is None:
         raise ArgumentError("round", must="be given a max_rank or a cutoff", got="neither")
-    if max_rank is not None and (not is_whole(max_rank) or max_rank < 1):
-        raise ArgumentError("max_rank", must="be a whole number ≥ 1", got=max_rank)
-    if cutoff is not None and not 0 <= cutoff < 1:
-        raise ArgumentError("cutoff", must="be in [0, 1), relative to ‖T‖", got=cutoff)
+    if max_rank is not None:
+        require_count("max_rank", max_rank)
+    if cutoff is not None:
+        require_share("cutoff", cutoff, "in [0, 1), relative to ‖T‖")
+    require_seed("seed", seed)
     if symmetric and tensor.shape[1] != tensor.shape[2]:
         raise ShapeError("round(symmetric=True)", must="be of one space, left and right", got=tensor.shape)
-    work = tensor.to(torch.float64).detach()
-    require_finite("round", **vars(work))
+    require_finite("round", **vars(tensor))
+    work, power = tensor.to(torch.float64).detach().near_one()
     least = reduced(Units(work.out.mT, work.left, work.right), PARALLEL * torch.finfo(tensor.dtype).eps, symmetric)
     search = _Search(work, least, symmetric, seed)
     most = len(least.out) if max_rank is None else min(max_rank, len(least.out))
     kept = search.within(cutoff, most) if cutoff is not None else search.fit(most)
     return Rounded(
-        cp=type(work)(kept.units.out.mT.contiguous(), kept.units.left, kept.units.right),
+        cp=_put_back(type(work)(kept.units.out.mT.contiguous(), kept.units.left, kept.units.right), power),
         error=kept.error,
         floor=search.floor,
-        norm=search.norm,
+        norm=restored_float("round's norm", search.norm, power),
         exact=len(kept.units.out) == len(least.out),
         reduced=len(least.out),
         ranks=torch.tensor([len(fit.units.out) for fit in search.tried]),
@@ -143,6 +151,10 @@ def rounded(
     )
 
 
+def _put_back(tensor: Any, power: int) -> Any:
+    return tensor.scaled(power) if power else tensor
+
+
 class _Search:
     """Fits of several ranks to one tensor, each from the best start that is known."""
 
@@ -151,7 +163,7 @@ class _Search:
         self.tensor = given
         self.generator = torch.Generator(given.device).manual_seed(seed)
         self.tried: list[_Fit] = []
-        self.squares = {part: max(0.0, inner(least, least, part)) for part in {False, symmetric}}
+        self.squares = {part: nonnegative(inner(least, least, part)) for part in {False, symmetric}}
         self.norm = self.squares[symmetric] ** 0.5
         self.direct = _affordable(self.given, 2 * (len(self.given.out) + len(least.out)))
         terms = float(torch.stack([factor.norm(dim=1) for factor in self.given]).prod(0).sum())
@@ -214,7 +226,10 @@ class _Search:
         o, i, j = self.tensor.shape
         if rank > min(i, j) or o < 2:
             return []
-        left, right = (torch.linalg.eigh(self.tensor.gram(mode)).eigenvectors[:, -rank:] for mode in ("left", "right"))
+        left, right = (
+            torch.linalg.eigh(self.tensor._gram(mode, False, torch.float64)).eigenvectors[:, -rank:]
+            for mode in ("left", "right")
+        )
         mixed = self.least.out @ torch.randn(o, 2, generator=self.generator, dtype=left.dtype, device=left.device)
         a, b = (((self.least.left @ left) * mix[:, None]).mT @ (self.least.right @ right) for mix in mixed.mT)
         try:
@@ -245,7 +260,7 @@ class _Search:
         square = total - 2 * inner(self.least, units, symmetric) + inner(units, units, symmetric)
         if square < CANCELS * total and self.direct:
             square = _direct(joined(self.given, units._replace(out=-units.out)), symmetric)
-        return (max(0.0, square) / total) ** 0.5
+        return (nonnegative(square) / total) ** 0.5
 
 
 def _solved(tensor: Units, units: Units, mode: Mode, symmetric: bool = False) -> Units:

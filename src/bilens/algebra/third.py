@@ -13,10 +13,23 @@ from bilens.algebra.hermite import Hermite
 from bilens.algebra.quadratic import QuadraticForm
 from bilens.base.axes import MODES, Mode
 from bilens.base.errors import ArgumentError, ShapeError, TooLargeError
-from bilens.base.numerics import dtype_name, require_floating, working_dtype
+from bilens.base.numerics import (
+    broadcasts,
+    dtype_name,
+    require_count,
+    require_finite,
+    require_floating,
+    require_tensor,
+    restored,
+    root,
+    working_dtype,
+)
 from bilens.base.records import Record
 
 GIB = 2**30
+CANCELLED = 1e-7  # √(45 eps): what rounding leaves of a norm whose terms cancel, relative to the terms
+# Powers of two that a factor may lie from one where six of them are multiplied, and what lies below is to stay in range.
+REACH = {torch.float64: 60, torch.float32: 12, torch.bfloat16: 12, torch.float16: 2}
 Form = TypeVar("Form", bound="ThirdOrder")  # not Self: beartype checks methods one by one
 
 
@@ -74,14 +87,28 @@ class ThirdOrder(Record, ABC):
         """⟨T, S⟩, worked in float64 whatever the dtype."""
 
     @abstractmethod
-    def gram(self, mode: Mode, *, symmetric: bool = False, dtype: torch.dtype | None = None) -> Float[Tensor, "s s"]:
-        """The Gram of one unfolding, e.g. ``"out"``: G_oo' = Σ_ij T_oij T_o'ij; with ``symmetric``, of the symmetric part.
+    def _gram(self, mode: Mode, symmetric: bool, dtype: torch.dtype) -> Float[Tensor, "s s"]:
+        """``gram`` of a tensor that is near one."""
 
-        Worked in ``dtype``; None is T's own, and float32 for float16 and bfloat16.
-        CP: O(h² (o + i + j)) time, up to three times that for the symmetric part, whose rank is never doubled; memory
-        O(s² + block (block + o + i + j)) over the factors for blocks of hidden units, h² where gradients are kept.
-        Errors: ArgumentError for an unknown mode; ShapeError for ``symmetric`` where left and right are different spaces.
+    @abstractmethod
+    def near_one(self: Form, dtype: torch.dtype | None = None) -> tuple[Form, int]:
+        """The tensor over a power of two, and the power: factors whose squares and products stay in range of ``dtype``.
+
+        ``dtype``: of the work that follows; T itself and 0 where its factors are in reach already. None: always near one.
         """
+
+    @abstractmethod
+    def scaled(self: Form, power: int) -> Form:
+        """T · 2^power, shared out among the factors."""
+
+    @abstractmethod
+    def terms_by_output(self) -> Float[Tensor, " o"]:
+        """How large the terms are that add up to each slice, before they cancel: what rounding goes by. Of a tensor near
+        one; in float64, without gradients."""
+
+    @abstractmethod
+    def outputs_near_one(self: Form) -> Form:
+        """A tensor near one with each output over a power of two of its own, where figures are for outputs one by one."""
 
     @abstractmethod
     def _plus(self: Form, other: Any) -> Form: ...
@@ -90,6 +117,10 @@ class ThirdOrder(Record, ABC):
     def __mul__(self: Form, factor: float | int | Tensor) -> Form: ...
 
     # What follows from that, the same for all.
+
+    def terms(self) -> float:
+        """How large the terms are that add up to T, before they cancel."""
+        return float(self.terms_by_output().norm())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -106,6 +137,9 @@ class ThirdOrder(Record, ABC):
             y = x
         for name, vector, size in (("left input", x, self.shape[1]), ("right input", y, self.shape[2])):
             self.require_fits(name, vector, size)
+        if not broadcasts(x.shape[:-1], y.shape[:-1]):
+            got = f"{tuple(x.shape)}, {tuple(y.shape)}"
+            raise ShapeError("left and right input", must="have leading dims that broadcast", got=got)
         return self._apply(x, y)
 
     def contract(
@@ -144,56 +178,96 @@ class ThirdOrder(Record, ABC):
         With a ``measure`` of the inputs: E⟨T(x), S(x)⟩, of T and S as functions on the data, where only symmetric parts
         act; ``centred`` takes their means off, which leaves tr Cov(T(x), S(x)). See ``algebra.hermite``.
         Summed in float64, where terms of both signs cancel without harm, and given in T's dtype (half types: float32).
+        The scale of the factors does not matter: it is taken out before anything is multiplied.
         CP with CP: O(h h' (o + i + j)) time, half of that with itself; memory O(block (block + o + i + j)) over the factors
         for blocks of hidden units, O(h h') where gradients are kept. A measure doubles the time and adds O(h i (i + o)).
         """
         self._require_like("inner", other, ThirdOrder)
-        return _product(self._seen(measure), other._seen(measure), centred).to(working_dtype(self.dtype))
+        one, power = self.seen("inner", measure)
+        two, more = (one, power) if other is self else other.seen("inner", measure)
+        found = _product(one, two, centred)
+        return restored("inner", found, power + more, working_dtype(self.dtype))
 
     def norm(self, measure: Gaussian | None = None, *, centred: bool = False) -> Float[Tensor, ""]:
         """‖T‖, the root of the summed squares of all entries; with a ``measure``, the root of E‖T(x)‖².
 
-        Cost of one ``inner``. Its gradient at T = 0 is NaN.
+        Cost of one ``inner``. Its gradient at T = 0 is 0.
+        Errors: NotFiniteError; RangeError where T's dtype does not hold the norm.
         """
-        seen = self._seen(measure)
-        return _product(seen, seen, centred).clamp(min=0).sqrt().to(working_dtype(self.dtype))
+        seen, power = self.seen("norm", measure)
+        return restored("norm", root(_product(seen, seen, centred)), power, working_dtype(self.dtype))
 
     def similarity(
         self, other: "ThirdOrder", measure: Gaussian | None = None, *, centred: bool = False
     ) -> Float[Tensor, ""]:
-        """⟨T, S⟩ / (‖T‖ ‖S‖) in [-1, 1], as ``inner`` has it. Errors: ArgumentError where one of the two is zero.
+        """⟨T, S⟩ / (‖T‖ ‖S‖) in [-1, 1], as ``inner`` has it.
 
         Under a ``measure`` a large constant part makes any two layers alike: ``centred`` compares what varies.
+        Errors: ArgumentError where one of the two is zero, or nothing but the rounding of terms that cancel.
         """
         self._require_like("similarity", other, ThirdOrder)
-        one, two = self._seen(measure), other._seen(measure)
-        squares = _product(one, one, centred), _product(two, two, centred)
-        if min(float(square.detach()) for square in squares) <= 0:
-            raise ArgumentError("similarity", must="compare two tensors that are not zero", got="a norm of 0")
-        found = _product(one, two, centred) / squares[0].sqrt() / squares[1].sqrt()
+        one, two = (tensor.seen("similarity", measure)[0] for tensor in (self, other))
+        lengths = [root(_product(seen, seen, centred)) for seen in (one, two)]
+        for seen, length in zip((one, two), lengths, strict=True):
+            if float(length.detach()) <= CANCELLED * seen.terms():
+                raise ArgumentError("similarity", must="compare two tensors that are not zero", got="a norm of 0")
+        found = _product(one, two, centred) / lengths[0] / lengths[1]
         return found.clamp(-1, 1).to(working_dtype(self.dtype))
+
+    def gram(self, mode: Mode, *, symmetric: bool = False, dtype: torch.dtype | None = None) -> Float[Tensor, "s s"]:
+        """The Gram of one unfolding, e.g. ``"out"``: G_oo' = Σ_ij T_oij T_o'ij; with ``symmetric``, of the symmetric part.
+
+        Worked in ``dtype``; None is T's own, and float32 for float16 and bfloat16.
+        CP: O(h² (o + i + j)) time, up to three times that for the symmetric part, whose rank is never doubled; memory
+        O(s² + block (block + o + i + j)) over the factors for blocks of hidden units, h² where gradients are kept.
+        Errors: ArgumentError for an unknown mode; ShapeError for ``symmetric`` where left and right are different spaces;
+        NotFiniteError; RangeError where ``dtype`` does not hold the squares.
+        """
+        require_mode(mode)
+        if symmetric:
+            self._require_one_space("gram(symmetric=True)")
+        given = working_dtype(self.dtype) if dtype is None else dtype
+        require_floating("gram(dtype=)", given)
+        require_finite("gram", **vars(self))
+        near, power = self.near_one(working_dtype(given))
+        return restored("gram", near._gram(mode, symmetric, working_dtype(given)), 2 * power, given)
 
     def hermite(self, measure: Gaussian) -> Hermite:
         """T on inputs of this ``measure`` as constant + linear + quadratic part, which do not correlate (``Hermite``).
 
         A measure of one input less than T has is of x where T is over (1, x). In float64. Its ``.gram()`` is the output Gram
-        E[T(x) T(x)ᵀ]. Cost (CP): O(h i (i + o)) time, and factors' size in memory. Errors: ShapeError.
+        E[T(x) T(x)ᵀ]. Cost (CP): O(h i (i + o)) time, and factors' size in memory.
+        Errors: ShapeError; NotFiniteError; RangeError.
         """
-        self._require_one_space("hermite")
-        work, measure = self.to(torch.float64), measure.over(self.shape[1])
-        center, root = measure.mean.to(work.device, work.dtype), measure.root.to(work.device)
-        slope = work(center, root) + work(root, center)
-        return Hermite(work(center) + work(root).sum(0), slope.mT, work.map(left=root, right=root))
+        if measure is None:
+            raise ArgumentError("hermite", must="be given a Gaussian", got="None")
+        near, power = self.seen("hermite", measure)
+        assert isinstance(near, Hermite)
+        return near.scaled(power) if power else near
 
-    def _seen(self, measure: Gaussian | None) -> "ThirdOrder | Hermite":
-        """What an inner product is of: T itself, or T as a function on inputs of ``measure``."""
-        return self if measure is None else self.hermite(measure)
+    def seen(self, who: str, measure: Gaussian | None) -> "tuple[ThirdOrder | Hermite, int]":
+        """What an inner product is of, T or T as a function on inputs of ``measure``; over a power of two, and the power."""
+        require_finite(who, **vars(self))
+        near, power = self.near_one(torch.float64)
+        if measure is None:
+            return near, power
+        if not isinstance(measure, Gaussian):
+            todo = "Pass Gaussian.from_batches([x])."
+            raise ArgumentError(f"{who}(measure=)", must="be a Gaussian", got=type(measure).__name__, todo=todo)
+        self._require_one_space("hermite")
+        center, spread, more = measure.over(self.shape[1]).near_one()
+        work, center, spread = near.to(torch.float64), center.to(self.device), spread.to(self.device)
+        slope = work(center, spread) + work(spread, center)
+        found = Hermite(work(center) + work(spread).sum(0), slope.mT, work.map(left=spread, right=spread))
+        found, last = found.near_one()
+        return found, power + 2 * more + last
 
     def dense(self, max_bytes: int = GIB) -> Float[Tensor, "o i j"]:
         """The whole cube, the truth for small tests: o·i·j numbers.
 
-        Errors: TooLargeError where it would take more than ``max_bytes`` (1 GiB unless raised by hand).
+        Errors: TooLargeError where it would take more than ``max_bytes`` (1 GiB unless raised by hand); RangeError.
         """
+        require_count("max_bytes", max_bytes, 0)
         o, i, j = self.shape
         needed = o * i * j * self._any().element_size()
         if needed > max_bytes:
@@ -203,7 +277,10 @@ class ThirdOrder(Record, ABC):
                 got=f"{o} × {i} × {j} {dtype_name(self.dtype)} = {needed:,} bytes",
                 todo="Every other verb works without the cube; pass max_bytes= to make it all the same.",
             )
-        return self._cube()
+        if 0 in self.shape:
+            return self._any().new_zeros(self.shape)
+        near, power = self.near_one(self.dtype)
+        return self._cube() if near is self else restored("dense()", near._cube(), power, self.dtype)
 
     def __add__(self: Form, other: Form) -> Form:
         """T + S, of one form and shape. CP: the ranks add up; Tucker: the cores stand block-diagonal."""
@@ -217,7 +294,7 @@ class ThirdOrder(Record, ABC):
         return self * -1.0
 
     def __sub__(self: Form, other: Form) -> Form:
-        return self + (-other)
+        return self + (-other if isinstance(other, ThirdOrder) else other)  # what is none is refused there
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(shape={self.shape}, dtype={dtype_name(self.dtype)}, device={self.device})"
@@ -232,6 +309,8 @@ class ThirdOrder(Record, ABC):
 
     def require_fits(self, who: str, vector: Tensor, size: int) -> None:
         """Raise ShapeError unless ``vector`` ends in ``size`` and is of the dtype and on the device of T."""
+        if not isinstance(vector, Tensor):
+            raise ShapeError(who, must="be a torch tensor", got=type(vector).__name__)
         if vector.ndim == 0 or vector.shape[-1] != size:
             hint = "A layer with biases is a tensor over (1, x): pass homogeneous(x)." if _off_by_one(vector, size) else ""
             raise ShapeError(who, must=f"end in {size} (T is {self.shape})", got=tuple(vector.shape), todo=hint)
@@ -258,20 +337,27 @@ def _product(one: ThirdOrder | Hermite, two: ThirdOrder | Hermite, centred: bool
     raise ArgumentError("centred", must="be asked under a measure", got="none", todo="Pass measure=.")
 
 
-def require_factors(who: str, **factors: tuple[Tensor, tuple[int | None, ...]]) -> None:
-    """Check each factor against (tensor, expected shape with None for free sizes), and one dtype and device for all."""
+def require_factors(who: str, todo: str = "", **factors: tuple[Tensor, tuple[int | None, ...]]) -> None:
+    """Check each factor against (tensor, expected shape with None for free sizes), and one dtype and device for all.
+
+    ``todo``: what to do about a shape that does not fit.
+    """
     for name, (factor, _) in factors.items():
-        if not isinstance(factor, Tensor):
-            raise ShapeError(f"{who}.{name}", must="be a torch tensor", got=type(factor).__name__)
+        require_tensor(f"{who}.{name}", factor)
     first = next(iter(factors.values()))[0]
     require_floating(f"{who}.{next(iter(factors))}", first.dtype)
     for name, (factor, expected) in factors.items():
         fits = factor.ndim == len(expected) and all(e is None or e == n for e, n in zip(expected, factor.shape, strict=True))
         if not fits:
             wanted = "(" + ", ".join("any" if e is None else str(e) for e in expected) + ")"
-            raise ShapeError(f"{who}.{name}", must=f"be {wanted}", got=tuple(factor.shape))
+            raise ShapeError(f"{who}.{name}", must=f"be {wanted}", got=tuple(factor.shape), todo=todo)
         if factor.dtype != first.dtype or factor.device != first.device:
             raise ShapeError(f"{who}.{name}", must=f"be {_place(first)} like the first factor", got=_place(factor))
+
+
+def shared_out(power: int) -> tuple[int, int, int]:
+    """A power of two for each of three factors, as even as can be."""
+    return power - 2 * (power // 3), power // 3, power // 3
 
 
 def require_mode(mode: str) -> None:
@@ -283,6 +369,8 @@ def require_mode(mode: str) -> None:
 def require_maps(tensor: "ThirdOrder", **maps: Tensor | None) -> None:
     """Raise ShapeError unless every given map is (new, old) with old the size of its mode."""
     for (mode, matrix), size in zip(maps.items(), tensor.shape, strict=True):
+        if matrix is not None and not isinstance(matrix, Tensor):
+            raise ShapeError(f"map({mode}=)", must="be a torch tensor", got=type(matrix).__name__)
         if matrix is not None and (matrix.ndim != 2 or matrix.shape[1] != size):
             raise ShapeError(f"map({mode}=)", must=f"be (new, {size})", got=tuple(matrix.shape))
         if matrix is not None and (matrix.dtype != tensor.dtype or matrix.device != tensor.device):

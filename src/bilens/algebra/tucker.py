@@ -9,9 +9,9 @@ from torch import Tensor
 
 from bilens.algebra.factored import Factored
 from bilens.algebra.quadratic import QuadraticForm
-from bilens.algebra.third import ThirdOrder, require_factors, require_maps, require_mode
+from bilens.algebra.third import REACH, ThirdOrder, require_factors, require_maps, shared_out
 from bilens.base.axes import MODES, Mode
-from bilens.base.numerics import scalar, working_dtype
+from bilens.base.numerics import near_one, peak, powers, scalar, scaled, working_dtype
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -61,11 +61,26 @@ class Dense(ThirdOrder):
         if isinstance(other, Tucker):
             return other._inner(self)
         work, other = self.to(torch.float64), other.to(torch.float64)
-        return (work.array * other.dense(max_bytes=_bytes(work.array))).sum()  # no larger than the cube that is already here
+        return (work.array * other._cube()).sum()  # no larger than the cube that is already here
 
-    def gram(self, mode: Mode, *, symmetric: bool = False, dtype: torch.dtype | None = None) -> Float[Tensor, "s s"]:
-        require_mode(mode)
-        work = (self.symmetrise() if symmetric else self).to(working_dtype(self.dtype) if dtype is None else dtype)
+    def near_one(self, dtype: torch.dtype | None = None) -> "tuple[Dense, int]":
+        if dtype is not None and _in_reach(REACH[dtype], self.array):
+            return self, 0
+        array, power = near_one(self.array.to(working_dtype(self.dtype)))
+        return Dense(array), power
+
+    def scaled(self, power: int) -> "Dense":
+        return Dense(scaled(self.array, power))
+
+    def terms_by_output(self) -> Float[Tensor, " o"]:
+        """‖slice‖: no terms are added."""
+        return torch.linalg.vector_norm(self.array.detach(), dim=(1, 2), dtype=torch.float64)
+
+    def outputs_near_one(self) -> "Dense":
+        return Dense(scaled(self.array, -powers(peak(self.array.flatten(1), 1))[:, None, None]))
+
+    def _gram(self, mode: Mode, symmetric: bool, dtype: torch.dtype) -> Float[Tensor, "s s"]:
+        work = (self.symmetrise() if symmetric else self).to(dtype)
         unfolded = work.array.movedim(MODES.index(mode), 0).flatten(1)
         return unfolded @ unfolded.mT
 
@@ -89,7 +104,8 @@ class Tucker(ThirdOrder):
     right: Float[Tensor, "j c"]
 
     def __post_init__(self) -> None:
-        a, b, c = self.core.shape if self.core.ndim == 3 else (None, None, None)
+        whole = isinstance(self.core, Tensor) and self.core.ndim == 3
+        a, b, c = self.core.shape if whole else (None, None, None)
         require_factors(
             "Tucker", core=(self.core, (None, None, None)),
             out=(self.out, (None, a)), left=(self.left, (None, b)), right=(self.right, (None, c)),
@@ -134,11 +150,42 @@ class Tucker(ThirdOrder):
     def _inner(self, other: ThirdOrder) -> Float[Tensor, ""]:
         work, other = self.to(torch.float64), other.to(torch.float64)
         small = other.map(out=work.out.mT, left=work.left.mT, right=work.right.mT)
-        return (work.core * small.dense(max_bytes=_bytes(work.core))).sum()
+        return (work.core * small._cube()).sum()
 
-    def gram(self, mode: Mode, *, symmetric: bool = False, dtype: torch.dtype | None = None) -> Float[Tensor, "s s"]:
-        require_mode(mode)
-        work = (self.symmetrise() if symmetric else self).to(working_dtype(self.dtype) if dtype is None else dtype)
+    def near_one(self, dtype: torch.dtype | None = None) -> "tuple[Tucker, int]":
+        """Each column of a basis near one, its size in the core, and the largest size there taken out."""
+        bases = self.out, self.left, self.right
+        if dtype is not None and _in_reach(REACH[dtype], self.core, *bases):
+            return self, 0
+        work = self.to(working_dtype(self.dtype))
+        sizes = [peak(basis, 0) for basis in (work.out, work.left, work.right)]
+        a, b, c = map(powers, sizes)
+        shift, core = a[:, None, None] + b[:, None] + c, work.core.detach()
+        acts = (core != 0) & torch.einsum("a,b,c->abc", *(size.ne(0).double() for size in sizes)).bool()
+        total = shift + powers(core.abs())
+        power = int(total[acts].max()) if acts.any() else 0
+        shift = shift - power
+        shift = torch.where(acts, shift, torch.minimum(shift, -powers(core.abs())))
+        scaled_bases = (scaled(basis, -n) for basis, n in zip((work.out, work.left, work.right), (a, b, c), strict=True))
+        return Tucker(scaled(work.core, shift), *scaled_bases), power
+
+    def scaled(self, power: int) -> "Tucker":
+        core, left, right = shared_out(power)
+        return Tucker(scaled(self.core, core), self.out, scaled(self.left, left), scaled(self.right, right))
+
+    def terms_by_output(self) -> Float[Tensor, " o"]:
+        """Each slice of the core with the basis' columns at their lengths."""
+        core = self.core.detach().double()
+        for axis, basis in ((1, self.left), (2, self.right)):
+            lengths = torch.linalg.vector_norm(basis.detach(), dim=0, dtype=torch.float64)
+            core = (core.movedim(axis, -1) * lengths).movedim(-1, axis)
+        return (self.out.detach().double() * core.flatten(1).norm(dim=1)).norm(dim=1)
+
+    def outputs_near_one(self) -> "Tucker":
+        return Tucker(self.core, scaled(self.out, -powers(peak(self.out, 1))[:, None]), self.left, self.right)
+
+    def _gram(self, mode: Mode, symmetric: bool, dtype: torch.dtype) -> Float[Tensor, "s s"]:
+        work = (self.symmetrise() if symmetric else self).to(dtype)
         bases = {"out": work.out, "left": work.left, "right": work.right}
         weighed = Dense(work.core).map(**{other: bases[other].mT @ bases[other] for other in MODES if other != mode}).array
         axis = MODES.index(mode)
@@ -167,5 +214,7 @@ def _form(tensor: Dense | Tucker, u: Tensor) -> QuadraticForm:
     return QuadraticForm(left.new_ones(left.shape[-2]), left, right)
 
 
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+def _in_reach(reach: int, *tensors: Tensor) -> bool:
+    """Whether no tensor as a whole, and no column of a matrix, lies further than ``reach`` powers of two from one."""
+    sizes = (peak(tensor if tensor.ndim == 2 else tensor.reshape(-1), 0) for tensor in tensors)
+    return all(bool((powers(size).abs() <= reach).all()) for size in sizes)

@@ -1,12 +1,12 @@
 """Tolerances by dtype, the dtype that spectra are computed in, and the finiteness check."""
 
 import math
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
-from bilens.base.errors import NotFiniteError, RangeError, ShapeError
+from bilens.base.errors import ArgumentError, NotFiniteError, RangeError, ShapeError
 
 # Relative to the largest term: what an exact identity may miss by, through rounding alone. Half types keep 8 and 11
 # bits, so a sum of products is good to about 2^-6 and 2^-9.
@@ -48,7 +48,10 @@ def is_whole(value: object) -> bool:
 
 def scalar(who: str, factor: float | int | Tensor, like: Tensor) -> Tensor:
     """``factor`` as a number of the dtype and device of ``like``. Errors: ShapeError where it is a vector or more."""
-    factor = torch.as_tensor(factor, dtype=like.dtype, device=like.device)
+    try:
+        factor = torch.as_tensor(factor, dtype=like.dtype, device=like.device)
+    except (TypeError, ValueError, RuntimeError) as error:  # a text, a list of lists, a complex number
+        raise ArgumentError(f"{who} * factor", must="be given a number", got=repr(factor)) from error
     if factor.ndim:
         raise ShapeError(f"{who} * factor", must="be given a scalar", got=tuple(factor.shape))
     return factor
@@ -116,6 +119,11 @@ def restored(who: str, values: Tensor, power: int | Tensor, dtype: torch.dtype) 
     return found
 
 
+def restored_float(who: str, value: float, power: int) -> float:
+    """``restored`` for a plain number, in float64."""
+    return float(restored(who, torch.tensor(value, dtype=torch.float64), power, torch.float64))
+
+
 def root(squares: Tensor) -> Tensor:
     """√squares where they are sums of squares: 0 at and below 0, where the gradient is 0 too; a NaN stays one.
 
@@ -126,9 +134,62 @@ def root(squares: Tensor) -> Tensor:
     return torch.where(none, 1.0, squares).sqrt().masked_fill(none, 0.0)
 
 
+def nonnegative(value: float) -> float:
+    """``value``, 0 where rounding left it below; a NaN stays one, which ``max(0.0, value)`` would hide."""
+    return 0.0 if value < 0 else value
+
+
+def require_count(name: str, value: object, least: int = 1) -> None:
+    """Raise ArgumentError unless ``value`` is a whole number of at least ``least``; True and False are none."""
+    if not is_whole(value) or value < least:  # type: ignore[operator]
+        raise ArgumentError(name, must=f"be a whole number ≥ {least}", got=repr(value))
+
+
+def require_share(name: str, value: object, must: str = "in [0, 1)") -> None:
+    """Raise ArgumentError unless ``value`` is a number in [0, 1)."""
+    if not is_number(value) or not 0 <= value < 1:  # type: ignore[operator]
+        raise ArgumentError(name, must=f"be {must}", got=value if is_number(value) else repr(value))
+
+
+def is_number(value: object) -> bool:
+    """Whether ``value`` is a real number, numpy's included; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def broadcasts(one: tuple[int, ...], two: tuple[int, ...]) -> bool:
+    """Whether two batch shapes fit."""
+    return all(a == b or 1 in (a, b) for a, b in zip(reversed(one), reversed(two), strict=False))
+
+
+def require_seed(name: str, value: object) -> None:
+    """Raise ArgumentError unless ``value`` is a whole number that a generator takes."""
+    if not is_whole(value) or not -(2**63) <= value < 2**63:  # type: ignore[operator]
+        raise ArgumentError(name, must="be a whole number", got=repr(value))
+
+
+def require_tensor(who: str, value: object) -> None:
+    """Raise ShapeError unless ``value`` is a tensor with values, laid out entry by entry."""
+    if not isinstance(value, Tensor):
+        todo = "Pass its .weight." if isinstance(getattr(value, "weight", None), Tensor) else ""
+        raise ShapeError(who, must="be a torch tensor", got=type(value).__name__, todo=todo)
+    require_numbers(who, value)
+
+
+def require_numbers(who: str, tensor: Tensor) -> None:
+    """Raise ShapeError for a tensor without values (on the meta device) or one that is not laid out entry by entry."""
+    if tensor.is_meta:
+        raise ShapeError(who, must="hold values", got="a meta tensor", todo="Load the weights first.")
+    if tensor.layout != torch.strided:
+        name = str(tensor.layout).removeprefix("torch.")
+        raise ShapeError(who, must="be a dense tensor", got=name, todo="Pass .to_dense() of it.")
+
+
 def require_finite(who: str, **tensors: Tensor) -> None:
     """Raise NotFiniteError naming the first of ``tensors`` with a NaN or infinite entry. One pass over each."""
     for name, tensor in tensors.items():
+        require_numbers(f"{who}.{name}" if who else name, tensor)
+        if _all_finite(tensor.detach()):
+            continue
         bad = int((~torch.isfinite(tensor.detach())).sum())
         if bad:
             raise NotFiniteError(
@@ -137,6 +198,13 @@ def require_finite(who: str, **tensors: Tensor) -> None:
                 got=f"{bad} NaN or infinite of {tensor.numel()} entries",
                 todo="A diverged training run or a damaged file; load an earlier checkpoint.",
             )
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    """Whether the largest entry is finite, which a NaN is not either: one pass, and no copy as large as the tensor."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return tensor.numel() == 0 or not tensor.is_complex()
+    return math.isfinite(float(torch.linalg.vector_norm(tensor, torch.inf)))
 
 
 def relative_error(got: Tensor, truth: Tensor) -> float:

@@ -18,7 +18,7 @@ from torch import Tensor
 from bilens.base.errors import ArgumentError, FileError
 from bilens.base.fields import misfit
 from bilens.base.files import atomic_write
-from bilens.base.numerics import dtype_name
+from bilens.base.numerics import dtype_name, require_floating
 from bilens.base.reading import require_file
 
 SCHEMA = 2
@@ -42,10 +42,14 @@ class Record:
         Record._kinds[key] = cls
 
     def to(self: R, *targets: torch.dtype | torch.device | str) -> R:
-        """The same record on another device and/or in another dtype; only floating tensors are cast, all are moved."""
+        """The same record on another device and/or in another dtype; only floating tensors are cast, all are moved.
+
+        A dtype or a device may be named: ``.to("float32")``, ``.to("cuda")``. Errors: ArgumentError for what is neither.
+        """
+        places = [_place(target) for target in targets]
 
         def move(tensor: Tensor) -> Tensor:
-            for target in targets:
+            for target in places:
                 if tensor.is_floating_point() or not isinstance(target, torch.dtype):
                     tensor = tensor.to(target)
             return tensor
@@ -118,6 +122,21 @@ def _whole(path: Path) -> "Record":
         got = f"{type(error).__name__}: {error}"
         raise FileError(str(path), must="hold a whole record", got=got) from error
     return value
+
+
+def _place(target: object) -> torch.dtype | torch.device:
+    """What ``target`` names. Errors: ArgumentError for neither a real floating dtype nor a device."""
+    named = getattr(torch, target, None) if isinstance(target, str) and target.isidentifier() else target
+    if isinstance(named, torch.dtype):
+        require_floating("to", named)
+        return named
+    try:
+        place = torch.device(target)  # type: ignore[arg-type]
+        torch.empty(0, device=place)  # says whether there is such a device here
+        return place
+    except (RuntimeError, TypeError, AssertionError) as error:
+        must = 'be given dtypes and devices that are here, like torch.float32, "float32" or "cpu"'
+        raise ArgumentError("to", must=must, got=repr(target)) from error
 
 
 def _read(path: Path) -> tuple[Any, dict[str, Tensor]]:

@@ -1,5 +1,6 @@
 """HOSVD: the singular spectra of a layer's three modes, without the cube. How they are found: ``decompose.unfolding``."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,17 +13,21 @@ from bilens.algebra import CP, Dense, Gaussian, Tucker
 from bilens.algebra.third import GIB
 from bilens.base.axes import MODES, Mode
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import dtype_name, is_whole
+from bilens.base.numerics import dtype_name, is_whole, restored_float, scaled
 from bilens.base.results import Result
 from bilens.decompose.unfolding import (
     Precision,
     Unfolding,
+    at_most,
     box,
+    in_basis,
     kept,
+    left_out,
     missed,
+    norm_of,
     require_cutoff,
     require_tensor,
-    turned,
+    rescaled,
     unfolding,
 )
 from bilens.decompose.weighted import fitted, whitened
@@ -37,9 +42,12 @@ class HOSVD(Result):
         bases: the kept singular vectors of each mode, as columns (size, kept).
         core: T in those bases, still factored; ``tucker`` multiplies it out, and symmetrises it where ``symmetric``.
         discarded: per mode, the root of the summed squares of the singular values left out.
-        error: ‖T − T̂‖ / ‖T‖, computed from inner products and not from the spectra.
+        error: ‖T − T̂‖ / ‖T‖, computed from inner products and not from the spectra; where terms cancel so far that rounding
+            would raise it above ``bound``, that.
+        bound: what ``error`` is at most, from the spectra: all modes' discarded squares, with the noise in them.
         noise: per mode, the singular value below which this precision leaves only rounding.
-        norm: ‖T‖.  symmetric: whether all this is of T's symmetric part.
+        norm: ‖T‖; 0, as ``error`` and ``bound``, where T is zero as far as can be told.
+        symmetric: whether all this is of T's symmetric part.
         precision, computed_in: how the spectra were found, and the dtype of the work.  weighted: whether by a data measure.
     """
 
@@ -48,6 +56,7 @@ class HOSVD(Result):
     core: CP | Dense | Tucker
     discarded: dict[str, float]
     error: float
+    bound: float
     noise: dict[str, float]
     norm: float
     symmetric: bool
@@ -66,27 +75,23 @@ class HOSVD(Result):
         core = self.core.dense(max_bytes=GIB)
         return Tucker((core + core.mT) / 2 if self.symmetric else core, **self.bases)
 
-    @property
-    def bound(self) -> float:
-        """The classical bound on ``error``: the root of all modes' discarded squares, over ‖T‖."""
-        return sum(value**2 for value in self.discarded.values()) ** 0.5 / self.norm if self.norm else 0.0
-
     def summary(self) -> str:
         ranks = ", ".join(f"{mode} {r} of {len(self.spectrum[mode])}" for mode, r in zip(MODES, self.ranks, strict=True))
         over = "over z = Σ^-½ (x − μ): " if self.weighted else ""
+        if not self.norm:
+            return f"{over}zero, or below the noise of {max(self.noise.values()):.3g}; in {self.computed_in}"
         return f"{over}kept {ranks}; relative error {self.error:.3g} (bound {self.bound:.3g}), in {self.computed_in}"
 
     def columns(self) -> tuple[str, ...]:
         return "mode", "component", "singular value", "share of ‖T‖²", "kept", "above noise"
 
     def rows(self) -> list[dict[str, Any]]:
-        total = self.norm**2 or 1.0
         return [
             {
                 "mode": mode,
                 "component": n,
                 "singular value": value,
-                "share of ‖T‖²": value**2 / total,
+                "share of ‖T‖²": (value / self.norm) ** 2 if self.norm else 0.0,
                 "kept": n < self.bases[mode].shape[1],
                 "above noise": value > self.noise[mode],
             }
@@ -123,7 +128,7 @@ def hosvd(
     ``precision``: "float64" (the default; what it costs beside float32 is a factor of two) finds the spectra from Grams in
     float64 whatever T's dtype is; singular values below ``noise`` ≈ √(n eps) σ₁ are rounding. "float32": from Grams in
     float32, for large layers on devices slow in float64. "orthogonal": without Grams, where small singular values matter:
-    noise ≈ n eps σ₁. The result's tensors are of the dtype of the work.
+    noise ≈ n eps σ₁. Bases and core are of the dtype of the work, spectra in float64.
 
     ``measure``: a Gaussian or activations; then all of this is of T over z = Σ^-½ (x − μ) on both inputs, the part of the
     layer that is quadratic in z, where directions weigh as much as inputs vary along them; input bases are in z.
@@ -132,42 +137,49 @@ def hosvd(
     truncated, for the error; memory that of the turned factors, h (o + i + j), and O(o² + i² + j²).
     "orthogonal": O(o i h² + o j h² + i j h²) (with (2h)² for the inputs of a symmetric part), sizes above h counting as h,
     and O(h²) memory: for small layers.
-    Errors: NotFiniteError; ShapeError for an empty mode, or a symmetric part where left and right differ; ArgumentError for
-    a ``max_rank`` below 1 (or of its own for left and right of a symmetric part), a ``cutoff`` outside [0, 1) or an unknown
-    ``precision``.
+    Errors: NotFiniteError; RangeError where float64 does not hold ‖T‖; ShapeError for an empty mode, or a symmetric part
+    where left and right differ; ArgumentError for a ``max_rank`` below 1 (or of its own for left and right of a symmetric
+    part), a ``cutoff`` outside [0, 1) or an unknown ``precision``.
     Source: De Lathauwer et al. 2000; for bilinear layers Pearce et al., arXiv:2410.08417, appendix.
     """
     wanted = _ranks(max_rank, symmetric)
     require_cutoff(cutoff)
     require_tensor("hosvd", tensor, symmetric, precision)
+    tensor, power = rescaled(tensor, precision)
     if measure is not None:
         tensor._require_one_space("hosvd(measure=)")
         tensor = whitened(tensor, fitted(measure, tensor.shape[1])[0])
+    tensor, more = rescaled(tensor, precision)
     found: dict[Mode, Unfolding] = {mode: unfolding(tensor, mode, symmetric, precision) for mode in ("out", "left")}
     found["right"] = found["left"] if symmetric else unfolding(tensor, "right", symmetric, precision)
     a, b, c = (kept(found[mode].values, rank, cutoff) for mode, rank in zip(MODES, wanted, strict=True))
-    ranks = (a, b, c)
-    whole = turned(tensor, {mode: one.vectors for mode, one in found.items()})
-    norm = float(found["out"].values.double().norm())
+    ranks = dict(zip(MODES, (a, b, c), strict=True))
+    whole, dtype = in_basis(tensor, found), found["out"].vectors.dtype
+    norm = norm_of(tensor, found["out"], symmetric, precision)
+    bound = min(1.0, math.hypot(*(at_most(found[mode], rank) for mode, rank in ranks.items())) / norm) if norm else 0.0
+    power += more
+    core = whole if (a, b, c) == whole.shape else _copied(box(whole, slice(a), slice(b), slice(c)))
+    core, size = core.to(dtype), restored_float("‖T‖", norm, power)
     return HOSVD(
-        spectrum={mode: one.values for mode, one in found.items()},
-        bases={mode: found[mode].vectors[:, :rank] for mode, rank in zip(MODES, ranks, strict=True)},
-        core=whole if ranks == whole.shape else _copied(box(whole, *(slice(rank) for rank in ranks))),
-        discarded={mode: float(found[mode].values[rank:].double().norm()) for mode, rank in zip(MODES, ranks, strict=True)},
-        error=missed(whole, ranks, symmetric, precision) / norm if norm else 0.0,
-        noise={mode: one.noise for mode, one in found.items()},
-        norm=norm,
+        spectrum={mode: scaled(one.values.double(), power) for mode, one in found.items()},
+        bases={mode: found[mode].vectors[:, :rank] for mode, rank in ranks.items()},
+        core=core.scaled(power) if power else core,
+        discarded={mode: math.ldexp(left_out(found[mode], rank), power) for mode, rank in ranks.items()},
+        error=min(missed(whole, (a, b, c), symmetric, precision) / norm, bound) if norm else 0.0,
+        bound=bound,
+        noise={mode: math.ldexp(one.noise, power) for mode, one in found.items()},
+        norm=size,
         symmetric=symmetric,
         precision=precision,
         weighted=measure is not None,
-        computed_in=dtype_name(whole.dtype),
+        computed_in=dtype_name(dtype),
     )
 
 
 def _ranks(max_rank: int | Sequence[int] | None, symmetric: bool) -> tuple[int | None, ...]:
-    ranks = tuple(max_rank) if isinstance(max_rank, Sequence) else (max_rank,) * 3
+    ranks: tuple[int | None, ...] = tuple(max_rank) if isinstance(max_rank, Sequence) else (max_rank,) * 3
     if len(ranks) != 3 or any(rank is not None and (not is_whole(rank) or rank < 1) for rank in ranks):
-        raise ArgumentError("max_rank", must="be a whole number ≥ 1, or three (out, left, right)", got=max_rank)
+        raise ArgumentError("max_rank", must="be a whole number ≥ 1, or three (out, left, right)", got=repr(max_rank))
     if symmetric and ranks[1] != ranks[2]:
         raise ArgumentError("max_rank", must="be the same for left and right of a symmetric part", got=max_rank)
     return ranks

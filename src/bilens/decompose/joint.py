@@ -11,6 +11,7 @@ projected on the r directions. It has no spectrum of its own, and is computed fo
 by a few columns of the turned factors from one r to the next, so a pass over many r costs about one norm.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,19 +22,24 @@ from torch import Tensor
 
 from bilens.algebra import CP, Dense, Tucker
 from bilens.algebra.quadratic import signs
+from bilens.algebra.third import CANCELLED
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import dtype_name
+from bilens.base.numerics import dtype_name, is_number, near_one, nonnegative, restored_float, scaled
 from bilens.base.results import Result
 from bilens.decompose.unfolding import (
     ALL,
     Form,
     Precision,
+    at_most,
     box,
     box_norm,
+    in_basis,
+    left_out,
     missed,
+    norm_of,
     require_rank,
     require_tensor,
-    turned,
+    rescaled,
     unfolding,
 )
 
@@ -50,10 +56,11 @@ class Joint(Result):
         shares: of ‖S‖², as asked.  held_by, gram_by: how many directions each share needs with both inputs within them, and
             with one.
         sizes, held: ‖P S P‖² / ‖S‖² for the first ``sizes`` directions, exact; a row for each r that was looked at.
-        captured: per output, ‖P Q_o P‖² / ‖Q_o‖² within the kept directions, exact; 0 for an output that is zero.
+        captured: per output, ‖P Q_o P‖² / ‖Q_o‖² within the kept directions, exact; 0 for an output that is zero, or nothing
+            but the rounding of terms that cancel.
         error: ‖S − P S P‖ / ‖S‖ for the kept directions.  discarded: the root of the summed squares of σ left out.
         noise: the singular value below which this precision leaves only rounding.
-        norm: ‖S‖.  labels: names of the outputs, or none.
+        norm: ‖S‖; 0, as all shares, where S is zero as far as can be told.  labels: names of the outputs, or none.
         precision, computed_in: how the spectrum was found, and the dtype of the work.
     """
 
@@ -75,9 +82,15 @@ class Joint(Result):
 
     @property
     def effective_rank(self) -> float:
-        """(Σσ²)² / Σσ⁴: 1 for a layer that reads one direction, n for n that it reads alike, 0 for a zero layer."""
-        squares = self.spectrum.double().square()
-        return float(squares.sum() ** 2 / squares.square().sum()) if self.norm else 0.0
+        """(Σσ²)² / Σσ⁴ of the σ above noise: 1 for a layer that reads one direction, n for n that it reads alike.
+
+        0 where none is above noise, as for a zero layer.
+        """
+        heard = self.spectrum[self.spectrum > self.noise]
+        if not len(heard):
+            return 0.0
+        squares = (heard / heard[0]).square()
+        return float(squares.sum() ** 2 / squares.square().sum())
 
     @property
     def gram_share(self) -> Float[Tensor, " i"]:
@@ -97,6 +110,8 @@ class Joint(Result):
 
     def summary(self) -> str:
         needs = ", ".join(f"{share:.4g} in {count}" for share, count in zip(self.shares, self.held_by, strict=True))
+        if not self.norm:
+            return f"of {len(self.spectrum)} input directions none is read, or none above the noise of {self.noise:.3g}"
         return (
             f"of {len(self.spectrum)} input directions {len(self.directions)} kept, relative error {self.error:.3g}; "
             f"effective rank {self.effective_rank:.3g}; share of ‖S‖² held: {needs}"
@@ -151,37 +166,53 @@ def joint(
     Errors: as ``hosvd``; ArgumentError for shares outside (0, 1) or labels of another number.
     """
     require_rank(max_rank)
-    shares = tuple(float(share) for share in shares)
-    if not shares or not all(0 < share < 1 for share in shares):
-        raise ArgumentError("shares", must="be at least one number in (0, 1)", got=shares)
+    shares = _shares(shares)
     require_tensor("joint", tensor, True, precision)
-    if labels and len(labels) != tensor.shape[0]:
-        raise ArgumentError("labels", must=f"name all {tensor.shape[0]} outputs", got=len(labels))
+    if not isinstance(labels, Sequence) or len(labels) not in (0, tensor.shape[0]):
+        got = len(labels) if isinstance(labels, Sequence) else repr(labels)
+        raise ArgumentError("labels", must=f"name all {tensor.shape[0]} outputs", got=got)
+    tensor, power = rescaled(tensor, precision)
     found = unfolding(tensor, "left", True, precision)
-    whole = turned(tensor, {"left": found.vectors, "right": found.vectors})
-    norm = float(found.values.double().norm())
+    whole = in_basis(tensor, {"left": found, "right": found})
+    norm = norm_of(tensor, found, True, precision)
     held = _Held(whole, norm, _gram_share(found.values))
     needs = held.needed(shares)
     rank = min(max_rank or max(needs[0], 1), len(found.values))
-    squares, inside = (_output_squares(part) for part in (whole, box(whole, ALL, slice(rank), slice(rank))))
     directions = found.vectors[:, :rank].mT
+    rest = missed(whole, (tensor.shape[0], rank, rank), True, precision)
+    size = restored_float("‖S‖", norm, power)
     return Joint(
-        spectrum=found.values,
+        spectrum=scaled(found.values.double(), power),
         directions=directions * signs(directions),
         shares=shares,
         held_by=needs,
         gram_by=tuple(_reach(held.gram_share, share) if norm else 0 for share in shares),
         sizes=tuple(sorted(held.known)),
         held=torch.tensor([held.known[size] for size in sorted(held.known)], dtype=torch.float64),
-        captured=torch.where(squares > 0, inside / squares, 0.0),
-        error=missed(whole, (tensor.shape[0], rank, rank), True, precision) / norm if norm else 0.0,
-        discarded=float(found.values[rank:].double().norm()),
-        noise=found.noise,
-        norm=norm,
+        captured=_captured(whole, rank) if norm else torch.zeros(tensor.shape[0], dtype=torch.float64),
+        error=min(1.0, rest / norm, 2**0.5 * at_most(found, rank) / norm) if norm else 0.0,
+        discarded=math.ldexp(left_out(found, rank), power),
+        noise=math.ldexp(found.noise, power),
+        norm=size,
         labels=tuple(labels),
         precision=precision,
-        computed_in=dtype_name(whole.dtype),
+        computed_in=dtype_name(found.vectors.dtype),
     )
+
+
+def _captured(whole: Form, rank: int) -> Float[Tensor, " o"]:
+    """The share of each output's ‖Q_o‖² with both inputs in the first ``rank`` directions, each output at its own scale."""
+    near = whole.outputs_near_one()
+    squares, inside = (_output_squares(part) for part in (near, box(near, ALL, slice(rank), slice(rank))))
+    there = squares.sqrt() > CANCELLED * near.terms_by_output()
+    return torch.where(there, inside / torch.where(there, squares, 1.0), 0.0).clamp(max=1).cpu()
+
+
+def _shares(shares: object) -> tuple[float, ...]:
+    given = tuple(shares) if isinstance(shares, Sequence) and not isinstance(shares, str) else ()
+    if not given or not all(is_number(share) and 0 < share < 1 for share in given):
+        raise ArgumentError("shares", must="be at least one number in (0, 1)", got=shares)
+    return tuple(float(share) for share in given)
 
 
 class _Held:
@@ -207,7 +238,8 @@ class _Held:
 
     def look_at(self, sizes: set[int]) -> None:
         fresh = sorted(sizes - set(self.known))
-        self.known |= dict(zip(fresh, (square / self.norm**2 for square in corners(self.whole, fresh)), strict=True))
+        shares = (min(1.0, nonnegative(square) / self.norm**2) for square in corners(self.whole, fresh))
+        self.known |= dict(zip(fresh, shares, strict=True))
 
 
 def corners(whole: Form, sizes: Sequence[int]) -> list[float]:
@@ -236,7 +268,7 @@ def _cuts(low: int, high: int) -> set[int]:
 
 
 def _gram_share(spectrum: Float[Tensor, " i"]) -> Float[Tensor, " i"]:
-    squares = spectrum.double().square()
+    squares = near_one(spectrum.double())[0].square()
     total = squares.sum()
     return squares.cumsum(0) / torch.where(total > 0, total, 1.0)
 
@@ -248,4 +280,4 @@ def _reach(shares: Float[Tensor, " i"], share: float) -> int:
 
 def _output_squares(tensor: Form) -> Float[Tensor, " o"]:
     """‖Q_o‖² of each output."""
-    return tensor.gram("out", symmetric=True, dtype=torch.float64).diagonal().clamp(min=0)
+    return tensor._gram("out", True, torch.float64).diagonal().clamp(min=0)

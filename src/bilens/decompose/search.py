@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.algebra import CP
-from bilens.base.numerics import near_one, scaled
+from bilens.base.numerics import restored, scaled
 from bilens.decompose import readings
 
 ROWS = 64  # at a time, at least, and
@@ -26,12 +26,13 @@ TRUSTED = 0.25  # of the threshold: with more slack than that, a guess, most row
 
 
 class Search:
-    """Branch and bound. ``skipped`` is the largest bound of what was not computed, ``looked_at`` the entries that were."""
+    """Branch and bound over entries, or over unordered pairs where ``symmetric``: then ``tensor`` is T + its swap.
+
+    ``skipped`` is the largest bound of what was not computed, ``looked_at`` the entries that were."""
 
     def __init__(self, tensor: CP, k: int, symmetric: bool, budget: int | None, max_bytes: int) -> None:
         self.k, self.symmetric, self.max_bytes = k, symmetric, max_bytes
-        factors, powers = zip(*map(near_one, (tensor.out, tensor.left, tensor.right)), strict=True)
-        self.tensor, self.power = CP(*factors), sum(powers)  # float32 has room for numbers near one
+        self.tensor, self.power = tensor.near_one()  # float32 has room for numbers near one
         self.rows, self.columns = self.tensor.left.mT.contiguous(), self.tensor.right.mT.contiguous()
         o, i, j = tensor.shape
         self.size = o * i * (i + 1) // 2 if symmetric else o * i * j
@@ -47,11 +48,13 @@ class Search:
 
     @property
     def skipped(self) -> float:
-        return float(scaled(torch.tensor(self.bound, dtype=torch.float64), self.power))
+        """The largest bound of what was not computed; never less than that for falling below float64's range."""
+        found = float(scaled(torch.tensor(self.bound, dtype=torch.float64), self.power))
+        return found if found or not self.bound else torch.finfo(torch.float64).smallest_normal
 
     def found(self) -> tuple[Int[Tensor, "n 3"], Float[Tensor, " n"]]:
         """The entries, largest first, and their values."""
-        return torch.stack(self._places(self.keys), 1), scaled(self.values, self.power)
+        return torch.stack(self._places(self.keys), 1), restored("top_entries", self.values, self.power, torch.float64)
 
     def run(self) -> None:
         """Outputs by bound, a few at a time, in the way that costs least at the present threshold."""
@@ -162,7 +165,11 @@ class Search:
 
     def sizes(self, block: Float[Tensor, "a b"], i: Int[Tensor, " a"], j: Int[Tensor, " b"]) -> Float[Tensor, "a b"]:
         """Absolute values, −∞ for what is not to be listed."""
-        return block.abs().where(i[:, None] <= j, -torch.inf) if self.symmetric else block.abs()
+        return block.abs().where(i[:, None] <= j, -torch.inf) * self.times(i[:, None], j) if self.symmetric else block.abs()
+
+    def times(self, i: Int[Tensor, "*n"], j: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """What an entry counts. Of unordered pairs the tensor holds both orders' sum, and so a square twice."""
+        return torch.where(i == j, 0.5, 1.0) if self.symmetric else torch.ones_like(i, dtype=torch.float32)
 
     def keep(self, places: Places, o: Int[Tensor, " a"], i: Int[Tensor, " a"], j: Int[Tensor, " b"]) -> None:
         """List these rows and columns of a block at their values, from the factors, if they are large enough."""
@@ -178,7 +185,7 @@ class Search:
         found = [self.values[:0]]
         for some in keys.split(several):
             o, i, j = self._places(some)
-            found.append((self.tensor.out[o] * self.rows[i] * self.columns[j]).sum(1))
+            found.append((self.tensor.out[o] * self.rows[i] * self.columns[j]).sum(1) * self.times(i, j))
         return torch.cat(found)
 
     def skip(self, bound: float) -> None:

@@ -19,15 +19,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.algebra import CP, Gaussian, Hermite, homogeneous
+from bilens.algebra.third import CANCELLED
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import is_whole, require_finite, require_floating
+from bilens.base.numerics import (
+    is_whole,
+    require_finite,
+    require_floating,
+    require_seed,
+    restored,
+    root,
+    scaled,
+)
 from bilens.base.records import Record
 from bilens.base.results import Result
 
 CHUNK = 1024  # samples at a time
 BLOCKS = 64  # of samples, for standard errors: enough to know them to a tenth
 FAR = 5.0  # standard errors: one check in two million fails by chance where averages are normal, a few more where not yet
-CANCELLED = 1e-7  # √eps: what is left of a norm² where its terms cancel
 ROUNDED = 1e-13  # what is left of a layer where the measure sees nothing of it
 
 
@@ -146,25 +154,38 @@ def similarity(
     measure sees nothing of); ShapeError for layers or a measure that do not fit; NotFiniteError.
     """
     labels, tensors = _layers(layers, names)
+    tensors, powers = zip(*(tensor.near_one(torch.float64) for tensor in tensors), strict=True)
     if not is_whole(samples) or samples < 0 or samples == 1:
         raise ArgumentError("samples", must="be a whole number ≥ 2, or 0 for no check", got=repr(samples))
+    require_seed("seed", seed)
     size = tensors[0].shape[1]
     activations = _activations(measure, size, tensors[0].device) if isinstance(measure, Tensor) else None
     given = Gaussian.from_batches(measure.split(CHUNK)) if isinstance(measure, Tensor) else measure
+    if given is not None and not isinstance(given, Gaussian):
+        must = "be a Gaussian or activations"
+        raise ArgumentError("measure", must=must, got=type(given).__name__)
     if given is None and centred:
         raise ArgumentError("centred", must="be asked under a measure", got="none", todo="Pass measure=.")
     gaussian = None if given is None else given.over(size)
+    if gaussian is not None:
+        gaussian, activations, more = _rescaled(gaussian, activations)
+        powers = [power + 2 * more for power in powers]
     seen = tensors if gaussian is None else [tensor.hermite(gaussian) for tensor in tensors]
     parts = _parts(seen)
     inner = parts[..., 1 if centred else 0 :].sum(-1)
-    norms = inner.diagonal().clamp(min=0).sqrt()
+    norms = root(inner.diagonal())
     _require_seen(labels, tensors, seen, norms, gaussian)
     own = parts.diagonal().mT
     means = _means(seen) if centred else torch.zeros_like(norms)[:, None, None]
     return Similarities(
         names=labels,
         matrix=(inner / norms.outer(norms)).clamp(-1, 1),
-        norms=norms,
+        norms=torch.stack(
+            [
+                restored(f"the norm of layer {name}", norm, power, torch.float64)
+                for name, norm, power in zip(labels, norms, powers, strict=True)
+            ]
+        ),
         shares=own / own.sum(1, keepdim=True),
         measure=_words(gaussian, activations),
         centred=centred,
@@ -177,8 +198,10 @@ def similarity(
 
 def _layers(layers: Mapping[str, CP] | Sequence[CP], names: Sequence[str]) -> tuple[tuple[str, ...], list[CP]]:
     """Names and tensors, all of one shape and finite."""
-    if not isinstance(layers, Mapping | Sequence):
+    if not isinstance(layers, Mapping | Sequence) or isinstance(layers, str):
         raise ArgumentError("layers", must="be a sequence of tensors, or a mapping from names", got=type(layers).__name__)
+    if not isinstance(names, Sequence):
+        raise ArgumentError("names", must="be a sequence, one for each layer", got=type(names).__name__)
     if isinstance(layers, Mapping):
         if names:
             raise ArgumentError("names", must="be given once", got="a mapping and names", todo="Leave names= out.")
@@ -194,6 +217,8 @@ def _layers(layers: Mapping[str, CP] | Sequence[CP], names: Sequence[str]) -> tu
             must = f"be {layers[0].shape} on {layers[0].device} like layer {names[0]}"
             raise ShapeError(f"layer {name}", must=must, got=f"{layer.shape} on {layer.device}")
         layer._require_one_space(f"layer {name}")
+        if 0 in layer.shape:
+            raise ShapeError(f"layer {name}", must="have no empty mode", got=layer.shape)
         require_finite(f"layer {name}", out=layer.out, left=layer.left, right=layer.right)
     return names, list(layers)
 
@@ -206,6 +231,15 @@ def _activations(x: Tensor, size: int, device: torch.device) -> Tensor:
     require_finite("", activations=x)
     x = x.to(device)
     return homogeneous(x) if x.shape[1] == size - 1 else x
+
+
+def _rescaled(gaussian: Gaussian, x: Tensor | None) -> tuple[Gaussian, Tensor | None, int]:
+    """The measure, and the activations, of inputs over a power of two, and the power."""
+    mean, _, power = gaussian.near_one()
+    if power == 0:
+        return gaussian, x, 0
+    near = Gaussian(mean, scaled(gaussian.cov.double(), -2 * power), gaussian.count)
+    return near, None if x is None else scaled(x.double(), -power), power
 
 
 def _words(gaussian: Gaussian | None, activations: Tensor | None) -> str:
@@ -240,7 +274,7 @@ def _require_seen(
     reach = 0.0 if gaussian is None else float(gaussian.cov.diagonal().sum() + gaussian.mean.square().sum())
     for name, tensor, one, norm in zip(names, tensors, seen, norms.tolist(), strict=True):
         whole = one.quadratic if isinstance(one, Hermite) else one
-        if norm <= max(CANCELLED * float(whole.norm()), ROUNDED * reach * float(tensor.norm())):
+        if norm <= max(CANCELLED * whole.terms(), ROUNDED * reach * tensor.terms()):
             where = "" if gaussian is None else " under the measure"
             todo = "Leave it out; a layer that varies nowhere on the data has no direction."
             raise ArgumentError(f"layer {name}", must=f"not be zero{where}", got=f"a norm of {norm:.3g}", todo=todo)

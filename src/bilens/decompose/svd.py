@@ -5,6 +5,7 @@ is the interaction matrix of direction u_k, M_k = Q_{u_k} / σ_k: only the o × 
 are T with its outputs turned, a tensor of as many outputs as there are components.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,18 +15,22 @@ from torch import Tensor
 
 from bilens.algebra import CP, Dense, QuadraticForm, Tucker
 from bilens.algebra.quadratic import signs
-from bilens.base.numerics import dtype_name
+from bilens.base.numerics import dtype_name, restored_float, scaled
 from bilens.base.results import Result
 from bilens.decompose.unfolding import (
     ALL,
     Precision,
+    at_most,
     box,
     box_norm,
+    in_basis,
     kept,
+    left_out,
+    norm_of,
     require_cutoff,
     require_rank,
     require_tensor,
-    turned,
+    rescaled,
     unfolding,
 )
 
@@ -40,9 +45,10 @@ class SVD(Result):
         tensor: (k, i, j), still factored: its k-th slice is M_k; where ``symmetric``, the symmetric part of the slice.
         spectrum: all o singular values.
         discarded: the root of the summed squares of those left out.
-        error: ‖T − T̂‖ / ‖T‖, from inner products and not from the spectrum.
+        error: ‖T − T̂‖ / ‖T‖, from inner products and not from the spectrum; never above what the spectrum allows.
         noise: the singular value below which this precision leaves only rounding.
-        norm: ‖T‖.  symmetric: whether all this is of T's symmetric part.
+        norm: ‖T‖; 0, as ``error``, where T is zero as far as can be told.
+        symmetric: whether all this is of T's symmetric part.
         precision, computed_in: how the spectrum was found, and the dtype of the work.
     """
 
@@ -77,12 +83,11 @@ class SVD(Result):
         return "component", "singular value", "share of ‖T‖²", "kept", "above noise"
 
     def rows(self) -> list[dict[str, Any]]:
-        total = self.norm**2 or 1.0
         return [
             {
                 "component": n,
                 "singular value": value,
-                "share of ‖T‖²": value**2 / total,
+                "share of ‖T‖²": (value / self.norm) ** 2 if self.norm else 0.0,
                 "kept": n < len(self.values),
                 "above noise": value > self.noise,
             }
@@ -118,21 +123,24 @@ def svd(
     require_rank(max_rank)
     require_cutoff(cutoff)
     require_tensor("svd", tensor, symmetric, precision)
+    tensor, power = rescaled(tensor, precision)
     found = unfolding(tensor, "out", symmetric, precision)
     rank = min(kept(found.values, max_rank, cutoff), int((found.values > found.noise).sum()))
-    whole = turned(tensor, {"out": found.vectors})
+    whole, dtype = in_basis(tensor, {"out": found}), found.vectors.dtype
     turn = signs(found.vectors[:, :rank].mT)
-    values, norm = found.values[:rank], float(found.values.double().norm())
+    values, norm = found.values[:rank], norm_of(tensor, found, symmetric, precision)
+    rest = box_norm(whole, slice(rank, None), ALL, ALL, symmetric, precision)
+    size = restored_float("‖T‖", norm, power)
     return SVD(
-        values=values,
+        values=scaled(values.double(), power),
         directions=found.vectors[:, :rank].mT * turn,
-        tensor=box(whole, slice(rank)).map(out=torch.diag(turn[:, 0] / values)),
-        spectrum=found.values,
-        discarded=float(found.values[rank:].double().norm()),
-        error=box_norm(whole, slice(rank, None), ALL, ALL, symmetric, precision) / norm if norm else 0.0,
-        noise=found.noise,
-        norm=norm,
+        tensor=box(whole, slice(rank)).to(dtype).map(out=torch.diag(turn[:, 0] / values)),
+        spectrum=scaled(found.values.double(), power),
+        discarded=math.ldexp(left_out(found, rank), power),
+        error=min(1.0, rest / norm, at_most(found, rank) / norm) if norm else 0.0,
+        noise=math.ldexp(found.noise, power),
+        norm=size,
         symmetric=symmetric,
         precision=precision,
-        computed_in=dtype_name(whole.dtype),
+        computed_in=dtype_name(dtype),
     )

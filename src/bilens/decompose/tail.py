@@ -3,22 +3,52 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.algebra import ThirdOrder
+from bilens.algebra import QuadraticForm, ThirdOrder
+from bilens.algebra.units import balanced
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import is_whole, require_finite, working_dtype
+from bilens.base.numerics import is_whole, require_finite, restored, working_dtype
 
 ROUNDS = 2  # of subspace iteration: a tail that training keeps small is a wide gap
 SPARE = 6  # directions iterated beyond those kept
 
 
 class Tail(NamedTuple):
-    """Of each output's Σ λ²: what lies ``beyond`` the eigenvectors kept, and the ``total``, ‖Q_o‖²."""
+    """Of each output's Σ λ² = ‖Q_o‖²: what lies beyond the eigenvectors kept.
 
-    beyond: Float[Tensor, " o"]
-    total: Float[Tensor, " o"]
+    ``rest`` is what lies beyond and ``squares`` is all, both over 4^``power``: ``share`` needs no more, ``beyond`` and
+    ``total`` put the scale back, in float64, and raise RangeError where that does not hold the largest.
+    """
+
+    rest: Float[Tensor, " o"]
+    squares: Float[Tensor, " o"]
+    power: Int[Tensor, " o"]
+
+    @property
+    def total(self) -> Float[Tensor, " o"]:
+        """Σ λ² of each output."""
+        return restored("tail's total", self.squares, 2 * self.power, torch.float64)
+
+    @property
+    def beyond(self) -> Float[Tensor, " o"]:
+        """What of it lies beyond."""
+        return restored("tail's beyond", self.rest, 2 * self.power, torch.float64)
+
+    @property
+    def share(self) -> Float[Tensor, " o"]:
+        """beyond / total, 0 for an output that is zero."""
+        return self._over(self.squares)
+
+    @property
+    def penalty(self) -> Float[Tensor, " o"]:
+        """The same numbers with ``total`` held fixed: a step down their gradient gains nothing from a larger total."""
+        return self._over(self.squares.detach())
+
+    def _over(self, squares: Float[Tensor, " o"]) -> Float[Tensor, " o"]:
+        there = squares > 0
+        return torch.where(there, self.rest / torch.where(there, squares, 1.0), 0.0)
 
 
 def tail(tensor: ThirdOrder, k: int) -> Tail:
@@ -26,15 +56,17 @@ def tail(tensor: ThirdOrder, k: int) -> Tail:
 
     An upper bound, equal where the subspace iteration behind it has found the top eigenvectors (a wide gap after the k-th;
     the same numbers at every call). With them held fixed its gradient is that of the tail itself, since they are where the
-    kept part is largest. Cost O(h² i + o (k + 6) h i), memory O(h² + o k (h + i)).
-    Errors: ArgumentError unless 1 ≤ ``k`` ≤ the number of inputs; NotFiniteError for NaN or infinite factors.
+    kept part is largest; that of an output that is zero is 0. Cost O(h² i + o (k + 6) h i), memory O(h² + o k (h + i)).
+    Errors: ArgumentError unless 1 ≤ ``k`` ≤ the number of inputs; ShapeError where left and right differ; NotFiniteError for
+    NaN or infinite factors.
     """
+    if not isinstance(tensor, ThirdOrder):
+        raise ArgumentError("tail", must="be given a tensor", got=type(tensor).__name__)
     size = tensor.shape[1]
     if not is_whole(k) or not 1 <= k <= size:
-        raise ArgumentError("k", must=f"be 1 … {size}", got=k)
-    tensor = tensor.to(working_dtype(tensor.dtype))
-    form = tensor.interaction(torch.eye(tensor.shape[0], dtype=tensor.dtype, device=tensor.device))
-    require_finite("tail", weights=form.weights, left=form.left, right=form.right)
+        raise ArgumentError("k", must=f"be 1 … {size}", got=repr(k))
+    require_finite("tail", **vars(tensor))
+    form, power = _near_one(tensor)
     with torch.no_grad():
         start = torch.randn(min(k + SPARE, size), size, generator=torch.Generator().manual_seed(0))
         rows = start.to(form.device, form.dtype).expand(len(form.weights), -1, -1)  # (o, k, i)
@@ -42,5 +74,14 @@ def tail(tensor: ThirdOrder, k: int) -> Tail:
             rows = torch.linalg.qr(form.times_rows(rows).mT).Q.mT
         found = torch.linalg.svd(form.times_rows(rows), full_matrices=False)
         rows = found.U[..., :k].mT @ rows
-    total = form.norm().square()
-    return Tail(total - form.times_rows(rows).square().sum((1, 2)), total)
+    total = form.norm().double().square()
+    rest = total - form.times_rows(rows).double().square().sum((1, 2))
+    return Tail(rest.clamp(min=0), total, power)
+
+
+def _near_one(tensor: ThirdOrder) -> tuple[QuadraticForm, Int[Tensor, " o"]]:
+    """The interaction matrices of all outputs, each over a power of two of its own, and the powers."""
+    tensor = tensor.to(working_dtype(tensor.dtype))
+    form = tensor.interaction(torch.eye(tensor.shape[0], dtype=tensor.dtype, device=tensor.device))
+    weights, left, right, power = balanced(form.weights, form.left, form.right)
+    return QuadraticForm(weights, left, right), power

@@ -14,15 +14,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.algebra import CP, Factored
+from bilens.algebra import CP, Dense, Factored
 from bilens.algebra.third import GIB
 from bilens.base.axes import MODES
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import is_whole, require_finite
+from bilens.base.numerics import require_count, require_finite, working_dtype
 from bilens.base.results import Result
 from bilens.decompose.search import Search
 
 MATRIX = ("row", "column")
+SAME = {torch.float64: 1e-12, torch.float32: 1e-5}  # of the terms: what rounding may set T and its swap apart by
 Names = Mapping[str, Sequence[str]] | Sequence[str] | None
 
 
@@ -30,7 +31,9 @@ Names = Mapping[str, Sequence[str]] | Sequence[str] | None
 class TopEntries(Result):
     """The ``len(values)`` largest entries by absolute value, largest first.
 
-    indices: (entry, mode), one column for each of ``modes``. names: what the modes' indices stand for, or nothing.
+    indices: (entry, mode), one column for each of ``modes``. values: entries, or, where ``symmetric``, what each unordered
+    pair of inputs, left ≤ right, adds to the output: T_oij + T_oji, the coefficient of x_i x_j. names: what the modes'
+    indices stand for, or nothing.
     certificate: no entry that was not computed is larger than this, 0 where all were. looked_at: how many of ``size`` were
     computed. ``complete``: nothing that was not computed can be larger than the last one listed, and all that were ``asked``
     for are there.
@@ -44,6 +47,12 @@ class TopEntries(Result):
     asked: int
     looked_at: int
     size: int
+    symmetric: bool
+
+    @property
+    def measured(self) -> str:
+        """The column that values stand in."""
+        return "value of both orders" if self.symmetric else "value"
 
     @property
     def complete(self) -> bool:
@@ -53,14 +62,15 @@ class TopEntries(Result):
     def summary(self) -> str:
         how = "exact" if self.complete else f"not all searched, others may reach {self.certificate:.4g}"
         largest = f", the largest {float(self.values[0]):.4g}" if len(self.values) else ""
-        return f"{len(self.values)} of {self.size:,} entries{largest}; {how} ({self.looked_at:,} computed)"
+        what = "pairs, both orders summed" if self.symmetric else "entries"
+        return f"{len(self.values)} of {self.size:,} {what}{largest}; {how} ({self.looked_at:,} computed)"
 
     def columns(self) -> tuple[str, ...]:
         return (*self.modes, "value")
 
     def rows(self) -> list[dict[str, Any]]:
         return [
-            {mode: self._name(mode, n) for mode, n in zip(self.modes, row, strict=True)} | {"value": value}
+            {mode: self._name(mode, n) for mode, n in zip(self.modes, row, strict=True)} | {self.measured: value}
             for row, value in zip(self.indices.tolist(), self.values.tolist(), strict=True)
         ]
 
@@ -69,7 +79,7 @@ class TopEntries(Result):
         bars = {"type": "bar", "orientation": "h", "x": self.values.tolist(), "y": list(range(len(labels)))}
         ticks = {"tickvals": list(range(len(labels))), "ticktext": labels, "autorange": "reversed", "automargin": True}
         title = {"text": " · ".join(self.modes)}
-        return {"data": [bars], "layout": {"title": title, "xaxis": {"title": {"text": "value"}}, "yaxis": ticks}}
+        return {"data": [bars], "layout": {"title": title, "xaxis": {"title": {"text": self.measured}}, "yaxis": ticks}}
 
     def _name(self, mode: str, n: int) -> str | int:
         return self.names[mode][n] if mode in self.names else n
@@ -82,14 +92,18 @@ def top_entries(
     rows: Sequence[int] | Int[Tensor, " n"] | None = None,
     names: Names = None,
     *,
-    symmetric: bool = False,
+    symmetric: bool | None = None,
     budget: int | None = None,
     max_bytes: int = GIB,
 ) -> TopEntries:
-    """The ``k`` largest |T_oij| of a CP, or |F_ij| of a Factored, exactly; the cube is never made.
+    """The ``k`` largest entries of a CP, or of a Factored, exactly; the cube is never made.
 
+    ``symmetric``: both inputs are the same x, so that only both orders of a pair together act: each unordered pair i ≤ j is
+    listed once, with T_oij + T_oji (T_oii for a square), what x_i x_j is multiplied by. False: the inputs are two, and each
+    |T_oij| is an entry of its own. None: True for a T that is the same with its inputs swapped, as ``symmetrise`` and
+    ``virtual("… mlp0(embed, embed)")`` make it, so that no pair is listed twice.
     ``rows``: search these outputs (of a Factored: rows) alone. ``names``: of the entries of every mode, or by mode: "out",
-    "left", "right" ("row", "column"). ``symmetric``: take the symmetric part S_oij and list unordered pairs, i ≤ j.
+    "left", "right" ("row", "column").
     ``budget``: stop after about so many entries were computed; ``certificate`` then says how large what is missing may be.
     ``max_bytes`` bounds a block of a slice. Equal entries that tie for the last place are listed in no special order.
 
@@ -99,25 +113,34 @@ def top_entries(
     nothing, and where the spans are no smaller than the factors, about that of all slices, h an entry, in float32.
     Memory O(h (o + i + j)), ``max_bytes`` and one output's rows.
     Errors: ArgumentError for ``k``, ``rows``, ``names`` or ``budget`` that cannot be; ShapeError for a symmetric part
-    where left and right differ; NotFiniteError.
+    where left and right differ, or an empty mode; NotFiniteError; RangeError where float64 does not hold the largest.
     """
-    for name, value in (("k", k), ("budget", 1 if budget is None else budget)):
-        if not is_whole(value) or value < 1:
-            raise ArgumentError(name, must="be a whole number ≥ 1", got=value)
+    for name, value in (("k", k), ("budget", 1 if budget is None else budget), ("max_bytes", max_bytes)):
+        require_count(name, value)
+    if not isinstance(T, CP | Factored):
+        todo = "Of a cube: .array.abs().flatten().topk(k)." if isinstance(T, Dense) else ""
+        raise ArgumentError("top_entries", must="be given a CP or a Factored", got=type(T).__name__, todo=todo)
+    if 0 in T.shape:
+        raise ShapeError("top_entries", must="be given a tensor with no empty mode", got=T.shape)
+    if len(T.shape) != (3 if isinstance(T, CP) else 2):
+        raise ShapeError("top_entries", must="be given one matrix", got=T.shape)
+    if symmetric not in (None, True, False):
+        raise ArgumentError("symmetric", must="be True, False or None", got=repr(symmetric))
+    require_finite("top_entries", **vars(T))
     work = T.to(torch.float64).detach()
-    require_finite("top_entries", **vars(work))
     cubic = isinstance(work, CP)
     modes = MODES if cubic else MATRIX
     labels = _names(names, modes, work.shape)
     wanted = _wanted(rows, modes[0], work.shape[0]).to(work.device)
     if isinstance(work, CP):
+        symmetric = _same_swapped(work, T.dtype) if symmetric is None else symmetric
         work = work.symmetrise() if symmetric and not _symmetrised(work) else work
-        tensor = CP(work.out[wanted], work.left, work.right)
+        tensor = CP(work.out[wanted], work.left, work.right) * (2.0 if symmetric else 1.0)
     else:
         if symmetric:
             raise ArgumentError("symmetric", must="be asked of a CP", got=f"a Factored {work.shape}")
         tensor = CP(torch.ones_like(work.a[:1]), work.a[wanted].mT, work.b)  # a matrix is a tensor of one output
-    search = Search(tensor, k, symmetric, budget, max_bytes)
+    search = Search(tensor, k, bool(symmetric), budget, max_bytes)
     search.run()
     entries, values = search.found()
     entries = entries if cubic else entries[:, 1:]
@@ -131,7 +154,21 @@ def top_entries(
         asked=min(k, search.size),
         looked_at=search.looked_at,
         size=search.size,
+        symmetric=bool(symmetric),
     )
+
+
+def _same_swapped(tensor: CP, given: torch.dtype) -> bool:
+    """Whether T(x, y) = T(y, x) to rounding of the dtype ``given``: tried on two random pairs, where no other T passes."""
+    if tensor.shape[1] != tensor.shape[2] or tensor.rank == 0:
+        return False
+    if _symmetrised(tensor):
+        return True
+    near, _ = tensor.near_one()
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 2, tensor.shape[1], generator=generator, dtype=torch.float64).to(tensor.device)
+    apart = (near(x, y) - near(y, x)).abs()  # as large as the terms where left and right are not alike
+    return bool((apart <= SAME[working_dtype(given)] * near.terms_by_output()).all())
 
 
 def _symmetrised(tensor: CP) -> bool:
@@ -147,7 +184,10 @@ def _symmetrised(tensor: CP) -> bool:
 def _wanted(rows: Sequence[int] | Int[Tensor, " n"] | None, mode: str, size: int) -> Int[Tensor, " n"]:
     if rows is None:
         return torch.arange(size)
-    wanted = torch.as_tensor(rows)
+    try:
+        wanted = torch.as_tensor(rows)
+    except (TypeError, ValueError, RuntimeError):  # texts, ragged lists
+        wanted = torch.empty(0)
     whole = wanted.ndim == 1 and len(wanted) > 0 and not wanted.is_floating_point() and wanted.dtype != torch.bool
     if not whole or int(wanted.min()) < 0 or int(wanted.max()) >= size or len(wanted.unique()) < len(wanted):
         raise ArgumentError("rows", must=f"be different indices 0 … {size - 1} of {mode}, at least one", got=rows)
@@ -158,6 +198,8 @@ def _names(names: Names, modes: Sequence[str], shape: Sequence[int]) -> dict[str
     if names is None:
         return {}
     named = names if isinstance(names, Mapping) else dict.fromkeys(modes, names)
+    if not all(isinstance(given, Sequence) for given in named.values()):
+        raise ArgumentError("names", must="be sequences of names, one or by mode", got=type(names).__name__)
     if unknown := set(named) - set(modes):
         raise ArgumentError("names", must=f"be by mode: {', '.join(modes)}", got=min(unknown))
     for mode, size in zip(modes, shape, strict=True):

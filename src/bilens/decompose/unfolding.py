@@ -23,13 +23,15 @@ from torch import Tensor
 
 from bilens.algebra import CP, Dense, ThirdOrder, Tucker
 from bilens.algebra.cp import BLOCK
+from bilens.algebra.third import CANCELLED
 from bilens.base.axes import MODES, Mode
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import is_whole, require_finite
+from bilens.base.numerics import is_whole, nonnegative, require_finite, require_share
 
 Precision = Literal["float64", "float32", "orthogonal"]
 Form = CP | Dense | Tucker
 ALL = slice(None)
+LOUD = 0.05  # of σ₁: noise above that comes of terms that cancel
 
 
 class Unfolding(NamedTuple):
@@ -55,10 +57,15 @@ def require_tensor(who: str, tensor: object, symmetric: bool, precision: str) ->
     require_finite(who, **vars(tensor))
 
 
+def rescaled(tensor: Form, precision: Precision) -> tuple[Form, int]:
+    """The tensor over a power of two, and the power: Grams in this precision then stay in range whatever its scale."""
+    return tensor.near_one(torch.float32 if precision == "float32" else torch.float64)
+
+
 def require_cutoff(cutoff: float | None) -> None:
     """Raise ArgumentError unless ``cutoff`` is None or in [0, 1)."""
-    if cutoff is not None and not 0 <= cutoff < 1:
-        raise ArgumentError("cutoff", must="be in [0, 1), relative to the largest singular value", got=cutoff)
+    if cutoff is not None:
+        require_share("cutoff", cutoff, "in [0, 1), relative to the largest singular value")
 
 
 def require_rank(max_rank: object) -> None:
@@ -76,7 +83,7 @@ def unfolding(tensor: Form, mode: Mode, symmetric: bool, precision: Precision) -
     if precision == "orthogonal":
         return _orthogonal(tensor.to(torch.float64), mode, symmetric)
     dtype = torch.float64 if precision == "float64" else torch.float32
-    values, vectors = torch.linalg.eigh(tensor.gram(mode, symmetric=symmetric, dtype=dtype))
+    values, vectors = torch.linalg.eigh(tensor._gram(mode, symmetric, dtype))
     values = values.flip(0).clamp(min=0).sqrt()
     unit = (len(values) * torch.finfo(dtype).eps) ** 0.5
     return Unfolding(values, vectors.flip(1), unit * _loudness(tensor, values))
@@ -147,24 +154,44 @@ def _narrow(factor: Float[Tensor, "h a"]) -> Float[Tensor, "h r"]:
 
 
 def _loudness(tensor: Form, values: Float[Tensor, " s"]) -> float:
-    """The size that rounding goes by: σ₁, raised by how much louder than T its terms are, √(Σ_h ‖d‖²‖l‖²‖r‖²) / ‖T‖."""
-    largest, norm = float(values[0]), float(values.double().norm())
-    if not isinstance(tensor, CP):
-        return largest
-    lengths = (torch.linalg.vector_norm(f, dim=dim, dtype=torch.float64) for f, dim in _sides(tensor))
-    out, left, right = lengths
-    terms = float((out * left * right).norm())
+    """The size that rounding goes by: σ₁, raised by how much louder than T its terms are before they cancel."""
+    largest, norm, terms = float(values[0]), float(values.double().norm()), tensor.terms()
     return terms if norm == 0 else largest * max(1.0, terms / norm)
 
 
-def _sides(tensor: CP) -> tuple[tuple[Tensor, int], ...]:
-    return (tensor.out, 0), (tensor.left, 1), (tensor.right, 1)
+def norm_of(tensor: Form, found: Unfolding, symmetric: bool, precision: Precision) -> float:
+    """‖T‖: from the spectrum of an unfolding or, where that is all noise, from an inner product in float64.
+
+    0 where that is rounding too: T is then zero as far as can be told.
+    """
+    if float(found.values[0]) > found.noise:
+        return float(found.values.double().norm())
+    if precision == "orthogonal":
+        return 0.0
+    norm = box_norm(tensor, ALL, ALL, ALL, symmetric, precision)
+    return norm if norm > CANCELLED * tensor.terms() else 0.0
+
+
+def left_out(found: Unfolding, rank: int) -> float:
+    """The root of the summed squares of the singular values from ``rank`` on."""
+    return float(found.values[rank:].double().norm())
+
+
+def at_most(found: Unfolding, rank: int) -> float:
+    """What ``left_out`` may be in truth, each of its values being known up to the noise."""
+    return float((found.values[rank:].double() + found.noise).norm())
 
 
 def kept(values: Float[Tensor, " s"], max_rank: int | None, cutoff: float | None) -> int:
     """How many of ``values`` stay: those above ``cutoff`` times the largest, ``max_rank`` at most, one at least."""
     count = len(values) if cutoff is None else int((values > cutoff * values[0]).sum())
     return max(1, count if max_rank is None else min(count, max_rank))
+
+
+def in_basis(tensor: Form, found: Mapping[Mode, Unfolding]) -> Form:
+    """T in the singular vectors as coordinates; in float64 where its terms are so loud that float32 would drown it."""
+    loud = any(one.noise > LOUD * float(one.values[0]) for one in found.values())
+    return turned(tensor, {mode: one.vectors.double() if loud else one.vectors for mode, one in found.items()})
 
 
 def turned(tensor: Form, bases: Mapping[str, Float[Tensor, "s r"]]) -> Form:
@@ -205,12 +232,12 @@ def box_norm(tensor: Form, out: slice, left: slice, right: slice, symmetric: boo
             return float(_root(one._plus(two) * 0.5, "out", symmetric=False).norm())
         return float(_root(one, "out", symmetric).norm())
     if not symmetric:
-        square = one.inner(one)
+        square = one._inner(one)
     elif two is None:
-        square = (one.inner(one) + one.inner(one.swap())) / 2
+        square = (one._inner(one) + one._inner(one.swap())) / 2
     else:
-        square = (one.inner(one) + two.inner(two) + 2 * one.inner(two)) / 4
-    return max(0.0, float(square)) ** 0.5
+        square = (one._inner(one) + two._inner(two) + 2 * one._inner(two)) / 4
+    return nonnegative(float(square)) ** 0.5
 
 
 def missed(tensor: Form, ranks: tuple[int, int, int], symmetric: bool, precision: Precision) -> float:

@@ -200,9 +200,9 @@ class Interactions(Record):
         return self._written(x) @ self.reads.mT + self.offset
 
     def top_entries(self, k: int = 20, budget: int | None = None, rows: Sequence[int] | None = None) -> TopEntries:
-        """The ``k`` largest |S_ofg| over all output latents and unordered pairs of input latents: exact, with a certificate.
+        """The ``k`` largest over all output latents and unordered pairs of input latents: exact, with a certificate.
 
-        Entries of the symmetric part, as in ``FeatureForm.top``: a cross pair's coefficient of a_f a_g is twice its entry.
+        Of the coefficients of a_f a_g, both orders of a cross pair summed, by which ``FeatureForm.top`` ranks too.
         ``budget`` and cost: see ``decompose.top_entries``.
         """
         names = {"out": self.out_names, "left": self.in_names, "right": self.in_names}

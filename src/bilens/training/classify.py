@@ -116,8 +116,7 @@ def tail_penalty(how: ImageRecipe, model: Classifier, step: int) -> Tensor | Non
         return None
     last = model.config.num_hidden_layers - 1
     tensor = model.tensor(last or None)  # what truncate looks at
-    found = tail(tensor, min(how.kept, tensor.shape[1]))
-    share = found.beyond / found.total.detach()  # so that nothing is won by a larger total
+    share = tail(tensor, min(how.kept, tensor.shape[1])).penalty.to(tensor.dtype)
     return TAIL_EVERY * weight * how.tail_penalty * share.mean()
 
 
