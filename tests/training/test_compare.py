@@ -13,15 +13,23 @@ MODEL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "nu
 
 
 @pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """Small: most of a run of four steps is reading its text and measuring what is held out."""
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    file.write_text("\n<|endoftext|>\n".join(f"There were {n} cats and {n + 1} dogs." for n in range(300)))
+    return str(file)
+
+
+@pytest.fixture(scope="module")
 def how():
     return read_recipe(None, steps=4, batch_size=2, vocab_size=300, model=MODEL | {"max_position_embeddings": 16})
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory, how):
+def compared(tmp_path_factory, how, text):
     folder, told = tmp_path_factory.mktemp("compared"), []
     names = ("ReLU", "bilinear", "SwiGLU")
-    return folder, compare("topics", folder, how, variants=names, seeds=2, quiet=True, on_run=told.append), told
+    return folder, compare(text, folder, how, variants=names, seeds=2, quiet=True, on_run=told.append), told
 
 
 def test_all_have_as_many_parameters(how):
@@ -53,7 +61,7 @@ def test_rows_say_mean_and_standard_error(compared):
     assert "lowest loss" in found.summary()
 
 
-def test_it_goes_on_where_it_was_stopped(compared, how, tmp_path):
+def test_it_goes_on_where_it_was_stopped(compared, how, text, tmp_path):
     folder, found, _ = compared
     (folder / "SwiGLU-1" / "training.json").unlink()
     (folder / "SwiGLU-1" / "training.json").write_text(
@@ -61,7 +69,7 @@ def test_it_goes_on_where_it_was_stopped(compared, how, tmp_path):
         + "}"
     )
     told = []
-    again = compare("topics", folder, how, variants=found.variants, seeds=2, quiet=True, on_run=told.append)
+    again = compare(text, folder, how, variants=found.variants, seeds=2, quiet=True, on_run=told.append)
     assert [(run["mlp"], run["seed"]) for run in told] == [("SwiGLU", 1)]
     assert again.loss == found.loss
     again.save(tmp_path / "c.safetensors")
