@@ -136,7 +136,8 @@ class Eigen(Result):
             if isinstance(tensor, Tensor)
         }
         parts = ({name: tensor[n] for name, tensor in flat.items()} for n in range(self.cut.numel()))
-        return [replace(self, **part, labels=()) for part in parts]
+        singles: list[Eigen] = [replace(self, **part, labels=()) for part in parts]
+        return singles
 
 
 Pairs = TypeVar("Pairs", bound=Eigen)

@@ -70,7 +70,8 @@ class Dictionary(Record):
         require_factors("Dictionary", W_enc=(self.W_enc, (None, None)), W_dec=(self.W_dec, (self.n_latents, None)))
         sizes = {"W_enc": (self.d_in, self.n_latents), "W_dec": (self.n_latents, self.d_out), "b_dec": (self.d_out,)}
         sizes["W_skip"] = (self.d_in, self.d_out)
-        require_factors("Dictionary", **{name: (t, sizes.get(name, (self.n_latents,))) for name, t in self.tensors.items()})
+        factors = {name: (t, sizes.get(name, (self.n_latents,))) for name, t in self.tensors.items()}
+        require_factors("Dictionary", "", **factors)
         if not is_transcoder(self.architecture) and self.d_in != self.d_out:
             raise ShapeError(
                 "Dictionary.W_dec",
