@@ -198,7 +198,7 @@ class _Sums(NamedTuple):
 def _sums(batch: Tensor, number: int) -> _Sums:
     if not isinstance(batch, Tensor) or batch.ndim < 1 or batch.shape[-1] == 0:
         got = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
-        raise ShapeError(f"batch {number}", must="be a tensor (..., i), i ≥ 1", got=got)
+        raise ShapeError(f"batch {number}", must="be a tensor (..., i)", got=got)
     require_floating(f"batch {number}", batch.dtype)
     require_numbers(f"batch {number}", batch)
     rows = batch.detach().reshape(-1, batch.shape[-1]).double()

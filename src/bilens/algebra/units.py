@@ -31,12 +31,12 @@ class Balanced(NamedTuple):
     """weights · left · right of each unit as before, over 2^power: no entry is above one, the largest product is near it."""
 
     weights: Float[Tensor, "*b h"]
-    left: Float[Tensor, "*b h i"]
-    right: Float[Tensor, "*b h j"]
+    left: Float[Tensor, "*#b h i"]
+    right: Float[Tensor, "*#b h j"]
     power: Int[Tensor, "*b"]
 
 
-def balanced(weights: Float[Tensor, "*b h"], left: Float[Tensor, "*#b h i"], right: Float[Tensor, "*#b h j"]) -> Balanced:
+def balanced(weights: Float[Tensor, "*#b h"], left: Float[Tensor, "*#b h i"], right: Float[Tensor, "*#b h j"]) -> Balanced:
     """Units whose squares and products stay in range: each one's vectors near one, its size in its weight, and the largest
     size of each row of weights taken out.
 
