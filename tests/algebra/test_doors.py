@@ -111,7 +111,6 @@ BROKEN = {
     "layers": (layers, "must be a torch tensor; got Linear. Pass its .weight."),
     "nothing": (lambda t: None, "must be a torch tensor; got NoneType"),
     "sparse": (Tensor.to_sparse, "must be a dense tensor; got sparse_coo. Pass .to_dense() of it."),
-    "meta": (lambda t: t.to("meta"), "must hold values; got a meta tensor"),
     "whole numbers": (lambda t: t.long(), "must have a real floating dtype"),
     "complex": (lambda t: t.to(torch.complex128), "must have a real floating dtype"),
 }
@@ -365,6 +364,15 @@ def test_dtypes_and_devices_by_name(make):
 def test_a_meta_measure_is_for_loading_alone(make):
     there = gaussian().to("meta")
     assert "Gaussian.cov must hold values" in refused(lambda: make.cp().norm(there))
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_no_figure_without_values(door, make):
+    """A tensor on the meta device has a shape alone: it may be made, and no figure is reported of it."""
+    there = make.cp(3, 4).to("meta")
+    assert there.shape == (3, 4, 4)
+    assert "must hold values; got a meta tensor. Load the weights first." in refused(lambda: DOORS[door](there))
+    assert "dense() must hold values" in refused(there.dense)
 
 
 def test_errors_are_of_their_kinds(make, refuses):

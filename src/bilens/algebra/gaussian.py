@@ -23,8 +23,8 @@ from bilens.base.numerics import (
     powers,
     require_finite,
     require_floating,
-    require_numbers,
     require_seed,
+    require_values,
     restored,
     scaled,
 )
@@ -200,7 +200,7 @@ def _sums(batch: Tensor, number: int) -> _Sums:
         got = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
         raise ShapeError(f"batch {number}", must="be a tensor (..., i)", got=got)
     require_floating(f"batch {number}", batch.dtype)
-    require_numbers(f"batch {number}", batch)
+    require_values(f"batch {number}", batch)
     rows = batch.detach().reshape(-1, batch.shape[-1]).double()
     require_finite("", **{f"batch {number}": rows})
     if len(rows) == 0:

@@ -20,6 +20,7 @@ from bilens.base.numerics import (
     require_finite,
     require_floating,
     require_tensor,
+    require_values,
     restored,
     root,
     working_dtype,
@@ -277,6 +278,7 @@ class ThirdOrder(Record, ABC):
                 got=f"{o} × {i} × {j} {dtype_name(self.dtype)} = {needed:,} bytes",
                 todo="Every other verb works without the cube; pass max_bytes= to make it all the same.",
             )
+        require_values("dense()", self._any())
         if 0 in self.shape:
             return self._any().new_zeros(self.shape)
         near, power = self.near_one(self.dtype)

@@ -168,26 +168,26 @@ def require_seed(name: str, value: object) -> None:
 
 
 def require_tensor(who: str, value: object) -> None:
-    """Raise ShapeError unless ``value`` is a tensor with values, laid out entry by entry."""
+    """Raise ShapeError unless ``value`` is a tensor that is laid out entry by entry."""
     if not isinstance(value, Tensor):
         todo = "Pass its .weight." if isinstance(getattr(value, "weight", None), Tensor) else ""
         raise ShapeError(who, must="be a torch tensor", got=type(value).__name__, todo=todo)
-    require_numbers(who, value)
+    if value.layout != torch.strided:
+        name = str(value.layout).removeprefix("torch.")
+        raise ShapeError(who, must="be a dense tensor", got=name, todo="Pass .to_dense() of it.")
 
 
-def require_numbers(who: str, tensor: Tensor) -> None:
-    """Raise ShapeError for a tensor without values (on the meta device) or one that is not laid out entry by entry."""
+def require_values(who: str, tensor: Tensor) -> None:
+    """Raise ShapeError for a tensor on the meta device, which has a shape and no values."""
     if tensor.is_meta:
         raise ShapeError(who, must="hold values", got="a meta tensor", todo="Load the weights first.")
-    if tensor.layout != torch.strided:
-        name = str(tensor.layout).removeprefix("torch.")
-        raise ShapeError(who, must="be a dense tensor", got=name, todo="Pass .to_dense() of it.")
 
 
 def require_finite(who: str, **tensors: Tensor) -> None:
     """Raise NotFiniteError naming the first of ``tensors`` with a NaN or infinite entry. One pass over each."""
     for name, tensor in tensors.items():
-        require_numbers(f"{who}.{name}" if who else name, tensor)
+        require_tensor(f"{who}.{name}" if who else name, tensor)
+        require_values(f"{who}.{name}" if who else name, tensor)
         if _all_finite(tensor.detach()):
             continue
         bad = int((~torch.isfinite(tensor.detach())).sum())

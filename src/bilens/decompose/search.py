@@ -167,7 +167,7 @@ class Search:
         """Absolute values, −∞ for what is not to be listed."""
         return block.abs().where(i[:, None] <= j, -torch.inf) * self.times(i[:, None], j) if self.symmetric else block.abs()
 
-    def times(self, i: Int[Tensor, "*n"], j: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    def times(self, i: Int[Tensor, "*#n"], j: Int[Tensor, "*#n"]) -> Float[Tensor, "*n"]:
         """What an entry counts. Of unordered pairs the tensor holds both orders' sum, and so a square twice."""
         return torch.where(i == j, 0.5, 1.0) if self.symmetric else torch.ones_like(i, dtype=torch.float32)
 
