@@ -88,9 +88,10 @@ def test_a_graph_holds_the_text_as_it_was_written(model):
 
 def test_outputs_are_named_by_their_text(model):
     index = model.output_index(" girl")
-    assert expand(model, TEXT, " girl").target == "'␣girl'"
-    assert expand(model, TEXT, " girl").forward == pytest.approx(expand(model, TEXT, index).forward)
-    assert expand(model, TEXT, ("␣girl", " a")).target == "'␣girl' − '␣a'"
+    named, numbered = (expand(model, TEXT, target, detail="writes") for target in (" girl", index))
+    assert named.target == "'␣girl'"
+    assert named.forward == pytest.approx(numbered.forward)
+    assert expand(model, TEXT, ("␣girl", " a"), detail="writes").target == "'␣girl' − '␣a'"
 
 
 @pytest.mark.parametrize("same", [(" girl", " girl"), (7, 7)])

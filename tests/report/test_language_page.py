@@ -14,10 +14,10 @@ from bilens.training import load_images
 
 def test_a_panel_for_every_token(tmp_path):
     model = bilens.load("tinystories-1l")
-    page = write_page(model, ["Once upon <b>a time</b>"], tmp_path)
+    page = write_page(model, ["Once <b>a"], tmp_path)
     text = page.path.read_text(encoding="utf-8")
     assert page.broken == ()
-    tokens = len(model.tokenizer("Once upon <b>a time</b>")["input_ids"])
+    tokens = len(model.tokenizer("Once <b>a")["input_ids"])
     assert text.count('class="panel"') == text.count('<button type="button"') == tokens
     assert text.count('class="panel" hidden') == tokens - 1
     assert "<b>a" not in text

@@ -19,9 +19,9 @@ class BilensError(Exception):
 
     def __init__(self, who: str, *, must: str, got: object, todo: str = "") -> None:
         self.who, self.must, self.got, self.todo = who, must, got, todo
-        value = shortened(printable(" ".join(str(got).split())), LONGEST)
-        needed = shortened(printable(" ".join(must.split())), 2 * LONGEST)
-        line = f"{shortened(printable(who), LONGEST_WHO)} must {needed}; got {value}."
+        value = printable(shortened(" ".join(str(got).split()), LONGEST))
+        needed = printable(shortened(" ".join(must.split()), 2 * LONGEST))
+        line = f"{printable(shortened(who, LONGEST_WHO))} must {needed}; got {value}."
         super().__init__(line + (f" {printable(todo)}" if todo else ""))
 
     def __reduce__(self):  # keyword-only arguments do not survive the default pickling between processes

@@ -14,6 +14,8 @@ def printable(text: str) -> str:
     >>> printable("a\x1b[31m")
     'a\\\\x1b[31m'
     """
+    if text.isprintable():  # as almost always
+        return text
     return "".join(character if _shows(character) else _escaped(character) for character in text)
 
 
