@@ -462,7 +462,7 @@ def expand(
         detail=detail,  # type: ignore[arg-type]
         max_terms=max_terms,
         cutoff=cutoff,
-        dictionaries=_dictionaries(dictionary or ()),
+        dictionaries=_dictionaries(dictionary or (), loaded),
     )
     if save is not None:
         found.save(save)
@@ -556,16 +556,21 @@ def _language_model(folder: Path) -> Any:
     return model
 
 
-def _dictionaries(folders: Iterable[Path]) -> dict[str, Any]:
-    """The dictionaries in ``folders`` by the place that each was made for."""
-    from bilens.base.errors import ArgumentError
+def _dictionaries(folders: Iterable[Path], model: Any) -> dict[str, Any]:
+    """The dictionaries in ``folders`` by the place of ``model`` that each was made for."""
+    from bilens.base.errors import ArgumentError, FileError
     from bilens.features import Dictionary
+    from bilens.nn.hooks import find_place
 
     found: dict[str, Any] = {}
     for folder in folders:
         made = Dictionary.load(folder)
         if not made.hook:
             raise ArgumentError(str(folder), must="name the place it reads: hook_name in cfg.json", got="none")
+        try:
+            find_place(made.hook, model.wiring().parts)
+        except ArgumentError as error:
+            raise FileError(f"{folder}: hook_name", must=error.must, got=error.got) from error
         if made.hook in found:
             raise ArgumentError("--dictionary", must="name a place once", got=f"{made.hook} again in {folder}")
         found[made.hook] = made

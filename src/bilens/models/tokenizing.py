@@ -59,6 +59,7 @@ def _read(folder: Path, there: list[str]) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if _knows_more_than_marks(tokenizer):
+            tokenizer("a")  # odd settings are met here, and not in the middle of a pass
             return tokenizer
         reason = "special tokens alone"  # what transformers makes of files that are not its class's
     except Exception as error:  # tokenizers raises Exception itself
