@@ -295,4 +295,7 @@ def test_circuits_and_scores_refuse_what_cannot_be(refuses):
     refuses(ArgumentError, lambda: ov_circuit(transformer(num_attention_heads=0), 0, 0), "model must have attention heads")
     refuses(ArgumentError, lambda: head_scores(transformer(num_attention_heads=0)), "model must have attention heads")
     refuses(ArgumentError, lambda: head_scores(model, block=1), "block must be a whole number ≥ 2; got 1")
+    refuses(ArgumentError, lambda: head_scores(model, block=10**9), "at most 1,048,576 tokens")
+    for seed in ("a", -1, True):
+        refuses(ArgumentError, lambda seed=seed: head_scores(model, seed=seed), "seed must be a whole number ≥ 0")
     refuses(ArgumentError, lambda: head_scores(model, block=21), "inputs must fit the context of 40 tokens; got 42")

@@ -9,6 +9,7 @@ import torch
 from jsonschema import Draft202012Validator
 
 import bilens
+from bilens.base.errors import ArgumentError
 from bilens.circuits import expand, graph
 
 SCHEMA = json.loads((Path(__file__).parent / "graph.schema.json").read_text())
@@ -130,3 +131,9 @@ def test_labels_say_position_and_token():
     heads = {name: label for name, label in labels.items() if name.startswith("L0H")}
     assert heads
     assert all(label == f"{name.partition('@')[0]} at {last} ␣time" for name, label in heads.items())
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("odd", [None, 3, "text"])
+def test_what_is_no_expansion_is_refused(refuses, odd):
+    refuses(ArgumentError, lambda: graph(odd), "graph must be given an Expansion")

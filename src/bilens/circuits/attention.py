@@ -26,6 +26,8 @@ from bilens.nn.attention import rotate
 from bilens.nn.expandable import ONE, Expandable, Heads, Wiring, explained, require_expandable
 from bilens.nn.hooks import hooked
 
+MOST_TOKENS = 2**20  # of random texts: drawn before any of them is read
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class AttentionScores(Result):
@@ -309,9 +311,12 @@ def head_scores(model: Expandable, block: int = 16, texts: int = 4, seed: int = 
     """
     require_expandable(model)
     model = explained(model)
-    for name, value, least in (("block", block, 2), ("texts", texts, 1)):
+    for name, value, least in (("block", block, 2), ("texts", texts, 1), ("seed", seed, 0)):
         if not is_whole(value) or value < least:
-            raise ArgumentError(name, must=f"be a whole number ≥ {least}", got=value)
+            raise ArgumentError(name, must=f"be a whole number ≥ {least}", got=repr(value))
+    if block * texts > MOST_TOKENS or seed >= 2**63:
+        must = f"ask for at most {MOST_TOKENS:,} tokens, by a seed below 2⁶³"
+        raise ArgumentError("head_scores", must=must, got=f"{block * texts:,}, by {seed}")
     wiring = model.wiring()
     layers = [part for part in wiring.parts if isinstance(part, Heads)]
     if not layers:

@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from typing import Any, NamedTuple
 
+from bilens.base.errors import ArgumentError
 from bilens.base.words import show_token
 from bilens.circuits.expansion import Expansion
 from bilens.circuits.paths import BASE, CONSTANT, ERROR, HEAD, LAYER, Tree, text
@@ -26,6 +27,8 @@ def graph(expansion: Expansion, slug: str = "bilens", scan: str = "bilens") -> d
     The layout of the file is Neuronpedia's: ``metadata``, ``qParams``, ``nodes``, ``links``; "E" is the layer of
     embeddings; ``ctx_idx`` the position. Labels (``clerp``) say at which position and token a node stands.
     """
+    if not isinstance(expansion, Expansion):
+        raise ArgumentError("graph", must="be given an Expansion", got=type(expansion).__name__)
     build = _Build(expansion)
     for term in expansion.terms:
         build.path(term.tree, term.value)

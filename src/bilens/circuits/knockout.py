@@ -1,6 +1,6 @@
 """Taking components out of the model itself, to test what an expansion claims."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import tolerance
+from bilens.base.numerics import is_whole, tolerance
 from bilens.base.records import Record
 from bilens.base.results import Result
 from bilens.circuits.recording import Recording, Source, record
@@ -142,7 +142,7 @@ def knockout(
     position: int = -1,
     *,
     with_: Replacement | None = None,
-    at: Sequence[int] | None = None,
+    at: int | Sequence[int] | None = None,
 ) -> Knockout:
     """Run ``model`` with components really taken out, and see what becomes of ``target``.
 
@@ -157,14 +157,17 @@ def knockout(
     Cost: two forward passes in parts, and a forward pass for each way. Errors: ArgumentError for a component, target or
     position that is not there, a mean over one position, and a model whose forward pass does not go through the component.
     """
-    names = (writes,) if isinstance(writes, str) else tuple(writes)
+    names = _named(writes)
     if with_ is not None and with_ not in get_args(Replacement):
         raise ArgumentError("with_", must=f"be one of {', '.join(get_args(Replacement))}", got=repr(with_))
     recording = record(model, inputs)
     goal = resolve(model, recording, target, position)
     if goal.part < len(recording.wiring.parts):
         raise ArgumentError("target", must="be over the outputs", got=goal.name)
-    where = sorted({recording.position(n, "at", "hold positions") for n in (range(recording.length) if at is None else at)})
+    asked = range(recording.length) if at is None else (at,) if is_whole(at) else at
+    if not isinstance(asked, Iterable):
+        raise ArgumentError("at", must="be positions, or one", got=repr(at))
+    where = sorted({recording.position(n, "at", "hold positions") for n in asked})
     taken = _Taken(recording, goal, tuple(_sources(recording, names)), tuple(where))
     target = target if target is not None else int(recording.outputs(goal.position).argmax())
     removals = []
@@ -173,6 +176,15 @@ def knockout(
             after = resolve(model, recording, target, position).forward
         removals.append(taken.removal(way, after, hooks))
     return Knockout(goal.name, goal.position, names, tuple(removals))
+
+
+def _named(writes: object) -> tuple[str, ...]:
+    """The names of components. Errors: ArgumentError where they are no texts."""
+    names = (writes,) if isinstance(writes, str) else tuple(writes) if isinstance(writes, Iterable) else (writes,)
+    for name in names:
+        if not isinstance(name, str):
+            raise ArgumentError("writes", must='name components, "L0H3" or "mlp1" say', got=repr(name))
+    return names
 
 
 def _ways(with_: Replacement | None, length: int) -> tuple[Replacement, ...]:
