@@ -127,6 +127,18 @@ def test_an_empty_held_out_file(refuses, write, tmp_path, tokenizer):
     refuses(FileError, lambda: load_text(str(tmp_path), tokenizer, 8), f"{path} must hold text")
 
 
+@pytest.mark.parametrize(("raw", "at"), [(b"one\x00\n", 3), (b"word\n" * 4000 + b"\x00", 20_000)])
+def test_a_nul_is_in_no_text(refuses, write, raw, at):
+    path = write("a.txt", raw)
+    refuses(FileError, lambda: list(read_documents(path)), f"{path} must be UTF-8 text; got a NUL at offset {at}.")
+
+
+def test_a_hole_is_seen_before_it_is_read(refuses, write):
+    path = write("a.txt", "word\n")
+    os.truncate(path, 10**12)  # takes no room on the disk
+    refuses(FileError, lambda: list(read_documents(path)), f"{path} must be UTF-8 text; got a NUL at offset 5.")
+
+
 @pytest.mark.parametrize("raw", [b"one\ntw\xff o\n", b"one\ntw\xc3", "\ufeffé".encode() + b"\n\xe2\n"])
 def test_invalid_utf8_is_named_by_its_offset(refuses, write, raw):
     path = write("a.txt", raw)

@@ -563,14 +563,16 @@ def _dictionaries(folders: Iterable[Path], model: Any) -> dict[str, Any]:
     from bilens.nn.hooks import find_place
 
     found: dict[str, Any] = {}
+    wiring = model.wiring()
     for folder in folders:
         made = Dictionary.load(folder)
         if not made.hook:
             raise ArgumentError(str(folder), must="name the place it reads: hook_name in cfg.json", got="none")
         try:
-            find_place(made.hook, model.wiring().parts)
+            find_place(made.hook, wiring.parts)
         except ArgumentError as error:
             raise FileError(f"{folder}: hook_name", must=error.must, got=error.got) from error
+        made.require_fits(str(folder), width=wiring.readout.shape[1], place=made.hook)
         if made.hook in found:
             raise ArgumentError("--dictionary", must="name a place once", got=f"{made.hook} again in {folder}")
         found[made.hook] = made

@@ -35,6 +35,7 @@ DATASET = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 SUFFIXES = (".txt", ".xz")
 HELD_OUT = 10  # one document in this many
 WORD_END = re.compile(r"[^\W_](?=\s)")
+SNIFFED = 2**13  # bytes that are looked at before a file is read
 PIECE = 2**20  # characters tokenised at once: the tokenizer takes over 100 bytes for each
 LONGEST = 2**21  # characters without the end of a word, beyond which a text is cut anywhere
 PLAIN = 2**26  # bytes that any .xz may unpack to
@@ -243,6 +244,8 @@ def _lines(file: Path) -> Iterator[str]:
         packed = file.suffix == ".xz"
         room = max(PLAIN, RATIO * file.stat().st_size)
         with _open(file) as raw:
+            _require_text(raw.read(SNIFFED), file, 0)  # before a line of a gigabyte is read
+        with _open(file) as raw:
             while line := raw.readline(room + 1 - offset if packed else -1):
                 if packed and offset + len(line) > room:
                     must, todo = f"unpack to at most {room:,} bytes", "Unpack it, where it is meant to: xz -d."
@@ -261,7 +264,16 @@ def _open(file: Path) -> BinaryIO | lzma.LZMAFile:
     return lzma.open(file) if file.suffix == ".xz" else file.open("rb")
 
 
+def _require_text(data: bytes, file: Path, offset: int) -> None:
+    """Raise FileError for bytes that no text has: a NUL is of another kind of file, of UTF-16, or of a hole in it."""
+    at = data.find(0)
+    if at >= 0:
+        got = f"a NUL at offset {offset + at}"
+        raise FileError(str(file), must="be UTF-8 text", got=got, todo="Convert it, for instance with iconv.")
+
+
 def _decode(line: bytes, file: Path, offset: int) -> str:
+    _require_text(line, file, offset)
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
