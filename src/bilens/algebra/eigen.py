@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -136,8 +136,8 @@ class Eigen(Result):
             if isinstance(tensor, Tensor)
         }
         parts = ({name: tensor[n] for name, tensor in flat.items()} for n in range(self.cut.numel()))
-        singles: list[Eigen] = [replace(self, **part, labels=()) for part in parts]
-        return singles
+        whole = cast("Eigen", self)
+        return [replace(whole, **part, labels=()) for part in parts]
 
 
 Pairs = TypeVar("Pairs", bound=Eigen)

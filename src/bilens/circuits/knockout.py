@@ -164,10 +164,7 @@ def knockout(
     goal = resolve(model, recording, target, position)
     if goal.part < len(recording.wiring.parts):
         raise ArgumentError("target", must="be over the outputs", got=goal.name)
-    asked = range(recording.length) if at is None else (at,) if is_whole(at) else at
-    if not isinstance(asked, Iterable):
-        raise ArgumentError("at", must="be positions, or one", got=repr(at))
-    where = sorted({recording.position(n, "at", "hold positions") for n in asked})
+    where = sorted({recording.position(n, "at", "hold positions") for n in _asked(at, recording.length)})
     taken = _Taken(recording, goal, tuple(_sources(recording, names)), tuple(where))
     target = target if target is not None else int(recording.outputs(goal.position).argmax())
     removals = []
@@ -180,11 +177,24 @@ def knockout(
 
 def _named(writes: object) -> tuple[str, ...]:
     """The names of components. Errors: ArgumentError where they are no texts."""
-    names = (writes,) if isinstance(writes, str) else tuple(writes) if isinstance(writes, Iterable) else (writes,)
-    for name in names:
+    given = writes if isinstance(writes, Iterable) and not isinstance(writes, str) else (writes,)
+    names: list[str] = []
+    for name in given:
         if not isinstance(name, str):
             raise ArgumentError("writes", must='name components, "L0H3" or "mlp1" say', got=repr(name))
-    return names
+        names.append(name)
+    return tuple(names)
+
+
+def _asked(at: object, length: int) -> list[Any]:
+    """The positions that ``at`` says, unchecked: all, one, or several. Errors: ArgumentError where it is none of these."""
+    if at is None:
+        return list(range(length))
+    if is_whole(at):
+        return [at]
+    if not isinstance(at, Iterable):
+        raise ArgumentError("at", must="be positions, or one", got=repr(at))
+    return list(at)
 
 
 def _ways(with_: Replacement | None, length: int) -> tuple[Replacement, ...]:
