@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bilens.algebra import CP, QuadraticForm, affine
+from bilens.base.charts import DIVERGING
 from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
 from bilens.features import Dictionary, pairs
 from bilens.features.interactions import PARTS, Interactions, interactions
@@ -299,3 +300,9 @@ def test_bad_input(both, make, refuses):
     refuses(ArgumentError, lambda: found.of(0).top(3, "selves"), "all, cross, self")
     refuses(ArgumentError, lambda: found.of(0).gates(2, torch.zeros(5, I, dtype=x.dtype)), "vary")
     refuses(ShapeError, lambda: found.of(0).gates(2, make.randn(5, I + 1)), "activations")
+
+
+def test_colours_mean_the_same_as_everywhere(both):
+    """Blue adds, orange takes away, white is zero."""
+    (heat,) = both[3].of(2).eigen(3).readings.figure()["data"]
+    assert (heat["zmid"], heat["colorscale"]) == (0, DIVERGING)

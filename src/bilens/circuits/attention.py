@@ -16,10 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.algebra import Factored
+from bilens.base.charts import DIVERGING
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole
 from bilens.base.results import Result
-from bilens.circuits.pairs import DIVERGING
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.understood import require_ends, require_scores, require_weights
 from bilens.nn.attention import rotate

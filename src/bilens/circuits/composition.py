@@ -26,9 +26,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.algebra import CP
+from bilens.base.charts import DIVERGING
 from bilens.base.results import Result
 from bilens.circuits.attention import head_weights
-from bilens.circuits.pairs import DIVERGING
 from bilens.circuits.understood import require_weights
 from bilens.circuits.virtual import quadratic
 from bilens.nn.expandable import Expandable, Heads, Layer, require_expandable

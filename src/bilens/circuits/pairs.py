@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bilens.base.charts import DIVERGING
 from bilens.base.records import Record
 from bilens.base.results import Result
 from bilens.circuits.engine import Engine
@@ -14,8 +15,6 @@ from bilens.circuits.paths import text
 from bilens.circuits.recording import record
 from bilens.circuits.targets import Target, resolve
 from bilens.nn.expandable import Expandable
-
-DIVERGING = [[0, "#D55E00"], [0.5, "#f7f7f7"], [1, "#0072B2"]]  # orange takes, blue adds; told apart by the colour-blind
 
 
 @dataclass(frozen=True, eq=False)

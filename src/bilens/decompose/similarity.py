@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bilens.algebra import CP, Gaussian, Hermite, homogeneous
 from bilens.algebra.third import CANCELLED
+from bilens.base.charts import DIVERGING
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import (
     is_whole,
@@ -116,7 +117,7 @@ class Similarities(Result):
     def figure(self) -> dict[str, Any]:
         heat = {
             "type": "heatmap", "x": list(self.names), "y": list(self.names), "z": self.matrix.tolist(),
-            "zmin": -1, "zmax": 1, "colorscale": "RdBu", "reversescale": True,
+            "zmin": -1, "zmax": 1, "colorscale": DIVERGING,
         }  # fmt: skip
         axes = {"xaxis": {"type": "category"}, "yaxis": {"type": "category", "autorange": "reversed"}}
         return {"data": [heat], "layout": {"title": {"text": f"similarity {self.measure}"}, **axes}}

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bilens.algebra import Eigen, Gates, QuadraticForm
 from bilens.algebra.eigen import Which, require_count
+from bilens.base.charts import DIVERGING
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import near_one, require_finite, scaled, working_dtype
 from bilens.base.results import SHOWN_ROWS, Result
@@ -53,7 +54,7 @@ class Readings(Result):
         ]
 
     def figure(self) -> dict[str, Any]:
-        heat = {"type": "heatmap", "z": self.cosines.tolist(), "y": list(self.names), "zmid": 0, "colorscale": "RdBu"}
+        heat = {"type": "heatmap", "z": self.cosines.tolist(), "y": list(self.names), "zmid": 0, "colorscale": DIVERGING}
         heat["text"] = [[feature_name(self.features, f) for f in row] for row in self.indices.tolist()]
         heat["texttemplate"] = "%{text}"
         return {"data": [heat], "layout": {"xaxis": {"title": {"text": "feature, by cosine"}}}}
