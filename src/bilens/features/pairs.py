@@ -148,9 +148,9 @@ def top_pairs(
 
 def _scaled_to_one(form: QuadraticForm, writes: Tensor) -> tuple[QuadraticForm, Tensor, int]:
     """Form and rows near one, and the power of two that all terms have lost by it."""
-    (weights, one), (left, two), (right, three) = map(near_one, (form.weights, form.left, form.right))
-    writes, four = near_one(writes)
-    return QuadraticForm(weights, left, right), writes, one + two + three + 2 * four
+    form, power = form.near_one()
+    writes, more = near_one(writes)
+    return form, writes, int(power) + 2 * more
 
 
 def _half(pairs: Int[Tensor, "n 2"]) -> Float[Tensor, " n"]:
