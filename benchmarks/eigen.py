@@ -1,11 +1,14 @@
-"""Spectra from the factors against the peer's way: form each interaction matrix, symmetrise, ``torch.linalg.eigh``.
+"""Spectra from the factors against the peer's way: form each interaction matrix, symmetrise,
+``torch.linalg.eigh``.
 
     python -m benchmarks.eigen [--large | --model]
 
-Top 16 by magnitude for many directions, on Gaussian weights and on weights whose spectrum decays as a trained layer's does;
-the dense side is timed on a few directions in the same run, and eigenvalues compared there. ``--large``: d 4096, h 14336,
-where ‖Q‖ (what is left out) costs more than the pairs, so that it is timed by itself. ``--model``: the two methods of
-``eigen`` over a grid of sizes, and which of them "auto" takes. Rows go to benchmarks/results/eigen.jsonl.
+Top 16 by magnitude for many directions, on Gaussian weights and on weights whose spectrum decays as
+a trained layer's does; the dense side is timed on a few directions in the same run, and eigenvalues
+compared there. ``--large``: d 4096, h 14336, where ‖Q‖ (what is left out) costs more than the
+pairs, so that it is timed by itself. ``--model``: the two methods of
+``eigen`` over a grid of sizes, and which of them "auto" takes. Rows go to
+benchmarks/results/eigen.jsonl.
 """
 
 import argparse
@@ -44,7 +47,10 @@ def main() -> None:
 
 @torch.no_grad()
 def compare(kind: str, d: int, h: int, directions: int, dense: int, norm: bool = True) -> None:
-    tensor, u = weights(kind, d, h), torch.randn(directions, d, generator=torch.Generator().manual_seed(1))
+    tensor, u = (
+        weights(kind, d, h),
+        torch.randn(directions, d, generator=torch.Generator().manual_seed(1)),
+    )
     before = reset_peak()
     start = time.perf_counter()
     found = eigen(tensor, u, k=K, method="lanczos", norm=norm)
@@ -74,7 +80,9 @@ def compare(kind: str, d: int, h: int, directions: int, dense: int, norm: bool =
         seconds_to_certify_a_direction=round((certified - probed) / dense, 4),
         with_norms=norm,
         seconds_of_norms=round(whole, 2),
-        largest_error=round(float((1 - found.values.square().sum(-1) / norms.square()).clamp(min=0).sqrt().max()), 3),
+        largest_error=round(
+            float((1 - found.values.square().sum(-1) / norms.square()).clamp(min=0).sqrt().max()), 3
+        ),
         error=max(errors),
         converged=bool(found.converged.all()),
         peak_above_weights_GiB=round(grown / 2**20, 2),

@@ -1,4 +1,5 @@
-"""Expansions: the pair matrices of every MLP against one forward pass, best-first search by time, and its memory.
+"""Expansions: the pair matrices of every MLP against one forward pass, best-first search by time,
+and its memory.
 
     python -m benchmarks.expansion [--only pairs|terms|memory] [--runs 7]
 
@@ -22,8 +23,18 @@ from benchmarks.record import record
 from bilens.circuits import Expansion, expand, pairs
 
 RESULTS = Path(__file__).parent / "results" / "expansion.jsonl"
-LARGE: dict[str, Any] = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-SMALL: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4}
+LARGE: dict[str, Any] = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+}
+SMALL: dict[str, Any] = {
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+}
 VOCABULARY = 5000
 TARGET = (1, 2)
 CUTOFF = 0.0  # so that the budget alone ends the search
@@ -43,12 +54,16 @@ def main() -> None:
 def make(shape: dict[str, Any], length: int) -> tuple[bilens.Transformer, torch.Tensor]:
     """A model with random weights, as it is before training, and a text of random tokens."""
     torch.manual_seed(0)
-    config = bilens.TransformerConfig(vocab_size=VOCABULARY, max_position_embeddings=256, norm="rms", **shape)
+    config = bilens.TransformerConfig(
+        vocab_size=VOCABULARY, max_position_embeddings=256, norm="rms", **shape
+    )
     return bilens.Transformer(config).eval(), torch.randint(0, VOCABULARY, (length,))
 
 
 def pair_matrices(runs: int) -> None:
-    """All MLPs' pair matrices at the last of 128 tokens, in units of a forward pass over the same tokens."""
+    """All MLPs' pair matrices at the last of 128 tokens, in units of a forward pass over the same
+    tokens.
+    """
     model, text = make(LARGE, 128)
     sides = {
         "forward": lambda: forward(model, text),
@@ -81,7 +96,10 @@ def best_first(runs: int, max_terms: int = 10_000) -> None:
     """The search for the largest paths of a four-layer model over 64 tokens."""
     model, text = make(SMALL, 64)
     found = expand(model, text, TARGET, max_terms=max_terms, cutoff=CUTOFF)
-    seconds = interleaved({"expand": lambda: expand(model, text, TARGET, max_terms=max_terms, cutoff=CUTOFF)}, min(runs, 3))
+    seconds = interleaved(
+        {"expand": lambda: expand(model, text, TARGET, max_terms=max_terms, cutoff=CUTOFF)},
+        min(runs, 3),
+    )
     record(
         RESULTS,
         what="best-first",
@@ -94,16 +112,28 @@ def best_first(runs: int, max_terms: int = 10_000) -> None:
 
 
 def memory(_: int) -> None:
-    """What a search adds to the peak memory of a process, for budgets that meet ever more candidates."""
+    """What a search adds to the peak memory of a process, for budgets that meet ever more
+    candidates.
+    """
     for max_terms in (1_000, 10_000, 30_000):
-        fresh = multiprocessing.get_context("spawn")  # a peak never comes down again: one process for each
+        # a peak never comes down again: one process for each
+        fresh = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=fresh) as process:
             found = process.submit(peak, max_terms).result()
-        record(RESULTS, what="memory of best-first", shape=SMALL, tokens=64, max_terms=max_terms, **found)
+        record(
+            RESULTS,
+            what="memory of best-first",
+            shape=SMALL,
+            tokens=64,
+            max_terms=max_terms,
+            **found,
+        )
 
 
 def peak(max_terms: int) -> dict[str, Any]:
-    """In a process of its own: MiB at the peak, on top of what there is after an expansion that is not searched."""
+    """In a process of its own: MiB at the peak, on top of what there is after an expansion that is
+    not searched.
+    """
     model, text = make(SMALL, 64)
     expand(model, text, TARGET, detail="writes")
     before = mebibytes("VmRSS")
@@ -112,14 +142,16 @@ def peak(max_terms: int) -> dict[str, Any]:
 
 
 def mebibytes(what: str) -> float:
-    """This process's memory now ("VmRSS") or at its peak ("VmHWM"), by Linux's own books: rusage would give a new process
-    the peak of the one that started it."""
+    """This process's memory now ("VmRSS") or at its peak ("VmHWM"), by Linux's own books: rusage
+    would give a new process the peak of the one that started it."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{what}:"))
 
 
 def figures(found: Expansion) -> dict[str, Any]:
-    """How many paths were met, how much of the target the kept ones are, and how far the sum is off."""
+    """How many paths were met, how much of the target the kept ones are, and how far the sum is
+    off.
+    """
     kept = sum(term.value for term in found.terms)
     return {
         "terms": len(found.terms),
@@ -130,11 +162,16 @@ def figures(found: Expansion) -> dict[str, Any]:
 
 
 def relative(found: Expansion) -> dict[str, float]:
-    """The error in units of the largest term and of the forward value. Above 1e-5 of the larger of them the run is void:
-    the more terms, the smaller each of them, and the sum stays as it was."""
-    scales = {"error / largest term": max(abs(term.value) for term in found.terms), "error / forward": abs(found.forward)}
+    """The error in units of the largest term and of the forward value. Above 1e-5 of the larger of
+    them the run is void: the more terms, the smaller each of them, and the sum stays as it was."""
+    scales = {
+        "error / largest term": max(abs(term.value) for term in found.terms),
+        "error / forward": abs(found.forward),
+    }
     if found.error > 1e-5 * max(scales.values()):
-        raise SystemExit(f"Terms and remainder are off by {found.error:.1e} of {found.forward:.3g}.")
+        raise SystemExit(
+            f"Terms and remainder are off by {found.error:.1e} of {found.forward:.3g}."
+        )
     return {name: float(f"{found.error / scale:.1e}") for name, scale in scales.items()}
 
 

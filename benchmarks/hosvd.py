@@ -1,12 +1,13 @@
-"""HOSVD from the factors against tensorly's on the dense cube, spectra compared in the same run; and of one large layer.
+"""HOSVD from the factors against tensorly's on the dense cube, spectra compared in the same run;
+and of one large layer.
 
     python -m benchmarks.hosvd [--large | --measured D H]
 
-tensorly decomposes the cube, which is handed to it ready made, with either backend; n_iter_max=0 is the plain HOSVD, whose
-singular values are the norms of the core's slices. Beside it the cube's own Grams by hand, float32. ``--large``: d 4096,
-h 14336 with a decaying spectrum, the symmetric part cut to 64 directions a mode, in a process of its own, with seconds and
-the peak of memory above the weights; ``--measured``: the same at another size.
-Rows go to benchmarks/results/hosvd.jsonl.
+tensorly decomposes the cube, which is handed to it ready made, with either backend; n_iter_max=0 is
+the plain HOSVD, whose singular values are the norms of the core's slices. Beside it the cube's own
+Grams by hand, float32. ``--large``: d 4096, h 14336 with a decaying spectrum, the symmetric part
+cut to 64 directions a mode, in a process of its own, with seconds and the peak of memory above the
+weights; ``--measured``: the same at another size. Rows go to benchmarks/results/hosvd.jsonl.
 """
 
 import argparse
@@ -64,7 +65,10 @@ def compare(kind: str, d: int, h: int) -> None:
         weights=kind,
         d=d,
         h=h,
-        seconds={"bilens": round(mine, 4), **{name: round(value, 3) for name, value in peers.items()}},
+        seconds={
+            "bilens": round(mine, 4),
+            **{name: round(value, 3) for name, value in peers.items()},
+        },
         ratio={name: round(value / mine, 1) for name, value in peers.items()},
         error=errors,
     )
@@ -112,7 +116,9 @@ def measured(d: int, h: int) -> None:
 def off(spectrum: dict[str, Tensor], core: Tensor) -> float:
     """The largest difference of the singular values of any mode, over the mode's largest."""
     slices = {mode: core.movedim(n, 0).flatten(1).norm(dim=1) for n, mode in enumerate(MODES)}
-    return max(float((values - slices[mode]).abs().max() / values[0]) for mode, values in spectrum.items())
+    return max(
+        float((values - slices[mode]).abs().max() / values[0]) for mode, values in spectrum.items()
+    )
 
 
 def resident() -> int:

@@ -1,11 +1,12 @@
-"""The largest pairs of one feature's interaction matrix against the peer's way: project the matrix, then take the top.
+"""The largest pairs of one feature's interaction matrix against the peer's way: project the matrix,
+then take the top.
 
     python -m benchmarks.interactions [--threads N]
 
-d 1024, h 4096, 8,192 latents each side, float32, the 100 largest pairs. The peer forms Q (d × d), D Q Dᵀ (8192 × 8192) by
-one einsum and takes its largest entries f ≤ g. Both sides in the same run, alternately, and the answers compared; seconds
-are the best of three, with processor seconds beside them for machines that are shared. Rows go to
-benchmarks/results/interactions.jsonl.
+d 1024, h 4096, 8,192 latents each side, float32, the 100 largest pairs. The peer forms Q (d × d), D
+Q Dᵀ (8192 × 8192) by one einsum and takes its largest entries f ≤ g. Both sides in the same run,
+alternately, and the answers compared; seconds are the best of three, with processor seconds beside
+them for machines that are shared. Rows go to benchmarks/results/interactions.jsonl.
 """
 
 import argparse
@@ -49,7 +50,9 @@ def compare(kind: str) -> None:
         (sizes, pairs), taken = clock(lambda f=feature: projected(layer, f))
         times["peer"].append(taken)
         error = max(error, agreement(found, sizes, pairs))
-    wall, processor = ({who: round(min(t[n] for t in each), 3) for who, each in times.items()} for n in (0, 1))
+    wall, processor = (
+        {who: round(min(t[n] for t in each), 3) for who, each in times.items()} for n in (0, 1)
+    )
     record(
         RESULTS,
         what=f"top {K} pairs of one feature",
@@ -70,20 +73,26 @@ def compare(kind: str) -> None:
 
 def in_feature_space(kind: str) -> Interactions:
     g = torch.Generator().manual_seed(2)
-    reads, writes = (torch.nn.functional.normalize(torch.randn(F, D, generator=g), dim=1) for _ in range(2))
+    reads, writes = (
+        torch.nn.functional.normalize(torch.randn(F, D, generator=g), dim=1) for _ in range(2)
+    )
     return interactions(weights(kind, D, H), reads, writes)
 
 
 def projected(layer: Interactions, feature: int) -> tuple[Tensor, Tensor]:
     """The peer's way: the sizes and pairs of the largest entries of D Q Dᵀ, f ≤ g."""
-    half = layer.layer.left.mT @ ((layer.reads[feature] @ layer.layer.out)[:, None] * layer.layer.right)
+    half = layer.layer.left.mT @ (
+        (layer.reads[feature] @ layer.layer.out)[:, None] * layer.layer.right
+    )
     matrix = torch.einsum("fi,ij,gj->fg", layer.writes, 0.5 * (half + half.mT), layer.writes)
     sizes, at = matrix.abs().triu().flatten().topk(K)
     return sizes, torch.stack([at // F, at % F], 1)
 
 
 def agreement(found: FeaturePairs, sizes: Tensor, pairs: Tensor) -> float:
-    """The largest difference of the sizes, over the largest, where the pairs are the same but for ties within it."""
+    """The largest difference of the sizes, over the largest, where the pairs are the same but for
+    ties within it.
+    """
     scale = float(sizes[0])
     error = float((found.values.abs() - sizes.double()).abs().max()) / scale
     assert found.complete

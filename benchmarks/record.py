@@ -1,4 +1,6 @@
-"""Results that can be traced: each row with its date, commit and hardware, appended to a JSONL file."""
+"""Results that can be traced: each row with its date, commit and hardware, appended to a JSONL
+file.
+"""
 
 import json
 import platform
@@ -12,7 +14,11 @@ import torch
 
 def record(path: Path, **figures: Any) -> None:
     """Append ``figures`` to ``path`` and print them."""
-    row = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M}", "commit": _commit(), "hardware": _hardware()} | figures
+    row = {
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
+        "commit": _commit(),
+        "hardware": _hardware(),
+    } | figures
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -27,7 +33,9 @@ def _commit() -> str:
 
 def _hardware() -> str:
     cores = torch.get_num_threads()
-    model = next((line for line in _cpuinfo() if line.startswith("model name")), ": " + platform.processor()).split(":")[1]
+    model = next(
+        (line for line in _cpuinfo() if line.startswith("model name")), ": " + platform.processor()
+    ).split(":")[1]
     return f"{model.strip()}, {cores} threads, torch {torch.__version__}"
 
 

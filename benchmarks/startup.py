@@ -1,8 +1,10 @@
-"""What it costs to start: ``import bilens`` against ``import torch``, ``bilens --help`` against ``import rich``.
+"""What it costs to start: ``import bilens`` against ``import torch``, ``bilens --help`` against
+``import rich``.
 
     python -m benchmarks.startup [--runs 9]
 
-Both sides in turn, in one run; the medians are compared. Rows go to benchmarks/results/startup.jsonl.
+Both sides in turn, in one run; the medians are compared. Rows go to
+benchmarks/results/startup.jsonl.
 """
 
 import argparse
@@ -40,7 +42,9 @@ def main() -> None:
         RESULTS,
         seconds={name: round(value, 3) for name, value in median.items()},
         bilens_over_torch=round(median["import bilens"] / median["import torch"], 3),
-        algebra_over_torch=round(median["import bilens and use its algebra"] / median["import torch"], 3),
+        algebra_over_torch=round(
+            median["import bilens and use its algebra"] / median["import torch"], 3
+        ),
         help_allowed=round(1.5 * median["import rich"] + 0.5, 3),
     )
 

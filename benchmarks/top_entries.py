@@ -1,11 +1,13 @@
-"""The largest entries by search against brute force by blocks: each output's slice as one product, and a running top k.
+"""The largest entries by search against brute force by blocks: each output's slice as one product,
+and a running top k.
 
     python -m benchmarks.top_entries [--full]
 
-On the boxed model's W_U · T · (W_E, W_E), 1024³ entries, and on Gaussian factors, where no bound excludes much. Brute force
-is timed in float32 and float64 through the factors as they are; for the boxed model also in float32 through the small
-matrices E Q_o Eᵀ that only someone who knows of the model's width can write down. There it is timed on every 32nd output and
-scaled, and the answers compared on those; ``--full``: compared on all. Rows go to benchmarks/results/top_entries.jsonl.
+On the boxed model's W_U · T · (W_E, W_E), 1024³ entries, and on Gaussian factors, where no bound
+excludes much. Brute force is timed in float32 and float64 through the factors as they are; for the
+boxed model also in float32 through the small matrices E Q_o Eᵀ that only someone who knows of the
+model's width can write down. There it is timed on every 32nd output and scaled, and the answers
+compared on those; ``--full``: compared on all. Rows go to benchmarks/results/top_entries.jsonl.
 """
 
 import argparse
@@ -47,20 +49,39 @@ def main() -> None:
 
 @torch.no_grad()
 def boxed(full: bool) -> None:
-    rules = bilens.circuits.virtual(bilens.load("tinystories-2l"), "W_U mlp0(embed, embed)").detach()
+    rules = bilens.circuits.virtual(
+        bilens.load("tinystories-2l"), "W_U mlp0(embed, embed)"
+    ).detach()
     assert isinstance(rules, CP)
     few, single = torch.arange(0, len(rules.out), 32), rules.to(torch.float32)
-    slices = {"float32": plain(single), "float64": plain(rules), "float32 through d": narrow(single)}
+    slices = {
+        "float32": plain(single),
+        "float64": plain(rules),
+        "float32 through d": narrow(single),
+    }
     for k, symmetric in ((20, False), (20, True), (100, False)):
         found, seconds, brute = race(
             lambda k=k, symmetric=symmetric: top_entries(rules, k, symmetric=symmetric),
-            {name: partial(blocks, rows, rules.shape[1], few, k, symmetric) for name, rows in slices.items()},
+            {
+                name: partial(blocks, rows, rules.shape[1], few, k, symmetric)
+                for name, rows in slices.items()
+            },
         )
         compared = torch.arange(len(rules.out)) if full else few
         here = found if full else top_entries(rules, k, rows=few, symmetric=symmetric)
         error = compare(here, *blocks(plain(rules), rules.shape[1], compared, k, symmetric))
         scaled = {name: time * len(rules.out) / len(few) for name, time in brute.items()}
-        report("boxed", rules, k, found, seconds, scaled, error, symmetric=symmetric, outputs_compared=len(compared))
+        report(
+            "boxed",
+            rules,
+            k,
+            found,
+            seconds,
+            scaled,
+            error,
+            symmetric=symmetric,
+            outputs_compared=len(compared),
+        )
 
 
 @torch.no_grad()
@@ -70,7 +91,10 @@ def gaussian(o: int, d: int, h: int, k: int = 20) -> None:
     work = {name: tensor.to(getattr(torch, name)) for name in ("float32", "float64")}
     found, seconds, brute = race(
         lambda: top_entries(tensor, k),
-        {name: partial(blocks, plain(form), d, torch.arange(o), k, False) for name, form in work.items()},
+        {
+            name: partial(blocks, plain(form), d, torch.arange(o), k, False)
+            for name, form in work.items()
+        },
     )
     report(
         "Gaussian",
@@ -84,7 +108,14 @@ def gaussian(o: int, d: int, h: int, k: int = 20) -> None:
 
 
 def report(
-    weights: str, tensor: CP, k: int, found: TopEntries, seconds: float, brute: dict[str, float], error: float, **more: Any
+    weights: str,
+    tensor: CP,
+    k: int,
+    found: TopEntries,
+    seconds: float,
+    brute: dict[str, float],
+    error: float,
+    **more: Any,
 ) -> None:
     record(
         RESULTS,
@@ -109,7 +140,9 @@ def plain(tensor: CP) -> Callable[[int], Tensor]:
 
 
 def narrow(tensor: CP) -> Callable[[int], Tensor]:
-    """The slice of an output as E Q_o Eᵀ, with the spans of left and right found beforehand and not timed."""
+    """The slice of an output as E Q_o Eᵀ, with the spans of left and right found beforehand and not
+    timed.
+    """
     (u, e), (v, f) = (span(side) for side in (tensor.left, tensor.right))
     return lambda o: e @ ((u * tensor.out[o][:, None]).mT @ v) @ f.mT
 
@@ -120,8 +153,12 @@ def span(side: Tensor) -> tuple[Tensor, Tensor]:
     return (u[:, :rank] * s[:rank]).to(side.dtype), vh[:rank].mT.to(side.dtype)
 
 
-def blocks(slice_of: Callable[[int], Tensor], i: int, outputs: Tensor, k: int, symmetric: bool) -> tuple[Tensor, Tensor]:
-    """Entries (o, i, j) and their values. A slice is looked at twice only where it holds a larger one."""
+def blocks(
+    slice_of: Callable[[int], Tensor], i: int, outputs: Tensor, k: int, symmetric: bool
+) -> tuple[Tensor, Tensor]:
+    """Entries (o, i, j) and their values. A slice is looked at twice only where it holds a larger
+    one.
+    """
     below = torch.ones(i, i, dtype=torch.bool).tril(-1) if symmetric else None
     values, entries, threshold = torch.zeros(0), torch.zeros(0, 3, dtype=torch.int64), -1.0
     for o in outputs.tolist():
@@ -133,7 +170,9 @@ def blocks(slice_of: Callable[[int], Tensor], i: int, outputs: Tensor, k: int, s
         if max(float(most), -float(least)) <= threshold:
             continue
         best = block.abs().flatten().topk(k).indices
-        found = torch.stack([torch.full_like(best, o), best // block.shape[1], best % block.shape[1]], 1)
+        found = torch.stack(
+            [torch.full_like(best, o), best // block.shape[1], best % block.shape[1]], 1
+        )
         values = torch.cat([values.to(block.dtype), block.flatten()[best]])
         order = values.abs().argsort(descending=True)[:k]
         values, entries = values[order], torch.cat([entries, found])[order]
@@ -144,7 +183,9 @@ def blocks(slice_of: Callable[[int], Tensor], i: int, outputs: Tensor, k: int, s
 def race(
     search: Callable[[], TopEntries], brute: dict[str, Callable[[], object]]
 ) -> tuple[TopEntries, float, dict[str, float]]:
-    """What the search finds, and the least of the seconds that it and each of ``brute`` took, in turn."""
+    """What the search finds, and the least of the seconds that it and each of ``brute`` took, in
+    turn.
+    """
     times = {name: [] for name in brute}
     seconds, found = [], search()
     for _ in range(ROUNDS):

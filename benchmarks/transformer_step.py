@@ -1,8 +1,10 @@
-"""A training step against transformers' own Llama with the same weights: forward, and forward + backward + AdamW.
+"""A training step against transformers' own Llama with the same weights: forward, and forward +
+backward + AdamW.
 
     python -m benchmarks.transformer_step [--runs 15] [--dtype float32]
 
-Both sides in turn, in one run, agreement checked first. Rows go to benchmarks/results/transformer_step.jsonl.
+Both sides in turn, in one run, agreement checked first. Rows go to
+benchmarks/results/transformer_step.jsonl.
 """
 
 import argparse
@@ -19,8 +21,14 @@ from bilens import Transformer
 
 RESULTS = Path(__file__).parent / "results" / "transformer_step.jsonl"
 SHAPES = {
-    "d 128, 2 layers, 32 × 256 tokens": ({"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2}, 32),
-    "d 512, 6 layers, 4 × 256 tokens": ({"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6}, 4),
+    "d 128, 2 layers, 32 × 256 tokens": (
+        {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2},
+        32,
+    ),
+    "d 512, 6 layers, 4 × 256 tokens": (
+        {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6},
+        4,
+    ),
 }
 
 
@@ -50,8 +58,12 @@ def compare(name: str, shape: dict, batch: int, runs: int, device: torch.device)
     steps = {side: training_step(model, text) for side, model in sides.items()}
     seconds: dict[tuple[str, str], list[float]] = {}
     for run in range(runs + 2):
-        for side, model in list(sides.items())[:: 1 if run % 2 else -1]:  # each goes first as often as the other
-            for what, work in (("forward", lambda model=model: forward(model, text)), ("step", steps[side])):
+        # each goes first as often as the other
+        for side, model in list(sides.items())[:: 1 if run % 2 else -1]:
+            for what, work in (
+                ("forward", lambda model=model: forward(model, text)),
+                ("step", steps[side]),
+            ):
                 taken = timed(work, device)
                 if run > 1:  # the first two warm up
                     seconds.setdefault((what, side), []).append(taken)
@@ -60,7 +72,9 @@ def compare(name: str, shape: dict, batch: int, runs: int, device: torch.device)
         RESULTS,
         shape=name,
         device=str(device),
-        milliseconds={f"{what} {side}": round(1e3 * value, 1) for (what, side), value in median.items()},
+        milliseconds={
+            f"{what} {side}": round(1e3 * value, 1) for (what, side), value in median.items()
+        },
         forward_ratio=round(median["forward", "llama"] / median["forward", "bilens"], 3),
         step_ratio=round(median["step", "llama"] / median["step", "bilens"], 3),
     )

@@ -1,9 +1,11 @@
-"""The dictionaries in the box: of what the second MLP of tinystories-2l reads and of what it writes.
+"""The dictionaries in the box: of what the second MLP of tinystories-2l reads and of what it
+writes.
 
     python -m experiments.boxed_dictionaries --data FOLDER --work WORK
 
-Trains both into WORK (activations too: 1 GB each) and copies them into the package; a run that was stopped goes on. About
-ten minutes on two cores. Rows go to experiments/results/boxed_dictionaries.jsonl.
+Trains both into WORK (activations too: 1 GB each) and copies them into the package; a run that was
+stopped goes on. About ten minutes on two cores. Rows go to
+experiments/results/boxed_dictionaries.jsonl.
 """
 
 import argparse
@@ -32,7 +34,13 @@ def main() -> None:
         train_dictionary(model, given.data, place, folder, RECIPE, resume=True)
         Dictionary.load(folder).save(BOX / MODEL / place)
         seconds = round(time.perf_counter() - start)
-        record(RESULTS, model=MODEL, place=place, seconds=seconds, figures=read_about(folder)["figures"])
+        record(
+            RESULTS,
+            model=MODEL,
+            place=place,
+            seconds=seconds,
+            figures=read_about(folder)["figures"],
+        )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,11 @@ def main() -> None:
         for name in names:
             run = Path(work) / name
             train_language(
-                given.data, run, read_recipe(RECIPES / f"{name}.toml"), tokenizer=Path(work) / "tokenizer", quiet=True
+                given.data,
+                run,
+                read_recipe(RECIPES / f"{name}.toml"),
+                tokenizer=Path(work) / "tokenizer",
+                quiet=True,
             )
             put_in_the_box(run, name)
 
@@ -40,7 +44,9 @@ def put_in_the_box(run: Path, name: str) -> None:
     for file in SHIPPED:
         shutil.copyfile(run / file, BOX / name / file)
     about = json.loads((run / "training.json").read_text(encoding="utf-8"))
-    rows = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [
+        json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     (BOX / name / "README.md").write_text(card(name, about, rows), encoding="utf-8")
     print(name, about["figures"])
 

@@ -1,20 +1,24 @@
-"""Do the terms of an expansion rank true knock-out effects? The two-layer model in the box, prompts from its own data.
+"""Do the terms of an expansion rank true knock-out effects? The two-layer model in the box, prompts
+from its own data.
 
     python -m experiments.faithfulness --data FILE [--prompts 60] [--tokens 24] [--max-terms 10000] [--seed 0]
 
-Target: the model's first prediction less its second, at the last position of each prompt. For every head and MLP:
+Target: the model's first prediction less its second, at the last position of each prompt. For every
+head and MLP:
 
-    effect    what the target loses when the component writes zero at every position, and everything downstream reacts
+    effect    what the target loses when the component writes zero at every position, and everything
+              downstream reacts
     write     the term of its write at the last position (direct logit attribution)
-    reach     the sum of the full paths that reach the target through it: write again, less what is in the remainder
-    removed   the sum of all full paths with the component anywhere in their tree, at any position: what ``ablate``
-              takes out, patterns and norm scales as they were
+    reach     the sum of the full paths that reach the target through it: write again, less what is
+              in the remainder
+    removed   the sum of all full paths with the component anywhere in their tree, at any position:
+              what ``ablate`` takes out, patterns and norm scales as they were
     through   the sum of the |terms| of the same paths
 
-All but the last have a sign. Ranks are compared within each prompt (Spearman) with the effect, and magnitudes with
-|effect|; then averaged over prompts, with a bootstrap interval over prompts. ``whole`` is the share of Σ |term| in paths
-that the budget did not take apart to the end, in which a component may hide.
-Rows go to experiments/results/faithfulness.jsonl.
+All but the last have a sign. Ranks are compared within each prompt (Spearman) with the effect, and
+magnitudes with |effect|; then averaged over prompts, with a bootstrap interval over prompts.
+``whole`` is the share of Σ |term| in paths that the budget did not take apart to the end, in which
+a component may hide. Rows go to experiments/results/faithfulness.jsonl.
 """
 
 import argparse
@@ -55,7 +59,9 @@ def main() -> None:
         "seed": given.seed,
         "seconds": round(time.perf_counter() - start),
         "spearman": found,
-        "mean |remainder| / target": round(float(np.mean([row["remainder"] for row in measured])), 3),
+        "mean |remainder| / target": round(
+            float(np.mean([row["remainder"] for row in measured])), 3
+        ),
         "mean whole": round(float(np.mean([row["whole"] for row in measured])), 3),
         "components": table(components(model), measured),
     }
@@ -98,7 +104,10 @@ def one_prompt(model: Any, ids: torch.Tensor, max_terms: int) -> dict[str, Any]:
     sizes = [(abs(term.value), term.order is None) for term in full.terms]
     return {
         "effect": np.array(effects),
-        **{what: np.array([values.get(name, 0.0) for name in names]) for what, values in sums.items()},
+        **{
+            what: np.array([values.get(name, 0.0) for name in names])
+            for what, values in sums.items()
+        },
         "remainder": abs(full.remainder) / abs(full.total),
         "whole": sum(size for size, whole in sizes if whole) / sum(size for size, _ in sizes),
     }
@@ -110,10 +119,14 @@ def groups(found: Expansion) -> dict[str, float]:
 
 
 def passing(found: Expansion, of: Callable[[float], float]) -> dict[str, float]:
-    """Σ of(term) over the paths that pass through a component, once for each path however often it does."""
+    """Σ of(term) over the paths that pass through a component, once for each path however often it
+    does.
+    """
     sums: dict[str, float] = {}
     for term in found.terms:
-        for name in {node[1] for node in paths.walk(term.tree) if node[0] in ("write", "look", "pair")}:
+        for name in {
+            node[1] for node in paths.walk(term.tree) if node[0] in ("write", "look", "pair")
+        }:
             sums[name] = sums.get(name, 0.0) + of(term.value)
     return sums
 
@@ -145,17 +158,25 @@ def interval(values: np.ndarray, seed: int) -> tuple[float, float]:
 def table(names: list[str], measured: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Means over prompts of |effect|, |write|, |removed| and through, component by component."""
     columns = {
-        what: np.mean([abs(row[what]) for row in measured], axis=0) for what in ("effect", "write", "removed", "through")
+        what: np.mean([abs(row[what]) for row in measured], axis=0)
+        for what in ("effect", "write", "removed", "through")
     }
-    return {name: {what: round(float(column[n]), 3) for what, column in columns.items()} for n, name in enumerate(names)}
+    return {
+        name: {what: round(float(column[n]), 3) for what, column in columns.items()}
+        for n, name in enumerate(names)
+    }
 
 
 def show(figures: dict[str, Any]) -> None:
     heads = " ".join(f"{name:>9}" for name in ("|effect|", "|write|", "|removed|", "through"))
     print(f"\n{'component':<10} {heads}   means over {figures['prompts']} prompts")
     for name, row in figures["components"].items():
-        print(f"{name:<10} {row['effect']:>9.3f} {row['write']:>9.3f} {row['removed']:>9.3f} {row['through']:>9.3f}")
-    print("\nrank correlation with the effect (magnitudes: with |effect|) within a prompt, mean [95 % interval]")
+        print(
+            f"{name:<10} {row['effect']:>9.3f} {row['write']:>9.3f} {row['removed']:>9.3f} {row['through']:>9.3f}"
+        )
+    print(
+        "\nrank correlation with the effect (magnitudes: with |effect|) within a prompt, mean [95 % interval]"
+    )
     for name, (mean, low, high) in figures["spearman"].items():
         print(f"{name:<20} {mean:6.3f} [{low:.3f}, {high:.3f}]")
 

@@ -1,10 +1,11 @@
-"""Is there one sparse basis for a whole layer? The MLPs of the two-layer model in the box, and a random layer of their size.
+"""Is there one sparse basis for a whole layer? The MLPs of the two-layer model in the box, and a
+random layer of their size.
 
     python -m experiments.mechanisms [--rank 32]
 
-The share of ‖S‖² that the largest terms of the core carry, in the HOSVD basis and after the sparsest turn found, beside
-random cores with the same mode Grams that were turned by the same optimiser. Rows go to
-experiments/results/mechanisms.jsonl.
+The share of ‖S‖² that the largest terms of the core carry, in the HOSVD basis and after the
+sparsest turn found, beside random cores with the same mode Grams that were turned by the same
+optimiser. Rows go to experiments/results/mechanisms.jsonl.
 """
 
 import argparse

@@ -1,8 +1,10 @@
-"""Bilinear classifiers on MNIST: accuracy, effective rank, eigenvectors needed, similarity across seeds, HOSVD.
+"""Bilinear classifiers on MNIST: accuracy, effective rank, eigenvectors needed, similarity across
+seeds, HOSVD.
 
     python -m experiments.mnist --data FOLDER [--recipe interpretable|accuracy] [--seeds 3]
 
-After Pearce et al., arXiv:2410.08417 (figures 3, 5 and 17). Rows go to experiments/results/mnist.jsonl.
+After Pearce et al., arXiv:2410.08417 (figures 3, 5 and 17). Rows go to
+experiments/results/mnist.jsonl.
 """
 
 import argparse
@@ -31,7 +33,13 @@ def main() -> None:
     given = options.parse_args()
     spectra = [one_seed(given.data, given.recipe, seed) for seed in range(given.seeds)]
     if len(spectra) > 1:
-        record(RESULTS, what="similarity across seeds", recipe=given.recipe, seeds=given.seeds, **similarity(spectra))
+        record(
+            RESULTS,
+            what="similarity across seeds",
+            recipe=given.recipe,
+            seeds=given.seeds,
+            **similarity(spectra),
+        )
 
 
 def one_seed(source: str, name: str, seed: int) -> Eigen:
@@ -40,7 +48,14 @@ def one_seed(source: str, name: str, seed: int) -> Eigen:
         model = train_classifier(source, folder, recipe(name, seed=seed), quiet=True)
     seconds = time.perf_counter() - start
     spectra = eigen(model.tensor().detach(), k=None)
-    record(RESULTS, what="one seed", recipe=name, seed=seed, seconds=round(seconds, 1), **figures(model, data, spectra))
+    record(
+        RESULTS,
+        what="one seed",
+        recipe=name,
+        seed=seed,
+        seconds=round(seconds, 1),
+        **figures(model, data, spectra),
+    )
     return spectra
 
 
@@ -54,7 +69,9 @@ def figures(model: Classifier, data, spectra: Eigen) -> dict:
         "effective rank": round(float(spectra.effective_rank.mean()), 1),
         "test at k": percent(curve.kept, curve.zero),
         "test at k, rest at its mean": percent(curve.kept, curve.mean),
-        "hosvd input σ / ‖S‖": [round(float(value) / modes.norm, 3) for value in modes.spectrum["left"][:5]],
+        "hosvd input σ / ‖S‖": [
+            round(float(value) / modes.norm, 3) for value in modes.spectrum["left"][:5]
+        ],
         "hosvd error at (10, 20, 20)": round(modes.error, 3),
     }
 
@@ -64,14 +81,22 @@ def percent(kept: tuple[int, ...], accuracies: tuple[float, ...]) -> dict[int, f
 
 
 def similarity(spectra: list[Eigen]) -> dict:
-    """|cos| of each class's top eigenvectors between seeds: rank by rank, and the best match among the other's top 5."""
+    """|cos| of each class's top eigenvectors between seeds: rank by rank, and the best match among
+    the other's top 5.
+    """
     found: dict[str, list[float]] = {}
-    for sign, (one, two) in itertools.product(("positive", "negative"), itertools.combinations(spectra, 2)):
+    for sign, (one, two) in itertools.product(
+        ("positive", "negative"), itertools.combinations(spectra, 2)
+    ):
         tops = [top_vectors(pairs, sign) for pairs in (one, two)]
         cosines = (tops[0] @ tops[1].mT).abs()  # (class, k, k)
         for rank in (0, 1):
-            found.setdefault(f"{sign} {rank + 1}, same rank", []).append(float(cosines[:, rank, rank].mean()))
-            found.setdefault(f"{sign} {rank + 1}, best of {MATCHED}", []).append(float(cosines[:, rank].amax(-1).mean()))
+            found.setdefault(f"{sign} {rank + 1}, same rank", []).append(
+                float(cosines[:, rank, rank].mean())
+            )
+            found.setdefault(f"{sign} {rank + 1}, best of {MATCHED}", []).append(
+                float(cosines[:, rank].amax(-1).mean())
+            )
     return {name: round(sum(values) / len(values), 3) for name, values in found.items()}
 
 

@@ -1,28 +1,35 @@
-"""More sparse features than hidden units through a bilinear layer: which pairs of features interfere?
+"""More sparse features than hidden units through a bilinear layer: which pairs of features
+interfere?
 
     python -m experiments.superposition [--seeds 6] [--steps 1500] [--output DIR]
 
-After Elhage et al. 2022 (Toy Models of Superposition), with a bilinear layer in the middle. F = 24 features x_f are each on
-with probability p, uniform in [0, 1] when on; y = readout(D[(Lx) ⊙ (Rx)] + c) is trained on two tasks, with too few units:
+After Elhage et al. 2022 (Toy Models of Superposition), with a bilinear layer in the middle. F = 24
+features x_f are each on with probability p, uniform in [0, 1] when on; y = readout(D[(Lx) ⊙ (Rx)] +
+c) is trained on two tasks, with too few units:
 
-    squares   y_f = x_f², 24 outputs through 8 units            ANDs   y_k = x_2k x_2k+1, 12 outputs through 4 units
+    squares   y_f = x_f², 24 outputs through 8 units            ANDs   y_k = x_2k x_2k+1, 12 outputs
+              through 4 units
 
-The readout is linear or a ReLU. With a linear one superposition cannot pay: D has rank h, the outputs do not correlate, and
-so no h units do better than h of the outputs. A ReLU cuts what interference leaves below zero, as in Elhage et al.
+The readout is linear or a ReLU. With a linear one superposition cannot pay: D has rank h, the
+outputs do not correlate, and so no h units do better than h of the outputs. A ReLU cuts what
+interference leaves below zero, as in Elhage et al.
 
-**Predicted from the weights alone.** T(x)_k = Σ_fg Q_k,fg x_f x_g. Where f, g is no pair that an output is meant to have,
-all of 2 Q_k,fg x_f x_g is interference:
+**Predicted from the weights alone.** T(x)_k = Σ_fg Q_k,fg x_f x_g. Where f, g is no pair that an
+output is meant to have, all of 2 Q_k,fg x_f x_g is interference:
 
     interactions     Σ_k (2 Q_k,fg)², of ``interaction``
-    positive part    Σ_k max(0, 2 Q_k,fg + min(c_k, 0))²: what a ReLU lets through where nothing else is on
-    Gram             |⟨S_:f:, S_:g:⟩| of ``gram("left", symmetric=True)``: how alike the layer reads f and g
+    positive part    Σ_k max(0, 2 Q_k,fg + min(c_k, 0))²: what a ReLU lets through where nothing
+                     else is on
+    Gram             |⟨S_:f:, S_:g:⟩| of ``gram("left", symmetric=True)``: how alike the layer reads
+                     f and g
 
-**Measured on data**: with the other features drawn as ever, the squared error that f and g make together beyond what each
-makes alone, E[e(f, g) − e(f) − e(g) + e(neither)], the four on the same background.
+**Measured on data**: with the other features drawn as ever, the squared error that f and g make
+together beyond what each makes alone, E[e(f, g) − e(f) − e(g) + e(neither)], the four on the same
+background.
 
-Spearman's correlation of prediction and measurement over the pairs, mean over seeds with a t interval of 95 %; chance is the
-same with the predictions of another seed's weights. Rows go to experiments/results/superposition.jsonl, the picture to
-DIR/superposition.html.
+Spearman's correlation of prediction and measurement over the pairs, mean over seeds with a t
+interval of 95 %; chance is the same with the predictions of another seed's weights. Rows go to
+experiments/results/superposition.jsonl, the picture to DIR/superposition.html.
 """
 
 import argparse
@@ -103,14 +110,27 @@ def main() -> None:
                 what = {"task": task.name, "readout": "ReLU" if relu else "linear", "p": p}
                 found = figures(layers, task, p) | {"spearman": correlations(predicted, measured)}
                 seconds = round(time.perf_counter() - start, 1)
-                record(RESULTS, **what, seeds=given.seeds, steps=given.steps, seconds=seconds, **found)
+                record(
+                    RESULTS, **what, seeds=given.seeds, steps=given.steps, seconds=seconds, **found
+                )
                 rows += [
-                    what | {"predicted by": name, "spearman": mid, "low": low, "high": high, "chance": chance}
+                    what
+                    | {
+                        "predicted by": name,
+                        "spearman": mid,
+                        "low": low,
+                        "high": high,
+                        "chance": chance,
+                    }
                     for name, (mid, low, high, chance) in found["spearman"].items()
                 ]
                 points += [
                     what | {"predicted": x, "measured": y}
-                    for x, y in zip(predicted["positive part" if relu else "interactions"][0], measured[0], strict=True)
+                    for x, y in zip(
+                        predicted["positive part" if relu else "interactions"][0],
+                        measured[0],
+                        strict=True,
+                    )
                 ]
     if given.output is not None:
         given.output.mkdir(parents=True, exist_ok=True)
@@ -118,14 +138,20 @@ def main() -> None:
             figure.to_html(full_html=False, include_plotlyjs=not n)
             for n, figure in enumerate((curves(rows), scattered(points)))
         )
-        (given.output / "superposition.html").write_text(f"<meta charset='utf-8'>{pages}", encoding="utf-8")
+        (given.output / "superposition.html").write_text(
+            f"<meta charset='utf-8'>{pages}", encoding="utf-8"
+        )
 
 
 def trained(task: Task, relu: bool, p: float, seeds: int, steps: int) -> Layers:
-    """All seeds at once by Adam, its rate falling to zero; the loss of each over the mean square of its targets."""
+    """All seeds at once by Adam, its rate falling to zero; the loss of each over the mean square of
+    its targets.
+    """
     generator = torch.Generator().manual_seed(0)
     shapes = (seeds, len(task.first), task.hidden), *((seeds, task.hidden, FEATURES),) * 2
-    factors = [nn.Parameter(torch.randn(shape, generator=generator) / shape[-1] ** 0.5) for shape in shapes]
+    factors = [
+        nn.Parameter(torch.randn(shape, generator=generator) / shape[-1] ** 0.5) for shape in shapes
+    ]
     offset = nn.Parameter(torch.zeros(seeds, len(task.first)))
     out, left, right = factors
     layers = Layers(out, left, right, offset, relu)
@@ -158,11 +184,14 @@ def variance(task: Task, p: float) -> float:
 
 @torch.no_grad()
 def figures(layers: Layers, task: Task, p: float, count: int = 40_000) -> dict[str, Any]:
-    """Unexplained variance, beside that of h outputs made alone, and how many outputs have their own term."""
+    """Unexplained variance, beside that of h outputs made alone, and how many outputs have their
+    own term.
+    """
     x = drawn((len(layers.out), count, FEATURES), p, torch.Generator().manual_seed(1))
     left = (layers(x) - task(x)).square().mean((1, 2)) / variance(task, p)
     own = coefficients(layers)[:, torch.arange(len(task.first)), task.first, task.second]
-    aim = (task.first == task.second).float() * 0.5 + 0.5  # Q_fg is half of what x_f x_g is multiplied by
+    # Q_fg is half of what x_f x_g is multiplied by
+    aim = (task.first == task.second).float() * 0.5 + 0.5
     counted = (own > LEARNED * aim).sum(1).double()
     return {
         "units": task.hidden,
@@ -174,15 +203,21 @@ def figures(layers: Layers, task: Task, p: float, count: int = 40_000) -> dict[s
 
 
 def coefficients(layers: Layers) -> Tensor:
-    """Q_k,fg of each seed: the symmetric interaction matrices, (s, o, f, f). Small enough here to be written out."""
+    """Q_k,fg of each seed: the symmetric interaction matrices, (s, o, f, f). Small enough here to
+    be written out.
+    """
     eye = torch.eye(layers.out.shape[1], dtype=torch.float64)
-    return torch.stack([layers.tensor(seed).interaction(eye).dense() for seed in range(len(layers.out))])
+    return torch.stack(
+        [layers.tensor(seed).interaction(eye).dense() for seed in range(len(layers.out))]
+    )
 
 
 def others(task: Task) -> tuple[Tensor, Tensor]:
     """The pairs f < g that no output is meant to multiply."""
     wanted = set(zip(task.first.tolist(), task.second.tolist(), strict=True))
-    pairs = [(f, g) for f in range(FEATURES) for g in range(f + 1, FEATURES) if (f, g) not in wanted]
+    pairs = [
+        (f, g) for f in range(FEATURES) for g in range(f + 1, FEATURES) if (f, g) not in wanted
+    ]
     first, second = torch.tensor(pairs).unbind(1)
     return first, second
 
@@ -193,14 +228,20 @@ def predictions(layers: Layers, task: Task) -> dict[str, np.ndarray]:
     f, g = others(task)
     terms = 2 * coefficients(layers)[:, :, f, g]
     passed = (terms + layers.offset.double().clamp(max=0)[..., None]).clamp(min=0)
-    grams = torch.stack([layers.tensor(seed).gram("left", symmetric=True) for seed in range(len(layers.out))])
+    grams = torch.stack(
+        [layers.tensor(seed).gram("left", symmetric=True) for seed in range(len(layers.out))]
+    )
     found = terms.square().sum(1), passed.square().sum(1), grams[:, f, g].abs()
     return {name: values.numpy() for name, values in zip(PREDICTIONS, found, strict=True)}
 
 
 @torch.no_grad()
-def interference(layers: Layers, task: Task, p: float, backgrounds: int = BACKGROUNDS) -> np.ndarray:
-    """The squared error that each pair of features makes together beyond what they make alone, (s, pairs)."""
+def interference(
+    layers: Layers, task: Task, p: float, backgrounds: int = BACKGROUNDS
+) -> np.ndarray:
+    """The squared error that each pair of features makes together beyond what they make alone, (s,
+    pairs).
+    """
     generator, found = torch.Generator().manual_seed(2), []
     for f, g in zip(*(each.tolist() for each in others(task)), strict=True):
         ground = drawn((1, backgrounds, FEATURES), p, generator)
@@ -214,8 +255,11 @@ def interference(layers: Layers, task: Task, p: float, backgrounds: int = BACKGR
     return torch.stack(found, 1).double().numpy()
 
 
-def correlations(predicted: dict[str, np.ndarray], measured: np.ndarray) -> dict[str, tuple[float, ...]]:
-    """Spearman over pairs, mean over seeds with its interval, and chance: the mean with the next seed's predictions.
+def correlations(
+    predicted: dict[str, np.ndarray], measured: np.ndarray
+) -> dict[str, tuple[float, ...]]:
+    """Spearman over pairs, mean over seeds with its interval, and chance: the mean with the next
+    seed's predictions.
 
     A prediction that is the same for all pairs counts as 0: it ranks none above another.
     """
@@ -236,14 +280,21 @@ def spearman(one: np.ndarray, two: np.ndarray) -> float:
 def interval(values: np.ndarray) -> tuple[float, float, float]:
     """The mean over seeds, and Student's 95 % interval."""
     mid, count = float(values.mean()), len(values)
-    half = float(stats.t.ppf(0.975, count - 1) * values.std(ddof=1) / count**0.5) if count > 1 else float("nan")
+    half = (
+        float(stats.t.ppf(0.975, count - 1) * values.std(ddof=1) / count**0.5)
+        if count > 1
+        else float("nan")
+    )
     return round(mid, 3), round(mid - half, 3), round(mid + half, 3)
 
 
 def curves(rows: list[dict[str, Any]]) -> Any:
     """Correlation over sparsity, a line for each prediction."""
     frame = pandas.DataFrame(rows)
-    frame["above"], frame["below"] = frame["high"] - frame["spearman"], frame["spearman"] - frame["low"]
+    frame["above"], frame["below"] = (
+        frame["high"] - frame["spearman"],
+        frame["spearman"] - frame["low"],
+    )
     return plotly.express.line(
         frame, x="p", y="spearman", color="predicted by", facet_col="task", facet_row="readout", log_x=True, markers=True,
         error_y="above", error_y_minus="below", labels={"p": "probability that a feature is on"}, height=700,

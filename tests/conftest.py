@@ -1,4 +1,6 @@
-"""Shared makers and checks. ``make`` draws seeded tensors and forms; ``close`` compares at the dtype's tolerance."""
+"""Shared makers and checks. ``make`` draws seeded tensors and forms; ``close`` compares at the
+dtype's tolerance.
+"""
 
 import jaxtyping
 import pytest
@@ -12,7 +14,9 @@ FORMS = ("cp", "symmetric cp", "tucker", "dense")
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "bad_input: hands over what a signature forbids; runs without jaxtyping's checks")
+    config.addinivalue_line(
+        "markers", "bad_input: hands over what a signature forbids; runs without jaxtyping's checks"
+    )
     torch.set_num_threads(1)
 
 
@@ -33,14 +37,23 @@ class Make:
         self.generator, self.dtype = torch.Generator().manual_seed(seed), dtype
 
     def randn(self, *shape: int, grad: bool = False) -> Tensor:
-        return torch.randn(shape, generator=self.generator, dtype=torch.float64).to(self.dtype).requires_grad_(grad)
+        return (
+            torch.randn(shape, generator=self.generator, dtype=torch.float64)
+            .to(self.dtype)
+            .requires_grad_(grad)
+        )
 
     def cp(self, o: int = 3, i: int = 4, j: int | None = None, h: int = 7) -> CP:
         return CP(self.randn(o, h), self.randn(h, i), self.randn(h, i if j is None else j))
 
-    def tucker(self, o: int = 3, i: int = 4, j: int | None = None, ranks: tuple[int, int, int] = (2, 3, 5)) -> Tucker:
+    def tucker(
+        self, o: int = 3, i: int = 4, j: int | None = None, ranks: tuple[int, int, int] = (2, 3, 5)
+    ) -> Tucker:
         sizes = (o, i, i if j is None else j)
-        return Tucker(self.randn(*ranks), *(self.randn(size, rank) for size, rank in zip(sizes, ranks, strict=True)))
+        return Tucker(
+            self.randn(*ranks),
+            *(self.randn(size, rank) for size, rank in zip(sizes, ranks, strict=True)),
+        )
 
     def dense(self, o: int = 3, i: int = 4, j: int | None = None) -> Dense:
         return Dense(self.randn(o, i, i if j is None else j))
@@ -50,11 +63,17 @@ class Make:
             return self.cp(o, i, j).symmetrise()
         return {"cp": self.cp, "tucker": self.tucker, "dense": self.dense}[name](o, i, j)
 
-    def factored(self, left: int = 5, middle: int = 3, right: int = 4, batch: tuple[int, ...] = ()) -> Factored:
+    def factored(
+        self, left: int = 5, middle: int = 3, right: int = 4, batch: tuple[int, ...] = ()
+    ) -> Factored:
         return Factored(self.randn(*batch, left, middle), self.randn(*batch, middle, right))
 
-    def quadratic(self, size: int = 6, hidden: int = 4, batch: tuple[int, ...] = ()) -> QuadraticForm:
-        return QuadraticForm(self.randn(*batch, hidden), self.randn(hidden, size), self.randn(hidden, size))
+    def quadratic(
+        self, size: int = 6, hidden: int = 4, batch: tuple[int, ...] = ()
+    ) -> QuadraticForm:
+        return QuadraticForm(
+            self.randn(*batch, hidden), self.randn(hidden, size), self.randn(hidden, size)
+        )
 
     def spectral(self, *values: float) -> QuadraticForm:
         """The form with exactly these eigenvalues, in a random orthonormal basis."""
@@ -73,8 +92,12 @@ def maker() -> type[Make]:
     return Make
 
 
-def _close(got: Tensor, truth: Tensor, scale: float | None = None, tol: float | None = None) -> None:
-    """Shapes agree, and entries within ``tol`` (the dtype's) of ``scale`` (the largest entry of the truth, 1 for zeros)."""
+def _close(
+    got: Tensor, truth: Tensor, scale: float | None = None, tol: float | None = None
+) -> None:
+    """Shapes agree, and entries within ``tol`` (the dtype's) of ``scale`` (the largest entry of the
+    truth, 1 for zeros).
+    """
     assert got.shape == truth.shape, f"{tuple(got.shape)} != {tuple(truth.shape)}"
     if truth.numel() == 0:
         return
@@ -125,7 +148,9 @@ def form_name(request) -> str:
 
 @pytest.fixture(scope="session")
 def refuses():
-    """Check that a call raises ``kind`` with a text in the house grammar that holds each of ``texts``."""
+    """Check that a call raises ``kind`` with a text in the house grammar that holds each of
+    ``texts``.
+    """
 
     def check(kind, call, *texts):
         with pytest.raises(kind) as caught:

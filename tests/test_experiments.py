@@ -1,4 +1,6 @@
-"""The cores of the experiments run and report what they say they do; their findings stand in EXPERIMENTS.md."""
+"""The cores of the experiments run and report what they say they do; their findings stand in
+EXPERIMENTS.md.
+"""
 
 import math
 
@@ -21,7 +23,9 @@ def test_modular_addition_trains_and_is_read():
 
 
 def known_solution(*frequencies: int) -> CP:
-    """Σ_k cos w(a + b − c), written out by the addition theorem as a CP: four products for each frequency."""
+    """Σ_k cos w(a + b − c), written out by the addition theorem as a CP: four products for each
+    frequency.
+    """
     outs, lefts, rights = [], [], []
     for n, k in enumerate(frequencies):
         angle = 2 * math.pi * k * torch.arange(P, dtype=torch.float64) / P

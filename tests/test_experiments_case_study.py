@@ -9,7 +9,8 @@ from experiments.case_study.confirm import CHECKS, DRAWS, LEVEL, confirm, interv
 from experiments.case_study.study import Pair, Study, Text, candidates, names_by_text, random_pairs
 
 WIDTH = 6
-AND, SUM = (0, 1), (2, 3)  # the pair that output 0 multiplies, the pair that output 1 adds up; x_5 = 1
+# the pair that output 0 multiplies, the pair that output 1 adds up; x_5 = 1
+AND, SUM = (0, 1), (2, 3)
 
 
 def eye(hook):
@@ -20,7 +21,9 @@ def eye(hook):
 
 
 def study():
-    """out_0 = x_0 x_1; out_1 = (x_2 + x_3) x_5 / 3, no AND of x_2 and x_3; the token k is promoted by output k."""
+    """out_0 = x_0 x_1; out_1 = (x_2 + x_3) x_5 / 3, no AND of x_2 and x_3; the token k is promoted
+    by output k.
+    """
     units = torch.eye(WIDTH)
     out = torch.stack([units[0], units[1] / 3], 1)
     layer = CP(out, torch.stack([units[0], units[2] + units[3]]), torch.stack([units[1], units[5]]))
@@ -47,7 +50,9 @@ def text_of(study, blocks=30, length=40):
 
 
 def test_candidates_are_read_from_weights():
-    """2 Q_01 = 1 for output 0; for output 1 the pairs (2, 5) and (3, 5) have 1/3. The others have none."""
+    """2 Q_01 = 1 for output 0; for output 1 the pairs (2, 5) and (3, 5) have 1/3. The others have
+    none.
+    """
     found = candidates(study(), 10)
     assert (found[0].out, found[0].f, found[0].g) == (0, *AND)
     assert found[0].coefficient == pytest.approx(1)
@@ -135,5 +140,7 @@ def test_names_say_where_the_mass_is():
     flat = text.ids.flatten()
     before = torch.cat([torch.full_like(text.ids[:, :1], -1), text.ids[:, :-1]], 1).flatten()
     x[:, 0], x[:, 1] = (before == 3).float(), (flat == 4).float()
-    names = names_by_text(made, Text(text.ids, text.block, text.mid, x, text.reads, text.fires), str, count=1)
+    names = names_by_text(
+        made, Text(text.ids, text.block, text.mid, x, text.reads, text.fires), str, count=1
+    )
     assert names[:2] == ["after 3 (100%)", "at 4 (100%)"]

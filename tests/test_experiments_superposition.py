@@ -1,4 +1,6 @@
-"""The core of the superposition experiment: predictions and measurements of layers whose interference is known."""
+"""The core of the superposition experiment: predictions and measurements of layers whose
+interference is known.
+"""
 
 import numpy as np
 import pytest
@@ -9,12 +11,25 @@ from experiments.superposition import ANDS, FEATURES, SQUARES, Layers
 
 
 def squaring(offset: float = 0.0, **crosses: float) -> Layers:
-    """Every x_f², exactly, with a unit each; and c x_f x_g in the output k for each crossing named k_f_g."""
+    """Every x_f², exactly, with a unit each; and c x_f x_g in the output k for each crossing named
+    k_f_g.
+    """
     eye = torch.eye(FEATURES)
     places = [tuple(map(int, name[1:].split("_"))) for name in crosses]
-    outs = torch.cat([eye, *(value * eye[:, [k]] for (k, _, _), value in zip(places, crosses.values(), strict=True))], 1)
+    outs = torch.cat(
+        [
+            eye,
+            *(
+                value * eye[:, [k]]
+                for (k, _, _), value in zip(places, crosses.values(), strict=True)
+            ),
+        ],
+        1,
+    )
     lefts, rights = (torch.cat([eye, *(eye[[place[at]]] for place in places)]) for at in (1, 2))
-    return Layers(outs[None], lefts[None], rights[None], torch.full((1, FEATURES), offset), relu=offset != 0)
+    return Layers(
+        outs[None], lefts[None], rights[None], torch.full((1, FEATURES), offset), relu=offset != 0
+    )
 
 
 def place(task, f, g):
@@ -32,7 +47,9 @@ def test_exact_squares_interfere_nowhere():
     assert superposition.figures(layers, SQUARES, 0.3, 1000)["unexplained"][0] == 0
     assert superposition.figures(layers, SQUARES, 0.3, 1000)["outputs represented"][0] == FEATURES
     assert np.abs(superposition.interference(layers, SQUARES, 0.3, 50)).max() < 1e-6
-    assert all(np.abs(values).max() == 0 for values in superposition.predictions(layers, SQUARES).values())
+    assert all(
+        np.abs(values).max() == 0 for values in superposition.predictions(layers, SQUARES).values()
+    )
 
 
 def test_one_crossing_is_predicted_and_measured():
@@ -58,7 +75,9 @@ def test_what_a_relu_cuts_is_not_predicted():
 def test_correlations_and_their_chance():
     generator = np.random.default_rng(0)
     measured = generator.normal(size=(5, 400))
-    found = superposition.correlations({"same": np.exp(measured), "other": generator.normal(size=(5, 400))}, measured)
+    found = superposition.correlations(
+        {"same": np.exp(measured), "other": generator.normal(size=(5, 400))}, measured
+    )
     assert found["same"][:3] == (1.0, 1.0, 1.0)
     assert abs(found["same"][3]) < 0.1
     assert found["other"][1] < 0 < found["other"][2]
@@ -66,10 +85,14 @@ def test_correlations_and_their_chance():
 
 @pytest.mark.parametrize("task", [SQUARES, ANDS], ids=lambda task: task.name)
 def test_trains_and_is_read(task):
-    """The mean square of the targets is what the loss divides by; some steps leave less than a constant does."""
+    """The mean square of the targets is what the loss divides by; some steps leave less than a
+    constant does.
+    """
     x = superposition.drawn((200_000, FEATURES), 0.3, torch.Generator().manual_seed(3))
     assert float(task(x).square().mean()) == pytest.approx(superposition.power(task, 0.3), rel=0.02)
-    assert float(task(x).var(0).mean()) == pytest.approx(superposition.variance(task, 0.3), rel=0.02)
+    assert float(task(x).var(0).mean()) == pytest.approx(
+        superposition.variance(task, 0.3), rel=0.02
+    )
     layers = superposition.trained(task, True, 0.3, seeds=2, steps=300)
     assert superposition.figures(layers, task, 0.3, 2000)["unexplained"][0] < 1
     found = superposition.correlations(

@@ -10,7 +10,9 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """The most bytes at once in tensors made under the watch: storages by their address, while any tensor holds them."""
+    """The most bytes at once in tensors made under the watch: storages by their address, while any
+    tensor holds them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -18,7 +20,11 @@ class LiveBytes(TorchDispatchMode):
         self.bytes, self.peak = 0, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        given = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if torch.is_tensor(leaf)}
+        given = {
+            leaf.untyped_storage().data_ptr()
+            for leaf in tree_leaves((args, kwargs))
+            if torch.is_tensor(leaf)
+        }
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if torch.is_tensor(leaf):
@@ -28,7 +34,8 @@ class LiveBytes(TorchDispatchMode):
     def hold(self, tensor, given) -> None:
         storage = tensor.untyped_storage()
         at, size = storage.data_ptr(), storage.nbytes()
-        if at == 0 or (at in given and at not in self.holders):  # empty, or a view of what was there before
+        # empty, or a view of what was there before
+        if at == 0 or (at in given and at not in self.holders):
             return
         if at not in self.holders:
             self.holders[at] = 0
@@ -48,4 +55,6 @@ def slope(sizes: Sequence[float], costs: Sequence[float]) -> float:
     """The exponent of growth: least squares through the logarithms."""
     x, y = ([math.log(value) for value in values] for values in (sizes, costs))
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
+    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum(
+        (a - mean_x) ** 2 for a in x
+    )

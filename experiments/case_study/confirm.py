@@ -1,12 +1,15 @@
-"""One candidate on held-out text: do its two latents make the third together, and does the model's prediction need both?
+"""One candidate on held-out text: do its two latents make the third together, and does the model's
+prediction need both?
 
-With L the log-probability of the promoted tokens together, and L₋f, L₋g, L₋fg the same after a_f w_f, a_g w_g or both were
-taken off what the MLP reads (all that the MLP adds, and the final norm, react; the stream itself is left as it is):
+With L the log-probability of the promoted tokens together, and L₋f, L₋g, L₋fg the same after a_f
+w_f, a_g w_g or both were taken off what the MLP reads (all that the MLP adds, and the final norm,
+react; the stream itself is left as it is):
 
     effect of f with g: L − L₋f      without g: L₋g − L₋fg      interaction: L − L₋f − L₋g + L₋fg
 
-Inside the MLP a pair's interaction is its term, by algebra; that it moves the prediction through the norm, for these tokens
-more than for others, by this pair more than by others, and that f does little without g, are what can fail.
+Inside the MLP a pair's interaction is its term, by algebra; that it moves the prediction through
+the norm, for these tokens more than for others, by this pair more than by others, and that f does
+little without g, are what can fail.
 """
 
 from dataclasses import dataclass
@@ -17,9 +20,11 @@ from torch import Tensor
 
 from experiments.case_study.study import Pair, Study, Text
 
-LEAST, BLOCKS = 20, 10  # positions with both latents, and blocks they are spread over, below which nothing is said
+# positions with both latents, and blocks they are spread over, below which nothing is said
+LEAST, BLOCKS = 20, 10
 TOGETHER, SHARE = 2.0, 0.1
-MOST, OTHERS = 300, 50  # positions intervened on, and other output latents whose tokens are compared with
+# positions intervened on, and other output latents whose tokens are compared with
+MOST, OTHERS = 300, 50
 DRAWS, LEVEL = 10_000, 0.999
 CHECKS = {
     "occurs": f"both latents are active at {LEAST} positions or more, in {BLOCKS} blocks or more",
@@ -34,7 +39,9 @@ CHECKS = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was measured of a candidate: ``figures`` are means with their intervals, ``checks`` what it passed."""
+    """What was measured of a candidate: ``figures`` are means with their intervals, ``checks`` what
+    it passed.
+    """
 
     pair: Pair
     count: int
@@ -59,7 +66,11 @@ class Verdict:
 def confirm(study: Study, text: Text, pair: Pair, seed: int = 0) -> Verdict:
     f, g = text.reads[:, pair.f], text.reads[:, pair.g]
     both, fires = f & g, text.fires[:, pair.out]
-    rates = {"both": rate(fires[both]), "f alone": rate(fires[f & ~g]), "g alone": rate(fires[g & ~f])}
+    rates = {
+        "both": rate(fires[both]),
+        "f alone": rate(fires[f & ~g]),
+        "g alone": rate(fires[g & ~f]),
+    }
     at = both.nonzero()[:, 0]
     blocks = len(text.block[at].unique())
     checks = dict.fromkeys(CHECKS, False) | {"occurs": len(at) >= LEAST and blocks >= BLOCKS}
@@ -70,31 +81,56 @@ def confirm(study: Study, text: Text, pair: Pair, seed: int = 0) -> Verdict:
     a = study.inputs.encode(text.x[at])
     term = pair.coefficient * a[:, pair.f] * a[:, pair.g]
     on = fires[at]
-    share = float(term[on].sum() / study.outputs.pre(study.tensor(text.x[at[on]]))[:, pair.out].sum()) if on.any() else 0.0
+    share = (
+        float(term[on].sum() / study.outputs.pre(study.tensor(text.x[at[on]]))[:, pair.out].sum())
+        if on.any()
+        else 0.0
+    )
     draw = torch.Generator().manual_seed(seed)
     each = effects(study, text, pair, at, a, draw)
     means = intervals(each, text.block[at])
     size = means["interaction"][0]
     checks |= {
-        "together": rates["both"] >= TOGETHER * max(rates["f alone"], rates["g alone"]) and rates["both"] > 0,
+        "together": rates["both"] >= TOGETHER * max(rates["f alone"], rates["g alone"])
+        and rates["both"] > 0,
         "share": share >= SHARE,
         "interaction": means["interaction"][1] > 0,
         "this pair": means["over other pairs"][1] > 0,
         "these tokens": means["over other tokens"][1] > 0,
-        "needs both": all(means[side][1] > 0 and size >= means[side][0] / 2 for side in ("f with g", "g with f")),
+        "needs both": all(
+            means[side][1] > 0 and size >= means[side][0] / 2 for side in ("f with g", "g with f")
+        ),
     }
-    return Verdict(pair, int(both.sum()), rates, share, float(term.mean()), means, checks, at, each["interaction"])
+    return Verdict(
+        pair,
+        int(both.sum()),
+        rates,
+        share,
+        float(term.mean()),
+        means,
+        checks,
+        at,
+        each["interaction"],
+    )
 
 
-def effects(study: Study, text: Text, pair: Pair, at: Tensor, a: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
-    """What the module's head defines, at each position ``at`` with input latents ``a``, and the controls."""
+def effects(
+    study: Study, text: Text, pair: Pair, at: Tensor, a: Tensor, draw: torch.Generator
+) -> dict[str, Tensor]:
+    """What the module's head defines, at each position ``at`` with input latents ``a``, and the
+    controls.
+    """
     x, mid, w = text.x[at], text.mid[at], study.inputs.writes
     tokens = study.promoted[pair.out]
 
     def four(one: Tensor, two: Tensor) -> list[Tensor]:
-        """Log-probabilities with all, without one, without two, without both: of latents given for each position."""
+        """Log-probabilities with all, without one, without two, without both: of latents given for
+        each position.
+        """
         first, second = (a.gather(1, latent[:, None]) * w[latent] for latent in (one, two))
-        return [study.logp(mid, study.tensor(z)) for z in (x, x - first, x - second, x - first - second)]
+        return [
+            study.logp(mid, study.tensor(z)) for z in (x, x - first, x - second, x - first - second)
+        ]
 
     def crossed(logp: list[Tensor], tokens: Tensor) -> Tensor:
         whole, no_f, no_g, none = (each[:, tokens].logsumexp(-1) for each in logp)
@@ -129,9 +165,15 @@ def intervals(
     _, which = block.unique(return_inverse=True)
     count = torch.bincount(which).double()
     total = columns.new_zeros(len(count), columns.shape[1]).index_add_(0, which, columns)
-    chosen = torch.randint(len(count), (DRAWS, len(count)), generator=torch.Generator().manual_seed(seed))
-    times = columns.new_zeros(chosen.shape).scatter_add_(1, chosen, columns.new_ones(()).expand(chosen.shape))
+    chosen = torch.randint(
+        len(count), (DRAWS, len(count)), generator=torch.Generator().manual_seed(seed)
+    )
+    times = columns.new_zeros(chosen.shape).scatter_add_(
+        1, chosen, columns.new_ones(()).expand(chosen.shape)
+    )
     means = (times @ total) / (times @ count)[:, None]
-    low, high = means.quantile(torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=means.dtype), dim=0)
+    low, high = means.quantile(
+        torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=means.dtype), dim=0
+    )
     found = zip(columns.mean(0).tolist(), low.tolist(), high.tolist(), strict=True)
     return dict(zip(values, found, strict=True))

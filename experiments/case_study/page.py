@@ -24,9 +24,21 @@ GLOSSES = {  # by hand, of what was confirmed: what the names and contexts look 
     (751, 739, 787): "“was/felt … and”: a second word for how someone is (“was sad and mad”).",
     (209, 210, 419): "“was so”: how someone or something is (“was so proud”).",
     (938, 560, 789): "“in/into the”: a place follows (“in the forest”).",
-    (144, 839, 1000): "Inside quoted speech, at the end of a word that can end it: the quotation mark.",
-    (985, 725, 742): "“to/could” and a piece “an”: a verb goes on (“to plan”). It fires seldom, on 2 % of the places.",
-    (365, 739, 967): "“was a”: the thing that something was. The promoted pieces of words say little.",
+    (
+        144,
+        839,
+        1000,
+    ): "Inside quoted speech, at the end of a word that can end it: the quotation mark.",
+    (
+        985,
+        725,
+        742,
+    ): "“to/could” and a piece “an”: a verb goes on (“to plan”). It fires seldom, on 2 % of the places.",
+    (
+        365,
+        739,
+        967,
+    ): "“was a”: the thing that something was. The promoted pieces of words say little.",
 }
 
 
@@ -45,7 +57,9 @@ def write(
     promotes = [" ".join(spell(token) for token in tokens) for tokens in study.promoted.tolist()]
     passed = [v for v in verdicts if v.passed]
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(), trim_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=select_autoescape(),
+        trim_blocks=True,
     )
     html = environment.get_template("page.html").render(
         plotly=get_plotlyjs(),
@@ -75,18 +89,27 @@ def write(
 
 
 def card(
-    study: Study, text: Text, verdict: Verdict, promotes: str, names: tuple[list[str], list[str]], spell: Callable
+    study: Study,
+    text: Text,
+    verdict: Verdict,
+    promotes: str,
+    names: tuple[list[str], list[str]],
+    spell: Callable,
 ) -> dict[str, Any]:
     pair, (by_weights, by_text) = verdict.pair, names
     form = study.interactions.of(pair.out)
     gates, top = form.gates(3, members=MEMBERS), form.top(6, "cross")
-    told = zip(gates.weight_share.tolist(), sides(gates.a, by_text), sides(gates.b, by_text), strict=True)
+    told = zip(
+        gates.weight_share.tolist(), sides(gates.a, by_text), sides(gates.b, by_text), strict=True
+    )
     pairs = zip(top.indices.tolist(), top.coefficients.tolist(), strict=True)
 
     def latent(n: int) -> dict[str, Any]:
         return {"number": n, "name": by_weights[n], "weights": by_weights[n], "text": by_text[n]}
 
-    rates = dict(zip(("both", "f", "g"), (f"{value:.1%}" for value in verdict.rates.values()), strict=True))
+    rates = dict(
+        zip(("both", "f", "g"), (f"{value:.1%}" for value in verdict.rates.values()), strict=True)
+    )
     return {
         "number": pair.out, "pair": pair, "promotes": promotes, "f": latent(pair.f), "g": latent(pair.g),
         "gloss": GLOSSES.get((pair.out, pair.f, pair.g), ""), "count": f"{verdict.count:,}", "rates": rates,
@@ -99,8 +122,12 @@ def card(
 def sides(readings: Readings, names: list[str]) -> list[str]:
     """One side of each gate by its nearest latents."""
     return [
-        ", ".join(f"{c:+.2f} [{names[f].split(' (')[0]}]" for f, c in zip(indices, values, strict=True))
-        for indices, values in zip(readings.indices.tolist(), readings.coefficients.tolist(), strict=True)
+        ", ".join(
+            f"{c:+.2f} [{names[f].split(' (')[0]}]" for f, c in zip(indices, values, strict=True)
+        )
+        for indices, values in zip(
+            readings.indices.tolist(), readings.coefficients.tolist(), strict=True
+        )
     ]
 
 
@@ -113,15 +140,24 @@ def bars(verdict: Verdict) -> dict[str, Any]:
     """Effects on log p of the promoted tokens, with their intervals."""
     found = [verdict.figures[name] for name in BARS]
     colours = ["#0072B2"] * 4 + ["#009E73"] + ["#999999"] * 2
-    bar = {"type": "bar", "x": list(BARS), "y": [mean for mean, _, _ in found], "marker": {"color": colours}}
+    bar = {
+        "type": "bar",
+        "x": list(BARS),
+        "y": [mean for mean, _, _ in found],
+        "marker": {"color": colours},
+    }
     bar["error_y"] = whiskers(found)
     layout = {"yaxis": {"title": {"text": "change of log p, nats"}}}
-    spoken = "; ".join(f"{name} {mean:+.3f}" for name, (mean, _, _) in zip(BARS, found, strict=True))
+    spoken = "; ".join(
+        f"{name} {mean:+.3f}" for name, (mean, _, _) in zip(BARS, found, strict=True)
+    )
     return chart({"data": [bar], "layout": layout}, f"What taking out costs: {spoken}", 320)
 
 
 def contexts(study: Study, text: Text, verdict: Verdict, spell: Callable) -> list[dict[str, str]]:
-    """The positions whose interaction is largest, from different blocks, with the promoted tokens' probability."""
+    """The positions whose interaction is largest, from different blocks, with the promoted tokens'
+    probability.
+    """
     pair, length, seen, found = verdict.pair, text.ids.shape[1], set(), []
     for n in verdict.sizes.argsort(descending=True).tolist():
         at = int(verdict.positions[n])
@@ -130,12 +166,25 @@ def contexts(study: Study, text: Text, verdict: Verdict, spell: Callable) -> lis
             continue
         seen.add(block)
         x, mid = text.x[[at]], text.mid[[at]]
-        f, g = (study.inputs.encode(x)[:, [latent]] * study.inputs.writes[latent] for latent in (pair.f, pair.g))
+        f, g = (
+            study.inputs.encode(x)[:, [latent]] * study.inputs.writes[latent]
+            for latent in (pair.f, pair.g)
+        )
         kept = {"p": x, "no_f": x - f, "no_g": x - g, "none": x - f - g}
-        p = {name: probability(study.logp(mid, study.tensor(z)), study.promoted[pair.out]) for name, z in kept.items()}
+        p = {
+            name: probability(study.logp(mid, study.tensor(z)), study.promoted[pair.out])
+            for name, z in kept.items()
+        }
         words = [spell(token).replace("␣", " ") for token in text.ids[block].tolist()]
         before = "".join(words[max(0, where - BEFORE) : where])
-        found.append({"before": before, "token": words[where], "after": "".join(words[where + 1 : where + AFTER])} | p)
+        found.append(
+            {
+                "before": before,
+                "token": words[where],
+                "after": "".join(words[where + 1 : where + AFTER]),
+            }
+            | p
+        )
         if len(found) == SHOWN:
             break
     return found
@@ -160,7 +209,11 @@ def overview(verdicts: list[Verdict], promotes: list[str], names: list[str]) -> 
         "xaxis": {"title": {"text": "mean of c · a_f a_g"}, "type": "log"},
         "yaxis": {"title": {"text": "interaction on log p, nats"}},
     }
-    return chart({"data": traces, "layout": layout}, "Interaction against the mean of the term, by candidate", 420)
+    return chart(
+        {"data": traces, "layout": layout},
+        "Interaction against the mean of the term, by candidate",
+        420,
+    )
 
 
 def row(verdict: Verdict, promotes: str, names: list[str]) -> dict[str, Any]:
@@ -176,9 +229,15 @@ def row(verdict: Verdict, promotes: str, names: list[str]) -> dict[str, Any]:
 
 def shares(spectra: LowRank) -> dict[str, Any]:
     share = spectra.share
-    bar = {"type": "bar", "x": [f"rank {one['rank']}" for one in share], "y": [one["share"] for one in share]}
+    bar = {
+        "type": "bar",
+        "x": [f"rank {one['rank']}" for one in share],
+        "y": [one["share"] for one in share],
+    }
     bar["error_y"] = whiskers([(one["share"], one["low"], one["high"]) for one in share])
-    layout = {"yaxis": {"title": {"text": f"share of latents above {spectra.threshold}"}, "range": [0, 1]}}
+    layout = {
+        "yaxis": {"title": {"text": f"share of latents above {spectra.threshold}"}, "range": [0, 1]}
+    }
     how = "by the first eigenvectors of their quadratic form, on held-out tokens where they are active"
     text = f"Output latents predicted {how}: {spectra.summary()}."
     return {"text": text, "chart": chart({"data": [bar], "layout": layout}, spectra.summary(), 320)}

@@ -1,4 +1,6 @@
-"""What is studied: an MLP between two dictionaries, candidate mechanisms from its weights alone, and names for latents."""
+"""What is studied: an MLP between two dictionaries, candidate mechanisms from its weights alone,
+and names for latents.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +24,9 @@ BATCH = 50
 
 @dataclass(frozen=True)
 class Pair:
-    """A candidate: output latent ``out`` = … + coefficient · a_f a_g, and what the pair must reach to switch it on alone."""
+    """A candidate: output latent ``out`` = … + coefficient · a_f a_g, and what the pair must reach
+    to switch it on alone.
+    """
 
     out: int
     f: int
@@ -33,8 +37,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Study:
-    """An MLP's tensor between two dictionaries. ``logp`` (what was there before, what the MLP adds) → log-probabilities of
-    the next token; ``promoted``: the tokens that each output latent writes for."""
+    """An MLP's tensor between two dictionaries. ``logp`` (what was there before, what the MLP adds)
+    → log-probabilities of the next token; ``promoted``: the tokens that each output latent writes
+    for."""
 
     tensor: CP
     inputs: Dictionary
@@ -49,8 +54,8 @@ class Study:
 
 @dataclass(frozen=True)
 class Text:
-    """At every token of some blocks: the stream before the MLP (``mid``), what the MLP reads (``x``), and which latents
-    are active on either side. ``block``: which block it is in."""
+    """At every token of some blocks: the stream before the MLP (``mid``), what the MLP reads
+    (``x``), and which latents are active on either side. ``block``: which block it is in."""
 
     ids: Int[Tensor, "b t"]
     block: Int[Tensor, " n"]
@@ -93,8 +98,9 @@ def read(model: Transformer, study: Study, layer: int, ids: Int[Tensor, "b t"]) 
 
 
 def candidates(study: Study, count: int) -> list[Pair]:
-    """From weights alone: each output latent's largest positive 2 Q_fg with |cos(w_f, w_g)| < ``STRAIGHT``, and of those
-    the ``count`` that need the smallest product a_f a_g to reach the latent's threshold by themselves."""
+    """From weights alone: each output latent's largest positive 2 Q_fg with |cos(w_f, w_g)| <
+    ``STRAIGHT``, and of those the ``count`` that need the smallest product a_f a_g to reach the
+    latent's threshold by themselves."""
     whole, threshold = study.interactions, study.outputs.threshold
     assert threshold is not None
     found = []
@@ -110,7 +116,9 @@ def candidates(study: Study, count: int) -> list[Pair]:
 
 
 def random_pairs(study: Study, pairs: Sequence[Pair], seed: int) -> list[Pair]:
-    """The same output latents, each with two input latents drawn at random whose term is positive too."""
+    """The same output latents, each with two input latents drawn at random whose term is positive
+    too.
+    """
     draw, whole, found = torch.Generator().manual_seed(seed), study.interactions, []
     for pair in pairs:
         form, w = whole.of(pair.out).form, study.inputs.writes
@@ -126,10 +134,11 @@ def random_pairs(study: Study, pairs: Sequence[Pair], seed: int) -> list[Pair]:
 def names_by_weights(
     model: Transformer, study: Study, layer: int, spell: Callable[[int], str], count: int = PROMOTED
 ) -> list[str]:
-    """Input latents by the tokens they answer most in texts of two tokens: as the last ("at"), or as the one before it.
+    """Input latents by the tokens they answer most in texts of two tokens: as the last ("at"), or
+    as the one before it.
 
-    The other token is each of ``ANY``, and the pre-activation its mean over them. Of the two places the one that reaches
-    higher.
+    The other token is each of ``ANY``, and the pre-activation its mean over them. Of the two places
+    the one that reaches higher.
     """
     vocabulary = model.config.vocab_size
     means = {}
@@ -138,21 +147,33 @@ def names_by_weights(
         for other in range(0, vocabulary, vocabulary // ANY):
             each = torch.stack([torch.full((vocabulary,), other), torch.arange(vocabulary)], 1)
             heard: list[Tensor] = []
-            with hooked(mlp_of(model, layer), "input", lambda x, heard=heard: heard.append(x[:, 1])):
-                model(input_ids=each if place == "at" else each.flip(1), use_cache=False, logits_to_keep=1)
+            with hooked(
+                mlp_of(model, layer), "input", lambda x, heard=heard: heard.append(x[:, 1])
+            ):
+                model(
+                    input_ids=each if place == "at" else each.flip(1),
+                    use_cache=False,
+                    logits_to_keep=1,
+                )
             total += study.inputs.pre(heard[0]) / ANY
         means[place] = total.topk(count, dim=0)
     found = []
     for latent in range(study.inputs.n_latents):
         place = max(means, key=lambda name: float(means[name].values[0, latent]))
-        found.append(f"{place} {' '.join(spell(token) for token in means[place].indices[:, latent].tolist())}")
+        found.append(
+            f"{place} {' '.join(spell(token) for token in means[place].indices[:, latent].tolist())}"
+        )
     return found
 
 
-def names_by_text(study: Study, text: Text, spell: Callable[[int], str], count: int = 2) -> list[str]:
-    """Input latents by the tokens that hold most of their activation: where they are active ("at"), or one before.
+def names_by_text(
+    study: Study, text: Text, spell: Callable[[int], str], count: int = 2
+) -> list[str]:
+    """Input latents by the tokens that hold most of their activation: where they are active ("at"),
+    or one before.
 
-    Of these two places that in which the ``count`` first tokens hold the larger share, and that share.
+    Of these two places that in which the ``count`` first tokens hold the larger share, and that
+    share.
     """
     vocabulary = len(study.logp(text.mid[:1], text.mid[:1])[0])
     before = torch.cat([torch.full_like(text.ids[:, :1], -1), text.ids[:, :-1]], 1)

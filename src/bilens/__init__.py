@@ -1,6 +1,7 @@
 """bilens: bilinear layers as exact third-order tensors, for interpretability.
 
-Everything bilens says about a model is exact, or says what it left out. Names are loaded when first used, so that
+Everything bilens says about a model is exact, or says what it left out. Names are loaded when first
+used, so that
 ``import bilens`` costs next to nothing and no model library is loaded before a model is.
 """
 
@@ -11,7 +12,17 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from bilens import algebra, base, circuits, decompose, features, models, nn, report, training
-    from bilens.algebra import CP, Dense, Eigen, Factored, Gates, Gaussian, QuadraticForm, Tucker, homogeneous
+    from bilens.algebra import (
+        CP,
+        Dense,
+        Eigen,
+        Factored,
+        Gates,
+        Gaussian,
+        QuadraticForm,
+        Tucker,
+        homogeneous,
+    )
     from bilens.base.errors import BilensError, NotExactError
     from bilens.circuits import expand
     from bilens.models import Classifier, ClassifierConfig, Transformer, TransformerConfig, load
@@ -19,14 +30,37 @@ if TYPE_CHECKING:
 
 _HOMES = {
     **dict.fromkeys(
-        ("CP", "Dense", "Eigen", "Factored", "Gates", "Gaussian", "QuadraticForm", "Tucker", "homogeneous"), "algebra"
+        (
+            "CP",
+            "Dense",
+            "Eigen",
+            "Factored",
+            "Gates",
+            "Gaussian",
+            "QuadraticForm",
+            "Tucker",
+            "homogeneous",
+        ),
+        "algebra",
     ),
     **dict.fromkeys(("BilensError", "NotExactError"), "base.errors"),
-    **dict.fromkeys(("Classifier", "ClassifierConfig", "Transformer", "TransformerConfig", "load"), "models"),
+    **dict.fromkeys(
+        ("Classifier", "ClassifierConfig", "Transformer", "TransformerConfig", "load"), "models"
+    ),
     "expand": "circuits",
     "verify": "report",
 }
-_ROOMS = ("algebra", "base", "circuits", "decompose", "features", "models", "nn", "report", "training")
+_ROOMS = (
+    "algebra",
+    "base",
+    "circuits",
+    "decompose",
+    "features",
+    "models",
+    "nn",
+    "report",
+    "training",
+)
 
 __all__ = [
     "CP",

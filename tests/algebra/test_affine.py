@@ -14,9 +14,9 @@ def test_affine_is_the_layer_for_every_choice_of_biases(which, make, close):
     out, left, right, x = make.randn(3, 5), make.randn(5, 4), make.randn(5, 4), make.randn(2, 6, 4)
     c, b, e = (make.randn(n) if given else None for n, given in zip((3, 5, 5), which, strict=True))
     tensor = affine(out, left, right, c, b, e)
-    truth = (x @ left.mT + (0 if b is None else b)) * (x @ right.mT + (0 if e is None else e)) @ out.mT + (
-        0 if c is None else c
-    )
+    truth = (x @ left.mT + (0 if b is None else b)) * (
+        x @ right.mT + (0 if e is None else e)
+    ) @ out.mT + (0 if c is None else c)
     close(tensor(homogeneous(x) if any(which) else x), truth)
     assert tensor.rank == 5 + which[0]
     assert tensor.shape == (3, 4 + any(which), 4 + any(which))
@@ -35,7 +35,14 @@ def test_homogeneous_map_is_the_affine_map(make, close):
 
 
 def test_homogeneous_map_composes_with_a_layer_with_biases(make, close):
-    tensor = affine(make.randn(3, 5), make.randn(5, 4), make.randn(5, 4), make.randn(3), make.randn(5), make.randn(5))
+    tensor = affine(
+        make.randn(3, 5),
+        make.randn(5, 4),
+        make.randn(5, 4),
+        make.randn(3),
+        make.randn(5),
+        make.randn(5),
+    )
     m, b, x = make.randn(4, 2), make.randn(4), make.randn(6, 2)
     step = homogeneous_map(m, b).mT  # T'(x̃) = T(M̃ x̃), and map(N) feeds T with Nᵀ x̃
     close(tensor.map(left=step, right=step)(homogeneous(x)), tensor(homogeneous(x @ m.mT + b)))
@@ -57,14 +64,28 @@ def test_linear_is_linear_at_the_smaller_rank(shape, make, close):
 
 
 def test_a_residual_and_a_layer_join_in_one_tensor(make, close):
-    layer = affine(make.randn(4, 5), make.randn(5, 4), make.randn(5, 4), make.randn(4), make.randn(5), make.randn(5))
+    layer = affine(
+        make.randn(4, 5),
+        make.randn(5, 4),
+        make.randn(5, 4),
+        make.randn(4),
+        make.randn(5),
+        make.randn(5),
+    )
     x = make.randn(3, 4)
     both = layer + linear(torch.eye(4).double())
     close(both(homogeneous(x)), layer(homogeneous(x)) + x)
 
 
 def test_parts_split_by_degree(make, close):
-    tensor = affine(make.randn(3, 5), make.randn(5, 4), make.randn(5, 4), make.randn(3), make.randn(5), make.randn(5))
+    tensor = affine(
+        make.randn(3, 5),
+        make.randn(5, 4),
+        make.randn(5, 4),
+        make.randn(3),
+        make.randn(5),
+        make.randn(5),
+    )
     split, x = parts(tensor), make.randn(6, 4)
     at = lambda scale: tensor(homogeneous(scale * x))  # noqa: E731
     close(split(x), at(1))
@@ -76,4 +97,9 @@ def test_parts_split_by_degree(make, close):
 @pytest.mark.parametrize("shape", [(3, 4, 5), (3, 1, 1)])
 def test_parts_refuse_what_is_not_over_one_and_x(shape, make, refuses):
     tensor = make.cp(*shape)
-    refuses(ShapeError, lambda: parts(tensor), "parts must be given a tensor over (1, x) on both inputs", str(shape))
+    refuses(
+        ShapeError,
+        lambda: parts(tensor),
+        "parts must be given a tensor over (1, x) on both inputs",
+        str(shape),
+    )

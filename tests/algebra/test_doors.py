@@ -1,6 +1,8 @@
-"""Bad inputs at every public door of algebra and decompose: one clear line each, never a traceback from below.
+"""Bad inputs at every public door of algebra and decompose: one clear line each, never a traceback
+from below.
 
-Rows are kinds of bad input, columns the doors; a door may refuse by any of bilens's errors, in the house grammar.
+Rows are kinds of bad input, columns the doors; a door may refuse by any of bilens's errors, in the
+house grammar.
 """
 
 import math
@@ -10,7 +12,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bilens.algebra import CP, Dense, Factored, Gaussian, Tucker, affine, canonical, parts, sampled_inner
+from bilens.algebra import (
+    CP,
+    Dense,
+    Factored,
+    Gaussian,
+    Tucker,
+    affine,
+    canonical,
+    parts,
+    sampled_inner,
+)
 from bilens.base.errors import ArgumentError, BilensError, NotFiniteError, ShapeError
 from bilens.decompose import hosvd, joint, similarity, svd, tail, top_entries
 
@@ -82,9 +94,13 @@ def test_verbs_on_empty_modes_are_zero(make):
     assert (found.rank, found.error) == (0, 0)
 
 
-@pytest.mark.parametrize("door", ["canonical", "hosvd", "svd", "joint", "tail", "top_entries", "decompose.similarity"])
 @pytest.mark.parametrize(
-    "given", [None, 3, "T", [[1.0]], torch.ones(3, 4, 4), nn.Linear(2, 2)], ids=lambda v: type(v).__name__
+    "door", ["canonical", "hosvd", "svd", "joint", "tail", "top_entries", "decompose.similarity"]
+)
+@pytest.mark.parametrize(
+    "given",
+    [None, 3, "T", [[1.0]], torch.ones(3, 4, 4), nn.Linear(2, 2)],
+    ids=lambda v: type(v).__name__,
 )
 def test_no_tensor_at_all(door, given):
     refused(lambda: DOORS[door](given))
@@ -123,9 +139,12 @@ def test_factors_of_the_wrong_kind(name, make):
         for field, factor in vars(T).items():
             if name == "layers" and factor.ndim != 2:
                 continue
-            line = refused(lambda T=T, field=field, factor=factor: type(T)(**vars(T) | {field: change(factor)}))
+            line = refused(
+                lambda T=T, field=field, factor=factor: type(T)(**vars(T) | {field: change(factor)})
+            )
             assert f"{type(T).__name__}.{field} must" in line
-            assert text in line or name in ("whole numbers", "complex")  # of one factor alone: not like the first
+            # of one factor alone: not like the first
+            assert text in line or name in ("whole numbers", "complex")
 
 
 def test_tensors_for_factors(make):
@@ -140,8 +159,14 @@ def test_tensors_for_factors(make):
     [
         (((7, 4), (7, 4), (3, 7)), "They fit as CP(out=third, left=first, right=second)."),
         (((7, 4), (3, 7), (7, 4)), "They fit as CP(out=second, left=first, right=third)."),
-        (((7, 3), (7, 4), (7, 4)), "out is (o, h), as the weight of a linear layer lies: pass its .mT."),
-        (((3, 7), (4, 7), (4, 7)), "left and right are (h, i), as the weights of linear layers lie: pass their .mT."),
+        (
+            ((7, 3), (7, 4), (7, 4)),
+            "out is (o, h), as the weight of a linear layer lies: pass its .mT.",
+        ),
+        (
+            ((3, 7), (4, 7), (4, 7)),
+            "left and right are (h, i), as the weights of linear layers lie: pass their .mT.",
+        ),
         (((3, 7), (5, 4), (6, 4)), ""),
     ],
 )
@@ -172,7 +197,9 @@ WHOLE = (True, False, -1, 0, 1.5, "2", math.nan, [2])
         "budget": lambda T, v: top_entries(T, 2, budget=v),
         "top_entries(max_bytes)": lambda T, v: top_entries(T, 2, max_bytes=v),
         "sample": lambda T, v: gaussian().sample(v),
-        "samples": lambda T, v: similarity([T], samples=v) if v is not False and v != 0 else refuse_zero(),
+        "samples": lambda T, v: (
+            similarity([T], samples=v) if v is not False and v != 0 else refuse_zero()
+        ),
     }.items(),
 )
 def test_counts(door, call, value, make):
@@ -356,8 +383,9 @@ def test_dtypes_and_devices_by_name(make):
     T = make.cp()
     assert T.to("float32").dtype == T.to(torch.float32).dtype == torch.float32
     assert T.to("cpu", "bfloat16").dtype == torch.bfloat16
-    assert 'must be given dtypes and devices that are here, like torch.float32, "float32" or "cpu"; got \'mars\'' in refused(
-        lambda: T.to("mars")
+    assert (
+        'must be given dtypes and devices that are here, like torch.float32, "float32" or "cpu"; got \'mars\''
+        in refused(lambda: T.to("mars"))
     )
 
 
@@ -368,15 +396,25 @@ def test_a_meta_measure_is_for_loading_alone(make):
 
 @pytest.mark.parametrize("door", DOORS)
 def test_no_figure_without_values(door, make):
-    """A tensor on the meta device has a shape alone: it may be made, and no figure is reported of it."""
+    """A tensor on the meta device has a shape alone: it may be made, and no figure is reported of
+    it.
+    """
     there = make.cp(3, 4).to("meta")
     assert there.shape == (3, 4, 4)
-    assert "must hold values; got a meta tensor. Load the weights first." in refused(lambda: DOORS[door](there))
+    assert "must hold values; got a meta tensor. Load the weights first." in refused(
+        lambda: DOORS[door](there)
+    )
     assert "dense() must hold values" in refused(there.dense)
 
 
 def test_errors_are_of_their_kinds(make, refuses):
     refuses(NotFiniteError, lambda: (make.cp() * math.nan).norm(), "norm.out must be finite")
-    refuses(ShapeError, lambda: canonical(make.cp(3, 0)), "canonical must be given a tensor with no empty mode")
+    refuses(
+        ShapeError,
+        lambda: canonical(make.cp(3, 0)),
+        "canonical must be given a tensor with no empty mode",
+    )
     refuses(ArgumentError, lambda: tail(3, 2), "tail must be given a tensor; got int")
-    refuses(ShapeError, lambda: make.cp().interaction(3), "interaction must be a torch tensor; got int")
+    refuses(
+        ShapeError, lambda: make.cp().interaction(3), "interaction must be a torch tensor; got int"
+    )

@@ -1,4 +1,6 @@
-"""QuadraticForm.eigh against numpy's eigh of the explicit matrix, in full and reduced, with all that it reports."""
+"""QuadraticForm.eigh against numpy's eigh of the explicit matrix, in full and reduced, with all
+that it reports.
+"""
 
 import numpy as np
 import pytest
@@ -115,7 +117,11 @@ def test_zero_matrix(hidden, make):
         assert bool(found.converged.all())
         assert bool(found.cut)
         assert found.degenerate == [(0, 1)]
-        assert (float(found.error), float(found.effective_rank), float(found.discarded)) == (0, 0, 0)
+        assert (float(found.error), float(found.effective_rank), float(found.discarded)) == (
+            0,
+            0,
+            0,
+        )
         assert all(row["share of ‖Q‖²"] == 0 for row in found.rows())
 
 
@@ -169,8 +175,12 @@ SCALES = [
 @pytest.mark.parametrize(("dtype", "scale"), SCALES)
 def test_relative_figures_do_not_depend_on_the_scale(dtype, scale, where, method, maker):
     plain = maker(1, dtype).cp(3, 12, h=20)
-    by = {"out": (scale, 1, 1), "left": (1, scale, 1), "all": (scale,) * 3, "one unit": (1, 1, 1)}[where]
-    factors = [factor * size for factor, size in zip((plain.out, plain.left, plain.right), by, strict=True)]
+    by = {"out": (scale, 1, 1), "left": (1, scale, 1), "all": (scale,) * 3, "one unit": (1, 1, 1)}[
+        where
+    ]
+    factors = [
+        factor * size for factor, size in zip((plain.out, plain.left, plain.right), by, strict=True)
+    ]
     if where == "one unit":  # the same tensor in another gauge
         factors[0][:, 0], factors[1][0] = factors[0][:, 0] * scale, factors[1][0] / scale
     tensor = CP(*factors)
@@ -189,7 +199,10 @@ def test_relative_figures_do_not_depend_on_the_scale(dtype, scale, where, method
     assert shares == pytest.approx(expected, abs=10 * tol)
     if method == "dense":
         assert torch.allclose(found.effective_rank.double(), truth.effective_rank, rtol=10 * tol)
-        form, same = (one.interaction(torch.eye(3, dtype=one.dtype)[0]) for one in (tensor, plain.to(torch.float64)))
+        form, same = (
+            one.interaction(torch.eye(3, dtype=one.dtype)[0])
+            for one in (tensor, plain.to(torch.float64))
+        )
         assert torch.allclose(form.gates(3).share.double(), same.gates(3).share, rtol=10 * tol)
 
 

@@ -112,11 +112,26 @@ def test_half_types_are_decomposed_in_float32(maker, close):
             lambda: Factored(torch.ones(2, 3), torch.ones(3, 2).double()),
             "one dtype and device; got float32 on cpu, float64 on cpu",
         ),
-        (lambda: Factored(torch.ones(2, 3).int(), torch.ones(3, 2)), "Factored.a must have a real floating dtype"),
-        (lambda: Factored(torch.ones(2, 3), torch.ones(3, 4)).trace(), "Factored.trace must be asked of a square product"),
-        (lambda: Factored(torch.ones(2, 3), torch.ones(3, 4)).BA, "Factored.BA must come from a square product; got (2, 4)"),
-        (lambda: Factored(torch.ones(2, 3), torch.ones(3, 4)).unsqueeze(-1), "by a number ≥ 0; got -1"),
-        (lambda: Factored(torch.ones(2, 3), torch.ones(3, 4)) * torch.ones(2), "must be given a scalar; got (2,)"),
+        (
+            lambda: Factored(torch.ones(2, 3).int(), torch.ones(3, 2)),
+            "Factored.a must have a real floating dtype",
+        ),
+        (
+            lambda: Factored(torch.ones(2, 3), torch.ones(3, 4)).trace(),
+            "Factored.trace must be asked of a square product",
+        ),
+        (
+            lambda: Factored(torch.ones(2, 3), torch.ones(3, 4)).BA,
+            "Factored.BA must come from a square product; got (2, 4)",
+        ),
+        (
+            lambda: Factored(torch.ones(2, 3), torch.ones(3, 4)).unsqueeze(-1),
+            "by a number ≥ 0; got -1",
+        ),
+        (
+            lambda: Factored(torch.ones(2, 3), torch.ones(3, 4)) * torch.ones(2),
+            "must be given a scalar; got (2,)",
+        ),
     ],
 )
 def test_refuses(call, text, refuses):

@@ -13,7 +13,9 @@ from bilens.base.errors import NotFiniteError, ShapeError
 
 
 def regauged(T, make, swap=True):
-    """The same symmetric part: units permuted, scaled with either sign over six decades, left and right swapped in some."""
+    """The same symmetric part: units permuted, scaled with either sign over six decades, left and
+    right swapped in some.
+    """
     h = T.rank
     a, b = (torch.exp(3 * make.randn(h)) * make.randn(h).sign() for _ in range(2))
     order = torch.randperm(h, generator=make.generator)
@@ -31,7 +33,13 @@ def same(one, two, close, tol=None):
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10_000), h=st.integers(0, 9), o=st.integers(1, 4), i=st.integers(1, 5), swap=st.booleans())
+@given(
+    seed=st.integers(0, 10_000),
+    h=st.integers(0, 9),
+    o=st.integers(1, 4),
+    i=st.integers(1, 5),
+    swap=st.booleans(),
+)
 def test_equal_layers_compare_equal_factor_by_factor(seed, h, o, i, swap, maker, close):
     make = maker(seed)
     T = make.cp(o, i, h=h)
@@ -45,7 +53,9 @@ def test_equal_layers_compare_equal_factor_by_factor(seed, h, o, i, swap, maker,
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_weights_full_of_ties(seed, maker, close):
-    """Entries −1, 0, 1: equal strengths, largest entries and squared units everywhere, and units equal to each other."""
+    """Entries −1, 0, 1: equal strengths, largest entries and squared units everywhere, and units
+    equal to each other.
+    """
     make = maker(seed)
     T = CP(*(make.randn(*shape).round().clamp(-1, 1) for shape in ((2, 8), (8, 3), (8, 3))))
     found = canonical(T)
@@ -91,14 +101,19 @@ def test_two_layers_that_differ_do_not_compare_equal(make):
     other.right[0, 0] += 1e-3
     one, two = canonical(T), canonical(other)
     assert (
-        max(float((mine - theirs).abs().max()) for mine, theirs in zip(vars(one).values(), vars(two).values(), strict=True))
+        max(
+            float((mine - theirs).abs().max())
+            for mine, theirs in zip(vars(one).values(), vars(two).values(), strict=True)
+        )
         > 1e-5
     )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 def test_narrow_types(dtype, maker, close):
-    """Powers of two change no digit of a half type, so the gauge is exact and the forms must be the same."""
+    """Powers of two change no digit of a half type, so the gauge is exact and the forms must be the
+    same.
+    """
     make = maker(0, dtype)
     T = make.cp(h=6)
     two = 2.0 ** torch.randint(-2, 3, (6,), generator=make.generator).to(dtype)
@@ -113,13 +128,19 @@ def test_strided_and_tracked_factors(make, close):
     strided = CP(T.out.mT.contiguous().mT, T.left.repeat(1, 2)[:, :4], T.right.mT.contiguous().mT)
     same(canonical(strided), canonical(T), close)
     factors = make.randn(2, 3, grad=True), make.randn(3, 4, grad=True), make.randn(3, 4, grad=True)
-    assert torch.autograd.gradcheck(lambda *factors: tuple(vars(canonical(CP(*factors))).values()), factors)
+    assert torch.autograd.gradcheck(
+        lambda *factors: tuple(vars(canonical(CP(*factors))).values()), factors
+    )
 
 
 def test_strengths_that_nearly_tie_keep_an_order_of_their_own(make, close):
-    """Units a few ulps apart are one chain, broken by their entries; a gauge's rounding may not reorder them."""
+    """Units a few ulps apart are one chain, broken by their entries; a gauge's rounding may not
+    reorder them.
+    """
     left, right = torch.linalg.qr(make.randn(4, 4))[0], torch.linalg.qr(make.randn(4, 4))[0]
-    out = torch.ones(1, 4).double() * (1 + torch.arange(4) * TIE / 4 * torch.finfo(torch.float64).eps)
+    out = torch.ones(1, 4).double() * (
+        1 + torch.arange(4) * TIE / 4 * torch.finfo(torch.float64).eps
+    )
     T = CP(out, left, right)
     for seed in range(20):
         make.generator.manual_seed(seed)
@@ -127,7 +148,9 @@ def test_strengths_that_nearly_tie_keep_an_order_of_their_own(make, close):
 
 
 def test_largest_entries_that_nearly_tie_keep_their_sign(make, close):
-    """0.49 and −0.49 and one ulp: a scale rounds them to equal or not, and the sign may not hang on that."""
+    """0.49 and −0.49 and one ulp: a scale rounds them to equal or not, and the sign may not hang on
+    that.
+    """
     left = torch.tensor([[0.49, -math.nextafter(0.49, 1.0), 0.1]], dtype=torch.float64)
     T = CP(make.randn(2, 1), left, make.randn(1, 3))
     for seed in range(20):
@@ -137,5 +160,13 @@ def test_largest_entries_that_nearly_tie_keep_their_sign(make, close):
 
 @pytest.mark.bad_input
 def test_refuses(make, refuses):
-    refuses(ShapeError, lambda: canonical(make.cp(3, 4, 5)), "canonical(swap=True) must have left and right of one size")
-    refuses(NotFiniteError, lambda: canonical(make.cp() * math.nan), "canonical.out must be finite; got 21 NaN")
+    refuses(
+        ShapeError,
+        lambda: canonical(make.cp(3, 4, 5)),
+        "canonical(swap=True) must have left and right of one size",
+    )
+    refuses(
+        NotFiniteError,
+        lambda: canonical(make.cp() * math.nan),
+        "canonical.out must be finite; got 21 NaN",
+    )

@@ -1,4 +1,6 @@
-"""Mean and covariance in one pass against torch.cov, merged across shards, far from zero, and what a covariance must be."""
+"""Mean and covariance in one pass against torch.cov, merged across shards, far from zero, and what
+a covariance must be.
+"""
 
 import math
 
@@ -21,7 +23,8 @@ def is_measure_of(found, x, close, tol=1e-12):
 
 @settings(max_examples=30, deadline=None)
 @given(
-    sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(lambda sizes: sum(sizes) > 1), seed=st.integers(0, 99)
+    sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(lambda sizes: sum(sizes) > 1),
+    seed=st.integers(0, 99),
 )
 def test_any_split_into_batches_gives_the_whole(sizes, seed, maker, close):
     x = maker(seed).randn(sum(sizes), 4) + 3
@@ -44,10 +47,13 @@ def test_a_mean_far_from_zero_costs_no_digits(make, close):
     found = Gaussian.from_batches(x.split(300))
     close(found.cov, torch.cov((x - 1e6).mT), tol=1e-9)  # x itself is only known to 1e6 · eps
     halves = [Gaussian.from_batches([half]) for half in x.split(1000)]
-    close(halves[0].merge(halves[1]).cov, found.cov, tol=1e-10)  # and so are the means between which the halves are joined
+    # and so are the means between which the halves are joined
+    close(halves[0].merge(halves[1]).cov, found.cov, tol=1e-10)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str
+)
 def test_every_dtype_is_measured_in_float64(dtype, maker, close):
     x = maker(0, dtype).randn(50, 6)
     is_measure_of(Gaussian.from_batches(x.split(7)), x, close)
@@ -73,7 +79,10 @@ def test_root_and_inverse_root_on_the_support(make, close):
     close(measure.root @ measure.root, measure.cov)
     close(measure.root @ measure.inverse_root, onto)
     values, vectors = torch.arange(1.0, 6).double(), torch.eye(5).double()
-    close(Gaussian(make.randn(5), torch.diag(values)).inverse_root, vectors @ torch.diag(values**-0.5) @ vectors.mT)
+    close(
+        Gaussian(make.randn(5), torch.diag(values)).inverse_root,
+        vectors @ torch.diag(values**-0.5) @ vectors.mT,
+    )
 
 
 def test_rank_of_few_samples_is_one_less(make):
@@ -144,23 +153,47 @@ def test_a_float32_covariance_is_taken_with_its_own_rounding(make):
 @pytest.mark.parametrize(
     ("kind", "call", "text"),
     [
-        (ShapeError, lambda m: Gaussian(m.randn(3), m.randn(4, 4)), "covariance (i, i), i ≥ 1; got (3,), (4, 4)"),
-        (ShapeError, lambda m: Gaussian(m.randn(3, 1), torch.eye(3).double()), "got (3, 1), (3, 3)"),
+        (
+            ShapeError,
+            lambda m: Gaussian(m.randn(3), m.randn(4, 4)),
+            "covariance (i, i), i ≥ 1; got (3,), (4, 4)",
+        ),
+        (
+            ShapeError,
+            lambda m: Gaussian(m.randn(3, 1), torch.eye(3).double()),
+            "got (3, 1), (3, 3)",
+        ),
         (ShapeError, lambda m: Gaussian(m.randn(0), m.randn(0, 0)), "got (0,), (0, 0)"),
         (
             ShapeError,
             lambda m: Gaussian(m.randn(3), torch.eye(3)),
             "of one dtype and device; got torch.float64 on cpu, torch.f",
         ),
-        (ShapeError, lambda m: Gaussian([0.0], torch.eye(1)), "Gaussian.mean must be a torch tensor; got list."),
-        (ShapeError, lambda m: Gaussian(torch.zeros(2).int(), torch.eye(2).int()), "must have a real floating dtype"),
+        (
+            ShapeError,
+            lambda m: Gaussian([0.0], torch.eye(1)),
+            "Gaussian.mean must be a torch tensor; got list.",
+        ),
+        (
+            ShapeError,
+            lambda m: Gaussian(torch.zeros(2).int(), torch.eye(2).int()),
+            "must have a real floating dtype",
+        ),
         (
             ArgumentError,
             lambda m: Gaussian(m.randn(2), torch.eye(2).double(), -1),
             "Gaussian.count must be a whole number ≥ 0",
         ),
-        (NotFiniteError, lambda m: Gaussian(m.randn(2), torch.eye(2).double() * math.nan), "Gaussian.cov must be finite"),
-        (NotFiniteError, lambda m: Gaussian(m.randn(2) / 0, torch.eye(2).double()), "Gaussian.mean must be finite"),
+        (
+            NotFiniteError,
+            lambda m: Gaussian(m.randn(2), torch.eye(2).double() * math.nan),
+            "Gaussian.cov must be finite",
+        ),
+        (
+            NotFiniteError,
+            lambda m: Gaussian(m.randn(2) / 0, torch.eye(2).double()),
+            "Gaussian.mean must be finite",
+        ),
         (
             ArgumentError,
             lambda m: Gaussian(m.randn(2), torch.tensor([[1.0, 0.5], [0.2, 1.0]]).double()),
@@ -176,12 +209,36 @@ def test_a_float32_covariance_is_taken_with_its_own_rounding(make):
             lambda m: Gaussian(m.randn(2), torch.diag(torch.tensor([1.0, -1e-9]).double())),
             "got an eigenvalue -1e-09",
         ),
-        (ArgumentError, lambda m: Gaussian.from_batches([]), "from_batches must be given samples; got no batches."),
-        (ArgumentError, lambda m: Gaussian.from_batches([m.randn(1, 3), m.randn(0, 3)]), "must be given samples; got 1."),
-        (ShapeError, lambda m: Gaussian.from_batches([m.randn(2, 3), m.randn(2, 4)]), "batch 1 must end in 3; got (2, 4)."),
-        (ShapeError, lambda m: Gaussian.from_batches([torch.tensor(1.0)]), "batch 0 must be a tensor (..., i); got ()."),
-        (ShapeError, lambda m: Gaussian.from_batches([[1.0, 2.0]]), "batch 0 must be a tensor (..., i); got list."),
-        (ShapeError, lambda m: Gaussian.from_batches([torch.ones(2, 2).int()]), "batch 0 must have a real floating dtype"),
+        (
+            ArgumentError,
+            lambda m: Gaussian.from_batches([]),
+            "from_batches must be given samples; got no batches.",
+        ),
+        (
+            ArgumentError,
+            lambda m: Gaussian.from_batches([m.randn(1, 3), m.randn(0, 3)]),
+            "must be given samples; got 1.",
+        ),
+        (
+            ShapeError,
+            lambda m: Gaussian.from_batches([m.randn(2, 3), m.randn(2, 4)]),
+            "batch 1 must end in 3; got (2, 4).",
+        ),
+        (
+            ShapeError,
+            lambda m: Gaussian.from_batches([torch.tensor(1.0)]),
+            "batch 0 must be a tensor (..., i); got ().",
+        ),
+        (
+            ShapeError,
+            lambda m: Gaussian.from_batches([[1.0, 2.0]]),
+            "batch 0 must be a tensor (..., i); got list.",
+        ),
+        (
+            ShapeError,
+            lambda m: Gaussian.from_batches([torch.ones(2, 2).int()]),
+            "batch 0 must have a real floating dtype",
+        ),
         (
             NotFiniteError,
             lambda m: Gaussian.from_batches([m.randn(2, 3), m.randn(2, 3) * math.nan]),
@@ -192,12 +249,32 @@ def test_a_float32_covariance_is_taken_with_its_own_rounding(make):
             lambda m: unit(2).merge(unit(2)),
             "merge must join two measures that count their samples; got (0, 0).",
         ),
-        (ShapeError, lambda m: unit(2, 5).merge(unit(3, 5)), "merge must join measures over 2 inputs; got (3,)."),
-        (ArgumentError, lambda m: unit(2).ridge(-1.0), "ridge must be a finite share ≥ 0 of the mean variance; got -1.0."),
+        (
+            ShapeError,
+            lambda m: unit(2, 5).merge(unit(3, 5)),
+            "merge must join measures over 2 inputs; got (3,).",
+        ),
+        (
+            ArgumentError,
+            lambda m: unit(2).ridge(-1.0),
+            "ridge must be a finite share ≥ 0 of the mean variance; got -1.0.",
+        ),
         (ArgumentError, lambda m: unit(2).ridge(math.nan), "got nan."),
-        (ArgumentError, lambda m: unit(2).sample(0), "sample must be asked for a whole number ≥ 1 of draws; got 0."),
-        (ShapeError, lambda m: unit(2).map(m.randn(3, 3)), "Gaussian.map must be given (new, 2); got (3, 3)."),
-        (ShapeError, lambda m: unit(2).over(4), "measure must be over the layer's 4 inputs; got 2 of them."),
+        (
+            ArgumentError,
+            lambda m: unit(2).sample(0),
+            "sample must be asked for a whole number ≥ 1 of draws; got 0.",
+        ),
+        (
+            ShapeError,
+            lambda m: unit(2).map(m.randn(3, 3)),
+            "Gaussian.map must be given (new, 2); got (3, 3).",
+        ),
+        (
+            ShapeError,
+            lambda m: unit(2).over(4),
+            "measure must be over the layer's 4 inputs; got 2 of them.",
+        ),
     ],
 )
 def test_refuses(kind, call, text, make, refuses):

@@ -38,9 +38,15 @@ def projectors(found):
 
 
 @pytest.mark.parametrize("size", [3, 7], ids=["full", "reduced"])
-@pytest.mark.parametrize("what", [lambda found: found.values, projectors], ids=["values", "vectors"])
+@pytest.mark.parametrize(
+    "what", [lambda found: found.values, projectors], ids=["values", "vectors"]
+)
 def test_eigenpairs_of_a_form(size, what, make):
-    factors = make.randn(2, grad=True), make.randn(2, size, grad=True), make.randn(2, size, grad=True)
+    factors = (
+        make.randn(2, grad=True),
+        make.randn(2, size, grad=True),
+        make.randn(2, size, grad=True),
+    )
     assert gradcheck(lambda *factors: what(QuadraticForm(*factors).eigh(2)), factors)
 
 
@@ -53,9 +59,15 @@ def test_eigenvalues_where_left_is_right(size, make):
 
 @pytest.mark.parametrize("h", [1, 2])
 def test_eigenvalues_of_a_symmetrised_tensor(h, make):
-    factors = make.randn(2, h, grad=True), make.randn(h, 10, grad=True), make.randn(h, 10, grad=True)
+    factors = (
+        make.randn(2, h, grad=True),
+        make.randn(h, 10, grad=True),
+        make.randn(h, 10, grad=True),
+    )
     u = make.randn(2)
-    assert gradcheck(lambda *factors: CP(*factors).symmetrise().interaction(u).eigh(2).values, factors)
+    assert gradcheck(
+        lambda *factors: CP(*factors).symmetrise().interaction(u).eigh(2).values, factors
+    )
 
 
 def kept(found):
@@ -78,7 +90,10 @@ WHOLE = {
 @pytest.mark.parametrize("apart", [0.0, 1e-13, 1e-9, 1e-6])
 def test_equal_and_nearly_equal_eigenvalues(what, apart, make):
     """A block kept whole, through each factor, against central differences."""
-    weights = torch.tensor([2.0, 2.0 + apart, 1.0, 0.5, 0.2]).double() + torch.tensor([0, apart, 0, 0, 0]).double()
+    weights = (
+        torch.tensor([2.0, 2.0 + apart, 1.0, 0.5, 0.2]).double()
+        + torch.tensor([0, apart, 0, 0, 0]).double()
+    )
     factors = [weights, *(torch.linalg.qr(make.randn(5, 5))[0] for _ in range(1))]
     pull = make.randn(5, 5)
 
@@ -94,22 +109,33 @@ def test_equal_and_nearly_equal_eigenvalues(what, apart, make):
             step = torch.zeros_like(truth)
             step[at] = 1e-6
             ends = (
-                value(*(f + sign * step.reshape(f.shape) if m == n else f for m, f in enumerate(factors)))
+                value(
+                    *(
+                        f + sign * step.reshape(f.shape) if m == n else f
+                        for m, f in enumerate(factors)
+                    )
+                )
                 for sign in (1, -1)
             )
             truth[at] = (next(ends) - next(ends)) / 2e-6
         assert (slope.flatten() - truth).abs().max() <= 1e-6 * (1 + truth.abs().max())
 
 
-@pytest.mark.parametrize("what", ["error", "discarded", "norm", "effective rank", "Σ λ", "Σ λ v vᵀ"])
+@pytest.mark.parametrize(
+    "what", ["error", "discarded", "norm", "effective rank", "Σ λ", "Σ λ v vᵀ"]
+)
 def test_a_dead_output_leaves_the_others_their_gradient(what, make):
     """An all-zero row: finite, 0 where it is, and for the other rows what they have alone."""
     out, left, right = make.randn(3, 6), make.randn(6, 5, grad=True), make.randn(6, 5, grad=True)
     out[0] = 0.0
 
     def slopes(rows):
-        found = WHOLE[what](CP(rows, left, right).interaction(torch.eye(len(rows), dtype=torch.float64)).eigh(2))
-        return torch.autograd.grad(found.square().sum() if found.ndim > 1 else found.sum(), (left, right))
+        found = WHOLE[what](
+            CP(rows, left, right).interaction(torch.eye(len(rows), dtype=torch.float64)).eigh(2)
+        )
+        return torch.autograd.grad(
+            found.square().sum() if found.ndim > 1 else found.sum(), (left, right)
+        )
 
     for whole, alone in zip(slopes(out), slopes(out[1:]), strict=True):
         assert torch.allclose(whole, alone, atol=1e-9)

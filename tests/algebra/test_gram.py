@@ -1,4 +1,6 @@
-"""Grams and inner products a tile of hidden units at a time, of the tensor and of its symmetric part."""
+"""Grams and inner products a tile of hidden units at a time, of the tensor and of its symmetric
+part.
+"""
 
 import pytest
 import torch
@@ -8,7 +10,8 @@ from bilens.algebra import CP, cp
 from bilens.base.axes import MODES
 from bilens.base.errors import ArgumentError, ShapeError
 
-BLOCKS = (1, 3, 7, 100)  # of 7 hidden units: each by itself, a rest, one whole block, more than there are
+# of 7 hidden units: each by itself, a rest, one whole block, more than there are
+BLOCKS = (1, 3, 7, 100)
 
 
 @pytest.fixture(params=BLOCKS, ids=lambda block: f"block {block}")
@@ -45,7 +48,10 @@ class TestBlocks:
         close(one.inner(one.swap()), (cube(one) * cube(one).mT).sum())
         close(one.inner(CP(one.out, one.right, one.left)), (cube(one) * cube(one).mT).sum())
         close(one.inner(CP(one.out.clone(), one.left, one.right)), cube(one).square().sum())
-        close(one.inner(CP(one.out, one.left, one.left)), einsum("oij,oh,hi,hj", cube(one), one.out, one.left, one.left))
+        close(
+            one.inner(CP(one.out, one.left, one.left)),
+            einsum("oij,oh,hi,hj", cube(one), one.out, one.left, one.left),
+        )
 
     def test_gradients(self, make):
         factors = tuple(make.randn(*shape, grad=True) for shape in ((2, 4), (4, 3), (4, 3)))
@@ -87,6 +93,12 @@ def test_factors_with_gaps_between_their_entries(make, cube, close):
 def test_refuses(make, refuses):
     for form in (make.cp, make.tucker, make.dense):
         refuses(
-            ShapeError, lambda form=form: form(3, 4, 5).gram("out", symmetric=True), "must have left and right of one size"
+            ShapeError,
+            lambda form=form: form(3, 4, 5).gram("out", symmetric=True),
+            "must have left and right of one size",
         )
-        refuses(ArgumentError, lambda form=form: form().gram("both", symmetric=True), "mode must be one of")
+        refuses(
+            ArgumentError,
+            lambda form=form: form().gram("both", symmetric=True),
+            "mode must be one of",
+        )

@@ -1,4 +1,6 @@
-"""Layers as functions on Gaussian data: against the dense fourth moment, Isserlis in the factors, and Monte Carlo."""
+"""Layers as functions on Gaussian data: against the dense fourth moment, Isserlis in the factors,
+and Monte Carlo.
+"""
 
 import math
 
@@ -18,10 +20,15 @@ def measure(make):
 
 
 def fourth_moment(measure):
-    """E[x_i x_j x_k x_l] as an array, by Isserlis: means, six pairs with two means, three pairs of pairs."""
+    """E[x_i x_j x_k x_l] as an array, by Isserlis: means, six pairs with two means, three pairs of
+    pairs.
+    """
     m, C = measure.mean, measure.cov
     pairs = ["ij,kl", "ik,jl", "il,jk", "jk,il", "jl,ik", "kl,ij"]
-    one_pair = sum(einsum(f"{pair.split(',')[0]},{','.join(pair.split(',')[1])}->ijkl", C, m, m) for pair in pairs)
+    one_pair = sum(
+        einsum(f"{pair.split(',')[0]},{','.join(pair.split(',')[1])}->ijkl", C, m, m)
+        for pair in pairs
+    )
     two_pairs = sum(einsum(f"{pair}->ijkl", C, C) for pair in pairs[:3])
     return einsum("i,j,k,l->ijkl", m, m, m, m) + one_pair + two_pairs
 
@@ -42,16 +49,26 @@ def isserlis(T, S, measure):
     ac, ae, bc, be = (x @ C @ y.mT for x in (T.left, T.right) for y in (S.left, S.right))
     moment = (a * b + ab)[:, None] * (c * e + ce)
     moment = (
-        moment + ac * be + ae * bc + ac * b[:, None] * e + ae * b[:, None] * c + bc * a[:, None] * e + be * a[:, None] * c
+        moment
+        + ac * be
+        + ae * bc
+        + ac * b[:, None] * e
+        + ae * b[:, None] * c
+        + bc * a[:, None] * e
+        + be * a[:, None] * c
     )
     return ((T.out.mT @ S.out) * moment).sum()
 
 
 @pytest.mark.parametrize("other", ["cp", "tucker", "dense"])
-def test_inner_is_the_contraction_with_the_fourth_moment(form_name, other, make, measure, cube, close):
+def test_inner_is_the_contraction_with_the_fourth_moment(
+    form_name, other, make, measure, cube, close
+):
     T, S = make.form(form_name), make.form(other)
     truth = dense_inner(cube(T), cube(S), measure)
-    scale = float((dense_inner(cube(T), cube(T), measure) * dense_inner(cube(S), cube(S), measure)).sqrt())
+    scale = float(
+        (dense_inner(cube(T), cube(T), measure) * dense_inner(cube(S), cube(S), measure)).sqrt()
+    )
     close(T.inner(S, measure), truth, scale)
     means = dense_mean(cube(T), measure) @ dense_mean(cube(S), measure)
     close(T.inner(S, measure, centred=True), truth - means, scale)
@@ -64,7 +81,9 @@ def test_inner_is_isserlis_in_the_factors(make, measure, close):
 
 @pytest.mark.parametrize("far", [1e3, 1e5])
 def test_centred_keeps_its_digits_far_from_zero(far, make, close):
-    """Var T(x) beside a mean of 1e6 … 1e10: no difference of large numbers is taken. Truth: T(μ + z) by hand in z."""
+    """Var T(x) beside a mean of 1e6 … 1e10: no difference of large numbers is taken. Truth: T(μ +
+    z) by hand in z.
+    """
     T = make.cp()
     measure = Gaussian(far * torch.ones(4).double(), torch.eye(4).double())
     S = T.symmetrise().dense()
@@ -76,13 +95,19 @@ def test_norm_and_similarity(form_name, make, measure, cube, close):
     T, S = make.form(form_name), make.form(form_name)
     squares = [dense_inner(cube(form), cube(form), measure) for form in (T, S)]
     close(T.norm(measure), squares[0].sqrt())
-    close(T.similarity(S, measure), dense_inner(cube(T), cube(S), measure) / (squares[0] * squares[1]).sqrt(), scale=1.0)
+    close(
+        T.similarity(S, measure),
+        dense_inner(cube(T), cube(S), measure) / (squares[0] * squares[1]).sqrt(),
+        scale=1.0,
+    )
     close(T.similarity(T * -2.0, measure), torch.tensor(-1.0).double())
     assert float(T.norm(measure, centred=True)) < float(T.norm(measure))
 
 
 def test_the_gauge_does_not_show(make, measure, close):
-    """Only the symmetric part acts on the data: unlike the plain inner product, a swap is no change."""
+    """Only the symmetric part acts on the data: unlike the plain inner product, a swap is no
+    change.
+    """
     T, S = make.cp(), make.cp()
     for same in (T.swap(), T.symmetrise()):
         close(same.inner(S, measure), T.inner(S, measure))
@@ -110,7 +135,9 @@ def test_parts_are_the_layer_and_add_up(form_name, make, measure, close):
 
 
 def test_monte_carlo(make, measure):
-    """100,000 samples; within five standard errors, and the errors are small enough to see a wrong formula."""
+    """100,000 samples; within five standard errors, and the errors are small enough to see a wrong
+    formula.
+    """
     T, S = make.cp(h=9), make.cp(h=5)
     x = measure.sample(100_000, seed=3)
     for centred in (False, True):
@@ -132,7 +159,14 @@ def test_sampled_inner_is_the_average_and_its_error(make):
 
 
 def test_a_layer_with_biases_takes_a_measure_of_x(make, measure):
-    T = affine(make.randn(3, 6), make.randn(6, 4), make.randn(6, 4), make.randn(3), make.randn(6), make.randn(6))
+    T = affine(
+        make.randn(3, 6),
+        make.randn(6, 4),
+        make.randn(6, 4),
+        make.randn(3),
+        make.randn(6),
+        make.randn(6),
+    )
     x = measure.sample(100_000)
     found = sampled_inner(T, T, homogeneous(x))
     assert abs(float(found.value - T.norm(measure).square())) <= 5 * float(found.error)
@@ -142,8 +176,12 @@ def test_a_layer_with_biases_takes_a_measure_of_x(make, measure):
 def test_a_rank_deficient_measure_is_blind_off_its_support(make, close):
     basis = torch.linalg.qr(make.randn(4, 4))[0]
     measure = Gaussian(torch.zeros(4).double(), basis[:, :2] @ basis[:, :2].mT)
-    seen = CP(make.randn(3, 2), make.randn(2, 2) @ basis[:, :2].mT, make.randn(2, 2) @ basis[:, :2].mT)
-    hidden = CP(make.randn(3, 2), make.randn(2, 2) @ basis[:, 2:].mT, make.randn(2, 2) @ basis[:, 2:].mT)
+    seen = CP(
+        make.randn(3, 2), make.randn(2, 2) @ basis[:, :2].mT, make.randn(2, 2) @ basis[:, :2].mT
+    )
+    hidden = CP(
+        make.randn(3, 2), make.randn(2, 2) @ basis[:, 2:].mT, make.randn(2, 2) @ basis[:, 2:].mT
+    )
     close((seen + hidden).norm(measure), seen.norm(measure))
     assert float(hidden.norm(measure)) < 1e-14 * float(hidden.norm())
     assert float(hidden.norm(measure.ridge(1e-2))) > 1e-4 * float(hidden.norm())
@@ -154,7 +192,9 @@ def test_narrow_types_are_exactly_those_of_their_factors(dtype, maker, measure):
     T, S = maker(1, dtype).cp(), maker(2, dtype).cp()
     found = T.inner(S, measure)
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), T.to(torch.float64).inner(S.to(torch.float64), measure), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        found.double(), T.to(torch.float64).inner(S.to(torch.float64), measure), rtol=1e-6, atol=0
+    )
 
 
 def test_strided_factors(make, measure, close):
@@ -172,7 +212,9 @@ def test_rank_zero_and_more_units_than_a_block(make, measure, close):
 
 def test_gradients_flow_through_the_factors(make, measure):
     factors = make.randn(2, 3, grad=True), make.randn(3, 4, grad=True), make.randn(3, 4, grad=True)
-    assert gradcheck(lambda *factors: CP(*factors).inner(CP(*factors).swap() * 2.0, measure), factors)
+    assert gradcheck(
+        lambda *factors: CP(*factors).inner(CP(*factors).swap() * 2.0, measure), factors
+    )
     assert gradcheck(lambda *factors: CP(*factors).hermite(measure).gram(centred=True), factors)
 
 
@@ -192,14 +234,46 @@ def test_no_array_of_the_size_of_the_cube_or_of_h_squared(make):
 @pytest.mark.parametrize(
     ("kind", "call", "text"),
     [
-        (ArgumentError, lambda T, m: T.inner(T, centred=True), "centred must be asked under a measure; got none."),
-        (ArgumentError, lambda T, m: T.norm(centred=True), "centred must be asked under a measure; got none."),
-        (ShapeError, lambda T, m: T.norm(m.over(4).map(torch.ones(2, 4).double())), "over the layer's 4 inputs; got 2"),
-        (ArgumentError, lambda T, m: T.similarity(T * 0.0, m), "similarity must compare two tensors that are not zero"),
-        (ShapeError, lambda T, m: T.map(left=torch.ones(3, 4).double()).norm(m), "hermite must have left and right of one"),
-        (ShapeError, lambda T, m: sampled_inner(T, T, torch.ones(1, 4).double()), "activations must be (n, i) with n ≥ 2"),
-        (ShapeError, lambda T, m: sampled_inner(T, T, torch.ones(3, 5).double()), "left input must end in 4"),
-        (ArgumentError, lambda T, m: sampled_inner(T, "S", torch.ones(3, 4)), "sampled_inner must join two tensors"),
+        (
+            ArgumentError,
+            lambda T, m: T.inner(T, centred=True),
+            "centred must be asked under a measure; got none.",
+        ),
+        (
+            ArgumentError,
+            lambda T, m: T.norm(centred=True),
+            "centred must be asked under a measure; got none.",
+        ),
+        (
+            ShapeError,
+            lambda T, m: T.norm(m.over(4).map(torch.ones(2, 4).double())),
+            "over the layer's 4 inputs; got 2",
+        ),
+        (
+            ArgumentError,
+            lambda T, m: T.similarity(T * 0.0, m),
+            "similarity must compare two tensors that are not zero",
+        ),
+        (
+            ShapeError,
+            lambda T, m: T.map(left=torch.ones(3, 4).double()).norm(m),
+            "hermite must have left and right of one",
+        ),
+        (
+            ShapeError,
+            lambda T, m: sampled_inner(T, T, torch.ones(1, 4).double()),
+            "activations must be (n, i) with n ≥ 2",
+        ),
+        (
+            ShapeError,
+            lambda T, m: sampled_inner(T, T, torch.ones(3, 5).double()),
+            "left input must end in 4",
+        ),
+        (
+            ArgumentError,
+            lambda T, m: sampled_inner(T, "S", torch.ones(3, 4)),
+            "sampled_inner must join two tensors",
+        ),
     ],
 )
 def test_refuses(kind, call, text, make, measure, refuses):

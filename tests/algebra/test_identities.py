@@ -1,4 +1,6 @@
-"""The core identities over shapes: sizes of 1, rectangular, ranks below and above the sizes, batches."""
+"""The core identities over shapes: sizes of 1, rectangular, ranks below and above the sizes,
+batches.
+"""
 
 import pytest
 import torch
@@ -25,15 +27,32 @@ kinds = pytest.mark.parametrize("name", ["cp", "tucker", "dense"])
 @given(o=size, i=size, j=size, b=batch, seed=seed)
 def test_linear_in_each_input(name, o, i, j, b, seed, maker, cube, close):
     make = maker(seed)
-    tensor, x, y, u = draw(make, name, o, i, j), make.randn(*b, i), make.randn(*b, j), make.randn(*b, o)
+    tensor, x, y, u = (
+        draw(make, name, o, i, j),
+        make.randn(*b, i),
+        make.randn(*b, j),
+        make.randn(*b, o),
+    )
     truth = cube(tensor)
     terms = einsum("oij,...i,...j,...o->...", truth.abs(), x.abs(), y.abs(), u.abs())
     scale = float(terms.max())
     value = einsum("oij,...i,...j,...o->...", truth, x, y, u)
     close((tensor(x, y) * u).sum(-1), value, scale=scale)
-    close((u[..., None, :] @ tensor.contract(left=x).dense() @ y[..., None])[..., 0, 0], value, scale=scale)
-    close((u[..., None, :] @ tensor.contract(right=y).dense() @ x[..., None])[..., 0, 0], value, scale=scale)
-    close((x[..., None, :] @ tensor.contract(out=u).dense() @ y[..., None])[..., 0, 0], value, scale=scale)
+    close(
+        (u[..., None, :] @ tensor.contract(left=x).dense() @ y[..., None])[..., 0, 0],
+        value,
+        scale=scale,
+    )
+    close(
+        (u[..., None, :] @ tensor.contract(right=y).dense() @ x[..., None])[..., 0, 0],
+        value,
+        scale=scale,
+    )
+    close(
+        (x[..., None, :] @ tensor.contract(out=u).dense() @ y[..., None])[..., 0, 0],
+        value,
+        scale=scale,
+    )
 
 
 @kinds
@@ -46,7 +65,11 @@ def test_only_the_symmetric_part_acts(name, o, i, b, seed, maker, cube, close):
     scale = float(einsum("oij,...i,...j->...o", truth.abs(), x.abs(), x.abs()).max())
     close(tensor.symmetrise()(x), tensor(x), scale=scale)
     close(tensor.swap()(x), tensor(x), scale=scale)
-    close(tensor.interaction(u)(x), (tensor(x) * u).sum(-1), scale=scale * float(u.abs().sum(-1).max()))
+    close(
+        tensor.interaction(u)(x),
+        (tensor(x) * u).sum(-1),
+        scale=scale * float(u.abs().sum(-1).max()),
+    )
 
 
 @kinds
@@ -59,7 +82,9 @@ def test_maps_compose_and_inner_products_agree(name, o, i, j, o2, i2, j2, seed, 
         {"out": make.randn(o2, o), "left": make.randn(i2, i), "right": make.randn(j2, j)},
     )
     mapped = einsum("oij,ao,bi,cj->abc", cube(tensor), *maps.values())
-    terms = float(einsum("oij,ao,bi,cj->abc", cube(tensor).abs(), *(m.abs() for m in maps.values())).max())
+    terms = float(
+        einsum("oij,ao,bi,cj->abc", cube(tensor).abs(), *(m.abs() for m in maps.values())).max()
+    )
     close(tensor.map(**maps).dense(), mapped, scale=terms)
     step = tensor
     for mode, m in maps.items():
@@ -67,7 +92,11 @@ def test_maps_compose_and_inner_products_agree(name, o, i, j, o2, i2, j2, seed, 
     close(step.dense(), mapped, scale=terms)
     assert step.shape == (o2, i2, j2)
     other = make.cp(o, i, j, h=3)
-    close(tensor.inner(other), (cube(tensor) * cube(other)).sum(), scale=float(cube(tensor).norm() * cube(other).norm()))
+    close(
+        tensor.inner(other),
+        (cube(tensor) * cube(other)).sum(),
+        scale=float(cube(tensor).norm() * cube(other).norm()),
+    )
     close(tensor.norm(), cube(tensor).norm())
     for mode in ("out", "left", "right"):
         close(tensor.gram(mode).trace(), cube(tensor).square().sum())
@@ -109,5 +138,6 @@ def test_gauge_freedoms_leave_the_symmetric_part(o, i, h, seed, maker, close):
     for other in same.values():
         moved = other.symmetrise()
         close(moved.dense(), truth.dense(), scale=float(truth.norm()))
-        assert float((truth - moved).norm()) <= 1e-7 * float(truth.norm())  # √eps: the root of a cancelled sum
+        # √eps: the root of a cancelled sum
+        assert float((truth - moved).norm()) <= 1e-7 * float(truth.norm())
         close(truth.similarity(moved), torch.ones_like(truth.norm()))

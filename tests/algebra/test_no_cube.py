@@ -19,7 +19,9 @@ class Largest(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         # what lies in memory: an expanded view holds fewer numbers than it shows
         sizes = [
-            leaf.untyped_storage().nbytes() // leaf.element_size() for leaf in tree_leaves(result) if torch.is_tensor(leaf)
+            leaf.untyped_storage().nbytes() // leaf.element_size()
+            for leaf in tree_leaves(result)
+            if torch.is_tensor(leaf)
         ]
         self.numel = max(self.numel, *sizes, 0)
         return result

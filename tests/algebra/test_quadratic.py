@@ -10,7 +10,9 @@ from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
 
 def stacked(make, size=6, hidden=4):
     """Three forms that share nothing."""
-    return QuadraticForm(make.randn(3, hidden), make.randn(3, hidden, size), make.randn(3, hidden, size))
+    return QuadraticForm(
+        make.randn(3, hidden), make.randn(3, hidden, size), make.randn(3, hidden, size)
+    )
 
 
 VERBS = {
@@ -70,7 +72,10 @@ def test_one_form_on_inputs_of_any_batch(make, matrix, close):
 
 
 def test_repr(make):
-    assert repr(make.quadratic(batch=(2,))) == "QuadraticForm(shape=(2, 6, 6), hidden=4, dtype=float64)"
+    assert (
+        repr(make.quadratic(batch=(2,)))
+        == "QuadraticForm(shape=(2, 6, 6), hidden=4, dtype=float64)"
+    )
 
 
 @pytest.mark.parametrize("count", [None, 1, 2])
@@ -118,23 +123,47 @@ def test_gates_of_a_half_type_are_found_in_float32(maker):
 @pytest.mark.parametrize(
     ("kind", "call", "text"),
     [
-        (ShapeError, lambda m: QuadraticForm(m.randn(3), m.randn(4, 5), m.randn(4, 5)), "got (3,), (4, 5), (4, 5)"),
+        (
+            ShapeError,
+            lambda m: QuadraticForm(m.randn(3), m.randn(4, 5), m.randn(4, 5)),
+            "got (3,), (4, 5), (4, 5)",
+        ),
         (
             ShapeError,
             lambda m: QuadraticForm(m.randn(4), m.randn(4, 5), m.randn(4, 6)),
             "QuadraticForm must get weights (..., h)",
         ),
-        (ShapeError, lambda m: QuadraticForm(m.randn(4), m.randn(4, 5), m.randn(4, 5).float()), "one dtype and device"),
-        (ShapeError, lambda m: m.quadratic()(m.randn(5)), "QuadraticForm's input must end in 6; got (5,)"),
+        (
+            ShapeError,
+            lambda m: QuadraticForm(m.randn(4), m.randn(4, 5), m.randn(4, 5).float()),
+            "one dtype and device",
+        ),
+        (
+            ShapeError,
+            lambda m: m.quadratic()(m.randn(5)),
+            "QuadraticForm's input must end in 6; got (5,)",
+        ),
         (ShapeError, lambda m: m.quadratic() @ m.randn(5), "QuadraticForm's input must end in 6"),
-        (ShapeError, lambda m: m.quadratic(6) + m.quadratic(5), "must join forms over 6 inputs; got (5, 5)"),
-        (ShapeError, lambda m: m.quadratic().map(m.randn(6, 5)), "QuadraticForm.map must be given (new, 6); got (6, 5)"),
+        (
+            ShapeError,
+            lambda m: m.quadratic(6) + m.quadratic(5),
+            "must join forms over 6 inputs; got (5, 5)",
+        ),
+        (
+            ShapeError,
+            lambda m: m.quadratic().map(m.randn(6, 5)),
+            "QuadraticForm.map must be given (new, 6); got (6, 5)",
+        ),
         (
             ShapeError,
             lambda m: m.quadratic(batch=(2,)).gates(),
             "gates must be asked of one form; got a batch (2,). Index one",
         ),
-        (ArgumentError, lambda m: m.quadratic().gates(0), "k must be a whole number ≥ 1, or None for all; got 0"),
+        (
+            ArgumentError,
+            lambda m: m.quadratic().gates(0),
+            "k must be a whole number ≥ 1, or None for all; got 0",
+        ),
         (ArgumentError, lambda m: m.quadratic().eigh(0), "k must be a whole number ≥ 1"),
         (ArgumentError, lambda m: m.quadratic().eigh(2.5), "got 2.5"),
         (

@@ -1,4 +1,6 @@
-"""CP rounding: exact where units repeat, found where a lower rank hides, and as good as tensorly elsewhere."""
+"""CP rounding: exact where units repeat, found where a lower rank hides, and as good as tensorly
+elsewhere.
+"""
 
 import pytest
 import torch
@@ -22,7 +24,9 @@ def copies(make) -> tuple[CP, int]:
 
 
 def split(make) -> tuple[CP, int]:
-    """Each unit as a sum over all three modes: pairs share two vectors, and what comes of them does again."""
+    """Each unit as a sum over all three modes: pairs share two vectors, and what comes of them does
+    again.
+    """
     T = make.cp(6, 7, 5, 4)
     x, y = make.randn(4, 7), make.randn(4, 5)
     rest = T.left - x, T.right - y
@@ -30,7 +34,9 @@ def split(make) -> tuple[CP, int]:
 
 
 def sums_and_differences(make) -> tuple[CP, int]:
-    """(u+v)⊗³ + (u−v)⊗³ = 2 uuu + 2 uvv + 2 vuv + 2 vvu: rank 2 in four units of which no two share two vectors."""
+    """(u+v)⊗³ + (u−v)⊗³ = 2 uuu + 2 uvv + 2 vuv + 2 vvu: rank 2 in four units of which no two share
+    two vectors.
+    """
     u, v = make.randn(3, 9), make.randn(3, 9)
     words = [(u, u, u), (u, v, v), (v, u, v), (v, v, u)]
     out, left, right = (torch.cat(mode) for mode in zip(*words, strict=True))
@@ -85,7 +91,9 @@ def test_error_falls_with_rank_and_is_no_worse_than_the_kept_units_alone(maker, 
     T = maker(seed=2).cp(10, 12, 11, 30)
     errors = [T.round(rank).error for rank in (1, 2, 4, 8, 16, 24)]
     assert errors == sorted(errors, reverse=True)
-    sizes = (T.out.norm(dim=0) * T.left.norm(dim=1) * T.right.norm(dim=1)).argsort(descending=True)[:8]
+    sizes = (T.out.norm(dim=0) * T.left.norm(dim=1) * T.right.norm(dim=1)).argsort(descending=True)[
+        :8
+    ]
     largest = CP(T.out[:, sizes], T.left[sizes], T.right[sizes])
     assert errors[3] < 0.9 * float((T - largest).norm() / T.norm())
 
@@ -106,7 +114,10 @@ def test_no_worse_than_tensorly(maker, cube, h, rank, seed):
     dense = cube(T).numpy()
     theirs = min(
         tensorly.norm(
-            tensorly.cp_to_tensor(parafac(dense, rank, n_iter_max=300, tol=1e-8, init=init, random_state=0)) - dense
+            tensorly.cp_to_tensor(
+                parafac(dense, rank, n_iter_max=300, tol=1e-8, init=init, random_state=0)
+            )
+            - dense
         )
         for init in ("svd", "random")
     )
@@ -165,7 +176,10 @@ def test_other_dtypes_are_worked_in_float64(maker, cube):
 
 
 def test_nothing_there():
-    for T in (CP(torch.zeros(2, 0), torch.zeros(0, 3), torch.zeros(0, 4)), CP(*[torch.zeros(3, 3)] * 3)):
+    for T in (
+        CP(torch.zeros(2, 0), torch.zeros(0, 3), torch.zeros(0, 4)),
+        CP(*[torch.zeros(3, 3)] * 3),
+    ):
         for found in (T.round(2), T.round(cutoff=0.1)):
             assert (found.rank, found.error, found.exact, found.converged) == (0, 0.0, True, True)
             assert found.cp.shape == T.shape
@@ -181,7 +195,9 @@ def test_terms_that_cancel(make, cube, vanishes):
 
 
 def test_the_floor_is_where_rounding_begins(make, monkeypatch):
-    """8 eps of the terms over ‖T‖ where T − T̂ is formed, 8 √eps where only inner products are; reached means down to it."""
+    """8 eps of the terms over ‖T‖ where T − T̂ is formed, 8 √eps where only inner products are;
+    reached means down to it.
+    """
     T = make.cp(5, 6, 6, 3)
     terms = float((T.out.norm(dim=0) * T.left.norm(dim=1) * T.right.norm(dim=1)).sum() / T.norm())
     eps = torch.finfo(torch.float64).eps
@@ -197,7 +213,10 @@ def test_the_figure_is_error_by_rank_on_a_log_axis(make):
     (line,), layout = found.figure()["data"], found.figure()["layout"]
     tried = sorted(zip(found.ranks.tolist(), found.errors.tolist(), strict=True))
     assert [line["x"], line["y"]] == [[rank for rank, _ in tried], [error for _, error in tried]]
-    assert (layout["xaxis"]["title"]["text"], layout["yaxis"]["title"]["text"]) == ("rank", "relative error")
+    assert (layout["xaxis"]["title"]["text"], layout["yaxis"]["title"]["text"]) == (
+        "rank",
+        "relative error",
+    )
     assert layout["yaxis"]["type"] == "log"
 
 
@@ -219,4 +238,8 @@ def test_what_cannot_be_is_refused(refuses, make, change, kind, text):
 
 def test_tensors_that_cannot_be_rounded(refuses, make):
     refuses(ShapeError, lambda: make.cp(3, 4, 5).round(2, symmetric=True), "of one space")
-    refuses(NotFiniteError, lambda: CP(*[torch.full((2, 2), torch.nan)] * 3).round(2), "round.out must be finite")
+    refuses(
+        NotFiniteError,
+        lambda: CP(*[torch.full((2, 2), torch.nan)] * 3).round(2),
+        "round.out must be finite",
+    )

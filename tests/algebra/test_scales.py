@@ -1,7 +1,8 @@
-"""Every figure at every scale: what is relative does not change, what is absolute goes with the scale or is refused.
+"""Every figure at every scale: what is relative does not change, what is absolute goes with the
+scale or is refused.
 
-The same verb on the same factors at scale one is the truth; the scales are powers of two, which round nothing, so figures
-agree to the last few digits.
+The same verb on the same factors at scale one is the truth; the scales are powers of two, which
+round nothing, so figures agree to the last few digits.
 """
 
 import math
@@ -27,7 +28,9 @@ def tensors(maker, dtype):
 
 
 def some(maker, dtype, power):
-    """A CP at every scale, the other forms at one: they share all but how their own factors are rescaled."""
+    """A CP at every scale, the other forms at one: they share all but how their own factors are
+    rescaled.
+    """
     forms = tensors(maker, dtype)
     return forms.values() if (dtype, power) == SCALES[-1] else [forms["cp"]]
 
@@ -57,12 +60,27 @@ def cross_units(T, power):
 RELATIVE = {
     "similarity": lambda T, S: [T.similarity(S)],
     "similarity under a measure": lambda T, S: [T.similarity(S, measure(), centred=True)],
-    "hosvd": lambda T, S: [(h := hosvd(T, 2)).error, h.bound, *(row["share of ‖T‖²"] for row in h.rows())],
+    "hosvd": lambda T, S: [
+        (h := hosvd(T, 2)).error,
+        h.bound,
+        *(row["share of ‖T‖²"] for row in h.rows()),
+    ],
     "hosvd, float32": lambda T, S: [hosvd(T, 2, precision="float32").error],
     "hosvd, orthogonal": lambda T, S: [hosvd(T, 2, precision="orthogonal").error],
     "hosvd under a measure": lambda T, S: [hosvd(T, 2, measure=measure()).error],
-    "svd": lambda T, S: [(s := svd(T, 2)).error, *(row["share of ‖T‖²"] for row in s.rows()), *s.tensor.dense().flatten()],
-    "joint": lambda T, S: [(j := joint(T, 2)).error, j.effective_rank, *j.captured, *j.held, *j.gram_share, *j.held_by],
+    "svd": lambda T, S: [
+        (s := svd(T, 2)).error,
+        *(row["share of ‖T‖²"] for row in s.rows()),
+        *s.tensor.dense().flatten(),
+    ],
+    "joint": lambda T, S: [
+        (j := joint(T, 2)).error,
+        j.effective_rank,
+        *j.captured,
+        *j.held,
+        *j.gram_share,
+        *j.held_by,
+    ],
     "tail": lambda T, S: [*tail(T, 2).share],
     "round": lambda T, S: [(r := rounded(T)).error, r.rank, r.exact, r.floor],
     "decompose.similarity": lambda T, S: [*similarity([cp(T), cp(S)], samples=64).matrix[0]],
@@ -80,14 +98,32 @@ ABSOLUTE = {
     "gram": (2, lambda T: [*T.gram("left").flatten()]),
     "gram, symmetric": (2, lambda T: [*T.gram("out", symmetric=True).flatten()]),
     "dense": (1, lambda T: [*T.dense().flatten()]),
-    "hermite": (1, lambda T: [*(h := T.hermite(measure())).mean, *h.slope.flatten(), *h.quadratic.dense().flatten()]),
-    "hosvd": (1, lambda T: [(h := hosvd(T, 2)).norm, *h.spectrum["left"], *h.discarded.values(), *h.noise.values()]),
+    "hermite": (
+        1,
+        lambda T: [
+            *(h := T.hermite(measure())).mean,
+            *h.slope.flatten(),
+            *h.quadratic.dense().flatten(),
+        ],
+    ),
+    "hosvd": (
+        1,
+        lambda T: [
+            (h := hosvd(T, 2)).norm,
+            *h.spectrum["left"],
+            *h.discarded.values(),
+            *h.noise.values(),
+        ],
+    ),
     "hosvd's tucker": (1, lambda T: [*hosvd(T, 2).tucker.dense().flatten()]),
     "svd": (1, lambda T: [(s := svd(T, 2)).norm, *s.values, *s.spectrum, s.discarded, s.noise]),
     "joint": (1, lambda T: [(j := joint(T, 2)).norm, *j.spectrum, j.discarded, j.noise]),
     "tail": (2, lambda T: [*tail(T, 2).total, *tail(T, 2).beyond]),
     "round": (1, lambda T: [rounded(T).norm, *rounded(T).cp.dense().flatten()]),
-    "top_entries": (1, lambda T: [*top_entries(cp(T), 9).values, top_entries(cp(T), 9, budget=3).certificate]),
+    "top_entries": (
+        1,
+        lambda T: [*top_entries(cp(T), 9).values, top_entries(cp(T), 9, budget=3).certificate],
+    ),
     "canonical": (1, lambda T: [*canonical(cp(T)).dense().flatten()]),
     "sampled_inner": (2, lambda T: [(e := sampled_inner(T, T, samples())).value, e.error]),
     "decompose.similarity": (1, lambda T: [*similarity([cp(T)], measure(), samples=0).norms]),
@@ -105,7 +141,9 @@ def cp(T):
         return T
     o, i, j = T.shape
     cube, eye = T.dense(), torch.eye(o * i, dtype=T.dtype)
-    return CP(eye.reshape(o, i, o * i).sum(1), eye.reshape(o, i, o * i).sum(0).mT, cube.reshape(o * i, j))
+    return CP(
+        eye.reshape(o, i, o * i).sum(1), eye.reshape(o, i, o * i).sum(0).mT, cube.reshape(o * i, j)
+    )
 
 
 def rounded(T):
@@ -121,7 +159,9 @@ def measure(power=0):
 
 
 def same(got, truth, power=0, tol=1e-9):
-    got, truth = (torch.tensor([float(value) for value in values], dtype=Q) for values in (got, truth))
+    got, truth = (
+        torch.tensor([float(value) for value in values], dtype=Q) for values in (got, truth)
+    )
     truth = truth * 2.0 ** (power // 2) * 2.0 ** (power - power // 2)
     size = float(truth.abs().max())
     assert bool(torch.isfinite(got).all())
@@ -138,7 +178,10 @@ def test_what_is_relative_does_not_change(verb, dtype, power, maker):
     for T in some(maker, dtype, power):
         S = T + T.swap() * 0.3
         truth = RELATIVE[verb](T, S)
-        for moved, other in ((times(T, power), S), (times(apart(T, -power), power), times(S, power))):
+        for moved, other in (
+            (times(T, power), S),
+            (times(apart(T, -power), power), times(S, power)),
+        ):
             same(RELATIVE[verb](moved, other), truth, tol=tol(dtype))
 
 
@@ -153,7 +196,9 @@ def test_what_is_absolute_goes_with_the_scale_or_is_refused(verb, dtype, power, 
         if degree * abs(power) + 20 < math.log2(held):
             same(call(times(T, power)), truth, degree * power, tol(dtype))
         else:
-            with pytest.raises(RangeError, match=r"must (lie|have strengths) in the range of float(64|32); got"):
+            with pytest.raises(
+                RangeError, match=r"must (lie|have strengths) in the range of float(64|32); got"
+            ):
                 call(times(T, power))
 
 
@@ -175,7 +220,11 @@ def test_a_measure_of_any_scale(power, maker):
         S, near, far = T + T.swap() * 0.3, measure(), measure(power)
         same([T.norm(far)], [T.norm(near)], 2 * power)
         same([T.similarity(S, far)], [T.similarity(S, near)])
-        same(hosvd(T, 2, measure=far).spectrum["out"], hosvd(T, 2, measure=near).spectrum["out"], 2 * power)
+        same(
+            hosvd(T, 2, measure=far).spectrum["out"],
+            hosvd(T, 2, measure=near).spectrum["out"],
+            2 * power,
+        )
     T = tensors(maker, Q)["cp"]
     x = samples() * 2.0**power
     one, two = (similarity([T, T.symmetrise() + T], y, samples=64) for y in (samples(), x))
@@ -207,9 +256,18 @@ def test_a_norm_that_its_dtype_does_not_hold_is_refused(maker, refuses):
     T = tensors(maker, torch.float32)["cp"]
     for power, size in ((100, "1e9"), (-100, "1e-8")):
         far = CP(T.out * 2.0**power, T.left * 2.0**power, T.right * 2.0**power)
-        refuses(RangeError, far.norm, "norm must lie in the range of float32; got about " + size, "Use .to(torch.float64)")
-        assert float(far.to(Q).norm()) == pytest.approx(float(T.to(Q).norm()) * 2.0 ** (3 * power), rel=1e-12)
-        assert hosvd(far, 2, precision="float32").error == pytest.approx(hosvd(T, 2).error, rel=1e-4)
+        refuses(
+            RangeError,
+            far.norm,
+            "norm must lie in the range of float32; got about " + size,
+            "Use .to(torch.float64)",
+        )
+        assert float(far.to(Q).norm()) == pytest.approx(
+            float(T.to(Q).norm()) * 2.0 ** (3 * power), rel=1e-12
+        )
+        assert hosvd(far, 2, precision="float32").error == pytest.approx(
+            hosvd(T, 2).error, rel=1e-4
+        )
         assert rounded(far).error == pytest.approx(rounded(T).error, rel=1e-9)
         assert float(far.similarity(T)) == pytest.approx(1, abs=1e-6)
         same(tail(far, 2).beyond, tail(T, 2).beyond, 6 * power, 1e-4)
@@ -217,7 +275,11 @@ def test_a_norm_that_its_dtype_does_not_hold_is_refused(maker, refuses):
 
 def test_a_measure_whose_squares_no_dtype_holds_is_refused(refuses):
     for power in (-700, 700):
-        refuses(RangeError, lambda power=power: measure(power), "the covariance of batch 0 must lie in the range of float64")
+        refuses(
+            RangeError,
+            lambda power=power: measure(power),
+            "the covariance of batch 0 must lie in the range of float64",
+        )
 
 
 @pytest.mark.parametrize("power", [664, -664])
@@ -242,8 +304,13 @@ def test_gradients_go_with_the_scale(maker):
         left[0] *= 0.0 if still else 1.0
         grads = []
         for power in (0, 400):
-            factors = [f.clone().requires_grad_() for f in (T.out * 2.0**power, left, T.right * 2.0**-power)]
+            factors = [
+                f.clone().requires_grad_()
+                for f in (T.out * 2.0**power, left, T.right * 2.0**-power)
+            ]
             CP(*factors).norm().backward()
-            grads.append([float(factors[0].grad.norm()) * 2.0**power, float(factors[1].grad[0].norm())])
+            grads.append(
+                [float(factors[0].grad.norm()) * 2.0**power, float(factors[1].grad[0].norm())]
+            )
         assert grads[1] == pytest.approx(grads[0], rel=1e-12)
         assert grads[0][1] > 0

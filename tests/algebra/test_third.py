@@ -1,4 +1,6 @@
-"""The grid: every form × every verb × dtype against the dense float64 truth. One row of the table is one verb."""
+"""The grid: every form × every verb × dtype against the dense float64 truth. One row of the table
+is one verb.
+"""
 
 import dataclasses
 from itertools import product
@@ -32,16 +34,29 @@ class Givens:
     def draw(cls, make, name: str) -> "Givens":
         vectors = make.randn(2, 3, I), make.randn(3, I), make.randn(2, 3, O)
         maps = make.randn(2, O), make.randn(5, I), make.randn(3, I)
-        return cls(*vectors, *maps, make.form(name, O, I), {kind: make.form(kind, O, I) for kind in KINDS})
+        return cls(
+            *vectors, *maps, make.form(name, O, I), {kind: make.form(kind, O, I) for kind in KINDS}
+        )
 
     def truth(self, cube) -> "Givens":
-        flat = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("like", "others")}
+        flat = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if f.name not in ("like", "others")
+        }
         cubes = {kind: cube(other) for kind, other in self.others.items()}
-        return Givens(**{name: t.double() for name, t in flat.items()}, like=cube(self.like), others=cubes)
+        return Givens(
+            **{name: t.double() for name, t in flat.items()}, like=cube(self.like), others=cubes
+        )
 
     def abs(self) -> "Givens":
-        flat = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "others"}
-        return Givens(**{name: t.abs() for name, t in flat.items()}, others={k: t.abs() for k, t in self.others.items()})
+        flat = {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "others"
+        }
+        return Givens(
+            **{name: t.abs() for name, t in flat.items()},
+            others={k: t.abs() for k, t in self.others.items()},
+        )
 
 
 def symmetric(cube: Tensor) -> Tensor:
@@ -64,21 +79,44 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def gram(cube: Tensor, mode: str) -> Tensor:
-    return einsum({"out": "oij,pij->op", "left": "oij,opj->ip", "right": "oij,oip->jp"}[mode], cube, cube)
+    return einsum(
+        {"out": "oij,pij->op", "left": "oij,opj->ip", "right": "oij,oip->jp"}[mode], cube, cube
+    )
 
 
 VERBS = {
     "dense": (lambda T, g: T, lambda C, g: C),
     "call x": (lambda T, g: T(g.x), lambda C, g: einsum("oij,...i,...j->...o", C, g.x, g.x)),
-    "call one x": (lambda T, g: T(g.x[0, 0]), lambda C, g: einsum("oij,i,j->o", C, g.x[0, 0], g.x[0, 0])),
+    "call one x": (
+        lambda T, g: T(g.x[0, 0]),
+        lambda C, g: einsum("oij,i,j->o", C, g.x[0, 0], g.x[0, 0]),
+    ),
     "call x, y": (lambda T, g: T(g.x, g.y), lambda C, g: einsum("oij,abi,bj->abo", C, g.x, g.y)),
-    "contract out": (lambda T, g: T.contract(out=g.u), lambda C, g: einsum("oij,abo->abij", C, g.u)),
-    "contract one out": (lambda T, g: T.contract(out=g.u[0, 0]), lambda C, g: einsum("oij,o->ij", C, g.u[0, 0])),
-    "contract left": (lambda T, g: T.contract(left=g.x), lambda C, g: einsum("oij,abi->aboj", C, g.x)),
-    "contract right": (lambda T, g: T.contract(right=g.x), lambda C, g: einsum("oij,abj->aboi", C, g.x)),
+    "contract out": (
+        lambda T, g: T.contract(out=g.u),
+        lambda C, g: einsum("oij,abo->abij", C, g.u),
+    ),
+    "contract one out": (
+        lambda T, g: T.contract(out=g.u[0, 0]),
+        lambda C, g: einsum("oij,o->ij", C, g.u[0, 0]),
+    ),
+    "contract left": (
+        lambda T, g: T.contract(left=g.x),
+        lambda C, g: einsum("oij,abi->aboj", C, g.x),
+    ),
+    "contract right": (
+        lambda T, g: T.contract(right=g.x),
+        lambda C, g: einsum("oij,abj->aboi", C, g.x),
+    ),
     "interaction": (lambda T, g: T.interaction(g.u), lambda C, g: quadratic(C, g.u)),
-    "interaction of one": (lambda T, g: T.interaction(g.u[0, 0]), lambda C, g: quadratic(C, g.u[0, 0])),
-    "interaction of x": (lambda T, g: T.interaction(g.u)(g.x), lambda C, g: einsum("oij,abo,abi,abj->ab", C, g.u, g.x, g.x)),
+    "interaction of one": (
+        lambda T, g: T.interaction(g.u[0, 0]),
+        lambda C, g: quadratic(C, g.u[0, 0]),
+    ),
+    "interaction of x": (
+        lambda T, g: T.interaction(g.u)(g.x),
+        lambda C, g: einsum("oij,abo,abi,abj->ab", C, g.u, g.x, g.x),
+    ),
     "swap": (lambda T, g: T.swap(), lambda C, g: C.mT),
     "symmetrise": (lambda T, g: T.symmetrise(), lambda C, g: symmetric(C)),
     "+": (lambda T, g: T + g.like, lambda C, g: C + g.like),
@@ -92,9 +130,18 @@ VERBS = {
             lambda T, g, modes=modes: T.map(**{mode: getattr(g, mode) for mode in modes}),
             lambda C, g, modes=modes: mapped(C, g, modes),
         )
-        for modes in [tuple(m for m, on in zip(MODES, bits, strict=True) if on) for bits in product((0, 1), repeat=3)]
+        for modes in [
+            tuple(m for m, on in zip(MODES, bits, strict=True) if on)
+            for bits in product((0, 1), repeat=3)
+        ]
     },
-    **{f"gram {mode}": (lambda T, g, mode=mode: T.gram(mode), lambda C, g, mode=mode: gram(C, mode)) for mode in MODES},
+    **{
+        f"gram {mode}": (
+            lambda T, g, mode=mode: T.gram(mode),
+            lambda C, g, mode=mode: gram(C, mode),
+        )
+        for mode in MODES
+    },
     **{
         f"inner {kind}": (
             lambda T, g, kind=kind: T.inner(g.others[kind]),
@@ -123,7 +170,8 @@ def test_verb_is_the_dense_truth(form_name, verb, dtype, maker, cube, close):
     tensor, givens = make.form(form_name, O, I), Givens.draw(make, form_name)
     does, means = VERBS[verb]
     got, truth = as_tensor(does(tensor, givens)), means(cube(tensor), givens.truth(cube))
-    terms = means(cube(tensor).abs(), givens.truth(cube).abs())  # the size of the terms, before they cancel
+    # the size of the terms, before they cancel
+    terms = means(cube(tensor).abs(), givens.truth(cube).abs())
     raised = verb.startswith(("gram", "inner", "norm", "similarity")) and dtype == torch.bfloat16
     assert got.dtype == (torch.float32 if raised else dtype)
     close(got, truth, scale=max(float(truth.abs().max()), float(terms.abs().max())))
@@ -143,7 +191,13 @@ def test_left_and_right_may_be_different_spaces(name, make, cube, close):
 
 def test_forms_keep_their_form(form_name, make):
     tensor = make.form(form_name, O, I)
-    for made in (tensor.swap(), tensor.symmetrise(), -tensor, tensor + tensor, tensor.map(out=make.randn(2, O))):
+    for made in (
+        tensor.swap(),
+        tensor.symmetrise(),
+        -tensor,
+        tensor + tensor,
+        tensor.map(out=make.randn(2, O)),
+    ):
         assert type(made) is type(tensor)
 
 

@@ -12,14 +12,26 @@ pytestmark = pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda m: CP(m.randn(3, 4), m.randn(5, 2), m.randn(4, 2)), "CP.left must be (4, any); got (5, 2)."),
-        (lambda m: CP(m.randn(3, 4), m.randn(4, 2), m.randn(4)), "CP.right must be (4, any); got (4,)."),
-        (lambda m: CP(m.randn(3), m.randn(4, 2), m.randn(4, 2)), "CP.out must be (any, any); got (3,)."),
+        (
+            lambda m: CP(m.randn(3, 4), m.randn(5, 2), m.randn(4, 2)),
+            "CP.left must be (4, any); got (5, 2).",
+        ),
+        (
+            lambda m: CP(m.randn(3, 4), m.randn(4, 2), m.randn(4)),
+            "CP.right must be (4, any); got (4,).",
+        ),
+        (
+            lambda m: CP(m.randn(3), m.randn(4, 2), m.randn(4, 2)),
+            "CP.out must be (any, any); got (3,).",
+        ),
         (
             lambda m: CP(m.randn(3, 4), m.randn(4, 2).float(), m.randn(4, 2)),
             "CP.left must be float64 on cpu like the first factor",
         ),
-        (lambda m: CP(*(m.randn(2, 2).int() for _ in range(3))), "CP.out must have a real floating dtype (float64, float32"),
+        (
+            lambda m: CP(*(m.randn(2, 2).int() for _ in range(3))),
+            "CP.out must have a real floating dtype (float64, float32",
+        ),
         (lambda m: CP(*(m.randn(2, 2).to(torch.complex64) for _ in range(3))), "got complex64"),
         (lambda m: Dense(m.randn(3, 4)), "Dense.array must be (any, any, any); got (3, 4)."),
         (
@@ -40,8 +52,14 @@ def test_factors_that_do_not_fit(call, text, make, refuses):
     ("call", "text"),
     [
         (lambda T, m: T(m.randn(5)), "left input must end in 4 (T is (3, 4, 4)); got (5,)."),
-        (lambda T, m: T(m.randn(3)), "A layer with biases is a tensor over (1, x): pass homogeneous(x)."),
-        (lambda T, m: T(m.randn(4), m.randn(2, 6)), "right input must end in 4 (T is (3, 4, 4)); got (2, 6)."),
+        (
+            lambda T, m: T(m.randn(3)),
+            "A layer with biases is a tensor over (1, x): pass homogeneous(x).",
+        ),
+        (
+            lambda T, m: T(m.randn(4), m.randn(2, 6)),
+            "right input must end in 4 (T is (3, 4, 4)); got (2, 6).",
+        ),
         (lambda T, m: T(torch.tensor(1.0).double()), "left input must end in 4"),
         (
             lambda T, m: T(m.randn(4).float()),
@@ -56,15 +74,31 @@ def test_factors_that_do_not_fit(call, text, make, refuses):
         (lambda T, m: T.map(left=m.randn(4, 5)), "map(left=) must be (new, 4); got (4, 5)."),
         (lambda T, m: T.map(out=m.randn(3)), "map(out=) must be (new, 3); got (3,)."),
         (lambda T, m: T.map(right=m.randn(2, 4).float()), "map(right=) must be float64 on cpu"),
-        (lambda T, m: T + T.map(out=m.randn(2, 3)), "must join two tensors of shape (3, 4, 4); got (2, 4, 4)."),
-        (lambda T, m: T - T.to(torch.float32), "must join two tensors that are float64 on cpu; got float32 on cpu."),
+        (
+            lambda T, m: T + T.map(out=m.randn(2, 3)),
+            "must join two tensors of shape (3, 4, 4); got (2, 4, 4).",
+        ),
+        (
+            lambda T, m: T - T.to(torch.float32),
+            "must join two tensors that are float64 on cpu; got float32 on cpu.",
+        ),
         (lambda T, m: T * m.randn(7), "must be given a scalar; got (7,)"),
         *(
-            (lambda T, m, other=other: T.inner(other(m)), "inner must join two tensors of shape (3, ")
-            for other in (lambda m: m.cp(3, 5, 4), lambda m: m.tucker(3, 5, 4), lambda m: m.dense(3, 5, 4))
+            (
+                lambda T, m, other=other: T.inner(other(m)),
+                "inner must join two tensors of shape (3, ",
+            )
+            for other in (
+                lambda m: m.cp(3, 5, 4),
+                lambda m: m.tucker(3, 5, 4),
+                lambda m: m.dense(3, 5, 4),
+            )
         ),
         *(
-            (lambda T, m, other=other: T.inner(other(m).to(torch.float32)), "inner must join two tensors that are float")
+            (
+                lambda T, m, other=other: T.inner(other(m).to(torch.float32)),
+                "inner must join two tensors that are float",
+            )
             for other in (lambda m: m.cp(), lambda m: m.tucker(), lambda m: m.dense())
         ),
     ],
@@ -77,10 +111,19 @@ def test_arguments_that_do_not_fit(form_name, call, text, make, refuses):
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda T, m: T.contract(), "contract must be given exactly one of out=, left=, right=; got none."),
+        (
+            lambda T, m: T.contract(),
+            "contract must be given exactly one of out=, left=, right=; got none.",
+        ),
         (lambda T, m: T.contract(out=m.randn(3), left=m.randn(4)), "got ['left', 'out']."),
-        (lambda T, m: T.gram("middle"), "mode must be one of ('out', 'left', 'right'); got 'middle'."),
-        (lambda T, m: T.similarity(T * 0.0), "similarity must compare two tensors that are not zero; got a norm of 0."),
+        (
+            lambda T, m: T.gram("middle"),
+            "mode must be one of ('out', 'left', 'right'); got 'middle'.",
+        ),
+        (
+            lambda T, m: T.similarity(T * 0.0),
+            "similarity must compare two tensors that are not zero; got a norm of 0.",
+        ),
         (lambda T, m: T + "no tensor", "got str."),
         (lambda T, m: T.inner(m.randn(3, 4, 4)), "got Tensor."),
     ],
@@ -97,7 +140,9 @@ def test_forms_do_not_mix_in_a_sum(make, refuses):
             if one is not other:
                 name = type(one).__name__
                 refuses(
-                    ArgumentError, lambda one=one, other=other: one + other, f"join two tensors of the same form ({name})"
+                    ArgumentError,
+                    lambda one=one, other=other: one + other,
+                    f"join two tensors of the same form ({name})",
                 )
 
 
@@ -112,7 +157,9 @@ def test_forms_do_not_mix_in_a_sum(make, refuses):
 )
 def test_one_space_is_needed(name, call, who, make, refuses):
     tensor = make.form(name, 3, 4, 5)
-    text = f"{who} must have left and right of one size; got (3, 4, 5). Give both inputs, or map one."
+    text = (
+        f"{who} must have left and right of one size; got (3, 4, 5). Give both inputs, or map one."
+    )
     refuses(ShapeError, lambda: call(tensor, make), text)
 
 

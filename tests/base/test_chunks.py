@@ -29,7 +29,9 @@ def test_each_chunk_is_made_by_one_process(of, tmp_path):
             return OneChunk(torch.tensor(start))
 
         share = Share(process, of, lambda: None)
-        files = write_chunks(tmp_path / "chunks", {"what": "numbers"}, starts, make, lambda: done.append(1), share)
+        files = write_chunks(
+            tmp_path / "chunks", {"what": "numbers"}, starts, make, lambda: done.append(1), share
+        )
         assert made[process] == starts[process::of]
         assert len(done) == sum(len(starts[p::of]) for p in range(process + 1))
     assert sorted(start for mine in made.values() for start in mine) == starts
@@ -40,10 +42,21 @@ def test_a_process_waits_for_the_first_to_claim_and_for_all_to_end(tmp_path):
     waits = []
     for process in (0, 1, 2):
         share = Share(process, 3, lambda process=process: waits.append(process))
-        write_chunks(tmp_path / "c", {}, [0], lambda start: OneChunk(torch.tensor(start)), lambda: None, share)
+        write_chunks(
+            tmp_path / "c",
+            {},
+            [0],
+            lambda start: OneChunk(torch.tensor(start)),
+            lambda: None,
+            share,
+        )
     assert waits == [0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize(("process", "of"), [(3, 3), (-1, 3), (0, 0)])
 def test_a_process_that_is_not_there(process, of, refuses):
-    refuses(ArgumentError, lambda: Share(process, of, lambda: None), f"Share.process must be 0 … {of - 1}; got {process}")
+    refuses(
+        ArgumentError,
+        lambda: Share(process, of, lambda: None),
+        f"Share.process must be 0 … {of - 1}; got {process}",
+    )

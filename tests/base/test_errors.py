@@ -7,14 +7,23 @@ import pytest
 from bilens.base import errors
 from bilens.base.errors import BilensError, NotExactError, TooLargeError
 
-KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, BilensError)]
+KINDS = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, BilensError)
+]
 
 
 def test_text_says_who_must_got_and_what_to_do():
     error = BilensError("CP.left", must="be (h, i)", got="(3, 5)", todo="Pass it as it is.")
     assert str(error) == "CP.left must be (h, i); got (3, 5). Pass it as it is."
     assert str(BilensError("k", must="be 1", got=2)) == "k must be 1; got 2."
-    assert (error.who, error.must, error.got, error.todo) == ("CP.left", "be (h, i)", "(3, 5)", "Pass it as it is.")
+    assert (error.who, error.must, error.got, error.todo) == (
+        "CP.left",
+        "be (h, i)",
+        "(3, 5)",
+        "Pass it as it is.",
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

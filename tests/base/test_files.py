@@ -1,4 +1,6 @@
-"""Files are whole or not there, with the permissions of any other; folders have one holder; disks may say no."""
+"""Files are whole or not there, with the permissions of any other; folders have one holder; disks
+may say no.
+"""
 
 import os
 import subprocess
@@ -26,12 +28,15 @@ def test_permissions_are_those_of_open(tmp_path, umask):
     try:
         (tmp_path / "plain").write_text("")
         write_text(tmp_path / "text", "")
-        QuadraticForm(*(torch.ones(1, 1) for _ in range(3))).save(tmp_path / "record")  # safetensors has its own ideas
+        # safetensors has its own ideas
+        QuadraticForm(*(torch.ones(1, 1) for _ in range(3))).save(tmp_path / "record")
         with saved_together(tmp_path, "b") as folder:
             (folder / "b").touch(mode=0o600)
     finally:
         os.umask(before)
-    assert {file.stat().st_mode for file in tmp_path.iterdir()} == {(tmp_path / "plain").stat().st_mode}
+    assert {file.stat().st_mode for file in tmp_path.iterdir()} == {
+        (tmp_path / "plain").stat().st_mode
+    }
     (tmp_path / "text").chmod(0o604)
     write_text(tmp_path / "text", "new")
     assert (tmp_path / "text").stat().st_mode & 0o777 == 0o604
@@ -65,9 +70,15 @@ def test_where_no_file_can_be(tmp_path, refuses):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
-    refuses(FileError, lambda: write_text(tmp_path / "file" / "x.txt", ""), "must be in a folder that can be written")
+    refuses(
+        FileError,
+        lambda: write_text(tmp_path / "file" / "x.txt", ""),
+        "must be in a folder that can be written",
+    )
     for name in ("folder", "pipe"):
-        refuses(FileError, lambda name=name: write_text(tmp_path / name, ""), "must be writable: a file")
+        refuses(
+            FileError, lambda name=name: write_text(tmp_path / name, ""), "must be writable: a file"
+        )
     refuses(FileError, lambda: write_text(tmp_path / ("x" * 300), ""), "File name too long")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "pipe"]
 
@@ -87,8 +98,14 @@ def little(tmp_path):
 def test_a_full_disk_is_one_error_and_leaves_what_was_there(little, refuses):
     write_text(little / "old", "old")
     form = QuadraticForm(torch.ones(300), torch.ones(300, 100), torch.ones(300, 100))
-    refuses(FileError, lambda: write_text(little / "old", "x" * 100_000), "old must be writable; got No space left")
-    refuses(FileError, lambda: form.save(little / "record"), "record must be writable", "No space left")
+    refuses(
+        FileError,
+        lambda: write_text(little / "old", "x" * 100_000),
+        "old must be writable; got No space left",
+    )
+    refuses(
+        FileError, lambda: form.save(little / "record"), "record must be writable", "No space left"
+    )
     assert [file.name for file in little.iterdir()] == ["old"]
     assert (little / "old").read_text() == "old"
     subprocess.run(["mount", "-o", "remount,ro", str(little)], check=True)
@@ -99,7 +116,11 @@ def test_a_full_disk_is_one_error_and_leaves_what_was_there(little, refuses):
 def test_a_folder_has_one_holder(tmp_path, refuses):
     folder = tmp_path / "a" / "b"
     with held(folder):
-        refuses(FileError, lambda: held(folder).__enter__(), "b must be free; got another run at work in it. Wait")
+        refuses(
+            FileError,
+            lambda: held(folder).__enter__(),
+            "b must be free; got another run at work in it. Wait",
+        )
         with held(tmp_path / "a" / "c"):
             pass
     assert not list(tmp_path.iterdir())  # made for this, and empty
@@ -110,7 +131,9 @@ def test_a_folder_has_one_holder(tmp_path, refuses):
 
 
 def test_of_many_at_once_one_gets_it(tmp_path):
-    """Begun together, each holds it alone or is refused; all but one of those that look at it while it is held."""
+    """Begun together, each holds it alone or is refused; all but one of those that look at it while
+    it is held.
+    """
     together, inside, most, refused = threading.Barrier(8), [], [], []
 
     def begin():

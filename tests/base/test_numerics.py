@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from bilens.base.errors import NotFiniteError, ShapeError
-from bilens.base.numerics import dtype_name, relative_error, require_finite, require_floating, tolerance, working_dtype
+from bilens.base.numerics import (
+    dtype_name,
+    relative_error,
+    require_finite,
+    require_floating,
+    tolerance,
+    working_dtype,
+)
 
 
 def test_tolerances():

@@ -1,4 +1,6 @@
-"""Files from outside: each fault names its file, nothing is read that could hang or fill the memory."""
+"""Files from outside: each fault names its file, nothing is read that could hang or fill the
+memory.
+"""
 
 import os
 
@@ -10,7 +12,9 @@ from bilens.base import reading
 from bilens.base.errors import FileError
 
 
-@pytest.mark.parametrize("text", ["{", '{"a": NaN', "\ud800".encode("utf-8", "surrogatepass"), "[" * 50_000, "[1]"])
+@pytest.mark.parametrize(
+    "text", ["{", '{"a": NaN', "\ud800".encode("utf-8", "surrogatepass"), "[" * 50_000, "[1]"]
+)
 def test_damaged_json_is_one_error_that_names_the_file(tmp_path, refuses, text):
     file = tmp_path / "config.json"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())

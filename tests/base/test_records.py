@@ -9,7 +9,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from bilens.algebra import CP, Dense, Eigen, Factored, Gaussian, ThirdOrder, affine, parts, sampled_inner
+from bilens.algebra import (
+    CP,
+    Dense,
+    Eigen,
+    Factored,
+    Gaussian,
+    ThirdOrder,
+    affine,
+    parts,
+    sampled_inner,
+)
 from bilens.base.errors import ArgumentError, FileError
 from bilens.base.records import Record
 from bilens.base.results import Result
@@ -21,7 +31,9 @@ KINDS = {
     "WeightedEigen": lambda m: weighted(m),
     "OnData": lambda m: weighted(m).data,
     "TopEntries": lambda m: top_entries(m.cp(), k=3),
-    "Angles": lambda m: angles(eigen(m.cp(2, 4), k=2, labels=("one", "two")), eigen(m.cp(2, 4), k=2)),
+    "Angles": lambda m: angles(
+        eigen(m.cp(2, 4), k=2, labels=("one", "two")), eigen(m.cp(2, 4), k=2)
+    ),
     "Gaussian": lambda m: Gaussian(m.randn(3), torch.eye(3).to(m.dtype), 9),
     "Hermite": lambda m: m.cp().hermite(Gaussian(m.randn(4), torch.eye(4).to(m.dtype))),
     "Estimate": lambda m: sampled_inner(m.cp(), m.cp(), m.randn(9, 4)),
@@ -50,7 +62,9 @@ def same(one, other):
             return one.dtype == other.dtype and torch.equal(one.detach(), other)
         case Record():
             names = [field.name for field in dataclasses.fields(one)]
-            return type(one) is type(other) and all(same(getattr(one, name), getattr(other, name)) for name in names)
+            return type(one) is type(other) and all(
+                same(getattr(one, name), getattr(other, name)) for name in names
+            )
         case dict():
             return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
     return one == other and type(one) is type(other)
@@ -59,7 +73,11 @@ def same(one, other):
 def test_all_kinds_of_these_floors_are_listed():
     rooms = ("bilens.algebra.", "bilens.decompose.")
     abstract = (ThirdOrder, Result)
-    kinds = [kind for kind in Record._kinds.values() if kind.__module__.startswith(rooms) and kind not in abstract]
+    kinds = [
+        kind
+        for kind in Record._kinds.values()
+        if kind.__module__.startswith(rooms) and kind not in abstract
+    ]
     assert sorted(kind.__name__ for kind in kinds) == sorted(KINDS)
 
 
@@ -102,7 +120,11 @@ def test_to_casts_inside_dicts_and_records_and_spares_integers(make):
 
 def test_another_kind_is_refused(make, tmp_path, refuses):
     make.factored().save(tmp_path / "f")
-    refuses(FileError, lambda: CP.load(tmp_path / "f"), "must hold a CP; got Factored. Use Factored.load.")
+    refuses(
+        FileError,
+        lambda: CP.load(tmp_path / "f"),
+        "must hold a CP; got Factored. Use Factored.load.",
+    )
 
 
 def test_missing_file(tmp_path, refuses):
@@ -116,7 +138,14 @@ def test_damaged_file(damage, make, tmp_path, refuses):
     path = tmp_path / "t"
     make.cp().save(path)
     whole = path.read_bytes()
-    path.write_bytes({"empty": b"", "text": b"not a tensor file", "truncated": whole[:-9], "beheaded": whole[100:]}[damage])
+    path.write_bytes(
+        {
+            "empty": b"",
+            "text": b"not a tensor file",
+            "truncated": whole[:-9],
+            "beheaded": whole[100:],
+        }[damage]
+    )
     refuses(FileError, lambda: CP.load(path), f"{path} must be an undamaged safetensors file")
 
 
@@ -144,11 +173,17 @@ def test_the_hand_written_file_is_a_good_one(tmp_path):
             {"bilens": json.dumps({"schema": 3, "value": fields()})},
             "must have schema 1 or 2; got 3. Read it with the bilens that wrote it.",
         ),
-        ({"bilens": json.dumps({"schema": 1, "value": {"record": "Tensor9", "fields": {}}})}, "got Tensor9."),
+        (
+            {"bilens": json.dumps({"schema": 1, "value": {"record": "Tensor9", "fields": {}}})},
+            "got Tensor9.",
+        ),
         ({"bilens": json.dumps({"schema": 1})}, ""),
         ({"bilens": json.dumps({"schema": 1, "value": fields(b={"tensor": ".c"})})}, ""),
         ({"bilens": json.dumps({"schema": 1, "value": fields(c=3)})}, ""),
-        ({"bilens": json.dumps({"schema": 1, "value": {"record": "ThirdOrder", "fields": {}}})}, ""),
+        (
+            {"bilens": json.dumps({"schema": 1, "value": {"record": "ThirdOrder", "fields": {}}})},
+            "",
+        ),
     ],
     ids=[
         "bare",
@@ -214,7 +249,11 @@ def test_a_second_class_of_one_room_and_name_is_refused(refuses):
     def again():
         type("Eigen", (Record,), {"__module__": "bilens.algebra.elsewhere"})
 
-    refuses(ArgumentError, again, "class Eigen must be its room's only record of that name; got a second algebra.Eigen")
+    refuses(
+        ArgumentError,
+        again,
+        "class Eigen must be its room's only record of that name; got a second algebra.Eigen",
+    )
     assert Record._kinds["algebra.Eigen"] is Eigen
 
 
@@ -231,7 +270,9 @@ def test_files_of_schema_1_still_load(kind, make, tmp_path):
 
 def opened(path):
     with safe_open(path, framework="pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["bilens"])
+        return {key: file.get_tensor(key) for key in file.keys()}, json.loads(
+            file.metadata()["bilens"]
+        )
 
 
 RETYPED = (True, -1.5, {"tuple": [None]}, {"dict": {"a": 1}}, [])
@@ -243,7 +284,11 @@ def test_retyped_and_reshaped_fields_are_refused_when_loaded_or_can_be_shown(kin
     KINDS[kind](make).save(path)
     tensors, header = opened(path)
     fields = header["value"]["fields"]
-    damaged = [(tensors, header["value"] | {"fields": fields | {name: value}}) for name in fields for value in RETYPED]
+    damaged = [
+        (tensors, header["value"] | {"fields": fields | {name: value}})
+        for name in fields
+        for value in RETYPED
+    ]
     for name, tensor in tensors.items():
         for other in (tensor[None], tensor.to(torch.complex64)):
             damaged.append((tensors | {name: other.contiguous()}, header["value"]))
@@ -263,18 +308,26 @@ def test_retyped_and_reshaped_fields_are_refused_when_loaded_or_can_be_shown(kin
 
 def test_a_tensor_of_another_type_is_named(tmp_path, refuses):
     header = {"bilens": json.dumps({"schema": 2, "value": fields(b={"tensor": ".i"})})}
-    save_file({".a": torch.ones(2, 2), ".i": torch.ones(2, 2).int()}, tmp_path / "t", metadata=header)
-    text = (
-        f"{tmp_path / 't'} must hold a whole record; got TypeError: Factored.b is not what that field holds: int32 of shape"
+    save_file(
+        {".a": torch.ones(2, 2), ".i": torch.ones(2, 2).int()}, tmp_path / "t", metadata=header
     )
+    text = f"{tmp_path / 't'} must hold a whole record; got TypeError: Factored.b is not what that field holds: int32 of shape"
     refuses(FileError, lambda: Record.load(tmp_path / "t"), text)
 
 
 @pytest.mark.parametrize("depth", [500, 100_000])
 def test_nesting_without_end(depth, tmp_path, refuses):
     value = '{"tuple": [' * depth + "]}" * depth
-    write(tmp_path / "t", {"bilens": f'{{"schema": 2, "value": {{"record": "Odd", "fields": {{"held": {value}}}}}}}'})
-    refuses(FileError, lambda: Record.load(tmp_path / "t"), str(tmp_path / "t"), "nesting too deep to read")
+    write(
+        tmp_path / "t",
+        {"bilens": f'{{"schema": 2, "value": {{"record": "Odd", "fields": {{"held": {value}}}}}}}'},
+    )
+    refuses(
+        FileError,
+        lambda: Record.load(tmp_path / "t"),
+        str(tmp_path / "t"),
+        "nesting too deep to read",
+    )
 
 
 def test_a_header_over_its_limit_is_named(tmp_path, refuses, monkeypatch):
@@ -285,5 +338,9 @@ def test_a_header_over_its_limit_is_named(tmp_path, refuses, monkeypatch):
 
 
 def test_tensors_in_tuples_move_too():
-    held = Odd((torch.ones(2, dtype=torch.float64), {"a": (torch.ones(1, dtype=torch.float64),)})).to(torch.float32).held
+    held = (
+        Odd((torch.ones(2, dtype=torch.float64), {"a": (torch.ones(1, dtype=torch.float64),)}))
+        .to(torch.float32)
+        .held
+    )
     assert held[0].dtype == held[1]["a"][0].dtype == torch.float32

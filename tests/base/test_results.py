@@ -41,7 +41,11 @@ def test_every_kind_of_result_knows_its_columns():
     """Also where it has no rows; the four left out always have one."""
     for room in ROOMS:
         importlib.import_module(f"bilens.{room}")
-    kinds = [kind for kind in Record._kinds.values() if issubclass(kind, Result) and kind.__module__.startswith("bilens.")]
+    kinds = [
+        kind
+        for kind in Record._kinds.values()
+        if issubclass(kind, Result) and kind.__module__.startswith("bilens.")
+    ]
     silent = {kind.__name__ for kind in kinds if kind.columns is Result.columns} - {"Result"}
     assert silent == ALWAYS_ROWS
     assert len(kinds) > 20
@@ -59,7 +63,9 @@ def test_plot_draws_the_plain_figure(make):
     figure = make.spectral(3.0, 2.0, -1.0, -2.0).eigh(3).plot()
     (trace,) = figure.data
     assert isinstance(figure, plotly.graph_objects.Figure)
-    assert trace.y == pytest.approx((3.0, -2.0, 2.0, -1.0)) or sorted(trace.y) == pytest.approx([-2.0, -1.0, 2.0, 3.0])
+    assert trace.y == pytest.approx((3.0, -2.0, 2.0, -1.0)) or sorted(trace.y) == pytest.approx(
+        [-2.0, -1.0, 2.0, 3.0]
+    )
     assert figure.layout.yaxis.title.text == "λ"
 
 
@@ -86,7 +92,8 @@ def test_text_from_outside_is_shown_and_does_nothing(make):
     entry = "<bdi>&lt;b&gt;&amp;\\x1b[31m\\u202e</bdi>"
     html = found._repr_html_()
     assert f"<td>{entry}</td>" in html
-    assert found.plot().data[0].name == "&lt;b&gt;&amp;\\x1b[31m\\u202e"  # plotly reads <b> as markup
+    # plotly reads <b> as markup
+    assert found.plot().data[0].name == "&lt;b&gt;&amp;\\x1b[31m\\u202e"
     assert found.to_frame()["of"][0] == NASTY  # the data itself is as it was
     assert not {"\x1b", "\u202e"} & set(html + repr(found))
     long = eigen(make.cp(2, 4), k=1, labels=["n" * 300, "b"])._repr_html_()
@@ -115,6 +122,14 @@ class Verdict(Result):
 
 
 def test_a_literal_figure_is_json():
-    figure = {"y": [1.5, float("nan"), -float("inf")], "hovertemplate": "%{y}<extra></extra>", "text": ("<i>", None, True)}
-    plain = {"y": [1.5, None, None], "hovertemplate": "%{y}<extra></extra>", "text": ["&lt;i&gt;", None, True]}
+    figure = {
+        "y": [1.5, float("nan"), -float("inf")],
+        "hovertemplate": "%{y}<extra></extra>",
+        "text": ("<i>", None, True),
+    }
+    plain = {
+        "y": [1.5, None, None],
+        "hovertemplate": "%{y}<extra></extra>",
+        "text": ["&lt;i&gt;", None, True],
+    }
     assert literal(figure) == plain

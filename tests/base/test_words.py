@@ -25,7 +25,12 @@ def test_tokens_show_their_spaces_and_line_ends():
 
 
 def test_tokens_that_share_a_text_are_told_apart_by_their_ids():
-    assert show_tokens(["a", "\ufffd", "\ufffd", ""], [1, 2, 3, 4]) == ["a", "\ufffd#2", "\ufffd#3", "#4"]
+    assert show_tokens(["a", "\ufffd", "\ufffd", ""], [1, 2, 3, 4]) == [
+        "a",
+        "\ufffd#2",
+        "\ufffd#3",
+        "#4",
+    ]
     assert show_tokens(["a", "a"], [1, 1]) == ["a", "a"]  # one token twice is one token
 
 

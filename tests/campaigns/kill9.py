@@ -1,8 +1,10 @@
-"""``python -m tests.campaigns.kill9 [kills] [seed]``: every long job killed at random moments, and gone on with.
+"""``python -m tests.campaigns.kill9 [kills] [seed]``: every long job killed at random moments, and
+gone on with.
 
-Each job is begun in a process of its own, which SIGKILL ends at a moment drawn between its start and its end; then it is
-gone on with to the end. What it made must be what a run in one go made, to the last bit, and nothing half-written may be
-left. Jobs are small (seconds), so that the moments fall into every part of them.
+Each job is begun in a process of its own, which SIGKILL ends at a moment drawn between its start
+and its end; then it is gone on with to the end. What it made must be what a run in one go made, to
+the last bit, and nothing half-written may be left. Jobs are small (seconds), so that the moments
+fall into every part of them.
 """
 
 import hashlib
@@ -24,11 +26,25 @@ from bilens import Transformer, TransformerConfig
 from bilens.algebra import CP
 from bilens.decompose import eigen
 from bilens.features import DictionaryRecipe
-from bilens.training import read_recipe, recipe, train_classifier, train_dictionary, train_language, train_tokenizer
+from bilens.training import (
+    read_recipe,
+    recipe,
+    train_classifier,
+    train_dictionary,
+    train_language,
+    train_tokenizer,
+)
 
-SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+SIZES = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
 MODEL = SIZES | {"max_position_embeddings": 16}
-STORIES = [f"Once upon a time there were {n} cats. They saw {n + 1} dogs, and λ ran." for n in range(400)]
+STORIES = [
+    f"Once upon a time there were {n} cats. They saw {n + 1} dogs, and λ ran." for n in range(400)
+]
 
 
 def image(folder: Path, resume: bool) -> None:
@@ -53,7 +69,9 @@ def decompose(folder: Path, resume: bool) -> None:
     del resume  # it always goes on
     generator = torch.Generator().manual_seed(0)
     factors = (torch.randn(shape, generator=generator) for shape in ((120, 40), (40, 60), (40, 60)))
-    eigen(CP(*factors), k=4, chunk=2, folder=folder / "run").save(folder / "run" / "found.safetensors")
+    eigen(CP(*factors), k=4, chunk=2, folder=folder / "run").save(
+        folder / "run" / "found.safetensors"
+    )
 
 
 JOBS: dict[str, Callable[[Path, bool], None]] = {
@@ -65,13 +83,17 @@ JOBS: dict[str, Callable[[Path, bool], None]] = {
 
 
 def made(folder: Path) -> dict[str, str]:
-    """A digest of every tensor that a job is for, and every loss as it was logged. A header's order is no matter."""
+    """A digest of every tensor that a job is for, and every loss as it was logged. A header's order
+    is no matter.
+    """
     digests = {"losses": str([losses(log) for log in sorted(folder.rglob("log.jsonl"))])}
     for file in folder.rglob("*.safetensors"):
         if "checkpoint" not in str(file):
             for name, tensor in load_file(file).items():
                 raw = tensor.contiguous().view(torch.uint8).numpy().tobytes()
-                digests[f"{file.relative_to(folder)} {name} {tuple(tensor.shape)}"] = hashlib.sha256(raw).hexdigest()
+                digests[f"{file.relative_to(folder)} {name} {tuple(tensor.shape)}"] = (
+                    hashlib.sha256(raw).hexdigest()
+                )
     return digests
 
 
@@ -87,7 +109,9 @@ def left(folder: Path) -> list[str]:
 
 
 def begun(job: str, folder: Path, resume: bool) -> int:
-    """The process in which ``job`` was begun: a copy of this one, so that no time goes into imports."""
+    """The process in which ``job`` was begun: a copy of this one, so that no time goes into
+    imports.
+    """
     process = os.fork()
     if process == 0:
         try:
@@ -140,7 +164,9 @@ def campaign(kills: int, seed: int, place: Path) -> int:
             run(job, folder, resume=True)
             off += made(folder) != truth
             remains += len(left(folder))
-        print(f"{job}: {lasts:.1f} s, {hits} of {kills} killed before the end, {off} other bits, {remains} files left")
+        print(
+            f"{job}: {lasts:.1f} s, {hits} of {kills} killed before the end, {off} other bits, {remains} files left"
+        )
         wrong += off + remains
     return wrong
 

@@ -1,4 +1,6 @@
-"""Composition strengths: against dense products by TransformerLens's formula, and chance against Monte Carlo."""
+"""Composition strengths: against dense products by TransformerLens's formula, and chance against
+Monte Carlo.
+"""
 
 import pytest
 import torch
@@ -38,7 +40,9 @@ def head(model, layer, head):
 
 
 def head_of(model, layer):
-    w_q, w_k, w_v, w_o = (matrices[layer, 0] for matrices in (model.W_Q, model.W_K, model.W_V, model.W_O))
+    w_q, w_k, w_v, w_o = (
+        matrices[layer, 0] for matrices in (model.W_Q, model.W_K, model.W_V, model.W_O)
+    )
     return w_v @ w_o, w_q @ w_k.T
 
 
@@ -54,7 +58,11 @@ def strengths(found: Composition):
     return {(row["first"], row["second"], row["kind"]): row["strength"] for row in found.rows()}
 
 
-KINDS = [{}, {"norm": "rms", "qk_norm": True}, {"norm": "layer", "attention_bias": True, "mlp_bias": True}]
+KINDS = [
+    {},
+    {"norm": "rms", "qk_norm": True},
+    {"norm": "layer", "attention_bias": True, "mlp_bias": True},
+]
 
 
 @pytest.mark.parametrize("changes", KINDS)
@@ -65,22 +73,29 @@ def test_every_pair_against_dense_products(changes):
     for a in (0, 1):
         ov, _ = head(model, 0, a)
         for b in (0, 1):
-            ov2, qk = head(model, 1, b)  # TransformerLens: left = OV, right = QK, QKᵀ, OV; ‖left @ right‖ / ‖left‖ / ‖right‖
+            # TransformerLens: left = OV, right = QK, QKᵀ, OV; ‖left @ right‖ / ‖left‖ / ‖right‖
+            ov2, qk = head(model, 1, b)
             for kind, right in (("Q", qk), ("K", qk.T), ("V", ov2)):
-                expected[f"L0H{a}", f"L1H{b}", kind] = (ov @ right).norm() / ov.norm() / right.norm()
+                expected[f"L0H{a}", f"L1H{b}", kind] = (
+                    (ov @ right).norm() / ov.norm() / right.norm()
+                )
     for layer, a, n in [(0, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 1)]:
         (ov, _), S = head(model, layer, a), mlp(model, n)
         one = torch.einsum("oij,ai->oaj", S, ov)
         both = torch.einsum("oij,ai,bj->oab", S, ov, ov)
         expected[f"L{layer}H{a}", f"mlp{n}", "one input"] = one.norm() / ov.norm() / S.norm()
-        expected[f"L{layer}H{a}", f"mlp{n}", "both inputs"] = both.norm() / ov.norm() ** 2 / S.norm()
+        expected[f"L{layer}H{a}", f"mlp{n}", "both inputs"] = (
+            both.norm() / ov.norm() ** 2 / S.norm()
+        )
     S, T = mlp(model, 0), mlp(model, 1)
     for b in (0, 1):
         ov, qk = head(model, 1, b)
         for kind, right in (("Q", qk), ("K", qk.T), ("V", ov)):
             written = torch.einsum("oij,od->dij", S, right)
             expected["mlp0", f"L1H{b}", kind] = written.norm() / S.norm() / right.norm()
-    expected["mlp0", "mlp1", "one input"] = torch.einsum("abj,bcd->acdj", T.mT, S).norm() / S.norm() / T.norm()
+    expected["mlp0", "mlp1", "one input"] = (
+        torch.einsum("abj,bcd->acdj", T.mT, S).norm() / S.norm() / T.norm()
+    )
     assert set(found) == set(expected)
     for key, value in expected.items():
         assert found[key] == pytest.approx(float(value), rel=1e-10), key
@@ -110,27 +125,41 @@ def agrees(squares, expected):
 @pytest.mark.parametrize(("seed", "head_dim"), [(0, 4), (1, 1), (2, 6)])
 def test_chance_is_the_mean_over_rotations(seed, head_dim):
     """What a head writes turned at random, 40,000 times: each formula at the top of the file."""
-    model = transformer(seed, head_dim=head_dim * 2 if head_dim == 1 else head_dim, num_hidden_layers=2)
+    model = transformer(
+        seed, head_dim=head_dim * 2 if head_dim == 1 else head_dim, num_hidden_layers=2
+    )
     if head_dim == 1:
         for block in model.blocks:  # heads of rank one
             block.self_attn.v_proj.weight[1:] = 0
-    rows = {(row["first"], row["second"], row["kind"]): row["random"] for row in composition(model).rows()}
+    rows = {
+        (row["first"], row["second"], row["kind"]): row["random"]
+        for row in composition(model).rows()
+    }
     ov, _ = head(model, 0, 1)
     _, qk = head(model, 1, 0)
     S, turns = mlp(model, 1), rotations(40_000, D, torch.Generator().manual_seed(seed))
     turned = ov @ turns
-    agrees((turned @ qk).square().sum((1, 2)) / (ov.norm() * qk.norm()) ** 2, rows["L0H1", "L1H0", "Q"])
+    agrees(
+        (turned @ qk).square().sum((1, 2)) / (ov.norm() * qk.norm()) ** 2, rows["L0H1", "L1H0", "Q"]
+    )
     one = torch.einsum("nai,oij->noaj", turned, S)
-    agrees(one.square().sum((1, 2, 3)) / (ov.norm() * S.norm()) ** 2, rows["L0H1", "mlp1", "one input"])
+    agrees(
+        one.square().sum((1, 2, 3)) / (ov.norm() * S.norm()) ** 2, rows["L0H1", "mlp1", "one input"]
+    )
     both = torch.einsum("noaj,nbj->noab", one, turned)
-    agrees(both.square().sum((1, 2, 3)) / (ov.norm() ** 2 * S.norm()) ** 2, rows["L0H1", "mlp1", "both inputs"])
+    agrees(
+        both.square().sum((1, 2, 3)) / (ov.norm() ** 2 * S.norm()) ** 2,
+        rows["L0H1", "mlp1", "both inputs"],
+    )
     written = torch.einsum("oij,nod->ndij", mlp(model, 0), turns)
     composed = torch.einsum("pbj,nbik->npikj", S.mT, written).square().sum((1, 2, 3, 4))
     agrees(composed / (mlp(model, 0).norm() * S.norm()) ** 2, rows["mlp0", "mlp1", "one input"])
 
 
 def test_traces_count_by_chance_on_both_inputs():
-    """A layer of squares Σ_i x_i²: S_o = 1, whose value by chance is all in β Σ (tr S_o)²; here ‖M Mᵀ‖ / (‖M‖² √d)."""
+    """A layer of squares Σ_i x_i²: S_o = 1, whose value by chance is all in β Σ (tr S_o)²; here ‖M
+    Mᵀ‖ / (‖M‖² √d).
+    """
     model = transformer(intermediate_size=D, hidden_act="square", gated=False, num_hidden_layers=1)
     block = model.blocks[0]
     block.mlp.up_proj.weight.copy_(torch.eye(D, dtype=torch.float64))
@@ -144,7 +173,9 @@ def test_traces_count_by_chance_on_both_inputs():
 
 
 def test_chance_for_random_entries_is_the_same():
-    """E‖AB‖² = ‖A‖²‖B‖²/d for independent entries: untrained heads lie about 1, as widely as rotations spread them."""
+    """E‖AB‖² = ‖A‖²‖B‖²/d for independent entries: untrained heads lie about 1, as widely as
+    rotations spread them.
+    """
     model = transformer(hidden_size=64, head_dim=16, intermediate_size=40)
     g = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
@@ -154,7 +185,10 @@ def test_chance_for_random_entries_is_the_same():
     spread = float((turned.norm(dim=(1, 2)) / (ov.norm() * qk.norm()) * 64**0.5).std())
     found = composition(model)
     heads = torch.tensor(
-        [kind in ("Q", "K", "V") and first[0] == "L" for first, kind in zip(found.first, found.kinds, strict=True)]
+        [
+            kind in ("Q", "K", "V") and first[0] == "L"
+            for first, kind in zip(found.first, found.kinds, strict=True)
+        ]
     )
     ratio = found.ratio[heads]
     assert len(ratio) == 12
@@ -171,7 +205,9 @@ def test_rows_table_and_figure(tmp_path):
     assert found.first[int(found.ratio.argmax())] in found.summary()
     cells = found.figure()["data"][0]
     column, line = cells["x"].index("L1H1 K"), cells["y"].index("L0H0")
-    row = frame[(frame["first"] == "L0H0") & (frame["second"] == "L1H1") & (frame["kind"] == "K")].iloc[0]
+    row = frame[
+        (frame["first"] == "L0H0") & (frame["second"] == "L1H1") & (frame["kind"] == "K")
+    ].iloc[0]
     assert cells["z"][line][column] == pytest.approx(row["ratio"])
     assert cells["z"][cells["y"].index("L1H0")][cells["x"].index("mlp0 one input")] is None
     shown = found.plot().data[0]
@@ -190,7 +226,9 @@ def test_models_with_less_in_them():
     assert single.rows() == []
     assert single.summary() == "no part reads another"
     assert len(composition(transformer(num_attention_heads=0, num_key_value_heads=0)).rows()) == 1
-    config = bilens.ClassifierConfig(input_shape=[4], hidden_size=3, num_hidden_layers=3, id2label={0: "a", 1: "b"})
+    config = bilens.ClassifierConfig(
+        input_shape=[4], hidden_size=3, num_hidden_layers=3, id2label={0: "a", 1: "b"}
+    )
     pairs = [(row["first"], row["second"]) for row in composition(bilens.Classifier(config)).rows()]
     assert pairs == [("mlp0", "mlp1"), ("mlp1", "mlp2")]
 
@@ -205,4 +243,6 @@ def test_a_part_that_is_zero():
 
 @pytest.mark.bad_input
 def test_other_things_than_models_are_refused(refuses):
-    refuses(ArgumentError, lambda: composition(torch.nn.Linear(2, 2)), "model must be a bilens model")
+    refuses(
+        ArgumentError, lambda: composition(torch.nn.Linear(2, 2)), "model must be a bilens model"
+    )

@@ -1,4 +1,6 @@
-"""Expansions: Σ terms + remainder = forward over random architectures, every path listed once, refusals."""
+"""Expansions: Σ terms + remainder = forward over random architectures, every path listed once,
+refusals.
+"""
 
 import math
 import re
@@ -17,7 +19,9 @@ from bilens.circuits.engine import Engine, _largest_pairs
 
 @st.composite
 def transformers(draw):
-    """Small models of every kind that TransformerConfig can say, in float64, biases and norm weights not trivial."""
+    """Small models of every kind that TransformerConfig can say, in float64, biases and norm
+    weights not trivial.
+    """
     heads = draw(st.sampled_from([0, 1, 2, 4]))
     config = bilens.TransformerConfig(
         vocab_size=11,
@@ -44,16 +48,25 @@ def shaken(model, seed=0):
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.4 * torch.randn(parameter.shape, generator=g, dtype=torch.float64).to(parameter))
+            parameter.add_(
+                0.4 * torch.randn(parameter.shape, generator=g, dtype=torch.float64).to(parameter)
+            )
     return model.eval()
 
 
 def relative(ex: Expansion) -> float:
-    return abs(ex.total - ex.forward) / max([abs(term.value) for term in ex.terms] + [abs(ex.forward), 1e-9])
+    return abs(ex.total - ex.forward) / max(
+        [abs(term.value) for term in ex.terms] + [abs(ex.forward), 1e-9]
+    )
 
 
 @settings(max_examples=60, deadline=None)
-@given(transformers(), st.integers(1, 5), st.sampled_from(["writes", "pairs", "paths"]), st.sampled_from([1, 20, 300]))
+@given(
+    transformers(),
+    st.integers(1, 5),
+    st.sampled_from(["writes", "pairs", "paths"]),
+    st.sampled_from([1, 20, 300]),
+)
 def test_terms_and_remainder_are_the_forward_pass(model, length, detail, most):
     tokens = torch.randint(0, 11, (length,), generator=torch.Generator().manual_seed(length))
     for cutoff in (0.0, 0.03):
@@ -66,14 +79,18 @@ def test_terms_and_remainder_are_the_forward_pass(model, length, detail, most):
 @settings(max_examples=25, deadline=None)
 @given(transformers())
 def test_every_term_is_what_its_path_writes(model):
-    """Each value again, forwards from the leaves instead of backwards from the target; and no path twice."""
+    """Each value again, forwards from the leaves instead of backwards from the target; and no path
+    twice.
+    """
     ex = expand(model, [1, 2, 3], 5, max_terms=150, cutoff=0)
     engine = Engine(record(model, [1, 2, 3]))
     u = model.lm_head.weight[5]
     q = engine.recording.pull(len(engine.recording.wiring.parts), u, 2)
     for term in ex.terms:
         if term.component != "bias":
-            assert float(q @ engine.vector(term.tree, 2)) == pytest.approx(term.value, rel=1e-9, abs=1e-12)
+            assert float(q @ engine.vector(term.tree, 2)) == pytest.approx(
+                term.value, rel=1e-9, abs=1e-12
+            )
     assert len({term.tree for term in ex.terms}) == len(ex.terms)
 
 
@@ -103,9 +120,16 @@ def test_all_paths_of_one_layer_are_counted_by_the_formula(heads, length):
 
 
 def test_all_paths_of_two_mlps():
-    """x + m0(x), then m1 of both: 1 + 1 + unordered pairs of two; pairs of m0 with itself stay one path."""
+    """x + m0(x), then m1 of both: 1 + 1 + unordered pairs of two; pairs of m0 with itself stay one
+    path.
+    """
     config = bilens.TransformerConfig(
-        vocab_size=9, hidden_size=6, intermediate_size=4, num_hidden_layers=2, num_attention_heads=0, norm="none"
+        vocab_size=9,
+        hidden_size=6,
+        intermediate_size=4,
+        num_hidden_layers=2,
+        num_attention_heads=0,
+        norm="none",
     )
     model = shaken(bilens.Transformer(config).double())
     ex = expand(model, [1, 2], 2, max_terms=None, cutoff=0)
@@ -140,7 +164,12 @@ def test_what_is_given_is_named():
     ex = expand(one_layer(1, norm="rms"), [1, 2], 3, max_terms=None, cutoff=0)
     terms = {term.path: term for term in ex.terms}
     assert terms["embed"].given == ("σ final@1",)
-    assert set(terms["mlp0(embed, L0H0@0→1(embed))"].given) == {"A L0H0[1,0]", "σ final@1", "σ mlp0@1", "σ attn0@0"}
+    assert set(terms["mlp0(embed, L0H0@0→1(embed))"].given) == {
+        "A L0H0[1,0]",
+        "σ final@1",
+        "σ mlp0@1",
+        "σ attn0@0",
+    }
 
 
 @pytest.mark.parametrize(("act", "gated"), [("silu", True), ("relu", False)])
@@ -156,7 +185,9 @@ def test_a_layer_without_a_tensor_is_an_opaque_source(act, gated):
 
 
 def test_a_squared_mlp_is_taken_apart():
-    ex = expand(one_layer(1, hidden_act="square", gated=False), [1, 2, 3], 4, max_terms=None, cutoff=0)
+    ex = expand(
+        one_layer(1, hidden_act="square", gated=False), [1, 2, 3], 4, max_terms=None, cutoff=0
+    )
     assert relative(ex) < 1e-12
     assert any(term.path.startswith("mlp0(") for term in ex.terms)
 
@@ -166,7 +197,12 @@ def test_a_squared_mlp_is_taken_apart():
 @pytest.mark.parametrize("layers", [1, 2])
 def test_classifiers_expand(residual, bias, layers):
     config = bilens.ClassifierConfig(
-        input_shape=[2, 3], hidden_size=5, num_hidden_layers=layers, residual=residual, bias=bias, id2label={0: "a", 1: "b"}
+        input_shape=[2, 3],
+        hidden_size=5,
+        num_hidden_layers=layers,
+        residual=residual,
+        bias=bias,
+        id2label={0: "a", 1: "b"},
     )
     model = shaken(bilens.Classifier(config).double())
     image = torch.randn(2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -178,7 +214,9 @@ def test_classifiers_expand(residual, bias, layers):
     assert ex.given == ()
 
 
-@pytest.mark.parametrize("place", ["attn1.input", "mlp0.input", "mlp1.input", "mlp0.output", "mlp1.output"])
+@pytest.mark.parametrize(
+    "place", ["attn1.input", "mlp0.input", "mlp1.input", "mlp0.output", "mlp1.output"]
+)
 def test_directions_inside_the_model(place):
     config = bilens.TransformerConfig(
         vocab_size=9, hidden_size=6, intermediate_size=4, num_hidden_layers=2, num_attention_heads=2, head_dim=4,
@@ -189,7 +227,9 @@ def test_directions_inside_the_model(place):
     layer, side = int(place.split(".")[0][-1]), place.split(".")[1]
     part = model.blocks[layer].self_attn if place.startswith("attn") else model.blocks[layer].mlp
     heard = []
-    hook = part.register_forward_hook(lambda _, given, out: heard.append(given[0] if side == "input" else out))
+    hook = part.register_forward_hook(
+        lambda _, given, out: heard.append(given[0] if side == "input" else out)
+    )
     model(torch.tensor([[1, 2, 3]]))
     hook.remove()
     for position in (0, -1):
@@ -205,7 +245,9 @@ def test_views_add_up():
     top = ex.top(3)
     assert len(top.terms) == 3
     assert top.total == pytest.approx(ex.total, rel=1e-12)
-    assert [abs(term.value) for term in ex.terms] == sorted((abs(term.value) for term in ex.terms), reverse=True)
+    assert [abs(term.value) for term in ex.terms] == sorted(
+        (abs(term.value) for term in ex.terms), reverse=True
+    )
     frame = ex.to_frame()
     assert frame["share"].sum() == pytest.approx(1 - ex.remainder / ex.total)
 
@@ -246,7 +288,9 @@ def test_what_is_no_path_is_not_taken_out(refuses, removed, text):
 
 @pytest.mark.parametrize("cutoff", [0.0, 0.01, 0.1])
 def test_what_finds_no_room_is_in_the_remainder(cutoff):
-    """Pairs of equal inputs are met by the thousand, and only some are kept: the sum is still the logit."""
+    """Pairs of equal inputs are met by the thousand, and only some are kept: the sum is still the
+    logit.
+    """
     model = bilens.load("tinystories-1l").double()
     prompt = "Once upon a time there was a little girl"
     ids = model.read(prompt)
@@ -263,12 +307,18 @@ def test_what_finds_no_room_is_in_the_remainder(cutoff):
 @pytest.mark.parametrize("block", [1, 3, 4, 1024])
 @pytest.mark.parametrize("room", [1, 7, 54, 55, 90])
 def test_the_largest_pairs_block_by_block(monkeypatch, block, room):
-    """Against the whole matrix of pairs: which are kept, what the others add up to, and how many there are."""
+    """Against the whole matrix of pairs: which are kept, what the others add up to, and how many
+    there are.
+    """
     monkeypatch.setattr("bilens.circuits.engine.BLOCK", block)
     g = torch.Generator().manual_seed(room)
     left, right = torch.randn(2, 10, 4, generator=g, dtype=torch.float64).unbind()
     half = left @ right.mT
-    whole = {(i, j): float(half[i, j] + (half[j, i] if i != j else 0)) for i in range(10) for j in range(i, 10)}
+    whole = {
+        (i, j): float(half[i, j] + (half[j, i] if i != j else 0))
+        for i in range(10)
+        for j in range(i, 10)
+    }
     found = _largest_pairs(left, right, lambda i, j: (i, j), room)
     kept = {found.tree(n): float(value) for n, value in enumerate(found.values)}
     largest = sorted(whole, key=lambda pair: -abs(whole[pair]))[:room]
@@ -290,7 +340,10 @@ def test_an_expansion_saves_and_loads(tmp_path):
 def test_boxed_models():
     for name, most in (("tinystories-1l", None), ("tinystories-2l", 500)):
         model = bilens.load(name).double()
-        story = model.tokenizer("Once upon a time there was a little girl named Lily. She loved to play in the park. " * 2)
+        story = model.tokenizer(
+            "Once upon a time there was a little girl named Lily. She loved to play in the park. "
+            * 2
+        )
         ex = expand(model, story["input_ids"][:16], " girl", max_terms=most, cutoff=0)
         assert relative(ex) < 1e-10
         if most is None:
@@ -302,17 +355,33 @@ def test_boxed_models():
 @pytest.mark.parametrize(
     ("change", "kind", "text"),
     [
-        ({"inputs": "text"}, ArgumentError, "a text must come with a tokenizer beside the model; got none"),
+        (
+            {"inputs": "text"},
+            ArgumentError,
+            "a text must come with a tokenizer beside the model; got none",
+        ),
         ({"inputs": []}, ArgumentError, "inputs must hold at least one token; got none"),
         ({"inputs": [1, 99]}, ArgumentError, "inputs must be tokens 0 … 8; got 99"),
         ({"inputs": [1] * 33}, ArgumentError, "inputs must fit the context of 32 tokens; got 33"),
         ({"inputs": [[1, 2], [3, 4]]}, ShapeError, "inputs must be one text"),
         ({"target": 9}, ArgumentError, "target must be a token 0 … 8; got 9"),
-        ({"target": torch.zeros(3, dtype=torch.float64)}, ShapeError, "target must have one weight for each of 9 outputs"),
+        (
+            {"target": torch.zeros(3, dtype=torch.float64)},
+            ShapeError,
+            "target must have one weight for each of 9 outputs",
+        ),
         ({"target": (1, 2, 3)}, ArgumentError, "target must be a pair"),
         ({"target": {}}, ArgumentError, "target must name at least one output"),
-        ({"target": At(torch.zeros(6), "mlp7.input")}, ArgumentError, "place must be one of attn0.input, mlp0.input"),
-        ({"target": At(torch.zeros(6), "attn0.output")}, ArgumentError, "place must be the output of an mlp"),
+        (
+            {"target": At(torch.zeros(6), "mlp7.input")},
+            ArgumentError,
+            "place must be one of attn0.input, mlp0.input",
+        ),
+        (
+            {"target": At(torch.zeros(6), "attn0.output")},
+            ArgumentError,
+            "place must be the output of an mlp",
+        ),
         ({"target": At(torch.zeros(5), "mlp0.input")}, ShapeError, "At.direction must be (6,)"),
         ({"position": 2}, ArgumentError, "position must be -2 … 1; got 2"),
         ({"detail": "all"}, ArgumentError, "detail must be one of writes, pairs, paths"),
@@ -328,7 +397,9 @@ def test_what_cannot_be_is_refused(refuses, change, kind, text):
 
 @pytest.mark.bad_input
 def test_another_thing_than_a_model_is_refused(refuses):
-    refuses(ArgumentError, lambda: expand(torch.nn.Linear(2, 2), [1], 0), "model must be a bilens model")
+    refuses(
+        ArgumentError, lambda: expand(torch.nn.Linear(2, 2), [1], 0), "model must be a bilens model"
+    )
 
 
 def totals(model, ex):

@@ -27,7 +27,9 @@ def build(norm="rms", layers=2, **given):
 
 def expansions(kind):
     if kind == "classifier":
-        config = bilens.ClassifierConfig(input_shape=[4], hidden_size=5, num_hidden_layers=2, bias=True, id2label={0: "a"})
+        config = bilens.ClassifierConfig(
+            input_shape=[4], hidden_size=5, num_hidden_layers=2, bias=True, id2label={0: "a"}
+        )
         model = bilens.Classifier(config).double()
         return expand(model, torch.ones(4, dtype=torch.float64), "a")
     if kind == "opaque":
@@ -110,7 +112,10 @@ def test_a_path_counts_once_for_each_node_link_and_pair(kind):
             assert found[key] == pytest.approx(sum(values), rel=1e-9, abs=1e-14), key
 
     same({(link["source"], link["target"]): link["weight"] for link in made["links"]}, links)
-    same({node["node_id"]: node["influence"] for node in made["nodes"]}, nodes | {"target": [ex.total]})
+    same(
+        {node["node_id"]: node["influence"] for node in made["nodes"]},
+        nodes | {"target": [ex.total]},
+    )
     triples = {
         (node["node_id"], left, right): value
         for node in made["nodes"]
@@ -130,7 +135,9 @@ def test_labels_say_position_and_token():
     assert labels["target"].endswith(f"at {last} ␣time")
     heads = {name: label for name, label in labels.items() if name.startswith("L0H")}
     assert heads
-    assert all(label == f"{name.partition('@')[0]} at {last} ␣time" for name, label in heads.items())
+    assert all(
+        label == f"{name.partition('@')[0]} at {last} ␣time" for name, label in heads.items()
+    )
 
 
 @pytest.mark.bad_input

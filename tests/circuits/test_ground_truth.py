@@ -1,6 +1,8 @@
-"""Models whose circuits are known because they were built: the designed paths come out on top, at the designed values.
+"""Models whose circuits are known because they were built: the designed paths come out on top, at
+the designed values.
 
-No norm, and weights that are zero but for the circuit. The stream is cut into named rooms, each a one-hot:
+No norm, and weights that are zero but for the circuit. The stream is cut into named rooms, each a
+one-hot:
 
     token      which token stands here                      (the embedding)
     position   where                                        (learned positions)
@@ -51,8 +53,17 @@ def earlier() -> Tensor:
     return torch.diag(torch.ones(CONTEXT - 1, dtype=torch.float64), 1) @ room(POSITION)
 
 
-def wire(model: bilens.Transformer, layer: int, query: Tensor, key: Tensor, copy: tuple[slice, slice], score: float) -> None:
-    """A head whose score is ``score`` where query and key agree and 0 elsewhere, and that copies room to room."""
+def wire(
+    model: bilens.Transformer,
+    layer: int,
+    query: Tensor,
+    key: Tensor,
+    copy: tuple[slice, slice],
+    score: float,
+) -> None:
+    """A head whose score is ``score`` where query and key agree and 0 elsewhere, and that copies
+    room to room.
+    """
     attention = model.blocks[layer].self_attn
     assert attention is not None
     attention.q_proj.weight[: len(query)] = query * score * attention.d_head**0.5
@@ -61,8 +72,12 @@ def wire(model: bilens.Transformer, layer: int, query: Tensor, key: Tensor, copy
     attention.o_proj.weight[:, :V] = room(copy[1]).mT
 
 
-def rule(model: bilens.Transformer, unit: int, left: int, right: int, out: int, weight: float) -> None:
-    """Hidden unit ``unit`` of the first MLP: stream[left] · stream[right] · weight, written to stream[out]."""
+def rule(
+    model: bilens.Transformer, unit: int, left: int, right: int, out: int, weight: float
+) -> None:
+    """Hidden unit ``unit`` of the first MLP: stream[left] · stream[right] · weight, written to
+    stream[out].
+    """
     mlp = model.blocks[0].mlp
     assert isinstance(mlp, GatedMLP)
     mlp.gate_proj.weight[unit, left] = mlp.up_proj.weight[unit, right] = 1.0
@@ -79,7 +94,11 @@ def found(ex: Expansion) -> list[tuple[str, float, int | None, tuple[str, ...]]]
     """All paths that have a value, largest first; they are the whole of the target."""
     assert ex.remainder == near(0.0)
     assert ex.error < 1e-12
-    return [(term.path, term.value, term.order, term.given) for term in ex.terms if abs(term.value) > 1e-12]
+    return [
+        (term.path, term.value, term.order, term.given)
+        for term in ex.terms
+        if abs(term.value) > 1e-12
+    ]
 
 
 def near(value: float):
@@ -116,12 +135,16 @@ def test_and_of_a_token_and_a_position():
     """The same product, but its two features come from two writes: the pair is the path."""
     model = blank(heads=0, hidden=1)
     rule(model, 0, TOKEN.start + RED, POSITION.start + 2, OUT.start + YES, 3.0)
-    assert found(expand(model, [ROUND, ROUND, RED], YES)) == [("mlp0(embed, pos)", near(3.0), 1, ())]
+    assert found(expand(model, [ROUND, ROUND, RED], YES)) == [
+        ("mlp0(embed, pos)", near(3.0), 1, ())
+    ]
     assert expand(model, [RED, ROUND], YES, position=0).forward == near(0.0)
 
 
 def test_and_of_two_tokens_through_a_head_of_known_softness():
-    """The head looks back with weight p = e² / (e² + 2), a softmax over scores (0, 2, 0), so the AND is worth 3 p."""
+    """The head looks back with weight p = e² / (e² + 2), a softmax over scores (0, 2, 0), so the
+    AND is worth 3 p.
+    """
     model = blank(hidden=1)
     wire(model, 0, earlier(), room(POSITION), (TOKEN, PREVIOUS), 2.0)
     rule(model, 0, PREVIOUS.start + RED, TOKEN.start + ROUND, OUT.start + YES, 3.0)
@@ -142,9 +165,11 @@ def test_both_orders_of_a_pair_are_one_path():
 
 
 def induction() -> bilens.Transformer:
-    """Layer 0 writes the previous token; layer 1 looks where that is this token, and says the token it finds there.
+    """Layer 0 writes the previous token; layer 1 looks where that is this token, and says the token
+    it finds there.
 
-    Token 0 begins every text: the first position has no previous one, looks at itself, and would match its own token.
+    Token 0 begins every text: the first position has no previous one, looks at itself, and would
+    match its own token.
     """
     model = previous_token(layers=2)
     wire(model, 1, room(TOKEN), room(PREVIOUS), (TOKEN, OUT), SHARP)
@@ -153,7 +178,9 @@ def induction() -> bilens.Transformer:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_induction_continues_a_repeated_text(seed):
-    """At every token of the second half the model says the next one, with all the logit that the design gives."""
+    """At every token of the second half the model says the next one, with all the logit that the
+    design gives.
+    """
     half = 1 + torch.randperm(V - 1, generator=torch.Generator().manual_seed(seed))
     text = torch.cat([torch.tensor([0]), half, half])
     logits = induction()(text[None]).logits[0]
@@ -169,7 +196,9 @@ def test_induction_is_one_path():
 
 
 def test_where_induction_looks_is_one_path_by_composition_of_keys():
-    """The score of key 2 for query 4 is q · W_Kᵀ x̂₂: a direction inside the model, and it comes through layer 0's head."""
+    """The score of key 2 for query 4 is q · W_Kᵀ x̂₂: a direction inside the model, and it comes
+    through layer 0's head.
+    """
     model = induction()
     query = model.W_E[3] @ model.W_Q[1, 0]
     asked = At(model.W_K[1, 0] @ query / len(query) ** 0.5, "attn1.input")
@@ -180,7 +209,9 @@ def test_where_induction_looks_is_one_path_by_composition_of_keys():
 
 
 def test_equal_matches_share_what_induction_says():
-    """The token came twice before, followed by two others: the pattern is ½ on each, and so are the paths."""
+    """The token came twice before, followed by two others: the pattern is ½ on each, and so are the
+    paths.
+    """
     ex = expand(induction(), [0, 3, 5, 3, 1, 3], {5: 1.0, 1: 2.0})
     assert found(ex) == [
         ("L1H0@4→5(embed)", near(1.0), 1, ("A L1H0[5,4]",)),
@@ -190,7 +221,8 @@ def test_equal_matches_share_what_induction_says():
 
 # A head feeding a bilinear layer.
 
-RULES = {(1, 2): (5, 4.0), (2, 1): (6, 3.0), (3, 2): (5, -2.0)}  # (previous, current) → (next, weight)
+# (previous, current) → (next, weight)
+RULES = {(1, 2): (5, 4.0), (2, 1): (6, 3.0), (3, 2): (5, -2.0)}
 
 
 def skip_trigrams() -> bilens.Transformer:
@@ -222,13 +254,17 @@ def test_the_rule_stands_on_top_of_what_is_said_anyway(before, weight):
         ("embed", near(0.5), 1, ()),
         ("L0H0@1→2(embed)", near(0.25), 1, looks),
     ]
-    assert dict(zip(ex.by("component").names, ex.by("component").values, strict=True))["mlp0"] == near(weight)
+    assert dict(zip(ex.by("component").names, ex.by("component").values, strict=True))[
+        "mlp0"
+    ] == near(weight)
     assert ex.total == near(weight + 0.75)
     assert ex.ablate([ex.terms[0]]) == near(0.75)
 
 
 def test_every_path_of_the_rules_is_listed_and_only_the_designed_ones_have_a_value():
-    """2 leaves, a head over both at 3 positions, and all unordered pairs of these 8 in the bilinear layer."""
+    """2 leaves, a head over both at 3 positions, and all unordered pairs of these 8 in the bilinear
+    layer.
+    """
     ex = expand(skip_trigrams(), [4, 1, 2], 5, max_terms=None, cutoff=0)
     assert len(ex.terms) == 8 + 8 * 9 // 2
     assert sum(abs(term.value) > 1e-9 for term in ex.terms) == 3
@@ -236,7 +272,9 @@ def test_every_path_of_the_rules_is_listed_and_only_the_designed_ones_have_a_val
 
 
 def test_two_targets_are_told_apart():
-    """5 less 6: the rule of 6 fires on these two and speaks against, what every token says anyway for."""
+    """5 less 6: the rule of 6 fires on these two and speaks against, what every token says anyway
+    for.
+    """
     ex = expand(skip_trigrams(), [4, 2, 1], (5, 6))
     assert found(ex)[0] == ("mlp0(embed, L0H0@1→2(embed))", near(-3.0), 2, ("A L0H0[2,1]",))
     assert ex.total == near(0.75 - 3.0)

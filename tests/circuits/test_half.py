@@ -1,4 +1,6 @@
-"""Half-precision models are explained in float32, where their weights are exact; what they say as they are stands beside."""
+"""Half-precision models are explained in float32, where their weights are exact; what they say as
+they are stands beside.
+"""
 
 import pytest
 import torch
@@ -18,7 +20,8 @@ def built(dtype, scale=1.0):
     )  # fmt: skip
     model = bilens.Transformer(config).to(dtype).eval()
     with torch.no_grad():
-        model.model.embed_tokens.weight[:, 3] *= scale  # a coordinate of the stream whose square a half type cannot hold
+        # a coordinate of the stream whose square a half type cannot hold
+        model.model.embed_tokens.weight[:, 3] *= scale
     return model
 
 
@@ -31,13 +34,17 @@ def in_float64(model):
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("scale", [1.0, 800.0])
-def test_the_value_is_that_of_the_weights_and_the_half_pass_is_said_beside_it(dtype, scale, tmp_path):
+def test_the_value_is_that_of_the_weights_and_the_half_pass_is_said_beside_it(
+    dtype, scale, tmp_path
+):
     model = built(dtype, scale)
     ex, truth = expand(model, IDS, (3, 5)), expand(in_float64(model), IDS, (3, 5))
     assert ex.forward == pytest.approx(truth.forward, rel=1e-5, abs=1e-5)
     assert ex.total == pytest.approx(truth.forward, rel=1e-5, abs=1e-5)
     values = {term.path: term.value for term in truth.terms}
-    assert all(term.value == pytest.approx(values[term.path], rel=1e-3, abs=1e-4) for term in ex.terms[:20])
+    assert all(
+        term.value == pytest.approx(values[term.path], rel=1e-3, abs=1e-4) for term in ex.terms[:20]
+    )
     logits = model(IDS[None]).logits[0, -1].detach().double()
     assert ex.as_run == float(logits[3] - logits[5])
     assert f"as run in half precision {ex.as_run:.6g}" in ex.summary()
@@ -63,16 +70,24 @@ def test_every_question_is_answered_in_float32(dtype):
     ):
         assert ask(model) == pytest.approx(ask(exact), rel=2e-5, abs=1e-5)
     heard = []
-    with model.blocks[1].mlp.register_forward_pre_hook(lambda _, given: heard.append(given[0][0, -1])):
+    with model.blocks[1].mlp.register_forward_pre_hook(
+        lambda _, given: heard.append(given[0][0, -1])
+    ):
         model(IDS[None])
-    assert expand(model, IDS, at).as_run == pytest.approx(float(heard[0].double() @ at.direction.double()), rel=1e-5)
+    assert expand(model, IDS, at).as_run == pytest.approx(
+        float(heard[0].double() @ at.direction.double()), rel=1e-5
+    )
 
 
 def test_a_classifier_in_half_precision():
     torch.manual_seed(0)
-    config = bilens.ClassifierConfig(input_shape=[4], hidden_size=5, num_hidden_layers=2, residual=True, id2label={0: "a"})
+    config = bilens.ClassifierConfig(
+        input_shape=[4], hidden_size=5, num_hidden_layers=2, residual=True, id2label={0: "a"}
+    )
     model = bilens.Classifier(config).half()
     image = torch.rand(4)
     ex = expand(model, image, "a")
-    assert ex.forward == pytest.approx(float(bilens.Classifier.float(model)(image[None]).logits[0, 0]), rel=1e-5)
+    assert ex.forward == pytest.approx(
+        float(bilens.Classifier.float(model)(image[None]).logits[0, 0]), rel=1e-5
+    )
     assert ex.as_run is not None

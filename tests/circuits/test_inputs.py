@@ -1,4 +1,6 @@
-"""What circuits explain is the pass that people run: special tokens, padding, targets; and what no question can be."""
+"""What circuits explain is the pass that people run: special tokens, padding, targets; and what no
+question can be.
+"""
 
 import json
 
@@ -73,7 +75,9 @@ def test_padding_is_no_source(model, side):
     assert [term.path for term in padded.top(9).terms] == [term.path for term in alone.top(9).terms]
     if side == "right":
         assert padded.forward == pytest.approx(float(stock(model, **told)[7]), rel=1e-5)
-    one, two = (sum(row["value"] for row in pairs(model, given, 7).rows()) for given in (told, TEXT))
+    one, two = (
+        sum(row["value"] for row in pairs(model, given, 7).rows()) for given in (told, TEXT)
+    )
     assert one == pytest.approx(two, rel=1e-12)
     scores = (attention_scores(model, given, 1, 0, -1, 0).forward for given in (told, TEXT))
     assert next(scores) == pytest.approx(next(scores), rel=1e-12)
@@ -146,7 +150,9 @@ def test_targets_that_are_none_are_refused_in_one_line(name):
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("inputs", [["a", "b"], [{"role": "user"}], None, [2**70], [True], [], "\ud800", [[1], [2, 3]]])
+@pytest.mark.parametrize(
+    "inputs", [["a", "b"], [{"role": "user"}], None, [2**70], [True], [], "\ud800", [[1], [2, 3]]]
+)
 @pytest.mark.bad_input
 def test_inputs_that_are_none_are_refused_in_one_line(inputs):
     model = reading(byte_level())

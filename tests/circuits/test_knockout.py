@@ -58,7 +58,9 @@ def test_only_the_positions_named_are_touched():
     assert knockout(model, TOKENS, "mlp1", 3, at=[0, 1, 2]).effect == pytest.approx(0, abs=1e-12)
     everywhere, last = (knockout(model, TOKENS, "mlp1", 3, at=at).after for at in (None, [-1]))
     assert everywhere == pytest.approx(last, rel=1e-10)
-    assert knockout(model, TOKENS, "L0H0", 3, at=[0]).after != pytest.approx(knockout(model, TOKENS, "L0H0", 3).after)
+    assert knockout(model, TOKENS, "L0H0", 3, at=[0]).after != pytest.approx(
+        knockout(model, TOKENS, "L0H0", 3).after
+    )
 
 
 def test_the_model_is_left_as_it_was():
@@ -70,7 +72,9 @@ def test_the_model_is_left_as_it_was():
 
 def test_layers_of_a_classifier_can_be_taken_out():
     torch.manual_seed(0)
-    config = bilens.ClassifierConfig(input_shape=[4], hidden_size=5, num_hidden_layers=2, residual=True, id2label={0: "a"})
+    config = bilens.ClassifierConfig(
+        input_shape=[4], hidden_size=5, num_hidden_layers=2, residual=True, id2label={0: "a"}
+    )
     model = bilens.Classifier(config).double()
     image = torch.ones(4, dtype=torch.float64)
     found = knockout(model, image, ["mlp0", "mlp1"], "a")
@@ -90,7 +94,10 @@ def test_layers_of_a_classifier_can_be_taken_out():
         ({"writes": None}, "writes must name components"),
         ({"writes": [3]}, "writes must name components"),
         ({"target": At(torch.zeros(6), "mlp0.input")}, "target must be over the outputs"),
-        ({"inputs": TOKENS[:1], "with_": "mean"}, 'with_="mean" must have positions to take a mean over; got one'),
+        (
+            {"inputs": TOKENS[:1], "with_": "mean"},
+            'with_="mean" must have positions to take a mean over; got one',
+        ),
     ],
 )
 @pytest.mark.bad_input
@@ -199,21 +206,37 @@ def test_a_hook_that_changes_nothing_is_an_error(refuses):
 
     def around(x, turn=None, mask=None, cache=None, patterns=False):
         z, pattern = attention._look(*attention._project(x, turn), mask)
-        return torch.nn.functional.linear(z.transpose(1, 2).flatten(2), attention.o_proj.weight), pattern
+        return torch.nn.functional.linear(
+            z.transpose(1, 2).flatten(2), attention.o_proj.weight
+        ), pattern
 
     model = build()
     attention = model.blocks[1].self_attn
     attention.forward = around
     expand(model, TOKENS, 3)  # which is as good as before
-    refuses(ArgumentError, lambda: knockout(model, TOKENS, "L1H0", 3), "without L1H0 must change; got no call of it")
+    refuses(
+        ArgumentError,
+        lambda: knockout(model, TOKENS, "L1H0", 3),
+        "without L1H0 must change; got no call of it",
+    )
 
     model = build()
     mlp = model.blocks[1].mlp
     copied = torch.nn.Sequential(mlp)
-    model.blocks[1].forward = lambda x, **attend: via(model.blocks[1], copied[0].forward, x, **attend)
-    refuses(ArgumentError, lambda: knockout(model, TOKENS, "mlp1", 3), "without mlp1 must change; got no call of it")
+    model.blocks[1].forward = lambda x, **attend: via(
+        model.blocks[1], copied[0].forward, x, **attend
+    )
+    refuses(
+        ArgumentError,
+        lambda: knockout(model, TOKENS, "mlp1", 3),
+        "without mlp1 must change; got no call of it",
+    )
     model.blocks[1].forward = lambda x, **attend: via(model.blocks[1], ignoring(mlp), x, **attend)
-    refuses(ArgumentError, lambda: knockout(model, TOKENS, "mlp1", 3), "must change; got the same outputs to the bit")
+    refuses(
+        ArgumentError,
+        lambda: knockout(model, TOKENS, "mlp1", 3),
+        "must change; got the same outputs to the bit",
+    )
 
 
 def ignoring(mlp):

@@ -1,4 +1,6 @@
-"""Dictionaries as sources: latents, base and error add up to what a layer reads, and their pairs to the forward pass."""
+"""Dictionaries as sources: latents, base and error add up to what a layer reads, and their pairs to
+the forward pass.
+"""
 
 import json
 from dataclasses import dataclass, replace
@@ -17,7 +19,11 @@ from bilens.circuits import At, Expansion, expand, graph, record
 from bilens.circuits.engine import Engine
 from bilens.circuits.latents import take_apart
 
-PLACES = {"mlp0.input": "layers.0.mlp.input", "mlp1.input": "layers.1.mlp.input", "mlp2.input": "model.layers.2.mlp.input"}
+PLACES = {
+    "mlp0.input": "layers.0.mlp.input",
+    "mlp1.input": "layers.1.mlp.input",
+    "mlp2.input": "model.layers.2.mlp.input",
+}
 
 
 @dataclass(frozen=True)
@@ -39,14 +45,19 @@ class Dictionary:
 
     def encode(self, x):
         pre = self.pre(x)
-        limit = self.threshold if self.k is None else pre.topk(self.k + 1).values[..., -1:].clamp(min=0)
+        limit = (
+            self.threshold if self.k is None else pre.topk(self.k + 1).values[..., -1:].clamp(min=0)
+        )
         return torch.where(pre > limit, pre, 0)
 
 
 def random_dictionary(d=6, f=9, seed=0, dtype=torch.float64, **given):
     g = torch.Generator().manual_seed(seed)
     shapes = ((f, d), (f,), (f, d), (d,))
-    return Dictionary(*(torch.randn(shape, generator=g, dtype=torch.float64).to(dtype) for shape in shapes), **given)
+    return Dictionary(
+        *(torch.randn(shape, generator=g, dtype=torch.float64).to(dtype) for shape in shapes),
+        **given,
+    )
 
 
 def build(layers=1, seed=0, **given):
@@ -76,7 +87,9 @@ dictionaries = st.builds(
 
 @st.composite
 def models(draw):
-    """Models of one to three layers and every norm, in float64, and a dictionary for some of their places."""
+    """Models of one to three layers and every norm, in float64, and a dictionary for some of their
+    places.
+    """
     heads = draw(st.sampled_from([0, 2]))
     biased = dict.fromkeys(("attention_bias", "mlp_bias", "head_bias"), draw(st.booleans()))
     layers = draw(st.integers(1, 3))
@@ -85,17 +98,26 @@ def models(draw):
     act = "linear" if gated else "square"
     model = build(layers, draw(st.integers(0, 99)), num_attention_heads=heads, num_key_value_heads=heads, norm=norm,
                   gated=gated, hidden_act=act, **biased)  # fmt: skip
-    places = draw(st.lists(st.sampled_from(list(PLACES.values())[:layers]), unique=True, min_size=1))
+    places = draw(
+        st.lists(st.sampled_from(list(PLACES.values())[:layers]), unique=True, min_size=1)
+    )
     return model, {place: draw(dictionaries) for place in places}
 
 
 @settings(max_examples=25, deadline=None)
-@given(models(), st.integers(1, 4), st.sampled_from(["writes", "pairs", "paths"]), st.sampled_from([1, 20, 200]))
+@given(
+    models(),
+    st.integers(1, 4),
+    st.sampled_from(["writes", "pairs", "paths"]),
+    st.sampled_from([1, 20, 200]),
+)
 def test_terms_and_remainder_are_the_forward_pass(made, length, detail, most):
     model, at = made
     tokens = torch.randint(0, 9, (length,), generator=torch.Generator().manual_seed(length))
     for cutoff in (0.0, 0.03):
-        ex = expand(model, tokens, (3, 7), detail=detail, max_terms=most, cutoff=cutoff, dictionaries=at)
+        ex = expand(
+            model, tokens, (3, 7), detail=detail, max_terms=most, cutoff=cutoff, dictionaries=at
+        )
         logits = model(tokens[None]).logits[0, -1].detach()
         assert ex.forward == pytest.approx(float(logits[3] - logits[7]), rel=1e-12)
         assert relative(ex) < 1e-10
@@ -111,14 +133,20 @@ def test_float32_is_as_exact_as_float32_can_be(made):
 @settings(max_examples=15, deadline=None)
 @given(models())
 def test_every_term_is_what_its_path_writes(made):
-    """Each value again, forwards from the latents instead of backwards from the target; and no path twice."""
+    """Each value again, forwards from the latents instead of backwards from the target; and no path
+    twice.
+    """
     model, at = made
     ex = expand(model, [1, 2, 3], 5, max_terms=150, cutoff=0, dictionaries=at)
     engine = Engine(record(model, [1, 2, 3], at))
-    q = engine.recording.pull(len(engine.recording.wiring.parts), model.lm_head.weight[5].detach(), 2)
+    q = engine.recording.pull(
+        len(engine.recording.wiring.parts), model.lm_head.weight[5].detach(), 2
+    )
     for term in ex.terms:
         if term.component != "bias":
-            assert float(q @ engine.vector(term.tree, 2)) == pytest.approx(term.value, rel=1e-9, abs=1e-12)
+            assert float(q @ engine.vector(term.tree, 2)) == pytest.approx(
+                term.value, rel=1e-9, abs=1e-12
+            )
     assert len({term.tree for term in ex.terms}) == len(ex.terms)
 
 
@@ -135,10 +163,20 @@ def test_by_hand_every_pair_of_one_layer(norm):
     sources = {f"f{n}": a[n] * D.writes[n] for n in range(9) if a[n] != 0} | {"base": D.base}
     sources["error"] = x - sum(sources.values())
     over_one_x = {"1": torch.eye(7, dtype=torch.float64)[0]}
-    over_one_x |= {name: torch.cat([torch.zeros(1, dtype=torch.float64), vector]) for name, vector in sources.items()}
+    over_one_x |= {
+        name: torch.cat([torch.zeros(1, dtype=torch.float64), vector])
+        for name, vector in sources.items()
+    }
     cube = model.model.layers[0].mlp.tensor().symmetrise().dense()
     u = torch.randn(6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    ex = expand(model, tokens, At(u, "mlp0.output"), max_terms=None, cutoff=0, dictionaries={"mlp0.input": D})
+    ex = expand(
+        model,
+        tokens,
+        At(u, "mlp0.output"),
+        max_terms=None,
+        cutoff=0,
+        dictionaries={"mlp0.input": D},
+    )
     found = {term.path: term.value for term in ex.terms}
     names = list(over_one_x)
     assert len(found) == len(names) * (len(names) + 1) // 2
@@ -147,7 +185,9 @@ def test_by_hand_every_pair_of_one_layer(norm):
         for other in names[n:]:
             both = 1 if one == other else 2
             value = both * torch.einsum("o,oij,i,j->", u, cube, over_one_x[one], over_one_x[other])
-            assert found[f"mlp0({one}, {other})"] == pytest.approx(float(value), rel=1e-9, abs=1e-12)
+            assert found[f"mlp0({one}, {other})"] == pytest.approx(
+                float(value), rel=1e-9, abs=1e-12
+            )
     assert ex.remainder == 0
 
 
@@ -158,13 +198,19 @@ def test_only_active_latents_are_sources():
     for t in range(5):
         vectors, nodes = found.at(t)
         assert torch.allclose(vectors.sum(0), read[t], rtol=0, atol=1e-14)
-        assert [node[3] for node in nodes] == [*D.encode(read[t]).nonzero()[:, 0].tolist(), "base", "error"]
+        assert [node[3] for node in nodes] == [
+            *D.encode(read[t]).nonzero()[:, 0].tolist(),
+            "base",
+            "error",
+        ]
         assert len(nodes) == 5
 
 
 def test_a_dictionary_that_misses_nothing_has_no_error():
     identity, none = torch.eye(6, dtype=torch.float64), torch.zeros(12, dtype=torch.float64)
-    D = Dictionary(torch.cat([identity, -identity]), none, torch.cat([identity, -identity]), none[:6])
+    D = Dictionary(
+        torch.cat([identity, -identity]), none, torch.cat([identity, -identity]), none[:6]
+    )
     ex = expand(build(), [1, 2, 3], 5, cutoff=0, max_terms=None, dictionaries={"mlp0.input": D})
     lost = [term.value for term in ex.terms if "error" in term.path or "base" in term.path]
     assert len(lost) == 6 + 6 + 3
@@ -173,8 +219,17 @@ def test_a_dictionary_that_misses_nothing_has_no_error():
 
 
 def test_latents_below_another_layer_and_behind_a_head():
-    """mlp1 reads embed, heads and mlp0, which has a dictionary; L1's heads look at mlp0 at earlier positions."""
-    ex = expand(build(2), [1, 2], 5, max_terms=None, cutoff=0, dictionaries={"mlp0.input": random_dictionary(k=1)})
+    """mlp1 reads embed, heads and mlp0, which has a dictionary; L1's heads look at mlp0 at earlier
+    positions.
+    """
+    ex = expand(
+        build(2),
+        [1, 2],
+        5,
+        max_terms=None,
+        cutoff=0,
+        dictionaries={"mlp0.input": random_dictionary(k=1)},
+    )
     texts = {term.path for term in ex.terms}
     assert any(path.startswith("mlp1(mlp0(") and path.count("mlp0(") == 2 for path in texts)
     assert any(path.startswith("L1H0@0→1(mlp0(") for path in texts)
@@ -185,23 +240,46 @@ def test_latents_below_another_layer_and_behind_a_head():
 
 def test_order_positions_and_what_is_given():
     D = random_dictionary(k=2, f=12)
-    ex = expand(build(norm="layer", mlp_bias=True), [1, 2], 5, max_terms=None, cutoff=0, dictionaries={"mlp0.input": D})
+    ex = expand(
+        build(norm="layer", mlp_bias=True),
+        [1, 2],
+        5,
+        max_terms=None,
+        cutoff=0,
+        dictionaries={"mlp0.input": D},
+    )
     terms = {term.path: term for term in ex.terms}
-    one, two = sorted({part for path in terms for part in path.strip("mlp0()").split(", ") if part[0] == "f"})
+    one, two = sorted(
+        {part for path in terms for part in path.strip("mlp0()").split(", ") if part[0] == "f"}
+    )
     assert {path: terms[path].order for path in ("mlp0(base, base)", "mlp0(1, base)", f"mlp0({one}, base)")} == {
         "mlp0(base, base)": 0, "mlp0(1, base)": 0, f"mlp0({one}, base)": 1,
     }  # fmt: skip
     assert terms[f"mlp0({one}, {two})"].order == terms[f"mlp0({one}, error)"].order == 2
-    assert set(terms[f"mlp0({one}, {two})"].given) == {"latents mlp0.input@1", "σ mlp0@1", "σ final@1"}
-    assert set(terms["mlp0(base, error)"].given) == {"latents mlp0.input@1", "σ mlp0@1", "σ final@1"}
+    assert set(terms[f"mlp0({one}, {two})"].given) == {
+        "latents mlp0.input@1",
+        "σ mlp0@1",
+        "σ final@1",
+    }
+    assert set(terms["mlp0(base, error)"].given) == {
+        "latents mlp0.input@1",
+        "σ mlp0@1",
+        "σ final@1",
+    }
     assert terms["mlp0(base, base)"].given == terms["mlp0(1, base)"].given == ("σ final@1",)
-    assert terms[f"mlp0({one}, error)"].tree[2:] == (1, ("latent", "mlp0", 1, int(one[1:])), ("latent", "mlp0", 1, "error"))
+    assert terms[f"mlp0({one}, error)"].tree[2:] == (
+        1,
+        ("latent", "mlp0", 1, int(one[1:])),
+        ("latent", "mlp0", 1, "error"),
+    )
     latent = rf"a^{{0}}_{{1,{one[1:]}}} w^{{0}}_{{{one[1:]}}}"
     latex = rf"2 \left( {latent} \cdot_{{12}} B^{{0}} \cdot_{{21}} \varepsilon^{{0}}_{{1}} \right)"
     assert terms[f"mlp0({one}, error)"].latex == latex
     assert r"b_{\mathrm{dec}}^{0}" in terms["mlp0(base, error)"].latex
     assert "patterns, norm scales and latents" in ex.summary()
-    assert {row["from"] for row in ex.rows() if row["path"] == f"W_U · mlp0({one}, {two})"} == {ex.inputs[1]}
+    assert {row["from"] for row in ex.rows() if row["path"] == f"W_U · mlp0({one}, {two})"} == {
+        ex.inputs[1]
+    }
     for what in ("component", "position", "order", "layer"):
         assert sum(ex.by(what).values) == pytest.approx(ex.total, rel=1e-12)
     assert "mlp0" in ex.by("component").names
@@ -216,30 +294,55 @@ def test_an_expansion_into_latents_saves_and_loads(tmp_path):
 
 
 def test_a_graph_has_latents_as_nodes():
-    ex = expand(build(), [1, 2], 4, max_terms=None, cutoff=0, dictionaries={"mlp0.input": random_dictionary(k=2, f=12)})
+    ex = expand(
+        build(),
+        [1, 2],
+        4,
+        max_terms=None,
+        cutoff=0,
+        dictionaries={"mlp0.input": random_dictionary(k=2, f=12)},
+    )
     made = json.loads(json.dumps(graph(ex)))
-    Draft202012Validator(json.loads((Path(__file__).parent / "graph.schema.json").read_text())).validate(made)
+    Draft202012Validator(
+        json.loads((Path(__file__).parent / "graph.schema.json").read_text())
+    ).validate(made)
     nodes = {node["node_id"]: node for node in made["nodes"]}
     latents = [node for node in nodes.values() if node["feature_type"] == "latent"]
     assert len(latents) == 2
-    assert all(node["node_id"] == f"mlp0.f{node['feature']}@1" and node["layer"] == "0" for node in latents)
+    assert all(
+        node["node_id"] == f"mlp0.f{node['feature']}@1" and node["layer"] == "0" for node in latents
+    )
     assert nodes["mlp0.error@1"]["feature_type"] == "reconstruction error"
     assert nodes["mlp0.base@1"]["feature_type"] == "bias"
     through = sum(term.value for term in ex.terms if term.component == "mlp0")
-    assert sum(value for *_, value in nodes["mlp0@1"]["pair_wise_contributors"]) == pytest.approx(through, rel=1e-9)
+    assert sum(value for *_, value in nodes["mlp0@1"]["pair_wise_contributors"]) == pytest.approx(
+        through, rel=1e-9
+    )
 
 
 def test_a_latent_is_explained_by_the_latents_of_another_dictionary():
-    """Its pre-activation, less its offset, is a direction: of what mlp1 writes, or of what mlp1 reads."""
-    model, before, after = build(2, mlp_bias=True), random_dictionary(seed=1), random_dictionary(seed=2)
+    """Its pre-activation, less its offset, is a direction: of what mlp1 writes, or of what mlp1
+    reads.
+    """
+    model, before, after = (
+        build(2, mlp_bias=True),
+        random_dictionary(seed=1),
+        random_dictionary(seed=2),
+    )
     heard = []
-    hook = model.blocks[1].mlp.register_forward_hook(lambda _, given, out: heard.append((given[0], out)))
+    hook = model.blocks[1].mlp.register_forward_hook(
+        lambda _, given, out: heard.append((given[0], out))
+    )
     model(torch.tensor([[1, 2, 3]]))
     hook.remove()
     for place, x in zip(("mlp1.input", "mlp1.output"), heard[0], strict=True):
         target = At(after.reads[4], place, name="latent 4")
-        ex = expand(model, [1, 2, 3], target, dictionaries={"mlp0.input": before, "mlp1.input": before})
-        assert ex.total + float(after.offset[4]) == pytest.approx(float(after.pre(x[0, -1])[4]), rel=1e-10)
+        ex = expand(
+            model, [1, 2, 3], target, dictionaries={"mlp0.input": before, "mlp1.input": before}
+        )
+        assert ex.total + float(after.offset[4]) == pytest.approx(
+            float(after.pre(x[0, -1])[4]), rel=1e-10
+        )
         assert relative(ex) < 1e-10
         assert any("(f" in term.path for term in ex.terms)
 
@@ -247,7 +350,12 @@ def test_a_latent_is_explained_by_the_latents_of_another_dictionary():
 @pytest.mark.parametrize("residual", [False, True])
 def test_classifiers_read_through_dictionaries(residual):
     config = bilens.ClassifierConfig(
-        input_shape=[4], hidden_size=6, num_hidden_layers=2, residual=residual, bias=True, id2label={0: "a", 1: "b"}
+        input_shape=[4],
+        hidden_size=6,
+        num_hidden_layers=2,
+        residual=residual,
+        bias=True,
+        id2label={0: "a", 1: "b"},
     )
     model, image = bilens.Classifier(config).double().eval(), torch.arange(4, dtype=torch.float64)
     at = {"mlp1.input": random_dictionary()}
@@ -260,14 +368,18 @@ def test_classifiers_read_through_dictionaries(residual):
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_boxed_model(dtype, limit):
     model = bilens.load("tinystories-2l").to(dtype)
-    story = model.tokenizer("Once upon a time there was a little girl named Lily. She loved to play.")["input_ids"]
+    story = model.tokenizer(
+        "Once upon a time there was a little girl named Lily. She loved to play."
+    )["input_ids"]
     at = {}
     for seed, place in enumerate(("layers.0.mlp.input", "layers.1.mlp.input")):
         D = random_dictionary(128, 1024, seed, torch.float32, k=32)
         at[place] = replace(D, writes=D.writes / 128)
     ex = expand(model, story, " girl", cutoff=0, max_terms=2000, dictionaries=at)
     assert relative(ex) < limit
-    pairs = [term.tree[3:] for term in ex.terms if term.component == "mlp1" and term.tree[0] == "pair"]
+    pairs = [
+        term.tree[3:] for term in ex.terms if term.component == "mlp1" and term.tree[0] == "pair"
+    ]
     assert len(pairs) == 34 * 35 // 2
     assert len({node[3] for pair in pairs for node in pair}) == 34
 
@@ -317,8 +429,12 @@ def test_a_hook_may_name_the_place_in_either_way():
 def test_dictionaries_of_features_are_sources():
     """The package's own, in float32 at a float64 model: whatever it rounds is in the error."""
     g = torch.Generator().manual_seed(4)
-    W_enc, W_dec, b_enc, b_dec = (torch.randn(shape, generator=g) for shape in ((6, 9), (9, 6), (9,), (6,)))
-    D = bilens.features.Dictionary(W_enc, W_dec, b_enc, b_dec, hook="layers.0.mlp.input", centred=True)
+    W_enc, W_dec, b_enc, b_dec = (
+        torch.randn(shape, generator=g) for shape in ((6, 9), (9, 6), (9,), (6,))
+    )
+    D = bilens.features.Dictionary(
+        W_enc, W_dec, b_enc, b_dec, hook="layers.0.mlp.input", centred=True
+    )
     ex = expand(build(norm="rms"), [1, 2], 3, max_terms=None, cutoff=0, dictionaries={D.hook: D})
     assert relative(ex) < 1e-10
     assert any(term.path.startswith("mlp0(f") for term in ex.terms)

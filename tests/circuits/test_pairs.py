@@ -38,7 +38,9 @@ def test_pairs_are_the_terms_of_one_step_further(norm):
 
 
 def test_one_pair_by_hand():
-    """q · T(embed, L0H1) in both orders, by the dense tensor: twice the entry of the symmetric part."""
+    """q · T(embed, L0H1) in both orders, by the dense tensor: twice the entry of the symmetric
+    part.
+    """
     model = build("none", mlp_bias=True)
     matrix = pairs(model, TOKENS, 3).matrices[0]
     pattern = model(TOKENS[None], output_attentions=True).attentions[0][0, 1, -1]

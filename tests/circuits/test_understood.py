@@ -1,4 +1,6 @@
-"""Parts that do something else than their weights say are refused by name; changes that leave this true are understood."""
+"""Parts that do something else than their weights say are refused by name; changes that leave this
+true are understood.
+"""
 
 import warnings
 
@@ -170,7 +172,8 @@ def bound(layer, path, act):
     return change
 
 
-# What changes what a part writes, and the name it is refused by: a pass shows it, and so do weights alone.
+# What changes what a part writes, and the name it is refused by: a pass shows it, and so do weights
+# alone.
 WRITES = {
     "forward of attention": (turned(TwoScoresInForward), "attn1 must"),
     "the fast path alone": (turned(FastOnly), "attn1 must"),
@@ -221,18 +224,25 @@ def test_a_part_that_writes_something_else_is_refused_by_name(refuses, name):
 
 @pytest.mark.parametrize("name", SCORES)
 @pytest.mark.bad_input
-def test_scores_that_make_no_pattern_are_refused_and_patterns_are_still_taken_as_given(refuses, name):
+def test_scores_that_make_no_pattern_are_refused_and_patterns_are_still_taken_as_given(
+    refuses, name
+):
     model = build()
     SCORES[name](model)
     ex = expand(model, TOKENS, 3, max_terms=200)
     logits = model(TOKENS[None]).logits[0, -1]
     assert ex.total == pytest.approx(float(logits[3]), rel=1e-10)
-    texts = ("the patterns of attn1 must", "the softmax of scores by W_Q and W_K", "a difference of ")
+    texts = (
+        "the patterns of attn1 must",
+        "the softmax of scores by W_Q and W_K",
+        "a difference of ",
+    )
     refuses(ArgumentError, lambda: attention_scores(model, TOKENS, 1, 0, 3, 1), *texts)
     refuses(ArgumentError, lambda: qk_circuit(model, 1, 0), *texts)
     refuses(ArgumentError, lambda: virtual(model, "L1H0.QK(embed, embed)"), *texts)
     refuses(ArgumentError, lambda: composition(model), *texts)
-    assert attention_scores(model, TOKENS, 0, 0, 3, 1).error < 1e-12  # the other layer is what it was
+    # the other layer is what it was
+    assert attention_scores(model, TOKENS, 0, 0, 3, 1).error < 1e-12
 
 
 @pytest.mark.bad_input
@@ -253,8 +263,14 @@ def test_turns_that_are_no_rotations_by_the_offset_are_refused(refuses):
 def test_ends_of_the_model_are_held_against_their_weights_too(refuses):
     for change, who in (
         (lambda model: setattr(model, "lm_head", Adapted(model.lm_head)), "lm_head must"),
-        (lambda model: model.lm_head.register_forward_hook(lambda _, given, out: -out), "lm_head must"),
-        (lambda model: setattr(model.model.embed_tokens, "__class__", Clipped), "model.embed_tokens must"),
+        (
+            lambda model: model.lm_head.register_forward_hook(lambda _, given, out: -out),
+            "lm_head must",
+        ),
+        (
+            lambda model: setattr(model.model.embed_tokens, "__class__", Clipped),
+            "model.embed_tokens must",
+        ),
     ):
         model = build()
         change(model)
@@ -292,9 +308,12 @@ def test_quantised_weights_are_refused(refuses):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         parts = torch.ao.quantization.quantize_dynamic(
-            build().float(), {"model.layers.0.mlp.up_proj": torch.ao.quantization.default_dynamic_qconfig}
+            build().float(),
+            {"model.layers.0.mlp.up_proj": torch.ao.quantization.default_dynamic_qconfig},
         )
-    refuses(ArgumentError, lambda: expand(parts, TOKENS, 3), "mlp0.up_proj must have a plain weight")
+    refuses(
+        ArgumentError, lambda: expand(parts, TOKENS, 3), "mlp0.up_proj must have a plain weight"
+    )
 
 
 def understood(name):

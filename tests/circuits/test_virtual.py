@@ -1,4 +1,6 @@
-"""Paths from the weights alone: against dense products, against the terms of ``expand``, and what does not read."""
+"""Paths from the weights alone: against dense products, against the terms of ``expand``, and what
+does not read.
+"""
 
 import pytest
 import torch
@@ -42,7 +44,11 @@ class Dense:
 
     def ov(self, layer, head):
         model = self.model
-        return self.norm(model.blocks[layer].input_layernorm) @ model.W_V[layer, head] @ model.W_O[layer, head]
+        return (
+            self.norm(model.blocks[layer].input_layernorm)
+            @ model.W_V[layer, head]
+            @ model.W_O[layer, head]
+        )
 
     def mlp(self, layer):
         block = self.model.blocks[layer]
@@ -60,7 +66,11 @@ class Dense:
         return 2 * torch.einsum("oij,ai,bj->oab", self.mlp(layer), left, right)
 
 
-KINDS = [{}, {"norm": "rms"}, {"norm": "layer", "attention_bias": True, "mlp_bias": True, "head_bias": True}]
+KINDS = [
+    {},
+    {"norm": "rms"},
+    {"norm": "layer", "attention_bias": True, "mlp_bias": True, "head_bias": True},
+]
 
 
 @pytest.mark.parametrize("changes", KINDS)
@@ -70,7 +80,10 @@ def test_linear_paths_are_products(changes):
     near(virtual(model, "W_U embed").dense(), (e @ dense.readout).T)
     near(virtual(model, "L1H0").dense(), (e @ dense.ov(1, 0)).T)
     near(virtual(model, "L1H0(x)").dense(), dense.ov(1, 0).T)
-    near(virtual(model, "W_U · L1H1(L0H0(embed))").dense(), (e @ dense.ov(0, 0) @ dense.ov(1, 1) @ dense.readout).T)
+    near(
+        virtual(model, "W_U · L1H1(L0H0(embed))").dense(),
+        (e @ dense.ov(0, 0) @ dense.ov(1, 1) @ dense.readout).T,
+    )
     near(virtual(model, "W_U x").dense(), dense.readout.T)
     near(virtual(model, "x").dense(), dense.eye)
     near(virtual(model, "L1H0(L0H1)").dense(), virtual(model, " L1H0 ( L0H1( embed ) ) ").dense())
@@ -88,27 +101,39 @@ def test_bilinear_paths_are_contracted_cubes(changes):
     near(found.dense(), torch.einsum("oab,od->dab", dense.pair(1, e, h), dense.readout))
     near(virtual(model, "mlp0(x, x)").dense(), dense.mlp(0))
     near(virtual(model, "mlp0(x, embed)").dense(), dense.pair(0, dense.eye, e))
-    near(virtual(model, "mlp0(L0H1, L0H1)").dense(), dense.pair(0, e @ dense.ov(0, 1), e @ dense.ov(0, 1)) / 2)
-    above = torch.einsum("oab,od->dab", dense.pair(0, e, e @ dense.ov(0, 1)), dense.ov(1, 1) @ dense.readout)
+    near(
+        virtual(model, "mlp0(L0H1, L0H1)").dense(),
+        dense.pair(0, e @ dense.ov(0, 1), e @ dense.ov(0, 1)) / 2,
+    )
+    above = torch.einsum(
+        "oab,od->dab", dense.pair(0, e, e @ dense.ov(0, 1)), dense.ov(1, 1) @ dense.readout
+    )
     near(virtual(model, "W_U L1H1(mlp0(embed, L0H1))").dense(), above)
 
 
 def test_the_same_path_at_other_offsets_is_another_path():
     model = transformer()
-    near(virtual(model, "mlp0(L0H1[-1], L0H1[-2])").dense(), 2 * virtual(model, "mlp0(L0H1, L0H1)").dense())
+    near(
+        virtual(model, "mlp0(L0H1[-1], L0H1[-2])").dense(),
+        2 * virtual(model, "mlp0(L0H1, L0H1)").dense(),
+    )
 
 
 @pytest.mark.parametrize("changes", [{}, {"norm": "rms"}])
 @pytest.mark.parametrize("silent", [0, 1])
 def test_entries_are_the_terms_of_expand(changes, silent):
-    """The key to reading them: a term = the entry at its tokens × patterns × a norm scale for each thing read.
+    """The key to reading them: a term = the entry at its tokens × patterns × a norm scale for each
+    thing read.
 
     One layer is silent, since the paths of both together are too many to list.
     """
     model = transformer(**changes)
     model = (model.folded() if changes else model).requires_grad_(False)
     model.blocks[silent].mlp.down_proj.weight.zero_()
-    terms = {term.path: term.value for term in expand(model, TOKENS, 5, max_terms=None, cutoff=1e-13).terms}
+    terms = {
+        term.path: term.value
+        for term in expand(model, TOKENS, 5, max_terms=None, cutoff=1e-13).terms
+    }
     found = record(model, TOKENS)
     (a0, m0, a1, m1), final = [scale[:, 0] for scale in found.scales[:4]], found.scales[4][2, 0]
     look = {(part, head): found.patterns[2 * part][head] for part in (0, 1) for head in (0, 1)}
@@ -136,7 +161,9 @@ def test_entries_are_the_terms_of_expand(changes, silent):
         return
     twice = virtual(model, "W_U mlp0(L0H1, L0H1)").dense()[5, t0, t1] * 2 * m0[2] ** 2 * final
     both = look[0, 1][2, 0] * a0[0] * look[0, 1][2, 1] * a0[1]
-    assert float(twice * both) == pytest.approx(terms["mlp0(L0H1@0→2(embed), L0H1@1→2(embed))"], rel=1e-10)
+    assert float(twice * both) == pytest.approx(
+        terms["mlp0(L0H1@0→2(embed), L0H1@1→2(embed))"], rel=1e-10
+    )
 
 
 @pytest.mark.parametrize("changes", [*KINDS, {"positions": "learned", "qk_norm": True}])
@@ -168,7 +195,9 @@ def test_a_squared_mlp_and_a_classifier():
     model = transformer(hidden_act="square", gated=False, mlp_bias=True)
     up, down = model.blocks[0].mlp.up_proj.weight, model.blocks[0].mlp.down_proj.weight
     near(virtual(model, "mlp0(x, x)").dense(), torch.einsum("oh,hi,hj->oij", down, up, up))
-    config = bilens.ClassifierConfig(input_shape=[4], hidden_size=3, num_hidden_layers=1, id2label={0: "a", 1: "b"})
+    config = bilens.ClassifierConfig(
+        input_shape=[4], hidden_size=3, num_hidden_layers=1, id2label={0: "a", 1: "b"}
+    )
     images = bilens.Classifier(config).double().requires_grad_(False)
     near(virtual(images, "W_U mlp0(embed, embed)").dense(), images.tensor().symmetrise().dense())
 
@@ -179,7 +208,12 @@ def test_rules_from_pairs_to_tokens():
     T = virtual(model, "W_U mlp0(embed, L0H1)")
     best = top_entries(T, 3, names=[f"<{n}>" for n in range(V)])
     o, i, j = (T.dense().abs() == T.dense().abs().max()).nonzero()[0].tolist()
-    assert best.rows()[0] == {"out": f"<{o}>", "left": f"<{i}>", "right": f"<{j}>", "value": float(best.values[0])}
+    assert best.rows()[0] == {
+        "out": f"<{o}>",
+        "left": f"<{i}>",
+        "right": f"<{j}>",
+        "value": float(best.values[0]),
+    }
 
 
 def test_forms_carry_gradients():
@@ -199,30 +233,57 @@ def test_no_array_of_vocabulary_squared():
 @pytest.mark.parametrize(
     ("expr", "text"),
     [
-        ("", "the path '' must have a leaf, a head like L0H3 or a layer like mlp0 at character 1; got the end."),
+        (
+            "",
+            "the path '' must have a leaf, a head like L0H3 or a layer like mlp0 at character 1; got the end.",
+        ),
         ("W_U", "at character 4; got the end"),
-        ("W_U W_U embed", "have a leaf, a head like L0H3 or a layer like mlp0 at character 5; got 'W_U'"),
+        (
+            "W_U W_U embed",
+            "have a leaf, a head like L0H3 or a layer like mlp0 at character 5; got 'W_U'",
+        ),
         ("mlp0(embed", "must have ',' at character 11; got the end"),
         ("mlp0(embed)", "must have ',' at character 11; got ')'"),
         ("mlp0", "must have '(' at character 5; got the end"),
         ("L0H1(embed) x", "must end at character 13; got 'x'"),
         ("L0H1(embed", "must have ')' at character 11; got the end"),
         ("mlp0(x, %)", "must be made of names, numbers and ( ) [ ] , . at character 9; got '%'"),
-        ("L0H1[1]", "must have an offset 0, -1, -2, … (key position − query position) at character 6; got '1'"),
+        (
+            "L0H1[1]",
+            "must have an offset 0, -1, -2, … (key position − query position) at character 6; got '1'",
+        ),
         ("L0H1[-1", "must have ']' at character 8; got the end"),
         ("L0H1.OV(x, x)", "must have 'QK' at character 6; got 'OV'"),
-        ("W_U L0H1.QK(x, x)", "have a score only by itself, not inside a path or below W_U at character 9; got '.'"),
-        ("mlp0(L0H1.QK(x, x), x)", "have a score only by itself, not inside a path or below W_U at character 10"),
+        (
+            "W_U L0H1.QK(x, x)",
+            "have a score only by itself, not inside a path or below W_U at character 9; got '.'",
+        ),
+        (
+            "mlp0(L0H1.QK(x, x), x)",
+            "have a score only by itself, not inside a path or below W_U at character 10",
+        ),
         ("L0H1.QK(x)", "must have ',' at character 10; got ')'"),
         ("nothing", "must start from one of embed, x at character 1; got 'nothing'"),
         ("L0H1(pos)", "must start from one of embed, x at character 6; got 'pos'"),
-        ("W_U L5H0", "name a head of the model at character 5: its layer must be one with heads: 0, 1; got L5H0"),
+        (
+            "W_U L5H0",
+            "name a head of the model at character 5: its layer must be one with heads: 0, 1; got L5H0",
+        ),
         ("L0H7", "name a head of the model at character 1: its head must be 0 … 1; got L0H7"),
         ("mlp3(x, x)", "must name a layer of the model (mlp0, mlp1) at character 1; got mlp3"),
-        ("L0H1(mlp0(x, x))", "must let L0H1 at character 1 read what it reads in the model; got mlp0"),
+        (
+            "L0H1(mlp0(x, x))",
+            "must let L0H1 at character 1 read what it reads in the model; got mlp0",
+        ),
         ("L1H0(L1H1)", "must let L1H0 at character 1 read what it reads in the model; got attn1"),
-        ("mlp0(x, L1H0)", "must let mlp0 at character 1 read what it reads in the model; got attn1"),
-        ("L0H0.QK(L0H1, x)", "must let L0H0 at character 1 read what it reads in the model; got attn0"),
+        (
+            "mlp0(x, L1H0)",
+            "must let mlp0 at character 1 read what it reads in the model; got attn1",
+        ),
+        (
+            "L0H0.QK(L0H1, x)",
+            "must let L0H0 at character 1 read what it reads in the model; got attn0",
+        ),
     ],
 )
 def test_what_does_not_read_is_refused(refuses, expr, text):
@@ -231,22 +292,52 @@ def test_what_does_not_read_is_refused(refuses, expr, text):
 
 def test_what_is_not_exact_is_refused(refuses):
     model = transformer()
-    refuses(NotExactError, lambda: virtual(model, "W_U mlp1(mlp0(x, x), x)"), "inside mlp1, of degree 3 or more")
-    refuses(NotExactError, lambda: virtual(model, "mlp1(x, L1H0(mlp0(x, x)))"), "must hold one bilinear layer (order three)")
-    refuses(NotExactError, lambda: virtual(model, "L1H0.QK(mlp0(x, x), mlp0(x, x))"), "at the key, of degree 4")
+    refuses(
+        NotExactError,
+        lambda: virtual(model, "W_U mlp1(mlp0(x, x), x)"),
+        "inside mlp1, of degree 3 or more",
+    )
+    refuses(
+        NotExactError,
+        lambda: virtual(model, "mlp1(x, L1H0(mlp0(x, x)))"),
+        "must hold one bilinear layer (order three)",
+    )
+    refuses(
+        NotExactError,
+        lambda: virtual(model, "L1H0.QK(mlp0(x, x), mlp0(x, x))"),
+        "at the key, of degree 4",
+    )
     opaque = transformer(hidden_act="silu")
-    refuses(NotExactError, lambda: virtual(opaque, "mlp0(x, x)"), "must go through bilinear layers; got mlp0, opaque")
+    refuses(
+        NotExactError,
+        lambda: virtual(opaque, "mlp0(x, x)"),
+        "must go through bilinear layers; got mlp0, opaque",
+    )
 
 
 @pytest.mark.bad_input
 def test_other_things_than_models_and_texts_are_refused(refuses):
-    refuses(ArgumentError, lambda: virtual(torch.nn.Linear(2, 2), "x"), "model must be a bilens model")
+    refuses(
+        ArgumentError, lambda: virtual(torch.nn.Linear(2, 2), "x"), "model must be a bilens model"
+    )
     refuses(ArgumentError, lambda: virtual(transformer(), 3), "a path must be a text like")
 
 
 def test_a_layer_of_a_chain_reads_the_one_before_it_alone(refuses):
-    config = bilens.ClassifierConfig(input_shape=[4], hidden_size=3, num_hidden_layers=2, id2label={0: "a", 1: "b"})
+    config = bilens.ClassifierConfig(
+        input_shape=[4], hidden_size=3, num_hidden_layers=2, id2label={0: "a", 1: "b"}
+    )
     chain = bilens.Classifier(config).double().requires_grad_(False)
     near(virtual(chain, "W_U mlp1(x, x)").dense(), chain.tensor(1).symmetrise().dense())
-    refuses(ArgumentError, lambda: virtual(chain, "mlp1(embed, embed)"), "let mlp1 at character 1 read", "the first writes")
-    refuses(ArgumentError, lambda: virtual(chain, "W_U mlp0(embed, embed)"), "let W_U at character 1 read", "got mlp0")
+    refuses(
+        ArgumentError,
+        lambda: virtual(chain, "mlp1(embed, embed)"),
+        "let mlp1 at character 1 read",
+        "the first writes",
+    )
+    refuses(
+        ArgumentError,
+        lambda: virtual(chain, "W_U mlp0(embed, embed)"),
+        "let W_U at character 1 read",
+        "got mlp0",
+    )

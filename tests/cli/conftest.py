@@ -34,7 +34,9 @@ def run_in_ascii(monkeypatch):
             patch.setattr(sys, "argv", ["bilens", *map(str, arguments)])
             with pytest.raises(SystemExit) as ended:
                 main()
-        out, err = ((stream.flush(), stream.buffer.getvalue().decode("ascii"))[1] for stream in streams)
+        out, err = (
+            (stream.flush(), stream.buffer.getvalue().decode("ascii"))[1] for stream in streams
+        )
         return ended.value.code or 0, out, err
 
     return call

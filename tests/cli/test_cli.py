@@ -22,7 +22,18 @@ from bilens.training import load_images
 def model(tmp_path_factory):
     """A model trained by the command itself."""
     folder = tmp_path_factory.mktemp("cli") / "model"
-    arguments = ["train", "image", "--output", str(folder), "--recipe", "accuracy", "--steps", "60", "--width", "48"]
+    arguments = [
+        "train",
+        "image",
+        "--output",
+        str(folder),
+        "--recipe",
+        "accuracy",
+        "--steps",
+        "60",
+        "--width",
+        "48",
+    ]
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
         patch.setattr(sys, "argv", ["bilens", *arguments])
@@ -41,8 +52,12 @@ def test_eval(run, model):
     loaded, images = load(model), load_images("digits").test
     logits = loaded(images.pixel_values).logits.detach()
     assert (code, found["images"]) == (0, len(images))
-    assert found["accuracy"] == pytest.approx(float((logits.argmax(-1) == images.labels).double().mean()), abs=1e-9)
-    assert found["loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, images.labels)), rel=1e-5)
+    assert found["accuracy"] == pytest.approx(
+        float((logits.argmax(-1) == images.labels).double().mean()), abs=1e-9
+    )
+    assert found["loss"] == pytest.approx(
+        float(torch.nn.functional.cross_entropy(logits, images.labels)), rel=1e-5
+    )
     code, out, _ = run("eval", model, "digits")
     assert (code, out.splitlines()[1]) == (0, "accuracy\tloss\timages")
 
@@ -50,9 +65,21 @@ def test_eval(run, model):
 def test_decompose(run, model, tmp_path):
     code, out, _ = run("decompose", model, "-k", 2)
     assert (code, "10 × 2 eigenpairs" in out, len(out.splitlines())) == (0, True, 2 + 20)
-    code, out, _ = run("decompose", model, "--what", "hosvd", "-k", 3, "--json", "--save", tmp_path / "h.safetensors")
+    code, out, _ = run(
+        "decompose",
+        model,
+        "--what",
+        "hosvd",
+        "-k",
+        3,
+        "--json",
+        "--save",
+        tmp_path / "h.safetensors",
+    )
     assert code == 0
-    assert [row["mode"] for row in json.loads(out)["rows"]] == ["out"] * 3 + ["left"] * 3 + ["right"] * 3
+    assert [row["mode"] for row in json.loads(out)["rows"]] == ["out"] * 3 + ["left"] * 3 + [
+        "right"
+    ] * 3
     assert HOSVD.load(tmp_path / "h.safetensors").ranks == (3, 3, 3)
     assert run("decompose", model, "--layer", 0, "--save", tmp_path / "e.safetensors")[0] == 0
     assert Eigen.load(tmp_path / "e.safetensors").labels == tuple("0123456789")
@@ -75,7 +102,10 @@ def test_report(run, model, tmp_path):
 def test_a_broken_part_of_the_page_is_named(run, model, tmp_path, monkeypatch):
     monkeypatch.setattr("bilens.report.classifier_page.truncate", lambda *_: 1 / 0)
     code, _, err = run("report", model, "-o", tmp_path)
-    assert (code, err) == (1, "bilens: How many eigenvectors are enough: ZeroDivisionError: division by zero\n")
+    assert (code, err) == (
+        1,
+        "bilens: How many eigenvectors are enough: ZeroDivisionError: division by zero\n",
+    )
 
 
 def test_demo(run, tmp_path, monkeypatch):
@@ -85,7 +115,8 @@ def test_demo(run, tmp_path, monkeypatch):
     assert [line.split("/")[-1] for line in out.splitlines()[-2:]] == ["index.html"] * 2
     assert (tmp_path / "index.html").exists()
     about = tmp_path / "model" / "training.json"
-    mine = about.read_text().replace('"steps": 20', '"steps": 21')  # a run on the same data that is no demo's
+    # a run on the same data that is no demo's
+    mine = about.read_text().replace('"steps": 20', '"steps": 21')
     demos = about.read_text()
     for change in (lambda: about.write_text(mine), about.unlink):
         change()
@@ -102,14 +133,21 @@ TRAINING = ("image", "tokenizer", "text", "dictionary")
 def test_version_and_help(run):
     assert run("--version") == run("-V")
     assert run("-V")[1].strip().count(".") == 2
-    for words in ((), ("train",), *((name,) for name in COMMANDS), *(("train", name) for name in TRAINING)):
+    for words in (
+        (),
+        ("train",),
+        *((name,) for name in COMMANDS),
+        *(("train", name) for name in TRAINING),
+    ):
         code, out, err = run(*words, "--help")
         assert (code, "Usage" in out, err) == (0, True, "")
         assert "−" not in out  # a minus that no shell takes for one
     for words, names in (((), (*COMMANDS, "train")), (("train",), TRAINING)):
         code, out, err = run(*words)
         assert (code, err) == (0, "")
-        assert {line.split()[0] for line in out.split("Commands:")[1].splitlines() if line} >= set(names)
+        assert {line.split()[0] for line in out.split("Commands:")[1].splitlines() if line} >= set(
+            names
+        )
 
 
 def test_every_command_prints_ascii_where_nothing_else_is_taken(run_in_ascii, model, tmp_path):
@@ -135,7 +173,9 @@ def test_every_command_prints_ascii_where_nothing_else_is_taken(run_in_ascii, mo
 
 
 @pytest.mark.parametrize("hostile", ["\udcff", "a\x1b[31m[/b]\nb\u202e"])
-@pytest.mark.parametrize("place", ["MODEL", "--prompt", "--target", "--detail", "--nothing", "command"])
+@pytest.mark.parametrize(
+    "place", ["MODEL", "--prompt", "--target", "--detail", "--nothing", "command"]
+)
 def test_hostile_arguments_are_one_harmless_line(run, hostile, place):
     expand = ["expand", "tinystories-1l", "--prompt", "Once", "--target", "a"]
     match place:
@@ -185,31 +225,46 @@ def test_a_closed_or_full_stdout_is_no_traceback(run, monkeypatch, model):
         (("decompose", "MODEL", "-k", "0"), "k must be a whole number ≥ 1"),
         (("decompose", "MODEL", "-k", "two"), "Invalid value for '-k'"),
         (("decompose", "MODEL", "--layer", "7"), '--layer must be one of 0, or "all"; got 7'),
-        (("decompose", "MODEL", "--what", "power"), "--what must be one of eigen, hosvd, svd, joint"),
+        (
+            ("decompose", "MODEL", "--what", "power"),
+            "--what must be one of eigen, hosvd, svd, joint",
+        ),
         (("train", "image", "--output", "MODEL"), "Resume it to go on, or name another folder"),
         (("train", "image", "--output", "new", "--recipe", "best"), "recipe must be one of"),
         (("train", "image", "--output", "new", "--steps", "-3"), "steps must be at least 1"),
         (("train", "image", "--output", "new", "--data", "nowhere"), "nowhere must be"),
-        (("train", "image", "--output", "new", "--recipe", "accuracy", "--kept", "3"), "--kept must be left out without a"),
+        (
+            ("train", "image", "--output", "new", "--recipe", "accuracy", "--kept", "3"),
+            "--kept must be left out without a",
+        ),
         (
             ("train", "text", "--output", "new", "--tokenizer", "x", "--vocab-size", "300"),
             "--vocab-size must be left out with",
         ),
         (("report", "MODEL", "--output", "/dev/null/x"), "--output must be in a folder"),
-        (("report", "MODEL", "--output", "new", "--prompt", "a"), "--prompt must be left out for a classifier"),
+        (
+            ("report", "MODEL", "--output", "new", "--prompt", "a"),
+            "--prompt must be left out for a classifier",
+        ),
         (
             ("expand", "nowhere", "--prompt", "a", "--detail", "all"),
             "--detail must be one of writes, pairs, paths; got 'all'",
         ),
         (("expand", "nowhere", "--prompt", "a", "-k", "0"), "-k must be a whole number ≥ 1"),
-        (("expand", "nowhere", "--prompt", "a", "--max-terms", "0"), "--max-terms must be a whole number ≥ 1"),
+        (
+            ("expand", "nowhere", "--prompt", "a", "--max-terms", "0"),
+            "--max-terms must be a whole number ≥ 1",
+        ),
         (("expand", "nowhere", "--prompt", "a", "--cutoff", "nan"), "--cutoff must be in [0, 1)"),
         (("expand", "nowhere", "--prompt", "a", "--graph", "."), "--graph must be a file"),
         (
             ("expand", "nowhere", "--prompt", "a", "--detail", "writes", "--max-terms", "9"),
             "--max-terms must be left out with --detail writes; got '9'. Nothing reads it there; it is for pairs, paths.",
         ),
-        (("expand", "nowhere", "--prompt", "a", "--detail", "writes", "--dictionary", "x"), "--dictionary must be left out"),
+        (
+            ("expand", "nowhere", "--prompt", "a", "--detail", "writes", "--dictionary", "x"),
+            "--dictionary must be left out",
+        ),
         (("report", "MODEL", "--output", "new", "--data", "nowhere"), "nowhere must be"),
     ],
 )
@@ -239,11 +294,21 @@ def test_a_language_model_from_end_to_end(run, tmp_path):
     )
     code, out, err = run("train", "tokenizer", "--vocab-size", 300, "-o", tmp_path / "words")
     assert (code, "300 tokens" in out) == (0, True), err
-    arguments = ("--config", tmp_path / "r.toml", "--tokenizer", tmp_path / "words", "-o", tmp_path / "model")
+    arguments = (
+        "--config",
+        tmp_path / "r.toml",
+        "--tokenizer",
+        tmp_path / "words",
+        "-o",
+        tmp_path / "model",
+    )
     code, out, err = run("train", "text", *arguments)
     assert (code, "bits per byte" in out) == (0, True), err
     assert run("convert", tmp_path / "model", "--to", "llama", "-o", tmp_path / "llama")[0] == 0
-    answers = [json.loads(run("eval", tmp_path / kind, "topics", "--json")[1])["rows"][0] for kind in ("model", "llama")]
+    answers = [
+        json.loads(run("eval", tmp_path / kind, "topics", "--json")[1])["rows"][0]
+        for kind in ("model", "llama")
+    ]
     assert answers[0]["loss"] == pytest.approx(answers[1]["loss"], rel=1e-5)
     code, _, err = run("train", "tokenizer", "-o", tmp_path / "words")
     assert (code, "words must be a new or empty folder" in err) == (2, True)
@@ -258,7 +323,9 @@ def test_a_language_model_from_end_to_end(run, tmp_path):
 def test_expand_prints_a_table_that_ends_with_the_total(run, tmp_path):
     prompt = ("expand", "tinystories-1l", "--prompt", "Once upon a time")
     difference = ("--target", " there", "--versus", ",")
-    code, out, err = run(*prompt, *difference, "-k", 3, "--graph", tmp_path / "graph.json", "--save", tmp_path / "e")
+    code, out, err = run(
+        *prompt, *difference, "-k", 3, "--graph", tmp_path / "graph.json", "--save", tmp_path / "e"
+    )
     assert code == 0, err
     found = Expansion.load(tmp_path / "e")
     _, names, *rows, note = (line.split("\t") for line in out.splitlines())
@@ -273,14 +340,24 @@ def test_expand_prints_a_table_that_ends_with_the_total(run, tmp_path):
         "forward pass",
     ]
     assert [float(row[1]) for row in rows[3:]] == pytest.approx(
-        [sum(term.value for term in found.terms[3:]), found.remainder, found.total, found.forward], rel=1e-11, abs=1e-12
+        [sum(term.value for term in found.terms[3:]), found.remainder, found.total, found.forward],
+        rel=1e-11,
+        abs=1e-12,
     )
     assert note == [f"… {others} further rows are not printed; -k says how many are."]
     assert "links" in json.loads((tmp_path / "graph.json").read_text())
 
 
 def test_expand_for_machines_prints_what_is_asked_for_and_counts_the_rest(run):
-    prompt = ("expand", "tinystories-1l", "--prompt", "Once upon a time", "--json", "--max-terms", 50)
+    prompt = (
+        "expand",
+        "tinystories-1l",
+        "--prompt",
+        "Once upon a time",
+        "--json",
+        "--max-terms",
+        50,
+    )
     every, three = (json.loads(run(*prompt, *more)[1]) for more in ((), ("-k", 3)))
     assert every["left_out"] == 0
     assert len(three["rows"]) == 3 + 4
@@ -295,9 +372,15 @@ def test_expand_for_machines_prints_what_is_asked_for_and_counts_the_rest(run):
 
 def test_expand_into_the_latents_of_a_dictionary(run, tmp_path):
     g = torch.Generator().manual_seed(0)
-    W_enc, W_dec, b_enc, b_dec = (torch.randn(shape, generator=g) for shape in ((128, 64), (64, 128), (64,), (128,)))
-    for n, hook in enumerate(("layers.0.mlp.input", "layers.1.mlp.input", "blocks.1.hook_mlp_in", "")):
-        Dictionary(W_enc, W_dec, b_enc, b_dec, architecture="topk", k=4, hook=hook).save(tmp_path / str(n))
+    W_enc, W_dec, b_enc, b_dec = (
+        torch.randn(shape, generator=g) for shape in ((128, 64), (64, 128), (64,), (128,))
+    )
+    for n, hook in enumerate(
+        ("layers.0.mlp.input", "layers.1.mlp.input", "blocks.1.hook_mlp_in", "")
+    ):
+        Dictionary(W_enc, W_dec, b_enc, b_dec, architecture="topk", k=4, hook=hook).save(
+            tmp_path / str(n)
+        )
     command = ("expand", "tinystories-2l", "--prompt", "Once upon a time", "--json")
     code, out, err = run(*command, "--dictionary", tmp_path / "0", "--dictionary", tmp_path / "1")
     assert code == 0, err
@@ -309,7 +392,10 @@ def test_expand_into_the_latents_of_a_dictionary(run, tmp_path):
     for arguments, text in (
         (again * 2, "--dictionary must name a place once"),
         (("--dictionary", tmp_path / "2"), "got blocks.1.hook_mlp_in"),
-        (("--dictionary", tmp_path / "3"), "must name the place it reads: hook_name in cfg.json; got none"),
+        (
+            ("--dictionary", tmp_path / "3"),
+            "must name the place it reads: hook_name in cfg.json; got none",
+        ),
         (("--dictionary", tmp_path / "none"), str(tmp_path / "none")),
     ):
         code, out, err = run(*command, *arguments)

@@ -1,4 +1,6 @@
-"""``bilens compare``: the numbers of its runs, a row for each MLP, gone on with by the same command."""
+"""``bilens compare``: the numbers of its runs, a row for each MLP, gone on with by the same
+command.
+"""
 
 import json
 
@@ -7,7 +9,9 @@ import pytest
 from bilens.training import Comparison, read_about
 
 SIZES = "hidden_size = 16\nintermediate_size = 24\nnum_hidden_layers = 1\nnum_attention_heads = 2\n"
-RECIPE = f"steps = 2\nbatch_size = 2\nvocab_size = 300\n[model]\n{SIZES}max_position_embeddings = 16\n"
+RECIPE = (
+    f"steps = 2\nbatch_size = 2\nvocab_size = 300\n[model]\n{SIZES}max_position_embeddings = 16\n"
+)
 
 
 def test_rows_are_those_of_the_runs(run, tmp_path):
@@ -17,7 +21,10 @@ def test_rows_are_those_of_the_runs(run, tmp_path):
     code, out, err = run(*given, *chosen)
     assert code == 0, err
     rows = {row["mlp"]: row for row in json.loads(out)["rows"]}
-    losses = {name: read_about(tmp_path / "out" / f"{name}-0")["figures"]["valid"]["loss"] for name in rows}
+    losses = {
+        name: read_about(tmp_path / "out" / f"{name}-0")["figures"]["valid"]["loss"]
+        for name in rows
+    }
     assert list(rows) == ["ReLU", "bilinear"]
     for name, row in rows.items():
         assert row["loss"] == pytest.approx(losses[name], rel=1e-12)

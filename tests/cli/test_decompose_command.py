@@ -15,7 +15,18 @@ MODEL = "tinystories-2l"
 
 
 def test_directions_by_token_are_rows_of_the_unembedding(run, tmp_path):
-    code, _, _ = run("decompose", MODEL, "--layer", 1, "--directions", " girl, boy", "-k", 3, "--save", tmp_path / "e")
+    code, _, _ = run(
+        "decompose",
+        MODEL,
+        "--layer",
+        1,
+        "--directions",
+        " girl, boy",
+        "-k",
+        3,
+        "--save",
+        tmp_path / "e",
+    )
     assert code == 0
     found, model = Eigen.load(tmp_path / "e"), load(MODEL)
     assert found.labels == ("␣girl", "␣boy")
@@ -36,7 +47,9 @@ def test_every_layer_into_one_folder_and_one_document(run, tmp_path):
 
 @pytest.fixture(scope="module")
 def spectra():
-    """Singular values of layer 0's symmetric part, unfolded along out and along left, from its cube."""
+    """Singular values of layer 0's symmetric part, unfolded along out and along left, from its
+    cube.
+    """
     T = load(MODEL).blocks[0].mlp.tensor().detach().to(torch.float64)
     cube = torch.einsum("oh,hi,hj->oij", T.out, T.left, T.right)
     cube = (cube + cube.mT) / 2
@@ -46,7 +59,11 @@ def spectra():
 
 @pytest.mark.parametrize(
     ("what", "modes", "total"),
-    [("hosvd", ("out", "left", "left"), 3 * 128), ("svd", ("out",), 128), ("joint", ("left",), 128)],
+    [
+        ("hosvd", ("out", "left", "left"), 3 * 128),
+        ("svd", ("out",), 128),
+        ("joint", ("left",), 128),
+    ],
 )
 def test_other_decompositions_are_these_to_the_digit(what, modes, total, run, spectra):
     code, out, _ = run("decompose", MODEL, "--layer", 0, "--what", what, "-k", 5, "--json")
@@ -64,11 +81,34 @@ def test_other_decompositions_are_these_to_the_digit(what, modes, total, run, sp
 def test_two_processes_write_what_one_does(tmp_path):
     """gloo on this machine: each takes its share of the chunks, and each has the whole in the end."""
     alone, together = tmp_path / "one", tmp_path / "two"
-    command = ["-m", "bilens.cli", "decompose", MODEL, "--layer", "1", "--directions", "all", "-k", "2", "--chunk", "32"]
+    command = [
+        "-m",
+        "bilens.cli",
+        "decompose",
+        MODEL,
+        "--layer",
+        "1",
+        "--directions",
+        "all",
+        "-k",
+        "2",
+        "--chunk",
+        "32",
+    ]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for start, folder in (([], alone), (launch, together)):
-        arguments = [sys.executable, *start, *command, "--folder", folder, "--save", f"{folder}.safetensors"]
-        done = subprocess.run(arguments, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        arguments = [
+            sys.executable,
+            *start,
+            *command,
+            "--folder",
+            folder,
+            "--save",
+            f"{folder}.safetensors",
+        ]
+        done = subprocess.run(
+            arguments, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("128 × 2 eigenpairs") == 1
     one, two = (Eigen.load(f"{folder}.safetensors") for folder in (alone, together))
@@ -84,7 +124,10 @@ def test_two_processes_write_what_one_does(tmp_path):
         (("--layer", "7"), '--layer must be one of 0, 1, or "all"; got 7.'),
         (("--layer", "0", "--directions", "qqqq"), "target 'qqqq' must be one token"),
         (("--layer", "0", "--directions", "²"), "target '²' must be one token"),
-        (("--layer", "all", "--save", "x"), "--save must be given for one layer; got 2 layers. Use --folder."),
+        (
+            ("--layer", "all", "--save", "x"),
+            "--save must be given for one layer; got 2 layers. Use --folder.",
+        ),
     ],
 )
 def test_bad_input_is_one_line(run, arguments, text):
@@ -99,7 +142,10 @@ def test_bad_input_is_one_line(run, arguments, text):
         (("--what", "power"), "--what must be one of eigen, hosvd, svd, joint; got 'power'."),
         (("-k", "0"), "-k must be a whole number ≥ 1; got 0."),
         (("--save", "."), "--save must be a file; got the folder .."),
-        (("--folder", "/dev/null/x"), "--folder must be in a folder; got /dev/null/x, and /dev/null is a file."),
+        (
+            ("--folder", "/dev/null/x"),
+            "--folder must be in a folder; got /dev/null/x, and /dev/null is a file.",
+        ),
         *(
             (
                 ("--what", what, option, "7"),

@@ -14,9 +14,16 @@ from bilens.training import read_about, save_tokenizer, train_tokenizer
 def there(tmp_path_factory):
     """A folder with a text, a language model (and one without its tokenizer) and a classifier."""
     folder = tmp_path_factory.mktemp("there")
-    (folder / "text.txt").write_text("\n<|endoftext|>\n".join(f"There were {n} cats and {n + 1} dogs." for n in range(200)))
+    (folder / "text.txt").write_text(
+        "\n<|endoftext|>\n".join(f"There were {n} cats and {n + 1} dogs." for n in range(200))
+    )
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     config = bilens.TransformerConfig(**sizes, max_position_embeddings=16, vocab_size=300)
     bilens.Transformer(config).save_pretrained(folder / "mute")
     shutil.copytree(folder / "mute", folder / "model")
@@ -29,14 +36,20 @@ def train(there, output, model="model", at="layers.0.mlp.input", **options):
     options = {"data": there / "text.txt", "steps": 10, "batch-size": 64, "expansion": 2} | options
     if options.get("architecture", "batchtopk") in ("batchtopk", "topk"):
         options.setdefault("k", 4)
-    flat = [word for name, value in options.items() for word in ("-k" if name == "k" else f"--{name}", value)]
+    flat = [
+        word
+        for name, value in options.items()
+        for word in ("-k" if name == "k" else f"--{name}", value)
+    ]
     return ("train", "dictionary", there / model, "--at", at, "-o", output, *flat)
 
 
 @pytest.mark.parametrize("architecture", ["batchtopk", "topk", "jumprelu", "standard"])
 def test_it_prints_what_the_dictionary_is_worth(architecture, run, there, tmp_path):
     penalty = {"sparsity": 0.01} if architecture in ("jumprelu", "standard") else {}
-    code, out, err = run(*train(there, tmp_path / "new", architecture=architecture, seed=3, **penalty))
+    code, out, err = run(
+        *train(there, tmp_path / "new", architecture=architecture, seed=3, **penalty)
+    )
     assert (code, err) == (0, "")
     assert "Held out" in out
     for name, value in read_about(tmp_path / "new")["figures"].items():
@@ -66,11 +79,17 @@ def test_a_run_is_gone_on_with(run, there, tmp_path):
         ({"model": "classifier"}, "MODEL must be a language model; got Classifier"),
         ({"model": "nowhere"}, "nowhere must be a model folder"),
         ({"data": "nowhere.txt"}, "nowhere.txt must be"),
-        ({"architecture": "gated"}, "architecture must be one of batchtopk, topk, jumprelu, standard"),
+        (
+            {"architecture": "gated"},
+            "architecture must be one of batchtopk, topk, jumprelu, standard",
+        ),
         ({"steps": 0}, "steps must be a whole number ≥ 1"),
         ({"sparsity": "nan", "architecture": "standard"}, "sparsity must be finite"),
         ({"sparsity": 0.1}, "--sparsity must be left out with --architecture batchtopk"),
-        ({"k": 3, "architecture": "standard"}, "-k must be left out with --architecture standard; got '3'."),
+        (
+            {"k": 3, "architecture": "standard"},
+            "-k must be left out with --architecture standard; got '3'.",
+        ),
         ({"seed": -1}, "--seed"),
     ],
 )

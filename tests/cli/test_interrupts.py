@@ -19,10 +19,17 @@ RECIPE = f"steps = 2000\nbatch_size = 4\nvocab_size = 300\n[model]\n{SIZES}max_p
 @pytest.fixture(scope="module")
 def there(tmp_path_factory):
     folder = tmp_path_factory.mktemp("there")
-    (folder / "text.txt").write_text("\n<|endoftext|>\n".join(f"There were {n} cats." for n in range(2000)))
+    (folder / "text.txt").write_text(
+        "\n<|endoftext|>\n".join(f"There were {n} cats." for n in range(2000))
+    )
     (folder / "r.toml").write_text(RECIPE)
     torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     config = bilens.TransformerConfig(**sizes, max_position_embeddings=16, vocab_size=300)
     bilens.Transformer(config).save_pretrained(folder / "model")
     save_tokenizer(train_tokenizer(str(folder / "text.txt"), 300), folder / "model")
@@ -30,14 +37,26 @@ def there(tmp_path_factory):
 
 
 JOBS = {
-    "image": ("train image -o OUT --steps 5000 --width 8 --save-every 2", "OUT/checkpoints/*/complete", "--resume"),
-    "text": ("train text -o OUT --data TEXT --config RECIPE --save-every 2", "OUT/checkpoints/*/complete", "--resume"),
+    "image": (
+        "train image -o OUT --steps 5000 --width 8 --save-every 2",
+        "OUT/checkpoints/*/complete",
+        "--resume",
+    ),
+    "text": (
+        "train text -o OUT --data TEXT --config RECIPE --save-every 2",
+        "OUT/checkpoints/*/complete",
+        "--resume",
+    ),
     "dictionary": (
         "train dictionary MODEL --at layers.0.mlp.input -o OUT --data TEXT --steps 99999",
         "OUT/activations/chunk-*",
         "the same command with --resume",
     ),
-    "decompose": ("decompose MODEL --folder OUT --chunk 1", "OUT/chunk-*", "the same command again"),
+    "decompose": (
+        "decompose MODEL --folder OUT --chunk 1",
+        "OUT/chunk-*",
+        "the same command again",
+    ),
     "compare": (
         "compare -o OUT --data TEXT --config RECIPE --mlp bilinear --seeds 1",
         "OUT/bilinear-0/log.jsonl",
@@ -49,7 +68,12 @@ JOBS = {
 @pytest.mark.parametrize("job", JOBS)
 def test_a_stopped_job_says_where_and_how_to_go_on(job, run, there, tmp_path, monkeypatch):
     words, reached, how = JOBS[job]
-    places = {"OUT": tmp_path / "out", "TEXT": there / "text.txt", "RECIPE": there / "r.toml", "MODEL": there / "model"}
+    places = {
+        "OUT": tmp_path / "out",
+        "TEXT": there / "text.txt",
+        "RECIPE": there / "r.toml",
+        "MODEL": there / "model",
+    }
     sent = signal.SIGTERM if job in ("text", "decompose") else signal.SIGINT
 
     def stop():

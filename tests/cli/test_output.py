@@ -1,4 +1,6 @@
-"""What is printed: whole lines, no markup, nothing that acts on a terminal, and JSON that is right in any encoding."""
+"""What is printed: whole lines, no markup, nothing that acts on a terminal, and JSON that is right
+in any encoding.
+"""
 
 import json
 import os
@@ -27,7 +29,9 @@ def lines(capsys):
 
 
 def test_a_pipe_gets_whole_rows_with_tabs_between(capsys):
-    rows = [{"name": f"{'n' * 300}{NASTY}", "value": 1 / 3, "holds": True, "none": None}] * (SHOWN_ROWS + 5)
+    rows = [{"name": f"{'n' * 300}{NASTY}", "value": 1 / 3, "holds": True, "none": None}] * (
+        SHOWN_ROWS + 5
+    )
     show([Table("title " + NASTY, ("name", "value", "holds", "none"), rows)])
     title, names, *found = lines(capsys)
     assert title == "title " + SHOWN
@@ -36,11 +40,19 @@ def test_a_pipe_gets_whole_rows_with_tabs_between(capsys):
 
 
 def test_a_terminal_loses_columns_before_names(terminal, capsys):
-    rows = [{"name": "a" * 30, "value": -1.25, "share": 1.0}, {"name": "字" * 10, "value": 12.0, "share": 0.5}]
+    rows = [
+        {"name": "a" * 30, "value": -1.25, "share": 1.0},
+        {"name": "字" * 10, "value": 12.0, "share": 0.5},
+    ]
     table = Table("t", ("name", "value", "share"), rows)
     terminal(44)
     show([table])
-    aligned = ["t", f"name{' ' * 26}  value  share", f"{'a' * 30}  -1.25      1", f"{'字' * 10}{' ' * 10}     12    0.5"]
+    aligned = [
+        "t",
+        f"name{' ' * 26}  value  share",
+        f"{'a' * 30}  -1.25      1",
+        f"{'字' * 10}{' ' * 10}     12    0.5",
+    ]
     assert lines(capsys) == aligned
     terminal(43)
     show([table])
@@ -60,7 +72,10 @@ def test_a_terminal_shows_the_first_rows(terminal, capsys):
     show([Table("t", ("n",), [{"n": n} for n in range(SHOWN_ROWS + 1)], left_out=7)])
     found = lines(capsys)
     assert len(found) == 2 + SHOWN_ROWS + 2
-    assert found[-2] == f"… the first {SHOWN_ROWS} of {SHOWN_ROWS + 1} rows; --json, or a pipe, gives all."
+    assert (
+        found[-2]
+        == f"… the first {SHOWN_ROWS} of {SHOWN_ROWS + 1} rows; --json, or a pipe, gives all."
+    )
     assert found[-1] == "… 7 further rows are not printed; -k says how many are."
 
 
@@ -73,7 +88,9 @@ def test_a_table_without_rows_has_its_columns(terminal, capsys):
 
 
 def test_json_is_ascii_and_one_document(capsys):
-    tables = [Table(NASTY, ("share of ‖Q‖²",), [{"share of ‖Q‖²": float("nan"), NASTY: "\udcff"}], 3)] * 2
+    tables = [
+        Table(NASTY, ("share of ‖Q‖²",), [{"share of ‖Q‖²": float("nan"), NASTY: "\udcff"}], 3)
+    ] * 2
     show(tables[:1], as_json=True)
     show(tables, as_json=True)
     one, two = lines(capsys)

@@ -1,4 +1,6 @@
-"""Principal angles against scipy and against known rotations; blocks are taken whole, and trust follows the gap."""
+"""Principal angles against scipy and against known rotations; blocks are taken whole, and trust
+follows the gap.
+"""
 
 import dataclasses
 import math
@@ -37,7 +39,9 @@ def test_a_known_rotation_is_found(by, basis):
     values = 5.0, -4.0, 3.0, 2.0, -1.0
     found = angles(form(basis, *values).eigh(3), form(turned(basis, 0, 4, by), *values).eigh(3))
     assert found.positions == (((0,), (0,)), ((1,), (1,)), ((2,), (2,)))
-    torch.testing.assert_close(found.largest, torch.tensor([by, 0, 0], dtype=torch.float64), rtol=1e-6, atol=1e-14)
+    torch.testing.assert_close(
+        found.largest, torch.tensor([by, 0, 0], dtype=torch.float64), rtol=1e-6, atol=1e-14
+    )
     assert bool(found.trusted.all())
     torch.testing.assert_close(found.gap[:, 0], torch.tensor([2.0, 3.0, 1.0], dtype=torch.float64))
 
@@ -45,7 +49,9 @@ def test_a_known_rotation_is_found(by, basis):
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 999), size=st.integers(1, 4))
 def test_degenerate_blocks_are_compared_as_subspaces(seed, size, maker):
-    """Within a block the vectors are arbitrary: turning them is no change, and the span's angles are scipy's."""
+    """Within a block the vectors are arbitrary: turning them is no change, and the span's angles
+    are scipy's.
+    """
     make = maker(seed)
     one, two = (torch.linalg.qr(make.randn(6, 6))[0] for _ in range(2))
     values = [3.0] * size + [1.0, 0.5, 0.25, 0.125, 0.0625][: 6 - size]
@@ -55,7 +61,9 @@ def test_degenerate_blocks_are_compared_as_subspaces(seed, size, maker):
     found = angles(form(one, *values).eigh(), form(two, *values).eigh())
     assert found.positions[0] == (tuple(range(size)), tuple(range(size)))
     assert [int(n) for n in found.size] == [size] + [1] * (6 - size)
-    truth = torch.from_numpy(subspace_angles(one[:size].mT.numpy(), two[:size].mT.numpy()).copy()).sort()[0]
+    truth = torch.from_numpy(
+        subspace_angles(one[:size].mT.numpy(), two[:size].mT.numpy()).copy()
+    ).sort()[0]
     got = torch.tensor(found.angles[0], dtype=torch.float64)
     torch.testing.assert_close(
         got, truth, rtol=1e-10, atol=1e-7
@@ -65,7 +73,10 @@ def test_degenerate_blocks_are_compared_as_subspaces(seed, size, maker):
 
 def test_a_block_of_one_side_binds_the_other(basis):
     """Two equal eigenvalues here, two apart there: only their span can be compared."""
-    one, two = form(basis, 4.0, 2.0, 2.0, 1.0, 0.5).eigh(), form(turned(basis, 1, 2, 0.7), 4.0, 2.1, 1.9, 1.0, 0.5).eigh()
+    one, two = (
+        form(basis, 4.0, 2.0, 2.0, 1.0, 0.5).eigh(),
+        form(turned(basis, 1, 2, 0.7), 4.0, 2.1, 1.9, 1.0, 0.5).eigh(),
+    )
     for found in (angles(one, two), angles(two, one)):
         assert [mine for mine, _ in found.positions] == [(0,), (1, 2), (3,), (4,)]
         assert float(found.largest.max()) < 1e-13
@@ -73,24 +84,37 @@ def test_a_block_of_one_side_binds_the_other(basis):
 
 
 def test_blocks_chain_across_both_sides(basis):
-    one, two = form(basis, 2.0, 2.0, 1.0, 0.5, 0.1).eigh(), form(basis, 2.0, 1.0, 1.0, 0.5, 0.1).eigh()
+    one, two = (
+        form(basis, 2.0, 2.0, 1.0, 0.5, 0.1).eigh(),
+        form(basis, 2.0, 1.0, 1.0, 0.5, 0.1).eigh(),
+    )
     assert [mine for mine, _ in angles(one, two).positions] == [(0, 1, 2), (3,), (4,)]
 
 
 def test_signs_are_matched_not_ranks(basis):
     """3 and −2.9 against 2.9 and −3: by rank alone the two would stand at right angles."""
-    one, two = form(basis, 3.0, -2.9, 1.0, 0.5, 0.2).eigh(2), form(basis, 2.9, -3.0, 1.0, 0.5, 0.2).eigh(2)
+    one, two = (
+        form(basis, 3.0, -2.9, 1.0, 0.5, 0.2).eigh(2),
+        form(basis, 2.9, -3.0, 1.0, 0.5, 0.2).eigh(2),
+    )
     found = angles(one, two)
     assert found.positions == (((0,), (1,)), ((1,), (0,)))
     assert float(found.largest.max()) < 1e-13
-    torch.testing.assert_close(found.values, torch.tensor([[3.0, 2.9], [-2.9, -3.0]], dtype=torch.float64))
+    torch.testing.assert_close(
+        found.values, torch.tensor([[3.0, 2.9], [-2.9, -3.0]], dtype=torch.float64)
+    )
 
 
 def test_pairs_without_a_counterpart_are_counted(basis):
-    one, two = form(basis, 4.0, 3.0, 0.2, 0.1, 0.05).eigh(2), form(basis, 4.0, -3.0, 0.2, 0.1, 0.05).eigh(2)
+    one, two = (
+        form(basis, 4.0, 3.0, 0.2, 0.1, 0.05).eigh(2),
+        form(basis, 4.0, -3.0, 0.2, 0.1, 0.05).eigh(2),
+    )
     found = angles(one, two)
     assert (found.positions, found.unmatched) == ((((0,), (0,)),), 1)
-    none = angles(form(basis, *[1.0, 0.5] + [0.0] * 3).eigh(2), form(basis, *[-1.0, -0.5] + [0.0] * 3).eigh(2))
+    none = angles(
+        form(basis, *[1.0, 0.5] + [0.0] * 3).eigh(2), form(basis, *[-1.0, -0.5] + [0.0] * 3).eigh(2)
+    )
     assert (len(none.of), none.unmatched, none.rows()) == (0, 2, [])
     assert none.summary().startswith("0 blocks")
 
@@ -108,7 +132,10 @@ def test_a_block_that_was_cut_is_not_compared(basis):
 
 
 def test_a_block_half_of_which_has_no_counterpart_is_not_compared(basis):
-    one, two = form(basis, 2.0, 2.0, -1.0, 0.5, 0.1).eigh(2), form(basis, 2.0, -1.9, 1.0, 0.5, 0.1).eigh(2)
+    one, two = (
+        form(basis, 2.0, 2.0, -1.0, 0.5, 0.1).eigh(2),
+        form(basis, 2.0, -1.9, 1.0, 0.5, 0.1).eigh(2),
+    )
     assert angles(one, two).whole.tolist() == [False]
 
 
@@ -120,7 +147,14 @@ def test_null_spaces_are_one_block(basis, make):
     found = angles(one, two)
     assert sorted(map(len, (mine for mine, _ in found.positions))) == [1, 1, 3]
     assert (bool(found.whole.all()), found.unmatched) == (True, 0)
-    assert float(angles(one, form(turned(basis, 3, 4, 1.0), 3.0, -2.0, 0.0, 0.0, 0.0).eigh()).largest.max()) < 1e-13
+    assert (
+        float(
+            angles(
+                one, form(turned(basis, 3, 4, 1.0), 3.0, -2.0, 0.0, 0.0, 0.0).eigh()
+            ).largest.max()
+        )
+        < 1e-13
+    )
     zero = form(basis, 0.0, 0, 0.0, 0.0, 0.0).eigh()
     assert float(angles(zero, zero).largest) == 0
 
@@ -142,10 +176,14 @@ def test_so_large_an_angle_takes_at_least_that_change(seed, size, maker):
 
 @pytest.mark.parametrize("gap", [1e-3, 1e-6, 1e-9])
 def test_uncertainty_bounds_what_residuals_can_do(gap, basis):
-    """Vectors known to 1e-8 at a gap: the stated uncertainty covers the true error, and grows as 1 / gap."""
+    """Vectors known to 1e-8 at a gap: the stated uncertainty covers the true error, and grows as 1
+    / gap.
+    """
     exact = form(basis, 2.0, 2.0 - gap, 1.0, 0.5, 0.2).eigh(3)
     wrong = turned(exact.vectors, 0, 1, min(1e-8 / gap, 1.0))
-    residuals = (form(basis, 2.0, 2.0 - gap, 1.0, 0.5, 0.2).times_rows(wrong) - exact.values[:, None] * wrong).norm(dim=-1)
+    residuals = (
+        form(basis, 2.0, 2.0 - gap, 1.0, 0.5, 0.2).times_rows(wrong) - exact.values[:, None] * wrong
+    ).norm(dim=-1)
     found = angles(dataclasses.replace(exact, vectors=wrong, residuals=residuals), exact)
     assert bool((found.largest <= found.uncertainty + 1e-12).all())
     assert bool(found.trusted[0]) == (gap > 1e-5)
@@ -167,24 +205,34 @@ def test_directions_are_compared_pairwise_and_named(make):
     one, two = make.cp(3, 6), make.cp(3, 6)
     names = ["cat", "dog", "cow"]
     found = angles(eigen(one, k=None, labels=names), eigen(two, k=None))
-    alone = angles(eigen(one, torch.eye(3)[1:2].double(), k=None), eigen(two, torch.eye(3)[1:2].double(), k=None))
+    alone = angles(
+        eigen(one, torch.eye(3)[1:2].double(), k=None),
+        eigen(two, torch.eye(3)[1:2].double(), k=None),
+    )
     torch.testing.assert_close(found.largest[found.of == 1], alone.largest, equal_nan=True)
     assert {row["of"] for row in found.rows()} == set(names)
-    batched = angles(one.interaction(make.randn(2, 2, 3)).eigh(2), two.interaction(make.randn(2, 2, 3)).eigh(2))
+    batched = angles(
+        one.interaction(make.randn(2, 2, 3)).eigh(2), two.interaction(make.randn(2, 2, 3)).eigh(2)
+    )
     assert int(batched.of.max()) <= 3
 
 
 @pytest.mark.parametrize("which", ["top", "bottom"])
 def test_ordered_by_value(which, basis):
     values = 3.0, 2.0, 0.0, -1.0, -5.0
-    found = angles(form(basis, *values).eigh(2, which), form(turned(basis, 0, 1, 0.3), *values).eigh(2, which))
+    found = angles(
+        form(basis, *values).eigh(2, which), form(turned(basis, 0, 1, 0.3), *values).eigh(2, which)
+    )
     expected = {"top": [0.3, 0.3], "bottom": [0.0, 0.0]}[which]
-    torch.testing.assert_close(found.largest, torch.tensor(expected, dtype=torch.float64), atol=1e-12, rtol=1e-10)
+    torch.testing.assert_close(
+        found.largest, torch.tensor(expected, dtype=torch.float64), atol=1e-12, rtol=1e-10
+    )
 
 
 def test_float32_spectra_are_less_certain(maker):
     narrow, wide = (
-        angles(eigen(maker(0, dtype).cp(2, 6)), eigen(maker(1, dtype).cp(2, 6))) for dtype in (torch.float32, torch.float64)
+        angles(eigen(maker(0, dtype).cp(2, 6)), eigen(maker(1, dtype).cp(2, 6)))
+        for dtype in (torch.float32, torch.float64)
     )
     assert narrow.gap.dtype == torch.float64
     assert float(narrow.uncertainty.min()) > 1e4 * float(wide.uncertainty.min())
@@ -219,14 +267,22 @@ def test_rows_figure_and_saving(make, tmp_path):
             lambda m: angles(eigen(m.cp(), which="top"), eigen(m.cp())),
             "angles must compare two spectra by top; got magnitude.",
         ),
-        (ArgumentError, lambda m: angles(eigen(m.cp()), eigen(m.cp()), tol=2.0), "tol must be an angle in radians, 0 … π/2"),
+        (
+            ArgumentError,
+            lambda m: angles(eigen(m.cp()), eigen(m.cp()), tol=2.0),
+            "tol must be an angle in radians, 0 … π/2",
+        ),
         (ArgumentError, lambda m: angles(eigen(m.cp()), eigen(m.cp()), tol=math.nan), "got nan"),
         (
             ArgumentError,
             lambda m: angles(eigen(m.cp(2, 4)), eigen(m.cp(2, 4), measure=m.randn(9, 4))),
             "angles must compare spectra whose vectors are orthonormal; got a WeightedEigen.",
         ),
-        (ArgumentError, lambda m: angles(eigen(m.cp()), m.cp()), "angles must be given two Eigen results; got CP."),
+        (
+            ArgumentError,
+            lambda m: angles(eigen(m.cp()), m.cp()),
+            "angles must be given two Eigen results; got CP.",
+        ),
     ],
 )
 def test_refuses(kind, call, text, make, refuses):
@@ -245,7 +301,9 @@ def test_what_may_be_missing_is_not_trusted(make):
 def test_negative_eigenvalues_have_their_gaps_and_angles(which, basis):
     """λ = −5, −3, −1: the gap of each, and a turn of the first two by .4."""
     values = -5.0, -3.0, -1.0, 0.5, 0.2
-    found = angles(form(basis, *values).eigh(3, which), form(turned(basis, 0, 1, 0.4), *values).eigh(3, which))
+    found = angles(
+        form(basis, *values).eigh(3, which), form(turned(basis, 0, 1, 0.4), *values).eigh(3, which)
+    )
     expected = torch.tensor([0.4, 0.4, 0.0], dtype=torch.float64)
     torch.testing.assert_close(found.largest, expected, atol=1e-12, rtol=1e-10)
     torch.testing.assert_close(found.gap[:, 0], torch.tensor([2.0, 2.0, 1.2], dtype=torch.float64))

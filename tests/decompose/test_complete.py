@@ -1,4 +1,6 @@
-"""No eigenvalue is missing from what is called complete: symmetric layers, repeated and decaying eigenvalues; numpy."""
+"""No eigenvalue is missing from what is called complete: symmetric layers, repeated and decaying
+eigenvalues; numpy.
+"""
 
 import sys
 from functools import partial
@@ -30,22 +32,32 @@ def lattice(a, b):
 def modular(p):
     """One-hot a + b = c mod p, read by two waves."""
     a, b = torch.arange(p).repeat_interleave(p), torch.arange(p).repeat(p)
-    left, right, out = (torch.zeros(s, dtype=F64) for s in ((p * p, 2 * p), (p * p, 2 * p), (p, p * p)))
+    left, right, out = (
+        torch.zeros(s, dtype=F64) for s in ((p * p, 2 * p), (p * p, 2 * p), (p, p * p))
+    )
     at = torch.arange(p * p)
     left[at, a], right[at, p + b], out[(a + b) % p, at] = 1, 1, 1
-    waves = torch.stack([torch.cos(2 * torch.pi * f * torch.arange(p, dtype=F64) / p) for f in (1, 3)])
+    waves = torch.stack(
+        [torch.cos(2 * torch.pi * f * torch.arange(p, dtype=F64) / p) for f in (1, 3)]
+    )
     return CP(waves @ out, left, right)
 
 
 def diagonal(rows):
     n = rows.shape[1]
-    turn = torch.linalg.qr(torch.randn(n, n, generator=torch.Generator().manual_seed(2), dtype=F64)).Q
+    turn = torch.linalg.qr(
+        torch.randn(n, n, generator=torch.Generator().manual_seed(2), dtype=F64)
+    ).Q
     return CP(rows, turn, turn)
 
 
 def planted(n):
     """Gaussian eigenvalues with one of multiplicity m among the largest, m = 1 … 8, a row each."""
-    rows = torch.randn(8, n, generator=torch.Generator().manual_seed(n), dtype=F64).sort(descending=True).values
+    rows = (
+        torch.randn(8, n, generator=torch.Generator().manual_seed(n), dtype=F64)
+        .sort(descending=True)
+        .values
+    )
     for m, row in enumerate(rows, start=1):
         row[m : 2 * m] = row[m].clone()
     return diagonal(rows)
@@ -83,7 +95,9 @@ def test_what_is_called_complete_is(layer, dtype, tol):
         for k in (4, 13):
             found = eigen(tensor, k=k, which=which, method="lanczos", norm=False)
             expected, size = truth(tensor, which, k)
-            right = (abs(ORDER[which](found.values.double().numpy()) - expected) <= tol * size).all(-1)
+            right = (abs(ORDER[which](found.values.double().numpy()) - expected) <= tol * size).all(
+                -1
+            )
             said = (found.complete & found.converged.all(-1)).numpy()
             assert (right | ~said).all(), (which, k)
             assert said.mean() > 0.8
@@ -99,10 +113,14 @@ def test_a_repeated_eigenvalue_is_found_as_often_as_it_is_there():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_no_small_eigenvalue_is_skipped(seed):
-    turn = torch.linalg.qr(torch.randn(40, 40, generator=torch.Generator().manual_seed(seed), dtype=F64)).Q
+    turn = torch.linalg.qr(
+        torch.randn(40, 40, generator=torch.Generator().manual_seed(seed), dtype=F64)
+    ).Q
     values = torch.tensor([[(-1.0) ** i * 2.0**-i for i in range(40)]], dtype=F64)
     found = eigen(CP(values, turn, turn), k=20, which="bottom", method="lanczos")
-    assert found.values[0].tolist() == pytest.approx([-(2.0 ** -(2 * i + 1)) for i in range(20)], abs=5e-11)
+    assert found.values[0].tolist() == pytest.approx(
+        [-(2.0 ** -(2 * i + 1)) for i in range(20)], abs=5e-11
+    )
     assert found.complete.all()
     assert found.converged.all()
 
@@ -112,14 +130,19 @@ def test_bottom_of_a_low_rank_form_is_no_false_alarm():
         found = eigen(low(), k=4, which="bottom", method=method)
         assert found.converged.all()
         assert found.complete.all()
-        assert found.largest.tolist() == pytest.approx(eigen(low(), k=1, method="dense").values[:, 0].tolist())
+        assert found.largest.tolist() == pytest.approx(
+            eigen(low(), k=1, method="dense").values[:, 0].tolist()
+        )
 
 
 @pytest.mark.parametrize("which", ORDER)
 @pytest.mark.parametrize("layer", ["ring", "planted", "low rank"])
 def test_a_certificate_finds_what_a_blind_probe_missed(layer, which, monkeypatch):
     tensor = LAYERS[layer]()
-    monkeypatch.setattr("bilens.decompose.lanczos.unseen", lambda form, *_: torch.ones(len(form.weights), dtype=torch.bool))
+    monkeypatch.setattr(
+        "bilens.decompose.lanczos.unseen",
+        lambda form, *_: torch.ones(len(form.weights), dtype=torch.bool),
+    )
     found = eigen(tensor, k=6, which=which, method="lanczos", certify=True)
     expected, size = truth(tensor, which, 6)
     assert (abs(ORDER[which](found.values.numpy()) - expected) <= 1e-10 * size).all()
@@ -131,7 +154,8 @@ def test_a_certificate_finds_what_a_blind_probe_missed(layer, which, monkeypatch
 def test_the_count_of_eigenvalues_beyond_a_shift(make):
     matrix = make.randn(30, 30)
     matrix = matrix + matrix.mT
-    matrix[:6, :6] = torch.tensor([[0.0, 1], [1, 0]]).double().kron(torch.eye(3).double())  # 2 × 2 pivots
+    # 2 × 2 pivots
+    matrix[:6, :6] = torch.tensor([[0.0, 1], [1, 0]]).double().kron(torch.eye(3).double())
     spectrum = torch.linalg.eigvalsh(matrix)
     for shift in (0.3, 2.0, 5.0):
         assert inertia.beyond(matrix, shift, "top") == int((spectrum > shift).sum())
@@ -155,7 +179,11 @@ def test_results_say_it_and_keep_it(tmp_path, make):
     assert found.rows()[0]["complete"] is True
     found.save(tmp_path / "e")
     loaded = Eigen.load(tmp_path / "e")
-    assert (loaded.known, loaded.complete.tolist(), loaded.summary()) == (found.known, [True], found.summary())
+    assert (loaded.known, loaded.complete.tolist(), loaded.summary()) == (
+        found.known,
+        [True],
+        found.summary(),
+    )
     assert "complete (dense: the whole spectrum)" in eigen(make.cp(), k=2).summary()
 
 

@@ -22,7 +22,9 @@ def test_is_the_spectrum_of_each_interaction_matrix(h, make, cube, close):
     assert (found.vectors.shape, found.spectrum.shape) == ((4, 3, 8), (4, 8))
 
 
-def test_an_unsymmetrised_tensor_has_the_spectrum_of_its_symmetric_part(form_name, make, cube, close):
+def test_an_unsymmetrised_tensor_has_the_spectrum_of_its_symmetric_part(
+    form_name, make, cube, close
+):
     """The peer's fault: eigh of the raw slice reads one triangle and is wrong."""
     tensor = make.form(form_name, 3, 5)
     found = eigen(tensor, k=None)
@@ -48,7 +50,10 @@ def test_none_takes_every_output(make, close):
 @pytest.mark.parametrize("which", ["magnitude", "top", "bottom"])
 def test_chunks_do_not_change_the_result(which, make, close):
     tensor, u = make.cp(3, 6), make.randn(5, 3)
-    whole, parts = eigen(tensor, u, 2, which=which), eigen(tensor, u, 2, which=which, max_bytes=2 * 2 * 8 * 36)
+    whole, parts = (
+        eigen(tensor, u, 2, which=which),
+        eigen(tensor, u, 2, which=which, max_bytes=2 * 2 * 8 * 36),
+    )
     for name in ("values", "vectors", "residuals", "discarded", "norm", "spectrum"):
         close(getattr(parts, name), getattr(whole, name), scale=float(whole.norm.max()))
     for name in ("blocks", "cut", "converged"):
@@ -77,17 +82,37 @@ def test_tol_decides_what_converged(make):
 @pytest.mark.parametrize(
     ("kind", "kwargs", "text"),
     [
-        (ShapeError, {"directions": torch.ones(2, 4).double()}, "must end in 3 (T is (3, 4, 4)); got (2, 4)"),
-        (ShapeError, {"directions": torch.ones(3).double()}, "directions must be a tensor (n, 3) with n ≥ 1; got (3,)"),
-        (ShapeError, {"directions": torch.ones(0, 3).double()}, "directions must be a tensor (n, 3) with n ≥ 1; got (0, 3)"),
-        (ShapeError, {"directions": torch.ones(2, 3)}, "must be float64 on cpu like T; got float32 on cpu"),
+        (
+            ShapeError,
+            {"directions": torch.ones(2, 4).double()},
+            "must end in 3 (T is (3, 4, 4)); got (2, 4)",
+        ),
+        (
+            ShapeError,
+            {"directions": torch.ones(3).double()},
+            "directions must be a tensor (n, 3) with n ≥ 1; got (3,)",
+        ),
+        (
+            ShapeError,
+            {"directions": torch.ones(0, 3).double()},
+            "directions must be a tensor (n, 3) with n ≥ 1; got (0, 3)",
+        ),
+        (
+            ShapeError,
+            {"directions": torch.ones(2, 3)},
+            "must be float64 on cpu like T; got float32 on cpu",
+        ),
         (
             NotFiniteError,
             {"directions": torch.full((2, 3), math.nan).double()},
             "eigen.directions must be finite; got 6 NaN",
         ),
         (ArgumentError, {"k": 0}, "k must be a whole number ≥ 1, or None for all; got 0"),
-        (ArgumentError, {"which": "best"}, "which must be one of ('magnitude', 'top', 'bottom'); got 'best'"),
+        (
+            ArgumentError,
+            {"which": "best"},
+            "which must be one of ('magnitude', 'top', 'bottom'); got 'best'",
+        ),
         (ArgumentError, {"labels": ["one"]}, "labels must name all 3 directions; got 1"),
     ],
 )
@@ -107,7 +132,9 @@ def test_refuses_left_and_right_of_different_spaces(make, refuses):
 
 
 def test_bfloat16_directions_are_not_rounded_further(maker):
-    """The residual says how far each value can be off; so the values must be those of the bfloat16 factors, exactly fed."""
+    """The residual says how far each value can be off; so the values must be those of the bfloat16
+    factors, exactly fed.
+    """
     make = maker(0, torch.bfloat16)
     tensor, directions = make.cp(10, 32, h=64), make.randn(3, 10)
     found = eigen(tensor, directions, k=4)
@@ -121,7 +148,9 @@ def test_only_as_many_matrices_as_fit_are_made_at_once(make, form, monkeypatch):
     """Factors of their own for each direction: all together would be directions × i × i numbers."""
     tensor, u, sizes = getattr(make, form)(), make.randn(9, 3), []
     whole = type(tensor).interaction
-    monkeypatch.setattr(type(tensor), "interaction", lambda self, u: sizes.append(len(u)) or whole(self, u))
+    monkeypatch.setattr(
+        type(tensor), "interaction", lambda self, u: sizes.append(len(u)) or whole(self, u)
+    )
     i = tensor.shape[1]
     eigen(tensor, u, k=2, max_bytes=2 * (2 * 8 * i * i))
     assert max(sizes) == 2
@@ -139,15 +168,23 @@ def test_more_pairs_than_there_are_is_all_of_them(make, method):
 def test_a_layer_without_hidden_units_is_zero(method):
     empty = CP(torch.zeros(2, 0), torch.zeros(0, 5), torch.zeros(0, 5))
     found = eigen(empty, k=3, method=method)
-    assert (float(found.values.abs().max()), float(found.error.max()), bool(found.converged.all())) == (0, 0, True)
+    assert (
+        float(found.values.abs().max()),
+        float(found.error.max()),
+        bool(found.converged.all()),
+    ) == (0, 0, True)
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("values", [[2.0] * 6, [3.0, -3.0, 2.0, -2.0, 1.0, -1.0]], ids=["all equal", "± pairs"])
+@pytest.mark.parametrize(
+    "values", [[2.0] * 6, [3.0, -3.0, 2.0, -2.0, 1.0, -1.0]], ids=["all equal", "± pairs"]
+)
 def test_spectra_without_an_order(make, method, values):
     form = make.spectral(*values)
     found = eigen(CP(form.weights[None], form.left, form.right), k=4, method=method)
-    assert sorted(found.values[0].abs().tolist(), reverse=True) == pytest.approx([abs(v) for v in values[:4]], abs=1e-9)
+    assert sorted(found.values[0].abs().tolist(), reverse=True) == pytest.approx(
+        [abs(v) for v in values[:4]], abs=1e-9
+    )
     assert found.converged.all()
     gram = found.vectors[0] @ found.vectors[0].mT
     assert torch.allclose(gram, torch.eye(4).double(), atol=1e-8)
@@ -160,7 +197,11 @@ def test_spectra_without_an_order(make, method, values):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_low_precision_and_strided_factors(make, method, dtype):
     tensor = make.cp(2, 12, h=20).to(dtype)
-    strided = CP(tensor.out.mT.contiguous().mT, tensor.left.mT.contiguous().mT, tensor.right.mT.contiguous().mT)
+    strided = CP(
+        tensor.out.mT.contiguous().mT,
+        tensor.left.mT.contiguous().mT,
+        tensor.right.mT.contiguous().mT,
+    )
     found, truth = eigen(strided, k=3, method=method), eigen(tensor.to(torch.float64), k=3)
     assert found.computed_in == "float32"
     assert (found.values.double() - truth.values).abs().max() < 1e-5 * truth.values.abs().max()

@@ -1,4 +1,6 @@
-"""Chunks on disk: a run that was killed goes on, two processes share one, and another computation is refused."""
+"""Chunks on disk: a run that was killed goes on, two processes share one, and another computation
+is refused.
+"""
 
 import pytest
 import torch
@@ -11,7 +13,10 @@ METHODS = ("lanczos", "dense")
 
 
 def same(one, other):
-    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("values", "vectors", "residuals", "norm"))
+    return all(
+        torch.equal(getattr(one, name), getattr(other, name))
+        for name in ("values", "vectors", "residuals", "norm")
+    )
 
 
 @pytest.fixture
@@ -41,7 +46,10 @@ def test_a_killed_run_goes_on_where_it_was(layer, tmp_path, method):
     with pytest.raises(KeyboardInterrupt):
         eigen(layer, k=3, method=method, chunk=3, folder=tmp_path / "run", progress=kill)
     first = sorted((tmp_path / "run").glob("chunk-*"))
-    assert [file.name for file in first] == ["chunk-00000000.safetensors", "chunk-00000003.safetensors"]
+    assert [file.name for file in first] == [
+        "chunk-00000000.safetensors",
+        "chunk-00000003.safetensors",
+    ]
     before = [file.stat().st_mtime_ns for file in first]
     found = eigen(layer, k=3, method=method, chunk=3, folder=tmp_path / "run")
     assert [file.stat().st_mtime_ns for file in first] == before  # not made again
@@ -56,21 +64,32 @@ def test_progress_counts_directions(layer):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_find_what_one_does(layer, tmp_path, method):
-    """One after the other here, so nobody waits; in processes of their own in tests/cli/test_decompose_command.py."""
+    """One after the other here, so nobody waits; in processes of their own in
+    tests/cli/test_decompose_command.py.
+    """
     folder = tmp_path / "run"
     with pytest.raises(FileError, match="nothing there"):  # the other's chunks are not there yet
         eigen(layer, k=3, method=method, chunk=3, folder=folder, share=Share(0, 2, lambda: None))
     assert len(list(folder.glob("chunk-*"))) == 2
-    found = eigen(layer, k=3, method=method, chunk=3, folder=folder, share=Share(1, 2, lambda: None))
+    found = eigen(
+        layer, k=3, method=method, chunk=3, folder=folder, share=Share(1, 2, lambda: None)
+    )
     assert same(found, eigen(layer, k=3, method=method, chunk=3))
 
 
-@pytest.mark.parametrize("change", [{"k": 2}, {"chunk": 4}, {"which": "top"}, {"tensor": 2.0}, {"tol": 1e-3}])
+@pytest.mark.parametrize(
+    "change", [{"k": 2}, {"chunk": 4}, {"which": "top"}, {"tensor": 2.0}, {"tol": 1e-3}]
+)
 def test_another_computation_is_refused(layer, tmp_path, refuses, change):
     given = {"k": 3, "chunk": 3, "method": "lanczos", "folder": tmp_path / "run"}
     eigen(layer, **given)
     other = layer * change.pop("tensor", 1.0)
-    refuses(FileError, lambda: eigen(other, **{**given, **change}), "must be what was begun with", "Name another folder")
+    refuses(
+        FileError,
+        lambda: eigen(other, **{**given, **change}),
+        "must be what was begun with",
+        "Name another folder",
+    )
 
 
 def test_a_folder_in_use_is_refused(layer, tmp_path, refuses):
@@ -89,5 +108,9 @@ def test_a_damaged_chunk_is_said(layer, tmp_path, refuses):
 @pytest.mark.bad_input
 def test_what_cannot_be_is_refused(layer, refuses):
     refuses(ArgumentError, lambda: eigen(layer, chunk=0), "chunk must be a whole number")
-    refuses(ArgumentError, lambda: eigen(layer, share=Share(0, 2, lambda: None)), "share must come with a folder")
+    refuses(
+        ArgumentError,
+        lambda: eigen(layer, share=Share(0, 2, lambda: None)),
+        "share must come with a folder",
+    )
     refuses(ArgumentError, lambda: Share(2, 2, lambda: None), "Share.process must be 0 … 1")

@@ -1,8 +1,9 @@
-"""Counted, not timed: how operations and live memory of Grams, HOSVD, SVD and joint grow with h and d.
+"""Counted, not timed: how operations and live memory of Grams, HOSVD, SVD and joint grow with h and
+d.
 
-Matrix products are counted by torch, eigenproblems by the 9 n³ of LAPACK's symmetric solver, QR by 2 m n². Slopes are those
-of log cost over log size. Blocks are made small, so that small sizes have many of them, and h much larger than d, so that
-the leading term of a cost leads.
+Matrix products are counted by torch, eigenproblems by the 9 n³ of LAPACK's symmetric solver, QR by
+2 m n². Slopes are those of log cost over log size. Blocks are made small, so that small sizes have
+many of them, and h much larger than d, so that the leading term of a cost leads.
 """
 
 import math
@@ -53,7 +54,9 @@ def live_bytes(call, tensor) -> float:
 
 
 def slope(measure, call, make, small, large) -> float:
-    """Of log cost over log size, between two (d, h) of which the second is twice the first in one of them."""
+    """Of log cost over log size, between two (d, h) of which the second is twice the first in one
+    of them.
+    """
     first, second = (math.log2(measure(call, make.cp(d, d, h=h))) for d, h in (small, large))
     return second - first
 
@@ -68,7 +71,13 @@ def test_operations_grow_as_h_squared_times_d(name, make):
 
 @pytest.mark.parametrize(
     ("name", "products"),
-    [("norm", 3), ("gram out", 3), ("gram left", 3), ("gram out, symmetric", 5), ("gram left, symmetric", 9)],
+    [
+        ("norm", 3),
+        ("gram out", 3),
+        ("gram left", 3),
+        ("gram out, symmetric", 5),
+        ("gram left, symmetric", 9),
+    ],
 )
 def test_only_half_of_the_tiles_are_made(name, products, make):
     """Each product of h × h by d is 2 h² d operations, halved; the tiles on the diagonal are whole."""
@@ -79,11 +88,15 @@ def test_only_half_of_the_tiles_are_made(name, products, make):
 
 @pytest.mark.parametrize("name", CALLS)
 def test_memory(name, make, monkeypatch):
-    """Of a Gram or a norm: blocks and d², not h. Of the rest: the turned factors, h (o + i + j); never h² or o·i·j."""
+    """Of a Gram or a norm: blocks and d², not h. Of the rest: the turned factors, h (o + i + j);
+    never h² or o·i·j.
+    """
     monkeypatch.setattr(cp, "BLOCK", BLOCK // 2)
     call, blocked = CALLS[name], "gram" in name or name == "norm"
     tensor = make.cp(64, 64, h=512)
-    short, narrow, whole = (live_bytes(call, one) for one in (make.cp(64, 64, h=256), make.cp(32, 32, h=512), tensor))
+    short, narrow, whole = (
+        live_bytes(call, one) for one in (make.cp(64, 64, h=256), make.cp(32, 32, h=512), tensor)
+    )
     assert math.log2(whole / short) == pytest.approx(0 if blocked else 1, abs=0.15)
     if not blocked:
         assert math.log2(whole / narrow) == pytest.approx(1, abs=0.2)
@@ -97,7 +110,9 @@ def test_blocks_are_small_by_default(make, monkeypatch):
 
 
 def test_orthogonal(make):
-    """As o i h² in time; in memory as h² and blocks of rows, not as the o·i rows of the Khatri-Rao product."""
+    """As o i h² in time; in memory as h² and blocks of rows, not as the o·i rows of the Khatri-Rao
+    product.
+    """
 
     def call(tensor):
         return hosvd(tensor, precision="orthogonal")

@@ -1,4 +1,6 @@
-"""How the search grows, counted and not timed: entries, multiply-adds, and the largest array, where factors decay."""
+"""How the search grows, counted and not timed: entries, multiply-adds, and the largest array, where
+factors decay.
+"""
 
 import math
 
@@ -22,7 +24,9 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        sizes = [leaf.untyped_storage().nbytes() for leaf in tree_leaves(result) if torch.is_tensor(leaf)]
+        sizes = [
+            leaf.untyped_storage().nbytes() for leaf in tree_leaves(result) if torch.is_tensor(leaf)
+        ]
         self.nbytes = max(self.nbytes, *sizes, 0)
         return result
 
@@ -32,7 +36,11 @@ def decaying(maker, size: int, r: int = 12, h: int = 24) -> CP:
     make = maker(seed=0)
     norms = torch.arange(1, size + 1, dtype=torch.float64) ** -0.5
     out = make.randn(size, r) @ make.randn(r, h) * norms[:, None]
-    return CP(out, make.randn(h, r) @ make.randn(r, size) * norms, make.randn(h, r) @ make.randn(r, size) * norms)
+    return CP(
+        out,
+        make.randn(h, r) @ make.randn(r, size) * norms,
+        make.randn(h, r) @ make.randn(r, size) * norms,
+    )
 
 
 def slope(values: list[int]) -> float:
@@ -67,7 +75,9 @@ def test_products_made_in_float32_have_few_dimensions_too(maker):
     flops = []
     for dtype in (torch.float32, torch.float64):
         make = maker(seed=0, dtype=dtype)
-        sides = [make.randn(200, 12) @ (make.randn(12, 256) * make.randn(256).exp()) for _ in range(2)]
+        sides = [
+            make.randn(200, 12) @ (make.randn(12, 256) * make.randn(256).exp()) for _ in range(2)
+        ]
         with FlopCounterMode(display=False) as counter:
             top_entries(CP(make.randn(256, 200), *sides), 10)
         flops.append(counter.get_total_flops())
@@ -85,7 +95,9 @@ def test_what_is_symmetric_already_is_not_made_so_again(maker):
 
 @pytest.mark.parametrize("kind", ["gaussian", "decaying", "many units"])
 def test_the_reading_that_costs_less_is_taken(maker, kind, monkeypatch):
-    """Gaussian: cores exclude nothing. Decaying: plain rows exclude enough, and cost nothing. Many units: cores pay."""
+    """Gaussian: cores exclude nothing. Decaying: plain rows exclude enough, and cost nothing. Many
+    units: cores pay.
+    """
     T = (
         maker(seed=0).cp(400, 128, 128, 40)
         if kind == "gaussian"
@@ -94,8 +106,12 @@ def test_the_reading_that_costs_less_is_taken(maker, kind, monkeypatch):
     flops = []
     for expected in (
         Search.expected,
-        lambda self, reading, bounded, output: int(not bounded or reading.columns.shape[1] == T.rank),
-        lambda self, reading, bounded, output: int(not bounded or reading.columns.shape[1] != T.rank),
+        lambda self, reading, bounded, output: int(
+            not bounded or reading.columns.shape[1] == T.rank
+        ),
+        lambda self, reading, bounded, output: int(
+            not bounded or reading.columns.shape[1] != T.rank
+        ),
     ):
         monkeypatch.setattr(Search, "expected", expected)
         with FlopCounterMode(display=False) as counter:
@@ -108,7 +124,9 @@ def test_the_reading_that_costs_less_is_taken(maker, kind, monkeypatch):
 @pytest.mark.parametrize("kind", ["decaying", "gaussian"])
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_no_array_is_larger_than_allowed(maker, kind, symmetric):
-    """Beside the factors (and one output's rows, which are no larger), blocks stay within ``max_bytes``, not F × F."""
+    """Beside the factors (and one output's rows, which are no larger), blocks stay within
+    ``max_bytes``, not F × F.
+    """
     T = decaying(maker, 600) if kind == "decaying" else maker(seed=0).cp(600, 600, 600, 8)
     T = CP(T.out[:8], T.left, T.right)
     factor = 8 * 600 * T.rank * (2 if symmetric else 1)

@@ -14,7 +14,9 @@ from bilens.decompose import hosvd
 
 
 def unfoldings(cube):
-    return {mode: torch.from_numpy(tensorly.unfold(cube.numpy(), n)) for n, mode in enumerate(MODES)}
+    return {
+        mode: torch.from_numpy(tensorly.unfold(cube.numpy(), n)) for n, mode in enumerate(MODES)
+    }
 
 
 def true_error(found, truth):
@@ -44,8 +46,13 @@ def test_untruncated_is_exact(form_name, make, cube, close):
     assert (found.error, found.bound) == (0, 0)
     assert found.discarded == dict.fromkeys(MODES, 0.0)
     core = found.tucker.core
-    for unfolded in unfoldings(core).values():  # all-orthogonality, De Lathauwer et al. 2000, theorem 2
-        close(unfolded @ unfolded.mT, torch.diag_embed((unfolded @ unfolded.mT).diagonal()), scale=float(core.norm() ** 2))
+    # all-orthogonality, De Lathauwer et al. 2000, theorem 2
+    for unfolded in unfoldings(core).values():
+        close(
+            unfolded @ unfolded.mT,
+            torch.diag_embed((unfolded @ unfolded.mT).diagonal()),
+            scale=float(core.norm() ** 2),
+        )
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3, (2, 3, 1), (1, 4, 4), (3, 2, 4), (100, 1, 100)], ids=str)
@@ -70,11 +77,16 @@ def test_a_tiny_error_is_still_right(tiny, dense, make, cube):
     found = hosvd(Dense(truth) if dense else tensor, 2)
     assert 0.01 * tiny < found.error < 100 * tiny
     assert found.error == pytest.approx(true_error(found, truth), rel=1e-5)
-    assert found.error <= found.bound * (1 + 1e-6) or found.bound < max(found.noise.values()) / found.norm
+    assert (
+        found.error <= found.bound * (1 + 1e-6)
+        or found.bound < max(found.noise.values()) / found.norm
+    )
 
 
 def test_close_to_the_best_that_tensorly_finds(make, cube):
-    """De Lathauwer: HOSVD is within √3 of the best approximation, which HOOI (started there) comes at least near to."""
+    """De Lathauwer: HOSVD is within √3 of the best approximation, which HOOI (started there) comes
+    at least near to.
+    """
     truth = cube(make.cp(5, 6))
     _, errors = hooi(truth.numpy(), rank=[2, 3, 3], init="svd", n_iter_max=50, return_errors=True)
     error = hosvd(Dense(truth), (2, 3, 3)).error
@@ -106,7 +118,9 @@ def test_zero_tensor(make):
 
 def test_works_in_float64_and_keeps_no_graph(maker, close):
     make = maker(0, torch.float32)
-    tensor = CP(make.randn(3, 7, grad=True), make.randn(7, 4, grad=True), make.randn(7, 4, grad=True))
+    tensor = CP(
+        make.randn(3, 7, grad=True), make.randn(7, 4, grad=True), make.randn(7, 4, grad=True)
+    )
     found = hosvd(tensor, 2)
     assert found.computed_in == "float64"
     assert found.tucker.dtype == torch.float64
@@ -125,11 +139,17 @@ def test_rows_and_summary(make):
 @pytest.mark.parametrize(
     ("kwargs", "text"),
     [
-        ({"max_rank": 0}, "max_rank must be a whole number ≥ 1, or three (out, left, right); got 0."),
+        (
+            {"max_rank": 0},
+            "max_rank must be a whole number ≥ 1, or three (out, left, right); got 0.",
+        ),
         ({"max_rank": 1.5}, "got 1.5."),
         ({"max_rank": (1, 2)}, "got (1, 2)."),
         ({"max_rank": (1, 2, -1)}, "got (1, 2, -1)."),
-        ({"cutoff": 1.0}, "cutoff must be in [0, 1), relative to the largest singular value; got 1.0."),
+        (
+            {"cutoff": 1.0},
+            "cutoff must be in [0, 1), relative to the largest singular value; got 1.0.",
+        ),
         ({"cutoff": -0.1}, "got -0.1."),
         ({"cutoff": math.nan}, "got nan."),
     ],
@@ -139,7 +159,11 @@ def test_refuses(kwargs, text, make, refuses):
 
 
 def test_refuses_nan(make, refuses):
-    refuses(NotFiniteError, lambda: hosvd(make.cp() * math.nan), "hosvd.out must be finite; got 21 NaN or infinite of 21")
+    refuses(
+        NotFiniteError,
+        lambda: hosvd(make.cp() * math.nan),
+        "hosvd.out must be finite; got 21 NaN or infinite of 21",
+    )
     refuses(NotFiniteError, lambda: hosvd(make.dense() * math.inf), "hosvd.array must be finite")
 
 
@@ -182,12 +206,17 @@ def test_precisions_agree_within_what_they_say(precision, hidden, symmetric, mak
     assert found.error == pytest.approx(
         true_error(found.to(torch.float64), truth), abs=1e-12 if "32" not in precision else 1e-6
     )
-    assert (found.computed_in, found.precision) == ("float32" if precision == "float32" else "float64", precision)
+    assert (found.computed_in, found.precision) == (
+        "float32" if precision == "float32" else "float64",
+        precision,
+    )
     assert found.tucker.dtype == (torch.float32 if precision == "float32" else torch.float64)
 
 
 def with_singular_values(make, values, symmetric):
-    """A CP whose out unfolding has these singular values: Σ_k σ_k u_k ⊗ M_k, M_k orthonormal, each of two hidden units."""
+    """A CP whose out unfolding has these singular values: Σ_k σ_k u_k ⊗ M_k, M_k orthonormal, each
+    of two hidden units.
+    """
     turn, other, third = (torch.linalg.qr(make.randn(n, n))[0] for n in (len(values), 6, 6))
     out = turn * torch.tensor(values, dtype=torch.float64)
     if symmetric:  # M_k = (a_k b_kᵀ + b_k a_kᵀ) / √2 with orthonormal a and b
@@ -205,8 +234,13 @@ def test_orthogonal_resolves_what_a_gram_cannot(symmetric, tiny, make):
         assert fine.noise[mode] < tiny / 50
     assert fine.spectrum["out"].tolist() == pytest.approx(values, rel=1e-3)
     gram = hosvd(tensor, symmetric=symmetric)
-    assert gram.noise["out"] > 100 * tiny  # and so the Gram says that what it shows there means nothing
-    assert [row["above noise"] for row in gram.rows() if row["mode"] == "out"] == [True, True, False]
+    # and so the Gram says that what it shows there means nothing
+    assert gram.noise["out"] > 100 * tiny
+    assert [row["above noise"] for row in gram.rows() if row["mode"] == "out"] == [
+        True,
+        True,
+        False,
+    ]
     assert [row["above noise"] for row in fine.rows() if row["mode"] == "out"] == [True, True, True]
 
 
@@ -250,14 +284,17 @@ def test_an_antisymmetric_tensor_has_no_symmetric_part(make):
 @pytest.mark.parametrize("left_over", [1e-2, 1e-3, 3e-5])
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_no_error_that_cannot_be_where_units_cancel(left_over, precision, symmetric, maker, cube):
-    """Units a thousand and more times louder than their sum: the error stays the true one, within its bound and one."""
+    """Units a thousand and more times louder than their sum: the error stays the true one, within
+    its bound and one.
+    """
     make = maker(seed=4)
     loud, small = make.cp(3, 20, h=60), make.cp(3, 20, h=6) * left_over
     tensor = loud + small - loud
     found = hosvd(tensor, 2, precision=precision, symmetric=symmetric)
     truth = (cube(small) + cube(small).mT) / 2 if symmetric else cube(small)
     error = true_error(found.to(torch.float64), truth)
-    assert found.error == pytest.approx(error, rel=2e-2 if precision == "float32" else 2e-3)  # float32 bases, loud terms
+    # float32 bases, loud terms
+    assert found.error == pytest.approx(error, rel=2e-2 if precision == "float32" else 2e-3)
     assert found.error <= found.bound <= 1
 
 
@@ -286,7 +323,9 @@ def test_half_precision_and_gaps(maker, cube, close):
     gaps = CP(one.out[:, ::2], one.left[::2, ::2], one.right[1::2, 1::2])
     for precision in ("float64", "orthogonal"):
         found = hosvd(gaps, precision=precision)
-        close(found.spectrum["left"], torch.nn.functional.pad(spectrum_of(cube(gaps), "left"), (0, 0)))
+        close(
+            found.spectrum["left"], torch.nn.functional.pad(spectrum_of(cube(gaps), "left"), (0, 0))
+        )
         close(found.tucker.dense(), cube(gaps))
 
 
@@ -315,20 +354,36 @@ def test_saved_and_loaded(tmp_path, make, close):
 @pytest.mark.bad_input
 def test_refuses_what_has_no_unfolding(make, refuses):
     refuses(
-        ShapeError, lambda: hosvd(make.cp(3, 4, 5), symmetric=True), "hosvd(symmetric=True) must have left and right of one"
-    )
-    refuses(ShapeError, lambda: hosvd(make.cp(0, 4)), "hosvd must be given a tensor with no empty mode; got (0, 4, 4).")
-    refuses(ArgumentError, lambda: hosvd(make.randn(3, 4, 4)), "hosvd must be given a CP, Dense or Tucker; got Tensor.")
-    refuses(
-        ArgumentError, lambda: hosvd(make.cp(), precision="double"), "precision must be one of float64, float32, orthogonal"
+        ShapeError,
+        lambda: hosvd(make.cp(3, 4, 5), symmetric=True),
+        "hosvd(symmetric=True) must have left and right of one",
     )
     refuses(
-        ArgumentError, lambda: hosvd(make.cp(), (1, 2, 3), symmetric=True), "max_rank must be the same for left and right"
+        ShapeError,
+        lambda: hosvd(make.cp(0, 4)),
+        "hosvd must be given a tensor with no empty mode; got (0, 4, 4).",
+    )
+    refuses(
+        ArgumentError,
+        lambda: hosvd(make.randn(3, 4, 4)),
+        "hosvd must be given a CP, Dense or Tucker; got Tensor.",
+    )
+    refuses(
+        ArgumentError,
+        lambda: hosvd(make.cp(), precision="double"),
+        "precision must be one of float64, float32, orthogonal",
+    )
+    refuses(
+        ArgumentError,
+        lambda: hosvd(make.cp(), (1, 2, 3), symmetric=True),
+        "max_rank must be the same for left and right",
     )
 
 
 def test_a_measure_weighs_the_inputs(make, cube, close):
-    """The same as the HOSVD of the dense cube with Σ^½ on both inputs; activations stand for their Gaussian."""
+    """The same as the HOSVD of the dense cube with Σ^½ on both inputs; activations stand for their
+    Gaussian.
+    """
     tensor, x = make.cp(3, 5), make.randn(40, 5) @ make.randn(5, 5)
     measure = Gaussian.from_batches([x])
     white = torch.einsum("oij,ia,jb->oab", cube(tensor), measure.root, measure.root)

@@ -24,7 +24,9 @@ def dense_held(truth, basis):
 @pytest.mark.parametrize("block", [3, 512])
 @pytest.mark.parametrize("precision", ["float64", "orthogonal"])
 @pytest.mark.parametrize("shape", [(3, 4), (2, 9), (5, 1), (4, 40)], ids=str)
-def test_shares_are_those_of_the_dense_cube(shape, precision, block, form_name, make, cube, close, monkeypatch):
+def test_shares_are_those_of_the_dense_cube(
+    shape, precision, block, form_name, make, cube, close, monkeypatch
+):
     monkeypatch.setattr(cp, "BLOCK", block)
     tensor = make.form(form_name, *shape)
     truth = symmetric(cube(tensor))
@@ -55,7 +57,9 @@ def test_kept_directions(rank, make, cube, close):
     close(found.captured, projected.square().sum((1, 2)) / truth.square().sum((1, 2)))
     assert found.error == pytest.approx(float((truth - projected).norm() / truth.norm()), abs=1e-12)
     assert found.discarded == pytest.approx(float(found.spectrum[k:].norm()), abs=1e-12)
-    assert float(1 - found.error**2) == pytest.approx(float(projected.square().sum() / truth.square().sum()), abs=1e-12)
+    assert float(1 - found.error**2) == pytest.approx(
+        float(projected.square().sum() / truth.square().sum()), abs=1e-12
+    )
 
 
 def test_kept_by_default_hold_the_first_share(make):
@@ -80,12 +84,16 @@ def test_a_layer_that_reads_few_directions_is_seen(make):
 def test_effective_rank_counts_equal_directions():
     for n in (1, 2, 5):
         eye = torch.eye(n, 7, dtype=torch.float64)
-        assert joint(CP(torch.ones(1, n, dtype=torch.float64), eye, eye)).effective_rank == pytest.approx(n)
+        assert joint(
+            CP(torch.ones(1, n, dtype=torch.float64), eye, eye)
+        ).effective_rank == pytest.approx(n)
 
 
 def test_a_silent_output_and_a_layer_without_units(make):
     tensor = make.cp()
-    silent = CP(torch.cat([tensor.out, torch.zeros(1, 7, dtype=torch.float64)]), tensor.left, tensor.right)
+    silent = CP(
+        torch.cat([tensor.out, torch.zeros(1, 7, dtype=torch.float64)]), tensor.left, tensor.right
+    )
     assert joint(silent, 4).captured.tolist() == pytest.approx([1, 1, 1, 0])
     for nothing in (make.cp(h=0), tensor * 0.0):
         found = joint(nothing)
@@ -100,22 +108,30 @@ def test_rows_figure_labels_save(tmp_path, make, close):
     found = joint(make.cp(), 2, labels=("a", "b", "c"))
     rows = found.rows()
     assert [row["kept"] for row in rows] == [True, True, False, False]
-    assert {row["directions"]: row["share held"] for row in rows if row["share held"] is not None} == pytest.approx(
-        dict(zip(found.sizes, found.held.tolist(), strict=True))
-    )
+    assert {
+        row["directions"]: row["share held"] for row in rows if row["share held"] is not None
+    } == pytest.approx(dict(zip(found.sizes, found.held.tolist(), strict=True)))
     assert [row["output"] for row in found.output_rows()] == ["a", "b", "c"]
     assert [row["output"] for row in joint(make.cp()).output_rows()] == [0, 1, 2]
     assert len(found.figure()["data"]) == 2
     found.save(tmp_path / "joint")
     again = type(found).load(tmp_path / "joint")
     close(again.directions, found.directions)
-    assert (again.shares, again.held_by, again.labels) == (found.shares, found.held_by, found.labels)
+    assert (again.shares, again.held_by, again.labels) == (
+        found.shares,
+        found.held_by,
+        found.labels,
+    )
 
 
 def test_half_precision(maker, make):
     tensor = maker(0, torch.bfloat16).cp()
-    assert joint(tensor, 2).error == pytest.approx(joint(tensor.to(torch.float64), 2).error, abs=1e-12)
-    assert joint(tensor, 2, precision="float32").error == pytest.approx(joint(tensor, 2).error, abs=1e-5)
+    assert joint(tensor, 2).error == pytest.approx(
+        joint(tensor.to(torch.float64), 2).error, abs=1e-12
+    )
+    assert joint(tensor, 2, precision="float32").error == pytest.approx(
+        joint(tensor, 2).error, abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32", "orthogonal"])
@@ -133,7 +149,9 @@ def test_a_layer_without_a_symmetric_part_reads_nothing(precision, make):
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_an_output_of_rounding_alone_is_not_captured(precision, make):
-    """One output whose symmetric part vanishes beside others: its share is 0 and no quotient of rounding."""
+    """One output whose symmetric part vanishes beside others: its share is 0 and no quotient of
+    rounding.
+    """
     T, S = make.cp(2, 5), make.cp(1, 5)
     nothing = (S - S.swap()).map(out=torch.tensor([[0.0], [0.0], [1.0]], dtype=torch.float64))
     tensor = T.map(out=torch.eye(3, 2, dtype=torch.float64)) + nothing
@@ -148,7 +166,9 @@ def test_ranks_count_what_is_above_the_noise(make):
     tensor = CP(make.randn(3, 2), torch.stack([a, b]), torch.stack([a, b]))
     found = joint(tensor)
     values = found.spectrum[:2].square()
-    assert found.effective_rank == pytest.approx(float(values.sum() ** 2 / values.square().sum()), rel=1e-12)
+    assert found.effective_rank == pytest.approx(
+        float(values.sum() ** 2 / values.square().sum()), rel=1e-12
+    )
     assert sum(row["above noise"] for row in found.rows()) == 2
     assert found.held_by[-1] == 2
 
@@ -163,10 +183,34 @@ def test_the_figure_has_both_shares(make):
 
 @pytest.mark.bad_input
 def test_refuses(make, refuses):
-    refuses(ShapeError, lambda: joint(make.cp(3, 4, 5)), "must have left and right of one size; got (3, 4, 5).")
-    refuses(ArgumentError, lambda: joint(make.cp(), 0), "max_rank must be a whole number ≥ 1, or None for all; got 0.")
-    refuses(ArgumentError, lambda: joint(make.cp(), shares=(0.5, 1.0)), "shares must be at least one number in (0, 1)")
-    refuses(ArgumentError, lambda: joint(make.cp(), shares=()), "shares must be at least one number in (0, 1); got ().")
-    refuses(ArgumentError, lambda: joint(make.cp(), labels=("a",)), "labels must name all 3 outputs; got 1.")
-    refuses(ArgumentError, lambda: joint(make.cp()).needed(0.5), "share must be one of (0.9, 0.99, 0.999); got 0.5.")
+    refuses(
+        ShapeError,
+        lambda: joint(make.cp(3, 4, 5)),
+        "must have left and right of one size; got (3, 4, 5).",
+    )
+    refuses(
+        ArgumentError,
+        lambda: joint(make.cp(), 0),
+        "max_rank must be a whole number ≥ 1, or None for all; got 0.",
+    )
+    refuses(
+        ArgumentError,
+        lambda: joint(make.cp(), shares=(0.5, 1.0)),
+        "shares must be at least one number in (0, 1)",
+    )
+    refuses(
+        ArgumentError,
+        lambda: joint(make.cp(), shares=()),
+        "shares must be at least one number in (0, 1); got ().",
+    )
+    refuses(
+        ArgumentError,
+        lambda: joint(make.cp(), labels=("a",)),
+        "labels must name all 3 outputs; got 1.",
+    )
+    refuses(
+        ArgumentError,
+        lambda: joint(make.cp()).needed(0.5),
+        "share must be one of (0.9, 0.99, 0.999); got 0.5.",
+    )
     refuses(NotFiniteError, lambda: joint(make.cp() * math.inf), "joint.out must be finite")

@@ -1,4 +1,6 @@
-"""Lanczos in lock step against the dense solver: easy and hard spectra, multiple eigenvalues, and honest flags."""
+"""Lanczos in lock step against the dense solver: easy and hard spectra, multiple eigenvalues, and
+honest flags.
+"""
 
 import sys
 
@@ -22,7 +24,9 @@ def diagonal(*values, size=30):
     weights = torch.zeros(len(values), size, dtype=torch.float64)
     for row, given_values in zip(weights, values, strict=True):
         row[: len(given_values)] = torch.tensor(given_values, dtype=torch.float64)
-    turn = torch.linalg.qr(torch.randn(size, size, generator=torch.Generator().manual_seed(3), dtype=torch.float64)).Q
+    turn = torch.linalg.qr(
+        torch.randn(size, size, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    ).Q
     return QuadraticForm(weights, turn, turn)
 
 
@@ -30,7 +34,9 @@ def diagonal(*values, size=30):
 @pytest.mark.parametrize("k", [1, 5, 40])
 def test_it_finds_what_the_dense_solver_finds(make, which, k):
     tensor = random_cp(make)
-    found, truth = (eigen(tensor, k=k, method=method, which=which) for method in ("lanczos", "dense"))
+    found, truth = (
+        eigen(tensor, k=k, method=method, which=which) for method in ("lanczos", "dense")
+    )
     assert found.method == "lanczos"
     assert found.converged.all()
     scale = truth.values.abs().max()
@@ -42,7 +48,10 @@ def test_it_finds_what_the_dense_solver_finds(make, which, k):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.sampled_from([-3.0, -1.0, 0.0, 1.0, 2.0, 3.0, 1e-9]), min_size=1, max_size=12), st.integers(1, 12))
+@given(
+    st.lists(st.sampled_from([-3.0, -1.0, 0.0, 1.0, 2.0, 3.0, 1e-9]), min_size=1, max_size=12),
+    st.integers(1, 12),
+)
 def test_multiple_eigenvalues_are_found_as_often_as_they_are_there(values, k):
     form = diagonal(values, [1.0])
     found, truth = lanczos(form, k, "magnitude", 1e-10), form.eigh(k)
@@ -62,7 +71,9 @@ def test_multiple_eigenvalues_are_found_as_often_as_they_are_there(values, k):
 def test_hard_spectra(values, k, expected):
     """All equal, symmetric about zero, a rank-0 form, and a triple one."""
     found = lanczos(diagonal(values), k, "magnitude", 1e-10)
-    assert sorted(found.values[0].abs().tolist()) == pytest.approx(sorted(map(abs, expected)), abs=1e-9)
+    assert sorted(found.values[0].abs().tolist()) == pytest.approx(
+        sorted(map(abs, expected)), abs=1e-9
+    )
     assert found.converged.all()
     gram = found.vectors[0] @ found.vectors[0].mT
     assert torch.allclose(gram, torch.eye(k, dtype=torch.float64), atol=1e-8)
@@ -99,7 +110,10 @@ def test_restarts_reach_the_same_pairs(make, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_lower_precision(make, dtype):
     tensor = random_cp(make).to(dtype)
-    found, truth = eigen(tensor, k=4, method="lanczos"), eigen(tensor.to(torch.float64), k=4, method="dense")
+    found, truth = (
+        eigen(tensor, k=4, method="lanczos"),
+        eigen(tensor.to(torch.float64), k=4, method="dense"),
+    )
     assert found.computed_in == "float32"
     assert found.converged.all()
     assert (found.values.double() - truth.values).abs().max() < 1e-5 * truth.values.abs().max()
@@ -115,7 +129,9 @@ def test_non_contiguous_factors_and_one_direction(make):
 
 def test_chunks_and_seeds_change_nothing(make):
     tensor, u = random_cp(make), make.randn(7, 4)
-    whole, chunked = (eigen(tensor, u, k=3, method="lanczos", max_bytes=size) for size in (2**30, 2**17))
+    whole, chunked = (
+        eigen(tensor, u, k=3, method="lanczos", max_bytes=size) for size in (2**30, 2**17)
+    )
     assert torch.allclose(whole.values, chunked.values, atol=1e-10)
 
 
@@ -137,25 +153,40 @@ def test_lanczos_tells_what_it_left_out_only_where_asked(make):
 def test_residuals_are_no_smaller_than_what_each_pair_misses(make, matrix):
     """In float32, where rounding is most of it: the bounds of Lanczos alone would promise too much."""
     form = make.cp(8, 200, h=400).to(torch.float32).interaction(torch.eye(8))
-    found = eigen(CP(torch.eye(8) @ form.weights, form.left, form.right), k=5, method="lanczos", tol=1e-12)
-    truth = matrix(form) @ found.vectors.double().mT - found.vectors.double().mT * found.values.double()[:, None]
+    found = eigen(
+        CP(torch.eye(8) @ form.weights, form.left, form.right), k=5, method="lanczos", tol=1e-12
+    )
+    truth = (
+        matrix(form) @ found.vectors.double().mT
+        - found.vectors.double().mT * found.values.double()[:, None]
+    )
     assert not found.converged.any()  # no float32 pair is as good as that
     assert (truth.norm(dim=1).norm(dim=-1) <= 3 * found.residuals.norm(dim=-1)).all()
 
 
 def test_a_partial_spectrum_has_no_effective_rank(refuses, make):
     found = eigen(random_cp(make), k=3, method="lanczos")
-    refuses(ArgumentError, lambda: found.effective_rank, "effective_rank must be asked of a whole spectrum")
+    refuses(
+        ArgumentError,
+        lambda: found.effective_rank,
+        "effective_rank must be asked of a whole spectrum",
+    )
 
 
 @pytest.mark.bad_input
 def test_what_cannot_be_is_refused(refuses, make):
     tensor = random_cp(make)
-    refuses(ArgumentError, lambda: eigen(tensor, method="power"), "method must be one of auto, lanczos, dense")
+    refuses(
+        ArgumentError,
+        lambda: eigen(tensor, method="power"),
+        "method must be one of auto, lanczos, dense",
+    )
     broken = CP(tensor.out, tensor.left * torch.nan, tensor.right)
     refuses(NotFiniteError, lambda: eigen(broken, k=2, method="lanczos"), "must be finite")
     refuses(
-        NotFiniteError, lambda: eigen(tensor, make.randn(1, 4) * torch.nan, method="lanczos"), "directions must be finite"
+        NotFiniteError,
+        lambda: eigen(tensor, make.randn(1, 4) * torch.nan, method="lanczos"),
+        "directions must be finite",
     )
     refuses(ArgumentError, lambda: eigen(tensor, k=0, method="lanczos"), "k must be a whole number")
     zero = eigen(tensor, torch.zeros(1, 4, dtype=torch.float64), k=3, method="lanczos")

@@ -1,4 +1,6 @@
-"""Both readings against the dense cube: what they are off by is within their slack, and no entry is above its bound."""
+"""Both readings against the dense cube: what they are off by is within their slack, and no entry is
+above its bound.
+"""
 
 import pytest
 import torch
@@ -30,7 +32,9 @@ def cancelling(make) -> CP:
 
 
 def beside(make, which: int) -> CP:
-    """Factors of one dimension, but for an entry of one of them, so small that the span leaves it out."""
+    """Factors of one dimension, but for an entry of one of them, so small that the span leaves it
+    out.
+    """
     sizes = ((64, 40), (40, 400), (40, 400))
     sizes = ((64, 40), (40, 400), (40, 400))
     factors = [make.randn(rows, 1) @ make.randn(1, columns) for rows, columns in sizes]
@@ -41,7 +45,11 @@ def beside(make, which: int) -> CP:
 def apart(make) -> CP:
     T = make.cp(90, 30, h=12)
     sizes = torch.logspace(0, -30, 30, dtype=torch.float64)
-    return CP(T.out * torch.logspace(0, -50, 90, dtype=torch.float64)[:, None], T.left * sizes, T.right * sizes)
+    return CP(
+        T.out * torch.logspace(0, -50, 90, dtype=torch.float64)[:, None],
+        T.left * sizes,
+        T.right * sizes,
+    )
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -59,7 +67,9 @@ def test_entries_are_within_slack_and_bounds(maker, cube, name, joined):
         assert bool(((found - truth).abs() <= reading.slack[:, None, None]).all())
         assert bool((truth.abs() <= reading.bounds[:, None, None]).all())
         norms = norms_of(z.flatten(0, 1)).view(o, i, 1) * reading.norms
-        assert bool((truth[:, :, reading.order].abs() <= norms + reading.slack[:, None, None]).all())
+        assert bool(
+            (truth[:, :, reading.order].abs() <= norms + reading.slack[:, None, None]).all()
+        )
 
 
 def test_slack_is_small_where_nothing_cancels(make):

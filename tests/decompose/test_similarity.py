@@ -1,4 +1,6 @@
-"""Similarities against dense cosines, the moments of the data and plain averages; a check that can fail."""
+"""Similarities against dense cosines, the moments of the data and plain averages; a check that can
+fail.
+"""
 
 import dataclasses
 import math
@@ -34,14 +36,21 @@ def test_of_the_weights_are_cosines_of_symmetric_parts(layers, cube, close):
     flat = torch.stack([((cube(T) + cube(T).mT) / 2).flatten() for T in layers.values()])
     close(found.matrix, cosines(flat @ flat.mT), scale=1.0)
     close(found.norms, flat.norm(dim=1))
-    assert (found.names, found.measure, found.shares.tolist()) == (("a", "near", "other"), "of the weights", [[1.0]] * 3)
+    assert (found.names, found.measure, found.shares.tolist()) == (
+        ("a", "near", "other"),
+        "of the weights",
+        [[1.0]] * 3,
+    )
     assert found.checked
 
 
 @pytest.mark.parametrize("centred", [False, True])
 def test_on_gaussian_data_are_those_of_the_verbs(centred, layers, measure, close):
     found = similarity(layers, measure, centred=centred)
-    pairs = [[one.similarity(two, measure, centred=centred) for two in layers.values()] for one in layers.values()]
+    pairs = [
+        [one.similarity(two, measure, centred=centred) for two in layers.values()]
+        for one in layers.values()
+    ]
     close(found.matrix, torch.stack([torch.stack(row) for row in pairs]), scale=1.0)
     assert found.checked
     close(found.shares.sum(1), torch.ones(3).double())
@@ -50,7 +59,9 @@ def test_on_gaussian_data_are_those_of_the_verbs(centred, layers, measure, close
 def test_a_gauge_is_no_difference(layers, make, measure, close):
     T = layers["a"]
     a, b, order = make.randn(6), make.randn(6), torch.randperm(6, generator=make.generator)
-    same = CP((T.out / (a * b))[:, order], (b[:, None] * T.right)[order], (a[:, None] * T.left)[order])
+    same = CP(
+        (T.out / (a * b))[:, order], (b[:, None] * T.right)[order], (a[:, None] * T.left)[order]
+    )
     for data in (None, measure):
         close(similarity([T, same], data).matrix, torch.ones(2, 2).double())
 
@@ -63,36 +74,54 @@ def test_one_layer_alone(layers):
 
 @pytest.mark.parametrize("centred", [False, True])
 def test_on_activations_both_are_given(centred, layers, make, close):
-    """Skewed inputs: the Gaussian of their moments, and the plain average, are two different things."""
+    """Skewed inputs: the Gaussian of their moments, and the plain average, are two different
+    things.
+    """
     x = make.randn(500, 4).exp() - 1
     found = similarity(layers, x, centred=centred)
     outputs = torch.stack([einsum("oij,ni,nj->no", T.dense(), x, x) for T in layers.values()])
     outputs = outputs - (outputs.mean(1, keepdim=True) if centred else 0)
     close(found.empirical.matrix, cosines(einsum("ano,bno->ab", outputs, outputs)), scale=1.0)
-    close(found.matrix, similarity(layers, Gaussian.from_batches([x]), centred=centred).matrix, scale=1.0)
+    close(
+        found.matrix,
+        similarity(layers, Gaussian.from_batches([x]), centred=centred).matrix,
+        scale=1.0,
+    )
     assert found.measure == "on Gaussian data fitted to 500 activations"
-    assert (found.empirical.count, found.empirical.source, found.check.source) == (500, "the activations", "the Gaussian")
+    assert (found.empirical.count, found.empirical.source, found.check.source) == (
+        500,
+        "the activations",
+        "the Gaussian",
+    )
     assert float((found.matrix - found.empirical.matrix).abs().max()) > 0.01
 
 
 def test_standard_errors_on_activations_are_those_of_repeated_draws(layers, make):
-    """400 draws of 2,000 activations: their spread is the error the jackknife states. Loose: the spread is known to 4 %, and
-    the average of 15 errors to about as much."""
+    """400 draws of 2,000 activations: their spread is the error the jackknife states. Loose: the
+    spread is known to 4 %, and the average of 15 errors to about as much."""
     x = make.randn(400, 2000, 4)
     outputs = [T(x) for T in layers.values()]
-    products = torch.stack([torch.stack([(a * b).sum(-1).mean(-1) for b in outputs], -1) for a in outputs], -2)
+    products = torch.stack(
+        [torch.stack([(a * b).sum(-1).mean(-1) for b in outputs], -1) for a in outputs], -2
+    )
     scale = products.diagonal(dim1=1, dim2=2).sqrt()
     spread = (products / (scale[:, :, None] * scale[:, None, :])).std(0)
-    stated = torch.stack([similarity(layers, x[n], samples=0).empirical.errors for n in range(15)]).mean(0)
+    stated = torch.stack(
+        [similarity(layers, x[n], samples=0).empirical.errors for n in range(15)]
+    ).mean(0)
     off_diagonal = ~torch.eye(3, dtype=torch.bool)
     torch.testing.assert_close(stated[off_diagonal], spread[off_diagonal], rtol=0.15, atol=0)
     assert float(stated.diagonal().max()) < 1e-9
 
 
 def test_standard_errors_know_that_neighbours_are_alike(layers, make):
-    """Each activation eight times over is no more data: the error stays, where one for independent samples would shrink."""
+    """Each activation eight times over is no more data: the error stays, where one for independent
+    samples would shrink.
+    """
     x = make.randn(512, 4)
-    once, eight = (similarity(layers, data, samples=0).empirical for data in (x, x.repeat_interleave(8, 0)))
+    once, eight = (
+        similarity(layers, data, samples=0).empirical for data in (x, x.repeat_interleave(8, 0))
+    )
     torch.testing.assert_close(eight.errors, once.errors, rtol=1e-6, atol=1e-12)
 
 
@@ -103,8 +132,11 @@ def test_the_check_is_the_monte_carlo_it_says(layers, measure, close):
     outputs = torch.stack([T(x) for T in layers.values()])
     blocks = einsum("anso,bnso->nab", outputs, outputs) / 10 / found.norms.outer(found.norms)
     close(found.check.matrix, blocks.mean(0))
-    close(found.check.errors, blocks.std(0) / 8)  # the jackknife of an average is the error of the blocks' averages
-    assert found.z == pytest.approx(float(((blocks.mean(0) - found.matrix).abs() / found.check.errors).max()), rel=1e-6)
+    # the jackknife of an average is the error of the blocks' averages
+    close(found.check.errors, blocks.std(0) / 8)
+    assert found.z == pytest.approx(
+        float(((blocks.mean(0) - found.matrix).abs() / found.check.errors).max()), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("data", [False, True], ids=["weights", "gaussian"])
@@ -119,7 +151,9 @@ def test_the_check_fails_where_a_closed_form_is_wrong(data, layers, measure, mon
 
 
 def test_the_check_seldom_fails_by_chance(layers, measure):
-    """Averages of quartics are not quite normal: 6 seeds, all pass, and z is of the size that it should be."""
+    """Averages of quartics are not quite normal: 6 seeds, all pass, and z is of the size that it
+    should be.
+    """
     zs = [similarity(layers, measure, samples=512, seed=seed).z for seed in range(6)]
     assert max(zs) <= 5
     assert 0.5 < sum(zs) / len(zs) < 2.5
@@ -135,17 +169,25 @@ def test_reproducible_by_seed_and_can_be_left_out(layers, measure):
 
 
 def test_biases_and_means_are_included(make, measure):
-    layers = [affine(make.randn(3, 5), make.randn(5, 4), make.randn(5, 4), make.randn(3), make.randn(5)) for _ in range(2)]
+    layers = [
+        affine(make.randn(3, 5), make.randn(5, 4), make.randn(5, 4), make.randn(3), make.randn(5))
+        for _ in range(2)
+    ]
     found, x = similarity(layers, measure), measure.sample(2000)
     whole = similarity(layers, homogeneous(x), samples=0)
-    assert bool(((found.matrix - whole.empirical.matrix).abs() <= 5 * whole.empirical.errors + 1e-12).all())
+    assert bool(
+        ((found.matrix - whole.empirical.matrix).abs() <= 5 * whole.empirical.errors + 1e-12).all()
+    )
     assert torch.equal(similarity(layers, x, samples=0).empirical.matrix, whole.empirical.matrix)
     assert (found.rank, found.size) == (4, 4)
     assert found.checked
 
 
 def test_a_constant_makes_all_alike_and_centred_does_not(make, measure):
-    layers = [affine(make.randn(3, 5), make.randn(5, 4), make.randn(5, 4), 1e4 * torch.ones(3).double()) for _ in range(2)]
+    layers = [
+        affine(make.randn(3, 5), make.randn(5, 4), make.randn(5, 4), 1e4 * torch.ones(3).double())
+        for _ in range(2)
+    ]
     found = similarity(layers, measure)
     assert float(found.matrix[0, 1]) > 0.99
     assert bool((found.shares[:, 0] > 0.99).all())
@@ -162,7 +204,9 @@ def test_a_rank_deficient_measure_is_said(layers, make):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 def test_narrow_and_strided_layers_count_with_the_digits_they_have(dtype, maker, measure, close):
     make = maker(0, dtype)
-    layers = [CP(make.randn(5, 3).mT, make.randn(4, 5).mT, make.randn(5, 8)[:, ::2]) for _ in range(2)]
+    layers = [
+        CP(make.randn(5, 3).mT, make.randn(4, 5).mT, make.randn(5, 8)[:, ::2]) for _ in range(2)
+    ]
     assert not any(factor.is_contiguous() for factor in vars(layers[0]).values())
     for data in (None, measure):
         close(
@@ -175,8 +219,18 @@ def test_narrow_and_strided_layers_count_with_the_digits_they_have(dtype, maker,
 def test_rows_summary_and_figure(layers, measure, make):
     found = similarity(list(layers.values()), measure, names=["one", "two", "three"])
     rows = found.rows()
-    assert [(row["layer"], row["with"]) for row in rows][:3] == [("one", "one"), ("one", "two"), ("one", "three")]
-    assert set(rows[0]) == {"layer", "with", "similarity", "Monte Carlo", "Monte Carlo, standard error"}
+    assert [(row["layer"], row["with"]) for row in rows][:3] == [
+        ("one", "one"),
+        ("one", "two"),
+        ("one", "three"),
+    ]
+    assert set(rows[0]) == {
+        "layer",
+        "with",
+        "similarity",
+        "Monte Carlo",
+        "Monte Carlo, standard error",
+    }
     assert "on activations, standard error" in similarity(layers, make.randn(9, 4)).rows()[0]
     assert found.summary().startswith("3 × 3 similarities on Gaussian data; Monte Carlo ")
     (heat,) = found.figure()["data"]
@@ -206,51 +260,103 @@ def test_saves_with_its_samples(layers, make, tmp_path):
             lambda a, g: similarity(a),
             "layers must be a sequence of tensors, or a mapping from names; got CP.",
         ),
-        (ArgumentError, lambda a, g: similarity([a, a], names=["x"]), "got 2 layers, names ('x',)."),
-        (ArgumentError, lambda a, g: similarity([a, a], names=["x", "x"]), "got 2 layers, names ('x', 'x')."),
+        (
+            ArgumentError,
+            lambda a, g: similarity([a, a], names=["x"]),
+            "got 2 layers, names ('x',).",
+        ),
+        (
+            ArgumentError,
+            lambda a, g: similarity([a, a], names=["x", "x"]),
+            "got 2 layers, names ('x', 'x').",
+        ),
         (
             ArgumentError,
             lambda a, g: similarity({"x": a}, names=["x"]),
             "names must be given once; got a mapping and names.",
         ),
-        (ArgumentError, lambda a, g: similarity({"x": a, "y": "T"}), "layer y must be a CP; got str. Pass layer.tensor()."),
-        (ShapeError, lambda a, g: similarity([a, a.map(out=torch.ones(2, 3).double())]), "layer 1 must be (3, 4, 4) on cpu"),
+        (
+            ArgumentError,
+            lambda a, g: similarity({"x": a, "y": "T"}),
+            "layer y must be a CP; got str. Pass layer.tensor().",
+        ),
+        (
+            ShapeError,
+            lambda a, g: similarity([a, a.map(out=torch.ones(2, 3).double())]),
+            "layer 1 must be (3, 4, 4) on cpu",
+        ),
         (
             ShapeError,
             lambda a, g: similarity([a.map(left=torch.ones(2, 4).double())]),
             "layer 0 must have left and right of",
         ),
-        (ArgumentError, lambda a, g: similarity({"x": a, "dead": a * 0.0}), "layer dead must not be zero; got a norm of 0"),
-        (ArgumentError, lambda a, g: similarity({"skew": a - a.swap()}), "layer skew must not be zero; got a norm of "),
-        (ArgumentError, lambda a, g: similarity({"skew": a - a.swap()}, g), "layer skew must not be zero under the measure"),
+        (
+            ArgumentError,
+            lambda a, g: similarity({"x": a, "dead": a * 0.0}),
+            "layer dead must not be zero; got a norm of 0",
+        ),
+        (
+            ArgumentError,
+            lambda a, g: similarity({"skew": a - a.swap()}),
+            "layer skew must not be zero; got a norm of ",
+        ),
+        (
+            ArgumentError,
+            lambda a, g: similarity({"skew": a - a.swap()}, g),
+            "layer skew must not be zero under the measure",
+        ),
         (
             ArgumentError,
             lambda a, g: similarity({"hidden": hidden()}, blind()),
             "layer hidden must not be zero under the measure",
         ),
-        (NotFiniteError, lambda a, g: similarity({"x": a * math.nan}), "layer x.out must be finite"),
+        (
+            NotFiniteError,
+            lambda a, g: similarity({"x": a * math.nan}),
+            "layer x.out must be finite",
+        ),
         (
             ShapeError,
             lambda a, g: similarity([a], g.map(torch.ones(2, 4).double())),
             "measure must be over the layer's 4 inputs",
         ),
-        (ShapeError, lambda a, g: similarity([a], torch.ones(5, 6).double()), "activations must be (n, 4), or (n, 3) of x"),
+        (
+            ShapeError,
+            lambda a, g: similarity([a], torch.ones(5, 6).double()),
+            "activations must be (n, 4), or (n, 3) of x",
+        ),
         (ShapeError, lambda a, g: similarity([a], torch.ones(1, 4).double()), "got (1, 4)"),
-        (ShapeError, lambda a, g: similarity([a], torch.ones(9, 4).int()), "activations must have a real floating dtype"),
-        (NotFiniteError, lambda a, g: similarity([a], torch.ones(9, 4).double() / 0), "activations must be finite"),
+        (
+            ShapeError,
+            lambda a, g: similarity([a], torch.ones(9, 4).int()),
+            "activations must have a real floating dtype",
+        ),
+        (
+            NotFiniteError,
+            lambda a, g: similarity([a], torch.ones(9, 4).double() / 0),
+            "activations must be finite",
+        ),
         (
             ArgumentError,
             lambda a, g: similarity({"x": a, "and": cross()}, one_hot()),
             "layer and must not be zero on the activ",
         ),
-        (ArgumentError, lambda a, g: similarity([a], centred=True), "centred must be asked under a measure; got none."),
+        (
+            ArgumentError,
+            lambda a, g: similarity([a], centred=True),
+            "centred must be asked under a measure; got none.",
+        ),
         (
             ArgumentError,
             lambda a, g: similarity([a], samples=1),
             "samples must be a whole number ≥ 2, or 0 for no check; got 1",
         ),
         (ArgumentError, lambda a, g: similarity([a], samples=-4), "got -4"),
-        (ArgumentError, lambda a, g: similarity([a], samples=0).z, "z must be asked where a check was made; got samples=0."),
+        (
+            ArgumentError,
+            lambda a, g: similarity([a], samples=0).z,
+            "z must be asked where a check was made; got samples=0.",
+        ),
     ],
 )
 def test_refuses(kind, call, text, layers, measure, refuses):
@@ -259,20 +365,28 @@ def test_refuses(kind, call, text, layers, measure, refuses):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_what_rounding_leaves_of_nothing_is_no_layer(seed, maker, refuses):
-    """Skew tensors, and layers off the support of the data: norms of 1e-8 and 1e-16 of what cancelled, of no direction."""
+    """Skew tensors, and layers off the support of the data: norms of 1e-8 and 1e-16 of what
+    cancelled, of no direction.
+    """
     make = maker(seed)
     skew, basis = make.cp(), torch.linalg.qr(make.randn(4, 4))[0]
     skew = skew - skew.swap()
     measure = Gaussian(basis[0], basis[:2].mT @ basis[:2])
     off = CP(make.randn(3, 5), make.randn(5, 2) @ basis[2:], make.randn(5, 2) @ basis[2:])
     for layer, data in ((skew, None), (skew, measure), (off, measure)):
-        refuses(ArgumentError, lambda layer=layer, data=data: similarity([layer], data), "layer 0 must not be zero")
+        refuses(
+            ArgumentError,
+            lambda layer=layer, data=data: similarity([layer], data),
+            "layer 0 must not be zero",
+        )
     tiny = off + make.cp() * 1e-6
     assert similarity([tiny, tiny * 2.0], measure).checked
 
 
 def blind():
-    return Gaussian(torch.zeros(4).double(), torch.diag(torch.tensor([1.0, 2.0, 0.0, 0.0]).double()))
+    return Gaussian(
+        torch.zeros(4).double(), torch.diag(torch.tensor([1.0, 2.0, 0.0, 0.0]).double())
+    )
 
 
 def one_hot():
@@ -298,7 +412,9 @@ def test_a_difference_of_rounding_is_no_failure(layers, measure):
 
 
 def test_no_cosine_above_one(maker):
-    """Layers that are each other's multiples: rounding alone takes many of these quotients above one."""
+    """Layers that are each other's multiples: rounding alone takes many of these quotients above
+    one.
+    """
     above = 0
     for seed in range(30):
         one = maker(seed=seed).cp(2, 3, h=3)
@@ -308,6 +424,9 @@ def test_no_cosine_above_one(maker):
         assert float(one.similarity(two)) <= 1
         assert float(one.similarity(-two)) >= -1
         assert float((matrix - 1).abs().max()) < 1e-14
-        parts = [float(a.symmetrise().inner(b.symmetrise())) for a, b in ((one, two), (one, one), (two, two))]
+        parts = [
+            float(a.symmetrise().inner(b.symmetrise()))
+            for a, b in ((one, two), (one, one), (two, two))
+        ]
         above += parts[0] / (parts[1] ** 0.5 * parts[2] ** 0.5) > 1
     assert above  # the clamp is needed

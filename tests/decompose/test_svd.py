@@ -67,7 +67,10 @@ def test_the_default_is_the_symmetric_part(make, cube, close):
 def test_matrices_are_the_interaction_matrices_of_the_directions(make, close):
     tensor, x = make.cp(), make.randn(5, 4)
     found = svd(tensor)
-    close(found.matrices.dense() * found.values[:, None, None], tensor.interaction(found.directions).dense())
+    close(
+        found.matrices.dense() * found.values[:, None, None],
+        tensor.interaction(found.directions).dense(),
+    )
     close(found.matrices(x[:, None]) * found.values, tensor(x) @ found.directions.mT)
     pairs = eigen(tensor, found.directions, k=None)  # the directions serve as they are
     close(pairs.norm, found.values)
@@ -76,7 +79,9 @@ def test_matrices_are_the_interaction_matrices_of_the_directions(make, close):
 def test_signs_are_fixed(make):
     for seed_factor in (1.0, -1.0):
         found = svd(make.cp() * seed_factor)
-        assert (found.directions.gather(1, found.directions.abs().argmax(1, keepdim=True)) > 0).all()
+        assert (
+            found.directions.gather(1, found.directions.abs().argmax(1, keepdim=True)) > 0
+        ).all()
 
 
 def test_small_values_need_the_orthogonal_way(make):
@@ -156,7 +161,11 @@ def test_refuses(make, refuses):
         "svd(symmetric=True) must have left and right of one size",
         "symmetric=Fal",
     )
-    refuses(ArgumentError, lambda: svd(make.cp(), 0), "max_rank must be a whole number ≥ 1, or None for all; got 0.")
+    refuses(
+        ArgumentError,
+        lambda: svd(make.cp(), 0),
+        "max_rank must be a whole number ≥ 1, or None for all; got 0.",
+    )
     refuses(ArgumentError, lambda: svd(make.cp(), cutoff=1.0), "cutoff must be in [0, 1)")
     refuses(ArgumentError, lambda: svd(make.cp(), precision="half"), "precision must be one of")
     refuses(NotFiniteError, lambda: svd(make.cp() * math.nan), "svd.out must be finite")

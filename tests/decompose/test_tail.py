@@ -1,4 +1,6 @@
-"""The share beyond the top eigenvectors: against dense eigenvalues, its gradient against the dense one."""
+"""The share beyond the top eigenvectors: against dense eigenvalues, its gradient against the dense
+one.
+"""
 
 import sys
 
@@ -11,7 +13,9 @@ from bilens.decompose import tail
 
 
 def nearly_low_rank(size, rank, small, seed=0):
-    """Three outputs over ``size`` inputs: ``rank`` symmetric terms each of order one, the rest ``small``."""
+    """Three outputs over ``size`` inputs: ``rank`` symmetric terms each of order one, the rest
+    ``small``.
+    """
     g = torch.Generator().manual_seed(seed)
     left = torch.linalg.qr(torch.randn(size, size, generator=g, dtype=torch.float64)).Q
     out = torch.randn(3, size, generator=g, dtype=torch.float64)
@@ -38,7 +42,12 @@ def test_it_is_the_dense_tail_where_there_is_a_gap():
 def test_it_is_never_below_the_dense_tail():
     for seed in range(5):
         g = torch.Generator().manual_seed(seed)
-        tensor = CP(*(torch.randn(shape, generator=g, dtype=torch.float64) for shape in ((2, 9), (9, 20), (9, 20))))
+        tensor = CP(
+            *(
+                torch.randn(shape, generator=g, dtype=torch.float64)
+                for shape in ((2, 9), (9, 20), (9, 20))
+            )
+        )
         for k in (1, 3, 20):
             assert (share(tensor, k) >= dense_tail(tensor.dense(), k) - 1e-12).all()
 
@@ -56,7 +65,9 @@ def test_its_gradient_is_that_of_the_dense_tail(monkeypatch):
 
 @pytest.mark.parametrize("figure", ["beyond", "total", "share", "penalty"])
 def test_an_output_that_is_zero_spoils_no_gradient(figure, monkeypatch):
-    """Against central differences of the dense tail, the first output being zero: it has gradient 0."""
+    """Against central differences of the dense tail, the first output being zero: it has gradient
+    0.
+    """
     monkeypatch.setattr(sys.modules[tail.__module__], "ROUNDS", 8)
     tensor = nearly_low_rank(6, 2, 1e-2)
     out = torch.ones(3, 6, dtype=torch.float64) * tensor.out
@@ -69,7 +80,9 @@ def test_an_output_that_is_zero_spoils_no_gradient(figure, monkeypatch):
 
     def value(at):
         figures = dense_figures(at, tensor)
-        return float((figures["beyond"][1:] / held[1:] if figure == "penalty" else figures[figure][1:]).sum())
+        return float(
+            (figures["beyond"][1:] / held[1:] if figure == "penalty" else figures[figure][1:]).sum()
+        )
 
     step = 1e-6
     for place in ((1, 0), (1, 4), (2, 5)):
@@ -80,7 +93,12 @@ def test_an_output_that_is_zero_spoils_no_gradient(figure, monkeypatch):
 
 
 def dense_figures(out, tensor):
-    squares = torch.linalg.eigvalsh(CP(out, tensor.left, tensor.right).dense()).square().sort(-1, descending=True).values
+    squares = (
+        torch.linalg.eigvalsh(CP(out, tensor.left, tensor.right).dense())
+        .square()
+        .sort(-1, descending=True)
+        .values
+    )
     beyond, total = squares[:, 2:].sum(-1), squares.sum(-1)
     return {"beyond": beyond, "total": total, "share": beyond / total.clamp(min=1e-300)}
 

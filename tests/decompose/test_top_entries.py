@@ -11,7 +11,9 @@ from bilens.decompose import TopEntries, readings, top_entries
 
 
 def check(found: TopEntries, dense, k, allowed=None):
-    """``found`` lists entries of ``dense`` once each, at their values, and their sizes are the k largest."""
+    """``found`` lists entries of ``dense`` once each, at their values, and their sizes are the k
+    largest.
+    """
     sizes = (dense.abs() if allowed is None else dense.abs()[allowed]).flatten()
     k = min(k, len(sizes))
     largest = sizes.sort(descending=True).values
@@ -45,7 +47,11 @@ def test_a_cp_has_the_entries_of_its_cube(maker, cube, sizes, k, seed, spread, s
     make = maker(seed=seed)
     o, i, j, h = sizes
     T = make.cp(o, i, j, h)
-    T = CP(T.out * torch.exp(spread * make.randn(o, 1)), T.left * torch.exp(spread * make.randn(i)), T.right)
+    T = CP(
+        T.out * torch.exp(spread * make.randn(o, 1)),
+        T.left * torch.exp(spread * make.randn(i)),
+        T.right,
+    )
     check(top_entries(T, k, max_bytes=40 if small_blocks else 2**30), cube(T), k)
 
 
@@ -66,7 +72,13 @@ def test_a_tensor_that_is_the_same_with_its_inputs_swapped_has_unordered_pairs(m
     """However it is written; and each order by itself where that is asked for, or where T is not."""
     T, turn = make.cp(3, 5, h=4), make.randn(5, 5)
     S = T.symmetrise()
-    alike = CP(T.out, T.left, T.left), S, S + (S * 2.0), S.map(left=turn, right=turn), CP(S.out, S.right, S.left * 0.5)
+    alike = (
+        CP(T.out, T.left, T.left),
+        S,
+        S + (S * 2.0),
+        S.map(left=turn, right=turn),
+        CP(S.out, S.right, S.left * 0.5),
+    )
     for one in (*alike, S.to(torch.float32), T.to(torch.bfloat16).symmetrise()):
         found = top_entries(one, 20)
         sums, upper = both_orders(cube(one))
@@ -100,7 +112,11 @@ def skewed(make) -> CP:
     """A large one whose entries differ as a vocabulary's do, so that bounds have something to skip."""
     T = make.cp(60, 300, h=40)
     sizes = torch.linspace(1, 9, 300, dtype=torch.float64).pow(-1.5)
-    return CP(T.out * torch.linspace(1, 0.1, 60, dtype=torch.float64)[:, None], T.left * sizes, T.right * sizes)
+    return CP(
+        T.out * torch.linspace(1, 0.1, 60, dtype=torch.float64)[:, None],
+        T.left * sizes,
+        T.right * sizes,
+    )
 
 
 def test_most_of_a_large_one_is_skipped(make, cube):
@@ -119,14 +135,24 @@ def test_rows_that_are_asked_for(make, cube):
     mask[[6, 1]] = True
     check(found, cube(T), 12, mask)
     F = make.factored(7, 3, 6)
-    check(top_entries(F, 9, rows=torch.tensor([5, 0, 2])), F.dense(), 9, torch.tensor([1, 0, 1, 0, 0, 1, 0]).bool())
+    check(
+        top_entries(F, 9, rows=torch.tensor([5, 0, 2])),
+        F.dense(),
+        9,
+        torch.tensor([1, 0, 1, 0, 0, 1, 0]).bool(),
+    )
 
 
 def test_entries_that_tie_are_listed_once_each(cube):
     """Ones and zeros: many ties at every place."""
     g = torch.Generator().manual_seed(0)
     for k in (1, 5, 17, 60, 200):
-        T = CP(*(torch.randint(0, 2, shape, generator=g).double() for shape in ((5, 2), (2, 6), (2, 6))))
+        T = CP(
+            *(
+                torch.randint(0, 2, shape, generator=g).double()
+                for shape in ((5, 2), (2, 6), (2, 6))
+            )
+        )
         check(top_entries(T, k), cube(T), k)
         sums, upper = both_orders(cube(T))
         check(top_entries(T, k, symmetric=True), sums, k, upper)
@@ -141,7 +167,9 @@ def test_zeros(make):
 
 
 def test_cancellation_does_not_fool_the_bounds(make, cube):
-    """Two huge terms that cancel to a small tensor: bounds come from what is left, and rounding is allowed for."""
+    """Two huge terms that cancel to a small tensor: bounds come from what is left, and rounding is
+    allowed for.
+    """
     T = make.cp(6, 30, h=4)
     big = make.cp(6, 30, h=1) * 1e5
     both = T + big + CP(-big.out, big.left, big.right)
@@ -160,10 +188,15 @@ def test_cancellation_does_not_fool_the_bounds(make, cube):
     st.sampled_from([1, 3, 40]),
 )
 def test_few_dimensions_behind_many_entries(maker, cube, sizes, r, k, seed, spread, outputs):
-    """Where cores are worth making: with rows of all sizes, and outputs that span less than there are, or do not."""
+    """Where cores are worth making: with rows of all sizes, and outputs that span less than there
+    are, or do not.
+    """
     make = maker(seed=seed)
     (o, i, j), h = sizes, 15
-    left, right = (make.randn(h, r) @ make.randn(r, size) * torch.exp(spread * make.randn(size)) for size in (i, j))
+    left, right = (
+        make.randn(h, r) @ make.randn(r, size) * torch.exp(spread * make.randn(size))
+        for size in (i, j)
+    )
     T = CP(make.randn(o, outputs) @ make.randn(outputs, h), left, right)
     check(top_entries(T, k), cube(T), k)
     check(top_entries(T, k, max_bytes=2000), cube(T), k)
@@ -190,23 +223,36 @@ def test_sizes_that_float32_cannot_hold(maker, cube, refuses, power):
     T = CP(T.out * 10.0**power, T.left, T.right * 10.0 ** (power // 4))
     found = top_entries(T, 9)
     check(found, cube(T), 9)
-    T = CP(T.out * torch.logspace(0, -60, 12, dtype=torch.float64)[:, None], T.left, T.right)  # outputs far apart
+    # outputs far apart
+    T = CP(T.out * torch.logspace(0, -60, 12, dtype=torch.float64)[:, None], T.left, T.right)
     check(top_entries(T, 9), cube(T), 9)
     if power == -240:  # 1e-360
-        refuses(RangeError, lambda: top_entries(T, 9, rows=[11]), "in the range of float64; got about 1e-3")
+        refuses(
+            RangeError,
+            lambda: top_entries(T, 9, rows=[11]),
+            "in the range of float64; got about 1e-3",
+        )
     else:
         assert top_entries(T, 9, rows=[11]).complete
 
 
 @pytest.mark.parametrize("side", [12, 60])
 def test_entries_closer_than_float32_tells_apart(side):
-    """Sizes 1 + n · 1e-12: their order is found in float64, one by one or, where too many are candidates, by rows."""
-    order = torch.randperm(side**2, generator=torch.Generator().manual_seed(0)).double().view(side, side)
+    """Sizes 1 + n · 1e-12: their order is found in float64, one by one or, where too many are
+    candidates, by rows.
+    """
+    order = (
+        torch.randperm(side**2, generator=torch.Generator().manual_seed(0))
+        .double()
+        .view(side, side)
+    )
     one = torch.ones(1, side, dtype=torch.float64)
     out = torch.cat([one[:, :1], 1e-12 * one], 1)
     T = CP(out, torch.cat([one, order.mT]), torch.cat([one, torch.eye(side, dtype=torch.float64)]))
     found = top_entries(T, 7)
-    assert order[tuple(found.indices[:, 1:].mT)].tolist() == list(range(side**2 - 1, side**2 - 8, -1))
+    assert order[tuple(found.indices[:, 1:].mT)].tolist() == list(
+        range(side**2 - 1, side**2 - 8, -1)
+    )
 
 
 def test_less_exact_products_are_not_trusted(make, cube):
@@ -233,7 +279,9 @@ def test_a_budget_is_kept_and_what_may_be_missing_is_said(make, cube, budget):
     if found.complete:
         check(found, dense, 5)
     else:
-        assert float(left_out.max()) <= max(found.certificate, float(found.values[-1].abs())) * (1 + 1e-12)
+        assert float(left_out.max()) <= max(found.certificate, float(found.values[-1].abs())) * (
+            1 + 1e-12
+        )
         assert "others may reach" in found.summary()
     assert found.complete == (budget == 10**9) or found.certificate <= float(found.values[-1].abs())
 
@@ -259,7 +307,12 @@ def test_names_and_table(make, tmp_path):
     T = make.cp(2, 3, 3)
     found = top_entries(T, 4, names={"left": ["a", "b", "c"], "out": ["A", "B"]})
     row, index = found.rows()[0], found.indices[0].tolist()
-    assert row == {"out": "AB"[index[0]], "left": "abc"[index[1]], "right": index[2], "value": float(found.values[0])}
+    assert row == {
+        "out": "AB"[index[0]],
+        "left": "abc"[index[1]],
+        "right": index[2],
+        "value": float(found.values[0]),
+    }
     assert list(found.to_frame().columns) == ["out", "left", "right", "value"]
     assert top_entries(make.cp(3, 3), 2, names="xyz").rows()[0]["out"] in "xyz"
     (bars,), layout = found.figure()["data"], found.figure()["layout"]
@@ -283,19 +336,39 @@ def test_other_dtypes_are_searched_in_float64(make, cube):
         ({"k": 0}, ArgumentError, "k must be a whole number ≥ 1; got 0"),
         ({"k": 2.5}, ArgumentError, "k must be a whole number ≥ 1; got 2.5"),
         ({"budget": 0}, ArgumentError, "budget must be a whole number ≥ 1; got 0"),
-        ({"rows": [3]}, ArgumentError, "rows must be different indices 0 … 2 of out, at least one; got [3]"),
+        (
+            {"rows": [3]},
+            ArgumentError,
+            "rows must be different indices 0 … 2 of out, at least one; got [3]",
+        ),
         ({"rows": []}, ArgumentError, "rows must be different indices"),
         ({"rows": [1, 1]}, ArgumentError, "rows must be different indices"),
-        ({"names": {"row": "abc"}}, ArgumentError, "names must be by mode: out, left, right; got row"),
+        (
+            {"names": {"row": "abc"}},
+            ArgumentError,
+            "names must be by mode: out, left, right; got row",
+        ),
         ({"names": "ab"}, ShapeError, "names of out must name all 3 entries; got 2"),
-        ({"T": CP(*[torch.full((2, 2), torch.nan)] * 3)}, NotFiniteError, "top_entries.out must be finite"),
-        ({"T": CP(torch.ones(2, 1), torch.ones(1, 2), torch.ones(1, 3)), "symmetric": True}, ShapeError, "one size"),
+        (
+            {"T": CP(*[torch.full((2, 2), torch.nan)] * 3)},
+            NotFiniteError,
+            "top_entries.out must be finite",
+        ),
+        (
+            {"T": CP(torch.ones(2, 1), torch.ones(1, 2), torch.ones(1, 3)), "symmetric": True},
+            ShapeError,
+            "one size",
+        ),
         (
             {"T": Factored(torch.ones(2, 1), torch.ones(1, 2)), "symmetric": True},
             ArgumentError,
             "symmetric must be asked of",
         ),
-        ({"T": Factored(torch.ones(2, 1), torch.ones(1, 2)), "names": {"out": "ab"}}, ArgumentError, "row, column; got out"),
+        (
+            {"T": Factored(torch.ones(2, 1), torch.ones(1, 2)), "names": {"out": "ab"}},
+            ArgumentError,
+            "row, column; got out",
+        ),
     ],
 )
 @pytest.mark.bad_input

@@ -1,4 +1,6 @@
-"""Data-weighted spectra against the dense whitened problem, Monte Carlo, and sums that must come out as one."""
+"""Data-weighted spectra against the dense whitened problem, Monte Carlo, and sums that must come
+out as one.
+"""
 
 import pytest
 import torch
@@ -56,13 +58,17 @@ def test_moments_are_those_of_samples(layer, data):
     """Monte Carlo, 400,000 draws: within five standard errors."""
     found, x = eigen(layer, k=3, measure=data), data.sample(400_000)
     y = layer(x)
-    assert torch.allclose(found.total_mean, y.mean(0), atol=5 * float(y.std(0).max()) / 400_000**0.5)
+    assert torch.allclose(
+        found.total_mean, y.mean(0), atol=5 * float(y.std(0).max()) / 400_000**0.5
+    )
     assert torch.allclose(found.total_variance, y.var(0), rtol=0.03)
     for pairs, part in ((found, found.data), (found.plain, found.plain_data)):
         terms = pairs.values * torch.einsum("nki,bi->bnk", pairs.vectors, x).square()
         error = terms.std(0) / 400_000**0.5
         assert ((terms.mean(0) - part.mean).abs() <= 5 * error).all()
-        covariance = ((terms - terms.mean(0)) * (y - y.mean(0))[..., None]).mean(0) / y.var(0)[:, None]
+        covariance = ((terms - terms.mean(0)) * (y - y.mean(0))[..., None]).mean(0) / y.var(0)[
+            :, None
+        ]
         assert torch.allclose(covariance, part.share, atol=0.03)
 
 
@@ -117,9 +123,22 @@ def test_nothing_varies(layer):
 @pytest.mark.bad_input
 def test_a_measure_that_does_not_fit_is_refused(layer, data, refuses, make):
     wrong = Gaussian(torch.zeros(9).double(), torch.eye(9).double())
-    refuses(ShapeError, lambda: eigen(layer, measure=wrong), "measure must be over the layer's 6 inputs")
-    refuses(ShapeError, lambda: eigen(layer, measure=make.randn(10, 9)), "must be a Gaussian or activations (m, 6)")
-    refuses(ShapeError, lambda: eigen(layer, measure="gaussian"), "must be a Gaussian or activations", "got str")
     refuses(
-        NotFiniteError, lambda: eigen(layer, measure=make.randn(10, 6) * torch.nan), "measure.activations must be finite"
+        ShapeError, lambda: eigen(layer, measure=wrong), "measure must be over the layer's 6 inputs"
+    )
+    refuses(
+        ShapeError,
+        lambda: eigen(layer, measure=make.randn(10, 9)),
+        "must be a Gaussian or activations (m, 6)",
+    )
+    refuses(
+        ShapeError,
+        lambda: eigen(layer, measure="gaussian"),
+        "must be a Gaussian or activations",
+        "got str",
+    )
+    refuses(
+        NotFiniteError,
+        lambda: eigen(layer, measure=make.randn(10, 6) * torch.nan),
+        "measure.activations must be finite",
     )

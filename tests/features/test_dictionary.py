@@ -1,4 +1,6 @@
-"""Dictionaries by hand-written formulas, SAELens's folders there and back, and everything that is refused."""
+"""Dictionaries by hand-written formulas, SAELens's folders there and back, and everything that is
+refused.
+"""
 
 import dataclasses
 import json
@@ -39,14 +41,20 @@ def by_hand(D, x):
     for f in range(D.n_latents):
         read = float(sum(seen[i] * D.W_enc[i, f] for i in range(D.d_in)))
         if D.architecture == "gated":
-            latents.append(max(read * float(D.r_mag[f].exp()) + float(D.b_mag[f]), 0.0) * (read + float(D.b_gate[f]) > 0))
+            latents.append(
+                max(read * float(D.r_mag[f].exp()) + float(D.b_mag[f]), 0.0)
+                * (read + float(D.b_gate[f]) > 0)
+            )
             continue
         latents.append(read + float(D.b_enc[f]))
     if D.architecture == "topk":
         limit = sorted(latents)[-D.k]
         latents = [value if value >= limit else 0.0 for value in latents]
     if D.threshold is not None:
-        latents = [value if value > limit else 0.0 for value, limit in zip(latents, D.threshold.tolist(), strict=True)]
+        latents = [
+            value if value > limit else 0.0
+            for value, limit in zip(latents, D.threshold.tolist(), strict=True)
+        ]
     latents = [max(value, 0.0) for value in latents]
     out = D.b_dec.clone()
     for value, row in zip(latents, D.W_dec, strict=True):
@@ -106,7 +114,11 @@ def test_what_is_read_written_and_kept(maker, close, kind, d, f, o, centred, see
 def test_saves_and_loads(kind, dtype, maker, tmp_path):
     make = maker(0, dtype)
     meta = {
-        "metadata": {"sae_lens_version": "6.0.0", "model_name": "tinystories-2l", "odd": [1, {"two": None}]},
+        "metadata": {
+            "sae_lens_version": "6.0.0",
+            "model_name": "tinystories-2l",
+            "odd": [1, {"two": None}],
+        },
         "lp_norm": 1.0,
     }
     D = made(make, kind, meta=meta)
@@ -114,11 +126,16 @@ def test_saves_and_loads(kind, dtype, maker, tmp_path):
     again = Dictionary.load(str(tmp_path / "new" / "D"))
     for field in dataclasses.fields(D):
         one, other = getattr(D, field.name), getattr(again, field.name)
-        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, field.name
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, (
+            field.name
+        )
     assert again.W_enc.dtype == dtype
     x = make.randn(3, 6)
     assert torch.equal(D(x), again(x))
-    assert sorted(path.name for path in (tmp_path / "new" / "D").iterdir()) == ["cfg.json", "sae_weights.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "new" / "D").iterdir()) == [
+        "cfg.json",
+        "sae_weights.safetensors",
+    ]
 
 
 def test_the_folder_is_saelens_own(make, tmp_path):
@@ -141,7 +158,9 @@ def test_the_folder_is_saelens_own(make, tmp_path):
 def test_batchtopk_is_saved_as_jumprelu(make, close, tmp_path, refuses):
     D = made(make, "batchtopk")
     refuses(
-        ArgumentError, lambda: D.save(tmp_path), "Dictionary.threshold must be set before a batchtopk dictionary is saved"
+        ArgumentError,
+        lambda: D.save(tmp_path),
+        "Dictionary.threshold must be set before a batchtopk dictionary is saved",
     )
     assert list(tmp_path.iterdir()) == []
     dataclasses.replace(D, threshold=make.randn(10).abs()).save(tmp_path)
@@ -179,10 +198,14 @@ def folder(make, path, kind="standard", tensors=None, drop=(), **config):
     """A folder written by hand, with changes to cfg.json and to the tensors."""
     made(make, kind).save(path)
     lying = json.loads((path / "cfg.json").read_text()) | config
-    (path / "cfg.json").write_text(json.dumps({name: value for name, value in lying.items() if name not in drop}))
+    (path / "cfg.json").write_text(
+        json.dumps({name: value for name, value in lying.items() if name not in drop})
+    )
     if tensors is not None:
         kept = {**load_file(path / "sae_weights.safetensors"), **tensors}
-        save_file({name: t for name, t in kept.items() if t is not None}, path / "sae_weights.safetensors")
+        save_file(
+            {name: t for name, t in kept.items() if t is not None}, path / "sae_weights.safetensors"
+        )
     return path
 
 
@@ -198,7 +221,12 @@ def test_rescaling_by_decoder_norms_is_folded(make, close, tmp_path):
 
 def test_a_batchtopk_run_becomes_jumprelu(make, close, tmp_path):
     tensors = {"topk_threshold": torch.tensor(0.7, dtype=torch.float64), "threshold": None}
-    config = {"k": 4.5, "rescale_acts_by_decoder_norm": True, "topk_threshold_lr": 0.01, "architecture": "batchtopk"}
+    config = {
+        "k": 4.5,
+        "rescale_acts_by_decoder_norm": True,
+        "topk_threshold_lr": 0.01,
+        "architecture": "batchtopk",
+    }
     D = Dictionary.load(folder(make, tmp_path, "jumprelu", tensors, **config))
     t = load_file(tmp_path / "sae_weights.safetensors")
     x, norms = make.randn(5, 6), t["W_dec"].norm(dim=1)
@@ -211,12 +239,30 @@ def test_a_batchtopk_run_becomes_jumprelu(make, close, tmp_path):
 
 def test_layouts_before_version_6(make, tmp_path):
     one = {"scaling_factor": torch.ones(10)}
-    old = {"hook_point": "blocks.1.hook_resid_pre", "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 2}}
-    old |= {"hook_point_head_index": None, "model_name": "gpt2-small", "sae_lens_version": "3.22.1", "lp_norm": 1.0}
-    drop = ("architecture", "metadata", "apply_b_dec_to_input", "normalize_activations", "reshape_activations")
+    old = {
+        "hook_point": "blocks.1.hook_resid_pre",
+        "activation_fn_str": "topk",
+        "activation_fn_kwargs": {"k": 2},
+    }
+    old |= {
+        "hook_point_head_index": None,
+        "model_name": "gpt2-small",
+        "sae_lens_version": "3.22.1",
+        "lp_norm": 1.0,
+    }
+    drop = (
+        "architecture",
+        "metadata",
+        "apply_b_dec_to_input",
+        "normalize_activations",
+        "reshape_activations",
+    )
     D = Dictionary.load(folder(make, tmp_path, "standard", one, drop, **old))
     assert (D.architecture, D.k, D.hook, D.centred) == ("topk", 2, "blocks.1.hook_resid_pre", True)
-    assert D.meta == {"lp_norm": 1.0, "metadata": {"model_name": "gpt2-small", "sae_lens_version": "6.0.0"}}
+    assert D.meta == {
+        "lp_norm": 1.0,
+        "metadata": {"model_name": "gpt2-small", "sae_lens_version": "6.0.0"},
+    }
     refuses_old = {**old, "hook_point": "blocks.1.attn.hook_z"}
     with pytest.raises(ConfigError, match="reshape_activations"):
         Dictionary.load(folder(make, tmp_path / "z", "standard", one, drop, **refuses_old))
@@ -238,20 +284,46 @@ def test_layouts_before_version_6(make, tmp_path):
         ({"normalize_activations": "expected_average_only_in"}, 'got "expected_average_only_in".'),
         ({"normalize_activations": "constant_norm_rescale"}, 'got "constant_norm_rescale".'),
         ({"normalize_activations": 0}, "normalize_activations must"),
-        ({"reshape_activations": "hook_z"}, 'reshape_activations must be "none" or null; got "hook_z".'),
-        ({"metadata": {"sae_lens_version": "6.1", "hook_head_index": 3}}, "hook_head_index must be null; got 3."),
-        ({"metadata": {"sae_lens_version": "6.1", "hook_head_index_out": 0}}, "hook_head_index_out must be null; got 0."),
-        ({"metadata": {"sae_lens_version": "6.1", "hook_name": 3}}, "hook_name must be a text; got 3."),
-        ({"finetuning_scaling_factor": 2}, "finetuning_scaling_factor must be false or null or true; got 2."),
-        ({"rescale_acts_by_decoder_norm": True}, "rescale_acts_by_decoder_norm must be false for standard; got true."),
+        (
+            {"reshape_activations": "hook_z"},
+            'reshape_activations must be "none" or null; got "hook_z".',
+        ),
+        (
+            {"metadata": {"sae_lens_version": "6.1", "hook_head_index": 3}},
+            "hook_head_index must be null; got 3.",
+        ),
+        (
+            {"metadata": {"sae_lens_version": "6.1", "hook_head_index_out": 0}},
+            "hook_head_index_out must be null; got 0.",
+        ),
+        (
+            {"metadata": {"sae_lens_version": "6.1", "hook_name": 3}},
+            "hook_name must be a text; got 3.",
+        ),
+        (
+            {"finetuning_scaling_factor": 2},
+            "finetuning_scaling_factor must be false or null or true; got 2.",
+        ),
+        (
+            {"rescale_acts_by_decoder_norm": True},
+            "rescale_acts_by_decoder_norm must be false for standard; got true.",
+        ),
         ({"activation_fn": "tanh-relu"}, 'activation_fn must be "relu"; got "tanh-relu".'),
         ({"apply_b_dec_to_input": "yes"}, 'apply_b_dec_to_input must be true or false; got "yes".'),
         ({"dtype": "int8"}, "dtype must be one of float64, float32, float16, bfloat16; got int8."),
-        ({"n_heads": 3, "bottleneck": 1}, "must have known keys only; got bottleneck, n_heads. Remove from the file"),
+        (
+            {"n_heads": 3, "bottleneck": 1},
+            "must have known keys only; got bottleneck, n_heads. Remove from the file",
+        ),
     ],
 )
 def test_a_config_that_is_not_understood(config, text, make, tmp_path, refuses):
-    refuses(ConfigError, lambda: Dictionary.load(folder(make, tmp_path, **config)), str(tmp_path / "cfg.json"), text)
+    refuses(
+        ConfigError,
+        lambda: Dictionary.load(folder(make, tmp_path, **config)),
+        str(tmp_path / "cfg.json"),
+        text,
+    )
 
 
 @pytest.mark.parametrize("name", ["cfg.json", "sae_weights.safetensors"])
@@ -270,7 +342,11 @@ def test_missing_and_damaged_files(name, damage, make, tmp_path, refuses):
 
 @pytest.mark.bad_input
 def test_a_missing_folder_and_odd_json(make, tmp_path, refuses):
-    refuses(FileError, lambda: Dictionary.load(tmp_path / "none"), "cfg.json must be there; got no such file.")
+    refuses(
+        FileError,
+        lambda: Dictionary.load(tmp_path / "none"),
+        "cfg.json must be there; got no such file.",
+    )
     folder(make, tmp_path)
     for text, got in (
         ("[1]", "must be a JSON object; got list"),
@@ -291,10 +367,22 @@ def test_a_missing_folder_and_odd_json(make, tmp_path, refuses):
         ("standard", {"scaling_factor": torch.full((10,), 2.0)}, "got also scaling_factor."),
         ("jumprelu", {"threshold": None}, "got no threshold."),
         ("gated", {"r_mag": None}, "got no r_mag."),
-        ("standard", {"W_enc": torch.ones(10, 6)}, "W_enc must be (6, 10), as cfg.json says; got (10, 6)."),
+        (
+            "standard",
+            {"W_enc": torch.ones(10, 6)},
+            "W_enc must be (6, 10), as cfg.json says; got (10, 6).",
+        ),
         ("standard", {"b_dec": torch.ones(5)}, "b_dec must be (6,), as cfg.json says; got (5,)."),
-        ("skip_transcoder", {"W_skip": torch.ones(6, 5)}, "W_skip must be (5, 6), as cfg.json says; got (6, 5)."),
-        ("jumprelu", {"threshold": torch.ones(())}, "threshold must be (10,), as cfg.json says; got ()."),
+        (
+            "skip_transcoder",
+            {"W_skip": torch.ones(6, 5)},
+            "W_skip must be (5, 6), as cfg.json says; got (6, 5).",
+        ),
+        (
+            "jumprelu",
+            {"threshold": torch.ones(())},
+            "threshold must be (10,), as cfg.json says; got ().",
+        ),
     ],
 )
 def test_tensors_that_do_not_fit(kind, tensors, text, make, tmp_path, refuses):
@@ -306,14 +394,21 @@ def test_tensors_that_do_not_fit(kind, tensors, text, make, tmp_path, refuses):
 def test_sizes_that_the_config_lacks_or_gets_wrong(make, tmp_path, refuses):
     for kind, name in (("standard", "d_in"), ("standard", "d_sae"), ("transcoder", "d_out")):
         path = folder(make, tmp_path, kind, drop=(name,))
-        refuses(ConfigError, lambda path=path: Dictionary.load(path), f"cfg.json: {name} must be a whole number; got null.")
+        refuses(
+            ConfigError,
+            lambda path=path: Dictionary.load(path),
+            f"cfg.json: {name} must be a whole number; got null.",
+        )
     refuses(FileError, lambda: Dictionary.load(folder(make, tmp_path, d_sae=11)), "must be (6, 11)")
     for k in (11, "3", True, 1.5):
         path = folder(make, tmp_path, "topk", k=k)
         refuses(
-            FileError, lambda path=path: Dictionary.load(path), f"{path}: Dictionary.k must be a whole number from 1 to 10"
+            FileError,
+            lambda path=path: Dictionary.load(path),
+            f"{path}: Dictionary.k must be a whole number from 1 to 10",
         )
-    path = folder(make, tmp_path, "topk", drop=("k",))  # SAELens's own k, which these ten latents do not have
+    # SAELens's own k, which these ten latents do not have
+    path = folder(make, tmp_path, "topk", drop=("k",))
     refuses(FileError, lambda: Dictionary.load(path), "from 1 to 10; got 100.")
 
 
@@ -323,7 +418,9 @@ def test_weights_that_are_no_numbers(bad, make, tmp_path, refuses):
     W[3, 2] = bad
     path = folder(make, tmp_path, tensors={"W_dec": W})
     refuses(
-        NotFiniteError, lambda: Dictionary.load(path), f"{tmp_path}: Dictionary.W_dec must be finite; got 1 NaN or infinite"
+        NotFiniteError,
+        lambda: Dictionary.load(path),
+        f"{tmp_path}: Dictionary.W_dec must be finite; got 1 NaN or infinite",
     )
     D = dataclasses.replace(made(make), W_dec=W)
     refuses(NotFiniteError, lambda: D.save(tmp_path / "new"), "Dictionary.W_dec must be finite")
@@ -332,7 +429,12 @@ def test_weights_that_are_no_numbers(bad, make, tmp_path, refuses):
 
 def test_what_a_run_says_of_itself_changes_nothing(make, tmp_path):
     plain = Dictionary.load(folder(make, tmp_path / "plain"))
-    said = {"lr": 1e-3, "wandb_project": "x", "mse_loss_normalization": None, "finetuning_scaling_factor": True}
+    said = {
+        "lr": 1e-3,
+        "wandb_project": "x",
+        "mse_loss_normalization": None,
+        "finetuning_scaling_factor": True,
+    }
     tensors = {name: tensor.contiguous() for name, tensor in plain.tensors.items()}
     ones = {"finetuning_scaling_factor": torch.ones(10)}
     path = folder(make, tmp_path / "run", tensors=tensors | ones, **said)
@@ -341,13 +443,17 @@ def test_what_a_run_says_of_itself_changes_nothing(make, tmp_path):
 
 
 def test_decoder_norms_are_folded_in_what_holds_them(make, tmp_path):
-    """In bfloat16 the folded encoder has other latents than the one that was trained; in float32 the very same."""
+    """In bfloat16 the folded encoder has other latents than the one that was trained; in float32
+    the very same.
+    """
     more = {"rescale_acts_by_decoder_norm": True, "dtype": "bfloat16", "k": 3}
     weights = {name: make.randn(*shape).bfloat16() for name, shape in
                {"W_enc": (6, 10), "W_dec": (10, 6), "b_enc": (10,), "b_dec": (6,)}.items()}  # fmt: skip
     D = Dictionary.load(folder(make, tmp_path, "topk", weights, **more))
     x = make.randn(4000, 6)
-    W_enc, W_dec, b_enc, b_dec = (weights[name].double() for name in ("W_enc", "W_dec", "b_enc", "b_dec"))
+    W_enc, W_dec, b_enc, b_dec = (
+        weights[name].double() for name in ("W_enc", "W_dec", "b_enc", "b_dec")
+    )
     centred = x - b_dec if D.centred else x
     pre = (centred @ W_enc + b_enc) * W_dec.norm(dim=1)
     at = pre.topk(3).indices
@@ -368,8 +474,15 @@ def test_a_row_that_is_no_number_is_refused_and_empties_no_other(kind, make, ref
 
 
 def test_a_zero_decoder_row_cannot_be_rescaled(make, tmp_path, refuses):
-    path = folder(make, tmp_path, "topk", {"W_dec": torch.zeros(10, 6)}, rescale_acts_by_decoder_norm=True)
-    refuses(FileError, lambda: Dictionary.load(path), "must have no zero row in W_dec", "got 10 such rows.")
+    path = folder(
+        make, tmp_path, "topk", {"W_dec": torch.zeros(10, 6)}, rescale_acts_by_decoder_norm=True
+    )
+    refuses(
+        FileError,
+        lambda: Dictionary.load(path),
+        "must have no zero row in W_dec",
+        "got 10 such rows.",
+    )
 
 
 @pytest.mark.parametrize("failing", ["sae_weights.safetensors", "cfg.json"])
@@ -380,7 +493,10 @@ def test_a_failed_save_keeps_the_old_folder(failing, make, tmp_path, monkeypatch
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_text" if failing == "cfg.json" else "bilens.features.saelens.save_file", fail)
+    monkeypatch.setattr(
+        "pathlib.Path.write_text" if failing == "cfg.json" else "bilens.features.saelens.save_file",
+        fail,
+    )
     with pytest.raises(FileError, match="No space left"):
         made(make, "jumprelu").save(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -388,16 +504,26 @@ def test_a_failed_save_keeps_the_old_folder(failing, make, tmp_path, monkeypatch
 
 def test_where_it_cannot_be_saved(make, tmp_path, refuses):
     (tmp_path / "file").write_text("")
-    refuses(FileError, lambda: made(make).save(tmp_path / "file"), "must be in a folder that can be written")
+    refuses(
+        FileError,
+        lambda: made(make).save(tmp_path / "file"),
+        "must be in a folder that can be written",
+    )
     D = made(make, meta={"metadata": {"odd": object()}})
-    refuses(ArgumentError, lambda: D.save(tmp_path / "new"), "Dictionary.meta must hold what JSON can")
+    refuses(
+        ArgumentError, lambda: D.save(tmp_path / "new"), "Dictionary.meta must hold what JSON can"
+    )
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
     ("changes", "kind", "text"),
     [
-        ({"architecture": "temporal"}, ConfigError, "Dictionary.architecture must be one of standard, topk"),
+        (
+            {"architecture": "temporal"},
+            ConfigError,
+            "Dictionary.architecture must be one of standard, topk",
+        ),
         ({"architecture": "jumprelu"}, ArgumentError, "as it is jumprelu; got no threshold."),
         ({"architecture": "gated"}, ArgumentError, "got no b_gate, no b_mag, no r_mag, b_enc too."),
         (
@@ -406,19 +532,43 @@ def test_where_it_cannot_be_saved(make, tmp_path, refuses):
             "Dictionary.k must be given for topk and batchtopk, and for no other; got None",
         ),
         ({"k": 3}, ArgumentError, "got 3 for standard."),
-        ({"architecture": "topk", "k": 0}, ArgumentError, "must be a whole number from 1 to 10; got 0."),
-        ({"architecture": "topk", "k": 11}, ArgumentError, "must be a whole number from 1 to 10; got 11."),
-        ({"architecture": "topk", "k": 2.5}, ArgumentError, "must be a whole number from 1 to 10; got 2.5."),
+        (
+            {"architecture": "topk", "k": 0},
+            ArgumentError,
+            "must be a whole number from 1 to 10; got 0.",
+        ),
+        (
+            {"architecture": "topk", "k": 11},
+            ArgumentError,
+            "must be a whole number from 1 to 10; got 11.",
+        ),
+        (
+            {"architecture": "topk", "k": 2.5},
+            ArgumentError,
+            "must be a whole number from 1 to 10; got 2.5.",
+        ),
         (
             {"architecture": "transcoder", "centred": True},
             ArgumentError,
             "Dictionary.centred must be False for a transcoder",
         ),
-        ({"W_enc": torch.ones(10).double()}, ShapeError, "Dictionary.W_enc must be (any, any); got (10,)."),
+        (
+            {"W_enc": torch.ones(10).double()},
+            ShapeError,
+            "Dictionary.W_enc must be (any, any); got (10,).",
+        ),
         ({"W_enc": 3}, ShapeError, "Dictionary.W_enc must be a torch tensor; got int."),
-        ({"W_dec": torch.ones(9, 6).double()}, ShapeError, "Dictionary.W_dec must be (10, any); got (9, 6)."),
+        (
+            {"W_dec": torch.ones(9, 6).double()},
+            ShapeError,
+            "Dictionary.W_dec must be (10, any); got (9, 6).",
+        ),
         ({"b_enc": torch.ones(9).double()}, ShapeError, "Dictionary.b_enc must be (10); got (9,)."),
-        ({"b_dec": torch.ones(6)}, ShapeError, "Dictionary.b_dec must be float64 on cpu like the first factor; got float32"),
+        (
+            {"b_dec": torch.ones(6)},
+            ShapeError,
+            "Dictionary.b_dec must be float64 on cpu like the first factor; got float32",
+        ),
         (
             {"W_dec": torch.ones(10, 5).double(), "b_dec": torch.ones(5).double()},
             ShapeError,
@@ -436,12 +586,30 @@ def test_what_is_no_dictionary(changes, kind, text, make, refuses):
 def test_inputs_that_do_not_fit(make, refuses):
     D = made(make, "skip_transcoder")
     for call in (D.pre, D.encode, D):
-        refuses(ShapeError, lambda call=call: call(make.randn(3, 5)), "Dictionary.pre must be given (..., 6); got (3, 5).")
-    refuses(ShapeError, lambda: D.pre(torch.ones(6)), "must be given float64 on cpu like its weights; got float32 on cpu.")
-    refuses(ShapeError, lambda: D.decode(make.randn(3, 6)), "Dictionary.decode must be given (..., 10); got (3, 6).")
-    refuses(ArgumentError, lambda: D.decode(make.randn(3, 10)), "decode(x=) must be given for a skip_transcoder; got None.")
+        refuses(
+            ShapeError,
+            lambda call=call: call(make.randn(3, 5)),
+            "Dictionary.pre must be given (..., 6); got (3, 5).",
+        )
     refuses(
-        ShapeError, lambda: D.decode(make.randn(3, 10), make.randn(3, 5)), "Dictionary.decode(x=) must be given (..., 6)"
+        ShapeError,
+        lambda: D.pre(torch.ones(6)),
+        "must be given float64 on cpu like its weights; got float32 on cpu.",
+    )
+    refuses(
+        ShapeError,
+        lambda: D.decode(make.randn(3, 6)),
+        "Dictionary.decode must be given (..., 10); got (3, 6).",
+    )
+    refuses(
+        ArgumentError,
+        lambda: D.decode(make.randn(3, 10)),
+        "decode(x=) must be given for a skip_transcoder; got None.",
+    )
+    refuses(
+        ShapeError,
+        lambda: D.decode(make.randn(3, 10), make.randn(3, 5)),
+        "Dictionary.decode(x=) must be given (..., 6)",
     )
 
 
@@ -464,4 +632,8 @@ def test_fits_a_place(make, refuses):
         "of width 6.",
     )
     refuses(ShapeError, lambda: D.require_fits("f", width=8), "f must read a place of width 8")
-    refuses(ArgumentError, lambda: T.require_fits("f", width=5, place="mlp1.input", side="output"), "must write mlp1.input")
+    refuses(
+        ArgumentError,
+        lambda: T.require_fits("f", width=5, place="mlp1.input", side="output"),
+        "must write mlp1.input",
+    )

@@ -1,4 +1,6 @@
-"""Features: what is handed over wrong is refused in one line, and half types are explained in float32."""
+"""Features: what is handed over wrong is refused in one line, and half types are explained in
+float32.
+"""
 
 import pytest
 import torch
@@ -11,7 +13,12 @@ O, I, H, F_OUT, F_IN = 3, 4, 5, 6, 7  # noqa: E741
 
 
 def dictionary(make, width, latents):
-    return Dictionary(make.randn(width, latents), make.randn(latents, width), make.randn(latents), make.randn(width))
+    return Dictionary(
+        make.randn(width, latents),
+        make.randn(latents, width),
+        make.randn(latents),
+        make.randn(width),
+    )
 
 
 @pytest.fixture
@@ -64,7 +71,9 @@ def test_the_latents_stand_beside_what_adds_up(made, make, close):
     T, out, _, found = made
     x = make.randn(20, I)
     explained = found.explain(range(F_OUT), x)
-    pre = (torch.einsum("oh,nh,nh->no", T.out, x @ T.left.mT, x @ T.right.mT)) @ out.W_enc + out.b_enc
+    pre = (
+        torch.einsum("oh,nh,nh->no", T.out, x @ T.left.mT, x @ T.right.mT)
+    ) @ out.W_enc + out.b_enc
     close(explained.latents, pre.relu())
     assert bool((explained.latents == 0).any())  # where the sum of the parts is below zero
     row = explained.rows()[0]

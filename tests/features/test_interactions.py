@@ -1,4 +1,6 @@
-"""A layer in feature space: every part against dense float64 arithmetic, and its pairs against the whole matrix."""
+"""A layer in feature space: every part against dense float64 arithmetic, and its pairs against the
+whole matrix.
+"""
 
 import dataclasses
 
@@ -24,7 +26,12 @@ def dictionary(make, width, latents, centred=True, **more):
 
 
 def layer(make, biased):
-    return affine(make.randn(O, H), make.randn(H, I), make.randn(H, I), *(map(make.randn, (O, H, H)) if biased else ()))
+    return affine(
+        make.randn(O, H),
+        make.randn(H, I),
+        make.randn(H, I),
+        *(map(make.randn, (O, H, H)) if biased else ()),
+    )
 
 
 @pytest.fixture(params=[False, True], ids=["no biases", "biases"])
@@ -65,7 +72,9 @@ def test_in_float32_to_1e5_of_the_largest_term(both, make):
 
 
 def test_each_part_is_what_its_name_says(both, make, cube, close):
-    """By the cube: constant, linear, a_f², a_f a_g and the three parts with the reconstruction's error."""
+    """By the cube: constant, linear, a_f², a_f a_g and the three parts with the reconstruction's
+    error.
+    """
     T, out, into, found = both
     x = make.randn(N, I)
     a = into.encode(x)
@@ -76,7 +85,10 @@ def test_each_part_is_what_its_name_says(both, make, cube, close):
     base = torch.cat([zero, into.b_dec])
     pad = lambda y: torch.cat([torch.zeros_like(y[:, : T.shape[1] - I]), y], 1)  # noqa: E731
     W, e, y = pad(into.W_dec), pad(e), pad(a @ into.W_dec)
-    of = lambda left, right: torch.einsum("oij,ni,nj->no", S, left.expand(N, -1), right.expand(N, -1))  # noqa: E731
+
+    def of(left, right):
+        return torch.einsum("oij,ni,nj->no", S, left.expand(N, -1), right.expand(N, -1))
+
     own = torch.einsum("oij,fi,fj,nf->no", S, W, W, a.square())
     expected = (
         of(base, base) + out.offset, 2 * of(base, y), own, of(y, y) - own, 2 * of(base, e), 2 * of(y, e), of(e, e),
@@ -120,7 +132,8 @@ def brute(form, kind, k):
     """The k largest of the whole matrix: sizes, by float64."""
     matrix = form.form.to(torch.float64).map(form.writes.double()).dense()
     mask = KINDS[kind](torch.ones_like(matrix)).triu().bool()
-    coefficients = 2 * matrix - matrix.diagonal().diag()  # of the monomials: both orders of a pair together
+    # of the monomials: both orders of a pair together
+    coefficients = 2 * matrix - matrix.diagonal().diag()
     return matrix, coefficients[mask].abs().sort(descending=True).values[:k]
 
 
@@ -133,7 +146,9 @@ def test_top_pairs_are_those_of_the_whole_matrix(both, kind, k):
     assert found.complete
     assert len(found.values) == len(sizes)
     assert float((found.coefficients.abs() - sizes).abs().max()) < 1e-12 * float(sizes[0])
-    assert float((found.values - matrix[tuple(found.indices.mT)]).abs().max()) < 1e-12 * float(sizes[0])
+    assert float((found.values - matrix[tuple(found.indices.mT)]).abs().max()) < 1e-12 * float(
+        sizes[0]
+    )
     f, g = found.indices.mT
     assert bool((f <= g).all())
     assert len({tuple(pair) for pair in found.indices.tolist()}) == len(sizes)
@@ -146,7 +161,9 @@ def test_top_pairs_are_those_of_the_whole_matrix(both, kind, k):
 @pytest.mark.parametrize("spread", [0.0, 1.5])
 @pytest.mark.parametrize(("kind", "k"), [("all", 50), ("cross", 50), ("cross", 3000)])
 def test_top_pairs_over_many_blocks(maker, monkeypatch, coarse, dtype, spread, kind, k):
-    """In blocks, with and without a first look in bfloat16, and with features whose norms differ by orders."""
+    """In blocks, with and without a first look in bfloat16, and with features whose norms differ by
+    orders.
+    """
     monkeypatch.setattr(pairs, "coarse_pays", lambda *_: coarse)
     monkeypatch.setattr(pairs, "BLOCK", 32)
     make = maker(seed=3, dtype=dtype)
@@ -156,7 +173,9 @@ def test_top_pairs_over_many_blocks(maker, monkeypatch, coarse, dtype, spread, k
     found = form.top(k, kind)
     assert found.complete
     assert float((found.coefficients.abs() - sizes).abs().max()) < 1e-12 * float(sizes[0])
-    assert float((found.values - matrix[tuple(found.indices.mT)]).abs().max()) < 1e-12 * float(sizes[0])
+    assert float((found.values - matrix[tuple(found.indices.mT)]).abs().max()) < 1e-12 * float(
+        sizes[0]
+    )
     if spread and k == 50:
         assert found.searched < found.size  # bounds end the search early
 
@@ -164,7 +183,9 @@ def test_top_pairs_over_many_blocks(maker, monkeypatch, coarse, dtype, spread, k
 def test_a_product_goes_before_a_square_of_its_entry(make):
     """a₀² of coefficient 3 and a₀ a₁ of coefficient 4, whose entry is 2: what acts decides."""
     matrix = torch.tensor([[3.0, 2.0], [2.0, 0.0]], dtype=torch.float64)
-    form = QuadraticForm(torch.ones(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64), matrix)
+    form = QuadraticForm(
+        torch.ones(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64), matrix
+    )
     found = pairs.top_pairs(form, torch.eye(2, dtype=torch.float64), 1, "all", "it", ())
     assert found.indices.tolist() == [[0, 1]]
     assert found.coefficients.tolist() == [4.0]
@@ -173,26 +194,33 @@ def test_a_product_goes_before_a_square_of_its_entry(make):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "power"), [(torch.float32, 2.0**-100), (torch.float32, 2.0**100), (torch.float64, 2.0**-600)]
+    ("dtype", "power"),
+    [(torch.float32, 2.0**-100), (torch.float32, 2.0**100), (torch.float64, 2.0**-600)],
 )
 def test_pairs_know_no_scale(maker, dtype, power):
     make = maker(seed=5, dtype=dtype)
     form, writes = make.quadratic(8, 5), make.randn(30, 8)
     plain = pairs.top_pairs(form, writes, 6, "all", "it", ())
-    moved = pairs.top_pairs(QuadraticForm(form.weights * power, form.left, form.right), writes, 6, "all", "it", ())
+    moved = pairs.top_pairs(
+        QuadraticForm(form.weights * power, form.left, form.right), writes, 6, "all", "it", ()
+    )
     assert torch.equal(moved.indices, plain.indices)
     assert torch.equal(moved.values, plain.values * power)
     assert moved.certificate == plain.certificate * power
 
 
 def test_what_bfloat16_rounds_down_is_found(monkeypatch):
-    """Q_fg = w_f0 w_g0 with all w_f0 rounded down to 1, the largest searched last: w_f2 alone sets the order."""
+    """Q_fg = w_f0 w_g0 with all w_f0 rounded down to 1, the largest searched last: w_f2 alone sets
+    the order.
+    """
     monkeypatch.setattr(pairs, "coarse_pays", lambda *_: True)
     monkeypatch.setattr(pairs, "BLOCK", 32)
     at = torch.linspace(0, 1, 96, dtype=torch.float64)
     zero = torch.zeros_like(at)
     writes = torch.stack([1 + 2**-8 * (0.3 + 0.6 * at), zero, 1 - at / 2, zero], 1)
-    form = QuadraticForm(*(t.double() for t in (torch.ones(2), torch.eye(4)[[0, 2]], torch.eye(4)[[0, 3]])))
+    form = QuadraticForm(
+        *(t.double() for t in (torch.ones(2), torch.eye(4)[[0, 2]], torch.eye(4)[[0, 3]]))
+    )
     found = pairs.top_pairs(form, writes, 20, "all", "it", ())
     assert found.complete
     assert int(found.indices.min()) > 80
@@ -205,7 +233,11 @@ def test_the_pairs_are_never_a_whole_matrix(maker, monkeypatch):
     class Sizes(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             made = func(*args, **(kwargs or {}))
-            largest.extend(leaf.untyped_storage().nbytes() for leaf in tree_leaves(made) if torch.is_tensor(leaf))
+            largest.extend(
+                leaf.untyped_storage().nbytes()
+                for leaf in tree_leaves(made)
+                if torch.is_tensor(leaf)
+            )
             return made
 
     layer = interactions(make.cp(8, 16, h=20), make.randn(2000, 8), make.randn(2000, 16))
@@ -216,10 +248,22 @@ def test_the_pairs_are_never_a_whole_matrix(maker, monkeypatch):
 
 
 def test_a_layer_of_zeros_and_one_of_few_pairs(make):
-    zero = interactions(CP(*(0 * t for t in vars(make.cp(O, I, h=H)).values())), make.randn(2, O), make.randn(F_IN, I))
+    zero = interactions(
+        CP(*(0 * t for t in vars(make.cp(O, I, h=H)).values())),
+        make.randn(2, O),
+        make.randn(F_IN, I),
+    )
     assert float(zero.of(0).top(5).values.abs().max()) == 0
-    few = CP(make.randn(1, 1), torch.eye(I, dtype=torch.float64)[:1], torch.eye(I, dtype=torch.float64)[1:2])
-    found = interactions(few, torch.ones(1, 1, dtype=torch.float64), torch.eye(I, dtype=torch.float64)).of(0).top(3)
+    few = CP(
+        make.randn(1, 1),
+        torch.eye(I, dtype=torch.float64)[:1],
+        torch.eye(I, dtype=torch.float64)[1:2],
+    )
+    found = (
+        interactions(few, torch.ones(1, 1, dtype=torch.float64), torch.eye(I, dtype=torch.float64))
+        .of(0)
+        .top(3)
+    )
     assert found.indices[0].tolist() == [0, 1]
     assert float(found.values[1:].abs().max()) == 0
 
@@ -229,8 +273,12 @@ def test_eigenvectors_and_gates_are_told_as_features(both, make, close):
     form, x = found.of(2), make.randn(400, I)
     spectrum = form.eigen(3, members=4)
     readings = spectrum.readings
-    close(readings.coefficients, (spectrum.eigen.vectors @ into.W_dec.mT).gather(1, readings.indices))
-    cosines = torch.nn.functional.cosine_similarity(spectrum.eigen.vectors[:, None], into.W_dec[None], dim=-1)
+    close(
+        readings.coefficients, (spectrum.eigen.vectors @ into.W_dec.mT).gather(1, readings.indices)
+    )
+    cosines = torch.nn.functional.cosine_similarity(
+        spectrum.eigen.vectors[:, None], into.W_dec[None], dim=-1
+    )
     close(readings.cosines.abs(), cosines.abs().topk(4).values)
     gates = form.gates(None, x)
     y = form.form(x)
@@ -259,10 +307,21 @@ def test_top_entries_over_the_whole_dictionary(both, cube):
 def test_results_are_tables_pictures_and_files(make, close, tmp_path):
     T, names = layer(make, True), [f"w{n}" for n in range(F_IN)]
     found = interactions(
-        T, dictionary(make, O, F_OUT), dictionary(make, I, F_IN), in_names=names, out_names=[f"o{n}" for n in range(F_OUT)]
+        T,
+        dictionary(make, O, F_OUT),
+        dictionary(make, I, F_IN),
+        in_names=names,
+        out_names=[f"o{n}" for n in range(F_OUT)],
     )
     form, x = found.of(1), make.randn(30, I)
-    for result in (form, form.top(3), form.eigen(2), form.eigen(2).readings, form.gates(2, x), found.explain([0, 2], x)):
+    for result in (
+        form,
+        form.top(3),
+        form.eigen(2),
+        form.eigen(2).readings,
+        form.gates(2, x),
+        found.explain([0, 2], x),
+    ):
         result.save(tmp_path / "result")
         again = type(result).load(tmp_path / "result")
         assert again.rows() == result.rows()
@@ -282,13 +341,25 @@ def test_bad_input(both, make, refuses):
     x = make.randn(N, I)
     nan = T.out.clone().fill_(float("nan"))
     wide = dictionary(make, I + 3, F_IN)
-    refuses(ShapeError, lambda: interactions(T, out, wide), f"write {T.shape[1]}", f"({F_IN}, {I + 3})")
+    refuses(
+        ShapeError, lambda: interactions(T, out, wide), f"write {T.shape[1]}", f"({F_IN}, {I + 3})"
+    )
     refuses(ShapeError, lambda: interactions(T, wide, into), f"read {O}")
     refuses(ShapeError, lambda: interactions(T, out, into.to(torch.float32)), "float64", "float32")
     refuses(NotFiniteError, lambda: interactions(dataclasses.replace(T, out=nan), out, into), "NaN")
-    refuses(NotFiniteError, lambda: interactions(T, out, dataclasses.replace(into, W_dec=into.W_dec / 0)), "writes")
-    refuses(NotFiniteError, lambda: interactions(T, dataclasses.replace(out, b_enc=out.b_enc / 0), into), "offset")
-    refuses(ArgumentError, lambda: interactions(T, out, into, in_names=["one"]), "in_names", str(F_IN))
+    refuses(
+        NotFiniteError,
+        lambda: interactions(T, out, dataclasses.replace(into, W_dec=into.W_dec / 0)),
+        "writes",
+    )
+    refuses(
+        NotFiniteError,
+        lambda: interactions(T, dataclasses.replace(out, b_enc=out.b_enc / 0), into),
+        "offset",
+    )
+    refuses(
+        ArgumentError, lambda: interactions(T, out, into, in_names=["one"]), "in_names", str(F_IN)
+    )
     for f in (F_OUT, -1, 1.5, True):
         refuses(ArgumentError, lambda f=f: found.of(f), f"0 to {F_OUT - 1}", str(f))
     refuses(ArgumentError, lambda: found.explain([], x), "none")

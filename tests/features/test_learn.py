@@ -1,4 +1,6 @@
-"""Dictionaries of planted directions: found by every architecture, and equally so in other units and about another mean."""
+"""Dictionaries of planted directions: found by every architecture, and equally so in other units
+and about another mean.
+"""
 
 import math
 
@@ -9,19 +11,26 @@ from bilens.base.errors import ArgumentError, ConfigError, NotFiniteError, Shape
 from bilens.features import Dictionary, DictionaryRecipe, learn
 
 D, F, ON = 12, 24, 0.08  # 24 directions in 12 dimensions, each on in 8 % of rows: 1.9 a row
-ARCHITECTURES = {"batchtopk": 0.0, "topk": 0.0, "jumprelu": 0.1, "standard": 0.1}  # and the weight of their penalty
+# and the weight of their penalty
+ARCHITECTURES = {"batchtopk": 0.0, "topk": 0.0, "jumprelu": 0.1, "standard": 0.1}
 
 
 def planted(directions, n=256, seed=1, scale=1.0, shift=0.0):
-    """Batches of rows, over and over: sparse sums of ``directions``, with coefficients from 0.5 to 1.5."""
+    """Batches of rows, over and over: sparse sums of ``directions``, with coefficients from 0.5 to
+    1.5.
+    """
     g = torch.Generator().manual_seed(seed)
     while True:
-        on, size = (torch.rand(n, len(directions), generator=g, dtype=torch.float64) for _ in range(2))
+        on, size = (
+            torch.rand(n, len(directions), generator=g, dtype=torch.float64) for _ in range(2)
+        )
         yield scale * ((on < ON) * (size + 0.5)).to(directions) @ directions + shift
 
 
 def recipe(kind, steps=700, **more):
-    return DictionaryRecipe(kind, **{"expansion": 3, "k": 2, "learning_rate": 1e-2} | more, steps=steps, batch_size=256)
+    return DictionaryRecipe(
+        kind, **{"expansion": 3, "k": 2, "learning_rate": 1e-2} | more, steps=steps, batch_size=256
+    )
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +44,9 @@ def found(request, directions):
     kind = request.param
     how = recipe(kind, sparsity=ARCHITECTURES[kind])
     told = []
-    made = Dictionary.train(planted(directions.float()), how, "layers.0.mlp.input", lambda *now: told.append(now))
+    made = Dictionary.train(
+        planted(directions.float()), how, "layers.0.mlp.input", lambda *now: told.append(now)
+    )
     return kind, made, told
 
 
@@ -56,7 +67,11 @@ def test_planted_directions_are_found(found, directions):
     assert explained(made, x) > 0.8
     assert abs(L0 - 2) < (0.5 if "topk" in kind else 3)
     assert float((made.W_dec.norm(dim=1) - 1).abs().max()) < 1e-5
-    assert (made.centred, made.hook, made.k) == (True, "layers.0.mlp.input", 2 if kind == "topk" else None)
+    assert (made.centred, made.hook, made.k) == (
+        True,
+        "layers.0.mlp.input",
+        2 if kind == "topk" else None,
+    )
     assert made.architecture == {"batchtopk": "jumprelu"}.get(kind, kind)
     assert [now[:2] for now in told] == [(step, 700) for step in range(50, 701, 50)]
     assert told[-1][2]["L0"] == pytest.approx(L0, rel=0.2)
@@ -67,25 +82,33 @@ def test_more_penalty_leaves_fewer_active(directions):
     x = next(planted(directions.float(), 2048, seed=2))
     for kind in ("jumprelu", "standard"):
         few, many = (
-            Dictionary.train(planted(directions.float()), recipe(kind, 200, sparsity=sparsity)) for sparsity in (0.3, 0.003)
+            Dictionary.train(planted(directions.float()), recipe(kind, 200, sparsity=sparsity))
+            for sparsity in (0.3, 0.003)
         )
         assert 3 * int((few.encode(x) > 0).sum()) < 2 * int((many.encode(x) > 0).sum())
 
 
 def test_a_seed_decides_all(directions):
     one, same, other = (
-        Dictionary.train(planted(directions), recipe("batchtopk", 20, seed=seed)).tensors for seed in (0, 0, 1)
+        Dictionary.train(planted(directions), recipe("batchtopk", 20, seed=seed)).tensors
+        for seed in (0, 0, 1)
     )
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["W_dec"], other["W_dec"])
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
-@pytest.mark.parametrize(("scale", "shift"), [(1000.0, 0.0), (1e-3, 0.0), (1.0, 100.0), (1e-3, -7.0)])
+@pytest.mark.parametrize(
+    ("scale", "shift"), [(1000.0, 0.0), (1e-3, 0.0), (1.0, 100.0), (1e-3, -7.0)]
+)
 def test_units_and_the_mean_change_nothing_else(kind, scale, shift, directions, close):
     how = recipe(kind, 60, sparsity=ARCHITECTURES[kind])
-    plain, other = (Dictionary.train(planted(directions, **of), how) for of in ({}, {"scale": scale, "shift": shift}))
-    # Rounding (of the shift most: 7000 in units of x) grows over the steps, by a factor of about a hundred.
+    plain, other = (
+        Dictionary.train(planted(directions, **of), how)
+        for of in ({}, {"scale": scale, "shift": shift})
+    )
+    # Rounding (of the shift most: 7000 in units of x) grows over the steps, by a factor of about a
+    # hundred.
     for name in ("W_enc", "W_dec"):
         close(getattr(other, name), getattr(plain, name), tol=1e-7)
     close(other.b_enc, plain.b_enc * scale, tol=1e-7)
@@ -97,7 +120,9 @@ def test_units_and_the_mean_change_nothing_else(kind, scale, shift, directions, 
 
 
 def test_dead_latents_wake(directions, monkeypatch):
-    """Half of the latents begin too weak to be among the k largest: only what the others miss can wake them."""
+    """Half of the latents begin too weak to be among the k largest: only what the others miss can
+    wake them.
+    """
 
     class Weak(learn._Learner):
         def __init__(self, *given):
@@ -110,7 +135,9 @@ def test_dead_latents_wake(directions, monkeypatch):
     alive = []
     for weight in (0.0, learn.AUX):
         monkeypatch.setattr(learn, "AUX", weight)
-        alive.append(int((Dictionary.train(planted(directions, 128), how).encode(x) > 0).any(0).sum()))
+        alive.append(
+            int((Dictionary.train(planted(directions, 128), how).encode(x) > 0).any(0).sum())
+        )
     assert alive[0] <= 16
     assert alive[1] >= 22
 
@@ -133,7 +160,9 @@ def test_the_loss_is_as_by_hand(directions, close):
             case _:
                 on = pre > 0
         a = pre.relu() * on
-        penalty = {"jumprelu": (a > 0).sum() / len(x), "standard": a.sum() / len(x)}.get(kind, 0) * 0.25
+        penalty = {"jumprelu": (a > 0).sum() / len(x), "standard": a.sum() / len(x)}.get(
+            kind, 0
+        ) * 0.25
         close(loss, (x - x.mean(0) - scale * a @ W_dec).square().sum(1).mean() / variance + penalty)
         assert float(active) == float((a > 0).sum() / len(x))
 
@@ -145,7 +174,9 @@ def test_the_gradient_of_a_threshold(make):
     a, on = learn._Jump.apply(z, theta)
     (c * a + weight * on).mean(0).sum().backward()
     t = theta.detach()
-    assert torch.allclose(theta.grad, -(c * t + weight) * (-(t**2) / 2).exp() / math.sqrt(2 * math.pi), rtol=0.03)
+    assert torch.allclose(
+        theta.grad, -(c * t + weight) * (-(t**2) / 2).exp() / math.sqrt(2 * math.pi), rtol=0.03
+    )
     assert torch.equal(z.grad * len(z), c * (z > t).double())
 
 
@@ -188,7 +219,11 @@ def test_bad_activations(directions, refuses):
     bad[3, 4] = torch.nan
     refuses(ArgumentError, train([]), "activations must hold at least one batch; got none")
     refuses(ArgumentError, train([x] * 3), "activations must last for 20 steps; got 3 batches")
-    refuses(ArgumentError, train([x] * 18), "activations must last for 20 steps; got 18 batches. Pass more activations")
+    refuses(
+        ArgumentError,
+        train([x] * 18),
+        "activations must last for 20 steps; got 18 batches. Pass more activations",
+    )
     refuses(NotFiniteError, train([x, bad], steps=2), "learn.activations must be finite; got 1 NaN")
     refuses(NotFiniteError, train([x] * 18 + [bad] * 2), "learn.loss must be finite")
     for other, got in (
@@ -198,14 +233,22 @@ def test_bad_activations(directions, refuses):
         (x.float(), "got (32, 12) in float32"),
     ):
         for before in (1, 17):
-            refuses(ShapeError, train([x] * before + [other] * 5), "activations must be (n ≥ 1, d), all batches of", got)
+            refuses(
+                ShapeError,
+                train([x] * before + [other] * 5),
+                "activations must be (n ≥ 1, d), all batches of",
+                got,
+            )
     refuses(ShapeError, train([x.long()] * 20), "activations must have a real floating dtype")
 
 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"architecture": "gated"}, "architecture must be one of batchtopk, topk, jumprelu, standard; got 'gated'"),
+        (
+            {"architecture": "gated"},
+            "architecture must be one of batchtopk, topk, jumprelu, standard; got 'gated'",
+        ),
         ({"expansion": 0}, "expansion must be a whole number ≥ 1; got 0"),
         ({"k": 0}, "k must be a whole number ≥ 1; got 0"),
         ({"steps": -1}, "steps must be a whole number ≥ 1; got -1"),

@@ -44,7 +44,8 @@ def test_correlations_are_those_of_the_dense_eigenvectors(case, cube):
             guess = ((x @ vectors[:, best]).square() * values[best]).sum(1) + x @ slope
             r = torch.corrcoef(torch.stack([guess[on], whole[on, f]]))[0, 1]
             assert float(found.correlation[row, n]) == pytest.approx(float(r), abs=1e-10)
-    assert torch.allclose(found.correlation[:, -1], torch.ones_like(found.correlation[:, -1]))  # all eigenvectors: exact
+    # all eigenvectors: exact
+    assert torch.allclose(found.correlation[:, -1], torch.ones_like(found.correlation[:, -1]))
 
 
 def test_dead_and_rare_latents_are_named_and_left_out(case):
@@ -59,7 +60,9 @@ def test_dead_and_rare_latents_are_named_and_left_out(case):
 
 
 def test_fishers_interval_covers(maker):
-    """Of a known correlation ρ = .6 in normal draws: 95 % intervals hold it in 95 % of trials (± 2.5 at 1000)."""
+    """Of a known correlation ρ = .6 in normal draws: 95 % intervals hold it in 95 % of trials (±
+    2.5 at 1000).
+    """
     from bilens.features.low_rank import _fisher
 
     make, n = maker(seed=5), 50
@@ -101,9 +104,13 @@ def test_it_is_a_table_a_picture_and_a_file(case, tmp_path):
 def test_bad_input(case, make, refuses):
     T, out, x = case
     dead = Dictionary(out.W_enc, out.W_dec, out.b_enc - 1e9, out.b_dec)
-    refuses(ArgumentError, lambda: low_rank(T, dead, x), "active on 20 tokens", f"{F} active nowhere")
     refuses(
-        ShapeError, lambda: low_rank(T, Dictionary(*(make.randn(*s) for s in ((9, F), (F, 9), (F,), (9,)))), x), "read 5"
+        ArgumentError, lambda: low_rank(T, dead, x), "active on 20 tokens", f"{F} active nowhere"
+    )
+    refuses(
+        ShapeError,
+        lambda: low_rank(T, Dictionary(*(make.randn(*s) for s in ((9, F), (F, 9), (F,), (9,)))), x),
+        "read 5",
     )
     refuses(ShapeError, lambda: low_rank(T, out, make.randn(N, I + 3)), "be (n, ")
     refuses(NotFiniteError, lambda: low_rank(T, out, x / 0), "x")

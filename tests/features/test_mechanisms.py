@@ -1,4 +1,6 @@
-"""Shared mechanisms: planted sparse cores come back, steps never lower the criterion, random layers show nothing."""
+"""Shared mechanisms: planted sparse cores come back, steps never lower the criterion, random layers
+show nothing.
+"""
 
 import math
 
@@ -51,7 +53,8 @@ def test_products_come_back_with_their_directions(products, close, cube):
     assert float(found.before[4]) < 0.9
     assert float(found.after[4] - found.random_after[:, 4].max()) > 0.2
     close(found.tucker.dense(), (cube(products) + cube(products).mT) / 2)
-    for name, truth in (("out", products.out), ("in", products.left)):  # the same directions, signs and order aside
+    # the same directions, signs and order aside
+    for name, truth in (("out", products.out), ("in", products.left)):
         overlap = (truth.mT @ found.bases[name]).abs()
         close(overlap.max(0).values, torch.ones(overlap.shape[1], dtype=torch.float64), tol=1e-6)
         assert sorted(overlap.argmax(0).tolist()) == list(range(truth.shape[1]))
@@ -63,7 +66,8 @@ def test_scattered_terms_are_found_at_least_as_sparse_as_they_were_planted(scatt
     found = mechanisms(scattered, starts=4, draws=1)
     planted, _ = criterion(scattered.core)
     assert max(found.criteria) >= planted - 1e-4  # as near as the default steps come
-    assert float(found.after[15]) == pytest.approx(1, abs=1e-2)  # the highest start need not have the same zeros
+    # the highest start need not have the same zeros
+    assert float(found.after[15]) == pytest.approx(1, abs=1e-2)
     assert float(found.after[15]) > float(found.random_after[:, 15].max()) + 0.05
 
 
@@ -82,7 +86,9 @@ def test_the_largest_entry_of_each_direction_is_positive(make, close):
 @pytest.mark.parametrize("power", [-300, 300])
 def test_what_is_relative_knows_no_scale(make, power):
     T = make.cp(4, 5, h=6)
-    plain, moved = (mechanisms(layer, 4, starts=2, draws=1, steps=20) for layer in (T, T * 2.0**power))
+    plain, moved = (
+        mechanisms(layer, 4, starts=2, draws=1, steps=20) for layer in (T, T * 2.0**power)
+    )
     torch.testing.assert_close(moved.after, plain.after)
     torch.testing.assert_close(moved.random_after, plain.random_after)
     assert moved.error == pytest.approx(plain.error, rel=1e-6)
@@ -96,9 +102,16 @@ def test_the_turn_is_orthogonal_and_loses_nothing(make, cube, close):
     for name, size in (("out", 4), ("in", 5)):
         close(found.bases[name].mT @ found.bases[name], torch.eye(size, dtype=torch.float64))
     truth = (cube(tensor) + cube(tensor).mT) / 2
-    off = truth - torch.einsum("abc,oa,ib,jc->oij", found.core, found.bases["out"], found.bases["in"], found.bases["in"])
+    off = truth - torch.einsum(
+        "abc,oa,ib,jc->oij", found.core, found.bases["out"], found.bases["in"], found.bases["in"]
+    )
     assert found.error == pytest.approx(float(off.norm() / truth.norm()), abs=1e-10)
-    close(found.core, torch.einsum("oij,oa,ib,jc->abc", truth, found.bases["out"], found.bases["in"], found.bases["in"]))
+    close(
+        found.core,
+        torch.einsum(
+            "oij,oa,ib,jc->abc", truth, found.bases["out"], found.bases["in"], found.bases["in"]
+        ),
+    )
     value, shares = criterion(found.core)
     assert max(found.criteria) == pytest.approx(value, rel=1e-10)
     assert found.effective_terms == pytest.approx(1 / value)
@@ -133,8 +146,12 @@ def test_random_cores_have_the_layers_grams(make):
     draw, off = _alike(core, make.generator)
     assert off <= MATCHED
     assert torch.allclose(draw, draw.mT)
-    assert torch.allclose(torch.einsum("abc,xbc->ax", draw, draw), torch.einsum("abc,xbc->ax", core, core))
-    assert torch.allclose(torch.einsum("abc,axc->bx", draw, draw), torch.einsum("abc,axc->bx", core, core))
+    assert torch.allclose(
+        torch.einsum("abc,xbc->ax", draw, draw), torch.einsum("abc,xbc->ax", core, core)
+    )
+    assert torch.allclose(
+        torch.einsum("abc,axc->bx", draw, draw), torch.einsum("abc,axc->bx", core, core)
+    )
     assert float((draw - core).norm()) > 0.5 * float(core.norm())
 
 
@@ -158,10 +175,15 @@ def test_seeds(make):
 def test_rows_figure_carried_save(tmp_path, products, close):
     found = mechanisms(products, draws=2, starts=1)
     rows = found.rows()
-    assert [row["share of ‖S‖²"] for row in rows] == sorted((row["share of ‖S‖²"] for row in rows), reverse=True)
+    assert [row["share of ‖S‖²"] for row in rows] == sorted(
+        (row["share of ‖S‖²"] for row in rows), reverse=True
+    )
     x = torch.linspace(-1, 1, 14, dtype=torch.float64)
     along = found.bases["in"].mT @ x
-    made = sum(row["value"] * along[row["in"]] * along[row["and in"]] * found.bases["out"][:, row["out"]] for row in rows)
+    made = sum(
+        row["value"] * along[row["in"]] * along[row["and in"]] * found.bases["out"][:, row["out"]]
+        for row in rows
+    )
     close(made, products(x))
     assert len(found.figure()["data"]) == 4
     assert found.figure()["data"][0]["x"][-1] == len(found.after)
@@ -200,20 +222,47 @@ def test_nothing_and_one(make):
 def test_refuses(make, refuses):
     tensor = make.cp()
     refuses(
-        ArgumentError, lambda: mechanisms(tensor, 0), "max_rank must be a whole number ≥ 1, or two (out, inputs); got 0."
+        ArgumentError,
+        lambda: mechanisms(tensor, 0),
+        "max_rank must be a whole number ≥ 1, or two (out, inputs); got 0.",
     )
-    refuses(ArgumentError, lambda: mechanisms(tensor, (1, 2, 3)), "or two (out, inputs); got (1, 2, 3).")
-    refuses(ArgumentError, lambda: mechanisms(tensor, starts=0), "starts must be a whole number ≥ 1; got 0.")
-    refuses(ArgumentError, lambda: mechanisms(tensor, draws=-1), "draws must be a whole number ≥ 0; got -1.")
-    refuses(ArgumentError, lambda: mechanisms(tensor, steps=0.5), "steps must be a whole number ≥ 1; got 0.5.")
+    refuses(
+        ArgumentError, lambda: mechanisms(tensor, (1, 2, 3)), "or two (out, inputs); got (1, 2, 3)."
+    )
+    refuses(
+        ArgumentError,
+        lambda: mechanisms(tensor, starts=0),
+        "starts must be a whole number ≥ 1; got 0.",
+    )
+    refuses(
+        ArgumentError,
+        lambda: mechanisms(tensor, draws=-1),
+        "draws must be a whole number ≥ 0; got -1.",
+    )
+    refuses(
+        ArgumentError,
+        lambda: mechanisms(tensor, steps=0.5),
+        "steps must be a whole number ≥ 1; got 0.5.",
+    )
     refuses(ArgumentError, lambda: mechanisms(tensor, tol=1.0), "tol must be in [0, 1); got 1.0.")
-    refuses(ArgumentError, lambda: mechanisms(tensor, draws=0, starts=1).carried(0), "count must be a whole number ≥ 1")
-    refuses(TooLargeError, lambda: mechanisms(tensor, max_bytes=100), "core of at most 100 bytes; got 384.", "max_rank")
+    refuses(
+        ArgumentError,
+        lambda: mechanisms(tensor, draws=0, starts=1).carried(0),
+        "count must be a whole number ≥ 1",
+    )
+    refuses(
+        TooLargeError,
+        lambda: mechanisms(tensor, max_bytes=100),
+        "core of at most 100 bytes; got 384.",
+        "max_rank",
+    )
     refuses(ShapeError, lambda: mechanisms(make.cp(3, 4, 5)), "left and right")
     refuses(NotFiniteError, lambda: mechanisms(tensor * math.inf), "finite")
 
 
 def test_a_dense_core_is_climbed_too(make):
-    """Slopes are tiny where thousands of terms share the norm: a first step by their length would go nowhere."""
+    """Slopes are tiny where thousands of terms share the norm: a first step by their length would
+    go nowhere.
+    """
     found = mechanisms(make.cp(16, 16, h=64), 16, starts=1, draws=0, steps=60)
     assert float(found.history[-1]) > 1.5 * float(found.history[0])

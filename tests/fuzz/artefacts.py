@@ -1,4 +1,6 @@
-"""Small sound files and folders of every kind that bilens reads, made once and copied for each case."""
+"""Small sound files and folders of every kind that bilens reads, made once and copied for each
+case.
+"""
 
 import gzip
 import json
@@ -51,7 +53,9 @@ def bilens_model(folder: Path) -> None:
 
 def llama_model(folder: Path) -> None:
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(vocab_size=300, num_key_value_heads=1, **SIZES)).save_pretrained(folder)
+    LlamaForCausalLM(LlamaConfig(vocab_size=300, num_key_value_heads=1, **SIZES)).save_pretrained(
+        folder
+    )
 
 
 def sharded_model(folder: Path) -> None:
@@ -127,8 +131,13 @@ def images(folder: Path) -> None:
     for part, count in (("train", 60), ("t10k", 20)):
         pixels = rng.integers(0, 255, (count, 6, 6), dtype=np.uint8)
         labels = rng.integers(0, 3, count, dtype=np.uint8)
-        for name, array in ((f"{part}-images-idx3-ubyte.gz", pixels), (f"{part}-labels-idx1-ubyte.gz", labels)):
-            header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+        for name, array in (
+            (f"{part}-images-idx3-ubyte.gz", pixels),
+            (f"{part}-labels-idx1-ubyte.gz", labels),
+        ):
+            header = bytes([0, 0, 8, array.ndim]) + b"".join(
+                n.to_bytes(4, "big") for n in array.shape
+            )
             (folder / name).write_bytes(gzip.compress(header + array.tobytes()))
 
 

@@ -1,6 +1,8 @@
-"""Mutated files at every door: each is refused by one line that names it, at once, with nothing left behind, or works.
+"""Mutated files at every door: each is refused by one line that names it, at once, with nothing
+left behind, or works.
 
-A worker process runs one case after another under a limit of memory; the parent waits for each answer and no longer.
+A worker process runs one case after another under a limit of memory; the parent waits for each
+answer and no longer.
 """
 
 import multiprocessing
@@ -53,7 +55,9 @@ class Outcome:
 
 
 def run(cases: int, seed: int, first: int = 0) -> Outcome:
-    """``cases`` mutated artefacts, the same for the same ``seed``; case n does not depend on those before it."""
+    """``cases`` mutated artefacts, the same for the same ``seed``; case n does not depend on those
+    before it.
+    """
     outcome = Outcome()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         root = Path(name)
@@ -90,7 +94,9 @@ class _Worker:
     def start(self) -> None:
         self.pipe, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("fork")
-        self.process = context.Process(target=_work, args=(theirs, self.root, self.seed), daemon=True)
+        self.process = context.Process(
+            target=_work, args=(theirs, self.root, self.seed), daemon=True
+        )
         self.process.start()
         theirs.close()
 

@@ -99,7 +99,8 @@ DOORS = (
     Door("decompose", "classifier", command("decompose", "IN", "-k", "2", "--what", "hosvd"), 1),
     Door("expand", "bilens", command("expand", "IN", "--prompt", "the sun", "--max-terms", "50"), 2),
     Door("expand with a dictionary", "dictionary",
-         command("expand", "tinystories-1l", "--prompt", "the sun", "--dictionary", "IN"), 1),  # of another width: refused
+         # of another width: refused
+         command("expand", "tinystories-1l", "--prompt", "the sun", "--dictionary", "IN"), 1),
     Door("convert", "llama", command("convert", "IN", "-o", "OUT"), 2),
     Door("convert", "bilens", command("convert", "IN", "--to", "llama", "-o", "OUT"), 2),
     Door("train tokenizer", "texts", command("train", "tokenizer", "--data", "IN", "--vocab-size", "280", "-o", "OUT"), 2),

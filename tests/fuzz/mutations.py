@@ -1,4 +1,6 @@
-"""What can be wrong with a file: damage of bytes, of JSON, of safetensors headers, and of the file system's entries."""
+"""What can be wrong with a file: damage of bytes, of JSON, of safetensors headers, and of the file
+system's entries.
+"""
 
 import json
 import os
@@ -38,13 +40,23 @@ def bytes_put_in(file: Path, rng: random.Random) -> None:
     whole = file.read_bytes()
     at = rng.randrange(len(whole) + 1)
     more = rng.choice(
-        (b"\x00" * 9, b"\xff\xfe", b"\xed\xa0\x80", b"[" * 50_000, b'{"a":' * 20_000, b"9" * 5_000, b"\n" * 99)
+        (
+            b"\x00" * 9,
+            b"\xff\xfe",
+            b"\xed\xa0\x80",
+            b"[" * 50_000,
+            b'{"a":' * 20_000,
+            b"9" * 5_000,
+            b"\n" * 99,
+        )
     )
     file.write_bytes(whole[:at] + more + whole[at:])
 
 
 def replaced(file: Path, rng: random.Random) -> None:
-    file.write_bytes(rng.choice((b"", b"null", b"[]", b"{}", b"3", b'"a"', b"\x80\x02}q\x00.", b"\xff" * 64)))
+    file.write_bytes(
+        rng.choice((b"", b"null", b"[]", b"{}", b"3", b'"a"', b"\x80\x02}q\x00.", b"\xff" * 64))
+    )
 
 
 def tail_doubled(file: Path, rng: random.Random) -> None:
@@ -94,7 +106,9 @@ def _elsewhere(value: Any, rng: random.Random) -> Any:
         if how < 0.15:
             return {k: v for k, v in value.items() if k != key}
         if how < 0.25:
-            return value | {rng.choice(("unknown", "", "\x00", "x" * 10**4, key.upper())): rng.choice(ODD)}
+            return value | {
+                rng.choice(("unknown", "", "\x00", "x" * 10**4, key.upper())): rng.choice(ODD)
+            }
         return value | {key: _elsewhere(value[key], rng)}
     if isinstance(value, list) and value and rng.random() < 0.7:
         at = rng.randrange(len(value))
@@ -111,15 +125,31 @@ def header_changed(file: Path, rng: random.Random) -> None:
     name, how = rng.choice(names or ["none"]), rng.randrange(7)
     entry = header.get(name, {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]})
     if how == 0:
-        entry = entry | {"dtype": rng.choice(("I64", "I32", "BOOL", "F8_E4M3", "C64", "F16", "BF16", "F64", "U8", "X"))}
+        entry = entry | {
+            "dtype": rng.choice(
+                ("I64", "I32", "BOOL", "F8_E4M3", "C64", "F16", "BF16", "F64", "U8", "X")
+            )
+        }
     elif how == 1:
-        entry = entry | {"shape": rng.choice(([], [-1], [2**40], entry["shape"][::-1], [*entry["shape"], 1], "no"))}
+        entry = entry | {
+            "shape": rng.choice(
+                ([], [-1], [2**40], entry["shape"][::-1], [*entry["shape"], 1], "no")
+            )
+        }
     elif how == 2:
-        entry = entry | {"data_offsets": rng.choice(([0, 0], [4, 0], [0, 2**60], [-4, 0], entry["data_offsets"][:1]))}
+        entry = entry | {
+            "data_offsets": rng.choice(
+                ([0, 0], [4, 0], [0, 2**60], [-4, 0], entry["data_offsets"][:1])
+            )
+        }
     elif how == 3:
         header.pop(name, None)
     elif how == 4:
-        header[rng.choice(("extra", "\x1b", "x" * 10**4))] = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+        header[rng.choice(("extra", "\x1b", "x" * 10**4))] = {
+            "dtype": "F32",
+            "shape": [0],
+            "data_offsets": [0, 0],
+        }
     elif how == 5:
         header["__metadata__"] = _metadata(header.get("__metadata__", {}), rng)
     if how < 3:
@@ -140,7 +170,9 @@ def numbers_odd(file: Path, rng: random.Random) -> None:
     """A safetensors file with NaN, infinities or nothing but zeros among its numbers."""
     raw = bytearray(file.read_bytes())
     start = 8 + struct.unpack("<Q", raw[:8])[0]
-    odd = rng.choice((struct.pack("<f", float("nan")), struct.pack("<f", float("inf")), b"\x00" * 4, b"\xff" * 4))
+    odd = rng.choice(
+        (struct.pack("<f", float("nan")), struct.pack("<f", float("inf")), b"\x00" * 4, b"\xff" * 4)
+    )
     for _ in range(rng.choice((1, 5))):
         if len(raw) > start + 4:
             at = rng.randrange(start, len(raw) - 4, 4)

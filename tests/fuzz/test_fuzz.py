@@ -1,4 +1,6 @@
-"""The campaign in little: the same cases at every run. At length: python -m tests.fuzz --cases 3000."""
+"""The campaign in little: the same cases at every run. At length: python -m tests.fuzz --cases
+3000.
+"""
 
 import pytest
 

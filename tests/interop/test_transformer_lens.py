@@ -1,4 +1,5 @@
-"""The same weights in TransformerLens: its QK and OV circuits and composition scores are ours. Runs where it is installed.
+"""The same weights in TransformerLens: its QK and OV circuits and composition scores are ours. Runs
+where it is installed.
 
 make interop
 """
@@ -11,7 +12,11 @@ import torch
 import bilens
 from bilens.circuits import composition, ov_circuit, qk_circuit
 
-lens = pytest.importorskip("transformer_lens", reason="an optional job: needs transformer-lens 2 or 3", exc_type=ImportError)
+lens = pytest.importorskip(
+    "transformer_lens",
+    reason="an optional job: needs transformer-lens 2 or 3",
+    exc_type=ImportError,
+)
 if not version("transformer_lens").startswith(("2.", "3.")):
     pytest.skip("an optional job: needs transformer-lens 2 or 3", allow_module_level=True)
 SIZES = {"n_layers": 2, "d_model": 16, "n_ctx": 12, "d_head": 4, "n_heads": 3, "d_vocab": 11}
@@ -28,7 +33,9 @@ def both():
         )
     ).eval()  # fmt: skip
     theirs = lens.HookedTransformer(
-        lens.HookedTransformerConfig(**SIZES, attn_only=True, normalization_type=None, device="cpu", seed=0)
+        lens.HookedTransformerConfig(
+            **SIZES, attn_only=True, normalization_type=None, device="cpu", seed=0
+        )
     )
     state = {"embed.W_E": ours.W_E, "pos_embed.W_pos": ours.W_pos, "unembed.W_U": ours.W_U}
     for layer in range(2):
@@ -54,7 +61,9 @@ def test_the_same_circuits(both, layer, head):
     ours, theirs = both
     ov, qk = theirs.OV[layer, head].AB, theirs.QK[layer, head].AB
     found = ov_circuit(ours, layer, head)
-    torch.testing.assert_close(found.a @ found.b, theirs.W_E @ ov @ theirs.W_U, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        found.a @ found.b, theirs.W_E @ ov @ theirs.W_U, rtol=1e-5, atol=1e-5
+    )
     found = qk_circuit(ours, layer, head)
     scaled = theirs.W_E @ qk @ theirs.W_E.mT / 4**0.5
     torch.testing.assert_close(found.a @ found.b, scaled, rtol=1e-5, atol=1e-5)
@@ -69,5 +78,7 @@ def test_the_same_composition_scores(both):
         scores = theirs.all_composition_scores(kind)
         for row in rows:
             if row["kind"] == kind:
-                (one, a), (two, b) = ((int(name[1]), int(name[3])) for name in (row["first"], row["second"]))
+                (one, a), (two, b) = (
+                    (int(name[1]), int(name[3])) for name in (row["first"], row["second"])
+                )
                 assert row["strength"] == pytest.approx(float(scores[one, a, two, b]), rel=1e-5)

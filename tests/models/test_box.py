@@ -40,4 +40,6 @@ def test_a_boxed_model_in_float64_is_its_layers(name):
         values = torch.einsum("btd,hde->bhte", seen, model.W_V[layer])
         x = x + torch.einsum("bhts,bhse,hed->btd", pattern, values, model.W_O[layer])
         x = x + block.mlp.tensor()(block.post_attention_layernorm(x))
-    torch.testing.assert_close(model.model.norm(x) @ model.W_U, output.logits, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        model.model.norm(x) @ model.W_U, output.logits, rtol=1e-10, atol=1e-10
+    )

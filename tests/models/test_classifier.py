@@ -16,12 +16,19 @@ KINDS = list(itertools.product((1, 2, 3), (False, True), (False, True)))
 def build(depth=1, residual=False, bias=False, shape=(3, 4), width=9, classes=5):
     torch.manual_seed(depth)
     config = ClassifierConfig(
-        input_shape=shape, hidden_size=width, num_hidden_layers=depth, residual=residual, bias=bias, num_labels=classes
+        input_shape=shape,
+        hidden_size=width,
+        num_hidden_layers=depth,
+        residual=residual,
+        bias=bias,
+        num_labels=classes,
     )
     return Classifier(config).double().eval()
 
 
-@pytest.fixture(params=KINDS, ids=lambda kind: f"{kind[0]} layers, residual {kind[1]}, bias {kind[2]}")
+@pytest.fixture(
+    params=KINDS, ids=lambda kind: f"{kind[0]} layers, residual {kind[1]}, bias {kind[2]}"
+)
 def model(request):
     return build(*request.param)
 
@@ -32,12 +39,16 @@ def pixels(make):
 
 
 def test_layers_add_up_to_the_forward_pass(model, pixels, close):
-    """x_{l+1} = [x_l +] T_l(x_l), with the head on the last: rebuilt from tensors and linear maps alone."""
+    """x_{l+1} = [x_l +] T_l(x_l), with the head on the last: rebuilt from tensors and linear maps
+    alone.
+    """
     config, last = model.config, model.config.num_hidden_layers - 1
     x = model.embed(pixels.flatten(1))
     for layer in range(last):
         x = config.residual * x + model.tensor(layer)(model.inputs(pixels, layer))
-    logits = model.tensor(last)(model.inputs(pixels, last)) + config.residual * (x @ model.head.weight.T)
+    logits = model.tensor(last)(model.inputs(pixels, last)) + config.residual * (
+        x @ model.head.weight.T
+    )
     logits = logits if model.head.bias is None else logits + model.head.bias
     close(logits, model(pixels).logits)
 
@@ -46,7 +57,9 @@ def test_one_layer_is_one_tensor(model, pixels, close):
     if model.config.num_hidden_layers == 1:
         close(model.tensor()(model.inputs(pixels)), model(pixels).logits)
         return
-    with pytest.raises(NotExactError, match=r"layers, whose logits have degree \d+\. Read it layer by layer"):
+    with pytest.raises(
+        NotExactError, match=r"layers, whose logits have degree \d+\. Read it layer by layer"
+    ):
         model.tensor()
 
 
@@ -80,7 +93,9 @@ def test_noise_is_for_training_alone(pixels):
 def test_loss_is_cross_entropy_in_nats(pixels):
     model, labels = build(), torch.arange(6) % 5
     output = model(pixels, labels=labels)
-    torch.testing.assert_close(output.loss, -output.logits.log_softmax(-1)[torch.arange(6), labels].mean())
+    torch.testing.assert_close(
+        output.loss, -output.logits.log_softmax(-1)[torch.arange(6), labels].mean()
+    )
 
 
 def test_flat_and_shaped_pixels_are_the_same(pixels):
@@ -95,7 +110,9 @@ def test_loss_over_the_labels_that_count(pixels, kept):
     log = model(pixels).logits.log_softmax(-1)
     parts = torch.stack([-log[n, labels[n]] for n in range(6) if labels[n] >= 0])
     torch.testing.assert_close(model(pixels, labels=labels).loss, parts.mean())
-    torch.testing.assert_close(model(pixels, labels=labels.to(torch.int32), num_items_in_batch=11).loss, parts.sum() / 11)
+    torch.testing.assert_close(
+        model(pixels, labels=labels.to(torch.int32), num_items_in_batch=11).loss, parts.sum() / 11
+    )
 
 
 def test_hidden_states_are_the_stream(model, pixels, close):
@@ -132,11 +149,15 @@ def test_gradient_checkpointing_gives_the_same_gradients(pixels, reentrant):
 def test_compile_has_one_graph(pixels):
     model = build(2, residual=True)
     run = torch.compile(model, fullgraph=True, backend="eager")
-    torch.testing.assert_close(run(pixels, labels=torch.arange(6) % 5).loss, model(pixels, labels=torch.arange(6) % 5).loss)
+    torch.testing.assert_close(
+        run(pixels, labels=torch.arange(6) % 5).loss, model(pixels, labels=torch.arange(6) % 5).loss
+    )
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize(("dtype", "tol"), [(torch.float16, 5e-3), (torch.bfloat16, 5e-2), (torch.float32, 1e-5)])
+@pytest.mark.parametrize(
+    ("dtype", "tol"), [(torch.float16, 5e-3), (torch.bfloat16, 5e-2), (torch.float32, 1e-5)]
+)
 def test_a_model_takes_pixels_of_any_floating_dtype(pixels, close, dtype, tol):
     model = build(2, bias=True).to(dtype)
     truth = build(2, bias=True)
@@ -158,13 +179,16 @@ def test_keeping_all_eigenvectors_is_the_model_itself(model, pixels):
 
 
 def test_truncation_drops_the_smallest_terms():
-    """A diagonal model by hand: class c is 2 x_c² + 1 x_{c+1}², so one eigenvector per class leaves 2 x_c²."""
+    """A diagonal model by hand: class c is 2 x_c² + 1 x_{c+1}², so one eigenvector per class leaves
+    2 x_c².
+    """
     model = build(1, shape=(3,), width=3, classes=3)
     with torch.no_grad():
         for linear in (model.embed, model.layers[0].w1, model.layers[0].w2):
             linear.weight.copy_(torch.eye(3))
         model.head.weight.copy_(2 * torch.eye(3) + torch.eye(3).roll(1, 1))
-    pixels = torch.tensor([[1.0, 1.3, 0.0]]).double()  # class 0: 2 + 1.69 = 3.69 > class 1: 3.38, but 2 < 3.38
+    # class 0: 2 + 1.69 = 3.69 > class 1: 3.38, but 2 < 3.38
+    pixels = torch.tensor([[1.0, 1.3, 0.0]]).double()
     found = truncate(model, pixels, torch.tensor([0]), kept=(1,))
     assert (found.full, found.zero) == (1.0, (0.0, 1.0))
 
@@ -192,14 +216,49 @@ def test_a_config_refuses_what_it_does_not_understand(refuses, change, text):
 @pytest.mark.bad_input
 def test_wrong_calls(refuses):
     model = build(2)
-    refuses(ShapeError, lambda: model(torch.zeros(2, 4, 3).double()), "pixel_values must be (batch, 3, 4) or (batch, 12)")
+    refuses(
+        ShapeError,
+        lambda: model(torch.zeros(2, 4, 3).double()),
+        "pixel_values must be (batch, 3, 4) or (batch, 12)",
+    )
     refuses(ArgumentError, lambda: model.tensor(2), "layer must be 0 … 1; got 2")
     x = torch.zeros(2, 12).double()
-    refuses(ShapeError, lambda: model(x.to(torch.uint8)), "pixel_values must be floating; got torch.uint8. Scale them")
-    refuses(ArgumentError, lambda: model(x, lables=x), "Classifier.forward: lables must be an argument it knows", "labels?")
-    refuses(ArgumentError, lambda: model(x, output_attentions=True), "output_attentions must be an argument it knows")
-    refuses(ArgumentError, lambda: model(x, output_hidden_states=2), "output_hidden_states must be true or false; got 2")
-    refuses(ShapeError, lambda: model(x, labels=torch.zeros(2, 5)), "labels must be (2,), one for each image; got (2, 5)")
-    refuses(ShapeError, lambda: model(x, labels=torch.zeros(3).long()), "labels must be (2,), one for each image; got (3,)")
-    refuses(ShapeError, lambda: model(x, labels=torch.zeros(2)), "labels must be whole numbers; got torch.float32")
-    refuses(ArgumentError, lambda: model(x, labels=torch.tensor([0, 5])), "labels must be 0 … 4; got 5")
+    refuses(
+        ShapeError,
+        lambda: model(x.to(torch.uint8)),
+        "pixel_values must be floating; got torch.uint8. Scale them",
+    )
+    refuses(
+        ArgumentError,
+        lambda: model(x, lables=x),
+        "Classifier.forward: lables must be an argument it knows",
+        "labels?",
+    )
+    refuses(
+        ArgumentError,
+        lambda: model(x, output_attentions=True),
+        "output_attentions must be an argument it knows",
+    )
+    refuses(
+        ArgumentError,
+        lambda: model(x, output_hidden_states=2),
+        "output_hidden_states must be true or false; got 2",
+    )
+    refuses(
+        ShapeError,
+        lambda: model(x, labels=torch.zeros(2, 5)),
+        "labels must be (2,), one for each image; got (2, 5)",
+    )
+    refuses(
+        ShapeError,
+        lambda: model(x, labels=torch.zeros(3).long()),
+        "labels must be (2,), one for each image; got (3,)",
+    )
+    refuses(
+        ShapeError,
+        lambda: model(x, labels=torch.zeros(2)),
+        "labels must be whole numbers; got torch.float32",
+    )
+    refuses(
+        ArgumentError, lambda: model(x, labels=torch.tensor([0, 5])), "labels must be 0 … 4; got 5"
+    )

@@ -1,4 +1,5 @@
-"""The transformer among transformers: every argument, mask, cache and switch means what it means to a stock Llama.
+"""The transformer among transformers: every argument, mask, cache and switch means what it means to
+a stock Llama.
 
 Stock's norms and eager softmax work in float32 even in float64 models: hence 1e-5 where they agree.
 """
@@ -8,7 +9,14 @@ import copy
 import pytest
 import torch
 from torch import Tensor
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, StaticCache, Trainer, TrainingArguments
+from transformers import (
+    DynamicCache,
+    LlamaConfig,
+    LlamaForCausalLM,
+    StaticCache,
+    Trainer,
+    TrainingArguments,
+)
 
 from bilens import Transformer, TransformerConfig
 from bilens.base.errors import ArgumentError, ShapeError
@@ -55,7 +63,9 @@ def right_padded():
 def random_4d(dtype):
     may = torch.rand(2, 1, 7, 7, generator=torch.Generator().manual_seed(2)) < 0.6
     may = may | torch.eye(7, dtype=torch.bool)
-    return may if dtype == torch.bool else torch.zeros(may.shape, dtype=dtype).masked_fill(~may, -1e9)
+    return (
+        may if dtype == torch.bool else torch.zeros(may.shape, dtype=dtype).masked_fill(~may, -1e9)
+    )
 
 
 def biased():
@@ -104,9 +114,9 @@ CALLS = {
 }  # fmt: skip
 
 
-NOT_EAGER = [name for name in CALLS if "bool" in name or "bidirectional" in name or "padd" in name] + [
-    "no real token in a row"
-]
+NOT_EAGER = [
+    name for name in CALLS if "bool" in name or "bidirectional" in name or "padd" in name
+] + ["no real token in a row"]
 
 
 def same(got, truth):
@@ -129,7 +139,9 @@ def same(got, truth):
 def test_a_call_means_what_it_means_to_a_llama(both, call, attend):
     given = CALLS[call]()
     if attend == "eager" and call in NOT_EAGER:
-        pytest.skip("stock adds booleans to scores, and its rows that see nothing are NaN in float64")
+        pytest.skip(
+            "stock adds booleans to scores, and its rows that see nothing are NaN in float64"
+        )
     for model in both:
         model.set_attn_implementation(attend)
     same(*(model(**given) for model in both))
@@ -140,7 +152,10 @@ def test_attentions_are_those_of_the_eager_path(both):
     theirs.set_attn_implementation("eager")
     for attend in ("sdpa", "eager"):
         ours.set_attn_implementation(attend)
-        same(ours(ids(), output_attentions=True).attentions, theirs(ids(), output_attentions=True).attentions)
+        same(
+            ours(ids(), output_attentions=True).attentions,
+            theirs(ids(), output_attentions=True).attentions,
+        )
 
 
 def test_what_lm_head_reads_is_the_last_hidden_state(both):
@@ -149,7 +164,10 @@ def test_what_lm_head_reads_is_the_last_hidden_state(both):
     torch.testing.assert_close(both[0].lm_head(out.hidden_states[-1]), out.logits, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("name", "value"), [("output_hidden_states", True), ("return_dict", False), ("use_cache", False)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("output_hidden_states", True), ("return_dict", False), ("use_cache", False)],
+)
 def test_switches_of_the_config_are_read(both, name, value):
     ours = copy.deepcopy(both[0])
     setattr(ours.config, name, value)
@@ -172,7 +190,11 @@ def static(model, length=20):
     return StaticCache(config=model.config, max_cache_len=length)
 
 
-CACHES = {"dynamic": lambda model: DynamicCache(config=model.config), "bare": lambda _: DynamicCache(), "static": static}
+CACHES = {
+    "dynamic": lambda model: DynamicCache(config=model.config),
+    "bare": lambda _: DynamicCache(),
+    "static": static,
+}
 
 
 @pytest.mark.parametrize("kind", CACHES)
@@ -205,7 +227,11 @@ GENERATIONS = {
     "static": {"cache_implementation": "static"},
     "beams": {"num_beams": 3},
     "beams, static": {"num_beams": 3, "cache_implementation": "static"},
-    "scores": {"return_dict_in_generate": True, "output_scores": True, "output_hidden_states": True},
+    "scores": {
+        "return_dict_in_generate": True,
+        "output_scores": True,
+        "output_hidden_states": True,
+    },
     "sampling": {"do_sample": True, "num_return_sequences": 2, "top_k": 10},
     "in chunks": {"prefill_chunk_size": 3},
     "by lookup": {"prompt_lookup_num_tokens": 2, "batch": 1},
@@ -222,7 +248,9 @@ def test_generate_is_stocks(both, how):
         model.set_attn_implementation("sdpa")
         torch.manual_seed(3)
         found.append(model.generate(text, attention_mask=mask, **given))
-    same(*found) if isinstance(found[0], Tensor) else same(*([f.sequences, f.scores] for f in found))
+    same(*found) if isinstance(found[0], Tensor) else same(
+        *([f.sequences, f.scores] for f in found)
+    )
 
 
 def test_padding_in_generate_changes_nothing(both):
@@ -261,7 +289,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(reentrant, layers, refu
 
 
 @pytest.mark.bad_input  # checks of shapes are no graph
-@pytest.mark.parametrize(("masked", "cached"), [(False, False), (True, True)], ids=["bare", "masked, cached"])
+@pytest.mark.parametrize(
+    ("masked", "cached"), [(False, False), (True, True)], ids=["bare", "masked, cached"]
+)
 def test_compile_has_one_graph(both, masked, cached):
     ours = both[0]
     ours.set_attn_implementation("sdpa")
@@ -276,8 +306,12 @@ def test_compile_has_one_graph(both, masked, cached):
 
 
 def test_trainer_smooths_the_labels_of_the_next_token(both, tmp_path):
-    """Trainer shifts labels only for the classes transformers knows by name. By hand: (1 − ε) nll + ε mean over tokens."""
-    how = TrainingArguments(str(tmp_path), label_smoothing_factor=0.25, use_cpu=True, report_to="none")
+    """Trainer shifts labels only for the classes transformers knows by name. By hand: (1 − ε) nll +
+    ε mean over tokens.
+    """
+    how = TrainingArguments(
+        str(tmp_path), label_smoothing_factor=0.25, use_cpu=True, report_to="none"
+    )
     ours, labels = both[0], ids().masked_fill(ids() % 5 == 0, -100)
     got = Trainer(ours, how).compute_loss(ours, {"input_ids": ids(), "labels": labels})
     log, counted = ours(ids()).logits[:, :-1].log_softmax(-1), labels[:, 1:] >= 0
@@ -348,19 +382,36 @@ def test_what_does_not_fit_is_refused_by_name(both, refuses, given, kind, text):
 
 def test_a_cache_that_forgets_is_refused(both, refuses):
     cache = StaticCache(
-        config=LlamaConfig(**SMALL, sliding_window=4, layer_types=["sliding_attention"] * 2), max_cache_len=9
+        config=LlamaConfig(**SMALL, sliding_window=4, layer_types=["sliding_attention"] * 2),
+        max_cache_len=9,
     )
-    refuses(ArgumentError, lambda: both[0](ids(), past_key_values=cache), "past_key_values must keep every position")
+    refuses(
+        ArgumentError,
+        lambda: both[0](ids(), past_key_values=cache),
+        "past_key_values must keep every position",
+    )
 
 
 def test_without_heads_nothing_counts_positions(refuses):
-    """A cache that no head fills cannot say where the next token stands; ``generate`` says it itself."""
+    """A cache that no head fills cannot say where the next token stands; ``generate`` says it
+    itself.
+    """
     torch.manual_seed(0)
-    config = TransformerConfig(**SMALL | {"num_attention_heads": 0, "num_key_value_heads": 0}, positions="learned")
+    config = TransformerConfig(
+        **SMALL | {"num_attention_heads": 0, "num_key_value_heads": 0}, positions="learned"
+    )
     model = Transformer(config).double().eval()
     first = model(ids()[:, :4], use_cache=True)
     rest = {"past_key_values": first.past_key_values, "input_ids": ids()[:, 4:]}
-    refuses(ArgumentError, lambda: model(**rest), "position_ids must be given where no head fills a cache; got none")
-    torch.testing.assert_close(model(**rest, position_ids=torch.arange(4, 7)[None]).logits, model(ids()).logits[:, 4:])
+    refuses(
+        ArgumentError,
+        lambda: model(**rest),
+        "position_ids must be given where no head fills a cache; got none",
+    )
+    torch.testing.assert_close(
+        model(**rest, position_ids=torch.arange(4, 7)[None]).logits, model(ids()).logits[:, 4:]
+    )
     given = {"do_sample": False, "max_new_tokens": 5, "eos_token_id": None}
-    assert torch.equal(model.generate(ids(), **given), model.generate(ids(), **given, use_cache=False))
+    assert torch.equal(
+        model.generate(ids(), **given), model.generate(ids(), **given, use_cache=False)
+    )

@@ -22,15 +22,27 @@ def dooms_weights(config=CONFIG, vocab=30):
     shapes = {"transformer.wte.weight": (vocab, d), "lm_head.weight": (vocab, d)}
     for layer in range(config["n_layer"]):
         at = f"transformer.h.{layer}"
-        shapes |= {f"{at}.attn.qkv.weight": (3 * d, d), f"{at}.attn.o.weight": (d, d), f"{at}.mlp.p.weight": (d, h)}
-        shapes |= {f"{at}.mlp.w.weight": (2 * h if config["bilinear"] else h, d), f"{at}.attn.rotary.inv_freq": (d // 6,)}
+        shapes |= {
+            f"{at}.attn.qkv.weight": (3 * d, d),
+            f"{at}.attn.o.weight": (d, d),
+            f"{at}.mlp.p.weight": (d, h),
+        }
+        shapes |= {
+            f"{at}.mlp.w.weight": (2 * h if config["bilinear"] else h, d),
+            f"{at}.attn.rotary.inv_freq": (d // 6,),
+        }
         if config["bias"]:
-            shapes |= {f"{at}.mlp.w.bias": (2 * h if config["bilinear"] else h,), f"{at}.mlp.p.bias": (d,)}
+            shapes |= {
+                f"{at}.mlp.w.bias": (2 * h if config["bilinear"] else h,),
+                f"{at}.mlp.p.bias": (d,),
+            }
     return {name: torch.randn(shape, dtype=torch.float64) / 3 for name, shape in shapes.items()}
 
 
 def dooms_forward(weights, config, text):
-    """The published model, written down from its description: loops over heads and positions, one text."""
+    """The published model, written down from its description: loops over heads and positions, one
+    text.
+    """
     d, heads, layers = config["d_model"], config["n_head"], config["n_layer"]
     size = d // heads
 
@@ -40,7 +52,9 @@ def dooms_forward(weights, config, text):
         return x / (x.pow(2).mean(-1, keepdim=True) + 1e-8).sqrt()
 
     def turn(x):  # (t, size): pairs (p, p + size/2) turn by t θ^(-2p/size)
-        angle = torch.arange(len(x)).float()[:, None] * (1 / 10000 ** (torch.arange(0, size, 2).float() / size))
+        angle = torch.arange(len(x)).float()[:, None] * (
+            1 / 10000 ** (torch.arange(0, size, 2).float() / size)
+        )
         cos, sin = angle.cos().double(), angle.sin().double()
         one, two = x[:, : size // 2], x[:, size // 2 :]
         return torch.cat([one * cos - two * sin, two * cos + one * sin], -1)
@@ -59,7 +73,11 @@ def dooms_forward(weights, config, text):
         hidden = norm(x) @ weights[f"{at}.mlp.w.weight"].T + weights.get(f"{at}.mlp.w.bias", 0)
         gate = getattr(torch.nn.functional, config["gate"] or "", lambda x: x)
         left, right = hidden.chunk(2, -1) if config["bilinear"] else (hidden, 1)
-        x = x + (gate(left) * right) @ weights[f"{at}.mlp.p.weight"].T + weights.get(f"{at}.mlp.p.bias", 0)
+        x = (
+            x
+            + (gate(left) * right) @ weights[f"{at}.mlp.p.weight"].T
+            + weights.get(f"{at}.mlp.p.bias", 0)
+        )
     return norm(x) @ weights["lm_head.weight"].T
 
 
@@ -125,12 +143,18 @@ def test_a_dooms_config_that_is_not_understood_is_refused_by_name(refuses, tmp_p
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda w: w.pop("transformer.h.1.mlp.p.weight"), "transformer.h.1.mlp.p.weight must have shape (12, 20)"),
+        (
+            lambda w: w.pop("transformer.h.1.mlp.p.weight"),
+            "transformer.h.1.mlp.p.weight must have shape (12, 20)",
+        ),
         (
             lambda w: w.update({"transformer.h.0.n2": torch.zeros(3)}),
             "transformer.h.0.n2 must not be there",
         ),
-        (lambda w: w.pop("transformer.wte.weight"), "transformer.wte.weight must be in the checkpoint"),
+        (
+            lambda w: w.pop("transformer.wte.weight"),
+            "transformer.wte.weight must be in the checkpoint",
+        ),
     ],
 )
 def test_a_dooms_checkpoint_with_other_weights_is_refused(refuses, tmp_path, change, text):

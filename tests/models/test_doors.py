@@ -1,6 +1,8 @@
-"""Every door carries everything: stock transformers' own model on the same folder is the truth of each.
+"""Every door carries everything: stock transformers' own model on the same folder is the truth of
+each.
 
-A folder as transformers writes it, with one property that is easily lost, goes through each way in and out.
+A folder as transformers writes it, with one property that is easily lost, goes through each way in
+and out.
 """
 
 import copy
@@ -13,7 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 import bilens
 from bilens import Transformer, TransformerConfig
@@ -29,8 +37,19 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_fac
 
 def llama(dtype=torch.float32, **changes):
     torch.manual_seed(0)
-    sizes = {"vocab_size": 270, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "hidden_act": "silu"}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64, "initializer_range": 0.3}
+    sizes = {
+        "vocab_size": 270,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "hidden_act": "silu",
+    }
+    heads = {
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.3,
+    }
     model = LlamaForCausalLM(LlamaConfig(**(sizes | heads | changes))).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -44,8 +63,13 @@ def words(holes=False):
     vocabulary = {byte: n for n, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     vocabulary |= {"th": 268 if holes else 256, "the": 262 if holes else 257, "<|endoftext|>": 258}
     made = Tokenizer(models.BPE(vocabulary, [("t", "h"), ("th", "e")]))
-    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|endoftext|>", chat_template="{{ messages }}")
+    made.pre_tokenizer, made.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, eos_token="<|endoftext|>", chat_template="{{ messages }}"
+    )
 
 
 def edit(file, **changes):
@@ -73,22 +97,45 @@ def old_keys(folder):
     plain(folder)
     raw = json.loads((folder / "config.json").read_text())
     del raw["rope_parameters"]
-    raw |= {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}, "torch_dtype": "float32"}
-    raw |= {"_model_name_or_path": "x", "unk_token_id": 0, "use_mrope": False, "is_llama_config": True, "auto_map": {}}
-    raw |= {"rope_interleaved": False, "unsloth_fixed": True, "transformers.js_config": {"dtype": "q4"}, "temperature": 0.5}
+    raw |= {
+        "rope_theta": 5e5,
+        "rope_scaling": {"type": "linear", "factor": 2.0},
+        "torch_dtype": "float32",
+    }
+    raw |= {
+        "_model_name_or_path": "x",
+        "unk_token_id": 0,
+        "use_mrope": False,
+        "is_llama_config": True,
+        "auto_map": {},
+    }
+    raw |= {
+        "rope_interleaved": False,
+        "unsloth_fixed": True,
+        "transformers.js_config": {"dtype": "q4"},
+        "temperature": 0.5,
+    }
     (folder / "config.json").write_text(json.dumps(raw))
 
 
 def old_buffers(folder):
     """As saved by transformers 4.30: RoPE's frequencies beside the weights, in another type."""
     plain(folder, dtype=torch.bfloat16)
-    weights = load_file(folder / WEIGHTS) | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    weights = load_file(folder / WEIGHTS) | {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)
+    }
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def sampled(folder):
     plain(folder)
-    edit(folder / "generation_config.json", eos_token_id=[2, 7], do_sample=True, temperature=0.6, top_k=9)
+    edit(
+        folder / "generation_config.json",
+        eos_token_id=[2, 7],
+        do_sample=True,
+        temperature=0.6,
+        top_k=9,
+    )
 
 
 def holed(folder):
@@ -135,14 +182,22 @@ def converted(folder, out, to):
 
 DOORS = {
     "load": lambda folder, out: bilens.load(folder),
-    "from_llama": lambda folder, out: Transformer.from_llama(AutoModelForCausalLM.from_pretrained(folder)),
+    "from_llama": lambda folder, out: Transformer.from_llama(
+        AutoModelForCausalLM.from_pretrained(folder)
+    ),
     "to_llama": lambda folder, out: bilens.load(folder).to_llama(),
     "folded": lambda folder, out: bilens.load(folder).folded(),
-    "shards": lambda folder, out: bilens.load(saved(bilens.load(folder), out, max_shard_size="10KB")),
-    "from_pretrained": lambda folder, out: Transformer.from_pretrained(saved(bilens.load(folder), out)),
+    "shards": lambda folder, out: bilens.load(
+        saved(bilens.load(folder), out, max_shard_size="10KB")
+    ),
+    "from_pretrained": lambda folder, out: Transformer.from_pretrained(
+        saved(bilens.load(folder), out)
+    ),
     "convert": lambda folder, out: bilens.load(converted(folder, out, "bilens")),
     "convert to llama": lambda folder, out: bilens.load(converted(folder, out, "llama")),
-    "stock of convert": lambda folder, out: AutoModelForCausalLM.from_pretrained(converted(folder, out, "llama")),
+    "stock of convert": lambda folder, out: AutoModelForCausalLM.from_pretrained(
+        converted(folder, out, "llama")
+    ),
 }
 
 
@@ -160,7 +215,8 @@ def given(request, tmp_path_factory):
 def test_a_door_keeps(given, door, tmp_path):
     name, folder, stock, truth = given
     made = DOORS[door](folder, tmp_path / "out")
-    dtype = torch.float32 if door == "folded" else stock.dtype  # which holds products of half types exactly
+    # which holds products of half types exactly
+    dtype = torch.float32 if door == "folded" else stock.dtype
     assert {parameter.dtype for parameter in made.parameters()} == {dtype}
     _require_close(_logits(made), truth)
     for key in ("eos_token_id", "do_sample", "temperature", "top_k", "bos_token_id"):
@@ -187,7 +243,11 @@ def _require_close(made, truth, limit=1e-5):  # stock norms round to float32
 def test_the_truth_is_not_the_same_without_what_is_kept(tmp_path):
     """The properties above change logits: a door that lost one would be seen."""
     base, ids = llama(), torch.arange(40)[None]
-    for changes in ({"rope_parameters": dict(LINEAR)}, {"rope_parameters": dict(LLAMA3)}, {"tie_word_embeddings": True}):
+    for changes in (
+        {"rope_parameters": dict(LINEAR)},
+        {"rope_parameters": dict(LLAMA3)},
+        {"tie_word_embeddings": True},
+    ):
         assert not torch.allclose(llama(**changes)(ids).logits, base(ids).logits, atol=0.1)
 
 
@@ -198,7 +258,11 @@ def test_the_dooms_door_too(tmp_path, form):
     config = CONFIG | {"bilinear": True}
     weights = {name: value.bfloat16() for name, value in dooms_weights(config, 270).items()}
     names = sorted(weights)
-    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]} if form == "sharded" else {WEIGHTS: names}
+    shards = (
+        {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+        if form == "sharded"
+        else {WEIGHTS: names}
+    )
     for file, held in shards.items():
         save_file({name: weights[name] for name in held}, tmp_path / file)
     if form == "sharded":
@@ -226,7 +290,9 @@ def test_weights_of_several_types_are_widened_and_that_is_said(tmp_path):
     save_file(mixed, tmp_path / WEIGHTS, metadata={"format": "pt"})
     with pytest.warns(UserWarning, match="bfloat16 and float32: all became float32"):
         model = bilens.load(tmp_path)
-    assert all(torch.equal(value, mixed[name].float()) for name, value in model.state_dict().items())
+    assert all(
+        torch.equal(value, mixed[name].float()) for name, value in model.state_dict().items()
+    )
 
 
 def test_tied_in_name_only_is_said_and_written_as_it_is(tmp_path):
@@ -276,9 +342,17 @@ def test_a_converted_tokenizer_is_stocks(tmp_path, to):
 def test_after_training_with_stretched_positions(tmp_path):
     from bilens.training import TextRecipe, train_language
 
-    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    sizes = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+    }
     recipe = TextRecipe(
-        sizes | {"max_position_embeddings": 32, "rope_parameters": dict(LLAMA3)}, vocab_size=300, steps=2, batch_size=2
+        sizes | {"max_position_embeddings": 32, "rope_parameters": dict(LLAMA3)},
+        vocab_size=300,
+        steps=2,
+        batch_size=2,
     )
     (tmp_path / "text.txt").write_text("One day a dog saw a cat.\n\n" * 400)
     trained = train_language(str(tmp_path / "text.txt"), tmp_path / "run", recipe, quiet=True)
@@ -317,7 +391,11 @@ def test_a_conversion_that_fails_leaves_nothing(refuses, tmp_path, monkeypatch, 
     if there:
         (tmp_path / "out").mkdir()
     before = sorted(tmp_path.iterdir())
-    refuses(FileError, lambda: convert(tmp_path / "given", tmp_path / "out", "bilens"), f"{tmp_path / 'out'}")
+    refuses(
+        FileError,
+        lambda: convert(tmp_path / "given", tmp_path / "out", "bilens"),
+        f"{tmp_path / 'out'}",
+    )
     assert sorted(tmp_path.iterdir()) == before
     assert not there or not any((tmp_path / "out").iterdir())
 
@@ -327,7 +405,9 @@ def _no_space(self, folder, **options):
     raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize("given", [{"rope_parameters": dict(LINEAR)}, {"rope_scaling": dict(LINEAR), "rope_theta": 5e5}])
+@pytest.mark.parametrize(
+    "given", [{"rope_parameters": dict(LINEAR)}, {"rope_scaling": dict(LINEAR), "rope_theta": 5e5}]
+)
 def test_old_names_of_stretched_positions(given):
     config = TransformerConfig(vocab_size=9, hidden_size=8, **given)
     theta = given.get("rope_theta", 1e4)

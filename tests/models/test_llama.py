@@ -1,4 +1,6 @@
-"""transformers' own Llama, Mistral and Qwen as the truth: the same weights, the same logits, and back."""
+"""transformers' own Llama, Mistral and Qwen as the truth: the same weights, the same logits, and
+back.
+"""
 
 import pytest
 import torch
@@ -27,7 +29,9 @@ SMALL = {
 
 
 def exact_norm(self, x):
-    """transformers rounds to float32 inside its norm, which hides float64; this is the same formula without it."""
+    """transformers rounds to float32 inside its norm, which hides float64; this is the same formula
+    without it.
+    """
     return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
 
 
@@ -46,7 +50,8 @@ def llama(seed=0, kind=(LlamaConfig, LlamaForCausalLM), **changes):
     torch.manual_seed(seed)
     model = kind[1](kind[0](**(SMALL | {"hidden_act": "linear"} | changes))).double().eval()
     with torch.no_grad():
-        for parameter in model.parameters():  # norms of all ones and biases of zero would hide mistakes
+        # norms of all ones and biases of zero would hide mistakes
+        for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
 
@@ -70,14 +75,18 @@ def test_any_llama(layers, kv, tied, attention_bias, mlp_bias, length, head_dim,
     torch.testing.assert_close(model(text).logits, truth(text).logits, rtol=1e-10, atol=1e-10)
     back = model.to_llama()
     assert back.config.hidden_act == act
-    assert all(torch.equal(value, back.state_dict()[name]) for name, value in truth.state_dict().items())
+    assert all(
+        torch.equal(value, back.state_dict()[name]) for name, value in truth.state_dict().items()
+    )
     assert torch.equal(back(text).logits, truth(text).logits)
 
 
 def test_in_float32_with_nothing_patched(monkeypatch):
     monkeypatch.undo()
     truth = llama().float()
-    torch.testing.assert_close(Transformer.from_llama(truth)(tokens()).logits, truth(tokens()).logits, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        Transformer.from_llama(truth)(tokens()).logits, truth(tokens()).logits, rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,20 +101,30 @@ def test_in_float32_with_nothing_patched(monkeypatch):
 def test_stretched_rotary_positions(rope):
     truth = llama(rope_parameters=rope)
     torch.testing.assert_close(
-        Transformer.from_llama(truth)(tokens()).logits, truth(tokens()).logits, rtol=1e-10, atol=1e-10
+        Transformer.from_llama(truth)(tokens()).logits,
+        truth(tokens()).logits,
+        rtol=1e-10,
+        atol=1e-10,
     )
 
 
 @pytest.mark.parametrize(
     "kind",
-    [(MistralConfig, MistralForCausalLM), (Qwen2Config, Qwen2ForCausalLM), (Qwen3Config, Qwen3ForCausalLM)],
+    [
+        (MistralConfig, MistralForCausalLM),
+        (Qwen2Config, Qwen2ForCausalLM),
+        (Qwen3Config, Qwen3ForCausalLM),
+    ],
     ids=["mistral", "qwen2", "qwen3"],
 )
 def test_the_rest_of_the_family(kind):
     changes = {"sliding_window": None} if kind[0] is MistralConfig else {}
     truth = llama(kind=kind, head_dim=6, **changes)
     torch.testing.assert_close(
-        Transformer.from_llama(truth)(tokens()).logits, truth(tokens()).logits, rtol=1e-10, atol=1e-10
+        Transformer.from_llama(truth)(tokens()).logits,
+        truth(tokens()).logits,
+        rtol=1e-10,
+        atol=1e-10,
     )
 
 
@@ -120,9 +139,17 @@ def test_a_nonlinear_gate_is_marked_not_exact():
         (LlamaConfig(**SMALL, attention_dropout=0.1), "attention_dropout"),
         (LlamaConfig(**SMALL, hidden_act="tanh"), "hidden_act"),
         (LlamaConfig(**SMALL, logit_softcap=30.0), "logit_softcap"),
-        (LlamaConfig(**SMALL, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}), "rope_type"),
+        (
+            LlamaConfig(
+                **SMALL, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+            ),
+            "rope_type",
+        ),
         (MistralConfig(**SMALL, sliding_window=4), "sliding_window"),
-        (Qwen2Config(**SMALL, use_sliding_window=True, sliding_window=4, max_window_layers=1), "sliding_window"),
+        (
+            Qwen2Config(**SMALL, use_sliding_window=True, sliding_window=4, max_window_layers=1),
+            "sliding_window",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -1,4 +1,6 @@
-"""``bilens.load``: equal outputs after saving, and one clear error for each thing that can be wrong with a folder."""
+"""``bilens.load``: equal outputs after saving, and one clear error for each thing that can be wrong
+with a folder.
+"""
 
 import json
 import os
@@ -20,7 +22,9 @@ from bilens.base.errors import ConfigError, FileError, NotFiniteError
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    config = ClassifierConfig(input_shape=[2, 3], hidden_size=4, id2label={0: "cat", 1: "dog"}, bias=True, residual=True)
+    config = ClassifierConfig(
+        input_shape=[2, 3], hidden_size=4, id2label={0: "cat", 1: "dog"}, bias=True, residual=True
+    )
     return Classifier(config).eval()
 
 
@@ -72,13 +76,17 @@ def test_a_config_that_is_no_json(refuses, folder):
 def test_an_unknown_model_type(refuses, folder):
     rewrite(folder, model_type="resnet")
     refuses(
-        ConfigError, lambda: bilens.load(folder), "model_type must be one of bilens_classifier, bilens_transformer, llama"
+        ConfigError,
+        lambda: bilens.load(folder),
+        "model_type must be one of bilens_classifier, bilens_transformer, llama",
     )
 
 
 def test_an_unknown_key(refuses, folder):
     rewrite(folder, gate="silu")
-    refuses(ConfigError, lambda: bilens.load(folder), "ClassifierConfig.gate must be a key it knows")
+    refuses(
+        ConfigError, lambda: bilens.load(folder), "ClassifierConfig.gate must be a key it knows"
+    )
 
 
 def test_no_weights(refuses, folder):
@@ -90,12 +98,18 @@ def test_a_pickle_comes_with_the_command_that_converts_it(refuses, model, folder
     (folder / "model.safetensors").unlink()
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
     refuses(
-        FileError, lambda: bilens.load(folder), "a pickle, which can run code", "Convert: python -c", "weights_only=True"
+        FileError,
+        lambda: bilens.load(folder),
+        "a pickle, which can run code",
+        "Convert: python -c",
+        "weights_only=True",
     )
 
 
 def test_the_command_that_converts_a_pickle_works(model, folder, tmp_path, monkeypatch):
-    """As training scripts save: nested, on a GPU, two names for one tensor; in a folder whose name a shell would run."""
+    """As training scripts save: nested, on a GPU, two names for one tensor; in a folder whose name
+    a shell would run.
+    """
     evil = folder.rename(tmp_path / "it's \"$(touch ran)\" `touch ran` \\ '; touch ran; '")
     (evil / "model.safetensors").unlink()
     weights = model.state_dict()
@@ -115,20 +129,31 @@ def test_the_command_that_converts_a_pickle_works(model, folder, tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda raw: raw[:50], lambda raw: b"", lambda raw: raw[:-20], lambda raw: b"\x80\x04" + raw]
+    "damage",
+    [lambda raw: raw[:50], lambda raw: b"", lambda raw: raw[:-20], lambda raw: b"\x80\x04" + raw],
 )
 def test_damaged_weights(refuses, folder, damage):
     file = folder / "model.safetensors"
     file.write_bytes(damage(file.read_bytes()))
-    refuses(FileError, lambda: bilens.load(folder), "model.safetensors must be an undamaged safetensors file")
+    refuses(
+        FileError,
+        lambda: bilens.load(folder),
+        "model.safetensors must be an undamaged safetensors file",
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda w: w.pop("head.weight"), "head.weight must have shape (2, 4), as config.json says; got nothing"),
+        (
+            lambda w: w.pop("head.weight"),
+            "head.weight must have shape (2, 4), as config.json says; got nothing",
+        ),
         (lambda w: w.update(extra=torch.zeros(3)), "extra must not be there; got (3,)"),
-        (lambda w: w.update({"embed.weight": torch.zeros(4, 7)}), "embed.weight must have shape (4, 6)"),
+        (
+            lambda w: w.update({"embed.weight": torch.zeros(4, 7)}),
+            "embed.weight must have shape (4, 6)",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_the_config(refuses, folder, change, text):
@@ -143,11 +168,21 @@ def test_weights_that_are_not_finite(refuses, model, tmp_path, bad):
     with torch.no_grad():
         model.layers[0].w1.weight[1, 2] = bad
     model.save_pretrained(tmp_path)
-    refuses(NotFiniteError, lambda: bilens.load(tmp_path), "layers.0.w1.weight must be finite; got 1 NaN or infinite of 16")
+    refuses(
+        NotFiniteError,
+        lambda: bilens.load(tmp_path),
+        "layers.0.w1.weight must be finite; got 1 NaN or infinite of 16",
+    )
 
 
 NAN = float("nan")
-SIZES = {"vocab_size": 20, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+SIZES = {
+    "vocab_size": 20,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
 IN_BOTH = [
     ("hidden_size", "8"), ("hidden_size", 8.0), ("hidden_size", 2**31 - 1), ("hidden_size", 10**30), ("vocab_size", None),
     ("num_hidden_layers", 10**6), ("num_hidden_layers", True), ("head_dim", 2**31 - 2), ("head_dim", 0), ("head_dim", 3),
@@ -166,7 +201,14 @@ IN_BOTH = [
     ("rope_parameters", {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0}),
     ("rope_scaling", {"type": "dynamic", "factor": 2.0}), ("rope_scaling", {"type": "linear"}),
 ]  # fmt: skip
-ALONE = [("gated", 1), ("norm", "batch"), ("positions", 3), ("folded", "no"), ("qk_norm", None), ("model_type", ["llama"])]
+ALONE = [
+    ("gated", 1),
+    ("norm", "batch"),
+    ("positions", 3),
+    ("folded", "no"),
+    ("qk_norm", None),
+    ("model_type", ["llama"]),
+]
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +239,9 @@ def test_each_value_of_a_config_is_checked(language, tmp_path, kind, key, value)
     text = str(caught.value)
     assert text.startswith(str(tmp_path))
     assert "\n" not in text
-    assert key in text.replace("rope_parameters", "rope_scaling" if key == "rope_scaling" else "rope_parameters")
+    assert key in text.replace(
+        "rope_parameters", "rope_scaling" if key == "rope_scaling" else "rope_parameters"
+    )
 
 
 @pytest.mark.parametrize(
@@ -230,12 +274,17 @@ def name_shard(folder, name):
     index = json.loads(file.read_text())
     first = min(index["weight_map"])
     before = index["weight_map"][first]
-    index["weight_map"] |= {key: name for key, shard in index["weight_map"].items() if shard == before}
+    index["weight_map"] |= {
+        key: name for key, shard in index["weight_map"].items() if shard == before
+    }
     file.write_text(json.dumps(index))
     return before
 
 
-@pytest.mark.parametrize("name", ["../out/x.safetensors", "{}/out/x.safetensors", "in/x.safetensors", "", ".", "..", "a\\b"])
+@pytest.mark.parametrize(
+    "name",
+    ["../out/x.safetensors", "{}/out/x.safetensors", "in/x.safetensors", "", ".", "..", "a\\b"],
+)
 def test_an_index_stays_in_its_folder(refuses, shards, tmp_path, name):
     (tmp_path / "out").mkdir()
     before = name_shard(shards, name.format(tmp_path))
@@ -266,7 +315,10 @@ def test_the_hubs_cache_links_to_its_own_blobs(shards, tmp_path):
         ([], "weight_map must be an object"),
         ({}, "weight_map must be an object"),
         ({"lm_head.weight": 3}, "weight_map must be an object of file names"),
-        ({"lm_head.weight": "model-00099.safetensors"}, "model-00099.safetensors must be a file; got nothing there"),
+        (
+            {"lm_head.weight": "model-00099.safetensors"},
+            "model-00099.safetensors must be a file; got nothing there",
+        ),
         ({"lm_head.weight": "a\0b"}, "must be a file"),
     ],
     ids=str,
@@ -288,7 +340,9 @@ def test_an_index_that_does_not_say_what_its_shards_hold(refuses, shards):
         refuses(FileError, lambda: bilens.load(shards), "lm_head.weight must have shape (20, 8)")
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn], ids=str
+)
 def test_weights_that_are_no_plain_numbers(refuses, language, tmp_path, dtype):
     for kind, folder in language.items():
         weights = load_file(folder / "model.safetensors")
@@ -297,7 +351,12 @@ def test_weights_that_are_no_plain_numbers(refuses, language, tmp_path, dtype):
         made.mkdir()
         save_file(weights, made / "model.safetensors")
         (made / "config.json").write_text((folder / "config.json").read_text())
-        refuses(FileError, lambda: bilens.load(made), "model.norm.weight must be of type F64", "Convert its weights")  # noqa: B023
+        refuses(
+            FileError,
+            lambda: bilens.load(made),  # noqa: B023
+            "model.norm.weight must be of type F64",
+            "Convert its weights",
+        )
 
 
 @pytest.mark.parametrize(
@@ -306,14 +365,24 @@ def test_weights_that_are_no_plain_numbers(refuses, language, tmp_path, dtype):
         ("tokenizer.json", "{", "tokenizer.json must be readable JSON"),
         ("tokenizer.json", "{}", "tokenizer.json must be a readable tokenizer"),
         ("tokenizer.json", '{"a":' * 10**5, "tokenizer.json must be readable JSON; got nesting"),
-        ("tokenizer.model", "x", "tokenizer.model must be a readable tokenizer; got tokenizer.model alone. Install"),
+        (
+            "tokenizer.model",
+            "x",
+            "tokenizer.model must be a readable tokenizer; got tokenizer.model alone. Install",
+        ),
         ("vocab.json", '{"a": 0}', "vocab.json must be a readable tokenizer"),
         ("merges.txt", "", "merges.txt must hold a part of a tokenizer; got nothing in it"),
         ("generation_config.json", "[]", "generation_config.json must be a JSON object"),
-        ("generation_config.json", '{"eos_token_id": [1, 999]}', "generation_config.json: eos_token_id must be a token"),
+        (
+            "generation_config.json",
+            '{"eos_token_id": [1, 999]}',
+            "generation_config.json: eos_token_id must be a token",
+        ),
     ],
 )
-def test_what_lies_beside_a_model_is_read_or_refused(refuses, language, tmp_path, name, content, text):
+def test_what_lies_beside_a_model_is_read_or_refused(
+    refuses, language, tmp_path, name, content, text
+):
     for file in language["bilens"].iterdir():
         if file.name != name:
             os.link(file, tmp_path / file.name)
@@ -323,7 +392,8 @@ def test_what_lies_beside_a_model_is_read_or_refused(refuses, language, tmp_path
 
 
 @pytest.mark.parametrize(
-    "name", ["config.json", "model.safetensors", "tokenizer.json", "merges.txt", "generation_config.json"]
+    "name",
+    ["config.json", "model.safetensors", "tokenizer.json", "merges.txt", "generation_config.json"],
 )
 def test_a_pipe_is_not_waited_for(refuses, language, tmp_path, name):
     for file in language["bilens"].iterdir():
@@ -343,5 +413,7 @@ def test_no_code_of_a_folder_is_run(language, tmp_path):
 
 
 def test_a_config_of_another_family_is_not_read_by_ours(refuses, language):
-    text = "TransformerConfig.model_type must be 'bilens_transformer'; got 'llama'. bilens.load reads"
+    text = (
+        "TransformerConfig.model_type must be 'bilens_transformer'; got 'llama'. bilens.load reads"
+    )
     refuses(ConfigError, lambda: TransformerConfig.from_pretrained(language["llama"]), text)

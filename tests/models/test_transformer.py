@@ -1,4 +1,6 @@
-"""The transformer by itself: every architecture it promises, its cache, its folding, its weights by name, its errors."""
+"""The transformer by itself: every architecture it promises, its cache, its folding, its weights by
+name, its errors.
+"""
 
 import copy
 import itertools
@@ -32,7 +34,13 @@ def tokens(length=9, batch=2):
 
 
 KINDS = [
-    {"norm": norm, "positions": positions, "attention_bias": bias, "mlp_bias": bias, "tie_word_embeddings": tied}
+    {
+        "norm": norm,
+        "positions": positions,
+        "attention_bias": bias,
+        "mlp_bias": bias,
+        "tie_word_embeddings": tied,
+    }
     for norm, positions, bias, tied in itertools.product(
         ("rms", "layer", "none"), ("rope", "learned", "none"), (False, True), (False, True)
     )
@@ -45,7 +53,9 @@ KINDS = [
 ]
 
 
-@pytest.fixture(params=KINDS, ids=lambda kind: ", ".join(f"{key} {value}" for key, value in kind.items()))
+@pytest.fixture(
+    params=KINDS, ids=lambda kind: ", ".join(f"{key} {value}" for key, value in kind.items())
+)
 def model(request):
     return build(**request.param)
 
@@ -55,7 +65,11 @@ def test_folding_keeps_the_logits(model, close):
     close(folded(text).logits, model(text).logits)
     assert folded.config.folded
     assert not model.config.folded
-    norms = [value for name, value in folded.state_dict().items() if name.endswith("norm.weight") and "q_" not in name]
+    norms = [
+        value
+        for name, value in folded.state_dict().items()
+        if name.endswith("norm.weight") and "q_" not in name
+    ]
     assert all(
         (value == 1).all()
         for name, value in folded.state_dict().items()
@@ -69,7 +83,9 @@ def test_the_cache_changes_nothing(model):
     text = tokens()
     cached = model.generate(text, max_new_tokens=8, do_sample=False, use_cache=True)
     assert cached.shape == (2, 17)
-    assert torch.equal(cached, model.generate(text, max_new_tokens=8, do_sample=False, use_cache=False))
+    assert torch.equal(
+        cached, model.generate(text, max_new_tokens=8, do_sample=False, use_cache=False)
+    )
 
 
 def test_patterns_are_what_the_fast_path_uses(model, close):
@@ -93,7 +109,9 @@ def test_save_and_load(model, tmp_path, close):
 def test_padding_does_not_leak(model, close):
     text, mask = tokens(), torch.ones(2, 9, dtype=torch.long)
     mask[0, :3] = 0
-    padded = model(text, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0)).logits
+    padded = model(
+        text, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0)
+    ).logits
     close(padded[0, 3:], model(text[:1, 3:]).logits[0])
     close(padded[1], model(text[1:]).logits[0])
 
@@ -106,7 +124,10 @@ def test_the_loss_is_next_token_cross_entropy():
 
 
 def test_gradients_reach_every_weight():
-    model, text = build(attention_bias=True, mlp_bias=True, norm="layer", positions="learned").train(), tokens()
+    model, text = (
+        build(attention_bias=True, mlp_bias=True, norm="layer", positions="learned").train(),
+        tokens(),
+    )
     model(text, labels=text).loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
@@ -120,11 +141,21 @@ def test_weights_by_transformer_lens_names(kv, close):
     turn = model.model.rotary_emb(torch.arange(9)[None], x.dtype)
     written = model.b_O[1]
     for head in range(4):
-        q, k = (x @ W[1, head] + b[1, head] for W, b in ((model.W_Q, model.b_Q), (model.W_K, model.b_K)))
-        scores = rotate(q, turn[0][:, 0], turn[1][:, 0]) @ rotate(k, turn[0][:, 0], turn[1][:, 0]).mT / 6**0.5
-        pattern = scores.masked_fill(~torch.ones(9, 9, dtype=torch.bool).tril(), -torch.inf).softmax(-1)
+        q, k = (
+            x @ W[1, head] + b[1, head] for W, b in ((model.W_Q, model.b_Q), (model.W_K, model.b_K))
+        )
+        scores = (
+            rotate(q, turn[0][:, 0], turn[1][:, 0])
+            @ rotate(k, turn[0][:, 0], turn[1][:, 0]).mT
+            / 6**0.5
+        )
+        pattern = scores.masked_fill(
+            ~torch.ones(9, 9, dtype=torch.bool).tril(), -torch.inf
+        ).softmax(-1)
         close(pattern, output.attentions[1][:, head])
-        written = written + pattern @ (x @ model.W_V[1, head] + model.b_V[1, head]) @ model.W_O[1, head]
+        written = (
+            written + pattern @ (x @ model.W_V[1, head] + model.b_V[1, head]) @ model.W_O[1, head]
+        )
     close(written, model.model.layers[1].self_attn(x, turn)[0])
     m = model.model.layers[0].mlp
     close((x @ model.W_gate[0] * (x @ model.W_in[0])) @ model.W_out[0], m(x))
@@ -156,7 +187,9 @@ ROPES = {
 
 @pytest.fixture(scope="module", params=ROPES)
 def halved(request, tmp_path_factory):
-    """A folder of stock's in bfloat16, and stock's logits of 900 tokens from it in float64 and in bfloat16."""
+    """A folder of stock's in bfloat16, and stock's logits of 900 tokens from it in float64 and in
+    bfloat16.
+    """
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp(request.param)
     config = LlamaConfig(
@@ -164,7 +197,10 @@ def halved(request, tmp_path_factory):
         max_position_embeddings=4096, initializer_range=0.2, rope_parameters=ROPES[request.param],
     )  # fmt: skip
     LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
-    found = {dtype: LlamaForCausalLM.from_pretrained(folder, dtype=dtype) for dtype in (torch.float64, torch.bfloat16)}
+    found = {
+        dtype: LlamaForCausalLM.from_pretrained(folder, dtype=dtype)
+        for dtype in (torch.float64, torch.bfloat16)
+    }
     with torch.no_grad():
         return folder, *(found[dtype](long_text()).logits.double() for dtype in found)
 
@@ -176,7 +212,9 @@ def long_text():
 WAYS = {
     "load, double": lambda folder, _: bilens.load(folder).double(),
     "load, half, double": lambda folder, _: bilens.load(folder).half().to(torch.float64),
-    "from_llama": lambda folder, _: Transformer.from_llama(LlamaForCausalLM.from_pretrained(folder)).double(),
+    "from_llama": lambda folder, _: Transformer.from_llama(
+        LlamaForCausalLM.from_pretrained(folder)
+    ).double(),
     "from a cast Llama": lambda folder, _: Transformer.from_llama(
         LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).bfloat16()
     ).double(),
@@ -186,7 +224,8 @@ WAYS = {
         saved(bilens.load(folder), at) and Transformer.from_pretrained(at, dtype=torch.float64)
     ),
     "saved, from_pretrained in half": lambda folder, at: (
-        saved(bilens.load(folder), at) and Transformer.from_pretrained(at, dtype=torch.bfloat16).double()
+        saved(bilens.load(folder), at)
+        and Transformer.from_pretrained(at, dtype=torch.bfloat16).double()
     ),
     "folded": lambda folder, _: bilens.load(folder).double().folded(),
 }
@@ -200,10 +239,13 @@ def saved(model, at):
 @pytest.mark.parametrize("way", WAYS)
 @torch.no_grad()
 def test_through_bfloat16_and_back_a_model_is_stocks(halved, way, tmp_path, close):
-    """1e-5: stock's norms work in float32 in its float64 model. Rounded frequencies would be off by more than 1."""
+    """1e-5: stock's norms work in float32 in its float64 model. Rounded frequencies would be off by
+    more than 1.
+    """
     folder, truth, _ = halved
     model = WAYS[way](folder, tmp_path)
-    if isinstance(model, LlamaForCausalLM):  # its own cast to float64 keeps what its frequencies are
+    # its own cast to float64 keeps what its frequencies are
+    if isinstance(model, LlamaForCausalLM):
         assert model.model.rotary_emb.inv_freq.dtype == torch.float64
     close(model(long_text()).logits, truth, tol=1e-5)
 
@@ -211,7 +253,10 @@ def test_through_bfloat16_and_back_a_model_is_stocks(halved, way, tmp_path, clos
 @torch.no_grad()
 def test_in_bfloat16_a_model_is_as_near_the_truth_as_stock(halved):
     folder, truth, stock = halved
-    off = [float((logits - truth).square().mean().sqrt()) for logits in (bilens.load(folder)(long_text()).logits, stock)]
+    off = [
+        float((logits - truth).square().mean().sqrt())
+        for logits in (bilens.load(folder)(long_text()).logits, stock)
+    ]
     assert off[0] <= 1.1 * off[1]
 
 
@@ -219,7 +264,9 @@ def test_in_bfloat16_a_model_is_as_near_the_truth_as_stock(halved):
 @pytest.mark.parametrize(("dtype", "tol"), [(torch.float16, 1e-2), (torch.bfloat16, 5e-2)])
 @torch.no_grad()
 def test_a_stream_past_the_square_root_of_float16(norm, dtype, tol, close):
-    """A coordinate of 400: its square overflows float16. The pass and the paths are those of float64."""
+    """A coordinate of 400: its square overflows float16. The pass and the paths are those of
+    float64.
+    """
     model = build(norm=norm, positions="learned")
     model.model.embed_tokens.weight[:, 0] = 400
     model = model.to(dtype)
@@ -227,7 +274,9 @@ def test_a_stream_past_the_square_root_of_float16(norm, dtype, tol, close):
     close(model(text).logits, truth(text).logits, tol=tol)
     got, wanted = (bilens.expand(each, text[0], target=5) for each in (model, truth))
     assert got.total == pytest.approx(wanted.total, rel=tol, abs=tol)
-    assert float(got.terms[0].value) == pytest.approx(float(wanted.terms[0].value), rel=tol, abs=tol)
+    assert float(got.terms[0].value) == pytest.approx(
+        float(wanted.terms[0].value), rel=tol, abs=tol
+    )
 
 
 @pytest.mark.parametrize(
@@ -239,7 +288,10 @@ def test_a_stream_past_the_square_root_of_float16(norm, dtype, tol, close):
         ({"hidden_act": "swish"}, "TransformerConfig.hidden_act must be one of linear"),
         ({"hidden_size": 25}, "hidden_size must be a multiple of num_attention_heads = 4"),
         ({"vocab_size": 0}, "vocab_size must be a whole number ≥ 1"),
-        ({"rope_parameters": {"rope_type": "dynamic"}}, "rope_type must be one of default, linear, llama3"),
+        (
+            {"rope_parameters": {"rope_type": "dynamic"}},
+            "rope_type must be one of default, linear, llama3",
+        ),
     ],
 )
 def test_a_config_refuses_what_it_does_not_understand(refuses, changes, text):
@@ -249,10 +301,22 @@ def test_a_config_refuses_what_it_does_not_understand(refuses, changes, text):
 @pytest.mark.bad_input
 def test_wrong_calls(refuses):
     model = build()
-    refuses(ArgumentError, lambda: model(torch.tensor([[3, 40]])), "input_ids must be 0 … 39; got 40")
+    refuses(
+        ArgumentError, lambda: model(torch.tensor([[3, 40]])), "input_ids must be 0 … 39; got 40"
+    )
     refuses(ArgumentError, lambda: model(torch.tensor([[-1, 4]])), "got -1")
     refuses(ShapeError, lambda: model(torch.zeros(1, 0, dtype=torch.long)), "at least one token")
-    refuses(ShapeError, lambda: model(torch.zeros(3, dtype=torch.long)), "input_ids must be (batch, tokens)")
-    refuses(ArgumentError, lambda: model(tokens(33)), "the text must fit the context of 32 tokens; got 33")
-    refuses(ArgumentError, lambda: model.W_pos, "W_pos must be asked of a model with learned positions")
+    refuses(
+        ShapeError,
+        lambda: model(torch.zeros(3, dtype=torch.long)),
+        "input_ids must be (batch, tokens)",
+    )
+    refuses(
+        ArgumentError,
+        lambda: model(tokens(33)),
+        "the text must fit the context of 32 tokens; got 33",
+    )
+    refuses(
+        ArgumentError, lambda: model.W_pos, "W_pos must be asked of a model with learned positions"
+    )
     refuses(ArgumentError, lambda: model(), "either input_ids or inputs_embeds")

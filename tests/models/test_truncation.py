@@ -13,7 +13,9 @@ def build(**given):
     return Classifier(config).double().requires_grad_(False)
 
 
-@pytest.mark.parametrize("given", [{}, {"bias": True}, {"num_hidden_layers": 2, "residual": True, "bias": True}])
+@pytest.mark.parametrize(
+    "given", [{}, {"bias": True}, {"num_hidden_layers": 2, "residual": True, "bias": True}]
+)
 def test_what_is_left_out_is_left_out_or_put_at_its_mean(given):
     model = build(**given)
     for parameter in model.parameters():

@@ -1,4 +1,6 @@
-"""What a model reads of what a person passes, and how its tokens are named, on three kinds of tokenizers."""
+"""What a model reads of what a person passes, and how its tokens are named, on three kinds of
+tokenizers.
+"""
 
 import numpy as np
 import pytest
@@ -79,7 +81,9 @@ def test_a_space_in_front_is_part_of_a_token(model):
 
 def test_names_of_a_llama_like_tokenizer():
     model = reading(llama_like())
-    tokens = model.tokenizer.convert_tokens_to_ids(["girl", "▁girl", "<0x0A>", "<0x61>", "a", "▁a", "<0xC3>", "<s>"])
+    tokens = model.tokenizer.convert_tokens_to_ids(
+        ["girl", "▁girl", "<0x0A>", "<0x61>", "a", "▁a", "<0xC3>", "<s>"]
+    )
     names = ["girl", "␣girl", "⏎", "<0x61>", "a", "␣a", "<0xC3>", "<s>"]
     assert model.output_names(tokens) == names
     texts = ["girl", " girl", "\n", "<0x61>", "a", " a", "<0xC3>", "<s>"]
@@ -98,10 +102,16 @@ def test_tokens_of_a_tokenizer_of_whole_words():
 
 
 def test_a_special_token_that_stands_for_the_unknown_too(refuses):
-    """GPT-2's convention: one token begins, ends and is unknown; a text that names it is no unknown text."""
+    """GPT-2's convention: one token begins, ends and is unknown; a text that names it is no unknown
+    text.
+    """
     made = byte_level()
     same = PreTrainedTokenizerFast(
-        tokenizer_object=made.backend_tokenizer, unk_token="<s>", bos_token="<s>", eos_token="<s>", pad_token="<s>"
+        tokenizer_object=made.backend_tokenizer,
+        unk_token="<s>",
+        bos_token="<s>",
+        eos_token="<s>",
+        pad_token="<s>",
     )
     model = reading(same)
     assert model.read("a<s> girl")[0].tolist() == same("a<s> girl")["input_ids"]
@@ -122,10 +132,17 @@ def test_padding_is_no_text(side, positions):
         assert torch.equal(model.read((row["input_ids"], row["attention_mask"])), model.read(text))
     for place in ("mlp1.input", "mlp0.output", "attn1.input"):
         alone = torch.cat([*activations(model, [model.read(text) for text in texts], place)])
-        batches = [padded], [(padded["input_ids"], padded["attention_mask"])], [padded["input_ids"].tolist()[0], *texts]
+        batches = (
+            [padded],
+            [(padded["input_ids"], padded["attention_mask"])],
+            [padded["input_ids"].tolist()[0], *texts],
+        )
         for batch in batches[:2]:
-            torch.testing.assert_close(torch.cat([*activations(model, batch, place)]), alone, rtol=1e-10, atol=1e-12)
-    (everything,) = activations(model, [padded["input_ids"]], "mlp1.input")  # without a mask all is text
+            torch.testing.assert_close(
+                torch.cat([*activations(model, batch, place)]), alone, rtol=1e-10, atol=1e-12
+            )
+    # without a mask all is text
+    (everything,) = activations(model, [padded["input_ids"]], "mlp1.input")
     assert len(everything) == padded["input_ids"].numel()
 
 
@@ -134,7 +151,14 @@ def test_what_a_tokenizer_returns_is_read():
     told = model.tokenizer(TEXT, return_token_type_ids=True, return_special_tokens_mask=True)
     assert torch.equal(model.read(told), model.read(TEXT))
     ids = told["input_ids"]
-    for same in (ids, tuple(ids), [ids], np.array(ids), torch.tensor(ids, dtype=torch.int32)[None], {"input_ids": ids}):
+    for same in (
+        ids,
+        tuple(ids),
+        [ids],
+        np.array(ids),
+        torch.tensor(ids, dtype=torch.int32)[None],
+        {"input_ids": ids},
+    ):
         assert torch.equal(model.read(same), model.read(TEXT))
     where = torch.arange(len(ids))
     assert torch.equal(model.read({"input_ids": ids, "position_ids": where}), model.read(TEXT))
@@ -142,7 +166,10 @@ def test_what_a_tokenizer_returns_is_read():
 
 BAD = {
     "texts": (["a", "girl"], "got a list of texts"),
-    "chat": ([{"role": "user", "content": "a"}], "got chat messages. ids = tokenizer.apply_chat_template(messages"),
+    "chat": (
+        [{"role": "user", "content": "a"}],
+        "got chat messages. ids = tokenizer.apply_chat_template(messages",
+    ),
     "ragged": ([[1, 2], [3]], "must be one text, or its token ids (t,); got list"),
     "nothing": (None, "must be one text, or its token ids (t,); got NoneType"),
     "set": ({1, 2}, "must be one text, or its token ids (t,); got set"),
@@ -159,15 +186,42 @@ BAD = {
     "deep": ([[[1]]], "got torch.int64 (1, 1, 1)"),
     "empty": ([], "must hold at least one token"),
     "no ids": ({"labels": [1]}, "inputs must hold input_ids; got labels"),
-    "unread key": ({"input_ids": [1], "labels": [1]}, "inputs['labels'] must be one of attention_mask, input_ids"),
-    "mask of another shape": ({"input_ids": [1, 2], "attention_mask": [1]}, "attention_mask must be 0 and 1, (1, 2)"),
-    "mask of other values": ({"input_ids": [1, 2], "attention_mask": [1, 3]}, "attention_mask must be 0 and 1"),
-    "mask with a hole": ({"input_ids": [1, 2, 3], "attention_mask": [1, 0, 1]}, "got a hole between tokens"),
-    "padding alone": ({"input_ids": [1, 2], "attention_mask": [0, 0]}, "must hold at least one token; got padding alone"),
-    "other positions": ({"input_ids": [1, 2], "position_ids": [4, 5]}, "must count the tokens from 0"),
-    "meta": (torch.ones(3, dtype=torch.int64, device="meta"), "must be a dense tensor that holds its values"),
-    "sparse": (torch.ones(3, dtype=torch.int64).to_sparse(), "must be a dense tensor that holds its values"),
-    "half a surrogate": ("a \ud83d girl", "the text must be Unicode text; got half a surrogate pair at character 2"),
+    "unread key": (
+        {"input_ids": [1], "labels": [1]},
+        "inputs['labels'] must be one of attention_mask, input_ids",
+    ),
+    "mask of another shape": (
+        {"input_ids": [1, 2], "attention_mask": [1]},
+        "attention_mask must be 0 and 1, (1, 2)",
+    ),
+    "mask of other values": (
+        {"input_ids": [1, 2], "attention_mask": [1, 3]},
+        "attention_mask must be 0 and 1",
+    ),
+    "mask with a hole": (
+        {"input_ids": [1, 2, 3], "attention_mask": [1, 0, 1]},
+        "got a hole between tokens",
+    ),
+    "padding alone": (
+        {"input_ids": [1, 2], "attention_mask": [0, 0]},
+        "must hold at least one token; got padding alone",
+    ),
+    "other positions": (
+        {"input_ids": [1, 2], "position_ids": [4, 5]},
+        "must count the tokens from 0",
+    ),
+    "meta": (
+        torch.ones(3, dtype=torch.int64, device="meta"),
+        "must be a dense tensor that holds its values",
+    ),
+    "sparse": (
+        torch.ones(3, dtype=torch.int64).to_sparse(),
+        "must be a dense tensor that holds its values",
+    ),
+    "half a surrogate": (
+        "a \ud83d girl",
+        "the text must be Unicode text; got half a surrogate pair at character 2",
+    ),
     "prompt of no text": (lambda: Prompt(["a"]), "the text must be text; got list"),
     "no tokens": (Prompt("", special_tokens=False), "must hold at least one token"),
 }

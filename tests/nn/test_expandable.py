@@ -9,9 +9,19 @@ from bilens.nn.expandable import eager, explained, is_half
 
 def tiny(dtype=torch.float32, **given):
     torch.manual_seed(0)
-    sizes = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes = {
+        "vocab_size": 9,
+        "hidden_size": 8,
+        "intermediate_size": 6,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     sizes["positions"] = "learned"
-    return bilens.Transformer(bilens.TransformerConfig(**sizes | given, initializer_range=0.5)).to(dtype).eval()
+    return (
+        bilens.Transformer(bilens.TransformerConfig(**sizes | given, initializer_range=0.5))
+        .to(dtype)
+        .eval()
+    )
 
 
 IDS = torch.tensor([[1, 4, 2, 7]])

@@ -31,9 +31,15 @@ def test_both_names_say_the_same(text, place):
     assert find_place(text, PARTS) == place
 
 
-@pytest.mark.parametrize("text", ["mlp2.input", "layers.9.mlp.input", "mlp1", "blocks.1.hook_mlp_in", ""])
+@pytest.mark.parametrize(
+    "text", ["mlp2.input", "layers.9.mlp.input", "mlp1", "blocks.1.hook_mlp_in", ""]
+)
 def test_a_place_that_is_not_there(text, refuses):
-    refuses(ArgumentError, lambda: find_place(text, PARTS), "place must be one of attn0.input, mlp0.input")
+    refuses(
+        ArgumentError,
+        lambda: find_place(text, PARTS),
+        "place must be one of attn0.input, mlp0.input",
+    )
 
 
 def test_heads_have_no_joint_output(refuses):
@@ -52,7 +58,10 @@ def test_a_hook_changes_and_leaves():
 
 def test_activations_are_what_the_layer_reads_and_writes():
     ids = torch.randint(0, 1024, (6, 20), generator=torch.Generator().manual_seed(0))
-    read, written = (torch.cat(list(activations(MODEL, ids.split(4), f"mlp1.{side}"))) for side in ("input", "output"))
+    read, written = (
+        torch.cat(list(activations(MODEL, ids.split(4), f"mlp1.{side}")))
+        for side in ("input", "output")
+    )
     assert read.shape == written.shape == (120, 128)
     tensor = MODEL.blocks[1].mlp.tensor().detach()
     assert torch.allclose(tensor(read), written, atol=1e-5)
@@ -84,15 +93,25 @@ def read_by(model, ids, place):
 def test_threads_on_one_model_give_the_numbers_of_one():
     torch.manual_seed(0)
     config = TransformerConfig(
-        vocab_size=11, hidden_size=8, intermediate_size=6, num_hidden_layers=2, num_attention_heads=2, initializer_range=0.5
+        vocab_size=11,
+        hidden_size=8,
+        intermediate_size=6,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        initializer_range=0.5,
     )
     model = Transformer(config).double().eval()
-    texts = [torch.randint(0, 11, (6,), generator=torch.Generator().manual_seed(n)) for n in range(4)]
+    texts = [
+        torch.randint(0, 11, (6,), generator=torch.Generator().manual_seed(n)) for n in range(4)
+    ]
     at = At(torch.arange(8.0).double(), "mlp1.input")
     jobs = [lambda ids=ids: knockout(model, ids, "L0H1", 3).after for ids in texts[:2]]
     jobs += [lambda: expand(model, texts[2], at, detail="writes").forward]
     jobs += [lambda: attention_scores(model, texts[3], 1, 0, -1, 2).forward]
-    jobs += [lambda: model(texts[3][None]).logits.detach(), read_by(model, texts[1][None], "mlp1.input")]
+    jobs += [
+        lambda: model(texts[3][None]).logits.detach(),
+        read_by(model, texts[1][None], "mlp1.input"),
+    ]
     alone = [job() for job in jobs]
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)  # threads change places within a pass
@@ -117,7 +136,9 @@ def test_another_thread_runs_through_a_hook_untouched():
 
 
 def test_another_thread_meets_a_hook_that_is_half_set():
-    """torch sets a hook in two steps, and a pass between them calls it without the arguments by name."""
+    """torch sets a hook in two steps, and a pass between them calls it without the arguments by
+    name.
+    """
     layer, x = torch.nn.Linear(3, 2), torch.randn(4, 3)
     before = layer(x).detach()
     with ThreadPoolExecutor(1) as pool, hooked(layer, "input", lambda given: given * 0):
@@ -130,7 +151,10 @@ def test_hooks_of_one_thread_nest_and_end_with_an_error():
     before = layer(x).detach()
 
     def broken():
-        with hooked(layer, "input", lambda given: given * 2), hooked(layer, "output", lambda out: out + 1):
+        with (
+            hooked(layer, "input", lambda given: given * 2),
+            hooked(layer, "output", lambda out: out + 1),
+        ):
             assert torch.allclose(layer(x), 2 * before + 1)
             raise KeyError
 
@@ -167,7 +191,11 @@ def test_a_generator_may_be_finished_elsewhere():
     MODEL(ids)
     with ThreadPoolExecutor(1) as pool:
         second = pool.submit(next, found).result()
-    assert torch.allclose(torch.cat([first, second]), torch.cat(list(activations(MODEL, [ids], "mlp1.output"))), atol=1e-5)
+    assert torch.allclose(
+        torch.cat([first, second]),
+        torch.cat(list(activations(MODEL, [ids], "mlp1.output"))),
+        atol=1e-5,
+    )
 
     def suspended():
         with hooked(layer, "output", lambda out: out * 0):
@@ -184,7 +212,10 @@ def test_a_generator_may_be_finished_elsewhere():
 
 def test_what_a_hook_did_is_counted():
     layer, x = torch.nn.Linear(3, 2), torch.zeros(4, 3)
-    with hooked(layer, "input", lambda given: given * 0) as same, hooked(layer, "output", lambda out: None) as silent:
+    with (
+        hooked(layer, "input", lambda given: given * 0) as same,
+        hooked(layer, "output", lambda out: None) as silent,
+    ):
         layer(x)
         layer(input=x)  # by name
     assert (same.calls, same.changed) == (2, 0)
@@ -193,14 +224,23 @@ def test_what_a_hook_did_is_counted():
 
 def test_a_part_that_the_pass_does_not_call(refuses):
     layer = torch.nn.Linear(3, 2)
-    refuses(ArgumentError, lambda: hear(layer, "input", lambda: None), "the model's forward pass must call the modules")
+    refuses(
+        ArgumentError,
+        lambda: hear(layer, "input", lambda: None),
+        "the model's forward pass must call the modules",
+    )
 
 
 @pytest.mark.bad_input  # torch.compile does not see through the checks
 def test_compiled_models_are_heard_too():
     torch.manual_seed(0)
     config = TransformerConfig(
-        vocab_size=11, hidden_size=8, intermediate_size=6, num_hidden_layers=1, num_attention_heads=2, initializer_range=0.5
+        vocab_size=11,
+        hidden_size=8,
+        intermediate_size=6,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        initializer_range=0.5,
     )
     model, ids = Transformer(config).eval(), torch.tensor([[1, 2, 3]])
     truth = knockout(model, ids, "mlp0", 3).after, read_by(model, ids, "mlp0.input")()

@@ -1,4 +1,6 @@
-"""Layers: the tensor is the layer exactly, biases and all; gradients reach the parameters; the rest is refused in words."""
+"""Layers: the tensor is the layer exactly, biases and all; gradients reach the parameters; the rest
+is refused in words.
+"""
 
 import pytest
 import torch
@@ -72,7 +74,10 @@ def test_tensor_is_a_view_of_the_weights(make, close):
     layer = filled(BilinearMLP(4, 7), make)
     tensor = layer.tensor()
     assert tensor.out is layer.down_proj.weight
-    assert (tensor.left is layer.gate_proj.weight, tensor.right is layer.up_proj.weight) == (True, True)
+    assert (tensor.left is layer.gate_proj.weight, tensor.right is layer.up_proj.weight) == (
+        True,
+        True,
+    )
     x = make.randn(5, 4)
     with torch.no_grad():
         layer.up_proj.weight.mul_(2)
@@ -115,7 +120,9 @@ def test_a_nonlinear_layer_has_no_exact_tensor(kind, exact, act, refuses):
     )
 
 
-@pytest.mark.parametrize("layer", [MLP(4, 7, act="linear"), GatedMLP(4, 7, act="square")], ids=lambda layer: layer.act)
+@pytest.mark.parametrize(
+    "layer", [MLP(4, 7, act="linear"), GatedMLP(4, 7, act="square")], ids=lambda layer: layer.act
+)
 def test_what_is_a_polynomial_is_not_called_something_else(layer):
     with pytest.raises(NotExactError) as caught:
         layer.tensor()
@@ -124,7 +131,12 @@ def test_what_is_a_polynomial_is_not_called_something_else(layer):
 
 @pytest.mark.parametrize("kind", [GatedMLP, MLP])
 def test_unknown_activation(kind, refuses):
-    refuses(ConfigError, lambda: kind(4, 7, act="swish"), "act must be one of linear, relu,", "got 'swish'.")
+    refuses(
+        ConfigError,
+        lambda: kind(4, 7, act="swish"),
+        "act must be one of linear, relu,",
+        "got 'swish'.",
+    )
 
 
 @torch.no_grad()
@@ -132,7 +144,9 @@ def test_biases_are_not_dropped(make):
     """The peer's fault: a tensor without the biases is off by as much as the output."""
     layer, x = filled(BilinearMLP(4, 7, bias=True), make), make.randn(50, 4)
     bare = BilinearMLP(4, 7).double()
-    bare.load_state_dict({name: value for name, value in layer.state_dict().items() if name.endswith("weight")})
+    bare.load_state_dict(
+        {name: value for name, value in layer.state_dict().items() if name.endswith("weight")}
+    )
     off = (bare.tensor()(x) - layer(x)).norm() / layer(x).norm()
     assert float(off) > 0.1
     assert float((layer.tensor()(homogeneous(x)) - layer(x)).norm() / layer(x).norm()) < 1e-12

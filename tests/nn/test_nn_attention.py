@@ -63,7 +63,9 @@ WAYS = {
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_angles_are_those_of_float32_frequencies(way, dtype):
     rotary = WAYS[way](nn.ModuleList([Rotary(64)]))[0]
-    truth = LlamaRotaryEmbedding(LlamaConfig(hidden_size=64, num_attention_heads=1))(torch.ones(1, dtype=dtype), AT)
+    truth = LlamaRotaryEmbedding(LlamaConfig(hidden_size=64, num_attention_heads=1))(
+        torch.ones(1, dtype=dtype), AT
+    )
     for got, wanted in zip(rotary(AT, dtype), truth, strict=True):
         assert torch.equal(got[:, 0], wanted)
 
@@ -83,7 +85,9 @@ def test_frequencies_better_than_float32_are_kept():
     cos, sin = Rotary(4, inv_freq=given).bfloat16()(torch.tensor([[1999]]), torch.float64)
     for p in (0, 1):
         assert float(cos[0, 0, 0, p]) == pytest.approx(math.cos(1999 * float(given[p])), abs=1e-12)
-        assert float(sin[0, 0, 0, p + 2]) == pytest.approx(math.sin(1999 * float(given[p])), abs=1e-12)
+        assert float(sin[0, 0, 0, p + 2]) == pytest.approx(
+            math.sin(1999 * float(given[p])), abs=1e-12
+        )
     assert Rotary(4, inv_freq=given.half()).inv_freq.dtype == torch.float32
 
 
@@ -116,7 +120,9 @@ def test_scores_of_half_types_do_not_overflow(make, close, dtype):
 MASKS = {
     "causal": lambda: torch.ones(5, 5).tril().bool(),
     "some see nothing": lambda: torch.ones(5, 5).tril(-1).bool(),
-    "of each head": lambda: torch.rand(2, 4, 5, 5, generator=torch.Generator().manual_seed(0)) < 0.5,
+    "of each head": lambda: (
+        torch.rand(2, 4, 5, 5, generator=torch.Generator().manual_seed(0)) < 0.5
+    ),
     "of each row": lambda: torch.rand(2, 1, 5, 5, generator=torch.Generator().manual_seed(0)) < 0.5,
 }
 
@@ -126,7 +132,10 @@ MASKS = {
 def test_attention_under_a_mask_by_hand(make, close, kind, additive):
     layer, x, may = attention(make, qk_norm_eps=1e-6), make.randn(2, 5, 16), MASKS[kind]()
     mask = torch.zeros(may.shape).double().masked_fill(~may, -torch.inf) if additive else may
-    q, k, v = (p(x).unflatten(-1, (-1, 4)).transpose(1, 2) for p in (layer.q_proj, layer.k_proj, layer.v_proj))
+    q, k, v = (
+        p(x).unflatten(-1, (-1, 4)).transpose(1, 2)
+        for p in (layer.q_proj, layer.k_proj, layer.v_proj)
+    )
     q, k = layer.q_norm(q), layer.k_norm(k)
     z = torch.zeros(2, 5, 4, 4).double()
     may = may.expand(2, 4, 5, 5)

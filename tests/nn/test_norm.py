@@ -1,4 +1,6 @@
-"""Norms in every dtype: the scale, the map beside it and the forward pass are one function, and none overflows in half."""
+"""Norms in every dtype: the scale, the map beside it and the forward pass are one function, and
+none overflows in half.
+"""
 
 import pytest
 import torch
@@ -50,7 +52,9 @@ def test_scale_map_and_constant_are_the_norm(make, close, dtype, kind, stream):
     close(norm(x), truth, tol=tol)
     close(whole, truth, tol=1e-5 if dtype in HALF else tol)
     assert norm(x).dtype == dtype
-    assert scale.dtype == whole.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert (
+        scale.dtype == whole.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    )
 
 
 @pytest.mark.parametrize("kind", NORMS)
@@ -60,4 +64,8 @@ def test_the_transpose_is_the_transpose(make, close, kind):
 
 
 def test_unknown_norm(refuses):
-    refuses(ConfigError, lambda: make_norm("batch", 8, 1e-6), "norm must be one of rms, layer, none; got 'batch'")
+    refuses(
+        ConfigError,
+        lambda: make_norm("batch", 8, 1e-6),
+        "norm must be one of rms, layer, none; got 'batch'",
+    )

@@ -33,7 +33,11 @@ class Reader(HTMLParser):
             self.scripts.append((dict(attrs).get("type"), ""))
 
     def handle_data(self, data):
-        if self.elements and self.elements[-1][0] == "script" and self.get_starttag_text().startswith("<script"):
+        if (
+            self.elements
+            and self.elements[-1][0] == "script"
+            and self.get_starttag_text().startswith("<script")
+        ):
             kind, text = self.scripts[-1]
             self.scripts[-1] = (kind, text + data if self.cdata_elem else text)
 
@@ -43,7 +47,12 @@ def build(depth=1, bias=False, names=None):
     names = names or {n: str(n) for n in range(10)}
     return Classifier(
         ClassifierConfig(
-            input_shape=[8, 8], hidden_size=16, num_hidden_layers=depth, bias=bias, id2label=names, residual=bias
+            input_shape=[8, 8],
+            hidden_size=16,
+            num_hidden_layers=depth,
+            bias=bias,
+            id2label=names,
+            residual=bias,
         )
     )
 
@@ -79,15 +88,25 @@ def test_every_section_is_made(tmp_path, digits, depth, bias):
     assert path.stat().st_size < 6_000_000
     images = [attributes for tag, attributes in elements if tag == "img"]
     assert len(images) == (10 * (8 + 4) if depth == 1 else 0)
-    assert all(attributes["alt"] and attributes["src"].startswith("data:image/png;base64,") for attributes in images)
+    assert all(
+        attributes["alt"] and attributes["src"].startswith("data:image/png;base64,")
+        for attributes in images
+    )
     charts = [attributes for _, attributes in elements if attributes.get("class") == "chart"]
     assert len(charts) == 12
-    assert all(attributes["role"] == "img" and len(attributes["aria-label"]) > 20 for attributes in charts)
+    assert all(
+        attributes["role"] == "img" and len(attributes["aria-label"]) > 20 for attributes in charts
+    )
 
 
 def test_nothing_is_fetched(tmp_path, digits):
     _, elements = read(write_page(build(), digits, tmp_path))
-    fetched = [value for _, attributes in elements for key, value in attributes.items() if key in ("src", "href")]
+    fetched = [
+        value
+        for _, attributes in elements
+        for key, value in attributes.items()
+        if key in ("src", "href")
+    ]
     assert all(value.startswith("data:") for value in fetched)
     assert not [tag for tag, _ in elements if tag in ("link", "iframe", "object")]
 
@@ -113,25 +132,41 @@ SHOWN = "&lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt;&lt;b&gt;\\x1b\\u20
 def nasty(tmp_path_factory, digits):
     """The page of a model whose names and whose run's records are what nobody should believe."""
     names = {n: f"{NASTY}{n}" for n in range(10)}
-    return write_page(build(names=names), digits, tmp_path_factory.mktemp("nasty"), {"recipe": {"steps": NASTY}})
+    return write_page(
+        build(names=names), digits, tmp_path_factory.mktemp("nasty"), {"recipe": {"steps": NASTY}}
+    )
 
 
 def test_names_are_shown_and_do_nothing(nasty):
     text, elements = read(nasty)
     assert nasty.broken == ()
     assert not {"\x1b", "\u202e", NASTY} & set(text)
-    assert text.count(f"<h3>Class <bdi>{SHOWN}3</bdi></h3>") == 2  # what it looks for, and its gates
+    # what it looks for, and its gates
+    assert text.count(f"<h3>Class <bdi>{SHOWN}3</bdi></h3>") == 2
     assert f"<dd><bdi>steps {SHOWN}</bdi></dd>" in text
-    assert [dict(each)["src"][:5] for tag, each in elements if tag == "img" and "\\x1b" in each["alt"]]
+    assert [
+        dict(each)["src"][:5] for tag, each in elements if tag == "img" and "\\x1b" in each["alt"]
+    ]
     assert not [tag for tag, _ in elements if tag in ("b",)][1:]  # the template's own mean rank
 
 
 def test_the_page_runs_its_own_scripts_alone_and_fetches_nothing(nasty):
     _, elements = read(nasty)
-    (policy,) = (each["content"] for tag, each in elements if each.get("http-equiv") == "Content-Security-Policy")
+    (policy,) = (
+        each["content"]
+        for tag, each in elements
+        if each.get("http-equiv") == "Content-Security-Policy"
+    )
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
     assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
-    assert set(rules) == {"default-src", "script-src", "style-src", "img-src", "base-uri", "form-action"}
+    assert set(rules) == {
+        "default-src",
+        "script-src",
+        "style-src",
+        "img-src",
+        "base-uri",
+        "form-action",
+    }
     run, _ = scripts(nasty)
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in run]
     assert rules["script-src"].split() == [f"'sha256-{each}'" for each in hashes]
@@ -142,8 +177,19 @@ def test_the_page_runs_its_own_scripts_alone_and_fetches_nothing(nasty):
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser")
 def test_a_browser_draws_it_without_complaint(nasty, tmp_path):
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
-    command += ["--enable-logging=stderr", "--virtual-time-budget=4000", "--dump-dom", nasty.path.as_uri()]
+    command = [
+        "chromium",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path}/profile",
+    ]
+    command += [
+        "--enable-logging=stderr",
+        "--virtual-time-budget=4000",
+        "--dump-dom",
+        nasty.path.as_uri(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "CONSOLE" not in done.stderr
     charts = nasty.path.read_text(encoding="utf-8").count('<div class="chart"')
@@ -159,16 +205,25 @@ def test_spectra_have_their_bars_colours_and_axes(tmp_path, digits):
     for figure, truth in zip(figures[:10], values, strict=True):
         (bars,) = figure["data"]
         ends = torch.cat([truth[:20], truth[-20:]])
-        assert torch.allclose(torch.tensor(bars["y"], dtype=torch.float64), ends, atol=1e-5 * float(truth.abs().max()))
+        assert torch.allclose(
+            torch.tensor(bars["y"], dtype=torch.float64), ends, atol=1e-5 * float(truth.abs().max())
+        )
         assert bars["marker"]["color"] == ["#0072B2" if y > 0 else "#D55E00" for y in bars["y"]]
         assert bars["customdata"] == [*range(20), *range(44, 64)]
         assert figure["layout"]["yaxis"]["title"]["text"] == "λ"
-        assert figure["layout"]["yaxis"]["zerolinecolor"] == "#999"  # the page's own style stays beside it
+        # the page's own style stays beside it
+        assert figure["layout"]["yaxis"]["zerolinecolor"] == "#999"
     accuracy, directions = figures[10:]
-    assert [line["name"] for line in accuracy["data"]] == ["rest left out", "rest at its mean", "whole model"]
+    assert [line["name"] for line in accuracy["data"]] == [
+        "rest left out",
+        "rest at its mean",
+        "whole model",
+    ]
     images = digits.test
     right = (model(images.pixel_values).logits.argmax(-1) == images.labels).double().mean()
-    assert accuracy["data"][2]["y"] == pytest.approx([100 * float(right)] * len(accuracy["data"][0]["x"]))
+    assert accuracy["data"][2]["y"] == pytest.approx(
+        [100 * float(right)] * len(accuracy["data"][0]["x"])
+    )
     assert directions["layout"]["yaxis"]["type"] == "log"
     (out, *_) = directions["data"]
     sigma = torch.linalg.svdvals(((cube + cube.mT) / 2).flatten(1))
@@ -185,7 +240,9 @@ def test_a_chart_has_no_number_that_json_has_not():
 
 def test_pictures_are_centred_on_zero():
     raw = picture(torch.tensor([-2.0, 0.0, 1.0, 2.0]), (1, 4)).split(",")[1]
-    low, zero, half, high = Image.open(io.BytesIO(base64.b64decode(raw))).convert("RGB").get_flattened_data()
+    low, zero, half, high = (
+        Image.open(io.BytesIO(base64.b64decode(raw))).convert("RGB").get_flattened_data()
+    )
     assert min(zero) > 240
     assert low[0] > low[2]
     assert high[2] > high[0]

@@ -16,12 +16,19 @@ from bilens.report import Verification
 def build(depth=1, residual=False, bias=False):
     torch.manual_seed(depth)
     config = ClassifierConfig(
-        input_shape=[4, 4], hidden_size=12, num_hidden_layers=depth, residual=residual, bias=bias, num_labels=5
+        input_shape=[4, 4],
+        hidden_size=12,
+        num_hidden_layers=depth,
+        residual=residual,
+        bias=bias,
+        num_labels=5,
     )
     return Classifier(config)
 
 
-@pytest.mark.parametrize(("depth", "residual", "bias"), itertools.product((1, 2), (False, True), (False, True)))
+@pytest.mark.parametrize(
+    ("depth", "residual", "bias"), itertools.product((1, 2), (False, True), (False, True))
+)
 def test_every_identity_holds(depth, residual, bias):
     checks = verify(build(depth, residual, bias))
     assert checks.passed, checks.to_frame().to_string()
@@ -30,7 +37,9 @@ def test_every_identity_holds(depth, residual, bias):
         assert len(named) == 14 + bias, named
     whole = [name for name in checks.identities if ", layer" not in name]
     assert len(whole) == 4 + 2 * (depth == 1), whole
-    assert checks.skipped == ("against a stock model: transformers has no class of bilinear classifiers",)
+    assert checks.skipped == (
+        "against a stock model: transformers has no class of bilinear classifiers",
+    )
 
 
 def tiny(family, seed=0, **given):
@@ -41,7 +50,9 @@ def tiny(family, seed=0, **given):
         "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3,
         "max_position_embeddings": 64,
     }  # fmt: skip
-    config = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}[family](**sizes | given)
+    config = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}[family](
+        **sizes | given
+    )
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -81,7 +92,9 @@ def test_half_precision_models_pass(dtype):
 
 @pytest.mark.parametrize("break_it", ["eps", "turns", "scale"])
 def test_another_function_than_the_stock_one_is_found_by_that_check_alone(monkeypatch, break_it):
-    """What is wrong everywhere in bilens in the same way, nothing that compares bilens with bilens can see."""
+    """What is wrong everywhere in bilens in the same way, nothing that compares bilens with bilens
+    can see.
+    """
     model = Transformer.from_llama(tiny("llama", hidden_act="linear"))
     if break_it == "eps":
         monkeypatch.setattr(model.model.norm, "eps", 1e-2)
@@ -90,7 +103,9 @@ def test_another_function_than_the_stock_one_is_found_by_that_check_alone(monkey
     else:
         model.model.rotary_emb.scale = 1.001
     checks = verify(model)
-    failed = [name for name, holds in zip(checks.identities, checks.holds, strict=True) if not holds]
+    failed = [
+        name for name, holds in zip(checks.identities, checks.holds, strict=True) if not holds
+    ]
     assert "logits = those of stock LlamaForCausalLM, same weights" in failed
     assert all("stock" in name or name.startswith(("save, load", "folded")) for name in failed)
 
@@ -106,7 +121,13 @@ def test_another_function_than_the_stock_one_is_found_by_that_check_alone(monkey
     ],
 )
 def test_what_has_no_stock_class_says_so(given, why):
-    fields = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 1, "num_attention_heads": 2}
+    fields = {
+        "vocab_size": 9,
+        "hidden_size": 8,
+        "intermediate_size": 6,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     checks = verify(Transformer(TransformerConfig(**fields | given)))
     assert checks.passed, checks.to_frame().to_string()
     assert checks.skipped == (f"against a stock model: no stock class of transformers has {why}",)
@@ -117,7 +138,12 @@ def test_what_has_no_stock_class_says_so(given, why):
 @pytest.mark.bad_input
 def test_what_is_no_model_is_refused(refuses):
     tensor = build().tensor()
-    for what, name in ((tensor, "CP"), (torch.nn.Linear(2, 2), "Linear"), ("M", "str"), (None, "NoneType")):
+    for what, name in (
+        (tensor, "CP"),
+        (torch.nn.Linear(2, 2), "Linear"),
+        ("M", "str"),
+        (None, "NoneType"),
+    ):
         refuses(
             ArgumentError,
             lambda what=what: verify(what),
@@ -148,7 +174,9 @@ def broken_swap(self):
 def broken_eigh(self, *arguments):
     """Right eigenvalues with vectors of something else."""
     found = whole_eigh(self, *arguments)
-    return dataclasses.replace(found, vectors=torch.linalg.qr(torch.randn_like(found.vectors).mT)[0].mT)
+    return dataclasses.replace(
+        found, vectors=torch.linalg.qr(torch.randn_like(found.vectors).mT)[0].mT
+    )
 
 
 whole_eigh = QuadraticForm.eigh
@@ -182,5 +210,6 @@ def test_the_model_is_left_as_it_was():
     verify(model)
     assert model.training
     assert all(
-        torch.equal(before[name], value) and value.dtype == torch.float32 for name, value in model.state_dict().items()
+        torch.equal(before[name], value) and value.dtype == torch.float32
+        for name, value in model.state_dict().items()
     )

@@ -1,4 +1,6 @@
-"""Comparing MLPs: equal sizes, the same numbers as separate runs, gone on with where it was stopped."""
+"""Comparing MLPs: equal sizes, the same numbers as separate runs, gone on with where it was
+stopped.
+"""
 
 import math
 
@@ -9,31 +11,47 @@ from bilens.base.errors import ArgumentError
 from bilens.training import Comparison, compare, read_about, read_recipe
 from bilens.training.compare import VARIANTS, standard_error, with_mlp
 
-MODEL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+MODEL = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     """Small: most of a run of four steps is reading its text and measuring what is held out."""
     file = tmp_path_factory.mktemp("text") / "text.txt"
-    file.write_text("\n<|endoftext|>\n".join(f"There were {n} cats and {n + 1} dogs." for n in range(300)))
+    file.write_text(
+        "\n<|endoftext|>\n".join(f"There were {n} cats and {n + 1} dogs." for n in range(300))
+    )
     return str(file)
 
 
 @pytest.fixture(scope="module")
 def how():
-    return read_recipe(None, steps=4, batch_size=2, vocab_size=300, model=MODEL | {"max_position_embeddings": 16})
+    return read_recipe(
+        None, steps=4, batch_size=2, vocab_size=300, model=MODEL | {"max_position_embeddings": 16}
+    )
 
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory, how, text):
     folder, told = tmp_path_factory.mktemp("compared"), []
     names = ("ReLU", "bilinear", "SwiGLU")
-    return folder, compare(text, folder, how, variants=names, seeds=2, quiet=True, on_run=told.append), told
+    return (
+        folder,
+        compare(text, folder, how, variants=names, seeds=2, quiet=True, on_run=told.append),
+        told,
+    )
 
 
 def test_all_have_as_many_parameters(how):
-    sizes = {bilens.Transformer(bilens.TransformerConfig(**with_mlp(how, name).model)).num_parameters() for name in VARIANTS}
+    sizes = {
+        bilens.Transformer(bilens.TransformerConfig(**with_mlp(how, name).model)).num_parameters()
+        for name in VARIANTS
+    }
     assert len(sizes) == 1
 
 
@@ -42,7 +60,9 @@ def test_numbers_are_those_of_the_runs(compared, how):
     assert found.variants == ("ReLU", "bilinear", "SwiGLU")
     assert [run["mlp"] for run in told] == ["ReLU", "bilinear", "SwiGLU"] * 2
     for name, losses in zip(found.variants, found.loss, strict=True):
-        assert losses == tuple(read_about(folder / f"{name}-{seed}")["figures"]["valid"]["loss"] for seed in (0, 1))
+        assert losses == tuple(
+            read_about(folder / f"{name}-{seed}")["figures"]["valid"]["loss"] for seed in (0, 1)
+        )
     assert found.tokens == 4 * 2 * 16
     assert bilens.load(folder / "SwiGLU-1").config.hidden_act == "silu"
 
@@ -65,18 +85,29 @@ def test_it_goes_on_where_it_was_stopped(compared, how, text, tmp_path):
     folder, found, _ = compared
     (folder / "SwiGLU-1" / "training.json").unlink()
     (folder / "SwiGLU-1" / "training.json").write_text(
-        (folder / "SwiGLU-0" / "training.json").read_text().partition(',\n  "figures"')[0].replace('"seed": 0', '"seed": 1')
+        (folder / "SwiGLU-0" / "training.json")
+        .read_text()
+        .partition(',\n  "figures"')[0]
+        .replace('"seed": 0', '"seed": 1')
         + "}"
     )
     told = []
-    again = compare(text, folder, how, variants=found.variants, seeds=2, quiet=True, on_run=told.append)
+    again = compare(
+        text, folder, how, variants=found.variants, seeds=2, quiet=True, on_run=told.append
+    )
     assert [(run["mlp"], run["seed"]) for run in told] == [("SwiGLU", 1)]
     assert again.loss == found.loss
     again.save(tmp_path / "c.safetensors")
     assert Comparison.load(tmp_path / "c.safetensors").rows() == again.rows()
 
 
-@pytest.mark.parametrize(("variants", "seeds"), [((), 1), (("ReLU", "ReLU"), 1), (("ReLU",), 0), (("Tanh",), 1)])
+@pytest.mark.parametrize(
+    ("variants", "seeds"), [((), 1), (("ReLU", "ReLU"), 1), (("ReLU",), 0), (("Tanh",), 1)]
+)
 def test_nothing_to_compare_is_refused(refuses, tmp_path, how, variants, seeds):
-    refuses(ArgumentError, lambda: compare("topics", tmp_path / "x", how, variants=variants, seeds=seeds), "must be")
+    refuses(
+        ArgumentError,
+        lambda: compare("topics", tmp_path / "x", how, variants=variants, seeds=seeds),
+        "must be",
+    )
     assert not (tmp_path / "x").exists()

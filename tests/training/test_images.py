@@ -15,7 +15,11 @@ from bilens.training.images import require_fits
 
 def idx(array, kind=8, shape=None):
     shape = array.shape if shape is None else shape
-    return bytes([0, 0, kind, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + array.astype(np.uint8).tobytes()
+    return (
+        bytes([0, 0, kind, len(shape)])
+        + struct.pack(f">{len(shape)}I", *shape)
+        + array.astype(np.uint8).tobytes()
+    )
 
 
 IMAGES = np.arange(2 * 3 * 4).reshape(2, 3, 4)
@@ -56,7 +60,10 @@ def test_what_was_written_is_read(write):
         (idx(IMAGES)[:9], "must have a header of 16 bytes; got 9"),
         (idx(np.arange(5)), "must hold images (3 axes); got labels (1 axis)"),
         (idx(IMAGES, shape=(2**31, 2**31, 4)), "must promise at most 2,147,483,648 bytes"),
-        (idx(IMAGES, shape=(10**6, 10, 100)), "must promise no more than a file of its size can hold"),
+        (
+            idx(IMAGES, shape=(10**6, 10, 100)),
+            "must promise no more than a file of its size can hold",
+        ),
     ],
 )
 def test_a_wrong_file_is_one_clear_error(refuses, write, raw, text):
@@ -68,12 +75,22 @@ def test_a_wrong_file_is_one_clear_error(refuses, write, raw, text):
 def test_a_bomb_is_not_unpacked(refuses, write):
     """A fifth of a gigabyte of zeros in 200 KB, as its header says."""
     path = write(idx(np.zeros((2000, 10, 10_000))))
-    refuses(FileError, lambda: read_idx(path, 3), str(path), "must promise no more than a file of its size can hold")
+    refuses(
+        FileError,
+        lambda: read_idx(path, 3),
+        str(path),
+        "must promise no more than a file of its size can hold",
+    )
 
 
 def test_a_pipe_is_not_waited_for(refuses, tmp_path):
     os.mkfifo(tmp_path / "images.gz")
-    refuses(FileError, lambda: read_idx(tmp_path / "images.gz", 3), "must be an idx file", "got something else")
+    refuses(
+        FileError,
+        lambda: read_idx(tmp_path / "images.gz", 3),
+        "must be an idx file",
+        "got something else",
+    )
 
 
 @pytest.mark.parametrize("name", ["-images-idx3-ubyte", "-images.idx3-ubyte"])
@@ -81,10 +98,15 @@ def test_a_folder_of_unpacked_files(folder, name):
     """As torchvision leaves them, and as others name them."""
     packed = load_images(str(folder))
     for prefix in ("train", "t10k"):
-        for old, new in ((f"{prefix}-images-idx3-ubyte.gz", name), (f"{prefix}-labels-idx1-ubyte.gz", name)):
+        for old, new in (
+            (f"{prefix}-images-idx3-ubyte.gz", name),
+            (f"{prefix}-labels-idx1-ubyte.gz", name),
+        ):
             raw = gzip.decompress((folder / old).read_bytes())
             (folder / old).unlink()
-            kind = new if "images" in old else new.replace("images", "labels").replace("idx3", "idx1")
+            kind = (
+                new if "images" in old else new.replace("images", "labels").replace("idx3", "idx1")
+            )
             (folder / f"{prefix}{kind}").write_bytes(raw)
     assert load_images(str(folder)).content() == packed.content()
 
@@ -103,7 +125,9 @@ def test_a_corrupt_gzip(refuses, write):
 
 def test_a_missing_file(refuses, tmp_path):
     refuses(
-        FileError, lambda: read_idx(tmp_path / "no.gz", 3), "no.gz must be an idx file, or one as .gz; got nothing there"
+        FileError,
+        lambda: read_idx(tmp_path / "no.gz", 3),
+        "no.gz must be an idx file, or one as .gz; got nothing there",
     )
 
 
@@ -117,16 +141,30 @@ def test_a_folder_has_three_parts(folder):
 
 def test_labels_that_do_not_match_their_images(refuses, folder):
     (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.arange(5))))
-    refuses(FileError, lambda: load_images(str(folder)), "t10k-labels-idx1-ubyte.gz must label the 6 images", "got 5 labels")
+    refuses(
+        FileError,
+        lambda: load_images(str(folder)),
+        "t10k-labels-idx1-ubyte.gz must label the 6 images",
+        "got 5 labels",
+    )
 
 
 def test_images_of_two_sizes(refuses, folder):
     (folder / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros((6, 4, 4)))))
-    refuses(FileError, lambda: load_images(str(folder)), "training and test images of one size", "(5, 4) and (4, 4)")
+    refuses(
+        FileError,
+        lambda: load_images(str(folder)),
+        "training and test images of one size",
+        "(5, 4) and (4, 4)",
+    )
 
 
 def test_a_folder_that_is_not_there(refuses):
-    refuses(FileError, lambda: load_images("no/such"), 'no/such must be "digits" or a folder of idx files')
+    refuses(
+        FileError,
+        lambda: load_images("no/such"),
+        'no/such must be "digits" or a folder of idx files',
+    )
 
 
 def test_digits_are_built_in():
@@ -143,7 +181,10 @@ def test_digits_are_built_in():
 def test_data_that_do_not_fit_the_model(refuses):
     data = load_images("digits")
     refuses(
-        ArgumentError, lambda: require_fits(data, (28, 28), 10), "images of (28, 28) in at most 10 classes", "(8, 8) in 10"
+        ArgumentError,
+        lambda: require_fits(data, (28, 28), 10),
+        "images of (28, 28) in at most 10 classes",
+        "(8, 8) in 10",
     )
 
 

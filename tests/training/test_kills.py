@@ -1,4 +1,6 @@
-"""Every long job, killed once and gone on with, ends at the same bits and leaves nothing half-written."""
+"""Every long job, killed once and gone on with, ends at the same bits and leaves nothing
+half-written.
+"""
 
 import pytest
 

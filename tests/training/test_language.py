@@ -1,4 +1,6 @@
-"""Training a language model: full disks, options as they are meant, measured as it says, refused where it cannot be."""
+"""Training a language model: full disks, options as they are meant, measured as it says, refused
+where it cannot be.
+"""
 
 import json
 import os
@@ -27,7 +29,10 @@ SMALL = {
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     file = tmp_path_factory.mktemp("text") / "text.txt"
-    stories = [f"Once upon a time there were {n} cats. They saw {n + 1} dogs, and λ ran." for n in range(400)]
+    stories = [
+        f"Once upon a time there were {n} cats. They saw {n + 1} dogs, and λ ran."
+        for n in range(400)
+    ]
     file.write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8")
     return file
 
@@ -48,11 +53,19 @@ def losses(folder):
 def test_two_processes_have_the_losses_of_one(tmp_path, text, config):
     body = config.read_text().replace("steps = 300", "steps = 30")
     for name, batch in (("one", 8), ("two", 4)):
-        (tmp_path / f"{name}.toml").write_text(body.replace("batch_size = 8", f"batch_size = {batch}"))
+        (tmp_path / f"{name}.toml").write_text(
+            body.replace("batch_size = 8", f"batch_size = {batch}")
+        )
     arguments = ["-m", "bilens.cli", "train", "text", "--data", str(text)]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for name, command in (("one", []), ("two", launch)):
-        given = [*arguments, "--config", str(tmp_path / f"{name}.toml"), "--output", str(tmp_path / name)]
+        given = [
+            *arguments,
+            "--config",
+            str(tmp_path / f"{name}.toml"),
+            "--output",
+            str(tmp_path / name),
+        ]
         done = subprocess.run([sys.executable, *command, *given], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("bits per byte") == 1
@@ -60,14 +73,34 @@ def test_two_processes_have_the_losses_of_one(tmp_path, text, config):
     assert [step for step, _ in one] == [step for step, _ in two]
     assert [loss for _, loss in two] == pytest.approx([loss for _, loss in one], abs=1e-5)
     checkpoint = tmp_path / "two" / "checkpoints" / "checkpoint-30"
-    assert {"complete", "rng_state_0.pth", "rng_state_1.pth"} <= {file.name for file in checkpoint.iterdir()}
+    assert {"complete", "rng_state_0.pth", "rng_state_1.pth"} <= {
+        file.name for file in checkpoint.iterdir()
+    }
 
 
 def test_what_one_process_refuses_all_refuse(tmp_path, text, config):
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "bilens.cli"]
-    given = ["train", "text", "--data", str(text), "--config", str(config), "--output", str(tmp_path / "used")]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "bilens.cli",
+    ]
+    given = [
+        "train",
+        "text",
+        "--data",
+        str(text),
+        "--config",
+        str(config),
+        "--output",
+        str(tmp_path / "used"),
+    ]
     done = subprocess.run([*launch, *given], capture_output=True, text=True, timeout=100)
     assert done.returncode != 0
     assert "must be a new or empty folder" in done.stderr
@@ -97,11 +130,17 @@ def largest_file(size):
 
 
 @pytest.mark.parametrize("room", [8_000, 40_000, 60_000])
-def test_a_file_that_grows_too_large_leaves_the_last_good_checkpoint(refuses, tmp_path, text, short, whole, room):
+def test_a_file_that_grows_too_large_leaves_the_last_good_checkpoint(
+    refuses, tmp_path, text, short, whole, room
+):
     """Of a tokenizer, of weights, of what the optimiser holds."""
     run = tmp_path / "run"
     with largest_file(room):
-        refuses(FileError, lambda: train_language(str(text), run, short, quiet=True, save_every=2), "must be writable")
+        refuses(
+            FileError,
+            lambda: train_language(str(text), run, short, quiet=True, save_every=2),
+            "must be writable",
+        )
     assert not (run / "config.json").exists()
     again = train_language(str(text), run, short, quiet=True, save_every=2, resume=run.exists())
     assert all(torch.equal(whole[name], value) for name, value in again.state_dict().items())
@@ -109,7 +148,9 @@ def test_a_file_that_grows_too_large_leaves_the_last_good_checkpoint(refuses, tm
 
 @pytest.mark.parametrize("room", [16, 64, 128, 200, 256])
 def test_a_full_disk_is_one_error(refuses, tmp_path, text, short, whole, room):
-    """Wherever it is met: while the folder is claimed, at a checkpoint's weights, its optimiser, the model in the end."""
+    """Wherever it is met: while the folder is claimed, at a checkpoint's weights, its optimiser,
+    the model in the end.
+    """
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={room}k", "tmpfs", str(disk)]
@@ -117,10 +158,16 @@ def test_a_full_disk_is_one_error(refuses, tmp_path, text, short, whole, room):
         pytest.skip("only root can make a small disk")
     try:
         run = disk / "run"
-        refuses(FileError, lambda: train_language(str(text), run, short, quiet=True, save_every=2), "must be writable")
+        refuses(
+            FileError,
+            lambda: train_language(str(text), run, short, quiet=True, save_every=2),
+            "must be writable",
+        )
         assert not (run / "config.json").exists()
         subprocess.run(["mount", "-o", "remount,size=10m", str(disk)], check=True)
-        again = train_language(str(text), run, short, quiet=True, save_every=2, resume=(run / "training.json").exists())
+        again = train_language(
+            str(text), run, short, quiet=True, save_every=2, resume=(run / "training.json").exists()
+        )
         assert all(torch.equal(whole[name], value) for name, value in again.state_dict().items())
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
@@ -147,9 +194,15 @@ def test_options_reach_trainer(tmp_path, text, short):
         ({"label_smoothing_factor": "much"}, "label_smoothing_factor must be finite"),
     ],
 )
-def test_an_option_that_cannot_be_is_refused_and_leaves_nothing(refuses, tmp_path, text, short, options, text_of):
+def test_an_option_that_cannot_be_is_refused_and_leaves_nothing(
+    refuses, tmp_path, text, short, options, text_of
+):
     run = tmp_path / "run"
-    refuses(ConfigError, lambda: train_language(str(text), run, short, quiet=True, options=options), text_of)
+    refuses(
+        ConfigError,
+        lambda: train_language(str(text), run, short, quiet=True, options=options),
+        text_of,
+    )
     assert not run.exists()
 
 
@@ -157,7 +210,9 @@ def test_gradient_checkpointing_works_or_is_refused(refuses, tmp_path, text, sho
     given = {"quiet": True, "save_every": 2, "options": {"gradient_checkpointing": True}}
     if not bilens.Transformer.supports_gradient_checkpointing:
         words = "option gradient_checkpointing must be left out for a Transformer"
-        refuses(ConfigError, lambda: train_language(str(text), tmp_path / "run", short, **given), words)
+        refuses(
+            ConfigError, lambda: train_language(str(text), tmp_path / "run", short, **given), words
+        )
         assert not (tmp_path / "run").exists()
         return
     same = train_language(str(text), tmp_path / "run", short, **given).state_dict()
@@ -165,7 +220,9 @@ def test_gradient_checkpointing_works_or_is_refused(refuses, tmp_path, text, sho
 
 
 def test_label_smoothing_is_of_the_next_token(tmp_path, text, short, monkeypatch):
-    """The logged loss of a batch is torch's own, of the model before that step; held-out losses are not smoothed."""
+    """The logged loss of a batch is torch's own, of the model before that step; held-out losses are
+    not smoothed.
+    """
     seen, forward = [], bilens.Transformer.forward
 
     def heard(self, *given, **named):
@@ -185,7 +242,9 @@ def test_label_smoothing_is_of_the_next_token(tmp_path, text, short, monkeypatch
         truth.append(float(-(0.7 * right + 0.3 * log.mean(-1)).mean()))
     assert [row["loss"] for row in rows if "loss" in row] == pytest.approx(truth, rel=1e-5)
     held_out = [row["eval_loss"] for row in rows if "eval_loss" in row][-1]
-    assert held_out == pytest.approx(evaluate_text_on(bilens.load(tmp_path), str(text))["loss"], rel=1e-5)
+    assert held_out == pytest.approx(
+        evaluate_text_on(bilens.load(tmp_path), str(text))["loss"], rel=1e-5
+    )
 
 
 def test_accumulated_gradients_are_those_of_one_batch(tmp_path, text, short):
@@ -193,7 +252,13 @@ def test_accumulated_gradients_are_those_of_one_batch(tmp_path, text, short):
     logs = []
     for name, size, parts in (("one", 8, 1), ("two", 4, 2)):
         how = replace(short, steps=3, batch_size=size)
-        train_language(str(text), tmp_path / name, how, quiet=True, options={"gradient_accumulation_steps": parts})
+        train_language(
+            str(text),
+            tmp_path / name,
+            how,
+            quiet=True,
+            options={"gradient_accumulation_steps": parts},
+        )
         logs.append(losses(tmp_path / name))
     assert [loss for _, loss in logs[1]] == pytest.approx([loss for _, loss in logs[0]], abs=1e-5)
 
@@ -204,7 +269,9 @@ def test_other_text_under_the_same_name_is_refused(refuses, tmp_path, text, shor
     train_language(str(copy), tmp_path / "run", short, quiet=True)
     copy.write_bytes(copy.read_bytes().replace(b"dogs", b"cows"))
     words = "content must be what the run began with"
-    refuses(ConfigError, lambda: train_language(str(copy), tmp_path / "run", short, resume=True), words)
+    refuses(
+        ConfigError, lambda: train_language(str(copy), tmp_path / "run", short, resume=True), words
+    )
 
 
 def test_the_figures_are_those_of_the_saved_model(tmp_path, text):
@@ -212,14 +279,18 @@ def test_the_figures_are_those_of_the_saved_model(tmp_path, text):
     train_language(str(text), tmp_path, how, quiet=True)
     model = bilens.load(tmp_path)
     figures = evaluate_text_on(model, str(text))
-    assert json.loads((tmp_path / "training.json").read_text())["figures"]["valid"] == pytest.approx(figures)
+    assert json.loads((tmp_path / "training.json").read_text())["figures"][
+        "valid"
+    ] == pytest.approx(figures)
     blocks = load_text(str(text), model.tokenizer, 16).valid
     tokens = torch.as_tensor(blocks.tokens.astype("int64"))
     log = model(tokens).logits[:, :-1].log_softmax(-1)
     by_hand = -log.gather(-1, tokens[:, 1:, None]).mean()
     assert figures["loss"] == pytest.approx(float(by_hand), rel=1e-5)
     assert figures["tokens"] == len(tokens) * 15
-    assert model.tokenizer.decode(model.generate(**model.tokenizer("Once", return_tensors="pt"), max_new_tokens=3)[0])
+    assert model.tokenizer.decode(
+        model.generate(**model.tokenizer("Once", return_tensors="pt"), max_new_tokens=3)[0]
+    )
 
 
 @pytest.mark.bad_input
@@ -228,7 +299,11 @@ def test_the_figures_are_those_of_the_saved_model(tmp_path, text):
     [
         ("steps = 0", ConfigError, "steps must be at least 1"),
         ("stesp = 3", ConfigError, "stesp must be one of batch_size, learning_rate"),
-        ("[model]\nhiden_size = 3", ConfigError, "TransformerConfig.hiden_size must be a key it knows"),
+        (
+            "[model]\nhiden_size = 3",
+            ConfigError,
+            "TransformerConfig.hiden_size must be a key it knows",
+        ),
         ("steps = ", FileError, "must be readable TOML"),
         ('steps = "many"', ConfigError, "steps must be at least 1, and a whole number; got 'many'"),
         ("steps = nan", ConfigError, "steps must be"),

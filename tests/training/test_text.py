@@ -17,7 +17,15 @@ from transformers import PreTrainedTokenizerFast
 
 from bilens.base.errors import ArgumentError, FileError
 from bilens.training import text as module
-from bilens.training.text import END, Blocks, load_text, pack, pieces, read_documents, split_documents
+from bilens.training.text import (
+    END,
+    Blocks,
+    load_text,
+    pack,
+    pieces,
+    read_documents,
+    split_documents,
+)
 from bilens.training.tokenizer import train_tokenizer
 
 
@@ -63,14 +71,22 @@ def test_documents_of_a_file(write, name, raw, documents):
     assert list(read_documents(write(name, raw))) == documents
 
 
-@given(st.lists(st.text("ab \n\r<|é", min_size=1).filter(lambda text: text.strip() and text == text.strip("\r\n"))))
+@given(
+    st.lists(
+        st.text("ab \n\r<|é", min_size=1).filter(
+            lambda text: text.strip() and text == text.strip("\r\n")
+        )
+    )
+)
 def test_documents_come_back_however_they_are_cut(documents):
     lines = joined(*documents).splitlines(keepends=True)
     assert list(module._documents(lines)) == documents
 
 
 def test_a_file_is_read_in_pieces(write):
-    documents = read_documents(write("a.txt", joined("one", "two").encode() + b"\n" + END.encode() + b"\n\xff"))
+    documents = read_documents(
+        write("a.txt", joined("one", "two").encode() + b"\n" + END.encode() + b"\n\xff")
+    )
     assert [next(documents), next(documents)] == ["one", "two"]
     with pytest.raises(FileError):
         next(documents)
@@ -118,7 +134,11 @@ def test_one_document_is_cut_at_a_line_end(write, text, cut):
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.xz"])
 def test_an_empty_file(refuses, write, raw, name):
     path = write(name, raw)
-    refuses(FileError, lambda: list(read_documents(path)), f"{path} must hold text; got nothing, or white space alone.")
+    refuses(
+        FileError,
+        lambda: list(read_documents(path)),
+        f"{path} must hold text; got nothing, or white space alone.",
+    )
 
 
 def test_an_empty_held_out_file(refuses, write, tmp_path, tokenizer):
@@ -130,36 +150,61 @@ def test_an_empty_held_out_file(refuses, write, tmp_path, tokenizer):
 @pytest.mark.parametrize(("raw", "at"), [(b"one\x00\n", 3), (b"word\n" * 4000 + b"\x00", 20_000)])
 def test_a_nul_is_in_no_text(refuses, write, raw, at):
     path = write("a.txt", raw)
-    refuses(FileError, lambda: list(read_documents(path)), f"{path} must be UTF-8 text; got a NUL at offset {at}.")
+    refuses(
+        FileError,
+        lambda: list(read_documents(path)),
+        f"{path} must be UTF-8 text; got a NUL at offset {at}.",
+    )
 
 
 def test_a_hole_is_seen_before_it_is_read(refuses, write):
     path = write("a.txt", "word\n")
     os.truncate(path, 10**12)  # takes no room on the disk
-    refuses(FileError, lambda: list(read_documents(path)), f"{path} must be UTF-8 text; got a NUL at offset 5.")
+    refuses(
+        FileError,
+        lambda: list(read_documents(path)),
+        f"{path} must be UTF-8 text; got a NUL at offset 5.",
+    )
 
 
-@pytest.mark.parametrize("raw", [b"one\ntw\xff o\n", b"one\ntw\xc3", "\ufeffé".encode() + b"\n\xe2\n"])
+@pytest.mark.parametrize(
+    "raw", [b"one\ntw\xff o\n", b"one\ntw\xc3", "\ufeffé".encode() + b"\n\xe2\n"]
+)
 def test_invalid_utf8_is_named_by_its_offset(refuses, write, raw):
     path = write("a.txt", raw)
-    refuses(FileError, lambda: list(read_documents(path)), f"{path} must be UTF-8; got byte 0x{raw[6]:02x} at offset 6. ")
+    refuses(
+        FileError,
+        lambda: list(read_documents(path)),
+        f"{path} must be UTF-8; got byte 0x{raw[6]:02x} at offset 6. ",
+    )
 
 
 def test_invalid_utf8_in_an_xz(refuses, write):
     path = write("a.txt.xz", b"ab\n\x80")
-    refuses(FileError, lambda: list(read_documents(path)), path, "byte 0x80 at offset 3 of its decompressed text")
+    refuses(
+        FileError,
+        lambda: list(read_documents(path)),
+        path,
+        "byte 0x80 at offset 3 of its decompressed text",
+    )
 
 
 def test_a_truncated_xz(refuses, tmp_path):
     path = tmp_path / "a.txt.xz"
     path.write_bytes(lzma.compress(b"word " * 1000)[:-20])
-    refuses(FileError, lambda: list(read_documents(str(path))), f"{path} must be whole; got an xz stream that ends early")
+    refuses(
+        FileError,
+        lambda: list(read_documents(str(path))),
+        f"{path} must be whole; got an xz stream that ends early",
+    )
 
 
 def test_a_corrupt_xz(refuses, tmp_path):
     path = tmp_path / "a.txt.xz"
     path.write_bytes(b"plain text, only named so")
-    refuses(FileError, lambda: list(read_documents(str(path))), f"{path} must be an undamaged xz file")
+    refuses(
+        FileError, lambda: list(read_documents(str(path))), f"{path} must be an undamaged xz file"
+    )
 
 
 def test_a_file_that_cannot_be_read(refuses, write, monkeypatch):
@@ -169,18 +214,32 @@ def test_a_file_that_cannot_be_read(refuses, write, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(module, "_open", fails)
-    refuses(FileError, lambda: list(read_documents(path)), f"{path} must be readable; got Permission denied.")
+    refuses(
+        FileError,
+        lambda: list(read_documents(path)),
+        f"{path} must be readable; got Permission denied.",
+    )
 
 
 @pytest.mark.parametrize("source", ["gone.txt", "no/such/folder", "/no/such", "gone.txt.xz", "a b"])
 def test_a_source_that_is_not_there(refuses, source):
-    refuses(FileError, lambda: read_documents(source), f'{source} must be "topics", a .txt or .xz file', "got nothing there")
+    refuses(
+        FileError,
+        lambda: read_documents(source),
+        f'{source} must be "topics", a .txt or .xz file',
+        "got nothing there",
+    )
 
 
 def test_a_pipe_is_not_waited_for(refuses, tmp_path):
     os.mkfifo(tmp_path / "a.txt")
     for source in (tmp_path, tmp_path / "a.txt"):
-        refuses(FileError, lambda source=source: read_documents(str(source)), "a.txt must be", "got something else")
+        refuses(
+            FileError,
+            lambda source=source: read_documents(str(source)),
+            "a.txt must be",
+            "got something else",
+        )
     refuses(FileError, lambda: read_documents("x" * 300 + ".txt"), "got nothing there")
 
 
@@ -190,25 +249,38 @@ def test_a_bomb_is_not_unpacked(refuses, tmp_path, monkeypatch):
     for name, line in (("a.txt.xz", b"x" * 10**7), ("b.txt.xz", b"word\n" * 2 * 10**6)):
         (tmp_path / name).write_bytes(lzma.compress(line))
         source = str(tmp_path / name)
-        refuses(FileError, lambda source=source: list(read_documents(source)), f"{source} must unpack to at most", "xz -d")
+        refuses(
+            FileError,
+            lambda source=source: list(read_documents(source)),
+            f"{source} must unpack to at most",
+            "xz -d",
+        )
 
 
 def test_a_file_of_another_kind(refuses, write):
     path = write("a.jsonl", "{}")
-    refuses(FileError, lambda: read_documents(path), f"{path} must be a .txt or .xz file; got .jsonl")
+    refuses(
+        FileError, lambda: read_documents(path), f"{path} must be a .txt or .xz file; got .jsonl"
+    )
 
 
 def test_a_folder_without_text(refuses, write, tmp_path):
     write("valid.txt", "x")
     refuses(
-        FileError, lambda: read_documents(str(tmp_path)), "must hold text to train on, .txt or .txt.xz; got no such file"
+        FileError,
+        lambda: read_documents(str(tmp_path)),
+        "must hold text to train on, .txt or .txt.xz; got no such file",
     )
 
 
 def test_a_folder_that_holds_a_text_twice(refuses, write, tmp_path):
     write("a.txt", "x")
     write("a.txt.xz", "x")
-    refuses(FileError, lambda: read_documents(str(tmp_path)), "must hold each text once; got a.txt and a.txt.xz")
+    refuses(
+        FileError,
+        lambda: read_documents(str(tmp_path)),
+        "must hold each text once; got a.txt and a.txt.xz",
+    )
 
 
 @pytest.fixture
@@ -243,7 +315,10 @@ def test_a_dataset_without_a_held_out_split(hub):
 @pytest.mark.parametrize(
     ("parts", "text"),
     [
-        ({"train": [{"id": 0, "body": "x"}]}, 'dataset owner/name must have text in a column "text"; got columns id, body.'),
+        (
+            {"train": [{"id": 0, "body": "x"}]},
+            'dataset owner/name must have text in a column "text"; got columns id, body.',
+        ),
         ({"test": rows("a")}, 'dataset owner/name must have a split "train"; got test.'),
         ({"train": rows(" ")}, "dataset owner/name must hold text"),
     ],
@@ -259,7 +334,12 @@ def test_a_dataset_that_breaks_off(refuses, hub):
         raise ConnectionError("the line\nis cut")
 
     hub({"train": breaks()})
-    refuses(FileError, lambda: list(read_documents("owner/name")), "owner/name must be a file", "(the line is cut).")
+    refuses(
+        FileError,
+        lambda: list(read_documents("owner/name")),
+        "owner/name must be a file",
+        "(the line is cut).",
+    )
 
 
 def test_a_dataset_out_of_reach(refuses, hub, monkeypatch):
@@ -274,7 +354,12 @@ def test_a_dataset_out_of_reach(refuses, hub, monkeypatch):
 
 def test_a_dataset_without_the_package(refuses, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    refuses(FileError, lambda: read_documents("owner/name"), "with the package datasets", "pip install datasets")
+    refuses(
+        FileError,
+        lambda: read_documents("owner/name"),
+        "with the package datasets",
+        "pip install datasets",
+    )
 
 
 def test_blocks_hold_the_documents_in_order(tokenizer):
@@ -292,7 +377,11 @@ def test_bytes_are_those_that_a_loss_predicts(tokenizer):
     to_byte = {char: byte for byte, char in _byte_characters().items()}
     for block in blocks.tokens:
         for token in block[1:]:
-            spoken += 0 if token == tokenizer.eos_token_id else len(bytes(map(to_byte.get, backend.id_to_token(token))))
+            spoken += (
+                0
+                if token == tokenizer.eos_token_id
+                else len(bytes(map(to_byte.get, backend.id_to_token(token))))
+            )
     assert blocks.bytes == spoken > 0
     assert (blocks.tokens == tokenizer.eos_token_id).any()
 
@@ -314,7 +403,9 @@ def test_batches_are_made_at_once(tokenizer):
     batch = blocks.__getitems__([3, 0, 5])
     assert batch.keys() == {"input_ids", "labels"}
     assert batch["input_ids"].dtype == batch["labels"].dtype == torch.int64
-    assert batch["input_ids"].tolist() == blocks.tokens[[3, 0, 5]].tolist() == batch["labels"].tolist()
+    assert (
+        batch["input_ids"].tolist() == blocks.tokens[[3, 0, 5]].tolist() == batch["labels"].tolist()
+    )
     assert torch.equal(blocks[3]["labels"], batch["labels"][0])
     assert blocks[2:4]["input_ids"].shape == (2, 32)
 
@@ -323,7 +414,10 @@ def test_text_data_has_two_parts(tokenizer):
     data = load_text("topics", tokenizer, 64)
     assert data.name == "topics"
     assert len(data.train) > 5 * len(data.valid) > 0
-    assert data.valid.tokens.tolist() == pack(split_documents("topics").valid, tokenizer, 64).tokens.tolist()
+    assert (
+        data.valid.tokens.tolist()
+        == pack(split_documents("topics").valid, tokenizer, 64).tokens.tolist()
+    )
 
 
 @given(st.text("aé1 \n.,'😀\t", max_size=60))
@@ -357,16 +451,30 @@ def test_a_text_too_short_for_a_block(refuses, tokenizer, length, fits):
     if fits:
         assert len(pack(documents, tokenizer, length)) == 1
     else:
-        refuses(ArgumentError, lambda: pack(documents, tokenizer, length), "the text must fill a block of 42 tokens", "41")
+        refuses(
+            ArgumentError,
+            lambda: pack(documents, tokenizer, length),
+            "the text must fill a block of 42 tokens",
+            "41",
+        )
 
 
 def test_a_part_too_short_for_a_block(refuses, write, tokenizer):
     path = write("a.txt", joined("many words " * 100, "few"))
-    refuses(ArgumentError, lambda: load_text(path, tokenizer, 64), f"the held-out text of {path} must fill a block of 64")
+    refuses(
+        ArgumentError,
+        lambda: load_text(path, tokenizer, 64),
+        f"the held-out text of {path} must fill a block of 64",
+    )
 
 
 def test_a_block_must_predict_something(refuses, tokenizer):
-    refuses(ArgumentError, lambda: load_text("topics", tokenizer, 1), "length must be at least 2 tokens", "got 1")
+    refuses(
+        ArgumentError,
+        lambda: load_text("topics", tokenizer, 1),
+        "length must be at least 2 tokens",
+        "got 1",
+    )
 
 
 def test_a_tokenizer_that_is_not_byte_level(refuses):
@@ -374,13 +482,21 @@ def test_a_tokenizer_that_is_not_byte_level(refuses):
     words.decoder = decoders.WordPiece()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>")
     refuses(
-        ArgumentError, lambda: pack(["a"], tokenizer, 2), "tokenizer must be byte-level and have an eos_token", "WordPiece"
+        ArgumentError,
+        lambda: pack(["a"], tokenizer, 2),
+        "tokenizer must be byte-level and have an eos_token",
+        "WordPiece",
     )
 
 
 def test_a_tokenizer_without_an_end(refuses, tokenizer):
     endless = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
-    refuses(ArgumentError, lambda: pack(["a"], endless, 2), "tokenizer must be byte-level", "eos_token None")
+    refuses(
+        ArgumentError,
+        lambda: pack(["a"], endless, 2),
+        "tokenizer must be byte-level",
+        "eos_token None",
+    )
 
 
 def test_a_large_vocabulary_takes_four_bytes(tokenizer):
@@ -395,4 +511,6 @@ def _byte_characters():
     """GPT-2's table from bytes to characters: printable Latin-1 as it is, the rest from U+0100 on."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in plain]
-    return {byte: chr(byte) for byte in plain} | {byte: chr(256 + n) for n, byte in enumerate(others)}
+    return {byte: chr(byte) for byte in plain} | {
+        byte: chr(256 + n) for n, byte in enumerate(others)
+    }

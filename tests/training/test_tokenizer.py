@@ -1,4 +1,6 @@
-"""Any text comes back from its tokens; the same text trains the same tokenizer; a damaged folder is one clear error."""
+"""Any text comes back from its tokens; the same text trains the same tokenizer; a damaged folder is
+one clear error.
+"""
 
 import pytest
 from hypothesis import given, settings
@@ -52,7 +54,12 @@ def test_the_smallest_has_every_byte_and_the_end(write):
 
 
 def test_there_is_one_special_token(tokenizer):
-    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token) == (END, END, END, None)
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token) == (
+        END,
+        END,
+        END,
+        None,
+    )
     assert tokenizer.all_special_ids == [0]
     assert tokenizer(END)["input_ids"] == [0]
     assert tokenizer("a b")["input_ids"] == tokenizer("a b", add_special_tokens=False)["input_ids"]
@@ -81,7 +88,8 @@ def test_held_out_text_is_not_seen(tmp_path):
 
 
 def test_a_small_text_has_few_pairs(write):
-    assert len(train_tokenizer(write("aa aa aa bc"), 1000)) == 259  # aa, and aa after a space; bc is there once
+    # aa, and aa after a space; bc is there once
+    assert len(train_tokenizer(write("aa aa aa bc"), 1000)) == 259
 
 
 def test_a_folder_holds_two_files(folder):
@@ -98,7 +106,9 @@ def test_stock_transformers_reads_it(folder, tokenizer):
 @pytest.mark.bad_input
 @pytest.mark.parametrize("size", [256, 0, -1, 10**12, 300.0, True])
 def test_a_vocabulary_of_no_size(refuses, size):
-    text = f"vocab_size must be at least 257: 256 bytes and {END}, and at most 1,048,576; got {size}."
+    text = (
+        f"vocab_size must be at least 257: 256 bytes and {END}, and at most 1,048,576; got {size}."
+    )
     refuses(ArgumentError, lambda: train_tokenizer("topics", size), text)
 
 
@@ -115,15 +125,26 @@ def test_a_damaged_file(refuses, copy, name):
 
 
 def test_a_folder_that_is_not_there(refuses, tmp_path):
-    refuses(FileError, lambda: load_tokenizer(tmp_path / "no"), "no must be a tokenizer folder; got nothing there")
+    refuses(
+        FileError,
+        lambda: load_tokenizer(tmp_path / "no"),
+        "no must be a tokenizer folder; got nothing there",
+    )
     (tmp_path / "file").touch()
-    refuses(FileError, lambda: load_tokenizer(tmp_path / "file"), "file must be a tokenizer folder; got a file")
+    refuses(
+        FileError,
+        lambda: load_tokenizer(tmp_path / "file"),
+        "file must be a tokenizer folder; got a file",
+    )
 
 
 def test_an_output_that_is_a_file(refuses, tokenizer, tmp_path):
     (tmp_path / "file").touch()
     refuses(
-        FileError, lambda: save_tokenizer(tokenizer, tmp_path / "file"), "must be a folder that can be written", "exists"
+        FileError,
+        lambda: save_tokenizer(tokenizer, tmp_path / "file"),
+        "must be a folder that can be written",
+        "exists",
     )
 
 
@@ -134,7 +155,12 @@ def test_a_full_disk_leaves_what_was_there(refuses, tokenizer, copy, monkeypatch
 
     before = {file.name: file.read_bytes() for file in copy.iterdir()}
     monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", fails)
-    refuses(FileError, lambda: save_tokenizer(tokenizer, copy), f"{copy} must be writable to the end", "No space left")
+    refuses(
+        FileError,
+        lambda: save_tokenizer(tokenizer, copy),
+        f"{copy} must be writable to the end",
+        "No space left",
+    )
     assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
 
 

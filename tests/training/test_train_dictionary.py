@@ -1,4 +1,6 @@
-"""Training a dictionary of a place in a model: stopped and gone on with, the same as in one go; figures as by hand."""
+"""Training a dictionary of a place in a model: stopped and gone on with, the same as in one go;
+figures as by hand.
+"""
 
 import dataclasses
 import json
@@ -21,8 +23,15 @@ HOW = DictionaryRecipe(expansion=2, k=4, steps=30, batch_size=128, learning_rate
 
 def model_of(seed, tokenizer=None):
     torch.manual_seed(seed)
-    sizes = {"hidden_size": D, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = bilens.TransformerConfig(**sizes, max_position_embeddings=CONTEXT, vocab_size=300, initializer_range=0.3)
+    sizes = {
+        "hidden_size": D,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    config = bilens.TransformerConfig(
+        **sizes, max_position_embeddings=CONTEXT, vocab_size=300, initializer_range=0.3
+    )
     model = bilens.Transformer(config).double().eval()
     model.tokenizer = tokenizer
     return model
@@ -31,7 +40,10 @@ def model_of(seed, tokenizer=None):
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     file = tmp_path_factory.mktemp("text") / "text.txt"
-    stories = [f"Once upon a time there were {n} cats. They saw {n + 1} dogs, and λ ran." for n in range(600)]
+    stories = [
+        f"Once upon a time there were {n} cats. They saw {n + 1} dogs, and λ ran."
+        for n in range(600)
+    ]
     file.write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8")
     return file
 
@@ -55,7 +67,9 @@ def data(text, tokenizer):
 def whole(model, text, tmp_path_factory):
     """A run in one go: its folder, its dictionary, what progress heard."""
     folder, told = tmp_path_factory.mktemp("run") / "whole", []
-    made = train_dictionary(model, str(text), PLACE, folder, HOW, progress=lambda *now: told.append(now))
+    made = train_dictionary(
+        model, str(text), PLACE, folder, HOW, progress=lambda *now: told.append(now)
+    )
     return folder, made, told
 
 
@@ -90,13 +104,16 @@ def test_from_end_to_end(whole, model, data):
     assert (again.hook, again.architecture, again.n_latents) == (PLACE, "jumprelu", 2 * D)
     assert json.loads((folder / "cfg.json").read_text())["metadata"]["hook_name"] == PLACE
     about = read_about(folder)
-    assert about["figures"] == pytest.approx(measure(model, made, PLACE, data.valid[: module.HELD]["input_ids"]))
+    assert about["figures"] == pytest.approx(
+        measure(model, made, PLACE, data.valid[: module.HELD]["input_ids"])
+    )
     assert 0 < about["figures"]["explained variance"] < 1
     assert (about["place"], about["recipe"]) == ("mlp0.input", dataclasses.asdict(HOW))
     blocks = len(data.train)
     assert blocks > 2 * module.SHARD
     assert [now[:3] for now in told if now[0] == "blocks"] == [
-        ("blocks", min(end, blocks), blocks) for end in range(module.SHARD, blocks + module.SHARD, module.SHARD)
+        ("blocks", min(end, blocks), blocks)
+        for end in range(module.SHARD, blocks + module.SHARD, module.SHARD)
     ]
     assert told[-1][:3] == ("steps", 30, 30)
 
@@ -105,7 +122,9 @@ def test_the_harvest_is_what_the_place_holds(whole, model, data, close):
     files = sorted((whole[0] / "activations").glob("*.safetensors"))
     rows = torch.cat([Shard.load(file).rows for file in files])
     heard = []
-    hook = model.blocks[0].mlp.register_forward_pre_hook(lambda _, given: heard.append(given[0].flatten(0, 1)))
+    hook = model.blocks[0].mlp.register_forward_pre_hook(
+        lambda _, given: heard.append(given[0].flatten(0, 1))
+    )
     with torch.no_grad():
         model(input_ids=data.train[:]["input_ids"])
     hook.remove()
@@ -118,7 +137,9 @@ def test_a_stopped_run_ends_as_one_in_one_go(whole, model, text, tmp_path, monke
     given = (model, str(text), PLACE, run, HOW)
     with pytest.raises(KeyboardInterrupt):
         train_dictionary(*given, progress=stop(("blocks", 2 * module.SHARD)))
-    written = {file: file.stat().st_mtime_ns for file in (run / "activations").glob("*.safetensors")}
+    written = {
+        file: file.stat().st_mtime_ns for file in (run / "activations").glob("*.safetensors")
+    }
     assert len(written) == 2
     with pytest.raises(FileError, match="Resume it to go on"):
         train_dictionary(*given)
@@ -149,10 +170,20 @@ def test_what_is_not_the_run_is_refused(model, tokenizer, text, tmp_path, refuse
     def resume(model=model, source=str(text), place=PLACE, how=HOW):
         return lambda: train_dictionary(model, source, place, run, how, resume=True)
 
-    refuses(ConfigError, resume(model=model_of(1, tokenizer)), "model must be what the run began with")
+    refuses(
+        ConfigError, resume(model=model_of(1, tokenizer)), "model must be what the run began with"
+    )
     refuses(ConfigError, resume(source=str(other)), "data must be what the run began with")
-    refuses(ConfigError, resume(place="mlp0.output"), "place must be what the run began with, 'mlp0.input'")
-    refuses(ConfigError, resume(how=dataclasses.replace(HOW, k=5)), "recipe must be what the run began with")
+    refuses(
+        ConfigError,
+        resume(place="mlp0.output"),
+        "place must be what the run began with, 'mlp0.input'",
+    )
+    refuses(
+        ConfigError,
+        resume(how=dataclasses.replace(HOW, k=5)),
+        "recipe must be what the run began with",
+    )
     kept = text.read_bytes()
     text.write_bytes(kept.replace(b"dogs", b"cows"))
     refuses(ConfigError, resume(), "content must be what the run began with")
@@ -186,7 +217,11 @@ def test_what_cannot_be_begun(model, text, tmp_path, refuses):
 
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
-    refuses(ArgumentError, begin(place="layers.1.mlp.input"), "place must be one of attn0.input, mlp0.input")
+    refuses(
+        ArgumentError,
+        begin(place="layers.1.mlp.input"),
+        "place must be one of attn0.input, mlp0.input",
+    )
     refuses(ArgumentError, begin(place="attn0.output"), "place must be the output of an mlp")
     refuses(ArgumentError, begin(model_of(0)), "the model must have a tokenizer beside it")
     refuses(FileError, begin(folder=tmp_path / "used"), "must be a new or empty folder")
@@ -227,7 +262,10 @@ def test_every_row_comes_equally_often(files):
     assert int(counts.max()) <= 42
     once = torch.cat(batches[:10]).bincount(minlength=102)
     assert int(once.max()) <= 2
-    mixed = [len({int(torch.tensor(sizes).cumsum(0).gt(row).nonzero()[0]) for row in batch}) for batch in batches]
+    mixed = [
+        len({int(torch.tensor(sizes).cumsum(0).gt(row).nonzero()[0]) for row in batch})
+        for batch in batches
+    ]
     assert sum(mixed) > 2 * len(mixed)  # of two files or more, nearly always
 
 
@@ -239,7 +277,9 @@ def test_one_file_comes_whole_and_in_another_order_each_time(files):
     assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize(("sizes", "batch"), [((3,), 3), ((27,), 10), ((2, 3), 10), ((1, 1, 1), 10), ((90, 1), 10)])
+@pytest.mark.parametrize(
+    ("sizes", "batch"), [((3,), 3), ((27,), 10), ((2, 3), 10), ((1, 1, 1), 10), ((90, 1), 10)]
+)
 def test_batches_are_full_where_they_can_be(files, sizes, batch):
     batches = taken(files(*sizes), 50)
     assert {len(rows) for rows in batches} == {batch}
@@ -260,7 +300,9 @@ def folded(scale=1.0, **more):
     """x ↦ scale · x, by a latent for each sign of each coordinate."""
     unit = torch.eye(D, dtype=torch.float64)
     W_enc, zero = torch.cat([unit, -unit], 1), torch.zeros(D, dtype=torch.float64)
-    return Dictionary(W_enc, scale * W_enc.mT, torch.zeros(2 * D, dtype=torch.float64), zero, **more)
+    return Dictionary(
+        W_enc, scale * W_enc.mT, torch.zeros(2 * D, dtype=torch.float64), zero, **more
+    )
 
 
 def loss_of(model, ids):
@@ -286,8 +328,14 @@ def test_a_perfect_dictionary_recovers_all_and_zeros_nothing(place, model, data)
 
 
 def test_figures_as_by_hand(model, tokenizer, data):
-    """Half of what an MLP writes is the MLP with half its weights. 21 texts are a whole batch and a part of one."""
-    ids, halved, silent = data.valid[:21]["input_ids"], model_of(0, tokenizer), model_of(0, tokenizer)
+    """Half of what an MLP writes is the MLP with half its weights. 21 texts are a whole batch and a
+    part of one.
+    """
+    ids, halved, silent = (
+        data.valid[:21]["input_ids"],
+        model_of(0, tokenizer),
+        model_of(0, tokenizer),
+    )
     halved.blocks[0].mlp.down_proj.weight.data *= 0.5
     silent.blocks[0].mlp.down_proj.weight.data *= 0
     figures = measure(model, folded(0.5), "mlp0.output", ids)
@@ -304,9 +352,25 @@ def test_figures_as_by_hand(model, tokenizer, data):
 def test_a_dictionary_of_another_place_is_not_measured(model, data, refuses):
     ids = data.valid[:2]["input_ids"]
     narrow = Dictionary(*(torch.ones(shape) for shape in ((5, 3), (3, 5), (3,), (5,))))
-    refuses(ShapeError, lambda: measure(model, narrow, PLACE, ids), "of width 16; got a dictionary of an unnamed hook")
+    refuses(
+        ShapeError,
+        lambda: measure(model, narrow, PLACE, ids),
+        "of width 16; got a dictionary of an unnamed hook",
+    )
     other = folded(hook="layers.0.mlp.output")
-    refuses(ArgumentError, lambda: measure(model, other, PLACE, ids), "must read mlp0.input", "of layers.0.mlp.output")
+    refuses(
+        ArgumentError,
+        lambda: measure(model, other, PLACE, ids),
+        "must read mlp0.input",
+        "of layers.0.mlp.output",
+    )
     across = folded(hook=PLACE, hook_out="layers.0.mlp.output", architecture="transcoder")
-    refuses(ArgumentError, lambda: measure(model, across, PLACE, ids), "must write mlp0.input", "of layers.0.mlp.output")
-    refuses(ArgumentError, lambda: measure(model, folded(), "mlp3.input", ids), "place must be one of")
+    refuses(
+        ArgumentError,
+        lambda: measure(model, across, PLACE, ids),
+        "must write mlp0.input",
+        "of layers.0.mlp.output",
+    )
+    refuses(
+        ArgumentError, lambda: measure(model, folded(), "mlp3.input", ids), "place must be one of"
+    )

@@ -46,8 +46,16 @@ def test_the_seed_decides(tmp_path, quick):
 
 def test_a_folder_in_use_is_refused(refuses, tmp_path, quick):
     (tmp_path / "note.txt").write_text("mine")
-    refuses(FileError, lambda: train_classifier("digits", tmp_path, quick), "must be a new or empty folder; got files")
-    refuses(FileError, lambda: train_classifier("digits", tmp_path, quick, resume=True), "or hold a run; got files")
+    refuses(
+        FileError,
+        lambda: train_classifier("digits", tmp_path, quick),
+        "must be a new or empty folder; got files",
+    )
+    refuses(
+        FileError,
+        lambda: train_classifier("digits", tmp_path, quick, resume=True),
+        "or hold a run; got files",
+    )
     assert [file.name for file in tmp_path.iterdir()] == ["note.txt"]
 
 
@@ -62,7 +70,9 @@ def test_resuming_with_another_recipe_is_refused(refuses, tmp_path, quick):
 
 
 def test_data_that_are_not_there_leave_no_folder(refuses, tmp_path, quick):
-    refuses(FileError, lambda: train_classifier("no/such", tmp_path / "run", quick), "no/such must be")
+    refuses(
+        FileError, lambda: train_classifier("no/such", tmp_path / "run", quick), "no/such must be"
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -73,13 +83,25 @@ def test_recipes(refuses):
     refuses(ConfigError, lambda: recipe("best"), "recipe must be one of interpretable, accuracy")
     refuses(ConfigError, lambda: recipe(widht=3), "recipe.widht must be a field of ImageRecipe")
     refuses(ConfigError, lambda: recipe(steps=0), "steps must be at least 1")
-    refuses(ConfigError, lambda: recipe(learning_rate=float("nan")), "learning_rate must be finite and ≥ 0")
+    refuses(
+        ConfigError,
+        lambda: recipe(learning_rate=float("nan")),
+        "learning_rate must be finite and ≥ 0",
+    )
     for name in ("steps", "batch_size", "hidden_size", "num_hidden_layers", "kept"):
         for wrong in (1.5, True, "3", -1, math.nan, 2**31):
-            refuses(ConfigError, lambda name=name, wrong=wrong: recipe(**{name: wrong}), f"{name} must be")
+            refuses(
+                ConfigError,
+                lambda name=name, wrong=wrong: recipe(**{name: wrong}),
+                f"{name} must be",
+            )
     for name in ("learning_rate", "weight_decay", "input_noise", "tail_penalty"):
         for wrong in ("3", True, -1, math.inf):
-            refuses(ConfigError, lambda name=name, wrong=wrong: recipe(**{name: wrong}), f"{name} must be finite")
+            refuses(
+                ConfigError,
+                lambda name=name, wrong=wrong: recipe(**{name: wrong}),
+                f"{name} must be finite",
+            )
     refuses(ConfigError, lambda: recipe(bias=1), "bias must be true or false")
 
 
@@ -90,7 +112,10 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path, quick):
     for _ in range(2):
         train_classifier("digits", tmp_path, quick, resume=True, save_every=3, quiet=True)
         assert (tmp_path / "model.safetensors").read_bytes() == before
-    assert sorted(file.name for file in (tmp_path / "checkpoints").iterdir()) == ["checkpoint-3", "checkpoint-6"]
+    assert sorted(file.name for file in (tmp_path / "checkpoints").iterdir()) == [
+        "checkpoint-3",
+        "checkpoint-6",
+    ]
     assert not (tmp_path / ".saving-killed").exists()
 
 
@@ -143,7 +168,10 @@ def test_damaged_checkpoints_are_passed_over(tmp_path, quick, trained):
     train_classifier("digits", tmp_path / "run", quick, resume=True, quiet=True)
     same = [(folder / "model.safetensors").read_bytes() for folder in (trained, tmp_path / "run")]
     assert same[0] == same[1]
-    assert all(json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines())
+    assert all(
+        json.loads(line)["step"]
+        for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    )
 
 
 @pytest.mark.bad_input
@@ -155,10 +183,19 @@ def test_intervals_of_checkpoints_on_resuming(refuses, tmp_path, quick, trained)
     text = "save_every must be what the run began with, 3; got 2"
     for wrong, words in ((2, text), (0, "save_every must be at least 1"), (1.5, "whole number")):
         given = {"resume": True, "save_every": wrong}
-        refuses(ConfigError, lambda given=given: train_classifier("digits", folder, quick, **given), words)
+        refuses(
+            ConfigError,
+            lambda given=given: train_classifier("digits", folder, quick, **given),
+            words,
+        )
     train_classifier("digits", folder, quick, resume=True, quiet=True)
-    assert {place.name for place in (folder / "checkpoints").iterdir()} == {"checkpoint-3", "checkpoint-6"}
-    assert (folder / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    assert {place.name for place in (folder / "checkpoints").iterdir()} == {
+        "checkpoint-3",
+        "checkpoint-6",
+    }
+    assert (folder / "model.safetensors").read_bytes() == (
+        trained / "model.safetensors"
+    ).read_bytes()
 
 
 def test_other_data_under_the_same_name_are_refused(refuses, tmp_path, quick, monkeypatch):
@@ -172,9 +209,17 @@ def test_other_data_under_the_same_name_are_refused(refuses, tmp_path, quick, mo
 
 def test_a_run_that_is_at_work_is_let_alone(refuses, tmp_path, quick, trained):
     with held(tmp_path / "new"):
-        refuses(FileError, lambda: train_classifier("digits", tmp_path / "new", quick), "another run at work in it")
+        refuses(
+            FileError,
+            lambda: train_classifier("digits", tmp_path / "new", quick),
+            "another run at work in it",
+        )
     with held(trained):
-        refuses(FileError, lambda: train_classifier("digits", trained, quick, resume=True), "another run at work in it")
+        refuses(
+            FileError,
+            lambda: train_classifier("digits", trained, quick, resume=True),
+            "another run at work in it",
+        )
 
 
 @pytest.mark.parametrize("existing", [False, True])
@@ -193,7 +238,11 @@ def test_what_dies_at_once_leaves_the_folder_as_it_was(tmp_path, quick, monkeypa
 @pytest.mark.parametrize("text", ["{", "[]", '{"data": 5}', "[" * 50_000])
 def test_a_damaged_training_json_is_refused(refuses, tmp_path, quick, text):
     (tmp_path / "training.json").write_text(text)
-    refuses(FileError, lambda: train_classifier("digits", tmp_path, quick, resume=True), "training.json must")
+    refuses(
+        FileError,
+        lambda: train_classifier("digits", tmp_path, quick, resume=True),
+        "training.json must",
+    )
 
 
 def test_a_recipe_that_cannot_be_built_leaves_no_folder(refuses, tmp_path):
@@ -209,7 +258,11 @@ def test_a_diverged_run_leaves_no_model(refuses, tmp_path):
     for name, penalty in (("with", 20.0), ("without", 0.0)):
         asked = replace(how, tail_penalty=penalty)
         run = tmp_path / name
-        refuses(NotFiniteError, lambda: train_classifier("digits", run, asked, quiet=True), "must be finite")  # noqa: B023
+        refuses(
+            NotFiniteError,
+            lambda: train_classifier("digits", run, asked, quiet=True),  # noqa: B023
+            "must be finite",
+        )
         assert not (run / "model.safetensors").exists()
 
 
@@ -219,7 +272,9 @@ def test_the_tail_penalty_leaves_little_beyond_the_kept(tmp_path):
     shares = {}
     for penalty in (0.0, 20.0):
         run = replace(how, tail_penalty=penalty)
-        tensor = train_classifier("digits", tmp_path / str(penalty), run, quiet=True).tensor().detach()
+        tensor = (
+            train_classifier("digits", tmp_path / str(penalty), run, quiet=True).tensor().detach()
+        )
         values = eigen(tensor, k=None).values.square()
         shares[penalty] = float((values[:, 2:].sum(-1) / values.sum(-1)).mean())
     assert shares[20.0] < shares[0.0] / 5
@@ -235,7 +290,9 @@ def test_figures_are_as_by_numpy(tmp_path, quick):
         labels, figures = images.labels.numpy(), about["figures"][part]
         log = logits - np.log(np.exp(logits).sum(1, keepdims=True))
         assert figures["accuracy"] == pytest.approx(np.mean(logits.argmax(1) == labels), rel=1e-12)
-        assert figures["loss"] == pytest.approx(-log[np.arange(len(labels)), labels].mean(), rel=1e-5)
+        assert figures["loss"] == pytest.approx(
+            -log[np.arange(len(labels)), labels].mean(), rel=1e-5
+        )
         assert figures["images"] == len(labels)
 
 
@@ -250,9 +307,13 @@ def run_figures(model, images, size):
     return bilens.training.evaluate(model, images, size)
 
 
-@pytest.mark.parametrize(("step", "weight"), [(0, 0), (30, 0), (31, 0), (36, 0.2), (44, 14 / 30), (60, 1), (100, 1)])
+@pytest.mark.parametrize(
+    ("step", "weight"), [(0, 0), (30, 0), (31, 0), (36, 0.2), (44, 14 / 30), (60, 1), (100, 1)]
+)
 def test_the_penalty_sets_in_by_and_by(step, weight):
-    """The share of ‖Q‖² beyond the kept, by eigvalsh; from 30 % of the run to 60 % it grows to its whole weight."""
+    """The share of ‖Q‖² beyond the kept, by eigvalsh; from 30 % of the run to 60 % it grows to its
+    whole weight.
+    """
     how = recipe(steps=100, tail_penalty=3.0, kept=2, hidden_size=5)
     torch.manual_seed(0)
     model = bilens.Classifier(bilens.ClassifierConfig(input_shape=[2, 3], hidden_size=5)).double()
@@ -260,9 +321,16 @@ def test_the_penalty_sets_in_by_and_by(step, weight):
     if weight == 0 or step % TAIL_EVERY:
         assert found is None
         return
-    values = torch.linalg.eigvalsh(symmetric(model.tensor().detach())).square().sort(-1, descending=True).values
+    values = (
+        torch.linalg.eigvalsh(symmetric(model.tensor().detach()))
+        .square()
+        .sort(-1, descending=True)
+        .values
+    )
     share = (values[:, 2:].sum(-1) / values.sum(-1)).mean()
-    assert float(found.detach()) == pytest.approx(TAIL_EVERY * weight * 3.0 * float(share), rel=1e-9)
+    assert float(found.detach()) == pytest.approx(
+        TAIL_EVERY * weight * 3.0 * float(share), rel=1e-9
+    )
 
 
 def symmetric(tensor: CP):
@@ -278,7 +346,9 @@ def test_the_penalty_is_not_won_by_a_larger_total():
     tail_penalty(how, model, 100).backward()
     got = model.head.weight.grad.clone()
     model.zero_grad()
-    values = torch.linalg.eigvalsh(symmetric(model.tensor())).square().sort(-1, descending=True).values
+    values = (
+        torch.linalg.eigvalsh(symmetric(model.tensor())).square().sort(-1, descending=True).values
+    )
     beyond, total = values[:, 2:].sum(-1), values.sum(-1).detach()
     (TAIL_EVERY * 3.0 * (beyond / total).mean()).backward()
     torch.testing.assert_close(got, model.head.weight.grad, rtol=1e-7, atol=1e-9)
@@ -298,7 +368,8 @@ def test_the_schedule(trained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("steps", "every", "logged"), [(1000, 100, 20), (1000, 30, 15), (10, 1, 1), (500, 7, 7), (2640, 264, 44), (3, 3, 1)]
+    ("steps", "every", "logged"),
+    [(1000, 100, 20), (1000, 30, 15), (10, 1, 1), (500, 7, 7), (2640, 264, 44), (3, 3, 1)],
 )
 def test_every_checkpoint_falls_on_a_line_of_the_log(steps, every, logged):
     assert run._logging_steps(steps, every) == logged

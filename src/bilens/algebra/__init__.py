@@ -1,6 +1,16 @@
-"""Floor 1: third-order and second-order tensors in factored form. Knows torch and base, nothing else."""
+"""Floor 1: third-order and second-order tensors in factored form. Knows torch and base, nothing
+else.
+"""
 
-from bilens.algebra.affine import Parts, affine, constant, homogeneous, homogeneous_map, linear, parts
+from bilens.algebra.affine import (
+    Parts,
+    affine,
+    constant,
+    homogeneous,
+    homogeneous_map,
+    linear,
+    parts,
+)
 from bilens.algebra.cp import CP
 from bilens.algebra.eigen import Eigen
 from bilens.algebra.factored import Factored

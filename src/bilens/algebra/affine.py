@@ -1,7 +1,8 @@
-"""Biases as one more coordinate (the homogeneous one), and back into constant, linear and quadratic parts.
+"""Biases as one more coordinate (the homogeneous one), and back into constant, linear and quadratic
+parts.
 
-With x̃ = (1, x), L̃ = [b_L | L], R̃ = [b_R | R] and the output bias c as one more rank-one term c ⊗ e0 ⊗ e0,
-T̃(x̃, x̃) = D[(L x + b_L) ⊙ (R x + b_R)] + c exactly. The constant coordinate comes first.
+With x̃ = (1, x), L̃ = [b_L | L], R̃ = [b_R | R] and the output bias c as one more rank-one term c ⊗
+e0 ⊗ e0, T̃(x̃, x̃) = D[(L x + b_L) ⊙ (R x + b_R)] + c exactly. The constant coordinate comes first.
 """
 
 from dataclasses import dataclass
@@ -21,12 +22,17 @@ def homogeneous(x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b i1"]:
     return torch.cat([torch.ones_like(x[..., :1]), x], dim=-1)
 
 
-def homogeneous_map(matrix: Float[Tensor, "a i"], bias: Float[Tensor, " a"] | None = None) -> Float[Tensor, "a1 i1"]:
-    """The matrix that takes x̃ = (1, x) to (1, M x + b). A tensor that reads M x + b reads x through its transpose:
+def homogeneous_map(
+    matrix: Float[Tensor, "a i"], bias: Float[Tensor, " a"] | None = None
+) -> Float[Tensor, "a1 i1"]:
+    """The matrix that takes x̃ = (1, x) to (1, M x + b). A tensor that reads M x + b reads x
+    through its transpose:
     ``tensor.map(left=H.mT, right=H.mT)``, as maps are (new, old)."""
     corner = torch.zeros_like(matrix[:1])
     bias = torch.zeros_like(matrix[:, 0]) if bias is None else bias
-    return torch.cat([torch.cat([bias.new_ones(1), bias])[:, None], torch.cat([corner, matrix])], dim=1)
+    return torch.cat(
+        [torch.cat([bias.new_ones(1), bias])[:, None], torch.cat([corner, matrix])], dim=1
+    )
 
 
 def affine(
@@ -39,7 +45,8 @@ def affine(
 ) -> CP:
     """The tensor of out[(left x + left_bias) ⊙ (right x + right_bias)] + out_bias.
 
-    Over x where all biases are None; over x̃ = (1, x) where any is given. The rank grows by one for ``out_bias``.
+    Over x where all biases are None; over x̃ = (1, x) where any is given. The rank grows by one for
+    ``out_bias``.
     """
     whole = CP(out, left, right)
     if out_bias is None and left_bias is None and right_bias is None:
@@ -55,7 +62,9 @@ def affine(
 
 
 def constant(value: Float[Tensor, " o"], size: int) -> CP:
-    """The constant function ``value`` as a rank-one tensor c ⊗ e0 ⊗ e0 over x̃ of ``size`` coordinates."""
+    """The constant function ``value`` as a rank-one tensor c ⊗ e0 ⊗ e0 over x̃ of ``size``
+    coordinates.
+    """
     first = torch.zeros_like(value[:1]).expand(size).clone()[None]
     first[0, 0] = 1
     return CP(value[:, None], first, first)
@@ -84,18 +93,24 @@ class Parts(Record):
 
 
 def parts(tensor: CP) -> Parts:
-    """Split a tensor over x̃ = (1, x) by degree: its blocks (0,0), (0,j)+(j,0) and (i,j). Cost O(o h i)."""
+    """Split a tensor over x̃ = (1, x) by degree: its blocks (0,0), (0,j)+(j,0) and (i,j). Cost O(o
+    h i).
+    """
     if not isinstance(tensor, CP):
         raise ArgumentError("parts", must="be given a CP", got=type(tensor).__name__)
     if tensor.shape[1] != tensor.shape[2] or tensor.shape[1] < 2:
-        raise ShapeError("parts", must="be given a tensor over (1, x) on both inputs", got=tensor.shape)
+        raise ShapeError(
+            "parts", must="be given a tensor over (1, x) on both inputs", got=tensor.shape
+        )
     left0, left = tensor.left[:, 0], tensor.left[:, 1:]
     right0, right = tensor.right[:, 0], tensor.right[:, 1:]
     slope = left0[:, None] * right + right0[:, None] * left
     return Parts(tensor.out @ (left0 * right0), tensor.out @ slope, CP(tensor.out, left, right))
 
 
-def _with_column(factor: Float[Tensor, "h i"], bias: Float[Tensor, " h"] | None) -> Float[Tensor, "h i1"]:
+def _with_column(
+    factor: Float[Tensor, "h i"], bias: Float[Tensor, " h"] | None
+) -> Float[Tensor, "h i1"]:
     """[b | M], with zeros where there is no bias."""
     column = torch.zeros_like(factor[:, :1]) if bias is None else bias[:, None]
     return torch.cat([column, factor], dim=1)

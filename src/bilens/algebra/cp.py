@@ -23,10 +23,12 @@ BLOCK = 512  # hidden units at a time: enough for fast products, while h × h is
 class CP(ThirdOrder):
     """T[o, i, j] = Σ_h out[o, h] left[h, i] right[h, j]: three factors, never the cube.
 
-    For an MLP D[(L x) ⊙ (R x)] these are down_proj, gate_proj and up_proj as they lie in the checkpoint. CP is closed
-    under every verb here, so it is the one form that layers, feature bases and paths need.
+    For an MLP D[(L x) ⊙ (R x)] these are down_proj, gate_proj and up_proj as they lie in the
+    checkpoint. CP is closed under every verb here, so it is the one form that layers, feature bases
+    and paths need.
 
-    Square weights fit in any order, so nothing can tell where two have changed places: name them, CP(out=, left=, right=).
+    Square weights fit in any order, so nothing can tell where two have changed places: name them,
+    CP(out=, left=, right=).
 
     >>> T = CP(mlp.down_proj.weight, mlp.gate_proj.weight, mlp.up_proj.weight)
     >>> torch.testing.assert_close(T(x), mlp(x))
@@ -73,7 +75,9 @@ class CP(ThirdOrder):
         self.require_fits("interaction", u, self.shape[0])
         return QuadraticForm(u @ self.out, self.left, self.right)
 
-    def map(self, *, out: Tensor | None = None, left: Tensor | None = None, right: Tensor | None = None) -> "CP":
+    def map(
+        self, *, out: Tensor | None = None, left: Tensor | None = None, right: Tensor | None = None
+    ) -> "CP":
         require_maps(self, out=out, left=left, right=right)
         return CP(
             self.out if out is None else out @ self.out,
@@ -85,20 +89,27 @@ class CP(ThirdOrder):
         return CP(self.out, self.right, self.left)
 
     def round(
-        self, max_rank: int | None = None, cutoff: float | None = None, *, symmetric: bool = False, seed: int = 0
+        self,
+        max_rank: int | None = None,
+        cutoff: float | None = None,
+        *,
+        symmetric: bool = False,
+        seed: int = 0,
     ) -> Rounded:
-        """Nearly the same tensor from fewer units: of ``max_rank``, or of the smallest rank found with error ≤ ``cutoff``.
+        """Nearly the same tensor from fewer units: of ``max_rank``, or of the smallest rank found
+        with error ≤ ``cutoff``.
 
-        With both, ``cutoff`` where ``max_rank`` allows it. ``symmetric``: only the symmetric part is to be kept. Units that
-        are zero or share two of their three vectors are joined exactly before anything is given up. The error ‖T − T̂‖ / ‖T‖
-        is exact; the rank is not: the smallest CP rank is NP-hard to find, and what is found here, by alternating least
-        squares from a few starts, is no proof that less would not do. In float64, without gradients.
+        With both, ``cutoff`` where ``max_rank`` allows it. ``symmetric``: only the symmetric part
+        is to be kept. Units that are zero or share two of their three vectors are joined exactly
+        before anything is given up. The error ‖T − T̂‖ / ‖T‖ is exact; the rank is not: the
+        smallest CP rank is NP-hard to find, and what is found here, by alternating least squares
+        from a few starts, is no proof that less would not do. In float64, without gradients.
 
-        Cost: O(h r (o + i + j) + r³) a sweep, ten to some hundred sweeps a rank; O(h² (o + i + j)) before that. Memory
-        O(h block + h r) over the factors.
-        Errors: ArgumentError for neither, a ``max_rank`` below 1 or a ``cutoff`` outside [0, 1); ShapeError for
-        ``symmetric`` where left and right are different spaces; NotFiniteError.
-        Source: Carroll & Chang 1970, Harshman 1970 (alternating least squares); Leurgans et al. 1993 (the pencil);
+        Cost: O(h r (o + i + j) + r³) a sweep, ten to some hundred sweeps a rank; O(h² (o + i + j))
+        before that. Memory O(h block + h r) over the factors. Errors: ArgumentError for neither, a
+        ``max_rank`` below 1 or a ``cutoff`` outside [0, 1); ShapeError for
+        ``symmetric`` where left and right are different spaces; NotFiniteError. Source: Carroll &
+        Chang 1970, Harshman 1970 (alternating least squares); Leurgans et al. 1993 (the pencil);
         Håstad 1990 (the rank is NP-hard).
         """
         return rounded(self, max_rank, cutoff, symmetric=symmetric, seed=seed)
@@ -111,16 +122,24 @@ class CP(ThirdOrder):
         if not isinstance(other, CP):
             return other._inner(self)
         pairs = (self.left, self.right), (self.right, self.left)
-        mirrored = other.out is self.out and any(other.left is left and other.right is right for left, right in pairs)
+        mirrored = other.out is self.out and any(
+            other.left is left and other.right is right for left, right in pairs
+        )
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for a, rows in self.units(torch.float64):
             for b, columns in other.units(torch.float64, a if mirrored else 0):
-                tile = (rows.out.mT @ columns.out) * (rows.left @ columns.left.mT) * (rows.right @ columns.right.mT)
+                tile = (
+                    (rows.out.mT @ columns.out)
+                    * (rows.left @ columns.left.mT)
+                    * (rows.right @ columns.right.mT)
+                )
                 total = total + tile.sum() * (2 if mirrored and b > a else 1)
         return total
 
     def near_one(self, dtype: torch.dtype | None = None) -> "tuple[CP, int]":
-        """Each unit's vectors near one, its size in ``out``, and the largest size taken out: no unit is lost in another."""
+        """Each unit's vectors near one, its size in ``out``, and the largest size taken out: no
+        unit is lost in another.
+        """
         if dtype is not None and self._in_reach(REACH[dtype]):
             return self, 0
         work = self.to(working_dtype(self.dtype))
@@ -139,7 +158,9 @@ class CP(ThirdOrder):
     def terms_by_output(self) -> Float[Tensor, " o"]:
         """√(Σ_h d_oh² ‖l_h‖² ‖r_h‖²)."""
         out, left, right = (factor.detach() for factor in (self.out, self.left, self.right))
-        lengths = (torch.linalg.vector_norm(side, dim=1, dtype=torch.float64) for side in (left, right))
+        lengths = (
+            torch.linalg.vector_norm(side, dim=1, dtype=torch.float64) for side in (left, right)
+        )
         one, two = lengths
         return torch.cat([(rows.double() * (one * two)).norm(dim=1) for rows in out.split(BLOCK)])
 
@@ -150,9 +171,11 @@ class CP(ThirdOrder):
         return CP(scaled(self.out, -sizes[:, None]), self.left, self.right)
 
     def _gram(self, mode: Mode, symmetric: bool, dtype: torch.dtype) -> Float[Tensor, "s s"]:
-        """Fᵀ K F with F the mode's factor and K = (one oneᵀ)∘(two twoᵀ) of the other two, a tile of K at a time.
+        """Fᵀ K F with F the mode's factor and K = (one oneᵀ)∘(two twoᵀ) of the other two, a tile of
+        K at a time.
 
-        K is symmetric, so tiles (a, b) with a ≤ b are enough: with the diagonal ones halved, Fᵀ K F = M + Mᵀ.
+        K is symmetric, so tiles (a, b) with a ≤ b are enough: with the diagonal ones halved, Fᵀ K F
+        = M + Mᵀ.
         """
         work = dtype
         tensor = self.swap() if mode == "right" else self
@@ -167,10 +190,19 @@ class CP(ThirdOrder):
         return half + half.mT
 
     def units(self, dtype: torch.dtype, start: int = 0) -> "Iterator[tuple[int, CP]]":
-        """The hidden units from ``start`` on, a block at a time and in ``dtype``, each with its first unit's number."""
+        """The hidden units from ``start`` on, a block at a time and in ``dtype``, each with its
+        first unit's number.
+        """
         for first in range(start, self.rank, BLOCK):
             block = slice(first, first + BLOCK)
-            yield first, CP(self.out[:, block].to(dtype), self.left[block].to(dtype), self.right[block].to(dtype))
+            yield (
+                first,
+                CP(
+                    self.out[:, block].to(dtype),
+                    self.left[block].to(dtype),
+                    self.right[block].to(dtype),
+                ),
+            )
 
     def _cube(self) -> Tensor:
         slices = [(self.left * row[:, None]).mT @ self.right for row in self.out]
@@ -205,7 +237,8 @@ def _other_order(given: tuple[Any, ...]) -> str:
     return ""
 
 
-# Tiles of the Grams (maths: norms, similarity, HOSVD without the cube), for two blocks a, b of hidden units:
+# Tiles of the Grams (maths: norms, similarity, HOSVD without the cube), for two blocks a, b of
+# hidden units:
 #   Gram_out(S) = ½ D [ (L Lᵀ)∘(R Rᵀ) + (L Rᵀ)∘(R Lᵀ) ] Dᵀ
 #   Gram_in(S)  = ¼ [L; R]ᵀ ( [G G; G G] ∘ [R; L][R; L]ᵀ ) [L; R],   G = DᵀD
 

@@ -21,20 +21,20 @@ class Eigen(Result):
     """Eigenpairs of symmetric interaction matrices Q, best first: Q ≈ Σ_k λ_k v_k v_kᵀ.
 
     Fields:
-        values: λ, ordered by ``which``.
-        vectors: row k is v_k, of unit length, its largest entry positive.
-        residuals: ‖Q v − λ v‖, measured on the factors. Some true eigenvalue lies within it of λ.
-        converged: whether the residual is below ``tol`` times ``largest``: whether each pair is right.
-        complete: whether none is missing before the last kept one, as far as ``known`` says.
-        blocks: pairs with the same number are degenerate: closer than their error bounds. Only their span has meaning.
-        cut: whether the last kept pair is degenerate with one that was left out.
-        spectrum: all eigenvalues in the same order; those found, where ``method`` is lanczos.
-        discarded: ‖Q − Σ kept‖, the Frobenius norm of what was left out: from ``spectrum``, or as √(‖Q‖² − Σλ²).
-        norm: ‖Q‖, from the factors and not from the eigenvalues.
-        largest: ‖Q‖₂, the largest |λ| of the whole spectrum; where ``method`` is lanczos, the largest that was seen.
-        labels: names of the leading dim's entries (classes, directions), or none.
-        which, method, computed_in: how the pairs were chosen, found, and in which dtype.
-        known: how ``complete`` is known: from the whole spectrum, by a random probe and with which chance, or by inertia.
+        values: λ, ordered by ``which``. vectors: row k is v_k, of unit length, its largest entry
+        positive. residuals: ‖Q v − λ v‖, measured on the factors. Some true eigenvalue lies within
+        it of λ. converged: whether the residual is below ``tol`` times ``largest``: whether each
+        pair is right. complete: whether none is missing before the last kept one, as far as
+        ``known`` says. blocks: pairs with the same number are degenerate: closer than their error
+        bounds. Only their span has meaning. cut: whether the last kept pair is degenerate with one
+        that was left out. spectrum: all eigenvalues in the same order; those found, where
+        ``method`` is lanczos. discarded: ‖Q − Σ kept‖, the Frobenius norm of what was left out:
+        from ``spectrum``, or as √(‖Q‖² − Σλ²). norm: ‖Q‖, from the factors and not from the
+        eigenvalues. largest: ‖Q‖₂, the largest |λ| of the whole spectrum; where ``method`` is
+        lanczos, the largest that was seen. labels: names of the leading dim's entries (classes,
+        directions), or none. which, method, computed_in: how the pairs were chosen, found, and in
+        which dtype. known: how ``complete`` is known: from the whole spectrum, by a random probe
+        and with which chance, or by inertia.
     """
 
     values: Float[Tensor, "*b k"]
@@ -62,20 +62,26 @@ class Eigen(Result):
 
     @property
     def effective_rank(self) -> Float[Tensor, "*b"]:
-        """(Σ|λ|)² / Σλ² over the whole spectrum: 1 for a single direction, n for n equal ones, 0 for a zero matrix.
+        """(Σ|λ|)² / Σλ² over the whole spectrum: 1 for a single direction, n for n equal ones, 0
+        for a zero matrix.
 
         Errors: ArgumentError where only a part of the spectrum was computed.
         """
         if self.spectrum.shape[-1] < self.vectors.shape[-1]:
             must, todo = "be asked of a whole spectrum", 'Ask eigen for method="dense".'
-            raise ArgumentError("effective_rank", must=must, got=f"{self.spectrum.shape[-1]} eigenvalues", todo=todo)
+            raise ArgumentError(
+                "effective_rank", must=must, got=f"{self.spectrum.shape[-1]} eigenvalues", todo=todo
+            )
         size = torch.where(self.largest == 0, 1.0, self.largest)[..., None].detach()
         shares = self.spectrum / size  # near one: squares stay in range
         noise = rounding(getattr(torch, self.computed_in), self.vectors.shape[-1])
-        shares = shares.masked_fill(shares.detach().abs() <= noise, 0.0)  # |λ| has no slope there but rounding's
+        # |λ| has no slope there but rounding's
+        shares = shares.masked_fill(shares.detach().abs() <= noise, 0.0)
         squares = shares.square().sum(-1)
         none = squares == 0
-        return (shares.abs().sum(-1).square() / torch.where(none, 1.0, squares)).masked_fill(none, 0.0)
+        return (shares.abs().sum(-1).square() / torch.where(none, 1.0, squares)).masked_fill(
+            none, 0.0
+        )
 
     @property
     def degenerate(self) -> list[Any]:
@@ -84,9 +90,15 @@ class Eigen(Result):
 
     def summary(self) -> str:
         batch = self.values.shape[:-1]
-        pairs = f"{math.prod(batch)} × {self.values.shape[-1]}" if batch else str(self.values.shape[-1])
+        pairs = (
+            f"{math.prod(batch)} × {self.values.shape[-1]}" if batch else str(self.values.shape[-1])
+        )
         worst = float(self.error.detach().max()) if self.error.numel() else 0.0
-        left_out = "what is left out was not measured" if math.isnan(worst) else f"left out at most {worst:.3g} of the norm"
+        left_out = (
+            "what is left out was not measured"
+            if math.isnan(worst)
+            else f"left out at most {worst:.3g} of the norm"
+        )
         return (
             f"{pairs} eigenpairs by {self.which} of size {self.vectors.shape[-1]}, {self.method} in {self.computed_in}; "
             f"{left_out}; {int((~self.converged).sum())} not converged; {self._whole()}"
@@ -97,7 +109,11 @@ class Eigen(Result):
 
     def _whole(self) -> str:
         missing = int((~self.complete).sum())
-        return f"complete ({self.known})" if not missing else f"{missing} of {self.complete.numel()} perhaps not complete"
+        return (
+            f"complete ({self.known})"
+            if not missing
+            else f"{missing} of {self.complete.numel()} perhaps not complete"
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         return [
@@ -109,7 +125,9 @@ class Eigen(Result):
                 "converged": bool(flat.converged[k]),
                 "complete": bool(flat.complete),
                 "block": int(flat.blocks[k]),
-                "share of ‖Q‖²": float((flat.values[k] / flat.norm) ** 2) if float(flat.norm) else 0.0,
+                "share of ‖Q‖²": float((flat.values[k] / flat.norm) ** 2)
+                if float(flat.norm)
+                else 0.0,
             }
             for n, flat in enumerate(self._flat())
             for k in range(flat.values.shape[-1])
@@ -117,10 +135,18 @@ class Eigen(Result):
 
     def figure(self) -> dict[str, Any]:
         traces = [
-            {"type": "scatter", "mode": "lines+markers", "name": self._label(n), "y": flat.spectrum.tolist()}
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": self._label(n),
+                "y": flat.spectrum.tolist(),
+            }
             for n, flat in enumerate(self._flat())
         ]
-        layout = {"xaxis": {"title": {"text": f"eigenvalue, by {self.which}"}}, "yaxis": {"title": {"text": "λ"}}}
+        layout = {
+            "xaxis": {"title": {"text": f"eigenvalue, by {self.which}"}},
+            "yaxis": {"title": {"text": "λ"}},
+        }
         return {"data": traces, "layout": layout}
 
     def _label(self, n: int) -> str:
@@ -135,7 +161,9 @@ class Eigen(Result):
             for name, tensor in held.items()
             if isinstance(tensor, Tensor)
         }
-        parts = ({name: tensor[n] for name, tensor in flat.items()} for n in range(self.cut.numel()))
+        parts = (
+            {name: tensor[n] for name, tensor in flat.items()} for n in range(self.cut.numel())
+        )
         whole = cast("Eigen", self)
         return [replace(whole, **part, labels=()) for part in parts]
 
@@ -165,10 +193,14 @@ def preference(values: Float[Tensor, "*b"], which: Which) -> Float[Tensor, "*b"]
     return {"magnitude": values.abs(), "top": values, "bottom": -values}[which]
 
 
-def degenerate_blocks(spectrum: Float[Tensor, "*b i"], bound: Float[Tensor, "*b i"]) -> Int[Tensor, "*b i"]:
-    """Number the chains of eigenvalues whose neighbours lie closer than the sum of their error bounds.
+def degenerate_blocks(
+    spectrum: Float[Tensor, "*b i"], bound: Float[Tensor, "*b i"]
+) -> Int[Tensor, "*b i"]:
+    """Number the chains of eigenvalues whose neighbours lie closer than the sum of their error
+    bounds.
 
-    Weyl: an eigenvalue moves by no more than the perturbation's norm, so closer ones cannot be told apart.
+    Weyl: an eigenvalue moves by no more than the perturbation's norm, so closer ones cannot be told
+    apart.
     """
     order = spectrum.argsort(dim=-1)
     value, reach = spectrum.gather(-1, order), bound.gather(-1, order)
@@ -187,7 +219,8 @@ def at_scale(found: Pairs, power: Int[Tensor, "*b"]) -> Pairs:
     figures = "values", "residuals", "spectrum", "discarded", "norm", "largest"
     reached = (powers(found.largest) + power)[found.largest > 0]
     kind = torch.finfo(found.values.dtype)
-    spare = round(-math.log2(kind.eps))  # what is a rounding error of the largest is to stay in range too
+    # what is a rounding error of the largest is to stay in range too
+    spare = round(-math.log2(kind.eps))
     low, high = math.log2(kind.tiny) + spare, math.log2(kind.max) - 2
     fits = reached.numel() == 0 or (int(reached.min()) >= low and int(reached.max()) <= high)
     dtype = found.values.dtype if fits else torch.float64
@@ -197,7 +230,9 @@ def at_scale(found: Pairs, power: Int[Tensor, "*b"]) -> Pairs:
         rows = power.reshape(power.shape + (1,) * (values.ndim - power.ndim))
         return scaled(values.to(dtype), rows)
 
-    for size, by in zip(found.largest.flatten().double(), power.expand(found.largest.shape).flatten(), strict=True):
+    for size, by in zip(
+        found.largest.flatten().double(), power.expand(found.largest.shape).flatten(), strict=True
+    ):
         restored("eigenvalues", size, by, torch.float64)
     return replace(found, **{name: put_back(name) for name in figures})
 
@@ -212,8 +247,8 @@ def _groups(blocks: Tensor) -> list[Any]:
 
 
 def rounding(dtype: torch.dtype, size: int) -> float:
-    """How far rounding alone moves eigenvalues, over the largest: a few ulps growing as √size (a heuristic: LAPACK
-    promises a modest polynomial in the size and delivers about its root)."""
+    """How far rounding alone moves eigenvalues, over the largest: a few ulps growing as √size (a
+    heuristic: LAPACK promises a modest polynomial in the size and delivers about its root)."""
     return 4 * torch.finfo(dtype).eps * size**0.5
 
 

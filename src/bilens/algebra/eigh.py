@@ -16,11 +16,17 @@ from torch import Tensor
 from bilens.algebra.eigen import degenerate_blocks
 from bilens.base.errors import ArgumentError, NotExactError
 
-CLOSE = 2 / 3  # eigenvalues within eps^CLOSE of the largest count as equal: closer, rounding is most of the difference
+# eigenvalues within eps^CLOSE of the largest count as equal: closer, rounding is most of the
+# difference
+CLOSE = 2 / 3
 
 
-def symmetric_eigh(matrix: Float[Tensor, "*b i i"]) -> tuple[Float[Tensor, "*b i"], Float[Tensor, "*b i i"]]:
-    """Eigenvalues, smallest first, and eigenvectors as columns. Errors: ArgumentError where LAPACK gives up."""
+def symmetric_eigh(
+    matrix: Float[Tensor, "*b i i"],
+) -> tuple[Float[Tensor, "*b i"], Float[Tensor, "*b i i"]]:
+    """Eigenvalues, smallest first, and eigenvectors as columns. Errors: ArgumentError where LAPACK
+    gives up.
+    """
     return _Eigh.apply(matrix)  # type: ignore[return-value]
 
 
@@ -59,13 +65,21 @@ def _coupling(
     if bool((skew.abs() * same > noise[..., None, None]).any()):
         todo = "Ask for functions of whole blocks (see .degenerate): projectors, Σ λ v vᵀ, or values alone."
         must = "depend on the span of equal eigenvalues alone"
-        raise NotExactError("a gradient through eigenvectors", must=must, got="a function that looks inside", todo=todo)
+        raise NotExactError(
+            "a gradient through eigenvectors",
+            must=must,
+            got="a function that looks inside",
+            todo=todo,
+        )
     outside = torch.where(same, 0.0, skew / torch.where(same, 1.0, apart))
     shared = same.sum(-1) > 1
     if not bool((shared & (values.abs() > near)).any()):
         return outside
     inside = torch.zeros_like(turn)
-    flat = (tensor.reshape(-1, *tensor.shape[values.ndim - 1 :]) for tensor in (inside, values, by_values, turn, number))
+    flat = (
+        tensor.reshape(-1, *tensor.shape[values.ndim - 1 :])
+        for tensor in (inside, values, by_values, turn, number)
+    )
     for into, lam, g, m, blocks in zip(*flat, strict=True):
         for block in blocks.unique():
             at = (blocks == block).nonzero()[:, 0]
@@ -83,7 +97,10 @@ def _within(
     turn = (turn + turn.mT) / 2
     along, noise = turn.diagonal(), eps**0.5 * float(g.abs().max() + turn.abs().max() / value.abs())
     weighted = along / (2 * value)
-    if float((turn - torch.diag(along)).abs().max() / value.abs()) <= noise or float((g - weighted).abs().max()) <= noise:
+    if (
+        float((turn - torch.diag(along)).abs().max() / value.abs()) <= noise
+        or float((g - weighted).abs().max()) <= noise
+    ):
         return turn / (2 * value)
     if _flat(g) <= noise:
         return torch.zeros_like(turn)
@@ -93,8 +110,13 @@ def _within(
     share = (spread * seen).sum() / spread.square().sum()
     if len(g) > 2 and _flat(g - share * along) <= noise:
         return share * turn
-    must, todo = "depend on equal eigenvalues through one Σ λ^p v vᵀ", "Take gradients of its parts one by one."
-    raise NotExactError("a gradient through eigenpairs", must=must, got="another function of a block", todo=todo)
+    must, todo = (
+        "depend on equal eigenvalues through one Σ λ^p v vᵀ",
+        "Take gradients of its parts one by one.",
+    )
+    raise NotExactError(
+        "a gradient through eigenpairs", must=must, got="another function of a block", todo=todo
+    )
 
 
 def _flat(x: Float[Tensor, " m"]) -> float:

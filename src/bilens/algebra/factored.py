@@ -28,10 +28,12 @@ from bilens.base.records import Record
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Factored(Record):
-    """The matrix ``a @ b``, never multiplied out unless asked: a (..., l, m), b (..., m, r). Leading dims broadcast.
+    """The matrix ``a @ b``, never multiplied out unless asked: a (..., l, m), b (..., m, r).
+    Leading dims broadcast.
 
-    The verbs are those of TransformerLens's ``FactoredMatrix``, with one difference that is written down there in a
-    comment and here in the name: ``svd()`` returns V, whose columns are the right singular vectors, not Vh.
+    The verbs are those of TransformerLens's ``FactoredMatrix``, with one difference that is written
+    down there in a comment and here in the name: ``svd()`` returns V, whose columns are the right
+    singular vectors, not Vh.
     """
 
     a: Float[Tensor, "*#b l m"]
@@ -117,21 +119,27 @@ class Factored(Record):
 
     @property
     def eigenvalues(self) -> Tensor:
-        """The m eigenvalues of the product that can be non-zero (complex), from the small ``BA``. Cost O(l m² + m³)."""
+        """The m eigenvalues of the product that can be non-zero (complex), from the small ``BA``.
+        Cost O(l m² + m³).
+        """
         require_finite("Factored.eigenvalues", a=self.a, b=self.b)
         near, power = self.near_one()
         values = torch.view_as_real(torch.linalg.eigvals(near.BA))
-        return torch.view_as_complex(restored("Factored.eigenvalues", values, power[..., None, None], near.dtype))
+        return torch.view_as_complex(
+            restored("Factored.eigenvalues", values, power[..., None, None], near.dtype)
+        )
 
     def dense(self) -> Float[Tensor, "*b l r"]:
         """The product as a plain matrix."""
         return self.a @ self.b
 
     def svd(self) -> tuple[Float[Tensor, "*b l m"], Float[Tensor, "*b m"], Float[Tensor, "*b r m"]]:
-        """U, S, V with a @ b = U diag(S) Vᵀ, at most m of each. QR of both factors, then an m × m SVD: O((l + r) m² + m³).
+        """U, S, V with a @ b = U diag(S) Vᵀ, at most m of each. QR of both factors, then an m × m
+        SVD: O((l + r) m² + m³).
 
-        Half types are computed in float32. V is (..., r, m): its columns are the right singular vectors.
-        Errors: NotFiniteError; RangeError where the dtype does not hold the largest value of a matrix.
+        Half types are computed in float32. V is (..., r, m): its columns are the right singular
+        vectors. Errors: NotFiniteError; RangeError where the dtype does not hold the largest value
+        of a matrix.
         """
         require_finite("Factored.svd", a=self.a, b=self.b)
         near, power = self.near_one()
@@ -141,9 +149,11 @@ class Factored(Record):
         return qa @ u, restored("Factored.svd", s, power[..., None], s.dtype), qb @ vh.mT
 
     def norm(self) -> Float[Tensor, "*b"]:
-        """The Frobenius norm from two m × m Grams, without an SVD: O((l + r) m²). Its gradient at zero is 0.
+        """The Frobenius norm from two m × m Grams, without an SVD: O((l + r) m²). Its gradient at
+        zero is 0.
 
-        Computed in float32 for half types, and given in the dtype. Errors: NotFiniteError; RangeError.
+        Computed in float32 for half types, and given in the dtype. Errors: NotFiniteError;
+        RangeError.
         """
         require_finite("Factored.norm", a=self.a, b=self.b)
         near, power = self.near_one()
@@ -151,14 +161,21 @@ class Factored(Record):
         return restored("Factored.norm", root(gram.sum((-2, -1))), power, self.dtype)
 
     def near_one(self) -> "tuple[Factored, Int[Tensor, '*b']]":
-        """Each column of a and row of b near one in the product, and the power of two taken out of each matrix."""
+        """Each column of a and row of b near one in the product, and the power of two taken out of
+        each matrix.
+        """
         work = self.to(working_dtype(self.dtype))
         columns, rows = powers(peak(work.a, -2)), powers(peak(work.b, -1))
-        middle = (columns + rows).masked_fill((peak(work.a, -2) == 0) | (peak(work.b, -1) == 0), -(2**40))
+        middle = (columns + rows).masked_fill(
+            (peak(work.a, -2) == 0) | (peak(work.b, -1) == 0), -(2**40)
+        )
         power = middle.amax(-1) if self.mdim else middle.sum(-1)
         power = power.masked_fill(power <= -(2**40), 0)
-        shift = torch.minimum(rows - power[..., None], -columns)  # at most to one: a column that acts is there anyway
-        return Factored(scaled(work.a, shift[..., None, :]), scaled(work.b, -rows[..., None])), power
+        # at most to one: a column that acts is there anyway
+        shift = torch.minimum(rows - power[..., None], -columns)
+        return Factored(
+            scaled(work.a, shift[..., None, :]), scaled(work.b, -rows[..., None])
+        ), power
 
     def trace(self) -> Float[Tensor, "*b"]:
         """Σ_i (a b)_ii, in O(l m). Errors: ShapeError unless square."""
@@ -196,11 +213,17 @@ class Factored(Record):
         return self.a[..., :k, :] @ self.b[..., :, :k]
 
     def __matmul__(self, other: "Tensor | Factored") -> "Tensor | Factored":
-        """With a vector: a vector. With a matrix or a Factored: a Factored, with the smaller inner size kept."""
+        """With a vector: a vector. With a matrix or a Factored: a Factored, with the smaller inner
+        size kept.
+        """
         self._require_meets("@", other, self.rdim, -2)
         if isinstance(other, Factored):
             middle = self.b @ other.a
-            return Factored(self.a @ middle, other.b) if self.mdim > other.mdim else Factored(self.a, middle @ other.b)
+            return (
+                Factored(self.a @ middle, other.b)
+                if self.mdim > other.mdim
+                else Factored(self.a, middle @ other.b)
+            )
         if other.ndim == 1:
             return (self.a @ (self.b @ other)[..., None])[..., 0]
         return Factored(self.a, self.b @ other)
@@ -212,11 +235,19 @@ class Factored(Record):
         return Factored(other @ self.a, self.b)
 
     def _require_meets(self, who: str, other: object, size: int, dim: int) -> None:
-        """Raise ShapeError unless ``other`` is a vector or a matrix with ``size`` along ``dim``, of one dtype and device."""
+        """Raise ShapeError unless ``other`` is a vector or a matrix with ``size`` along ``dim``, of
+        one dtype and device.
+        """
         if not isinstance(other, Tensor | Factored):
-            raise ShapeError(f"Factored {who}", must="be with a tensor or a Factored", got=type(other).__name__)
+            raise ShapeError(
+                f"Factored {who}", must="be with a tensor or a Factored", got=type(other).__name__
+            )
         dim = dim if other.ndim > 1 else -1
-        if other.ndim == 0 or other.shape[dim] != size or not broadcasts(self.shape[:-2], other.shape[:-2]):
+        if (
+            other.ndim == 0
+            or other.shape[dim] != size
+            or not broadcasts(self.shape[:-2], other.shape[:-2])
+        ):
             must = f"meet {size} entries, batch dims that broadcast"
             raise ShapeError(f"Factored {who}", must=must, got=tuple(other.shape))
         if other.dtype != self.dtype or other.device != self.device:

@@ -1,12 +1,14 @@
 """One form for all equal layers: the gauge freedoms of a bilinear layer, fixed.
 
-S_oij = ½ Σ_h D_oh (L_hi R_hj + R_hi L_hj) does not change when hidden units are permuted, when a unit's L, R and D are
-scaled by a, b and 1/(ab) (signs are such scales), or when its L and R are swapped. The canonical form takes, of each unit,
+S_oij = ½ Σ_h D_oh (L_hi R_hj + R_hi L_hj) does not change when hidden units are permuted, when a
+unit's L, R and D are scaled by a, b and 1/(ab) (signs are such scales), or when its L and R are
+swapped. The canonical form takes, of each unit,
 
     ‖l‖ = ‖r‖ = 1, the first of the largest entries of each positive, l before r,
 
-and its strength and sign go to D; then the units go by strength ‖D_:h‖, strongest first. Two layers that differ by a
-gauge alone have equal canonical factors. Layers that are equal as functions need not: parallel units are not merged.
+and its strength and sign go to D; then the units go by strength ‖D_:h‖, strongest first. Two layers
+that differ by a gauge alone have equal canonical factors. Layers that are equal as functions need
+not: parallel units are not merged.
 """
 
 from functools import cmp_to_key
@@ -23,17 +25,19 @@ TIE = 64  # ulps: what a few products and a norm may round, with room
 
 
 def canonical(T: CP, *, swap: bool = True) -> CP:
-    """The same layer in its canonical gauge: equal, factor by factor, for layers that differ by a gauge alone.
+    """The same layer in its canonical gauge: equal, factor by factor, for layers that differ by a
+    gauge alone.
 
-    ``swap`` lets a unit's left and right change places, which leaves the symmetric part S (all that acts on one x) and not
-    T itself; without it T is left as it is, and the inputs may be different spaces.
-    Units that are zero are dropped. What ties to 64 ulps (largest entries, strengths) is broken by the order of the entries,
-    left, then right, then out, larger first; units that tie in all of it are equal. The tie is a matter of rounding:
-    where two strengths lie just 64 ulps apart, two gauges of a layer may come out in two orders.
-    Worked in float64 and given in T's dtype, half types in float32; gradients flow. Cost O(h (o + i + j) + h log h).
-    Errors: ShapeError where ``swap`` finds two spaces, or for an empty mode; NotFiniteError; RangeError where T's dtype does
-    not hold what goes to D.
-    Source: the symmetries of the CP form, Sharkey, arXiv:2305.03452; Kolda and Bader 2009, section 3.1.
+    ``swap`` lets a unit's left and right change places, which leaves the symmetric part S (all that
+    acts on one x) and not T itself; without it T is left as it is, and the inputs may be different
+    spaces. Units that are zero are dropped. What ties to 64 ulps (largest entries, strengths) is
+    broken by the order of the entries, left, then right, then out, larger first; units that tie in
+    all of it are equal. The tie is a matter of rounding: where two strengths lie just 64 ulps
+    apart, two gauges of a layer may come out in two orders. Worked in float64 and given in T's
+    dtype, half types in float32; gradients flow. Cost O(h (o + i + j) + h log h). Errors:
+    ShapeError where ``swap`` finds two spaces, or for an empty mode; NotFiniteError; RangeError
+    where T's dtype does not hold what goes to D. Source: the symmetries of the CP form, Sharkey,
+    arXiv:2305.03452; Kolda and Bader 2009, section 3.1.
     """
     if not isinstance(T, CP):
         raise ArgumentError("canonical", must="be given a CP", got=type(T).__name__)
@@ -60,8 +64,8 @@ def canonical(T: CP, *, swap: bool = True) -> CP:
 def _unit_rows(
     rows: Float[Tensor, "h i"], tie: float
 ) -> tuple[Float[Tensor, "h i"], Float[Tensor, " h"], Int[Tensor, " h"]]:
-    """Rows of unit length, the first of their largest entries positive; and what they must be scaled by to be as before: a
-    number, and a power of two."""
+    """Rows of unit length, the first of their largest entries positive; and what they must be
+    scaled by to be as before: a number, and a power of two."""
     power = powers(peak(rows, -1))
     rows = scaled(rows, -power[:, None])
     size = rows.detach().abs()
@@ -70,7 +74,9 @@ def _unit_rows(
     return rows / length[:, None], length, power
 
 
-def _require_kept(before: Float[Tensor, "o h"], after: Float[Tensor, "o h"], dtype: torch.dtype) -> None:
+def _require_kept(
+    before: Float[Tensor, "o h"], after: Float[Tensor, "o h"], dtype: torch.dtype
+) -> None:
     """Raise RangeError unless ``dtype`` holds the strength of every unit, none of which was zero."""
     sizes = peak(after, 0)
     kind = torch.finfo(dtype)
@@ -78,7 +84,12 @@ def _require_kept(before: Float[Tensor, "o h"], after: Float[Tensor, "o h"], dty
     if lost:
         todo = "Use .to(torch.float64), or multiply T by a number."
         got = f"{lost} of {before.shape[1]} units out of it"
-        raise RangeError("canonical", must=f"have strengths in the range of {dtype_name(dtype)}", got=got, todo=todo)
+        raise RangeError(
+            "canonical",
+            must=f"have strengths in the range of {dtype_name(dtype)}",
+            got=got,
+            todo=todo,
+        )
 
 
 def _before(one: Float[Tensor, "h i"], two: Float[Tensor, "h i"], tie: float) -> Bool[Tensor, " h"]:

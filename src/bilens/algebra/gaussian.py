@@ -1,7 +1,9 @@
-"""A data measure: the mean and covariance of what a layer reads, gathered in one pass and merged across shards.
+"""A data measure: the mean and covariance of what a layer reads, gathered in one pass and merged
+across shards.
 
-Weights alone do not say which directions inputs ever take. Under a Gaussian of the data's own mean and covariance they do,
-and every average of a bilinear layer has a closed form (``algebra.hermite``). The Gaussian is an approximation of the data.
+Weights alone do not say which directions inputs ever take. Under a Gaussian of the data's own mean
+and covariance they do, and every average of a bilinear layer has a closed form
+(``algebra.hermite``). The Gaussian is an approximation of the data.
 """
 
 import math
@@ -35,12 +37,13 @@ REACH = 60  # powers of two that mean and spread may lie from one
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Gaussian(Record):
-    """x ~ N(mean, cov), the covariance centred. ``count``: the samples it was measured on, 0 where it was not measured.
+    """x ~ N(mean, cov), the covariance centred. ``count``: the samples it was measured on, 0 where
+    it was not measured.
 
-    ``from_batches`` gives float64, which is what small variances need; any floating dtype is taken, and all work is done
-    in float64 with the tolerances of the dtype that holds the covariance.
-    Errors: ShapeError; NotFiniteError; ArgumentError for a covariance that is not symmetric, or not positive semidefinite,
-    by more than its dtype rounds. Cost: one Cholesky, i³ / 3.
+    ``from_batches`` gives float64, which is what small variances need; any floating dtype is taken,
+    and all work is done in float64 with the tolerances of the dtype that holds the covariance.
+    Errors: ShapeError; NotFiniteError; ArgumentError for a covariance that is not symmetric, or not
+    positive semidefinite, by more than its dtype rounds. Cost: one Cholesky, i³ / 3.
     """
 
     mean: Float[Tensor, " i"]
@@ -50,7 +53,9 @@ class Gaussian(Record):
     def __post_init__(self) -> None:
         _require_shapes(self.mean, self.cov)
         if not is_whole(self.count) or self.count < 0:
-            raise ArgumentError("Gaussian.count", must="be a whole number ≥ 0", got=repr(self.count))
+            raise ArgumentError(
+                "Gaussian.count", must="be a whole number ≥ 0", got=repr(self.count)
+            )
         if not self.cov.is_meta:
             require_finite("Gaussian", mean=self.mean, cov=self.cov)
             _require_covariance(self.cov.detach())
@@ -59,48 +64,79 @@ class Gaussian(Record):
     def from_batches(cls, batches: Iterable[Float[Tensor, "... i"]]) -> "Gaussian":
         """Mean and covariance (over n − 1) of all rows of ``batches``, in one pass and in float64.
 
-        Each batch is centred on its own mean before it is squared, and joined to what came before it by Chan's update, so a
-        mean far from zero costs no digits. Leading dims of a batch are samples all. Cost i² per sample; memory one batch
-        and i². Errors: ArgumentError for fewer than two samples; ShapeError; NotFiniteError naming the batch.
+        Each batch is centred on its own mean before it is squared, and joined to what came before
+        it by Chan's update, so a mean far from zero costs no digits. Leading dims of a batch are
+        samples all. Cost i² per sample; memory one batch and i². Errors: ArgumentError for fewer
+        than two samples; ShapeError; NotFiniteError naming the batch.
         """
         if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
             todo = "Pass [x] for activations x."
-            raise ArgumentError("from_batches", must="be given batches", got=type(batches).__name__, todo=todo)
+            raise ArgumentError(
+                "from_batches", must="be given batches", got=type(batches).__name__, todo=todo
+            )
         seen: _Sums | None = None
         for number, batch in enumerate(batches):
             sums = _sums(batch, number)
             if seen is not None and sums.mean.shape != seen.mean.shape:
-                raise ShapeError(f"batch {number}", must=f"end in {len(seen.mean)}", got=tuple(batch.shape))
+                raise ShapeError(
+                    f"batch {number}", must=f"end in {len(seen.mean)}", got=tuple(batch.shape)
+                )
             seen = sums if seen is None else _join(seen, sums)
         if seen is None or seen.n < 2:
             todo = "A covariance needs at least two."
-            raise ArgumentError("from_batches", must="be given samples", got=seen.n if seen else "no batches", todo=todo)
+            raise ArgumentError(
+                "from_batches",
+                must="be given samples",
+                got=seen.n if seen else "no batches",
+                todo=todo,
+            )
         return cls(seen.mean, seen.scatter / (seen.n - 1), seen.n)
 
     def merge(self, other: "Gaussian") -> "Gaussian":
-        """The measure of both sets of samples together, as if measured in one pass. Errors: ArgumentError, ShapeError."""
+        """The measure of both sets of samples together, as if measured in one pass. Errors:
+        ArgumentError, ShapeError.
+        """
         if not isinstance(other, Gaussian):
             raise ArgumentError("merge", must="join two measures", got=type(other).__name__)
         if min(self.count, other.count) < 1:
-            raise ArgumentError("merge", must="join two measures that count their samples", got=(self.count, other.count))
+            raise ArgumentError(
+                "merge",
+                must="join two measures that count their samples",
+                got=(self.count, other.count),
+            )
         if self.mean.shape != other.mean.shape:
-            raise ShapeError("merge", must=f"join measures over {len(self.mean)} inputs", got=tuple(other.mean.shape))
-        both = _join(*(_Sums(g.count, g.mean.double(), g.cov.double() * (g.count - 1)) for g in (self, other)))
+            raise ShapeError(
+                "merge",
+                must=f"join measures over {len(self.mean)} inputs",
+                got=tuple(other.mean.shape),
+            )
+        both = _join(
+            *(
+                _Sums(g.count, g.mean.double(), g.cov.double() * (g.count - 1))
+                for g in (self, other)
+            )
+        )
         return Gaussian(both.mean, both.scatter / (both.n - 1), both.n)
 
     @property
     def tol(self) -> float:
-        """The share of the largest eigenvalue of Σ below which one is taken to be rounding: i · eps of the dtype."""
+        """The share of the largest eigenvalue of Σ below which one is taken to be rounding: i · eps
+        of the dtype.
+        """
         return len(self.mean) * torch.finfo(self.cov.dtype).eps
 
     @property
     def rank(self) -> int:
-        """How many eigenvalues of Σ are above ``tol`` times the largest: the directions inputs vary in. Cost of ``root``."""
+        """How many eigenvalues of Σ are above ``tol`` times the largest: the directions inputs vary
+        in. Cost of ``root``.
+        """
         return int(self._support.sum())
 
     @cached_property
     def root(self) -> Float[Tensor, "i i"]:
-        """Σ^½, symmetric, in float64; zero off the support of ``rank`` directions. One eigh, O(i³), kept for later."""
+        """Σ^½, symmetric, in float64; zero off the support of ``rank`` directions. One eigh, O(i³),
+        kept for later.
+        """
         return self._power(0.5)
 
     @property
@@ -109,7 +145,9 @@ class Gaussian(Record):
         return self._power(-0.5)
 
     def near_one(self) -> tuple[Float[Tensor, " i"], Float[Tensor, "i i"], int]:
-        """Mean and Σ^½ over a power of two, and the power: 0 where squares of what is read are in range already."""
+        """Mean and Σ^½ over a power of two, and the power: 0 where squares of what is read are in
+        range already.
+        """
         if self.cov.is_meta:
             require_finite("Gaussian", cov=self.cov)
         mean, spread = self.mean.double(), self.root
@@ -119,29 +157,40 @@ class Gaussian(Record):
         return scaled(mean, -power), scaled(spread, -power), power
 
     def ridge(self, eps: float | int) -> "Gaussian":
-        """Σ + eps · (tr Σ / i) · 1: some variance in every direction, ``eps`` of the mean one. Errors: ArgumentError."""
+        """Σ + eps · (tr Σ / i) · 1: some variance in every direction, ``eps`` of the mean one.
+        Errors: ArgumentError.
+        """
         if not is_number(eps) or not 0 <= eps < float("inf"):
             raise ArgumentError("ridge", must="be a finite share ≥ 0 of the mean variance", got=eps)
         more = eps * self.cov.diagonal().mean() * torch.eye(len(self.mean)).to(self.cov)
         return Gaussian(self.mean, self.cov + more, self.count)
 
     def homogeneous(self) -> "Gaussian":
-        """The measure of x̃ = (1, x), which a layer with biases reads: the constant first, without variance."""
+        """The measure of x̃ = (1, x), which a layer with biases reads: the constant first, without
+        variance.
+        """
         return self._homogeneous
 
     def over(self, size: int) -> "Gaussian":
-        """The measure as a tensor over ``size`` inputs needs it: itself, or ``homogeneous()`` for one input more.
+        """The measure as a tensor over ``size`` inputs needs it: itself, or ``homogeneous()`` for
+        one input more.
 
         Errors: ShapeError for any other size.
         """
         if size == len(self.mean) + 1:
             return self.homogeneous()
         if size != len(self.mean):
-            raise ShapeError("measure", must=f"be over the layer's {size} inputs", got=f"{len(self.mean)} of them")
+            raise ShapeError(
+                "measure",
+                must=f"be over the layer's {size} inputs",
+                got=f"{len(self.mean)} of them",
+            )
         return self
 
     def map(self, matrix: Float[Tensor, "i2 i"]) -> "Gaussian":
-        """The measure of M x, with M (new, old): mean M μ and covariance M Σ Mᵀ. Errors: ShapeError."""
+        """The measure of M x, with M (new, old): mean M μ and covariance M Σ Mᵀ. Errors:
+        ShapeError.
+        """
         if not isinstance(matrix, Tensor) or matrix.ndim != 2 or matrix.shape[1] != len(self.mean):
             got = tuple(matrix.shape) if isinstance(matrix, Tensor) else type(matrix).__name__
             raise ShapeError("Gaussian.map", must=f"be given (new, {len(self.mean)})", got=got)
@@ -151,14 +200,22 @@ class Gaussian(Record):
         return Gaussian(matrix @ self.mean, (cov + cov.mT) / 2, self.count)
 
     def sample(self, n: int, seed: int | torch.Generator = 0) -> Float[Tensor, "n i"]:
-        """``n`` draws in float64, the same for the same seed. Cost: ``root``, and i² per draw. Errors: ArgumentError."""
+        """``n`` draws in float64, the same for the same seed. Cost: ``root``, and i² per draw.
+        Errors: ArgumentError.
+        """
         if not is_whole(n) or n < 1:
-            raise ArgumentError("sample", must="be asked for a whole number ≥ 1 of draws", got=repr(n))
+            raise ArgumentError(
+                "sample", must="be asked for a whole number ≥ 1 of draws", got=repr(n)
+            )
         if not isinstance(seed, torch.Generator):
             require_seed("seed", seed)
-        generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+        generator = (
+            seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+        )
         shape = n, len(self.mean)
-        noise = torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device).to(self.mean.device)
+        noise = torch.randn(
+            shape, generator=generator, dtype=torch.float64, device=generator.device
+        ).to(self.mean.device)
         return self.mean.double() + noise @ self.root
 
     @cached_property
@@ -179,7 +236,9 @@ class Gaussian(Record):
 
     def _power(self, power: float) -> Tensor:
         values, vectors = self._spectrum
-        scale = torch.where(self._support, values.clamp(min=torch.finfo(values.dtype).tiny) ** power, 0.0)
+        scale = torch.where(
+            self._support, values.clamp(min=torch.finfo(values.dtype).tiny) ** power, 0.0
+        )
         return (vectors * scale) @ vectors.mT
 
     def __repr__(self) -> str:
@@ -210,12 +269,16 @@ def _sums(batch: Tensor, number: int) -> _Sums:
     left_over = centred.mean(0)  # what rounding left of the mean: the corrected two-pass algorithm
     centred, mean = centred - left_over, mean + left_over
     near, power = near_one(centred)
-    scatter = restored(f"the covariance of batch {number}", near.mT @ near, 2 * power, torch.float64)
+    scatter = restored(
+        f"the covariance of batch {number}", near.mT @ near, 2 * power, torch.float64
+    )
     return _Sums(len(rows), mean, scatter)
 
 
 def _join(one: _Sums, two: _Sums) -> _Sums:
-    """Chan, Golub and LeVeque 1979, equation 2.1: S = S₁ + S₂ + (n₁ n₂ / n) δ δᵀ with δ = mean₂ − mean₁."""
+    """Chan, Golub and LeVeque 1979, equation 2.1: S = S₁ + S₂ + (n₁ n₂ / n) δ δᵀ with δ = mean₂ −
+    mean₁.
+    """
     count = one.n + two.n
     if count == 0:
         return one
@@ -227,19 +290,24 @@ def _join(one: _Sums, two: _Sums) -> _Sums:
 def _require_shapes(mean: Tensor, cov: Tensor) -> None:
     for name, tensor in (("mean", mean), ("cov", cov)):
         if not isinstance(tensor, Tensor):
-            raise ShapeError(f"Gaussian.{name}", must="be a torch tensor", got=type(tensor).__name__)
+            raise ShapeError(
+                f"Gaussian.{name}", must="be a torch tensor", got=type(tensor).__name__
+            )
         require_floating(f"Gaussian.{name}", tensor.dtype)
     if mean.ndim != 1 or len(mean) == 0 or cov.shape != (len(mean), len(mean)):
         got = f"{tuple(mean.shape)}, {tuple(cov.shape)}"
         raise ShapeError("Gaussian", must="get a mean (i,) and a covariance (i, i), i ≥ 1", got=got)
     if (mean.dtype, mean.device) != (cov.dtype, cov.device):
         got = f"{mean.dtype} on {mean.device}, {cov.dtype} on {cov.device}"
-        raise ShapeError("Gaussian", must="get mean and covariance of one dtype and device", got=got)
+        raise ShapeError(
+            "Gaussian", must="get mean and covariance of one dtype and device", got=got
+        )
 
 
 def _require_covariance(cov: Tensor) -> None:
-    """Raise ArgumentError unless ``cov`` is symmetric and positive semidefinite to 4 i eps of its largest entry: to
-    what its own sums may have rounded. Σ is semidefinite to τ if and only if Σ + τ has a Cholesky factor."""
+    """Raise ArgumentError unless ``cov`` is symmetric and positive semidefinite to 4 i eps of its
+    largest entry: to what its own sums may have rounded. Σ is semidefinite to τ if and only if Σ +
+    τ has a Cholesky factor."""
     work, power = near_one(cov.double())
     largest = float(work.abs().max())
     slack = 4 * len(cov) * torch.finfo(cov.dtype).eps * largest
@@ -251,4 +319,9 @@ def _require_covariance(cov: Tensor) -> None:
     if largest and int(torch.linalg.cholesky_ex((work + work.mT) / 2 + slack * identity).info):
         lowest = math.ldexp(float(torch.linalg.eigvalsh(work)[0]), power)
         todo = "A covariance is centred: pass E[x xᵀ] − μ μᵀ."
-        raise ArgumentError("Gaussian.cov", must="be positive semidefinite", got=f"an eigenvalue {lowest:.3g}", todo=todo)
+        raise ArgumentError(
+            "Gaussian.cov",
+            must="be positive semidefinite",
+            got=f"an eigenvalue {lowest:.3g}",
+            todo=todo,
+        )

@@ -1,15 +1,20 @@
 """A bilinear layer as a function on Gaussian data: three orthogonal parts, from the factors.
 
-With x = μ + Σ^½ z, z standard normal, and S the symmetric part of T in the coordinates of z, T(x) is
+With x = μ + Σ^½ z, z standard normal, and S the symmetric part of T in the coordinates of z, T(x)
+is
 
-    T(x) = m + J z + [S_z(z, z) − tr S_z]       m = T(μ, μ) + tr S_z       J = 2 S(μ, Σ^½ ·)       S_z = S(Σ^½ ·, Σ^½ ·)
+    T(x) = m + J z + [S_z(z, z) − tr S_z]       m = T(μ, μ) + tr S_z       J = 2 S(μ, Σ^½ ·)
+                                                S_z = S(Σ^½ ·, Σ^½ ·)
 
-a constant, a linear and a purely quadratic part: Hermite polynomials of degree 0, 1 and 2, which do not correlate. So
+a constant, a linear and a purely quadratic part: Hermite polynomials of degree 0, 1 and 2, which do
+not correlate. So
 
-    E⟨T(x), T'(x)⟩ = m·m' + ⟨J, J'⟩ + 2 ⟨S_z, S_z'⟩         E[T(x) T(x)ᵀ] = m mᵀ + J Jᵀ + 2 Gram_out(S_z)
+    E⟨T(x), T'(x)⟩ = m·m' + ⟨J, J'⟩ + 2 ⟨S_z, S_z'⟩         E[T(x) T(x)ᵀ] = m mᵀ + J Jᵀ + 2
+                                                            Gram_out(S_z)
 
-and 2 ⟨S_z, S_z'⟩ = ⟨T_z, T_z'⟩ + ⟨T_z, swap T_z'⟩ without doubling the rank. Written out in a = L x, b = R x, c = L' x,
-e = R' x these are Isserlis' sums over pairs for E[a b c e]; here the three parts of a norm are squares, and do not cancel.
+and 2 ⟨S_z, S_z'⟩ = ⟨T_z, T_z'⟩ + ⟨T_z, swap T_z'⟩ without doubling the rank. Written out in a = L
+x, b = R x, c = L' x, e = R' x these are Isserlis' sums over pairs for E[a b c e]; here the three
+parts of a norm are squares, and do not cancel.
 """
 
 from dataclasses import dataclass
@@ -22,14 +27,17 @@ from torch import Tensor
 from bilens.base.numerics import peak, powers, restored, scaled
 from bilens.base.records import Record
 
-REACH = 60  # powers of two that the parts may lie from one before their squares are a matter of scale
+# powers of two that the parts may lie from one before their squares are a matter of scale
+REACH = 60
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Hermite(Record):
-    """T on Gaussian inputs as constant + linear + quadratic, by degree in z; made by ``T.hermite(measure)``, in float64.
+    """T on Gaussian inputs as constant + linear + quadratic, by degree in z; made by
+    ``T.hermite(measure)``, in float64.
 
-    Fields: ``mean`` E[T(x)]; ``slope`` J; ``quadratic`` T_z, in the form of T and over z; only its symmetric part acts.
+    Fields: ``mean`` E[T(x)]; ``slope`` J; ``quadratic`` T_z, in the form of T and over z; only its
+    symmetric part acts.
     """
 
     mean: Float[Tensor, " o"]
@@ -42,11 +50,15 @@ class Hermite(Record):
         return constant + z @ self.slope.mT + self.quadratic(z)
 
     def inner(self, other: "Hermite", *, centred: bool = False) -> Float[Tensor, ""]:
-        """E⟨T(x), T'(x)⟩; without the product of the means where ``centred``. O(h h' (o + i)) for two CPs."""
+        """E⟨T(x), T'(x)⟩; without the product of the means where ``centred``. O(h h' (o + i)) for
+        two CPs.
+        """
         return self.shares(other)[1 if centred else 0 :].sum()
 
     def shares(self, other: "Hermite | None" = None) -> Float[Tensor, "3"]:
-        """What the constant, linear and quadratic parts add to E⟨T(x), T'(x)⟩ (T' is T unless given)."""
+        """What the constant, linear and quadratic parts add to E⟨T(x), T'(x)⟩ (T' is T unless
+        given).
+        """
         one, power = self.near_one()
         two, more = (one, power) if other is None or other is self else other.near_one()
         quadratic = one.quadratic._inner(two.quadratic) + one.quadratic._inner(two.quadratic.swap())
@@ -54,7 +66,9 @@ class Hermite(Record):
         return restored("shares", shares, power + more, shares.dtype)
 
     def near_one(self) -> "tuple[Hermite, int]":
-        """The parts over a power of two, and the power: that of the largest, so that their squares stay in range."""
+        """The parts over a power of two, and the power: that of the largest, so that their squares
+        stay in range.
+        """
         quadratic, power = self.quadratic.near_one(torch.float64)
         parts = (part.reshape(-1) for part in (self.mean, self.slope) if part.any())
         sizes = [int(powers(peak(part, 0))) for part in parts]
@@ -66,7 +80,9 @@ class Hermite(Record):
 
     def scaled(self, power: int) -> "Hermite":
         """All of it times 2^power. Errors: RangeError."""
-        mean, slope = (restored("hermite", part, power, part.dtype) for part in (self.mean, self.slope))
+        mean, slope = (
+            restored("hermite", part, power, part.dtype) for part in (self.mean, self.slope)
+        )
         return Hermite(mean, slope, self.quadratic.scaled(power))
 
     def terms(self) -> float:

@@ -1,4 +1,6 @@
-"""A quadratic form from shared factors: the interaction matrix of an output direction, never formed unless asked."""
+"""A quadratic form from shared factors: the interaction matrix of an output direction, never formed
+unless asked.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -37,17 +39,20 @@ from bilens.base.records import Record
 from bilens.base.results import Result
 
 WHOLE = "dense: the whole spectrum"  # how it is known that no eigenvalue is missing
-REACH = {torch.float64: 120, torch.float32: 20}  # powers of two that a factor may lie from one: four are multiplied
+# powers of two that a factor may lie from one: four are multiplied
+REACH = {torch.float64: 120, torch.float32: 20}
 LEAST = -(2**40)  # below every power of two
 BLOCK = 1024  # hidden units whose Gram with all others is held at once
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class QuadraticForm(Record):
-    """Q(x) = xᵀ Q x = Σ_h w_h (l_h·x)(r_h·x), that is Q = ½ (Lᵀ W R + Rᵀ W L) with W = diag(w): symmetric always.
+    """Q(x) = xᵀ Q x = Σ_h w_h (l_h·x)(r_h·x), that is Q = ½ (Lᵀ W R + Rᵀ W L) with W = diag(w):
+    symmetric always.
 
-    Fields: ``weights`` (..., h), ``left`` and ``right`` (..., h, i). Batch dims broadcast, so the interaction matrices of
-    many directions share one L and one R and differ in their weights alone. Rank at most 2h.
+    Fields: ``weights`` (..., h), ``left`` and ``right`` (..., h, i). Batch dims broadcast, so the
+    interaction matrices of many directions share one L and one R and differ in their weights alone.
+    Rank at most 2h.
     """
 
     weights: Float[Tensor, "*#b h"]
@@ -56,17 +61,31 @@ class QuadraticForm(Record):
 
     def __post_init__(self) -> None:
         require_floating("QuadraticForm.weights", self.weights.dtype)
-        fits = self.weights.ndim >= 1 and self.left.ndim >= 2 and self.left.shape[-2:] == self.right.shape[-2:]
+        fits = (
+            self.weights.ndim >= 1
+            and self.left.ndim >= 2
+            and self.left.shape[-2:] == self.right.shape[-2:]
+        )
         if not fits or self.weights.shape[-1] != self.left.shape[-2]:
             got = ", ".join(str(tuple(t.shape)) for t in (self.weights, self.left, self.right))
-            raise ShapeError("QuadraticForm", must="get weights (..., h), left (..., h, i), right (..., h, i)", got=got)
+            raise ShapeError(
+                "QuadraticForm",
+                must="get weights (..., h), left (..., h, i), right (..., h, i)",
+                got=got,
+            )
         if len({(t.dtype, t.device) for t in (self.weights, self.left, self.right)}) > 1:
-            raise ShapeError("QuadraticForm", must="get three factors of one dtype and device", got="different ones")
+            raise ShapeError(
+                "QuadraticForm",
+                must="get three factors of one dtype and device",
+                got="different ones",
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(..., i, i)."""
-        batch = torch.broadcast_shapes(self.weights.shape[:-1], self.left.shape[:-2], self.right.shape[:-2])
+        batch = torch.broadcast_shapes(
+            self.weights.shape[:-1], self.left.shape[:-2], self.right.shape[:-2]
+        )
         return (*batch, self.left.shape[-1], self.left.shape[-1])
 
     @property
@@ -78,37 +97,57 @@ class QuadraticForm(Record):
         return self.weights.device
 
     def __call__(self, x: Float[Tensor, "*c i"]) -> Float[Tensor, "*bc"]:
-        """xᵀ Q x. Batch dims of form and x broadcast: n forms on x of (b, 1, i) give (b, n). Cost 2 h i per input."""
+        """xᵀ Q x. Batch dims of form and x broadcast: n forms on x of (b, 1, i) give (b, n). Cost 2
+        h i per input.
+        """
         self._require_fits(x)
         return (self.weights * _rows(self.left, x) * _rows(self.right, x)).sum(-1)
 
     def __matmul__(self, x: Float[Tensor, "*c i"]) -> Float[Tensor, "*bc i"]:
         """Q x, from the factors: 4 h i multiply-adds, Q never formed."""
         self._require_fits(x)
-        onto_left, onto_right = self.weights * _rows(self.right, x), self.weights * _rows(self.left, x)
+        onto_left, onto_right = (
+            self.weights * _rows(self.right, x),
+            self.weights * _rows(self.left, x),
+        )
         return 0.5 * (_combine(onto_left, self.left) + _combine(onto_right, self.right))
 
     @property
     def tracked(self) -> bool:
         """Whether gradients flow through it here and now."""
-        return torch.is_grad_enabled() and any(t.requires_grad for t in (self.weights, self.left, self.right))
+        return torch.is_grad_enabled() and any(
+            t.requires_grad for t in (self.weights, self.left, self.right)
+        )
 
     def times_rows(self, vectors: Float[Tensor, "*b k i"]) -> Float[Tensor, "*b k i"]:
         """Q v for every row v of each form's own block of vectors: four GEMMs."""
         weights = self.weights[..., None, :]
-        onto_left, onto_right = weights * (vectors @ self.right.mT), weights * (vectors @ self.left.mT)
+        onto_left, onto_right = (
+            weights * (vectors @ self.right.mT),
+            weights * (vectors @ self.left.mT),
+        )
         return 0.5 * (onto_left @ self.left + onto_right @ self.right)
 
     def __add__(self, other: "QuadraticForm") -> "QuadraticForm":
         if self.shape[-1] != other.shape[-1]:
-            raise ShapeError("QuadraticForm + other", must=f"join forms over {self.shape[-1]} inputs", got=other.shape)
+            raise ShapeError(
+                "QuadraticForm + other",
+                must=f"join forms over {self.shape[-1]} inputs",
+                got=other.shape,
+            )
         _require_place("QuadraticForm + other", other.weights, self.weights)
-        pairs = [(self.weights[..., None], other.weights[..., None]), (self.left, other.left), (self.right, other.right)]
+        pairs = [
+            (self.weights[..., None], other.weights[..., None]),
+            (self.left, other.left),
+            (self.right, other.right),
+        ]
         weights, left, right = (_stack(a, b) for a, b in pairs)
         return QuadraticForm(weights[..., 0], left, right)
 
     def __mul__(self, factor: float | int | Tensor) -> "QuadraticForm":
-        return type(self)(self.weights * scalar("QuadraticForm", factor, self.weights), self.left, self.right)
+        return type(self)(
+            self.weights * scalar("QuadraticForm", factor, self.weights), self.left, self.right
+        )
 
     def __rmul__(self, factor: float | int | Tensor) -> "QuadraticForm":
         return self * factor
@@ -122,7 +161,11 @@ class QuadraticForm(Record):
     def map(self, matrix: Float[Tensor, "i2 i"]) -> "QuadraticForm":
         """M Q Mᵀ with M (new, old): the form on new coordinates, or on the span of M's rows."""
         if matrix.ndim != 2 or matrix.shape[1] != self.shape[-1]:
-            raise ShapeError("QuadraticForm.map", must=f"be given (new, {self.shape[-1]})", got=tuple(matrix.shape))
+            raise ShapeError(
+                "QuadraticForm.map",
+                must=f"be given (new, {self.shape[-1]})",
+                got=tuple(matrix.shape),
+            )
         _require_place("QuadraticForm.map", matrix, self.weights)
         return QuadraticForm(self.weights, self.left @ matrix.mT, self.right @ matrix.mT)
 
@@ -134,16 +177,23 @@ class QuadraticForm(Record):
     def norm(self, dtype: torch.dtype = torch.float64) -> Float[Tensor, "*b"]:
         """‖Q‖ (Frobenius) from h × h Grams: ‖Q‖² = ½ wᵀ [(L Lᵀ)∘(R Rᵀ) + (L Rᵀ)∘(R Lᵀ)] w.
 
-        Cost O(h² i), once for all forms that share their factors; memory O(h · ``BLOCK``). Products are made in ``dtype``
-        and summed in float64; in float32 what cancels in Q leaves about √1e-7 of the norm of what cancelled.
+        Cost O(h² i), once for all forms that share their factors; memory O(h · ``BLOCK``). Products
+        are made in ``dtype`` and summed in float64; in float32 what cancels in Q leaves about √1e-7
+        of the norm of what cancelled.
         """
         form, power = self.near_one()
         left, right = form.left.to(dtype), form.right.to(dtype)
         weights = form.weights.double()
         squares = weights.new_zeros(self.shape[:-2])
-        for start in range(0, left.shape[-2], BLOCK):  # G is symmetric: a block with itself, twice with later ones
+        # G is symmetric: a block with itself, twice with later ones
+        for start in range(0, left.shape[-2], BLOCK):
             block = slice(start, start + BLOCK)
-            a, b, after, beyond = left[..., block, :], right[..., block, :], left[..., start:, :], right[..., start:, :]
+            a, b, after, beyond = (
+                left[..., block, :],
+                right[..., block, :],
+                left[..., start:, :],
+                right[..., start:, :],
+            )
             gram = 0.5 * ((a @ after.mT) * (b @ beyond.mT) + (a @ beyond.mT) * (b @ after.mT))
             twice = weights[..., start:] * 2
             twice[..., : a.shape[-2]] *= 0.5
@@ -159,14 +209,18 @@ class QuadraticForm(Record):
         """tr Q = Σ_h w_h (l_h · r_h), in h i."""
         return (self.weights * (self.left * self.right).sum(-1)).sum(-1)
 
-    def eigh(self, k: int | None = None, which: Which = "magnitude", tol: float | None = None) -> Eigen:
+    def eigh(
+        self, k: int | None = None, which: Which = "magnitude", tol: float | None = None
+    ) -> Eigen:
         """At most ``k`` eigenpairs (all for None), by ``which``: the dense method, differentiable.
 
-        Half types are computed in float32, and the result says so. ``tol`` is the relative residual that counts as
-        converged (default: the tolerance of the dtype). Cost per form O(h i² + i³) time and O(i²) memory; where 2h < i
-        and magnitude is asked, the problem is first reduced to the row space of [L; R], at O(h² i + h³).
+        Half types are computed in float32, and the result says so. ``tol`` is the relative residual
+        that counts as converged (default: the tolerance of the dtype). Cost per form O(h i² + i³)
+        time and O(i²) memory; where 2h < i and magnitude is asked, the problem is first reduced to
+        the row space of [L; R], at O(h² i + h³).
 
-        Errors: NotFiniteError for NaN or infinite factors; ArgumentError for a wrong ``k`` or ``which``.
+        Errors: NotFiniteError for NaN or infinite factors; ArgumentError for a wrong ``k`` or
+        ``which``.
         """
         require_which(which)
         require_count(k)
@@ -176,7 +230,8 @@ class QuadraticForm(Record):
         size, hidden = form.shape[-1], form.left.shape[-2]
         k = size if k is None else min(k, size)
         tol = tolerance(form.dtype) if tol is None else tol
-        reduced = which == "magnitude" and k <= 2 * hidden < size and not form.tracked  # QR has no gradient at lost rank
+        # QR has no gradient at lost rank
+        reduced = which == "magnitude" and k <= 2 * hidden < size and not form.tracked
         values, vectors = _eigh_small(form) if reduced else symmetric_eigh(form.dense())
         order = best_first(values, which)
         spectrum, vectors = values.gather(-1, order), _take_rows(vectors, order[..., :k])
@@ -184,7 +239,8 @@ class QuadraticForm(Record):
         values = spectrum[..., :k]
         with torch.no_grad():
             residuals = (form.times_rows(vectors) - values[..., None] * vectors).norm(dim=-1)
-        spectrum = torch.nn.functional.pad(spectrum, (0, size - spectrum.shape[-1]))  # off the row space λ is exactly 0
+        # off the row space λ is exactly 0
+        spectrum = torch.nn.functional.pad(spectrum, (0, size - spectrum.shape[-1]))
         largest = spectrum.detach().abs().amax(-1, keepdim=True)
         bound = rounding(form.dtype, size) * largest.expand_as(spectrum).clone()
         bound[..., :k] = torch.maximum(bound[..., :k], residuals)
@@ -210,32 +266,47 @@ class QuadraticForm(Record):
         return at_scale(found, power)
 
     def near_one(self) -> "tuple[QuadraticForm, Int[Tensor, '*b']]":
-        """The form over a power of two, and the power: what is multiplied in it stays in range, whatever its scale.
+        """The form over a power of two, and the power: what is multiplied in it stays in range,
+        whatever its scale.
 
-        Each unit's two vectors give theirs to its weight. Itself and 0 where its factors are in reach already.
+        Each unit's two vectors give theirs to its weight. Itself and 0 where its factors are in
+        reach already.
         """
         sizes = [powers(peak(factor, -1)) for factor in (self.left, self.right)]
         own = powers(self.weights.abs())
         reach = REACH[self.dtype]
-        if all(bool((size.abs() <= reach).all()) for size in (*sizes, powers(peak(self.weights, -1)))):
+        if all(
+            bool((size.abs() <= reach).all()) for size in (*sizes, powers(peak(self.weights, -1)))
+        ):
             return self, torch.zeros(self.shape[:-2], dtype=torch.int64, device=self.device)
         shared = sizes[0] + sizes[1]
-        there = self.weights.detach().ne(0) & self.left.detach().ne(0).any(-1) & self.right.detach().ne(0).any(-1)
+        there = (
+            self.weights.detach().ne(0)
+            & self.left.detach().ne(0).any(-1)
+            & self.right.detach().ne(0).any(-1)
+        )
         power = (own + shared).masked_fill(~there, LEAST).amax(-1)
         power = power.masked_fill(power == LEAST, 0)
-        left, right = (scaled(factor, -size[..., None]) for factor, size in zip((self.left, self.right), sizes, strict=True))
+        left, right = (
+            scaled(factor, -size[..., None])
+            for factor, size in zip((self.left, self.right), sizes, strict=True)
+        )
         return QuadraticForm(scaled(self.weights, shared - power[..., None]), left, right), power
 
     def gates(self, k: int | None = None) -> "Gates":
         """Q as at most ``k`` products of two linear forms (soft ANDs) plus a rest, exactly.
 
-        λ (v·x)² − μ (w·x)² = (a·x)(b·x) with a = √λ v + √μ w and b = √λ v − √μ w pairs the largest positive with the
-        largest negative eigenvalue, and so on down. With all pairs taken (None) the rest is definite.
-        Cost: one ``eigh``. Errors: ShapeError for a batch of forms; as ``eigh``.
+        λ (v·x)² − μ (w·x)² = (a·x)(b·x) with a = √λ v + √μ w and b = √λ v − √μ w pairs the largest
+        positive with the largest negative eigenvalue, and so on down. With all pairs taken (None)
+        the rest is definite. Cost: one ``eigh``. Errors: ShapeError for a batch of forms; as
+        ``eigh``.
         """
         if len(self.shape) > 2:
             raise ShapeError(
-                "gates", must="be asked of one form", got=f"a batch {self.shape[:-2]}", todo="Index one direction."
+                "gates",
+                must="be asked of one form",
+                got=f"a batch {self.shape[:-2]}",
+                todo="Index one direction.",
             )
         require_count(k)
         form = self.to(working_dtype(self.dtype))
@@ -265,7 +336,9 @@ class QuadraticForm(Record):
 
     def _require_fits(self, x: Tensor) -> None:
         if x.ndim == 0 or x.shape[-1] != self.shape[-1]:
-            raise ShapeError("QuadraticForm's input", must=f"end in {self.shape[-1]}", got=tuple(x.shape))
+            raise ShapeError(
+                "QuadraticForm's input", must=f"end in {self.shape[-1]}", got=tuple(x.shape)
+            )
         _require_place("QuadraticForm's input", x, self.weights)
 
 
@@ -273,9 +346,9 @@ class QuadraticForm(Record):
 class Gates(Result):
     """Q(x) = Σ_k (a_k·x)(b_k·x) + rest(x), exactly; strongest gate first.
 
-    Fields: ``a``, ``b`` (k, i); ``positive``, ``negative``: the λ and μ > 0 that made each gate; ``rest``: the form that
-    the gates leave; ``discarded``: its Frobenius norm, from the eigenvalues not taken; ``norm``: ‖Q‖; ``computed_in``: the
-    dtype of the work.
+    Fields: ``a``, ``b`` (k, i); ``positive``, ``negative``: the λ and μ > 0 that made each gate;
+    ``rest``: the form that the gates leave; ``discarded``: its Frobenius norm, from the eigenvalues
+    not taken; ``norm``: ‖Q‖; ``computed_in``: the dtype of the work.
     """
 
     a: Float[Tensor, "k i"]
@@ -298,7 +371,11 @@ class Gates(Result):
         return (x @ self.a.mT) * (x @ self.b.mT)
 
     def summary(self) -> str:
-        left = float(self.discarded.detach() / self.norm.detach()) if float(self.norm.detach()) else 0.0
+        left = (
+            float(self.discarded.detach() / self.norm.detach())
+            if float(self.norm.detach())
+            else 0.0
+        )
         gates = f"{len(self.positive)} gates over {self.a.shape[-1]} inputs, in {self.computed_in}"
         return f"{gates}; the rest holds {left:.3g} of the norm"
 
@@ -306,26 +383,38 @@ class Gates(Result):
         return "gate", "λ", "μ", "share of ‖Q‖²"
 
     def rows(self) -> list[dict[str, Any]]:
-        columns = zip(self.positive.tolist(), self.negative.tolist(), self.share.tolist(), strict=True)
-        return [{"gate": n, "λ": p, "μ": m, "share of ‖Q‖²": share} for n, (p, m, share) in enumerate(columns)]
+        columns = zip(
+            self.positive.tolist(), self.negative.tolist(), self.share.tolist(), strict=True
+        )
+        return [
+            {"gate": n, "λ": p, "μ": m, "share of ‖Q‖²": share}
+            for n, (p, m, share) in enumerate(columns)
+        ]
 
     def figure(self) -> dict[str, Any]:
         bars = {"type": "bar", "x": list(range(len(self.positive))), "y": self.share.tolist()}
-        layout = {"xaxis": {"title": {"text": "gate"}}, "yaxis": {"title": {"text": "share of ‖Q‖²"}}}
+        layout = {
+            "xaxis": {"title": {"text": "gate"}},
+            "yaxis": {"title": {"text": "share of ‖Q‖²"}},
+        }
         return {"data": [bars], "layout": layout}
 
 
 def _require_place(who: str, tensor: Tensor, like: Tensor) -> None:
     if tensor.dtype != like.dtype or tensor.device != like.device:
         wanted, got = (f"{dtype_name(t.dtype)} on {t.device}" for t in (like, tensor))
-        raise ShapeError(who, must=f"be {wanted} like the form", got=got, todo="Use .to(...) on either.")
+        raise ShapeError(
+            who, must=f"be {wanted} like the form", got=got, todo="Use .to(...) on either."
+        )
 
 
 def _rows(factor: Float[Tensor, "*b h i"], x: Float[Tensor, "*c i"]) -> Float[Tensor, "*bc h"]:
     return x @ factor.mT if factor.ndim == 2 else (factor @ x[..., None])[..., 0]
 
 
-def _combine(weights: Float[Tensor, "*c h"], factor: Float[Tensor, "*b h i"]) -> Float[Tensor, "*bc i"]:
+def _combine(
+    weights: Float[Tensor, "*c h"], factor: Float[Tensor, "*b h i"]
+) -> Float[Tensor, "*bc i"]:
     return weights @ factor if factor.ndim == 2 else (weights[..., None, :] @ factor)[..., 0, :]
 
 
@@ -341,7 +430,9 @@ def _take_rows(vectors: Float[Tensor, "*b i n"], order: Tensor) -> Float[Tensor,
 
 
 def signs(vectors: Float[Tensor, "*b k i"]) -> Float[Tensor, "*b k 1"]:
-    """±1 that makes the largest entry of each vector positive: eigenvectors have no sign of their own."""
+    """±1 that makes the largest entry of each vector positive: eigenvectors have no sign of their
+    own.
+    """
     largest = vectors.abs().argmax(-1, keepdim=True)
     return torch.where(vectors.gather(-1, largest) < 0, -1.0, 1.0).to(vectors.dtype).detach()
 

@@ -1,4 +1,6 @@
-"""Averages of layers over samples, with their standard errors: what stands beside a closed form under a Gaussian."""
+"""Averages of layers over samples, with their standard errors: what stands beside a closed form
+under a Gaussian.
+"""
 
 from dataclasses import dataclass
 
@@ -14,7 +16,9 @@ from bilens.base.records import Record
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Estimate(Record):
-    """An average over ``count`` samples and its standard error, which takes the samples to be independent."""
+    """An average over ``count`` samples and its standard error, which takes the samples to be
+    independent.
+    """
 
     value: Float[Tensor, ""]
     error: Float[Tensor, ""]
@@ -25,8 +29,11 @@ class Estimate(Record):
 
 
 @torch.no_grad()
-def sampled_inner(T: ThirdOrder, S: ThirdOrder, x: Float[Tensor, "n i"], *, centred: bool = False) -> Estimate:
-    """⟨T(x), S(x)⟩ averaged over activations, or tr Cov(T(x), S(x)) where ``centred``: no Gaussian assumed.
+def sampled_inner(
+    T: ThirdOrder, S: ThirdOrder, x: Float[Tensor, "n i"], *, centred: bool = False
+) -> Estimate:
+    """⟨T(x), S(x)⟩ averaged over activations, or tr Cov(T(x), S(x)) where ``centred``: no Gaussian
+    assumed.
 
     In float64. Tokens of one text are not independent: the standard error is then too small.
     Cost n · h (o + 2 i) for each of two CPs; memory n (h + o). Errors: ShapeError.

@@ -28,17 +28,21 @@ from bilens.base.numerics import (
 from bilens.base.records import Record
 
 GIB = 2**30
-CANCELLED = 1e-7  # √(45 eps): what rounding leaves of a norm whose terms cancel, relative to the terms
-# Powers of two that a factor may lie from one where six of them are multiplied, and what lies below is to stay in range.
+# √(45 eps): what rounding leaves of a norm whose terms cancel, relative to the terms
+CANCELLED = 1e-7
+# Powers of two that a factor may lie from one where six of them are multiplied, and what lies below
+# is to stay in range.
 REACH = {torch.float64: 60, torch.float32: 12, torch.bfloat16: 12, torch.float16: 2}
 Form = TypeVar("Form", bound="ThirdOrder")  # not Self: beartype checks methods one by one
 
 
 class ThirdOrder(Record, ABC):
-    """A tensor T[o, i, j] in some form. Frozen; every verb makes a new value; gradients flow through the factors.
+    """A tensor T[o, i, j] in some form. Frozen; every verb makes a new value; gradients flow
+    through the factors.
 
-    Verbs act on T as it stands: ``symmetrise()`` first where the symmetric part is meant. Only ``dense()`` makes the cube.
-    Source: Sharkey, arXiv:2305.03452, section 3 (bilinear layers as third-order tensors).
+    Verbs act on T as it stands: ``symmetrise()`` first where the symmetric part is meant. Only
+    ``dense()`` makes the cube. Source: Sharkey, arXiv:2305.03452, section 3 (bilinear layers as
+    third-order tensors).
     """
 
     # How each form does it.
@@ -53,7 +57,9 @@ class ThirdOrder(Record, ABC):
         """One of the tensors, for dtype and device."""
 
     @abstractmethod
-    def _apply(self, x: Float[Tensor, "*#b i"], y: Float[Tensor, "*#b j"]) -> Float[Tensor, "*b o"]: ...
+    def _apply(
+        self, x: Float[Tensor, "*#b i"], y: Float[Tensor, "*#b j"]
+    ) -> Float[Tensor, "*b o"]: ...
 
     @abstractmethod
     def _contract(self, mode: Mode, u: Float[Tensor, "*b s"]) -> Factored: ...
@@ -63,10 +69,12 @@ class ThirdOrder(Record, ABC):
 
     @abstractmethod
     def interaction(self, u: Float[Tensor, "*b o"]) -> QuadraticForm:
-        """Q_u, the symmetric interaction matrix of output direction ``u``: u·T(x) = xᵀ Q_u x, factored.
+        """Q_u, the symmetric interaction matrix of output direction ``u``: u·T(x) = xᵀ Q_u x,
+        factored.
 
-        Q_u = Σ_o u_o S_o with S the symmetric part of T. Leading batch dims of ``u`` become those of the form.
-        Cost (CP): o·h per direction. Errors: ShapeError where left and right are different spaces.
+        Q_u = Σ_o u_o S_o with S the symmetric part of T. Leading batch dims of ``u`` become those
+        of the form. Cost (CP): o·h per direction. Errors: ShapeError where left and right are
+        different spaces.
         """
 
     @abstractmethod
@@ -77,7 +85,9 @@ class ThirdOrder(Record, ABC):
         left: Float[Tensor, "i2 i"] | None = None,
         right: Float[Tensor, "j2 j"] | None = None,
     ) -> Form:
-        """Change of basis: T'[a, b, c] = Σ M_ao N_bi P_cj T_oij with each map (new, old); modes not named stay."""
+        """Change of basis: T'[a, b, c] = Σ M_ao N_bi P_cj T_oij with each map (new, old); modes not
+        named stay.
+        """
 
     @abstractmethod
     def swap(self: Form) -> Form:
@@ -93,9 +103,11 @@ class ThirdOrder(Record, ABC):
 
     @abstractmethod
     def near_one(self: Form, dtype: torch.dtype | None = None) -> tuple[Form, int]:
-        """The tensor over a power of two, and the power: factors whose squares and products stay in range of ``dtype``.
+        """The tensor over a power of two, and the power: factors whose squares and products stay in
+        range of ``dtype``.
 
-        ``dtype``: of the work that follows; T itself and 0 where its factors are in reach already. None: always near one.
+        ``dtype``: of the work that follows; T itself and 0 where its factors are in reach already.
+        None: always near one.
         """
 
     @abstractmethod
@@ -104,12 +116,14 @@ class ThirdOrder(Record, ABC):
 
     @abstractmethod
     def terms_by_output(self) -> Float[Tensor, " o"]:
-        """How large the terms are that add up to each slice, before they cancel: what rounding goes by. Of a tensor near
-        one; in float64, without gradients."""
+        """How large the terms are that add up to each slice, before they cancel: what rounding goes
+        by. Of a tensor near one; in float64, without gradients."""
 
     @abstractmethod
     def outputs_near_one(self: Form) -> Form:
-        """A tensor near one with each output over a power of two of its own, where figures are for outputs one by one."""
+        """A tensor near one with each output over a power of two of its own, where figures are for
+        outputs one by one.
+        """
 
     @abstractmethod
     def _plus(self: Form, other: Any) -> Form: ...
@@ -131,16 +145,25 @@ class ThirdOrder(Record, ABC):
     def device(self) -> torch.device:
         return self._any().device
 
-    def __call__(self, x: Float[Tensor, "*#b i"], y: Float[Tensor, "*#b j"] | None = None) -> Float[Tensor, "*b o"]:
-        """T(x, y)_o = Σ_ij T_oij x_i y_j; ``T(x)`` is T(x, x). Leading dims broadcast. CP: h (o + i + j) per input."""
+    def __call__(
+        self, x: Float[Tensor, "*#b i"], y: Float[Tensor, "*#b j"] | None = None
+    ) -> Float[Tensor, "*b o"]:
+        """T(x, y)_o = Σ_ij T_oij x_i y_j; ``T(x)`` is T(x, x). Leading dims broadcast. CP: h (o + i
+        + j) per input.
+        """
         if y is None:
             self._require_one_space("a call with one input")
             y = x
-        for name, vector, size in (("left input", x, self.shape[1]), ("right input", y, self.shape[2])):
+        for name, vector, size in (
+            ("left input", x, self.shape[1]),
+            ("right input", y, self.shape[2]),
+        ):
             self.require_fits(name, vector, size)
         if not broadcasts(x.shape[:-1], y.shape[:-1]):
             got = f"{tuple(x.shape)}, {tuple(y.shape)}"
-            raise ShapeError("left and right input", must="have leading dims that broadcast", got=got)
+            raise ShapeError(
+                "left and right input", must="have leading dims that broadcast", got=got
+            )
         return self._apply(x, y)
 
     def contract(
@@ -150,38 +173,50 @@ class ThirdOrder(Record, ABC):
         left: Float[Tensor, "*b i"] | None = None,
         right: Float[Tensor, "*b j"] | None = None,
     ) -> Factored:
-        """Feed one mode a vector: ``out=u`` gives M_ij, ``left=x`` gives M_oj, ``right=y`` gives M_oi, each factored.
+        """Feed one mode a vector: ``out=u`` gives M_ij, ``left=x`` gives M_oj, ``right=y`` gives
+        M_oi, each factored.
 
-        Leading batch dims broadcast. The matrix of ``out=u`` is not symmetrised: ``interaction(u)`` is.
-        Errors: ArgumentError unless exactly one mode is fed.
+        Leading batch dims broadcast. The matrix of ``out=u`` is not symmetrised: ``interaction(u)``
+        is. Errors: ArgumentError unless exactly one mode is fed.
         """
-        given: tuple[tuple[Mode, Tensor | None], ...] = (("out", out), ("left", left), ("right", right))
+        given: tuple[tuple[Mode, Tensor | None], ...] = (
+            ("out", out),
+            ("left", left),
+            ("right", right),
+        )
         fed: dict[Mode, Tensor] = {mode: u for mode, u in given if u is not None}
         if len(fed) != 1:
             raise ArgumentError(
-                "contract", must="be given exactly one of out=, left=, right=", got=f"{sorted(fed) or 'none'}"
+                "contract",
+                must="be given exactly one of out=, left=, right=",
+                got=f"{sorted(fed) or 'none'}",
             )
         ((mode, u),) = fed.items()
         self.require_fits(f"contract({mode}=)", u, self.shape[MODES.index(mode)])
         return self._contract(mode, u)
 
     def symmetrise(self: Form) -> Form:
-        """The symmetric part S_oij = ½ (T_oij + T_oji), which is all that acts when both inputs are the same x.
+        """The symmetric part S_oij = ½ (T_oij + T_oji), which is all that acts when both inputs are
+        the same x.
 
         CP: the rank doubles. Errors: ShapeError where left and right are different spaces.
         """
         self._require_one_space("symmetrise")
         return (self + self.swap()) * 0.5
 
-    def inner(self, other: "ThirdOrder", measure: Gaussian | None = None, *, centred: bool = False) -> Float[Tensor, ""]:
+    def inner(
+        self, other: "ThirdOrder", measure: Gaussian | None = None, *, centred: bool = False
+    ) -> Float[Tensor, ""]:
         """⟨T, S⟩ = Σ T_oij S_oij, for any two forms of the same shape.
 
-        With a ``measure`` of the inputs: E⟨T(x), S(x)⟩, of T and S as functions on the data, where only symmetric parts
-        act; ``centred`` takes their means off, which leaves tr Cov(T(x), S(x)). See ``algebra.hermite``.
-        Summed in float64, where terms of both signs cancel without harm, and given in T's dtype (half types: float32).
-        The scale of the factors does not matter: it is taken out before anything is multiplied.
-        CP with CP: O(h h' (o + i + j)) time, half of that with itself; memory O(block (block + o + i + j)) over the factors
-        for blocks of hidden units, O(h h') where gradients are kept. A measure doubles the time and adds O(h i (i + o)).
+        With a ``measure`` of the inputs: E⟨T(x), S(x)⟩, of T and S as functions on the data, where
+        only symmetric parts act; ``centred`` takes their means off, which leaves tr Cov(T(x),
+        S(x)). See ``algebra.hermite``. Summed in float64, where terms of both signs cancel without
+        harm, and given in T's dtype (half types: float32). The scale of the factors does not
+        matter: it is taken out before anything is multiplied. CP with CP: O(h h' (o + i + j)) time,
+        half of that with itself; memory O(block (block + o + i + j)) over the factors for blocks of
+        hidden units, O(h h') where gradients are kept. A measure doubles the time and adds O(h i (i
+        + o)).
         """
         self._require_like("inner", other, ThirdOrder)
         one, power = self.seen("inner", measure)
@@ -190,39 +225,49 @@ class ThirdOrder(Record, ABC):
         return restored("inner", found, power + more, working_dtype(self.dtype))
 
     def norm(self, measure: Gaussian | None = None, *, centred: bool = False) -> Float[Tensor, ""]:
-        """‖T‖, the root of the summed squares of all entries; with a ``measure``, the root of E‖T(x)‖².
+        """‖T‖, the root of the summed squares of all entries; with a ``measure``, the root of
+        E‖T(x)‖².
 
         Cost of one ``inner``. Its gradient at T = 0 is 0.
         Errors: NotFiniteError; RangeError where T's dtype does not hold the norm.
         """
         seen, power = self.seen("norm", measure)
-        return restored("norm", root(_product(seen, seen, centred)), power, working_dtype(self.dtype))
+        return restored(
+            "norm", root(_product(seen, seen, centred)), power, working_dtype(self.dtype)
+        )
 
     def similarity(
         self, other: "ThirdOrder", measure: Gaussian | None = None, *, centred: bool = False
     ) -> Float[Tensor, ""]:
         """⟨T, S⟩ / (‖T‖ ‖S‖) in [-1, 1], as ``inner`` has it.
 
-        Under a ``measure`` a large constant part makes any two layers alike: ``centred`` compares what varies.
-        Errors: ArgumentError where one of the two is zero, or nothing but the rounding of terms that cancel.
+        Under a ``measure`` a large constant part makes any two layers alike: ``centred`` compares
+        what varies. Errors: ArgumentError where one of the two is zero, or nothing but the rounding
+        of terms that cancel.
         """
         self._require_like("similarity", other, ThirdOrder)
         one, two = (tensor.seen("similarity", measure)[0] for tensor in (self, other))
         lengths = [root(_product(seen, seen, centred)) for seen in (one, two)]
         for seen, length in zip((one, two), lengths, strict=True):
             if float(length.detach()) <= CANCELLED * seen.terms():
-                raise ArgumentError("similarity", must="compare two tensors that are not zero", got="a norm of 0")
+                raise ArgumentError(
+                    "similarity", must="compare two tensors that are not zero", got="a norm of 0"
+                )
         found = _product(one, two, centred) / lengths[0] / lengths[1]
         return found.clamp(-1, 1).to(working_dtype(self.dtype))
 
-    def gram(self, mode: Mode, *, symmetric: bool = False, dtype: torch.dtype | None = None) -> Float[Tensor, "s s"]:
-        """The Gram of one unfolding, e.g. ``"out"``: G_oo' = Σ_ij T_oij T_o'ij; with ``symmetric``, of the symmetric part.
+    def gram(
+        self, mode: Mode, *, symmetric: bool = False, dtype: torch.dtype | None = None
+    ) -> Float[Tensor, "s s"]:
+        """The Gram of one unfolding, e.g. ``"out"``: G_oo' = Σ_ij T_oij T_o'ij; with ``symmetric``,
+        of the symmetric part.
 
-        Worked in ``dtype``; None is T's own, and float32 for float16 and bfloat16.
-        CP: O(h² (o + i + j)) time, up to three times that for the symmetric part, whose rank is never doubled; memory
-        O(s² + block (block + o + i + j)) over the factors for blocks of hidden units, h² where gradients are kept.
-        Errors: ArgumentError for an unknown mode; ShapeError for ``symmetric`` where left and right are different spaces;
-        NotFiniteError; RangeError where ``dtype`` does not hold the squares.
+        Worked in ``dtype``; None is T's own, and float32 for float16 and bfloat16. CP: O(h² (o + i
+        + j)) time, up to three times that for the symmetric part, whose rank is never doubled;
+        memory O(s² + block (block + o + i + j)) over the factors for blocks of hidden units, h²
+        where gradients are kept. Errors: ArgumentError for an unknown mode; ShapeError for
+        ``symmetric`` where left and right are different spaces; NotFiniteError; RangeError where
+        ``dtype`` does not hold the squares.
         """
         require_mode(mode)
         if symmetric:
@@ -234,11 +279,12 @@ class ThirdOrder(Record, ABC):
         return restored("gram", near._gram(mode, symmetric, working_dtype(given)), 2 * power, given)
 
     def hermite(self, measure: Gaussian) -> Hermite:
-        """T on inputs of this ``measure`` as constant + linear + quadratic part, which do not correlate (``Hermite``).
+        """T on inputs of this ``measure`` as constant + linear + quadratic part, which do not
+        correlate (``Hermite``).
 
-        A measure of one input less than T has is of x where T is over (1, x). In float64. Its ``.gram()`` is the output Gram
-        E[T(x) T(x)ᵀ]. Cost (CP): O(h i (i + o)) time, and factors' size in memory.
-        Errors: ShapeError; NotFiniteError; RangeError.
+        A measure of one input less than T has is of x where T is over (1, x). In float64. Its
+        ``.gram()`` is the output Gram E[T(x) T(x)ᵀ]. Cost (CP): O(h i (i + o)) time, and factors'
+        size in memory. Errors: ShapeError; NotFiniteError; RangeError.
         """
         if measure is None:
             raise ArgumentError("hermite", must="be given a Gaussian", got="None")
@@ -247,26 +293,37 @@ class ThirdOrder(Record, ABC):
         return near.scaled(power) if power else near
 
     def seen(self, who: str, measure: Gaussian | None) -> "tuple[ThirdOrder | Hermite, int]":
-        """What an inner product is of, T or T as a function on inputs of ``measure``; over a power of two, and the power."""
+        """What an inner product is of, T or T as a function on inputs of ``measure``; over a power
+        of two, and the power.
+        """
         require_finite(who, **vars(self))
         near, power = self.near_one(torch.float64)
         if measure is None:
             return near, power
         if not isinstance(measure, Gaussian):
             todo = "Pass Gaussian.from_batches([x])."
-            raise ArgumentError(f"{who}(measure=)", must="be a Gaussian", got=type(measure).__name__, todo=todo)
+            raise ArgumentError(
+                f"{who}(measure=)", must="be a Gaussian", got=type(measure).__name__, todo=todo
+            )
         self._require_one_space("hermite")
         center, spread, more = measure.over(self.shape[1]).near_one()
-        work, center, spread = near.to(torch.float64), center.to(self.device), spread.to(self.device)
+        work, center, spread = (
+            near.to(torch.float64),
+            center.to(self.device),
+            spread.to(self.device),
+        )
         slope = work(center, spread) + work(spread, center)
-        found = Hermite(work(center) + work(spread).sum(0), slope.mT, work.map(left=spread, right=spread))
+        found = Hermite(
+            work(center) + work(spread).sum(0), slope.mT, work.map(left=spread, right=spread)
+        )
         found, last = found.near_one()
         return found, power + 2 * more + last
 
     def dense(self, max_bytes: int = GIB) -> Float[Tensor, "o i j"]:
         """The whole cube, the truth for small tests: o·i·j numbers.
 
-        Errors: TooLargeError where it would take more than ``max_bytes`` (1 GiB unless raised by hand); RangeError.
+        Errors: TooLargeError where it would take more than ``max_bytes`` (1 GiB unless raised by
+        hand); RangeError.
         """
         require_count("max_bytes", max_bytes, 0)
         o, i, j = self.shape
@@ -282,10 +339,14 @@ class ThirdOrder(Record, ABC):
         if 0 in self.shape:
             return self._any().new_zeros(self.shape)
         near, power = self.near_one(self.dtype)
-        return self._cube() if near is self else restored("dense()", near._cube(), power, self.dtype)
+        return (
+            self._cube() if near is self else restored("dense()", near._cube(), power, self.dtype)
+        )
 
     def __add__(self: Form, other: Form) -> Form:
-        """T + S, of one form and shape. CP: the ranks add up; Tucker: the cores stand block-diagonal."""
+        """T + S, of one form and shape. CP: the ranks add up; Tucker: the cores stand
+        block-diagonal.
+        """
         self._require_like(f"{type(self).__name__} + other", other, type(self))
         return self._plus(other)
 
@@ -296,7 +357,8 @@ class ThirdOrder(Record, ABC):
         return self * -1.0
 
     def __sub__(self: Form, other: Form) -> Form:
-        return self + (-other if isinstance(other, ThirdOrder) else other)  # what is none is refused there
+        # what is none is refused there
+        return self + (-other if isinstance(other, ThirdOrder) else other)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(shape={self.shape}, dtype={dtype_name(self.dtype)}, device={self.device})"
@@ -306,41 +368,70 @@ class ThirdOrder(Record, ABC):
     def _require_one_space(self, who: str) -> None:
         if self.shape[1] != self.shape[2]:
             raise ShapeError(
-                who, must="have left and right of one size", got=self.shape, todo="Give both inputs, or map one."
+                who,
+                must="have left and right of one size",
+                got=self.shape,
+                todo="Give both inputs, or map one.",
             )
 
     def require_fits(self, who: str, vector: Tensor, size: int) -> None:
-        """Raise ShapeError unless ``vector`` ends in ``size`` and is of the dtype and on the device of T."""
+        """Raise ShapeError unless ``vector`` ends in ``size`` and is of the dtype and on the device
+        of T.
+        """
         if not isinstance(vector, Tensor):
             raise ShapeError(who, must="be a torch tensor", got=type(vector).__name__)
         if vector.ndim == 0 or vector.shape[-1] != size:
-            hint = "A layer with biases is a tensor over (1, x): pass homogeneous(x)." if _off_by_one(vector, size) else ""
-            raise ShapeError(who, must=f"end in {size} (T is {self.shape})", got=tuple(vector.shape), todo=hint)
+            hint = (
+                "A layer with biases is a tensor over (1, x): pass homogeneous(x)."
+                if _off_by_one(vector, size)
+                else ""
+            )
+            raise ShapeError(
+                who, must=f"end in {size} (T is {self.shape})", got=tuple(vector.shape), todo=hint
+            )
         if vector.dtype != self.dtype or vector.device != self.device:
             raise ShapeError(
-                who, must=f"be {_place(self._any())} like T", got=_place(vector), todo="Use .to(...) on either."
+                who,
+                must=f"be {_place(self._any())} like T",
+                got=_place(vector),
+                todo="Use .to(...) on either.",
             )
 
     def _require_like(self, who: str, other: object, form: type["ThirdOrder"]) -> None:
         if not isinstance(other, form):
-            raise ArgumentError(who, must=f"join two tensors of the same form ({form.__name__})", got=type(other).__name__)
+            raise ArgumentError(
+                who,
+                must=f"join two tensors of the same form ({form.__name__})",
+                got=type(other).__name__,
+            )
         if other.shape != self.shape:
             raise ShapeError(who, must=f"join two tensors of shape {self.shape}", got=other.shape)
         if other.dtype != self.dtype or other.device != self.device:
-            raise ShapeError(who, must=f"join two tensors that are {_place(self._any())}", got=_place(other._any()))
+            raise ShapeError(
+                who,
+                must=f"join two tensors that are {_place(self._any())}",
+                got=_place(other._any()),
+            )
 
 
-def _product(one: ThirdOrder | Hermite, two: ThirdOrder | Hermite, centred: bool) -> Float[Tensor, ""]:
+def _product(
+    one: ThirdOrder | Hermite, two: ThirdOrder | Hermite, centred: bool
+) -> Float[Tensor, ""]:
     match one, two:
         case Hermite(), Hermite():
             return one.inner(two, centred=centred)
         case ThirdOrder(), ThirdOrder() if not centred:
             return one._inner(two)
-    raise ArgumentError("centred", must="be asked under a measure", got="none", todo="Pass measure=.")
+    raise ArgumentError(
+        "centred", must="be asked under a measure", got="none", todo="Pass measure=."
+    )
 
 
-def require_factors(who: str, todo: str = "", **factors: tuple[Tensor, tuple[int | None, ...]]) -> None:
-    """Check each factor against (tensor, expected shape with None for free sizes), and one dtype and device for all.
+def require_factors(
+    who: str, todo: str = "", **factors: tuple[Tensor, tuple[int | None, ...]]
+) -> None:
+    """Check each factor against (tensor, expected shape with None for free sizes), and one dtype
+    and device for all.
 
     ``todo``: what to do about a shape that does not fit.
     """
@@ -349,12 +440,20 @@ def require_factors(who: str, todo: str = "", **factors: tuple[Tensor, tuple[int
     first = next(iter(factors.values()))[0]
     require_floating(f"{who}.{next(iter(factors))}", first.dtype)
     for name, (factor, expected) in factors.items():
-        fits = factor.ndim == len(expected) and all(e is None or e == n for e, n in zip(expected, factor.shape, strict=True))
+        fits = factor.ndim == len(expected) and all(
+            e is None or e == n for e, n in zip(expected, factor.shape, strict=True)
+        )
         if not fits:
             wanted = "(" + ", ".join("any" if e is None else str(e) for e in expected) + ")"
-            raise ShapeError(f"{who}.{name}", must=f"be {wanted}", got=tuple(factor.shape), todo=todo)
+            raise ShapeError(
+                f"{who}.{name}", must=f"be {wanted}", got=tuple(factor.shape), todo=todo
+            )
         if factor.dtype != first.dtype or factor.device != first.device:
-            raise ShapeError(f"{who}.{name}", must=f"be {_place(first)} like the first factor", got=_place(factor))
+            raise ShapeError(
+                f"{who}.{name}",
+                must=f"be {_place(first)} like the first factor",
+                got=_place(factor),
+            )
 
 
 def shared_out(power: int) -> tuple[int, int, int]:
@@ -376,7 +475,9 @@ def require_maps(tensor: "ThirdOrder", **maps: Tensor | None) -> None:
         if matrix is not None and (matrix.ndim != 2 or matrix.shape[1] != size):
             raise ShapeError(f"map({mode}=)", must=f"be (new, {size})", got=tuple(matrix.shape))
         if matrix is not None and (matrix.dtype != tensor.dtype or matrix.device != tensor.device):
-            raise ShapeError(f"map({mode}=)", must=f"be {_place(tensor._any())} like T", got=_place(matrix))
+            raise ShapeError(
+                f"map({mode}=)", must=f"be {_place(tensor._any())} like T", got=_place(matrix)
+            )
 
 
 def _place(tensor: Tensor) -> str:

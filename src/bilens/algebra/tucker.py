@@ -16,7 +16,9 @@ from bilens.base.numerics import near_one, peak, powers, scalar, scaled, working
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Dense(ThirdOrder):
-    """T[o, i, j] as one array: what every other form is tested against. Verbs cost what the cube costs."""
+    """T[o, i, j] as one array: what every other form is tested against. Verbs cost what the cube
+    costs.
+    """
 
     array: Float[Tensor, "o i j"]
 
@@ -46,7 +48,9 @@ class Dense(ThirdOrder):
     def interaction(self, u: Float[Tensor, "*b o"]) -> QuadraticForm:
         return _form(self, u)
 
-    def map(self, *, out: Tensor | None = None, left: Tensor | None = None, right: Tensor | None = None) -> "Dense":
+    def map(
+        self, *, out: Tensor | None = None, left: Tensor | None = None, right: Tensor | None = None
+    ) -> "Dense":
         require_maps(self, out=out, left=left, right=right)
         array = self.array
         for axis, matrix in enumerate((out, left, right)):
@@ -96,7 +100,9 @@ class Dense(ThirdOrder):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Tucker(ThirdOrder):
-    """T[o, i, j] = Σ_abc core[a, b, c] out[o, a] left[i, b] right[j, c]: what a truncated HOSVD gives."""
+    """T[o, i, j] = Σ_abc core[a, b, c] out[o, a] left[i, b] right[j, c]: what a truncated HOSVD
+    gives.
+    """
 
     core: Float[Tensor, "a b c"]
     out: Float[Tensor, "o a"]
@@ -135,7 +141,9 @@ class Tucker(ThirdOrder):
     def interaction(self, u: Float[Tensor, "*b o"]) -> QuadraticForm:
         return _form(self, u)
 
-    def map(self, *, out: Tensor | None = None, left: Tensor | None = None, right: Tensor | None = None) -> "Tucker":
+    def map(
+        self, *, out: Tensor | None = None, left: Tensor | None = None, right: Tensor | None = None
+    ) -> "Tucker":
         require_maps(self, out=out, left=left, right=right)
         return Tucker(
             self.core,
@@ -153,7 +161,9 @@ class Tucker(ThirdOrder):
         return (work.core * small._cube()).sum()
 
     def near_one(self, dtype: torch.dtype | None = None) -> "tuple[Tucker, int]":
-        """Each column of a basis near one, its size in the core, and the largest size there taken out."""
+        """Each column of a basis near one, its size in the core, and the largest size there taken
+        out.
+        """
         bases = self.out, self.left, self.right
         if dtype is not None and _in_reach(REACH[dtype], self.core, *bases):
             return self, 0
@@ -161,17 +171,24 @@ class Tucker(ThirdOrder):
         sizes = [peak(basis, 0) for basis in (work.out, work.left, work.right)]
         a, b, c = map(powers, sizes)
         shift, core = a[:, None, None] + b[:, None] + c, work.core.detach()
-        acts = (core != 0) & torch.einsum("a,b,c->abc", *(size.ne(0).double() for size in sizes)).bool()
+        acts = (core != 0) & torch.einsum(
+            "a,b,c->abc", *(size.ne(0).double() for size in sizes)
+        ).bool()
         total = shift + powers(core.abs())
         power = int(total[acts].max()) if acts.any() else 0
         shift = shift - power
         shift = torch.where(acts, shift, torch.minimum(shift, -powers(core.abs())))
-        scaled_bases = (scaled(basis, -n) for basis, n in zip((work.out, work.left, work.right), (a, b, c), strict=True))
+        scaled_bases = (
+            scaled(basis, -n)
+            for basis, n in zip((work.out, work.left, work.right), (a, b, c), strict=True)
+        )
         return Tucker(scaled(work.core, shift), *scaled_bases), power
 
     def scaled(self, power: int) -> "Tucker":
         core, left, right = shared_out(power)
-        return Tucker(scaled(self.core, core), self.out, scaled(self.left, left), scaled(self.right, right))
+        return Tucker(
+            scaled(self.core, core), self.out, scaled(self.left, left), scaled(self.right, right)
+        )
 
     def terms_by_output(self) -> Float[Tensor, " o"]:
         """Each slice of the core with the basis' columns at their lengths."""
@@ -182,12 +199,18 @@ class Tucker(ThirdOrder):
         return (self.out.detach().double() * core.flatten(1).norm(dim=1)).norm(dim=1)
 
     def outputs_near_one(self) -> "Tucker":
-        return Tucker(self.core, scaled(self.out, -powers(peak(self.out, 1))[:, None]), self.left, self.right)
+        return Tucker(
+            self.core, scaled(self.out, -powers(peak(self.out, 1))[:, None]), self.left, self.right
+        )
 
     def _gram(self, mode: Mode, symmetric: bool, dtype: torch.dtype) -> Float[Tensor, "s s"]:
         work = (self.symmetrise() if symmetric else self).to(dtype)
         bases = {"out": work.out, "left": work.left, "right": work.right}
-        weighed = Dense(work.core).map(**{other: bases[other].mT @ bases[other] for other in MODES if other != mode}).array
+        weighed = (
+            Dense(work.core)
+            .map(**{other: bases[other].mT @ bases[other] for other in MODES if other != mode})
+            .array
+        )
         axis = MODES.index(mode)
         small = work.core.movedim(axis, 0).flatten(1) @ weighed.movedim(axis, 0).flatten(1).mT
         return bases[mode] @ small @ bases[mode].mT
@@ -196,14 +219,20 @@ class Tucker(ThirdOrder):
         return Dense(self.core).map(out=self.out, left=self.left, right=self.right).array
 
     def _plus(self, other: Any) -> "Tucker":
-        core = self.core.new_zeros([mine + theirs for mine, theirs in zip(self.ranks, other.ranks, strict=True)])
+        core = self.core.new_zeros(
+            [mine + theirs for mine, theirs in zip(self.ranks, other.ranks, strict=True)]
+        )
         a, b, c = self.ranks
         core[:a, :b, :c], core[a:, b:, c:] = self.core, other.core
-        bases = zip((self.out, self.left, self.right), (other.out, other.left, other.right), strict=True)
+        bases = zip(
+            (self.out, self.left, self.right), (other.out, other.left, other.right), strict=True
+        )
         return Tucker(core, *(torch.cat(pair, dim=1) for pair in bases))
 
     def __mul__(self, factor: float | int | Tensor) -> "Tucker":
-        return Tucker(self.core * scalar("Tucker", factor, self._any()), self.out, self.left, self.right)
+        return Tucker(
+            self.core * scalar("Tucker", factor, self._any()), self.out, self.left, self.right
+        )
 
 
 def _form(tensor: Dense | Tucker, u: Tensor) -> QuadraticForm:
@@ -215,6 +244,8 @@ def _form(tensor: Dense | Tucker, u: Tensor) -> QuadraticForm:
 
 
 def _in_reach(reach: int, *tensors: Tensor) -> bool:
-    """Whether no tensor as a whole, and no column of a matrix, lies further than ``reach`` powers of two from one."""
+    """Whether no tensor as a whole, and no column of a matrix, lies further than ``reach`` powers
+    of two from one.
+    """
     sizes = (peak(tensor if tensor.ndim == 2 else tensor.reshape(-1), 0) for tensor in tensors)
     return all(bool((powers(size).abs() <= reach).all()) for size in sizes)

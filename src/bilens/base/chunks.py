@@ -1,4 +1,5 @@
-"""Records that are made in chunks, written down one by one: a killed run goes on, and several processes share one folder.
+"""Records that are made in chunks, written down one by one: a killed run goes on, and several
+processes share one folder.
 
 folder/about.json                what is computed; another computation is refused
 folder/chunk-00000256.safetensors    one finished chunk, by the number of what comes first in it
@@ -43,11 +44,12 @@ def write_chunks(
     done: Callable[[], Any],
     share: Share | None = None,
 ) -> list[Path]:
-    """A file with ``make(start)`` for each of ``starts``, in that order; what is in ``folder`` already is not made again.
+    """A file with ``make(start)`` for each of ``starts``, in that order; what is in ``folder``
+    already is not made again.
 
-    With a ``share`` each process makes every ``share.of``-th chunk, and waits for the others. The folder is held
-    meanwhile: by the first process for all that share the work.
-    Errors: FileError for a folder that holds something else or that others are at work in, or where a chunk cannot be
+    With a ``share`` each process makes every ``share.of``-th chunk, and waits for the others. The
+    folder is held meanwhile: by the first process for all that share the work. Errors: FileError
+    for a folder that holds something else or that others are at work in, or where a chunk cannot be
     written; Interrupted, which says how far it came.
     """
     files = [folder / f"chunk-{start:08}.safetensors" for start in starts]
@@ -78,7 +80,9 @@ def fingerprint(**tensors: Tensor) -> str:
 
 @contextmanager
 def _claimed(folder: Path, about: dict[str, Any], share: Share | None) -> Iterator[None]:
-    """Hold an empty folder, or one that says the same. Of several processes the first does, and the others wait for it."""
+    """Hold an empty folder, or one that says the same. Of several processes the first does, and the
+    others wait for it.
+    """
     with ExitStack() as stack:
         if share is not None and share.process > 0:
             share.wait()
@@ -108,4 +112,9 @@ def _require_same(file: Path, about: dict[str, Any]) -> None:
         if not isinstance(stored, dict) or stored.get(key) != value:
             was = stored.get(key) if isinstance(stored, dict) else stored
             todo = "Name another folder."
-            raise FileError(f"{file}: {key}", must=f"be what was begun with, {was!r}", got=repr(value), todo=todo)
+            raise FileError(
+                f"{file}: {key}",
+                must=f"be what was begun with, {was!r}",
+                got=repr(value),
+                todo=todo,
+            )

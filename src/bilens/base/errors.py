@@ -7,14 +7,16 @@ LONGEST_WHO = 1000  # and of the file, key or argument it speaks of: as much as 
 
 
 class BilensError(Exception):
-    """Everything bilens refuses, in one line that says who, what it must be, what it got, and what to do.
+    """Everything bilens refuses, in one line that says who, what it must be, what it got, and what
+    to do.
 
-    The line is safe to print: white space is a single space, control characters are written out, and a long value is cut.
+    The line is safe to print: white space is a single space, control characters are written out,
+    and a long value is cut.
 
     >>> raise ShapeError("CP.left", must="be (h, i) with h = 4", got="(3, 5)", todo="Pass gate_proj.weight as it is.")
     Traceback (most recent call last):
-    ...
-    bilens.base.errors.ShapeError: CP.left must be (h, i) with h = 4; got (3, 5). Pass gate_proj.weight as it is.
+    ... bilens.base.errors.ShapeError: CP.left must be (h, i) with h = 4; got (3, 5). Pass
+    gate_proj.weight as it is.
     """
 
     def __init__(self, who: str, *, must: str, got: object, todo: str = "") -> None:
@@ -24,7 +26,8 @@ class BilensError(Exception):
         line = f"{printable(shortened(who, LONGEST_WHO))} must {needed}; got {value}."
         super().__init__(line + (f" {printable(todo)}" if todo else ""))
 
-    def __reduce__(self):  # keyword-only arguments do not survive the default pickling between processes
+    # keyword-only arguments do not survive the default pickling between processes
+    def __reduce__(self):
         return _rebuild, (type(self), self.who, self.must, self.got, self.todo)
 
 
@@ -65,7 +68,9 @@ class NotExactError(BilensError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C (or SIGTERM) in a long job: where it stopped, and whether going on must be asked for (``resume``)."""
+    """Ctrl-C (or SIGTERM) in a long job: where it stopped, and whether going on must be asked for
+    (``resume``).
+    """
 
     def __init__(self, where: str, *, resume: bool = False) -> None:
         self.where, self.resume = where, resume

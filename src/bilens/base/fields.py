@@ -1,4 +1,6 @@
-"""Whether values are what the fields of a record are declared to hold: asked of files, which may hold anything."""
+"""Whether values are what the fields of a record are declared to hold: asked of files, which may
+hold anything.
+"""
 
 from collections.abc import Mapping
 from functools import cache
@@ -9,7 +11,8 @@ from jaxtyping import jaxtyped
 
 
 def misfit(kind: type, values: Mapping[str, Any]) -> str | None:
-    """The first of ``values`` that ``kind`` does not declare, or declares otherwise; None where all fit.
+    """The first of ``values`` that ``kind`` does not declare, or declares otherwise; None where all
+    fit.
 
     Sizes that have one name must agree from field to field.
     """
@@ -44,7 +47,9 @@ def _fits(value: Any, hint: Any) -> bool:
         case origin if origin is tuple:
             return isinstance(value, tuple) and _entries_fit(value, inside)
         case origin if origin is dict:
-            return isinstance(value, dict) and all(_alone(item, inside[1]) for item in value.values())
+            return isinstance(value, dict) and all(
+                _alone(item, inside[1]) for item in value.values()
+            )
         case origin:
             return isinstance(value, origin)
 

@@ -1,7 +1,8 @@
 """Folders held by one writer at a time, and files of which a kill or a full disk never leaves half.
 
-What is being written lies in a folder ``.saving-…`` beside its place, and its writer holds a lock on that folder. A kill
-lets go of the lock, so what a dead writer left can be told from what a live one is at, and the next holder sweeps it away.
+What is being written lies in a folder ``.saving-…`` beside its place, and its writer holds a lock
+on that folder. A kill lets go of the lock, so what a dead writer left can be told from what a live
+one is at, and the next holder sweeps it away.
 """
 
 import os
@@ -28,9 +29,11 @@ NEW = "be a new or empty folder"
 
 @contextmanager
 def writing(place: str | Path, todo: str = "", must: str = "be writable") -> Iterator[None]:
-    """One FileError that names ``place`` for whatever the disk refuses in this block: full, read-only, over a quota, gone.
+    """One FileError that names ``place`` for whatever the disk refuses in this block: full,
+    read-only, over a quota, gone.
 
-    Told by the kind of the error, never by its words: OSError, and safetensors' own, which stands for one.
+    Told by the kind of the error, never by its words: OSError, and safetensors' own, which stands
+    for one.
     """
     try:
         yield
@@ -49,13 +52,16 @@ def reason(error: BaseException) -> str:
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path; rename it over ``path`` when the block ends well, remove it when not.
 
-    The file has the permissions that ``open`` would have given it: those of the file it replaces, or what the umask leaves.
-    Errors: FileError where the folder cannot be made or written, or ``path`` is no file (a folder, a device).
+    The file has the permissions that ``open`` would have given it: those of the file it replaces,
+    or what the umask leaves. Errors: FileError where the folder cannot be made or written, or
+    ``path`` is no file (a folder, a device).
     """
     path, stack = Path(path), ExitStack()
     with writing(path, must="be in a folder that can be written"):
         if path.exists() and not path.is_file():
-            raise FileError(str(path), must="be writable: a file, or a new one", got="something else")
+            raise FileError(
+                str(path), must="be writable: a file, or a new one", got="something else"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = stack.enter_context(_temporary(path.parent))
     with stack, writing(path):
@@ -65,7 +71,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def saved_together(folder: str | Path, last: str) -> Iterator[Path]:
-    """Yield a temporary folder whose files are renamed into ``folder`` when the block ends well, that named ``last`` last.
+    """Yield a temporary folder whose files are renamed into ``folder`` when the block ends well,
+    that named ``last`` last.
 
     Errors: FileError where ``folder`` cannot be made or written.
     """
@@ -86,10 +93,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 @contextmanager
 def held(folder: str | Path) -> Iterator[Path]:
-    """Hold ``folder``, made where it is not there, for this writer alone; what killed writers left in it is swept away.
+    """Hold ``folder``, made where it is not there, for this writer alone; what killed writers left
+    in it is swept away.
 
-    A folder that was made for this and is empty in the end goes again. The lock is on the folder itself and ends with the
-    process, however that ends. Errors: FileError for a folder that another process or thread is at work in.
+    A folder that was made for this and is empty in the end goes again. The lock is on the folder
+    itself and ends with the process, however that ends. Errors: FileError for a folder that another
+    process or thread is at work in.
     """
     folder = Path(folder)
     with ExitStack() as stack:
@@ -118,7 +127,9 @@ def require_empty(folder: Path, must: str = NEW, todo: str = "Name another folde
 
 
 def sweep(folder: Path) -> None:
-    """Remove what writers that were killed left half-written in ``folder``; what a live one is at stays."""
+    """Remove what writers that were killed left half-written in ``folder``; what a live one is at
+    stays.
+    """
     for left in folder.glob(f"{SAVING}*"):
         with suppress(OSError), _lock(left, needed=True):
             shutil.rmtree(left, ignore_errors=True)
@@ -137,7 +148,9 @@ def _remove_empty(made: list[Path]) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """``_lock``, of a folder that is made where it is not there (again, where its last holder removed it meanwhile)."""
+    """``_lock``, of a folder that is made where it is not there (again, where its last holder
+    removed it meanwhile).
+    """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
@@ -145,7 +158,9 @@ def _locked(folder: Path) -> Iterator[None]:
                 same = stack.enter_context(_lock(folder))
             except BlockingIOError as error:
                 todo = "Wait until it has ended, or name another folder."
-                raise FileError(str(folder), must="be free", got="another run at work in it", todo=todo) from error
+                raise FileError(
+                    str(folder), must="be free", got="another run at work in it", todo=todo
+                ) from error
             if same:
                 yield
                 return
@@ -153,9 +168,11 @@ def _locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _lock(folder: Path, needed: bool = False) -> Iterator[bool]:
-    """Hold the lock on ``folder``; whether that is what lies there now. Errors: BlockingIOError where another holds it.
+    """Hold the lock on ``folder``; whether that is what lies there now. Errors: BlockingIOError
+    where another holds it.
 
-    Where a file system has no such locks nothing is held, or, where it is ``needed``, OSError raised.
+    Where a file system has no such locks nothing is held, or, where it is ``needed``, OSError
+    raised.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -192,7 +209,8 @@ def _temporary(folder: Path) -> Iterator[Path]:
     with ExitStack() as stack:
         while True:
             made = Path(tempfile.mkdtemp(prefix=SAVING, dir=folder))
-            with suppress(BlockingIOError, FileNotFoundError):  # a sweeper was faster than the lock: another one
+            # a sweeper was faster than the lock: another one
+            with suppress(BlockingIOError, FileNotFoundError):
                 if stack.enter_context(_lock(made)):
                     break
         stack.callback(shutil.rmtree, made, ignore_errors=True)
@@ -200,7 +218,9 @@ def _temporary(folder: Path) -> Iterator[Path]:
 
 
 def _publish(temporary: Path, folder: Path, last: str) -> None:
-    """Rename the files of ``temporary`` into ``folder``, each whole on the disk before, ``last`` after the others."""
+    """Rename the files of ``temporary`` into ``folder``, each whole on the disk before, ``last``
+    after the others.
+    """
     plain = _plain_mode(temporary)
     files = sorted(temporary.iterdir(), key=lambda file: file.name == last)
     for file in files:
@@ -212,7 +232,9 @@ def _publish(temporary: Path, folder: Path, last: str) -> None:
 
 
 def _plain_mode(folder: Path) -> int:
-    """The permissions of a file that ``open`` makes in ``folder``; the umask cannot be asked without being changed."""
+    """The permissions of a file that ``open`` makes in ``folder``; the umask cannot be asked
+    without being changed.
+    """
     with tempfile.TemporaryDirectory(dir=folder) as inside:
         probe = Path(inside) / "probe"
         probe.touch()

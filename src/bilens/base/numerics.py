@@ -8,8 +8,8 @@ from torch import Tensor
 
 from bilens.base.errors import ArgumentError, NotFiniteError, RangeError, ShapeError
 
-# Relative to the largest term: what an exact identity may miss by, through rounding alone. Half types keep 8 and 11
-# bits, so a sum of products is good to about 2^-6 and 2^-9.
+# Relative to the largest term: what an exact identity may miss by, through rounding alone. Half
+# types keep 8 and 11 bits, so a sum of products is good to about 2^-6 and 2^-9.
 TOLERANCE: dict[torch.dtype, float] = {
     torch.float64: 1e-10,
     torch.float32: 1e-5,
@@ -25,7 +25,9 @@ def tolerance(dtype: torch.dtype) -> float:
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that eigenproblems and Grams of ``dtype`` are computed in: half types go up to float32."""
+    """The dtype that eigenproblems and Grams of ``dtype`` are computed in: half types go up to
+    float32.
+    """
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
@@ -47,21 +49,28 @@ def is_whole(value: object) -> bool:
 
 
 def scalar(who: str, factor: float | int | Tensor, like: Tensor) -> Tensor:
-    """``factor`` as a number of the dtype and device of ``like``. Errors: ShapeError where it is a vector or more."""
+    """``factor`` as a number of the dtype and device of ``like``. Errors: ShapeError where it is a
+    vector or more.
+    """
     try:
         factor = torch.as_tensor(factor, dtype=like.dtype, device=like.device)
-    except (TypeError, ValueError, RuntimeError) as error:  # a text, a list of lists, a complex number
-        raise ArgumentError(f"{who} * factor", must="be given a number", got=repr(factor)) from error
+    # a text, a list of lists, a complex number
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArgumentError(
+            f"{who} * factor", must="be given a number", got=repr(factor)
+        ) from error
     if factor.ndim:
         raise ShapeError(f"{who} * factor", must="be given a scalar", got=tuple(factor.shape))
     return factor
 
 
 def near_one(factor: Tensor) -> tuple[Tensor, int]:
-    """A tensor over the power of two above its largest entry, which rounds nothing; and the power (0 for zeros).
+    """A tensor over the power of two above its largest entry, which rounds nothing; and the power
+    (0 for zeros).
 
-    Squares and products of what is near one stay in range, whatever the scale of the weights: it is taken out once, where
-    weights come in, and put back with ``scaled`` where a figure has it. Gradients flow.
+    Squares and products of what is near one stay in range, whatever the scale of the weights: it is
+    taken out once, where weights come in, and put back with ``scaled`` where a figure has it.
+    Gradients flow.
     """
     largest = float(factor.detach().abs().max()) if factor.numel() else 0.0
     if not 0 < largest < math.inf:
@@ -71,7 +80,9 @@ def near_one(factor: Tensor) -> tuple[Tensor, int]:
 
 
 def powers(largest: Tensor) -> Tensor:
-    """The power of two above each of ``largest`` (absolute values), 0 where that is zero or not finite."""
+    """The power of two above each of ``largest`` (absolute values), 0 where that is zero or not
+    finite.
+    """
     exponent = torch.frexp(largest.detach().double()).exponent.to(torch.int64)
     return exponent.masked_fill((largest == 0) | ~torch.isfinite(largest), 0)
 
@@ -85,7 +96,9 @@ def peak(factor: Tensor, dim: int) -> Tensor:
 
 
 def scaled(values: Tensor, power: int | Tensor) -> Tensor:
-    """``values`` · 2^power, in steps that stay in range of the dtype. Exact but where the result leaves the range."""
+    """``values`` · 2^power, in steps that stay in range of the dtype. Exact but where the result
+    leaves the range.
+    """
     most = int(math.log2(torch.finfo(values.dtype).max)) - 1
     if isinstance(power, Tensor):  # a power for each row
         while bool(power.any()):
@@ -104,7 +117,8 @@ def _two_to(power: Tensor) -> Tensor:
 
 
 def restored(who: str, values: Tensor, power: int | Tensor, dtype: torch.dtype) -> Tensor:
-    """``values`` · 2^power in ``dtype``: where the scale that ``near_one`` took out is put back into a figure.
+    """``values`` · 2^power in ``dtype``: where the scale that ``near_one`` took out is put back
+    into a figure.
 
     Errors: RangeError where the largest of them is too large or too small for ``dtype``.
     """
@@ -113,9 +127,15 @@ def restored(who: str, values: Tensor, power: int | Tensor, dtype: torch.dtype) 
     if before > 0 and not torch.finfo(dtype).tiny <= after < math.inf:
         larger = int(torch.as_tensor(power).max())
         size = round((math.log2(before) + larger) * math.log10(2)) if before < math.inf else "inf"
-        wider = "" if dtype == torch.float64 else "Use .to(torch.float64), or multiply the tensor by a number. "
+        wider = (
+            ""
+            if dtype == torch.float64
+            else "Use .to(torch.float64), or multiply the tensor by a number. "
+        )
         todo = f"{wider}Relative figures do not depend on the scale."
-        raise RangeError(who, must=f"lie in the range of {dtype_name(dtype)}", got=f"about 1e{size}", todo=todo)
+        raise RangeError(
+            who, must=f"lie in the range of {dtype_name(dtype)}", got=f"about 1e{size}", todo=todo
+        )
     return found
 
 
@@ -125,22 +145,27 @@ def restored_float(who: str, value: float, power: int) -> float:
 
 
 def root(squares: Tensor) -> Tensor:
-    """√squares where they are sums of squares: 0 at and below 0, where the gradient is 0 too; a NaN stays one.
+    """√squares where they are sums of squares: 0 at and below 0, where the gradient is 0 too; a NaN
+    stays one.
 
-    What cancels may leave a square a little below zero; and √ itself has no derivative at 0, which makes a NaN of every
-    gradient behind it, even where the chain rule multiplies by nothing.
+    What cancels may leave a square a little below zero; and √ itself has no derivative at 0, which
+    makes a NaN of every gradient behind it, even where the chain rule multiplies by nothing.
     """
     none = squares <= 0
     return torch.where(none, 1.0, squares).sqrt().masked_fill(none, 0.0)
 
 
 def nonnegative(value: float) -> float:
-    """``value``, 0 where rounding left it below; a NaN stays one, which ``max(0.0, value)`` would hide."""
+    """``value``, 0 where rounding left it below; a NaN stays one, which ``max(0.0, value)`` would
+    hide.
+    """
     return 0.0 if value < 0 else value
 
 
 def require_count(name: str, value: object, least: int = 1) -> None:
-    """Raise ArgumentError unless ``value`` is a whole number of at least ``least``; True and False are none."""
+    """Raise ArgumentError unless ``value`` is a whole number of at least ``least``; True and False
+    are none.
+    """
     if not is_whole(value) or value < least:  # type: ignore[operator]
         raise ArgumentError(name, must=f"be a whole number ≥ {least}", got=repr(value))
 
@@ -180,11 +205,15 @@ def require_tensor(who: str, value: object) -> None:
 def require_values(who: str, tensor: Tensor) -> None:
     """Raise ShapeError for a tensor on the meta device, which has a shape and no values."""
     if tensor.is_meta:
-        raise ShapeError(who, must="hold values", got="a meta tensor", todo="Load the weights first.")
+        raise ShapeError(
+            who, must="hold values", got="a meta tensor", todo="Load the weights first."
+        )
 
 
 def require_finite(who: str, **tensors: Tensor) -> None:
-    """Raise NotFiniteError naming the first of ``tensors`` with a NaN or infinite entry. One pass over each."""
+    """Raise NotFiniteError naming the first of ``tensors`` with a NaN or infinite entry. One pass
+    over each.
+    """
     for name, tensor in tensors.items():
         require_tensor(f"{who}.{name}" if who else name, tensor)
         require_values(f"{who}.{name}" if who else name, tensor)
@@ -201,14 +230,18 @@ def require_finite(who: str, **tensors: Tensor) -> None:
 
 
 def _all_finite(tensor: Tensor) -> bool:
-    """Whether the largest entry is finite, which a NaN is not either: one pass, and no copy as large as the tensor."""
+    """Whether the largest entry is finite, which a NaN is not either: one pass, and no copy as
+    large as the tensor.
+    """
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return tensor.numel() == 0 or not tensor.is_complex()
     return math.isfinite(float(torch.linalg.vector_norm(tensor, torch.inf)))
 
 
 def relative_error(got: Tensor, truth: Tensor) -> float:
-    """max |got - truth| / max |truth| in float64, absolute where the truth is zero: what ``tolerance`` bounds."""
+    """max |got - truth| / max |truth| in float64, absolute where the truth is zero: what
+    ``tolerance`` bounds.
+    """
     got, truth = got.detach().double(), truth.detach().double()
     if truth.numel() == 0:
         return 0.0

@@ -1,4 +1,6 @@
-"""Reading files from outside: sizes are looked at before anything is allocated, and every fault names its file."""
+"""Reading files from outside: sizes are looked at before anything is allocated, and every fault
+names its file.
+"""
 
 import json
 import tomllib
@@ -17,14 +19,19 @@ from bilens.base.errors import BilensError, ConfigError, FileError
 MIB = 2**20
 LARGEST = 64 * MIB  # of a JSON or TOML file: a vocabulary of a quarter of a million tokens takes 35
 # Types of weights that mean a number bilens computes with, by the names in a safetensors header.
-WEIGHT_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-TO_CONVERT = (
-    "Convert its weights to float32, float16 or bfloat16 first: load it where it was made, .to(torch.bfloat16), save."
-)
+WEIGHT_TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+TO_CONVERT = "Convert its weights to float32, float16 or bfloat16 first: load it where it was made, .to(torch.bfloat16), save."
 
 
 def read_json(file: Path) -> Any:
-    """What a JSON file holds. Errors: FileError for one that is missing, no file, too large, damaged or nested too deep."""
+    """What a JSON file holds. Errors: FileError for one that is missing, no file, too large,
+    damaged or nested too deep.
+    """
     return _parsed(file, json.loads, "JSON")
 
 
@@ -44,8 +51,9 @@ def read_toml(file: Path) -> dict[str, Any]:
 def weight_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the weights in a safetensors file, from its header alone.
 
-    Errors: FileError for a file that is missing or damaged, or holds weights of a type that is not computed in: integers,
-    booleans, complex and 8-bit floating numbers mean something else than their value, and are never cast in silence.
+    Errors: FileError for a file that is missing or damaged, or holds weights of a type that is not
+    computed in: integers, booleans, complex and 8-bit floating numbers mean something else than
+    their value, and are never cast in silence.
     """
     require_file(file)
     try:
@@ -54,7 +62,9 @@ def weight_shapes(file: Path) -> dict[str, tuple[int, ...]]:
             kinds = {key: part.get_dtype() for key, part in parts.items()}
             shapes = {key: tuple(part.get_shape()) for key, part in parts.items()}
     except (SafetensorError, OSError, ValueError) as error:
-        raise FileError(str(file), must="be an undamaged safetensors file", got=str(error)) from error
+        raise FileError(
+            str(file), must="be an undamaged safetensors file", got=str(error)
+        ) from error
     for key, kind in kinds.items():
         if kind not in WEIGHT_TYPES:
             must = f"be of type {', '.join(WEIGHT_TYPES)}"
@@ -63,12 +73,16 @@ def weight_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def load_weights(file: Path, device: str = "cpu") -> dict[str, Tensor]:
-    """The weights of a safetensors file, checked as ``weight_shapes`` does. Memory: the file's size."""
+    """The weights of a safetensors file, checked as ``weight_shapes`` does. Memory: the file's
+    size.
+    """
     weight_shapes(file)
     try:
         return load_file(file, device=device)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise FileError(str(file), must="be an undamaged safetensors file", got=str(error)) from error
+        raise FileError(
+            str(file), must="be an undamaged safetensors file", got=str(error)
+        ) from error
 
 
 def weight_dtypes(file: Path) -> dict[str, torch.dtype]:
@@ -82,16 +96,21 @@ def weight_dtypes(file: Path) -> dict[str, torch.dtype]:
 def naming(file: Path) -> Iterator[None]:
     """Let every error inside name ``file``; what is none of bilens's own becomes a ConfigError.
 
-    For calling another library on what a file says: its exceptions are of many kinds, and none of them names the file.
+    For calling another library on what a file says: its exceptions are of many kinds, and none of
+    them names the file.
     """
     try:
         yield
     except BilensError as error:
         if str(file) in error.who:
             raise
-        raise type(error)(f"{file}: {error.who}", must=error.must, got=error.got, todo=error.todo) from error
+        raise type(error)(
+            f"{file}: {error.who}", must=error.must, got=error.got, todo=error.todo
+        ) from error
     except Exception as error:
-        raise ConfigError(str(file), must="hold usable values", got=str(error) or type(error).__name__) from error
+        raise ConfigError(
+            str(file), must="hold usable values", got=str(error) or type(error).__name__
+        ) from error
 
 
 def _parsed(file: Path, parse: Callable[[str], Any], kind: str) -> Any:
@@ -99,18 +118,25 @@ def _parsed(file: Path, parse: Callable[[str], Any], kind: str) -> Any:
     try:
         size = file.stat().st_size
         if size > LARGEST:
-            raise FileError(str(file), must=f"be {kind} of at most {LARGEST // MIB} MiB", got=f"{size:,} bytes")
+            raise FileError(
+                str(file), must=f"be {kind} of at most {LARGEST // MIB} MiB", got=f"{size:,} bytes"
+            )
         return parse(file.read_text(encoding="utf-8"))
     except RecursionError:
-        raise FileError(str(file), must=f"be readable {kind}", got="nesting too deep to read") from None
-    except (ValueError, OSError) as error:  # UnicodeDecodeError and the parsers' own are ValueErrors
+        raise FileError(
+            str(file), must=f"be readable {kind}", got="nesting too deep to read"
+        ) from None
+    # UnicodeDecodeError and the parsers' own are ValueErrors
+    except (ValueError, OSError) as error:
         if isinstance(error, FileError):
             raise
         raise FileError(str(file), must=f"be readable {kind}", got=str(error)) from error
 
 
 def require_file(file: Path, must: str = "be a file") -> None:
-    """Raise FileError unless ``file`` is a plain file: reading a pipe or a device could wait for ever."""
+    """Raise FileError unless ``file`` is a plain file: reading a pipe or a device could wait for
+    ever.
+    """
     try:
         there = file.is_file()
         got = "something else" if file.exists() else "nothing there"

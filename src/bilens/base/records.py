@@ -1,7 +1,9 @@
-"""Records: frozen dataclasses of tensors, other records and plain values, which move, save and load as one.
+"""Records: frozen dataclasses of tensors, other records and plain values, which move, save and load
+as one.
 
-On disk a record is one safetensors file: its tensors, and in the header's metadata a JSON text with the schema version,
-the kind of record and everything that is not a tensor. One file, so that it cannot be half-written or mismatched.
+On disk a record is one safetensors file: its tensors, and in the header's metadata a JSON text with
+the schema version, the kind of record and everything that is not a tensor. One file, so that it
+cannot be half-written or mismatched.
 """
 
 import dataclasses
@@ -29,7 +31,9 @@ R = TypeVar("R", bound="Record")  # not Self: beartype checks methods one by one
 
 
 class Record:
-    """Base of every value bilens hands out. Subclasses are frozen dataclasses; they add fields and verbs, nothing else."""
+    """Base of every value bilens hands out. Subclasses are frozen dataclasses; they add fields and
+    verbs, nothing else.
+    """
 
     _kinds: ClassVar[dict[str, type["Record"]]] = {}  # by room and name: "algebra.Eigen"
 
@@ -42,9 +46,11 @@ class Record:
         Record._kinds[key] = cls
 
     def to(self: R, *targets: torch.dtype | torch.device | str) -> R:
-        """The same record on another device and/or in another dtype; only floating tensors are cast, all are moved.
+        """The same record on another device and/or in another dtype; only floating tensors are
+        cast, all are moved.
 
-        A dtype or a device may be named: ``.to("float32")``, ``.to("cuda")``. Errors: ArgumentError for what is neither.
+        A dtype or a device may be named: ``.to("float32")``, ``.to("cuda")``. Errors: ArgumentError
+        for what is neither.
         """
         places = [_place(target) for target in targets]
 
@@ -61,7 +67,9 @@ class Record:
         return _map_tensors(self, Tensor.detach)
 
     def save(self, path: str | Path) -> None:
-        """Write the record to ``path`` (one safetensors file), atomically. Cost: one copy of its tensors."""
+        """Write the record to ``path`` (one safetensors file), atomically. Cost: one copy of its
+        tensors.
+        """
         tensors: dict[str, Tensor] = {}
         packed = _pack(self, "", tensors, _on_disk)
         header = {"format": "pt", "bilens": json.dumps({"schema": SCHEMA, "value": packed})}
@@ -78,18 +86,23 @@ class Record:
 
     @classmethod
     def load(cls: type[R], path: str | Path) -> R:
-        """Read a record that ``save`` wrote, and check that its fields are what they are declared to be.
+        """Read a record that ``save`` wrote, and check that its fields are what they are declared
+        to be.
 
         Errors: FileError where the file is missing, damaged or of another kind.
         """
         value = _whole(Path(path))
         if not isinstance(value, cls):
             held = type(value).__name__
-            raise FileError(str(path), must=f"hold a {cls.__name__}", got=held, todo=f"Use {held}.load.")
+            raise FileError(
+                str(path), must=f"hold a {cls.__name__}", got=held, todo=f"Use {held}.load."
+            )
         return value
 
     def _settled(self) -> None:
-        """Raise where the fields, each as declared, do not go together. Asked of a record that was loaded."""
+        """Raise where the fields, each as declared, do not go together. Asked of a record that was
+        loaded.
+        """
 
 
 class _UnknownError(LookupError):
@@ -116,9 +129,19 @@ def _whole(path: Path) -> "Record":
         must = "hold a kind of record that is known here"
         raise FileError(str(path), must=must, got=error, todo=todo) from None
     except RecursionError:
-        raise FileError(str(path), must="hold a whole record", got="nesting too deep to read") from None
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        # what the checks of a record's own fields raise, and what its summary does where they do not go together
+        raise FileError(
+            str(path), must="hold a whole record", got="nesting too deep to read"
+        ) from None
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        # what the checks of a record's own fields raise, and what its summary does where they do
+        # not go together
         got = f"{type(error).__name__}: {error}"
         raise FileError(str(path), must="hold a whole record", got=got) from error
     return value
@@ -126,7 +149,11 @@ def _whole(path: Path) -> "Record":
 
 def _place(target: object) -> torch.dtype | torch.device:
     """What ``target`` names. Errors: ArgumentError for neither a real floating dtype nor a device."""
-    named = getattr(torch, target, None) if isinstance(target, str) and target.isidentifier() else target
+    named = (
+        getattr(torch, target, None)
+        if isinstance(target, str) and target.isidentifier()
+        else target
+    )
     if isinstance(named, torch.dtype):
         require_floating("to", named)
         return named
@@ -175,7 +202,9 @@ def _map_tensors(value: Any, change: Any) -> Any:
             return change(value)
         case Record():
             fields = dataclasses.fields(value)  # type: ignore[arg-type]
-            changed = {field.name: _map_tensors(getattr(value, field.name), change) for field in fields}
+            changed = {
+                field.name: _map_tensors(getattr(value, field.name), change) for field in fields
+            }
             return dataclasses.replace(value, **changed)  # type: ignore[type-var]
         case dict():
             return {key: _map_tensors(item, change) for key, item in value.items()}
@@ -189,7 +218,9 @@ def _on_disk(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous().clone()  # safetensors refuses shared storage
 
 
-def _pack(value: Any, at: str, tensors: dict[str, Tensor], taken: Callable[[Tensor], Tensor]) -> Any:
+def _pack(
+    value: Any, at: str, tensors: dict[str, Tensor], taken: Callable[[Tensor], Tensor]
+) -> Any:
     """``value`` as JSON; its tensors go into ``tensors`` under their path, as ``taken`` makes them."""
     match value:
         case Tensor():
@@ -197,15 +228,25 @@ def _pack(value: Any, at: str, tensors: dict[str, Tensor], taken: Callable[[Tens
             return {"tensor": at}
         case Record():
             names = [field.name for field in dataclasses.fields(value)]  # type: ignore[arg-type]
-            packed = {name: _pack(getattr(value, name), f"{at}.{name}", tensors, taken) for name in names}
+            packed = {
+                name: _pack(getattr(value, name), f"{at}.{name}", tensors, taken) for name in names
+            }
             return {"record": _key(type(value)), "fields": packed}
         case dict():
-            return {"dict": {key: _pack(item, f"{at}.{key}", tensors, taken) for key, item in value.items()}}
+            return {
+                "dict": {
+                    key: _pack(item, f"{at}.{key}", tensors, taken) for key, item in value.items()
+                }
+            }
         case tuple() | list():
-            return {"tuple": [_pack(item, f"{at}.{n}", tensors, taken) for n, item in enumerate(value)]}
+            return {
+                "tuple": [_pack(item, f"{at}.{n}", tensors, taken) for n, item in enumerate(value)]
+            }
         case None | bool() | int() | float() | str():
             return value
-    raise ArgumentError(f"{at} of a record", must="be a tensor, a record or a plain value", got=type(value).__name__)
+    raise ArgumentError(
+        f"{at} of a record", must="be a tensor, a record or a plain value", got=type(value).__name__
+    )
 
 
 def _unpack(packed: Any, tensors: dict[str, Tensor]) -> Any:
@@ -213,7 +254,9 @@ def _unpack(packed: Any, tensors: dict[str, Tensor]) -> Any:
         case {"tensor": at}:
             return tensors[at]
         case {"record": str(name), "fields": dict(fields)}:
-            return _made(_kind(name), {field: _unpack(item, tensors) for field, item in fields.items()})
+            return _made(
+                _kind(name), {field: _unpack(item, tensors) for field, item in fields.items()}
+            )
         case {"dict": dict(items)}:
             return {key: _unpack(item, tensors) for key, item in items.items()}
         case {"tuple": list(items)}:
@@ -227,7 +270,9 @@ def _made(kind: Callable[..., Record], fields: dict[str, Any]) -> Record:
     """A record of these fields, each of which must be what ``kind`` declares."""
     wrong = misfit(kind, fields)  # type: ignore[arg-type]
     if wrong is not None:
-        raise TypeError(f"{kind.__name__}.{wrong} is not what that field holds: {_told(fields[wrong])}")
+        raise TypeError(
+            f"{kind.__name__}.{wrong} is not what that field holds: {_told(fields[wrong])}"
+        )
     made = kind(**fields)
     made._settled()
     return made

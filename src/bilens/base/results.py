@@ -1,7 +1,8 @@
 """The base of every result: labelled, tabular, drawable, savable.
 
-A result says what its figure is as plain data (plotly's own JSON shape); ``plot`` hands that to plotly, which is
-loaded only then. So results can live on every floor while the drawing library is known to one line here and to report.
+A result says what its figure is as plain data (plotly's own JSON shape); ``plot`` hands that to
+plotly, which is loaded only then. So results can live on every floor while the drawing library is
+known to one line here and to report.
 """
 
 import math
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
     import plotly.graph_objects
 
 SHOWN_ROWS = 20
-TRIED = 100_000  # numbers in the tensors of a loaded result: making rows of more takes as long as reading them
+# numbers in the tensors of a loaded result: making rows of more takes as long as reading them
+TRIED = 100_000
 TEMPLATES = ("hovertemplate", "texttemplate")  # written here, and read by plotly
 
 
 class Result(Record, ABC):
-    """What a computation found, with its labels, what was discarded and its error. Values are frozen."""
+    """What a computation found, with its labels, what was discarded and its error. Values are
+    frozen.
+    """
 
     @abstractmethod
     def summary(self) -> str:
@@ -37,7 +41,9 @@ class Result(Record, ABC):
         """The result as a plotly figure in plain data: ``{"data": [...], "layout": {...}}``."""
 
     def columns(self) -> tuple[str, ...]:
-        """What each of ``rows`` has, in order. A kind of result that may be without rows says it itself."""
+        """What each of ``rows`` has, in order. A kind of result that may be without rows says it
+        itself.
+        """
         return tuple(self.rows()[0]) if self.rows() else ()
 
     def to_frame(self) -> "pandas.DataFrame":
@@ -62,7 +68,8 @@ class Result(Record, ABC):
         frame = self.to_frame()
         more = f" (first {SHOWN_ROWS} of {len(frame)} rows)" if len(frame) > SHOWN_ROWS else ""
         shown = frame.head(SHOWN_ROWS).rename(columns=isolated).map(_cell)
-        with pandas.option_context("display.max_colwidth", None):  # a cell is never cut inside its markup
+        # a cell is never cut inside its markup
+        with pandas.option_context("display.max_colwidth", None):
             table = shown.to_html(escape=False)
         return f"<p><b>{type(self).__name__}</b>: {isolated(self.summary())}{more}</p>{table}"
 
@@ -77,7 +84,8 @@ class Result(Record, ABC):
 def literal(figure: Any) -> Any:
     """A figure in plain data with every text as it is, and null for what JSON has no number for.
 
-    Plotly reads ``<b>`` and ``<a href=…>`` in names and labels as markup; here they are no more than letters.
+    Plotly reads ``<b>`` and ``<a href=…>`` in names and labels as markup; here they are no more
+    than letters.
     """
     match figure:
         case dict():

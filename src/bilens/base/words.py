@@ -1,15 +1,19 @@
-"""How text from outside is shown to a person: one line, every character visible, nothing that acts on a terminal or page."""
+"""How text from outside is shown to a person: one line, every character visible, nothing that acts
+on a terminal or page.
+"""
 
 import unicodedata
 from collections.abc import Sequence
 
 SPACE, LINE_END, TAB = "␣", "⏎", "⇥"
 VISIBLE = {" ": SPACE, "\n": LINE_END, "\t": TAB}
-HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # control, format (bidi overrides), half surrogates, private, separators
+# control, format (bidi overrides), half surrogates, private, separators
+HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def printable(text: str) -> str:
-    """``text`` with every character that shows nothing, or acts on what shows it, written as \\x1b or \\u202e.
+    """``text`` with every character that shows nothing, or acts on what shows it, written as \\x1b
+    or \\u202e.
 
     >>> printable("a\x1b[31m")
     'a\\\\x1b[31m'
@@ -27,7 +31,8 @@ def shortened(text: str, longest: int) -> str:
 
 
 def show_token(text: str) -> str:
-    """A token as it is shown everywhere: ␣ for a space, ⏎ for a line end, ⇥ for a tab, the rest ``printable``.
+    """A token as it is shown everywhere: ␣ for a space, ⏎ for a line end, ⇥ for a tab, the rest
+    ``printable``.
 
     >>> show_token(" girl\\n")
     '␣girl⏎'
@@ -38,7 +43,8 @@ def show_token(text: str) -> str:
 
 
 def show_tokens(texts: Sequence[str], ids: Sequence[int]) -> list[str]:
-    """Tokens as they are shown, their ids beside those whose text is not theirs alone among ``texts``, or is empty.
+    """Tokens as they are shown, their ids beside those whose text is not theirs alone among
+    ``texts``, or is empty.
 
     >>> show_tokens([" a", "\ufffd", "\ufffd"], [5, 128, 129])
     ['␣a', '\ufffd#128', '\ufffd#129']
@@ -47,7 +53,10 @@ def show_tokens(texts: Sequence[str], ids: Sequence[int]) -> list[str]:
     owners: dict[str, set[int]] = {}
     for text, index in zip(shown, ids, strict=True):
         owners.setdefault(text, set()).add(index)
-    return [f"{text}#{index}" if not text or len(owners[text]) > 1 else text for text, index in zip(shown, ids, strict=True)]
+    return [
+        f"{text}#{index}" if not text or len(owners[text]) > 1 else text
+        for text, index in zip(shown, ids, strict=True)
+    ]
 
 
 def _shows(character: str) -> bool:

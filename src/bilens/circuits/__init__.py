@@ -1,6 +1,15 @@
-"""Floor 3: circuits. Every output of a model as an exact sum of paths, and what the weights alone compose."""
+"""Floor 3: circuits. Every output of a model as an exact sum of paths, and what the weights alone
+compose.
+"""
 
-from bilens.circuits.attention import AttentionScores, HeadScores, attention_scores, head_scores, ov_circuit, qk_circuit
+from bilens.circuits.attention import (
+    AttentionScores,
+    HeadScores,
+    attention_scores,
+    head_scores,
+    ov_circuit,
+    qk_circuit,
+)
 from bilens.circuits.composition import Composition, composition
 from bilens.circuits.expansion import Expansion, Groups, Term, expand
 from bilens.circuits.graph import graph

@@ -1,11 +1,15 @@
-"""Heads: one attention score as pairs of sources; what a head's weights alone look for, write, and do.
+"""Heads: one attention score as pairs of sources; what a head's weights alone look for, write, and
+do.
 
-Given the norms' scales an attention score is bilinear in the residual stream, exactly as a bilinear layer is:
+Given the norms' scales an attention score is bilinear in the residual stream, exactly as a bilinear
+layer is:
 
     score_ts = q_t · k_s / √d_head     q_t = Rot_t (x̂_t W_Q + b_Q)     k_s = Rot_s (x̂_s W_K + b_K)
-             = Σ_ab score(a at t, b at s)     over all that x̂_t and x̂_s are sums of, and the constant "1"
+             = Σ_ab score(a at t, b at s)     over all that x̂_t and x̂_s are sums of, and the
+                                              constant "1"
 
-Rot_tᵀ Rot_s = Rot_(s−t), so the weights alone say it for every pair of tokens at a given offset s − t.
+Rot_tᵀ Rot_s = Rot_(s−t), so the weights alone say it for every pair of tokens at a given offset s −
+t.
 """
 
 from dataclasses import dataclass
@@ -31,11 +35,13 @@ MOST_TOKENS = 2**20  # of random texts: drawn before any of them is read
 
 @dataclass(frozen=True, repr=False, eq=False)
 class AttentionScores(Result):
-    """The score of ``head`` from position ``query`` to ``key``, before the softmax: Σ ``values`` = ``total`` = ``forward``.
+    """The score of ``head`` from position ``query`` to ``key``, before the softmax: Σ ``values`` =
+    ``total`` = ``forward``.
 
-    values: row a, column b: what ``query_sources[a]`` wrote at the query times what ``key_sources[b]`` wrote at the key;
-    "1" is the constant of biases and of the norm. ``forward`` is the model's own score. ``given``: the norm scales held
-    fixed. ``tokens`` names the two positions.
+    values: row a, column b: what ``query_sources[a]`` wrote at the query times what
+    ``key_sources[b]`` wrote at the key; "1" is the constant of biases and of the norm. ``forward``
+    is the model's own score. ``given``: the norm scales held fixed. ``tokens`` names the two
+    positions.
     """
 
     head: str
@@ -85,13 +91,23 @@ class AttentionScores(Result):
         pairs = {"type": "heatmap", "x": list(self.key_sources), "y": list(self.query_sources), "z": self.values.tolist(),
                  "colorscale": DIVERGING, "zmid": 0}  # fmt: skip
         axes = {"xaxis": {"title": {"text": f"at the key, {self.tokens[1]!r}"}}}
-        axes |= {"yaxis": {"title": {"text": f"at the query, {self.tokens[0]!r}"}, "autorange": "reversed"}}
-        return {"data": [pairs], "layout": axes | {"title": {"text": f"{self.head}: {self.query} looks at {self.key}"}}}
+        axes |= {
+            "yaxis": {
+                "title": {"text": f"at the query, {self.tokens[0]!r}"},
+                "autorange": "reversed",
+            }
+        }
+        return {
+            "data": [pairs],
+            "layout": axes | {"title": {"text": f"{self.head}: {self.query} looks at {self.key}"}},
+        }
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class HeadScores(Result):
-    """What each head does, in three numbers (see ``head_scores``); ``tokens`` are the texts they were measured on."""
+    """What each head does, in three numbers (see ``head_scores``); ``tokens`` are the texts they
+    were measured on.
+    """
 
     heads: tuple[str, ...]
     copying: Float[Tensor, " n"]
@@ -100,7 +116,10 @@ class HeadScores(Result):
     tokens: Int[Tensor, "text t"]
 
     def summary(self) -> str:
-        best = [f"{name} {self.heads[int(values.argmax())]} ({float(values.max()):.2f})" for name, values in self._columns]
+        best = [
+            f"{name} {self.heads[int(values.argmax())]} ({float(values.max()):.2f})"
+            for name, values in self._columns
+        ]
         texts, length = self.tokens.shape
         return f"{len(self.heads)} heads on {texts} × {length} random tokens; most {', most '.join(best)}"
 
@@ -109,21 +128,29 @@ class HeadScores(Result):
 
     def rows(self) -> list[dict[str, Any]]:
         return [
-            {"head": head} | {name: float(values[n]) for name, values in self._columns} for n, head in enumerate(self.heads)
+            {"head": head} | {name: float(values[n]) for name, values in self._columns}
+            for n, head in enumerate(self.heads)
         ]
 
     def figure(self) -> dict[str, Any]:
-        bars = [{"type": "bar", "name": name, "x": list(self.heads), "y": values.tolist()} for name, values in self._columns]
+        bars = [
+            {"type": "bar", "name": name, "x": list(self.heads), "y": values.tolist()}
+            for name, values in self._columns
+        ]
         return {"data": bars, "layout": {"barmode": "group", "yaxis": {"title": {"text": "score"}}}}
 
     @property
     def _columns(self) -> tuple[tuple[str, Tensor], ...]:
-        return ("copying", self.copying), ("previous token", self.previous), ("induction", self.induction)
+        return (
+            ("copying", self.copying),
+            ("previous token", self.previous),
+            ("induction", self.induction),
+        )
 
 
 class Weights(NamedTuple):
-    """A head's weights over the residual stream in the row-vector convention, x W: its norms' weights and LayerNorm's
-    centring are in them, their scales are not."""
+    """A head's weights over the residual stream in the row-vector convention, x W: its norms'
+    weights and LayerNorm's centring are in them, their scales are not."""
 
     w_q: Float[Tensor, "d d_head"]
     w_k: Float[Tensor, "d d_head"]
@@ -138,26 +165,37 @@ class Weights(NamedTuple):
 
 def head_weights(part: Heads, head: int) -> Weights:
     """The weights of one head of an attention layer. Gradients flow."""
-    w_q, w_k, w_v = (part.norm.transposed(part.module.per_head(name)[head].mT).mT for name in ("q_proj", "k_proj", "v_proj"))
+    w_q, w_k, w_v = (
+        part.norm.transposed(part.module.per_head(name)[head].mT).mT
+        for name in ("q_proj", "k_proj", "v_proj")
+    )
     if part.module.q_norm is not None and part.module.k_norm is not None:
         w_q, w_k = part.module.q_norm.linear(w_q), part.module.k_norm.linear(w_k)
     return Weights(w_q, w_k, w_v, part.module.per_head("o_proj")[head])
 
 
 def attention_part(wiring: Wiring, layer: int, head: int) -> tuple[int, Heads]:
-    """The attention of ``layer``, after its place among the parts. Errors: ArgumentError for a layer or head not there."""
-    layers = {part.layer: (n, part) for n, part in enumerate(wiring.parts) if isinstance(part, Heads)}
+    """The attention of ``layer``, after its place among the parts. Errors: ArgumentError for a
+    layer or head not there.
+    """
+    layers = {
+        part.layer: (n, part) for n, part in enumerate(wiring.parts) if isinstance(part, Heads)
+    }
     if not layers:
         raise ArgumentError("model", must="have attention heads", got="none")
     if not is_whole(layer) or layer not in layers:
-        raise ArgumentError("layer", must=f"be one with heads: {', '.join(map(str, layers))}", got=layer)
+        raise ArgumentError(
+            "layer", must=f"be one with heads: {', '.join(map(str, layers))}", got=layer
+        )
     n, part = layers[layer]
     if not is_whole(head) or not 0 <= head < part.module.n_heads:
         raise ArgumentError("head", must=f"be 0 … {part.module.n_heads - 1}", got=head)
     return n, part
 
 
-def score_form(part: Heads, queries: Float[Tensor, "q d_head"], keys: Float[Tensor, "k d_head"], offset: int) -> Factored:
+def score_form(
+    part: Heads, queries: Float[Tensor, "q d_head"], keys: Float[Tensor, "k d_head"], offset: int
+) -> Factored:
     """Queries and keys, not yet turned, as their scores where the key stands at query + ``offset``."""
     if part.rotary is not None:
         at = [torch.tensor([[position]], device=queries.device) for position in (0, offset)]
@@ -171,20 +209,25 @@ def score_form(part: Heads, queries: Float[Tensor, "q d_head"], keys: Float[Tens
 def require_offset(offset: int) -> None:
     """Raise ArgumentError unless ``offset`` is one at which a causal head can look."""
     if not is_whole(offset) or offset > 0:
-        raise ArgumentError("offset", must="be 0, −1, −2, …: key position − query position", got=offset)
+        raise ArgumentError(
+            "offset", must="be 0, −1, −2, …: key position − query position", got=offset
+        )
 
 
 @torch.no_grad()
-def attention_scores(model: Expandable, inputs: Any, layer: int, head: int, query: int, key: int) -> AttentionScores:
-    """Why a head looks from ``query`` to ``key``: its score before the softmax as an exact sum over pairs of sources.
+def attention_scores(
+    model: Expandable, inputs: Any, layer: int, head: int, query: int, key: int
+) -> AttentionScores:
+    """Why a head looks from ``query`` to ``key``: its score before the softmax as an exact sum over
+    pairs of sources.
 
-    One source is what a part wrote at the query, the other what a part wrote at the key; the constant "1" comes from
-    biases and LayerNorm's shift. RoPE's turns and the scale d_head^-½ are included; scales of norms (of queries and keys
-    too) are those of the pass. Negative positions count from the end. Cost: a pass in parts, a forward pass, and
-    O(n d d_head + n² d_head) for n sources.
-    Errors: ArgumentError for inputs, layer, head or positions that are not there, for a key after the query, and for a layer
-    whose patterns are not the softmax of these scores.
-    Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits" (the QK circuit).
+    One source is what a part wrote at the query, the other what a part wrote at the key; the
+    constant "1" comes from biases and LayerNorm's shift. RoPE's turns and the scale d_head^-½ are
+    included; scales of norms (of queries and keys too) are those of the pass. Negative positions
+    count from the end. Cost: a pass in parts, a forward pass, and O(n d d_head + n² d_head) for n
+    sources. Errors: ArgumentError for inputs, layer, head or positions that are not there, for a
+    key after the query, and for a layer whose patterns are not the softmax of these scores. Source:
+    Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits" (the QK circuit).
     """
     require_expandable(model)
     n, part = attention_part(model.wiring(), layer, head)
@@ -194,7 +237,9 @@ def attention_scores(model: Expandable, inputs: Any, layer: int, head: int, quer
     require_scores(part, part.norm(found.streams[n]), found.patterns[n])
     query, key = (found.position(at, name) for name, at in (("query", query), ("key", key)))
     if key > query:
-        raise ArgumentError("key", must=f"be no later than query = {query}", got=key, todo="Heads look back only.")
+        raise ArgumentError(
+            "key", must=f"be no later than query = {query}", got=key, todo="Heads look back only."
+        )
     queries, keys = _side(found, n, "q_proj", head, query), _side(found, n, "k_proj", head, key)
     names = tuple(found.sources[i].name for i in found.reads[n])
     return AttentionScores(
@@ -210,8 +255,12 @@ def attention_scores(model: Expandable, inputs: Any, layer: int, head: int, quer
     )
 
 
-def _side(found: Recording, n: int, name: str, head: int, position: int) -> Float[Tensor, "source d_head"]:
-    """The turned query or key of one head at ``position``, source by source, and last what the constant gives."""
+def _side(
+    found: Recording, n: int, name: str, head: int, position: int
+) -> Float[Tensor, "source d_head"]:
+    """The turned query or key of one head at ``position``, source by source, and last what the
+    constant gives.
+    """
     part = found.wiring.parts[n]
     assert isinstance(part, Heads)
     module, weights = part.module, part.module.per_head(name)[head]
@@ -225,7 +274,11 @@ def _side(found: Recording, n: int, name: str, head: int, position: int) -> Floa
     if norm is not None:
         parts = norm.scale(parts.sum(0)) * norm.linear(parts)
     turn = part.turn(found.length, parts.dtype)
-    return parts if turn is None else rotate(parts[:, None], *(angle[0, :, position, None] for angle in turn))[:, 0]
+    return (
+        parts
+        if turn is None
+        else rotate(parts[:, None], *(angle[0, :, position, None] for angle in turn))[:, 0]
+    )
 
 
 def _measured(found: Recording, n: int, head: int, query: int, key: int) -> float:
@@ -259,13 +312,15 @@ def _given(found: Recording, n: int, head: int, query: int, key: int) -> tuple[s
 
 
 def qk_circuit(model: Expandable, layer: int, head: int, offset: int = 0) -> Factored:
-    """W_E W_Q Rot(offset) W_Kᵀ W_Eᵀ / √d_head: query token × key token, the key standing at query + ``offset``.
+    """W_E W_Q Rot(offset) W_Kᵀ W_Eᵀ / √d_head: query token × key token, the key standing at query +
+    ``offset``.
 
-    The score of a head that reads embeddings alone. Norm weights are in it, norm scales are left at 1: with a norm, multiply
-    by σ at the query and σ at the key. Biases are left out. Without RoPE the offset changes nothing; with it, cos and sin
-    are made in float32 as everywhere, so that Rot_tᵀ Rot_s is Rot_(s−t) to 1e-7. Gradients flow.
-    Cost O(vocab d d_head); the vocab × vocab matrix is never made. Errors: ArgumentError for a layer, head or offset that
-    is not there, and for parts that do not do what their weights say. Source: Elhage et al. 2021.
+    The score of a head that reads embeddings alone. Norm weights are in it, norm scales are left at
+    1: with a norm, multiply by σ at the query and σ at the key. Biases are left out. Without RoPE
+    the offset changes nothing; with it, cos and sin are made in float32 as everywhere, so that
+    Rot_tᵀ Rot_s is Rot_(s−t) to 1e-7. Gradients flow. Cost O(vocab d d_head); the vocab × vocab
+    matrix is never made. Errors: ArgumentError for a layer, head or offset that is not there, and
+    for parts that do not do what their weights say. Source: Elhage et al. 2021.
     """
     require_expandable(model)
     require_offset(offset)
@@ -280,10 +335,10 @@ def qk_circuit(model: Expandable, layer: int, head: int, offset: int = 0) -> Fac
 def ov_circuit(model: Expandable, layer: int, head: int) -> Factored:
     """W_E W_V W_O W_U: input token (rows) × output token (columns), as in TransformerLens.
 
-    What looking at a token adds to each logit. Norm weights, the readout's too, are in it and norm scales are left at 1;
-    biases are left out. Gradients flow. Cost O(vocab d d_head); the vocab × vocab matrix is never made.
-    Errors: ArgumentError for a layer or head that is not there, and for parts that do not do what
-    their weights say. Source: Elhage et al. 2021.
+    What looking at a token adds to each logit. Norm weights, the readout's too, are in it and norm
+    scales are left at 1; biases are left out. Gradients flow. Cost O(vocab d d_head); the vocab ×
+    vocab matrix is never made. Errors: ArgumentError for a layer or head that is not there, and for
+    parts that do not do what their weights say. Source: Elhage et al. 2021.
     """
     require_expandable(model)
     wiring = model.wiring()
@@ -291,23 +346,28 @@ def ov_circuit(model: Expandable, layer: int, head: int) -> Factored:
     require_weights(wiring, [part])
     require_ends(model, wiring)
     ov = head_weights(part, head).ov
-    return Factored(model.leaf_weights()["embed"] @ ov.a, ov.b @ wiring.norm.transposed(wiring.readout).mT)
+    return Factored(
+        model.leaf_weights()["embed"] @ ov.a, ov.b @ wiring.norm.transposed(wiring.readout).mT
+    )
 
 
 @torch.no_grad()
 def head_scores(model: Expandable, block: int = 16, texts: int = 4, seed: int = 0) -> HeadScores:
     """What each head does, in three numbers:
 
-        copying          Re Σ λ / Σ |λ| over the eigenvalues λ of its OV circuit W_E W_V W_O W_U, in [−1, 1]: 1 where looking
-                         at a token raises that token's own logit, in all directions. From a d_head × d_head product.
+        copying          Re Σ λ / Σ |λ| over the eigenvalues λ of its OV circuit W_E W_V W_O W_U, in
+                         [−1, 1]: 1 where looking at a token raises that token's own logit, in all
+                         directions. From a d_head × d_head product.
         previous token   mean over t ≥ 1 of A[t, t − 1]
-        induction        mean over t ≥ block of A[t, t − block + 1]: attention to the token after the last occurrence
+        induction        mean over t ≥ block of A[t, t − block + 1]: attention to the token after
+                         the last occurrence
 
-    The patterns A are those on ``texts`` texts of ``block`` random tokens said twice, drawn by ``seed``, without repetition
-    within a block where the vocabulary allows. (TransformerLens's induction stripe also counts the last token of the first
-    block, which has no earlier occurrence.) Cost: ``texts`` passes in parts, and O(vocab d d_head) for each head.
-    Errors: ArgumentError for a model without heads, and for a text beyond its context.
-    Source: Elhage et al. 2021 (copying); Olsson et al. 2022, arXiv:2209.11895 (induction).
+    The patterns A are those on ``texts`` texts of ``block`` random tokens said twice, drawn by
+    ``seed``, without repetition within a block where the vocabulary allows. (TransformerLens's
+    induction stripe also counts the last token of the first block, which has no earlier
+    occurrence.) Cost: ``texts`` passes in parts, and O(vocab d d_head) for each head. Errors:
+    ArgumentError for a model without heads, and for a text beyond its context. Source: Elhage et
+    al. 2021 (copying); Olsson et al. 2022, arXiv:2209.11895 (induction).
     """
     require_expandable(model)
     model = explained(model)
@@ -322,8 +382,14 @@ def head_scores(model: Expandable, block: int = 16, texts: int = 4, seed: int = 
     if not layers:
         raise ArgumentError("model", must="have attention heads", got="none")
     tokens = _said_twice(len(model.leaf_weights()["embed"]), block, texts, seed)
-    patterns = torch.stack([torch.cat(list(record(model, text).patterns.values())) for text in tokens])
-    copying = [_copying(ov_circuit(model, part.layer, head)) for part in layers for head in range(part.module.n_heads)]
+    patterns = torch.stack(
+        [torch.cat(list(record(model, text).patterns.values())) for text in tokens]
+    )
+    copying = [
+        _copying(ov_circuit(model, part.layer, head))
+        for part in layers
+        for head in range(part.module.n_heads)
+    ]
     return HeadScores(
         heads=tuple(name for part in layers for name in part.heads),
         copying=torch.tensor(copying, dtype=torch.float64),
@@ -339,7 +405,9 @@ def _copying(ov: Factored) -> float:
     return float(values.real.sum()) / size if size else 0.0
 
 
-def _stripe(patterns: Float[Tensor, "text head t s"], back: int, start: int) -> Float[Tensor, " head"]:
+def _stripe(
+    patterns: Float[Tensor, "text head t s"], back: int, start: int
+) -> Float[Tensor, " head"]:
     """Mean attention from t to t − ``back`` over t ≥ ``start``."""
     found = patterns.diagonal(-back, dim1=-2, dim2=-1)  # its entry n is t = n + back
     return found[..., start - back :].double().mean((0, 2)).cpu()
@@ -349,6 +417,7 @@ def _said_twice(vocabulary: int, block: int, texts: int, seed: int) -> Int[Tenso
     generator = torch.Generator().manual_seed(seed)
     rounds = -(-block // vocabulary)
     drawn = [
-        torch.cat([torch.randperm(vocabulary, generator=generator) for _ in range(rounds)])[:block] for _ in range(texts)
+        torch.cat([torch.randperm(vocabulary, generator=generator) for _ in range(rounds)])[:block]
+        for _ in range(texts)
     ]
     return torch.stack(drawn).repeat(1, 2)

@@ -1,13 +1,18 @@
-"""The engine of expansions: the value of every way to take one node of a path one step further apart.
+"""The engine of expansions: the value of every way to take one node of a path one step further
+apart.
 
-A functional q on what a node writes goes down the path: through a head, given its pattern, by the transpose of its weights;
-through a bilinear layer by S(·, x), with x what the other input gets. A node has children whose values add up to its own:
+A functional q on what a node writes goes down the path: through a head, given its pattern, by the
+transpose of its weights; through a bilinear layer by S(·, x), with x what the other input gets. A
+node has children whose values add up to its own:
 
-    a head at t          q · Σ_s A_ts W_O W_V x̂_s            over the positions s and all that x̂_s is a sum of
-    a bilinear layer     q · T(x̂, x̂) = Σ_a Q_aa + Σ_a<b 2 Q_ab    over unordered pairs of all that x̂ is a sum of
+    a head at t          q · Σ_s A_ts W_O W_V x̂_s            over the positions s and all that x̂_s
+                         is a sum of
+    a bilinear layer     q · T(x̂, x̂) = Σ_a Q_aa + Σ_a<b 2 Q_ab    over unordered pairs of all that
+                         x̂ is a sum of
 
-Two equal inputs of a layer are taken apart together, into unordered pairs, so that no path is met twice. A layer that
-reads through a dictionary has its latents, base and error in place of what the stream is a sum of; they are ends.
+Two equal inputs of a layer are taken apart together, into unordered pairs, so that no path is met
+twice. A layer that reads through a dictionary has its latents, base and error in place of what the
+stream is a sum of; they are ends.
 """
 
 from collections.abc import Callable
@@ -26,7 +31,9 @@ KEPT = 4096  # hidden features of subtrees kept for reuse
 
 
 class Children(NamedTuple):
-    """The children's values; their trees, made when asked for; the value of those too small to be kept, and their number."""
+    """The children's values; their trees, made when asked for; the value of those too small to be
+    kept, and their number.
+    """
 
     values: Float[np.ndarray, " n"]
     tree: Callable[[int], Tree]
@@ -61,7 +68,9 @@ class Engine:
         return tree[0] == "stream"
 
     def children(self, tree: Tree, q: Float[Tensor, " d"], room: int) -> Children:
-        """One step further apart; where equal inputs of a layer come apart, the ``room`` largest are kept."""
+        """One step further apart; where equal inputs of a layer come apart, the ``room`` largest
+        are kept.
+        """
         match tree:
             case ("write", name, t):
                 source = self._source(name)
@@ -87,7 +96,9 @@ class Engine:
             case ("pair", name, at, left, right):
                 part = self._source(name).part
                 (a, b), (c, d) = self._hidden(part, at, left), self._hidden(part, at, right)
-                return self.recording.tensors[part].out @ (a * b if left == right else a * d + c * b)
+                return self.recording.tensors[part].out @ (
+                    a * b if left == right else a * d + c * b
+                )
         raise AssertionError(tree)
 
     # Heads: linear, given the pattern.
@@ -112,7 +123,9 @@ class Engine:
 
     def _through_head(self, name: str, t: int, s: int, q: Tensor) -> Tensor:
         head = self.recording.heads[name]
-        return head.pattern[t, s] * self.recording.pull(self._source(name).part, head.w_v @ (head.w_o @ q), s)
+        return head.pattern[t, s] * self.recording.pull(
+            self._source(name).part, head.w_v @ (head.w_o @ q), s
+        )
 
     def _looked(self, name: str, t: int, s: int, child: Tree) -> Tensor:
         head = self.recording.heads[name]
@@ -132,12 +145,18 @@ class Engine:
     # Bilinear layers: quadratic.
 
     def _pairs(self, name: str, t: int, q: Tensor) -> Children:
-        """A layer at t, over unordered pairs of what it reads, and its output bias. O(h n²) for n sources."""
+        """A layer at t, over unordered pairs of what it reads, and its output bias. O(h n²) for n
+        sources.
+        """
         half, nodes = self._half(name, t, q)
         return _unordered(_numpy(half), lambda a, b: ("pair", name, t, nodes[a], nodes[b]))
 
-    def pair_matrix(self, name: str, t: int, q: Float[Tensor, " d"]) -> tuple[Float[Tensor, "n n"], list[Tree]]:
-        """A layer's unordered pairs at t in the upper triangle, both orders together, and what its rows stand for."""
+    def pair_matrix(
+        self, name: str, t: int, q: Float[Tensor, " d"]
+    ) -> tuple[Float[Tensor, "n n"], list[Tree]]:
+        """A layer's unordered pairs at t in the upper triangle, both orders together, and what its
+        rows stand for.
+        """
         half, nodes = self._half(name, t, q)
         return half.triu() + half.mT.triu(1), nodes
 
@@ -148,13 +167,17 @@ class Engine:
         return (left * (self.recording.tensors[part].out.mT @ q)) @ right.mT, nodes
 
     def _inside(self, name: str, t: int, left: Tree, right: Tree, q: Tensor, room: int) -> Children:
-        """Inside a layer fed with two things: the first that comes apart, or both where they are equal."""
+        """Inside a layer fed with two things: the first that comes apart, or both where they are
+        equal.
+        """
         record, part = self.recording, self._source(name).part
         weights = record.tensors[part].out.mT @ q
         if left == right:
             found = self._parts(left, t)
             a, b = record.hidden(part, record.linear(part, found.vectors, t))
-            return _largest_pairs(a * weights, b, lambda i, j: ("pair", name, t, found.tree(i), found.tree(j)), room)
+            return _largest_pairs(
+                a * weights, b, lambda i, j: ("pair", name, t, found.tree(i), found.tree(j)), room
+            )
         first = self.expandable(left)
         moved, fixed = (left, right) if first else (right, left)
         a, b = self._hidden(part, t, fixed)
@@ -167,15 +190,20 @@ class Engine:
         return inner._replace(tree=lambda n: ("pair", name, t, left, inner.tree(n)))
 
     def _parts(self, tree: Tree, t: int) -> Parts:
-        """The children of ``tree`` as vectors at ``t``, where they are to be paired with one another."""
+        """The children of ``tree`` as vectors at ``t``, where they are to be paired with one
+        another.
+        """
         record = self.recording
         match tree:
-            case ("write", name, at) if self._source(name).kind == "head":  # by position alone: pairs of them are many
+            # by position alone: pairs of them are many
+            case ("write", name, at) if self._source(name).kind == "head":
                 head, part = record.heads[name], self._source(name).part
                 read = record.linear(part, record.streams[part][: at + 1], slice(0, at + 1))
                 vectors = head.pattern[at, : at + 1, None] * (read @ head.w_v @ head.w_o)
                 if head.constant is not None:
-                    vectors = torch.cat([vectors, (head.pattern[at].sum() * (head.constant @ head.w_o))[None]])
+                    vectors = torch.cat(
+                        [vectors, (head.pattern[at].sum() * (head.constant @ head.w_o))[None]]
+                    )
                 return Parts(vectors, lambda n: _position(name, part, at, n))
             case ("write", name, at):
                 return self._pair_vectors(name, at)
@@ -186,7 +214,9 @@ class Engine:
             case ("look", name, at, s, child):
                 inner = self._parts(child, s)
                 head, part = record.heads[name], self._source(name).part
-                vectors = head.pattern[at, s] * (record.linear(part, inner.vectors, s) @ head.w_v @ head.w_o)
+                vectors = head.pattern[at, s] * (
+                    record.linear(part, inner.vectors, s) @ head.w_v @ head.w_o
+                )
                 return Parts(vectors, lambda n: ("look", name, at, s, inner.tree(n)))
             case ("pair", name, at, left, right):
                 return self._parts_of_pair(name, at, left, right)
@@ -196,9 +226,13 @@ class Engine:
         part = self._source(name).part
         left, right, nodes = self._layer_inputs(part, t)
         rows, columns = torch.triu_indices(len(nodes), len(nodes))
-        mixed = left[rows] * right[columns] + (left[columns] * right[rows]) * (rows != columns)[:, None]
+        mixed = (
+            left[rows] * right[columns] + (left[columns] * right[rows]) * (rows != columns)[:, None]
+        )
         vectors = mixed @ self.recording.tensors[part].out.mT
-        return Parts(vectors, lambda n: ("pair", name, t, nodes[int(rows[n])], nodes[int(columns[n])]))
+        return Parts(
+            vectors, lambda n: ("pair", name, t, nodes[int(rows[n])], nodes[int(columns[n])])
+        )
 
     def _parts_of_pair(self, name: str, t: int, left: Tree, right: Tree) -> Parts:
         record, part = self.recording, self._source(name).part
@@ -208,7 +242,10 @@ class Engine:
             a, b = record.hidden(part, record.linear(part, found.vectors, t))
             rows, columns = torch.triu_indices(len(a), len(a))
             mixed = a[rows] * b[columns] + (a[columns] * b[rows]) * (rows != columns)[:, None]
-            return Parts(mixed @ out, lambda n: ("pair", name, t, found.tree(int(rows[n])), found.tree(int(columns[n]))))
+            return Parts(
+                mixed @ out,
+                lambda n: ("pair", name, t, found.tree(int(rows[n])), found.tree(int(columns[n]))),
+            )
         first = self.expandable(left)
         found = self._parts(left if first else right, t)
         c, d = self._hidden(part, t, right if first else left)
@@ -219,14 +256,20 @@ class Engine:
         return Parts(vectors, lambda n: ("pair", name, t, left, found.tree(n)))
 
     def _layer_inputs(self, part: int, t: int) -> tuple[Tensor, Tensor, list[Tree]]:
-        """Hidden features, left and right, of all that a layer reads at t, the constant first where there is one."""
+        """Hidden features, left and right, of all that a layer reads at t, the constant first where
+        there is one.
+        """
         if (part, t) not in self._inputs:
             record = self.recording
             vectors, nodes = record.inputs_of(part, t)
             left, right = record.hidden(part, vectors)
             constant = record.hidden_constant(part)
             if constant is not None:
-                left, right, nodes = torch.cat([constant[0], left]), torch.cat([constant[1], right]), [CONSTANT, *nodes]
+                left, right, nodes = (
+                    torch.cat([constant[0], left]),
+                    torch.cat([constant[1], right]),
+                    [CONSTANT, *nodes],
+                )
             self._inputs[part, t] = left, right, nodes
         return self._inputs[part, t]
 
@@ -246,7 +289,9 @@ class Engine:
                 assert constant is not None
                 left, right = constant
             else:
-                left, right = record.hidden(part, record.linear(part, self.vector(tree, t)[None], t))
+                left, right = record.hidden(
+                    part, record.linear(part, self.vector(tree, t)[None], t)
+                )
             self._features[key] = left[0], right[0]
         return self._features[key]
 
@@ -261,12 +306,18 @@ def _position(name: str, part: int, t: int, n: int) -> Tree:
 def _unordered(half: np.ndarray, tree: Callable[[int, int], Tree]) -> Children:
     """Σ_ab half_ab over unordered pairs."""
     rows, columns = np.triu_indices(len(half))
-    values = np.where(rows == columns, half[rows, columns], half[rows, columns] + half[columns, rows])
+    values = np.where(
+        rows == columns, half[rows, columns], half[rows, columns] + half[columns, rows]
+    )
     return Children(values, lambda n: tree(int(rows[n]), int(columns[n])))
 
 
-def _largest_pairs(left: Tensor, right: Tensor, tree: Callable[[int, int], Tree], room: int) -> Children:
-    """The ``room`` largest unordered pairs of left · right, and the sum of the others; a block of rows at a time."""
+def _largest_pairs(
+    left: Tensor, right: Tensor, tree: Callable[[int, int], Tree], room: int
+) -> Children:
+    """The ``room`` largest unordered pairs of left · right, and the sum of the others; a block of
+    rows at a time.
+    """
     values, rows, columns = np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64)
     rest, dropped = 0.0, 0
     for start in range(0, len(left), BLOCK):

@@ -1,4 +1,6 @@
-"""Every output as an exact sum of paths: Σ terms + remainder = the forward pass, at every level of detail."""
+"""Every output as an exact sum of paths: Σ terms + remainder = the forward pass, at every level of
+detail.
+"""
 
 import heapq
 import itertools
@@ -33,9 +35,9 @@ MISFITS = 32  # paths found too many to take apart, before the search is given u
 class Term(Record):
     """One path and what it adds to the target.
 
-    ``share`` is its part of the total (shares of opposite sign cancel). ``order`` is its degree in the embeddings (and in a
-    dictionary's latents and error), None where it is not taken apart to the end. ``given``: the patterns, norm scales and
-    latents of the pass that it holds fixed.
+    ``share`` is its part of the total (shares of opposite sign cancel). ``order`` is its degree in
+    the embeddings (and in a dictionary's latents and error), None where it is not taken apart to
+    the end. ``given``: the patterns, norm scales and latents of the pass that it holds fixed.
     ``opaque``: it starts at a layer that has no tensor, whose write is a source of its own.
     """
 
@@ -65,7 +67,9 @@ class Term(Record):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Groups(Result):
-    """An expansion added up by one property of its terms. What was not kept is the row ``remainder``."""
+    """An expansion added up by one property of its terms. What was not kept is the row
+    ``remainder``.
+    """
 
     by: str
     names: tuple[str, ...]
@@ -80,23 +84,34 @@ class Groups(Result):
     def rows(self) -> list[dict[str, Any]]:
         total = sum(self.values)
         columns = zip(self.names, self.values, strict=True)
-        return [{self.by: name, "value": value, "share": value / total if total else 0.0} for name, value in columns]
+        return [
+            {self.by: name, "value": value, "share": value / total if total else 0.0}
+            for name, value in columns
+        ]
 
     def figure(self) -> dict[str, Any]:
         bars = {"type": "bar", "x": list(self.names), "y": list(self.values)}
-        return {"data": [bars], "layout": {"xaxis": {"title": {"text": self.by}}, "yaxis": {"title": {"text": "value"}}}}
+        return {
+            "data": [bars],
+            "layout": {
+                "xaxis": {"title": {"text": self.by}},
+                "yaxis": {"title": {"text": "value"}},
+            },
+        }
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Expansion(Result):
-    """A target as a sum of paths: ``total`` = Σ ``terms`` + ``remainder``, and ``forward`` is what the model itself says.
+    """A target as a sum of paths: ``total`` = Σ ``terms`` + ``remainder``, and ``forward`` is what
+    the model itself says.
 
-    Terms come largest first. ``remainder`` is the value of all paths that were met and not kept. ``opaque`` names layers
-    without a tensor, which are not taken apart. ``position`` is where the target is; ``inputs`` names the positions, the
-    special tokens that the tokenizer adds among them, and ``prompt`` is the text as it was written.
+    Terms come largest first. ``remainder`` is the value of all paths that were met and not kept.
+    ``opaque`` names layers without a tensor, which are not taken apart. ``position`` is where the
+    target is; ``inputs`` names the positions, the special tokens that the tokenizer adds among
+    them, and ``prompt`` is the text as it was written.
 
-    A half-precision model is explained in float32, where its weights are exact: ``forward`` is that pass, and ``as_run``
-    what the model says as it is (None in full precision).
+    A half-precision model is explained in float32, where its weights are exact: ``forward`` is that
+    pass, and ``as_run`` what the model says as it is (None in full precision).
     """
 
     target: str
@@ -123,12 +138,18 @@ class Expansion(Result):
     @property
     def given(self) -> tuple[str, ...]:
         """All that the terms hold fixed together."""
-        return tuple(dict.fromkeys(itertools.chain.from_iterable(term.given for term in self.terms)))
+        return tuple(
+            dict.fromkeys(itertools.chain.from_iterable(term.given for term in self.terms))
+        )
 
     def summary(self) -> str:
         latents = any(name.startswith("latents ") for name in self.given)
         fixed = "patterns, norm scales and latents" if latents else "patterns and norm scales"
-        held = f"; given {len(self.given)} {fixed}" if self.given else "; nothing given: exact outright"
+        held = (
+            f"; given {len(self.given)} {fixed}"
+            if self.given
+            else "; nothing given: exact outright"
+        )
         opaque = f"; opaque: {', '.join(self.opaque)}" if self.opaque else ""
         half = "" if self.as_run is None else f", as run in half precision {self.as_run:.6g}"
         return (
@@ -154,11 +175,22 @@ class Expansion(Result):
 
     def figure(self) -> dict[str, Any]:
         shown = self.terms[:SHOWN]
-        bars = {"type": "bar", "orientation": "h", "x": [term.value for term in shown], "y": [term.path for term in shown]}
+        bars = {
+            "type": "bar",
+            "orientation": "h",
+            "x": [term.value for term in shown],
+            "y": [term.path for term in shown],
+        }
         rest = self.total - sum(term.value for term in shown)
         bars = {**bars, "x": [*bars["x"], rest], "y": [*bars["y"], "all others"]}
-        layout = {"title": {"text": f"{self.target} at {self.position}"}, "xaxis": {"title": {"text": "value"}}}
-        return {"data": [bars], "layout": layout | {"yaxis": {"autorange": "reversed", "automargin": True}}}
+        layout = {
+            "title": {"text": f"{self.target} at {self.position}"},
+            "xaxis": {"title": {"text": "value"}},
+        }
+        return {
+            "data": [bars],
+            "layout": layout | {"yaxis": {"autorange": "reversed", "automargin": True}},
+        }
 
     def top(self, k: int) -> "Expansion":
         """The ``k`` largest terms; the others go to the remainder."""
@@ -167,7 +199,8 @@ class Expansion(Result):
         return replace(self, terms=kept, remainder=remainder, left_out=self.left_out + len(rest))
 
     def by(self, what: By) -> Groups:
-        """The terms added up by component (the write that reaches the target), start position, order or layer.
+        """The terms added up by component (the write that reaches the target), start position,
+        order or layer.
 
         Largest first; last what was not kept.
         """
@@ -182,18 +215,22 @@ class Expansion(Result):
         return Groups(what, (*names, "remainder"), (*values, self.remainder))
 
     def ablate(self, removed: "Term | str | Iterable[Term | str]") -> float:
-        """The target with these paths taken out of the sum, all else as it was: patterns and norm scales do not react.
+        """The target with these paths taken out of the sum, all else as it was: patterns and norm
+        scales do not react.
 
-        A path is a term, or its text. Terms do not overlap, and a path named twice is taken out once. One that was taken
-        apart is no term any more; name the terms that it has become.
-        ``circuits.knockout`` removes a component from the model itself; the two differ where patterns and norms then change.
-        Errors: ArgumentError for what is no path, and for a path that is not among the terms.
+        A path is a term, or its text. Terms do not overlap, and a path named twice is taken out
+        once. One that was taken apart is no term any more; name the terms that it has become.
+        ``circuits.knockout`` removes a component from the model itself; the two differ where
+        patterns and norms then change. Errors: ArgumentError for what is no path, and for a path
+        that is not among the terms.
         """
         terms = {term.path: term for term in self.terms}
         gone: dict[str, float] = {}
         for path in _named(removed):
             if path not in terms:
-                raise ArgumentError("path", must="be among the expansion's terms", got=path, todo=self._apart(path))
+                raise ArgumentError(
+                    "path", must="be among the expansion's terms", got=path, todo=self._apart(path)
+                )
             gone[path] = terms[path].value
         return self.total - float(np.sum(list(gone.values())))
 
@@ -229,7 +266,11 @@ def _named(removed: Any) -> Iterator[str]:
     for item in removed:
         if not isinstance(item, Term | str):
             got = f"{type(item).__name__} among them"
-            raise ArgumentError("ablate: what is taken out", must="be terms of the expansion, or their paths", got=got)
+            raise ArgumentError(
+                "ablate: what is taken out",
+                must="be terms of the expansion, or their paths",
+                got=got,
+            )
         yield item.path if isinstance(item, Term) else item.strip().removeprefix("W_U · ").strip()
 
 
@@ -245,33 +286,44 @@ def expand(
     cutoff: float | int = 1e-4,
     dictionaries: Mapping[str, Sparse] | None = None,
 ) -> Expansion:
-    """``target`` at ``position`` of one input as a sum of paths, exact at every step: Σ terms + remainder = forward.
+    """``target`` at ``position`` of one input as a sum of paths, exact at every step: Σ terms +
+    remainder = forward.
 
-    ``inputs``: a text, token ids (t,), or an image. ``target``: an output by name or number (a token, a class), a pair of
-    them (the one less the other), weights by output, a direction over all outputs (out,), ``circuits.At``: a direction
-    inside the model, or None: the largest output. ``detail``:
+    ``inputs``: a text, token ids (t,), or an image. ``target``: an output by name or number (a
+    token, a class), a pair of them (the one less the other), weights by output, a direction over
+    all outputs (out,), ``circuits.At``: a direction inside the model, or None: the largest output.
+    ``detail``:
         "writes"   by residual write: direct logit attribution
-        "pairs"    one step further: layers by pairs of what they read, heads by source position and source
-        "paths"    all the way to embeddings and biases, the largest first, until there are ``max_terms``
-    A path smaller than ``cutoff`` times Σ |residual write| is not kept but counted in the remainder. One whose parts would
-    make more than ``max_terms`` stays whole (None: no limit; the number of paths doubles its exponent with each layer).
+        "pairs"    one step further: layers by pairs of what they read, heads by source position and
+                   source
+        "paths"    all the way to embeddings and biases, the largest first, until there are
+                   ``max_terms``
+    A path smaller than ``cutoff`` times Σ |residual write| is not kept but counted in the
+    remainder. One whose parts would make more than ``max_terms`` stays whole (None: no limit; the
+    number of paths doubles its exponent with each layer).
 
-    ``dictionaries`` by place ("mlp1.input" or "layers.1.mlp.input"): what such a layer reads comes apart into the latents
-    active there, the dictionary's base and its error, instead of into what the stream is a sum of: ``mlp1(f17, f305)``,
-    ``mlp1(f17, error)``. These are ends; they add up to what is read, so the sum stays exact. A latent's own pre-activation,
-    less its offset, is the target ``At(dictionary.reads[f], place)``.
+    ``dictionaries`` by place ("mlp1.input" or "layers.1.mlp.input"): what such a layer reads comes
+    apart into the latents active there, the dictionary's base and its error, instead of into what
+    the stream is a sum of: ``mlp1(f17, f305)``,
+    ``mlp1(f17, error)``. These are ends; they add up to what is read, so the sum stays exact. A
+    latent's own pre-activation, less its offset, is the target ``At(dictionary.reads[f], place)``.
 
-    Attention patterns and norm scales are those of this pass: each term says which of them it holds fixed (``given``).
-    Cost: a forward pass in parts, then O(h d + h n²) for each layer taken apart with n sources and O(n t d) for each head.
-    Errors: ArgumentError for inputs, target, position, numbers or dictionaries that cannot be. Source: Elhage et al. 2021
-    for attention-only models; Sharkey, arXiv:2305.03452, section 3 for bilinear layers.
+    Attention patterns and norm scales are those of this pass: each term says which of them it holds
+    fixed (``given``). Cost: a forward pass in parts, then O(h d + h n²) for each layer taken apart
+    with n sources and O(n t d) for each head. Errors: ArgumentError for inputs, target, position,
+    numbers or dictionaries that cannot be. Source: Elhage et al. 2021 for attention-only models;
+    Sharkey, arXiv:2305.03452, section 3 for bilinear layers.
     """
     if detail not in get_args(Detail):
-        raise ArgumentError("detail", must=f"be one of {', '.join(get_args(Detail))}", got=repr(detail))
+        raise ArgumentError(
+            "detail", must=f"be one of {', '.join(get_args(Detail))}", got=repr(detail)
+        )
     if max_terms is not None and (not is_whole(max_terms) or max_terms < 1):
         raise ArgumentError("max_terms", must="be at least 1, or None", got=max_terms)
     if not isinstance(cutoff, Real) or isinstance(cutoff, bool) or not 0 <= cutoff < 1:
-        raise ArgumentError("cutoff", must="be in [0, 1), relative to the sum of all |residual writes|", got=cutoff)
+        raise ArgumentError(
+            "cutoff", must="be in [0, 1), relative to the sum of all |residual writes|", got=cutoff
+        )
     recording = record(model, inputs, dictionaries)
     goal = resolve(model, recording, target, position)
     search = _Search(recording, goal, max_terms, cutoff)
@@ -283,9 +335,13 @@ def expand(
 class _Search:
     """Best-first: the largest path that comes apart is taken apart next."""
 
-    def __init__(self, recording: Recording, goal: Goal, max_terms: int | None, cutoff: float | int) -> None:
+    def __init__(
+        self, recording: Recording, goal: Goal, max_terms: int | None, cutoff: float | int
+    ) -> None:
         self.recording, self.goal, self.engine = recording, goal, Engine(recording)
-        self.ends = frozenset(source.name for source in recording.sources if source.kind in ("leaf", "bias"))
+        self.ends = frozenset(
+            source.name for source in recording.sources if source.kind in ("leaf", "bias")
+        )
         self.remainder, self.left_out = 0.0, 0
         self.closed: list[tuple[float, Tree]] = []
         self.open: list[tuple[float, int, float, Tree]] = []
@@ -315,7 +371,9 @@ class _Search:
         return 2**62 if self.limit is None else self.limit - len(self.closed) - len(self.open)
 
     def deepen(self, once: bool) -> None:
-        """Take paths apart until none is left, or there is no room for what they are made of: then they stay whole."""
+        """Take paths apart until none is left, or there is no room for what they are made of: then
+        they stay whole.
+        """
         waiting = self.open
         if once:
             waiting, self.open = self.open, []
@@ -352,7 +410,9 @@ class _Search:
             remainder=self.remainder,
             forward=self.goal.forward,
             left_out=self.left_out,
-            opaque=tuple(source.name for source in self.recording.sources if source.kind == "opaque"),
+            opaque=tuple(
+                source.name for source in self.recording.sources if source.kind == "opaque"
+            ),
             prompt=self.recording.text,
             as_run=self.goal.as_run,
         )
@@ -379,7 +439,11 @@ class _Search:
         for node in paths.walk(tree):
             if node[0] == "look":
                 found.append(f"A {node[1]}[{node[2]},{node[3]}]")
-                held += [(record.sources[record.index[node[1]]].part, node[3])] if node[4] != CONSTANT else []
+                held += (
+                    [(record.sources[record.index[node[1]]].part, node[3])]
+                    if node[4] != CONSTANT
+                    else []
+                )
             elif node[0] == "latent" and not paths.constant(node):
                 found.append(f"latents {node[1]}.input@{node[2]}")
             elif node[0] == "pair" and not (paths.constant(node[3]) and paths.constant(node[4])):

@@ -1,4 +1,6 @@
-"""An expansion as a graph in the shape of Neuronpedia's attribution graphs, with pair edges for bilinear layers."""
+"""An expansion as a graph in the shape of Neuronpedia's attribution graphs, with pair edges for
+bilinear layers.
+"""
 
 import re
 from collections import defaultdict
@@ -17,15 +19,18 @@ TARGET = "target"
 def graph(expansion: Expansion, slug: str = "bilens", scan: str = "bilens") -> dict[str, Any]:
     """``expansion`` as nodes, links and pairs, ready for ``json.dump``.
 
-    A node is what one component writes at one position, however many paths go through it, and its ``influence`` is the
-    value of all of them. A link's ``weight`` is the value of all paths that go along it; the links into the target add up
-    to the kept terms. A path counts once at each node and link, however often it passes there: as a tree it may read one
-    write of an early layer through two later ones. A bilinear layer's node has ``pair_wise_contributors``: [left node,
-    right node, value of the paths that multiply the two there]. A dictionary's latent has its number as ``feature``, and
-    the layer of what reads it. What the expansion did not keep is ``metadata.remainder``.
+    A node is what one component writes at one position, however many paths go through it, and its
+    ``influence`` is the value of all of them. A link's ``weight`` is the value of all paths that go
+    along it; the links into the target add up to the kept terms. A path counts once at each node
+    and link, however often it passes there: as a tree it may read one write of an early layer
+    through two later ones. A bilinear layer's node has ``pair_wise_contributors``: [left node,
+    right node, value of the paths that multiply the two there]. A dictionary's latent has its
+    number as ``feature``, and the layer of what reads it. What the expansion did not keep is
+    ``metadata.remainder``.
 
-    The layout of the file is Neuronpedia's: ``metadata``, ``qParams``, ``nodes``, ``links``; "E" is the layer of
-    embeddings; ``ctx_idx`` the position. Labels (``clerp``) say at which position and token a node stands.
+    The layout of the file is Neuronpedia's: ``metadata``, ``qParams``, ``nodes``, ``links``; "E" is
+    the layer of embeddings; ``ctx_idx`` the position. Labels (``clerp``) say at which position and
+    token a node stands.
     """
     if not isinstance(expansion, Expansion):
         raise ArgumentError("graph", must="be given an Expansion", got=type(expansion).__name__)
@@ -46,22 +51,33 @@ def graph(expansion: Expansion, slug: str = "bilens", scan: str = "bilens") -> d
             "error": expansion.error,
             "given": list(expansion.given),
         },
-        "qParams": {"linkType": "both", "pinnedIds": [TARGET], "clickedId": TARGET, "supernodes": [], "sg_pos": ""},
+        "qParams": {
+            "linkType": "both",
+            "pinnedIds": [TARGET],
+            "clickedId": TARGET,
+            "supernodes": [],
+            "sg_pos": "",
+        },
         "nodes": build.nodes_with_pairs(),
         "links": [
-            {"source": source, "target": target, "weight": weight} for (source, target), weight in build.links.items()
+            {"source": source, "target": target, "weight": weight}
+            for (source, target), weight in build.links.items()
         ],
     }
 
 
 class _Build:
-    """Nodes, links and pairs as paths are added to them: to each once, however often one path passes there."""
+    """Nodes, links and pairs as paths are added to them: to each once, however often one path
+    passes there.
+    """
 
     def __init__(self, expansion: Expansion) -> None:
         self.expansion = expansion
         self.nodes: dict[str, dict[str, Any]] = {}
         self.links: dict[tuple[str, str], float] = defaultdict(float)
-        self.pairs: dict[str, dict[tuple[str, str], float]] = defaultdict(lambda: defaultdict(float))
+        self.pairs: dict[str, dict[tuple[str, str], float]] = defaultdict(
+            lambda: defaultdict(float)
+        )
         self.opaque = set(expansion.opaque)
         layers = max((term.layer for term in expansion.terms), default=0)
         self.node(TARGET, str(layers + 1), expansion.position, "logit", expansion.target)
@@ -107,7 +123,9 @@ class _Build:
         return self.node(f"1@{position}", "E", position, "bias", "1")
 
     def node(self, name: str, layer: str, position: int, kind: str, label: str) -> str:
-        """The node of that name, made where it is new; its label says at which token of the input it stands."""
+        """The node of that name, made where it is new; its label says at which token of the input
+        it stands.
+        """
         if name not in self.nodes:
             inputs = self.expansion.inputs
             self.nodes[name] = {
@@ -137,7 +155,9 @@ class _Build:
 
 
 class _Passed(NamedTuple):
-    """The links (from, to) and the pairs (layer's node, left, right) that one path passes, in order, each once."""
+    """The links (from, to) and the pairs (layer's node, left, right) that one path passes, in
+    order, each once.
+    """
 
     links: dict[tuple[str, str], None]
     pairs: dict[tuple[str, str, str], None]

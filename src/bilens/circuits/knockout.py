@@ -26,9 +26,11 @@ NOTHING = 0.01  # below this share of the larger of the two, the smaller has no 
 
 @dataclass(frozen=True, eq=False)
 class Removal(Record):
-    """A target ``before`` and ``after`` components were replaced in the forward pass, by zero or by their mean.
+    """A target ``before`` and ``after`` components were replaced in the forward pass, by zero or by
+    their mean.
 
-    ``direct``: what an expansion's terms (``detail="writes"``) say of the same removal, patterns and norms as they were.
+    ``direct``: what an expansion's terms (``detail="writes"``) say of the same removal, patterns
+    and norms as they were.
     ``rounding``: what of these numbers may be rounding alone.
     """
 
@@ -47,9 +49,11 @@ class Removal(Record):
     def verdict(self) -> Verdict:
         """Whether the intervention bears out what the direct terms say:
 
-        "confirms"              the same sign, and within a factor of 2 of one another; or both no more than rounding
+        "confirms"              the same sign, and within a factor of 2 of one another; or both no
+                                more than rounding
         "contradicts in sign"   opposite signs, the smaller at least 1 % of the larger
-        "differs in size"       anything else: the component acts mostly through what reads it, or is made up for
+        "differs in size"       anything else: the component acts mostly through what reads it, or
+                                is made up for
         """
         smaller, larger = sorted((abs(self.effect), abs(self.direct)))
         if larger <= self.rounding:
@@ -57,15 +61,19 @@ class Removal(Record):
         if self.effect * self.direct > 0 and larger <= NEAR * smaller:
             return "confirms"
         opposite = self.effect * self.direct < 0 and smaller > self.rounding
-        return "contradicts in sign" if opposite and smaller >= NOTHING * larger else "differs in size"
+        return (
+            "contradicts in sign" if opposite and smaller >= NOTHING * larger else "differs in size"
+        )
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Knockout(Result):
-    """What became of a target when components (``writes``) were taken out of the forward pass: a removal for each way.
+    """What became of a target when components (``writes``) were taken out of the forward pass: a
+    removal for each way.
 
-    ``after``, ``effect``, ``direct`` and ``verdict`` are those of the first removal. Each removal says in words whether it
-    bears out the attribution (see ``Removal.verdict``): neither way of taking out is the truth, so both are shown.
+    ``after``, ``effect``, ``direct`` and ``verdict`` are those of the first removal. Each removal
+    says in words whether it bears out the attribution (see ``Removal.verdict``): neither way of
+    taking out is the truth, so both are shown.
     """
 
     target: str
@@ -122,8 +130,13 @@ class Knockout(Result):
             "effect of taking out": [removal.effect for removal in self.removals],
             "direct terms": [removal.direct for removal in self.removals],
         }
-        bars = [{"type": "bar", "name": name, "x": ways, "y": values} for name, values in sides.items()]
-        axes = {"xaxis": {"title": {"text": "replaced by"}}, "yaxis": {"title": {"text": f"of {self.target}"}}}
+        bars = [
+            {"type": "bar", "name": name, "x": ways, "y": values} for name, values in sides.items()
+        ]
+        axes = {
+            "xaxis": {"title": {"text": "replaced by"}},
+            "yaxis": {"title": {"text": f"of {self.target}"}},
+        }
         title = f"{self.target} at {self.position} without {', '.join(self.writes)}"
         return {"data": bars, "layout": {"title": {"text": title}, "barmode": "group", **axes}}
 
@@ -146,25 +159,32 @@ def knockout(
 ) -> Knockout:
     """Run ``model`` with components really taken out, and see what becomes of ``target``.
 
-    ``writes``: heads ("L0H3"), whole attention layers ("attn0") or layers ("mlp1"); ``at``: the positions where, by default
-    all. ``with_``: "zero" writes nothing there; "mean" writes the component's mean over the positions of this input; by
-    default both are tried, side by side (an input of one position, whose mean is itself, only with zero).
+    ``writes``: heads ("L0H3"), whole attention layers ("attn0") or layers ("mlp1"); ``at``: the
+    positions where, by default all. ``with_``: "zero" writes nothing there; "mean" writes the
+    component's mean over the positions of this input; by default both are tried, side by side (an
+    input of one position, whose mean is itself, only with zero).
 
-    Downstream, patterns and norm scales react, which the terms of an expansion hold fixed: the two agree to rounding where
-    nothing downstream reads the component but the readout, in a model without a final norm, and may differ elsewhere. Each
-    removal says whether it bears out the terms or not.
+    Downstream, patterns and norm scales react, which the terms of an expansion hold fixed: the two
+    agree to rounding where nothing downstream reads the component but the readout, in a model
+    without a final norm, and may differ elsewhere. Each removal says whether it bears out the terms
+    or not.
 
-    Cost: two forward passes in parts, and a forward pass for each way. Errors: ArgumentError for a component, target or
-    position that is not there, a mean over one position, and a model whose forward pass does not go through the component.
+    Cost: two forward passes in parts, and a forward pass for each way. Errors: ArgumentError for a
+    component, target or position that is not there, a mean over one position, and a model whose
+    forward pass does not go through the component.
     """
     names = _named(writes)
     if with_ is not None and with_ not in get_args(Replacement):
-        raise ArgumentError("with_", must=f"be one of {', '.join(get_args(Replacement))}", got=repr(with_))
+        raise ArgumentError(
+            "with_", must=f"be one of {', '.join(get_args(Replacement))}", got=repr(with_)
+        )
     recording = record(model, inputs)
     goal = resolve(model, recording, target, position)
     if goal.part < len(recording.wiring.parts):
         raise ArgumentError("target", must="be over the outputs", got=goal.name)
-    where = sorted({recording.position(n, "at", "hold positions") for n in _asked(at, recording.length)})
+    where = sorted(
+        {recording.position(n, "at", "hold positions") for n in _asked(at, recording.length)}
+    )
     taken = _Taken(recording, goal, tuple(_sources(recording, names)), tuple(where))
     target = target if target is not None else int(recording.outputs(goal.position).argmax())
     removals = []
@@ -181,13 +201,17 @@ def _named(writes: object) -> tuple[str, ...]:
     names: list[str] = []
     for name in given:
         if not isinstance(name, str):
-            raise ArgumentError("writes", must='name components, "L0H3" or "mlp1" say', got=repr(name))
+            raise ArgumentError(
+                "writes", must='name components, "L0H3" or "mlp1" say', got=repr(name)
+            )
         names.append(name)
     return tuple(names)
 
 
 def _asked(at: object, length: int) -> list[Any]:
-    """The positions that ``at`` says, unchecked: all, one, or several. Errors: ArgumentError where it is none of these."""
+    """The positions that ``at`` says, unchecked: all, one, or several. Errors: ArgumentError where
+    it is none of these.
+    """
     if at is None:
         return list(range(length))
     if is_whole(at):
@@ -200,7 +224,9 @@ def _asked(at: object, length: int) -> list[Any]:
 def _ways(with_: Replacement | None, length: int) -> tuple[Replacement, ...]:
     if with_ == "mean" and length == 1:
         todo = "The mean over one position is what stands there: nothing would be taken out."
-        raise ArgumentError('with_="mean"', must="have positions to take a mean over", got="one", todo=todo)
+        raise ArgumentError(
+            'with_="mean"', must="have positions to take a mean over", got="one", todo=todo
+        )
     if with_ is not None:
         return (with_,)
     return ("zero", "mean") if length > 1 else ("zero",)
@@ -217,27 +243,46 @@ class _Taken:
 
     @contextmanager
     def out(self, way: Replacement) -> Iterator[list[Hook]]:
-        """While it lasts the sources write nothing, or their mean. Yields a hook for each, which counts its calls."""
+        """While it lasts the sources write nothing, or their mean. Yields a hook for each, which
+        counts its calls.
+        """
         parts = self.recording.wiring.parts
         with ExitStack() as hooks:
-            yield [hooks.enter_context(_removed(parts[source.part], source, way, self.where)) for source in self.sources]
+            yield [
+                hooks.enter_context(_removed(parts[source.part], source, way, self.where))
+                for source in self.sources
+            ]
 
     def removal(self, way: Replacement, after: float, hooks: Sequence[Hook]) -> Removal:
-        """What the pass without them says. Errors: ArgumentError for one that the model did not call or did not use."""
+        """What the pass without them says. Errors: ArgumentError for one that the model did not
+        call or did not use.
+        """
         found = Removal(way, self.goal.forward, after, self.direct(way), self.rounding)
-        silent = [source.name for source, hook in zip(self.sources, hooks, strict=True) if not hook.calls]
+        silent = [
+            source.name for source, hook in zip(self.sources, hooks, strict=True) if not hook.calls
+        ]
         unused = found.effect == 0 and abs(found.direct) > found.rounding
         if silent or unused:
             names = ", ".join(silent or [source.name for source in self.sources])
-            got = "no call of it" if silent else f"the same outputs to the bit, where it writes {found.direct:.3g} of them"
+            got = (
+                "no call of it"
+                if silent
+                else f"the same outputs to the bit, where it writes {found.direct:.3g} of them"
+            )
             todo = "The model's own forward pass goes another way than its wiring says."
-            raise ArgumentError(f"the forward pass without {names}", must="change", got=got, todo=todo)
+            raise ArgumentError(
+                f"the forward pass without {names}", must="change", got=got, todo=todo
+            )
         return found
 
     def direct(self, way: Replacement) -> float:
         """What of the target the sources wrote at its position, less what is put in their place."""
         record, position = self.recording, self.goal.position
-        read = [record.index[source.name] for source in self.sources if record.index[source.name] in record.reads[-1]]
+        read = [
+            record.index[source.name]
+            for source in self.sources
+            if record.index[source.name] in record.reads[-1]
+        ]
         if position not in self.where:
             return 0.0
         writes = record.writes[read]
@@ -259,9 +304,15 @@ def _sources(recording: Recording, names: Sequence[str]) -> list[Source]:
     for name in names:
         part = parts.get(name)
         for single in part.heads if isinstance(part, Heads) else (name,):
-            source = recording.sources[recording.index[single]] if single in recording.index else None
+            source = (
+                recording.sources[recording.index[single]] if single in recording.index else None
+            )
             if source is None or source.kind not in ("head", "layer", "opaque"):
-                known = [source.name for source in recording.sources if source.kind in ("head", "layer", "opaque")]
+                known = [
+                    source.name
+                    for source in recording.sources
+                    if source.kind in ("head", "layer", "opaque")
+                ]
                 raise ArgumentError("writes", must=f"be among {', '.join(known)}", got=repr(name))
             found.append(source)
     if not found:
@@ -269,8 +320,12 @@ def _sources(recording: Recording, names: Sequence[str]) -> list[Source]:
     return list(dict.fromkeys(found))
 
 
-def _removed(part: Heads | Layer, source: Source, way: Replacement, where: Sequence[int]) -> AbstractContextManager[Hook]:
-    """While it lasts the model's own module writes nothing, or its mean, at the positions ``where``."""
+def _removed(
+    part: Heads | Layer, source: Source, way: Replacement, where: Sequence[int]
+) -> AbstractContextManager[Hook]:
+    """While it lasts the model's own module writes nothing, or its mean, at the positions
+    ``where``.
+    """
     if isinstance(part, Layer):
         return hooked(part.module, "output", lambda out: _replaced(out, way, where))
     width = part.module.d_head
@@ -284,7 +339,9 @@ def _removed(part: Heads | Layer, source: Source, way: Replacement, where: Seque
     return hooked(part.module.o_proj, "input", without_head)
 
 
-def _replaced(x: Float[Tensor, "*b t d"], way: Replacement, where: Sequence[int]) -> Float[Tensor, "*b t d"]:
+def _replaced(
+    x: Float[Tensor, "*b t d"], way: Replacement, where: Sequence[int]
+) -> Float[Tensor, "*b t d"]:
     x = x.clone()
     x[..., list(where), :] = x.mean(-2, keepdim=True) if way == "mean" else 0.0
     return x

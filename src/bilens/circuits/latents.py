@@ -1,9 +1,12 @@
-"""Dictionaries as sources: what a layer reads, taken apart into active latents, the dictionary's base and its error.
+"""Dictionaries as sources: what a layer reads, taken apart into active latents, the dictionary's
+base and its error.
 
-    x̂_t = Σ_f a_tf w_f + b + ε_t     a = encode(x̂), w_f = writes[f], b = base, and ε what of x̂ is then missing
+    x̂_t = Σ_f a_tf w_f + b + ε_t     a = encode(x̂), w_f = writes[f], b = base, and ε what of x̂ is
+                                      then missing
 
-The sum is x̂ by construction, whatever the dictionary is worth, so a bilinear layer's write T(x̂, x̂) is the sum over
-unordered pairs of these. x̂ is what the layer reads after its norm, and a latent is an end: nothing before it is asked.
+The sum is x̂ by construction, whatever the dictionary is worth, so a bilinear layer's write T(x̂,
+x̂) is the sum over unordered pairs of these. x̂ is what the layer reads after its norm, and a
+latent is an end: nothing before it is asked.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +25,9 @@ from bilens.nn.hooks import find_place
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-    """What ``layer`` read in one pass, as its dictionary has it: ``activations`` @ ``writes`` + ``base`` + ``error``."""
+    """What ``layer`` read in one pass, as its dictionary has it: ``activations`` @ ``writes`` +
+    ``base`` + ``error``.
+    """
 
     layer: str  # "mlp1"
     activations: Float[Tensor, "t f"]
@@ -31,16 +36,28 @@ class Latents:
     error: Float[Tensor, "t d"]
 
     def at(self, t: int) -> tuple[Float[Tensor, "n d"], list[Tree]]:
-        """The sources at position ``t`` as vectors that add up to what is read there: active latents, base, error."""
+        """The sources at position ``t`` as vectors that add up to what is read there: active
+        latents, base, error.
+        """
         active = self.activations[t].nonzero()[:, 0]
-        vectors = torch.cat([self.activations[t, active, None] * self.writes[active], self.base[None], self.error[t, None]])
-        return vectors, [("latent", self.layer, t, what) for what in (*active.tolist(), BASE, ERROR)]
+        vectors = torch.cat(
+            [
+                self.activations[t, active, None] * self.writes[active],
+                self.base[None],
+                self.error[t, None],
+            ]
+        )
+        return vectors, [
+            ("latent", self.layer, t, what) for what in (*active.tolist(), BASE, ERROR)
+        ]
 
 
 def take_apart(layer: str, dictionary: Sparse, read: Float[Tensor, "t d"]) -> Latents:
-    """What ``layer`` reads, by ``dictionary``, which encodes in its own dtype; all else is in that of ``read``.
+    """What ``layer`` reads, by ``dictionary``, which encodes in its own dtype; all else is in that
+    of ``read``.
 
-    Cost: the encoder and the decoder once, O(t f d); memory t × f. Errors: NotFiniteError for latents that are not finite.
+    Cost: the encoder and the decoder once, O(t f d); memory t × f. Errors: NotFiniteError for
+    latents that are not finite.
     """
     writes, base = dictionary.writes.detach(), dictionary.base.detach()
     activations = dictionary.encode(read.to(writes)).detach().to(read)
@@ -50,11 +67,14 @@ def take_apart(layer: str, dictionary: Sparse, read: Float[Tensor, "t d"]) -> La
     return Latents(layer, activations, writes, base, error)
 
 
-def placed(dictionaries: Mapping[str, Sparse] | None, parts: Sequence[Heads | Layer], width: int) -> dict[int, Sparse]:
+def placed(
+    dictionaries: Mapping[str, Sparse] | None, parts: Sequence[Heads | Layer], width: int
+) -> dict[int, Sparse]:
     """Dictionaries by the part that reads their place.
 
-    Errors: ArgumentError for a place that is not the input of a layer with a tensor, a place given twice, a dictionary made
-    for another place, a transcoder; ShapeError for another width than the model's.
+    Errors: ArgumentError for a place that is not the input of a layer with a tensor, a place given
+    twice, a dictionary made for another place, a transcoder; ShapeError for another width than the
+    model's.
     """
     found: dict[int, Sparse] = {}
     if dictionaries is not None and not isinstance(dictionaries, Mapping):
@@ -64,11 +84,16 @@ def placed(dictionaries: Mapping[str, Sparse] | None, parts: Sequence[Heads | La
         part, side, place = find_place(text, parts)
         layer = parts[part]
         if side != "input" or not isinstance(layer, Layer):
-            raise ArgumentError("a dictionary's place", must="be the input of a layer, mlp0.input say", got=place)
+            raise ArgumentError(
+                "a dictionary's place", must="be the input of a layer, mlp0.input say", got=place
+            )
         if layer.tensor() is None:
             todo = f"{layer.name} is a source of its own: nothing that it reads is."
             raise ArgumentError(
-                "a dictionary's place", must="be before a layer with a tensor", got=f"{place}: opaque", todo=todo
+                "a dictionary's place",
+                must="be before a layer with a tensor",
+                got=f"{place}: opaque",
+                todo=todo,
             )
         if part in found:
             raise ArgumentError("dictionaries", must="name a place once", got=f"{place} twice")
@@ -77,16 +102,24 @@ def placed(dictionaries: Mapping[str, Sparse] | None, parts: Sequence[Heads | La
     return found
 
 
-def _require_fitting(who: str, dictionary: Sparse, place: str, parts: Sequence[Heads | Layer], width: int) -> None:
+def _require_fitting(
+    who: str, dictionary: Sparse, place: str, parts: Sequence[Heads | Layer], width: int
+) -> None:
     if not isinstance(dictionary, Sparse):
         raise ArgumentError(who, must="have encode, writes and base", got=type(dictionary).__name__)
-    hook, hook_out, kind = (getattr(dictionary, name, "") for name in ("hook", "hook_out", "architecture"))
+    hook, hook_out, kind = (
+        getattr(dictionary, name, "") for name in ("hook", "hook_out", "architecture")
+    )
     if hook and _name(hook, parts) != place:  # a dictionary of a person's own may not say
-        todo = "If that is the same place by another name, dataclasses.replace(dictionary, hook=...)."
+        todo = (
+            "If that is the same place by another name, dataclasses.replace(dictionary, hook=...)."
+        )
         raise ArgumentError(who, must=f"read {place}", got=hook, todo=todo)
     if "transcoder" in kind or (hook_out and _name(hook_out, parts) != place):
         got = f"a {kind or 'dictionary'} to {hook_out or 'another place'}"
-        raise ArgumentError(who, must="write what it reads", got=got, todo="Transcoders are not sources.")
+        raise ArgumentError(
+            who, must="write what it reads", got=got, todo="Transcoders are not sources."
+        )
     widths = {"d_in": getattr(dictionary, "d_in", width), "writes": dictionary.writes.shape[-1]}
     if set(widths.values()) != {width}:
         got = ", ".join(f"{name} {size}" for name, size in widths.items())

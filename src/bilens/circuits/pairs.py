@@ -19,8 +19,9 @@ from bilens.nn.expandable import Expandable
 
 @dataclass(frozen=True, eq=False)
 class PairMatrix(Record):
-    """One layer over ``sources``: ``values[a, b]`` with a ≤ b is the value of that pair, both its orders together, as a term
-    of ``expand`` has it. Below the diagonal are zeros, so that Σ values is what the layer writes towards the target."""
+    """One layer over ``sources``: ``values[a, b]`` with a ≤ b is the value of that pair, both its
+    orders together, as a term of ``expand`` has it. Below the diagonal are zeros, so that Σ values
+    is what the layer writes towards the target."""
 
     layer: str
     sources: tuple[str, ...]
@@ -38,7 +39,9 @@ class Pairs(Result):
 
     def summary(self) -> str:
         opaque = f"; opaque: {', '.join(self.opaque)}" if self.opaque else ""
-        totals = ", ".join(f"{matrix.layer} {float(matrix.values.sum()):.4g}" for matrix in self.matrices)
+        totals = ", ".join(
+            f"{matrix.layer} {float(matrix.values.sum()):.4g}" for matrix in self.matrices
+        )
         return f"pairs towards {self.target} at {self.position}: {totals or 'no layer'}{opaque}"
 
     def columns(self) -> tuple[str, ...]:
@@ -49,7 +52,11 @@ class Pairs(Result):
         found = []
         for matrix in self.matrices:
             for a, b in torch.triu_indices(*matrix.values.shape).mT.tolist():
-                pair = {"layer": matrix.layer, "left": matrix.sources[a], "right": matrix.sources[b]}
+                pair = {
+                    "layer": matrix.layer,
+                    "left": matrix.sources[a],
+                    "right": matrix.sources[b],
+                }
                 found.append(pair | {"value": float(matrix.values[a, b])})
         return sorted(found, key=lambda row: -abs(row["value"]))
 
@@ -60,7 +67,10 @@ class Pairs(Result):
         for n, matrix in enumerate(self.matrices):
             axis = str(n + 1) if n else ""
             span = [n / len(self.matrices), (n + 0.85) / len(self.matrices)]
-            maps.append(_map(matrix, largest or 1.0) | {"xaxis": f"x{axis}", "yaxis": f"y{axis}", "showscale": n == 0})
+            maps.append(
+                _map(matrix, largest or 1.0)
+                | {"xaxis": f"x{axis}", "yaxis": f"y{axis}", "showscale": n == 0}
+            )
             layout |= {f"xaxis{axis}": {"domain": span, "title": {"text": matrix.layer}}}
             layout |= {f"yaxis{axis}": {"anchor": f"x{axis}", "autorange": "reversed"}}
         return {"data": maps, "layout": layout}
@@ -69,19 +79,31 @@ class Pairs(Result):
 def _map(matrix: PairMatrix, end: float) -> dict[str, Any]:
     """A triangle: below the diagonal is nothing."""
     values = matrix.values.tolist()
-    cells = [[None if column < row else value for column, value in enumerate(line)] for row, line in enumerate(values)]
+    cells = [
+        [None if column < row else value for column, value in enumerate(line)]
+        for row, line in enumerate(values)
+    ]
     axes = {"x": list(matrix.sources), "y": list(matrix.sources)}
     bar = {"title": {"text": "both orders"}}
-    return {"type": "heatmap", "z": cells, **axes, "colorscale": DIVERGING, "zmin": -end, "zmax": end, "colorbar": bar}
+    return {
+        "type": "heatmap",
+        "z": cells,
+        **axes,
+        "colorscale": DIVERGING,
+        "zmin": -end,
+        "zmax": end,
+        "colorbar": bar,
+    }
 
 
 @torch.no_grad()
 def pairs(model: Expandable, inputs: Any, target: Target = None, position: int = -1) -> Pairs:
-    """For each bilinear layer that writes to ``target`` (see ``expand``), the values of all pairs of what it reads.
+    """For each bilinear layer that writes to ``target`` (see ``expand``), the values of all pairs
+    of what it reads.
 
-    M = (L X)ᵀ Λ (R X), with X what each source wrote and Λ = diag(Dᵀ q), and a pair's value M_ab + M_ba: heads are one
-    source each, summed over the positions they look at. Cost: a forward pass in parts, and O(h d n
-    + h n²) for each layer with n sources.
+    M = (L X)ᵀ Λ (R X), with X what each source wrote and Λ = diag(Dᵀ q), and a pair's value M_ab +
+    M_ba: heads are one source each, summed over the positions they look at. Cost: a forward pass in
+    parts, and O(h d n + h n²) for each layer with n sources.
     """
     recording = record(model, inputs)
     goal = resolve(model, recording, target, position, measured=False)

@@ -2,11 +2,14 @@
 
 A tree is nested tuples of plain values, so that it compares, hashes and saves:
 
-    ("write", name, t)                 all that a source writes at position t: a leaf, or not taken apart
+    ("write", name, t)                 all that a source writes at position t: a leaf, or not taken
+                                       apart
     ("look", name, t, s, child)        a head at t looking at s, there reading child
-    ("pair", name, t, left, right)     a bilinear layer at t fed with two things; both orders, where they differ
+    ("pair", name, t, left, right)     a bilinear layer at t fed with two things; both orders, where
+                                       they differ
     ("stream", part, s)                everything that a part reads at s
-    ("latent", name, t, what)          what a layer reads at t, by a dictionary: latent number ``what``, its BASE or ERROR
+    ("latent", name, t, what)          what a layer reads at t, by a dictionary: latent number
+                                       ``what``, its BASE or ERROR
     ("1",)                             the constant that biases multiply
 """
 
@@ -23,11 +26,14 @@ LAYER = re.compile(r"mlp(\d+)")
 
 
 def text(tree: Tree) -> str:
-    """A path as it is read: ``mlp1(L0H3@5→9(embed), mlp0(embed, embed))``, the look of a head as from→to.
+    """A path as it is read: ``mlp1(L0H3@5→9(embed), mlp0(embed, embed))``, the look of a head as
+    from→to.
 
-    ``mlp1(f17, error)``: latent 17 of the dictionary at the layer's input, and what that dictionary misses.
+    ``mlp1(f17, error)``: latent 17 of the dictionary at the layer's input, and what that dictionary
+    misses.
 
-    At 9, L0H3 looks at position 5 and reads the embedding there; other parts stand at the position of what reads them.
+    At 9, L0H3 looks at position 5 and reads the embedding there; other parts stand at the position
+    of what reads them.
     """
     match tree:
         case ("write", name, _):
@@ -44,7 +50,9 @@ def text(tree: Tree) -> str:
 
 
 def latex(tree: Tree) -> str:
-    """A path in the note's notation: B for a bilinear layer, A for a pattern, W_OV for a head's weights."""
+    """A path in the note's notation: B for a bilinear layer, A for a pattern, W_OV for a head's
+    weights.
+    """
     match tree:
         case ("write", name, t):
             return _latex_write(name, t)
@@ -91,7 +99,11 @@ def cut(tree: Tree, depth: int) -> Tree:
         case ("look", name, t, s, child):
             return ("look", name, t, s, cut(child, depth - 1)) if depth else ("write", name, t)
         case ("pair", name, t, left, right):
-            return ("pair", name, t, cut(left, depth - 1), cut(right, depth - 1)) if depth else ("write", name, t)
+            return (
+                ("pair", name, t, cut(left, depth - 1), cut(right, depth - 1))
+                if depth
+                else ("write", name, t)
+            )
     return tree
 
 
@@ -106,9 +118,10 @@ def walk(tree: Tree) -> Iterator[Tree]:
 
 
 def order(tree: Tree, ends: Collection[str]) -> int | None:
-    """The degree in the embedding of the inputs: how often a path reads it. None where it is not taken apart to the
-    ``ends``: the names of leaves and biases. A dictionary's latents and its error are read in the embedding's stead and
-    count as it does; its base is a constant."""
+    """The degree in the embedding of the inputs: how often a path reads it. None where it is not
+    taken apart to the
+    ``ends``: the names of leaves and biases. A dictionary's latents and its error are read in the
+    embedding's stead and count as it does; its base is a constant."""
     degree = 0
     for node in walk(tree):
         if node[0] == "stream" or (node[0] == "write" and node[1] not in ends):
@@ -118,10 +131,14 @@ def order(tree: Tree, ends: Collection[str]) -> int | None:
 
 
 def constant(tree: Tree) -> bool:
-    """Whether ``tree`` is the same whatever is read: the constant of biases, or a dictionary's base."""
+    """Whether ``tree`` is the same whatever is read: the constant of biases, or a dictionary's
+    base.
+    """
     return tree == CONSTANT or (tree[0] == "latent" and tree[3] == BASE)
 
 
 def positions(tree: Tree) -> tuple[int, ...]:
     """The positions at which a path starts, in order."""
-    return tuple(sorted({node[2] for node in walk(tree) if node[0] in ("write", "stream", "latent")}))
+    return tuple(
+        sorted({node[2] for node in walk(tree) if node[0] in ("write", "stream", "latent")})
+    )

@@ -33,7 +33,9 @@ Kind = Literal["leaf", "head", "bias", "layer", "opaque"]
 
 @dataclass(frozen=True)
 class Source:
-    """What one part of the model writes: ``part`` is its place among the wiring's parts (−1 for what stands first)."""
+    """What one part of the model writes: ``part`` is its place among the wiring's parts (−1 for
+    what stands first).
+    """
 
     name: str
     kind: Kind
@@ -60,12 +62,15 @@ class Pass(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """A pass over one input: ``writes`` (source, t, d), each part's norm scale (t, 1) and attention patterns (head, t, s).
+    """A pass over one input: ``writes`` (source, t, d), each part's norm scale (t, 1) and attention
+    patterns (head, t, s).
 
-    ``reads[p]`` says which sources part p reads; the last entry is the readout's. Memory: sources × t × d.
+    ``reads[p]`` says which sources part p reads; the last entry is the readout's. Memory: sources ×
+    t × d.
 
-    ``run`` is the pass that was recorded, whose modules the wiring names: a half-precision model is recorded in float32,
-    where its weights are exact, and ``as_run`` is then the pass as people run it (None in full precision).
+    ``run`` is the pass that was recorded, whose modules the wiring names: a half-precision model is
+    recorded in float32, where its weights are exact, and ``as_run`` is then the pass as people run
+    it (None in full precision).
     """
 
     run: Pass
@@ -94,7 +99,9 @@ class Recording:
         return {source.name: n for n, source in enumerate(self.sources)}
 
     def position(self, n: int, who: str = "position", must: str = "be") -> int:
-        """The n-th position, negative ones counted from the end. Errors: ArgumentError where there is none."""
+        """The n-th position, negative ones counted from the end. Errors: ArgumentError where there
+        is none.
+        """
         if not is_whole(n) or not -self.length <= n < self.length:
             raise ArgumentError(who, must=f"{must} {-self.length} … {self.length - 1}", got=n)
         return n % self.length
@@ -115,8 +122,12 @@ class Recording:
         name = self.wiring.parts[part].name if part < len(self.wiring.parts) else "final"
         return (f"σ {name}@{position}",)
 
-    def linear(self, part: int, x: Float[Tensor, "*b d"], position: int | slice) -> Float[Tensor, "*b d"]:
-        """What of ``x``, written at ``position``, part ``part`` reads: the norm given its scale, its constant apart."""
+    def linear(
+        self, part: int, x: Float[Tensor, "*b d"], position: int | slice
+    ) -> Float[Tensor, "*b d"]:
+        """What of ``x``, written at ``position``, part ``part`` reads: the norm given its scale,
+        its constant apart.
+        """
         return self.scales[part][position] * self.norm(part).linear(x)
 
     def pull(self, part: int, q: Float[Tensor, "*b d"], position: int) -> Float[Tensor, "*b d"]:
@@ -129,52 +140,79 @@ class Recording:
         found = {}
         for n, part in enumerate(self.wiring.parts):
             if isinstance(part, Heads):
-                w_v, w_o = part.module.per_head("v_proj").detach(), part.module.per_head("o_proj").detach()
+                w_v, w_o = (
+                    part.module.per_head("v_proj").detach(),
+                    part.module.per_head("o_proj").detach(),
+                )
                 constant = part.module.bias_per_head("v_proj").detach()
                 shift = part.norm.shift
                 if shift is not None:
                     constant = constant + shift.detach() @ w_v
                 biased = shift is not None or part.module.v_proj.bias is not None
                 for head, name in enumerate(part.heads):
-                    found[name] = Head(w_v[head], w_o[head], constant[head] if biased else None, self.patterns[n][head])
+                    found[name] = Head(
+                        w_v[head],
+                        w_o[head],
+                        constant[head] if biased else None,
+                        self.patterns[n][head],
+                    )
         return found
 
     def inputs_of(self, part: int, position: int) -> tuple[Float[Tensor, "n d"], list[Tree]]:
-        """All that a layer reads at ``position`` but the constant: what each source gives after the norm, and its name."""
+        """All that a layer reads at ``position`` but the constant: what each source gives after the
+        norm, and its name.
+        """
         if part in self.latents:
             return self.latents[part].at(position)
         reads = self.reads[part]
         vectors = self.linear(part, self.writes[reads.start : reads.stop, position], position)
         return vectors, [("write", self.sources[n].name, position) for n in reads]
 
-    def hidden(self, part: int, x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n h"], Float[Tensor, "n h"]]:
+    def hidden(
+        self, part: int, x: Float[Tensor, "n d"]
+    ) -> tuple[Float[Tensor, "n h"], Float[Tensor, "n h"]]:
         """Left and right hidden features of ``x``, which layer ``part`` reads (see ``linear``)."""
         tensor = self.tensors[part]
         own = tensor.shape[1] - x.shape[-1]  # 1 where the tensor is over (1, x̂)
         return x @ tensor.left[:, own:].mT, x @ tensor.right[:, own:].mT
 
-    def hidden_constant(self, part: int) -> tuple[Float[Tensor, "1 h"], Float[Tensor, "1 h"]] | None:
-        """Hidden features of the constant that layer ``part`` reads, from its own biases and its norm's; None without.
+    def hidden_constant(
+        self, part: int
+    ) -> tuple[Float[Tensor, "1 h"], Float[Tensor, "1 h"]] | None:
+        """Hidden features of the constant that layer ``part`` reads, from its own biases and its
+        norm's; None without.
 
-        A dictionary takes apart what is read after the norm, whose constant is then in its sources."""
+        A dictionary takes apart what is read after the norm, whose constant is then in its sources.
+        """
         tensor, shift = self.tensors[part], None if part in self.latents else self.norm(part).shift
         biased = tensor.shape[1] > self.writes.shape[2]
         if not biased and shift is None:
             return None
-        sides = [side[:, :1].mT if biased else torch.zeros_like(side[:, :1].mT) for side in (tensor.left, tensor.right)]
+        sides = [
+            side[:, :1].mT if biased else torch.zeros_like(side[:, :1].mT)
+            for side in (tensor.left, tensor.right)
+        ]
         if shift is not None:
-            sides = [side + more for side, more in zip(sides, self.hidden(part, shift.detach()[None]), strict=True)]
+            sides = [
+                side + more
+                for side, more in zip(sides, self.hidden(part, shift.detach()[None]), strict=True)
+            ]
         return sides[0], sides[1]
 
 
 @torch.no_grad()
-def record(model: Expandable, inputs: Any, dictionaries: Mapping[str, Sparse] | None = None) -> Recording:
-    """Run ``model`` part by part on one input. Cost: two forward passes, and each head's write apart.
+def record(
+    model: Expandable, inputs: Any, dictionaries: Mapping[str, Sparse] | None = None
+) -> Recording:
+    """Run ``model`` part by part on one input. Cost: two forward passes, and each head's write
+    apart.
 
-    A half-precision model is run in float32, over a copy of its weights (see ``nn.expandable.explained``).
-    ``dictionaries`` by place ("mlp1.input") take apart what layers read there.
-    Errors: ArgumentError where inputs, model or dictionaries are not what they must be, and for a part whose weights do not
-    add up to its own forward pass (``circuits.understood``); NotFiniteError for a write that is not finite.
+    A half-precision model is run in float32, over a copy of its weights (see
+    ``nn.expandable.explained``).
+    ``dictionaries`` by place ("mlp1.input") take apart what layers read there. Errors:
+    ArgumentError where inputs, model or dictionaries are not what they must be, and for a part
+    whose weights do not add up to its own forward pass (``circuits.understood``); NotFiniteError
+    for a write that is not finite.
     """
     require_expandable(model)
     require_plain(model.wiring())
@@ -197,7 +235,9 @@ def record(model: Expandable, inputs: Any, dictionaries: Mapping[str, Sparse] | 
             by_head, pattern = part.module.by_head(read[None], part.turn(len(read), read.dtype))
             patterns[n] = pattern[0]
             require_heads(part, read, by_head[0], pattern[0])
-            sources += [Source(name, "head", n, head, part.layer) for head, name in enumerate(part.heads)]
+            sources += [
+                Source(name, "head", n, head, part.layer) for head, name in enumerate(part.heads)
+            ]
             writes += list(by_head[0])
             if part.module.o_proj.bias is not None:
                 sources.append(Source(f"{part.name}.bias", "bias", n, layer=part.layer))
@@ -207,7 +247,9 @@ def record(model: Expandable, inputs: Any, dictionaries: Mapping[str, Sparse] | 
                 tensors[n] = tensor.detach()
             if n in by_part:
                 latents[n] = take_apart(part.name, by_part[n], read)
-            sources.append(Source(part.name, "layer" if n in tensors else "opaque", n, layer=part.layer))
+            sources.append(
+                Source(part.name, "layer" if n in tensors else "opaque", n, layer=part.layer)
+            )
             writes.append(part.module(read))
             require_layer(part, read, writes[-1])
         written = _sum(writes[reads[-1].stop :])
@@ -243,7 +285,9 @@ def _reads(wiring: Wiring, sources: list[Source], part: int) -> range:
     """Which of the sources so far part ``part`` reads."""
     if wiring.accumulates or part == 0:
         return range(len(sources))
-    return range(next(n for n, source in enumerate(sources) if source.part == part - 1), len(sources))
+    return range(
+        next(n for n, source in enumerate(sources) if source.part == part - 1), len(sources)
+    )
 
 
 def _sum(writes: list[Tensor]) -> Tensor:

@@ -1,4 +1,6 @@
-"""What an expansion explains: an output, a difference of outputs, any direction, inside the model or at its end."""
+"""What an expansion explains: an output, a difference of outputs, any direction, inside the model
+or at its end.
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -20,8 +22,9 @@ from bilens.nn.hooks import find_place, hear
 
 @dataclass(frozen=True, eq=False)
 class At:
-    """A direction inside the model: of what ``place`` reads ("mlp1.input", "attn0.input": after the norm), or of what a
-    layer writes ("mlp1.output"). For example an encoder row of a dictionary, or a row of gate_proj."""
+    """A direction inside the model: of what ``place`` reads ("mlp1.input", "attn0.input": after the
+    norm), or of what a layer writes ("mlp1.output"). For example an encoder row of a dictionary, or
+    a row of gate_proj."""
 
     direction: Float[Tensor, " d"]
     place: str
@@ -33,7 +36,8 @@ Target = Any  # None | str | int | (name, versus) | {name: weight} | Tensor over
 
 @dataclass(frozen=True, eq=False)
 class Goal:
-    """A target resolved at one position: value = q · (what ``roots`` write) + constant = ``forward`` of the model.
+    """A target resolved at one position: value = q · (what ``roots`` write) + constant =
+    ``forward`` of the model.
 
     ``as_run``: the same value where a half-precision model runs as it is; None in full precision.
     """
@@ -49,11 +53,15 @@ class Goal:
 
 
 @torch.no_grad()
-def resolve(model: Expandable, record: Recording, target: Target, position: int, measured: bool = True) -> Goal:
-    """``target`` at ``position`` (negative: from the end); None: the largest output there. Unless it is ``measured``, by
-    the model's own forward pass, ``forward`` is NaN. A half-precision model is measured in float32 and as it is.
+def resolve(
+    model: Expandable, record: Recording, target: Target, position: int, measured: bool = True
+) -> Goal:
+    """``target`` at ``position`` (negative: from the end); None: the largest output there. Unless
+    it is ``measured``, by the model's own forward pass, ``forward`` is NaN. A half-precision model
+    is measured in float32 and as it is.
 
-    Errors: ArgumentError for a target or position that is not there; NotFiniteError for one that is not finite.
+    Errors: ArgumentError for a target or position that is not there; NotFiniteError for one that is
+    not finite.
     """
     position = record.position(position)
     if isinstance(target, At):
@@ -63,20 +71,30 @@ def resolve(model: Expandable, record: Recording, target: Target, position: int,
     name, u = direction(model, record, target)
     part = len(record.wiring.parts)
     bias = record.wiring.readout_bias
-    constant = _constant(record, part, u @ record.wiring.readout) + (0.0 if bias is None else float(u @ bias))
+    constant = _constant(record, part, u @ record.wiring.readout) + (
+        0.0 if bias is None else float(u @ bias)
+    )
     q = record.pull(part, u @ record.wiring.readout, position)
-    forward, as_run = _measured(record, lambda run: u @ run.model.outputs(run.inputs)[position].to(u), measured)
+    forward, as_run = _measured(
+        record, lambda run: u @ run.model.outputs(run.inputs)[position].to(u), measured
+    )
     return Goal(name, q, _roots(record, part, position), constant, forward, part, position, as_run)
 
 
-def _measured(record: Recording, value: Callable[[Pass], Tensor], asked: bool) -> tuple[float, float | None]:
-    """``value`` of the pass that is explained, and of the half-precision one where that is another; NaN if not asked."""
+def _measured(
+    record: Recording, value: Callable[[Pass], Tensor], asked: bool
+) -> tuple[float, float | None]:
+    """``value`` of the pass that is explained, and of the half-precision one where that is another;
+    NaN if not asked.
+    """
     if not asked:
         return float("nan"), None
     return float(value(record.run)), None if record.as_run is None else float(value(record.as_run))
 
 
-def direction(model: Expandable, record: Recording, target: Target) -> tuple[str, Float[Tensor, " out"]]:
+def direction(
+    model: Expandable, record: Recording, target: Target
+) -> tuple[str, Float[Tensor, " out"]]:
     """A target over the outputs, as a name and a vector."""
     readout = record.wiring.readout
     if isinstance(target, Tensor):
@@ -96,7 +114,9 @@ def _weights(target: Target) -> list[tuple[Any, float]]:
     """A target by name, pair or weights, as outputs and their weights; an output may come twice."""
     if isinstance(target, tuple):
         if len(target) != 2:
-            raise ArgumentError("target", must="be a pair, the one less the other", got=f"{len(target)} of them")
+            raise ArgumentError(
+                "target", must="be a pair, the one less the other", got=f"{len(target)} of them"
+            )
         return [(target[0], 1.0), (target[1], -1.0)]
     if not isinstance(target, Mapping):
         return [(target, 1.0)]
@@ -104,7 +124,9 @@ def _weights(target: Target) -> list[tuple[Any, float]]:
         raise ArgumentError("target", must="name at least one output", got="none")
     for output, weight in target.items():
         if isinstance(weight, bool) or not isinstance(weight, Real) or not math.isfinite(weight):
-            raise ArgumentError(f"target's weight of {output!r}", must="be a finite number", got=repr(weight))
+            raise ArgumentError(
+                f"target's weight of {output!r}", must="be a finite number", got=repr(weight)
+            )
     return [(output, float(weight)) for output, weight in target.items()]
 
 
@@ -126,7 +148,9 @@ def _inside(record: Recording, target: At, position: int, measured: bool) -> Goa
     n, side, place = find_place(target.place, record.wiring.parts)
     like = record.writes[0, 0]
     u = _vector("At.direction", f"be ({len(like)},)", target.direction, like)
-    forward, as_run = _measured(record, lambda run: u @ _heard(run, n, side)[position].to(u), measured)
+    forward, as_run = _measured(
+        record, lambda run: u @ _heard(run, n, side)[position].to(u), measured
+    )
     name = f"{target.name} at {place}"
     if side == "output":
         roots: tuple[Tree, ...] = (("write", record.wiring.parts[n].name, position),)

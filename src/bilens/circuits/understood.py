@@ -1,9 +1,10 @@
 """Whether a part of a model does what circuits read from its weights.
 
-Circuits speak of W_Q, W_K, W_V and W_O, of a layer's tensor, and of what a norm says of itself. A subclass, a hook, an
-adapter or a quantised layer may do something else, and what was then said would be exact about another model. So a part's
-own forward pass is held against its weights: on what it reads where a pass is recorded, on random vectors where weights
-are read alone. What agrees is understood, however it was made.
+Circuits speak of W_Q, W_K, W_V and W_O, of a layer's tensor, and of what a norm says of itself. A
+subclass, a hook, an adapter or a quantised layer may do something else, and what was then said
+would be exact about another model. So a part's own forward pass is held against its weights: on
+what it reads where a pass is recorded, on random vectors where weights are read alone. What agrees
+is understood, however it was made.
 
 A miss is relative to the sizes that were added up, not to the sum, which may cancel.
 """
@@ -21,13 +22,16 @@ from bilens.nn.expandable import Expandable, Heads, Layer, Wiring
 from bilens.nn.norm import Norm
 
 PROBES = 5  # random vectors, at as many positions, on which weights are tried
-# A miss that is another function: rounding is amplified where patterns are sharp, and stays far below these.
+# A miss that is another function: rounding is amplified where patterns are sharp, and stays far
+# below these.
 MISS = {torch.float64: 1e-7, torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 TODO = "Merge or remove what changes it (an override, a hook, an adapter), or load the plain model."
 
 
 def require_plain(wiring: Wiring) -> None:
-    """Raise ArgumentError unless the weights of every part are plain tensors of a floating dtype: not quantised ones."""
+    """Raise ArgumentError unless the weights of every part are plain tensors of a floating dtype:
+    not quantised ones.
+    """
     _require_plain_weight("the readout", wiring.readout)
     for part in wiring.parts:
         for name, module in part.module.named_modules():
@@ -44,7 +48,9 @@ def require_norm(who: str, norm: Norm, x: Float[Tensor, "t d"]) -> None:
     _require_same(who, does, says, size, "its scale, linear map and shift")
     y = x.flip(0)
     there, back = (linear * y).sum(-1), (x * norm.transposed(y)).sum(-1)
-    _require_same(who, there, back, (linear * y).abs().sum(-1).max(), "the transpose of its linear map")
+    _require_same(
+        who, there, back, (linear * y).abs().sum(-1).max(), "the transpose of its linear map"
+    )
 
 
 def require_heads(
@@ -53,7 +59,8 @@ def require_heads(
     by_head: Float[Tensor, "head t d"],
     pattern: Float[Tensor, "head t s"],
 ) -> None:
-    """Raise ArgumentError unless an attention layer writes Σ_s pattern_ts (x̂_s W_V + b_V) W_O + b_O, summed over heads.
+    """Raise ArgumentError unless an attention layer writes Σ_s pattern_ts (x̂_s W_V + b_V) W_O +
+    b_O, summed over heads.
 
     Cost: the layer's own forward pass, and its weights once.
     """
@@ -67,7 +74,9 @@ def require_heads(
     _require_same(part.name, does, by_head.sum(0) + bias, size, "the sum of its heads")
 
 
-def require_scores(part: Heads, read: Float[Tensor, "t d"], pattern: Float[Tensor, "head t s"]) -> None:
+def require_scores(
+    part: Heads, read: Float[Tensor, "t d"], pattern: Float[Tensor, "head t s"]
+) -> None:
     """Raise ArgumentError unless a layer's patterns are the softmax of its scores by W_Q and W_K."""
     queries, keys = (_turned(part, read, name) for name in ("q_proj", "k_proj"))
     scores = (queries @ keys.mT) * part.module.d_head**-0.5
@@ -78,7 +87,8 @@ def require_scores(part: Heads, read: Float[Tensor, "t d"], pattern: Float[Tenso
 
 
 def require_turns(part: Heads, queries: Float[Tensor, "t d_head"]) -> None:
-    """Raise ArgumentError unless positions turn queries and keys so that a score depends on their offset alone.
+    """Raise ArgumentError unless positions turn queries and keys so that a score depends on their
+    offset alone.
 
     Angles are made in float32, so this holds to 1e-7 and is held to no more than float32 can.
     """
@@ -86,7 +96,10 @@ def require_turns(part: Heads, queries: Float[Tensor, "t d_head"]) -> None:
         return
     length, keys = len(queries), queries.flip(0)
     there = torch.arange(length, device=queries.device)
-    at = [part.rotary(positions[None], queries.dtype) for positions in (there, torch.zeros_like(there), there - length + 1)]
+    at = [
+        part.rotary(positions[None], queries.dtype)
+        for positions in (there, torch.zeros_like(there), there - length + 1)
+    ]
     q, q_0, k, k_back = (
         rotate(x, *(angle[0, 0] for angle in turn))
         for x, turn in ((queries, at[0]), (queries, at[1]), (keys, at[0]), (keys, at[2]))
@@ -99,14 +112,18 @@ def require_turns(part: Heads, queries: Float[Tensor, "t d_head"]) -> None:
 
 
 def require_sum(says: float, does: float, size: float, dtype: torch.dtype) -> None:
-    """Raise ArgumentError unless what the parts of a model add up to is what the model gives. ``size``: Σ |parts|."""
+    """Raise ArgumentError unless what the parts of a model add up to is what the model gives.
+    ``size``: Σ |parts|.
+    """
     got = torch.tensor([[does, says]], dtype=torch.float64).to(dtype)
     what = "what its parts add up to"
     _require_same("the model", got[:, 0], got[:, 1], torch.tensor(size), what)
 
 
 def require_layer(part: Layer, read: Float[Tensor, "t d"], written: Float[Tensor, "t d"]) -> None:
-    """Raise ArgumentError unless a layer that has a tensor writes T(x̂, x̂). Cost: the layer once more."""
+    """Raise ArgumentError unless a layer that has a tensor writes T(x̂, x̂). Cost: the layer once
+    more.
+    """
     tensor = part.tensor()
     if tensor is None:
         return
@@ -118,7 +135,8 @@ def require_layer(part: Layer, read: Float[Tensor, "t d"], written: Float[Tensor
 
 @torch.no_grad()
 def require_weights(wiring: Wiring, parts: Iterable[Heads | Layer]) -> None:
-    """Raise ArgumentError unless ``parts`` and the final norm do what their weights say, on a few random vectors.
+    """Raise ArgumentError unless ``parts`` and the final norm do what their weights say, on a few
+    random vectors.
 
     Cost: a pass of five positions through each.
     """
@@ -139,7 +157,9 @@ def require_weights(wiring: Wiring, parts: Iterable[Heads | Layer]) -> None:
 
 @torch.no_grad()
 def require_ends(model: Expandable, wiring: Wiring) -> None:
-    """Raise ArgumentError unless the modules that hold the leaves' weights and the readout's do what these say."""
+    """Raise ArgumentError unless the modules that hold the leaves' weights and the readout's do
+    what these say.
+    """
     if not isinstance(model, nn.Module):
         return
     leaves = model.leaf_weights()
@@ -150,7 +170,9 @@ def require_ends(model: Expandable, wiring: Wiring) -> None:
         leaf = next((leaf for leaf, rows in leaves.items() if rows is weight), None)
         if leaf is not None and hasattr(module, "embedding_dim"):
             n = torch.arange(min(PROBES, len(weight)), device=weight.device)
-            _require_same(name, module(n), weight[n], weight[n].abs().max(), f"the weights of {leaf}")
+            _require_same(
+                name, module(n), weight[n], weight[n].abs().max(), f"the weights of {leaf}"
+            )
         elif weight is wiring.readout:
             x = _random(weight, weight.shape[1])
             says = nn.functional.linear(x, weight, wiring.readout_bias)

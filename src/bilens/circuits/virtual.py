@@ -16,7 +16,13 @@ from torch import Tensor
 
 from bilens.algebra import CP, Factored, parts
 from bilens.base.errors import ArgumentError, NotExactError
-from bilens.circuits.attention import Weights, attention_part, head_weights, require_offset, score_form
+from bilens.circuits.attention import (
+    Weights,
+    attention_part,
+    head_weights,
+    require_offset,
+    score_form,
+)
 from bilens.circuits.paths import HEAD, LAYER
 from bilens.circuits.understood import require_ends, require_weights
 from bilens.nn.expandable import Expandable, Heads, Layer, require_expandable
@@ -156,7 +162,9 @@ class _Reader:
         if self.peek.text == ".":
             dot = self.take()
             if not alone:
-                raise self.refuse("have a score only by itself, not inside a path or below W_U", dot)
+                raise self.refuse(
+                    "have a score only by itself, not inside a path or below W_U", dot
+                )
             self.expect("QK")
             return _Score(layer, head, offset, *self.two(), at)
         if self.peek.text != "(":
@@ -203,7 +211,9 @@ class _Reader:
 
 def _tokens(expr: str) -> list[_Token]:
     if not isinstance(expr, str):
-        raise ArgumentError("a path", must='be a text like "W_U mlp0(embed, L0H3)"', got=type(expr).__name__)
+        raise ArgumentError(
+            "a path", must='be a text like "W_U mlp0(embed, L0H3)"', got=type(expr).__name__
+        )
     found, at = [], 0
     while expr[at:].strip():
         token = TOKEN.match(expr, at)
@@ -248,7 +258,9 @@ class _Circuits:
             case _Readout():
                 path = self.path(node.child)
                 self.require_before(path, len(self.wiring.parts), READOUT, node.at)
-                found = _onwards(path.form, self.wiring.norm.transposed(self.wiring.readout.double()).mT)
+                found = _onwards(
+                    path.form, self.wiring.norm.transposed(self.wiring.readout.double()).mT
+                )
             case _:
                 found = self.path(node).form
         return found.T if isinstance(found, Factored) else found
@@ -267,7 +279,9 @@ class _Circuits:
         raise AssertionError(node)
 
     def leaf(self, node: _Leaf) -> _Path:
-        identity = torch.eye(self.wiring.readout.shape[1]).to(self.wiring.readout.device, torch.float64)
+        identity = torch.eye(self.wiring.readout.shape[1]).to(
+            self.wiring.readout.device, torch.float64
+        )
         if node.name == RESIDUAL:
             return _Path(Factored(identity, identity), None)
         if node.name not in self.leaves:
@@ -281,7 +295,9 @@ class _Circuits:
             n, part = attention_part(self.wiring, node.layer, node.head)
         except ArgumentError as error:
             must = f"name a head of the model at character {node.at + 1}: its {error.who} must {error.must}"
-            raise ArgumentError(_who(self.expr), must=must, got=f"L{node.layer}H{node.head}") from None
+            raise ArgumentError(
+                _who(self.expr), must=must, got=f"L{node.layer}H{node.head}"
+            ) from None
         require_offset(node.offset)
         require_weights(self.wiring, [part])
         return n, part, Weights(*(matrix.double() for matrix in head_weights(part, node.head)))
@@ -290,7 +306,10 @@ class _Circuits:
         name = f"mlp{node.layer}"
         n = self.parts.get(name)
         if n is None:
-            known = ", ".join(part.name for part in self.wiring.parts if isinstance(part, Layer)) or "none"
+            known = (
+                ", ".join(part.name for part in self.wiring.parts if isinstance(part, Layer))
+                or "none"
+            )
             must = f"name a layer of the model ({known}) at character {node.at + 1}"
             raise ArgumentError(_who(self.expr), must=must, got=name)
         left, right = self.path(node.left), self.path(node.right)
@@ -303,8 +322,12 @@ class _Circuits:
         require_weights(self.wiring, [part])
         tensor = quadratic(part)
         if tensor is None:
-            todo = f"Start from x after it, or expand() an input: {name} is then a source of its own."
-            raise NotExactError(_who(self.expr), must="go through bilinear layers", got=f"{name}, opaque", todo=todo)
+            todo = (
+                f"Start from x after it, or expand() an input: {name} is then a source of its own."
+            )
+            raise NotExactError(
+                _who(self.expr), must="go through bilinear layers", got=f"{name}, opaque", todo=todo
+            )
         return _Path(_fed(tensor, left.form, right.form, _same(node.left, node.right)), n)
 
     def score(self, node: _Score) -> CP | Factored:
@@ -313,7 +336,10 @@ class _Circuits:
         for path in (query, key):
             self.require_before(path, n, f"L{node.layer}H{node.head}", node.at)
         if isinstance(query.form, Factored) and isinstance(key.form, Factored):
-            queries, keys = query.form.a @ (query.form.b @ weights.w_q), key.form.a @ (key.form.b @ weights.w_k)
+            queries, keys = (
+                query.form.a @ (query.form.b @ weights.w_q),
+                key.form.a @ (key.form.b @ weights.w_k),
+            )
             return score_form(part, queries, keys, node.offset)
         qk = score_form(part, weights.w_q, weights.w_k, node.offset)
         one, other = (query, key) if isinstance(query.form, CP) else (key, query)
@@ -323,19 +349,27 @@ class _Circuits:
 
     def require_before(self, path: _Path, reader: int, name: str, at: int) -> None:
         """Refuse a part that reads what is written after it, or what it does not read."""
-        if path.part is None or (path.part < reader and (self.wiring.accumulates or path.part == reader - 1)):
+        if path.part is None or (
+            path.part < reader and (self.wiring.accumulates or path.part == reader - 1)
+        ):
             return
         written = "the first writes" if path.part < 0 else self.wiring.parts[path.part].name
         must = f"let {name} at character {at + 1} read what it reads in the model"
-        raise ArgumentError(_who(self.expr), must=must, got=written, todo="A part reads earlier parts only.")
+        raise ArgumentError(
+            _who(self.expr), must=must, got=written, todo="A part reads earlier parts only."
+        )
 
     def too_high(self, got: str) -> NotExactError:
         todo = "Put x in place of one layer and read the two forms in turn, or expand() an input."
-        return NotExactError(_who(self.expr), must="hold one bilinear layer (order three)", got=got, todo=todo)
+        return NotExactError(
+            _who(self.expr), must="hold one bilinear layer (order three)", got=got, todo=todo
+        )
 
 
 def quadratic(part: Layer) -> CP | None:
-    """A layer's quadratic part over the stream, in float64, its norm's weights and centring included; None where opaque."""
+    """A layer's quadratic part over the stream, in float64, its norm's weights and centring
+    included; None where opaque.
+    """
     tensor = part.tensor()
     if tensor is None:
         return None
@@ -350,7 +384,9 @@ def _onwards(form: Factored | CP, then: Tensor | Factored) -> Factored | CP:
     if isinstance(form, Factored):
         return form @ then  # type: ignore[return-value]
     return CP(
-        (form.out.mT @ then.a @ then.b if isinstance(then, Factored) else form.out.mT @ then).mT, form.left, form.right
+        (form.out.mT @ then.a @ then.b if isinstance(then, Factored) else form.out.mT @ then).mT,
+        form.left,
+        form.right,
     )
 
 
@@ -360,5 +396,7 @@ def _fed(tensor: CP, left: Factored | CP, right: Factored | CP, same: bool) -> C
     assert isinstance(right, Factored)
     one, two = ((left.a @ (left.b @ side.mT)).mT for side in (tensor.left, tensor.right))
     three, four = ((right.a @ (right.b @ side.mT)).mT for side in (tensor.left, tensor.right))
-    both = CP(torch.cat([tensor.out, tensor.out], 1), torch.cat([one, two]), torch.cat([four, three]))
+    both = CP(
+        torch.cat([tensor.out, tensor.out], 1), torch.cat([one, two]), torch.cat([four, three])
+    )
     return both * 0.5 if same else both

@@ -1,4 +1,6 @@
-"""The commands, and the one rule for what goes wrong: one line on stderr and exit 2, never a traceback."""
+"""The commands, and the one rule for what goes wrong: one line on stderr and exit 2, never a
+traceback.
+"""
 
 import io
 import logging
@@ -55,11 +57,20 @@ app = typer.Typer(
 train_app = typer.Typer(help="Train a model.")
 app.add_typer(train_app, name="train")
 
-DataName = Annotated[str, typer.Option("--data", help='"digits" (built in), or a folder of MNIST-like idx .gz files.')]
-TextName = Annotated[
-    str, typer.Option("--data", help='"topics" (built in), a .txt or .xz file, a folder of them, or a Hugging Face dataset.')
+DataName = Annotated[
+    str,
+    typer.Option("--data", help='"digits" (built in), or a folder of MNIST-like idx .gz files.'),
 ]
-SpecialTokens = Annotated[bool, typer.Option(help="Read the text with the tokenizer's own special tokens (BOS).")]
+TextName = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help='"topics" (built in), a .txt or .xz file, a folder of them, or a Hugging Face dataset.',
+    ),
+]
+SpecialTokens = Annotated[
+    bool, typer.Option(help="Read the text with the tokenizer's own special tokens (BOS).")
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of every random choice.")]
 
 DETAILS = ("writes", "pairs", "paths")
@@ -68,7 +79,9 @@ DEMO_STEPS = 800  # enough for the digits to be told apart, within a minute of t
 
 
 def main() -> None:
-    """Run the command line. Exit 0 when all is well, 1 when a check fails, 2 for bad input, 130 when interrupted."""
+    """Run the command line. Exit 0 when all is well, 1 when a check fails, 2 for bad input, 130
+    when interrupted.
+    """
     with _terminable():
         _main()
 
@@ -80,7 +93,8 @@ def _main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.showwarning = _warn
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    for stream in (sys.stdout, sys.stderr):  # where there is no λ it is written \u03bb: no two names become one
+    # where there is no λ it is written \u03bb: no two names become one
+    for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -134,14 +148,18 @@ def _stop(message: str) -> NoReturn:
 
 
 def _require_text(arguments: Sequence[str]) -> None:
-    """Bytes that are no text in this locale reach Python as half surrogates, which no tokenizer or file takes."""
+    """Bytes that are no text in this locale reach Python as half surrogates, which no tokenizer or
+    file takes.
+    """
     from bilens.base.errors import ArgumentError
 
     for argument in arguments:
         try:
             argument.encode()
         except UnicodeEncodeError:
-            raise ArgumentError("an argument", must="be text in this locale", got=repr(argument)) from None
+            raise ArgumentError(
+                "an argument", must="be text in this locale", got=repr(argument)
+            ) from None
 
 
 def _flush() -> None:
@@ -169,7 +187,9 @@ def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False,
 ) -> None:
-    """Bilinear layers as exact third-order tensors: train or load a model, decompose it, verify it, send a page."""
+    """Bilinear layers as exact third-order tensors: train or load a model, decompose it, verify it,
+    send a page.
+    """
     if version:
         from bilens import __version__
 
@@ -193,11 +213,13 @@ def _help_if_bare(context: typer.Context) -> None:
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model and the page.")] = Path("report"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the model and the page.")
+    ] = Path("report"),
     seed: Seed = 0,
 ) -> None:
-    """The main job on what is built in: train a classifier on digits, verify it, decompose it, and write a page; and a
-    page of the paths inside the language model in the box."""
+    """The main job on what is built in: train a classifier on digits, verify it, decompose it, and
+    write a page; and a page of the paths inside the language model in the box."""
     from bilens import load
     from bilens.cli.output import quiet, say, show, table, watched
     from bilens.report import verify, write_page
@@ -221,28 +243,44 @@ def demo(
 @train_app.command("image")
 def train_image(
     context: typer.Context,
-    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the model, its log and checkpoints.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="New folder for the model, its log and checkpoints."),
+    ],
     data: DataName = "digits",
-    recipe: Annotated[str, typer.Option(help='"interpretable" (few eigenvectors) or "accuracy".')] = "interpretable",
+    recipe: Annotated[
+        str, typer.Option(help='"interpretable" (few eigenvectors) or "accuracy".')
+    ] = "interpretable",
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run that was stopped, to the same weights.")
+        bool,
+        typer.Option("--resume", help="Go on with a run that was stopped, to the same weights."),
     ] = False,
     seed: Seed = 0,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate of AdamW.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Weight decay of AdamW.")] = None,
-    input_noise: Annotated[float | None, typer.Option(help="Standard deviation of noise on pixels in [0, 1].")] = None,
-    tail_penalty: Annotated[
-        float | None, typer.Option(help="Weight of what each class has beyond its top eigenvectors.")
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak learning rate of AdamW.")
     ] = None,
-    kept: Annotated[int | None, typer.Option(help="How many eigenvectors per class are free of that penalty.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay of AdamW.")] = None,
+    input_noise: Annotated[
+        float | None, typer.Option(help="Standard deviation of noise on pixels in [0, 1].")
+    ] = None,
+    tail_penalty: Annotated[
+        float | None,
+        typer.Option(help="Weight of what each class has beyond its top eigenvectors."),
+    ] = None,
+    kept: Annotated[
+        int | None, typer.Option(help="How many eigenvectors per class are free of that penalty.")
+    ] = None,
     width: Annotated[int | None, typer.Option(help="Hidden size.")] = None,
     layers: Annotated[int | None, typer.Option(help="Bilinear layers.")] = None,
-    residual: Annotated[bool, typer.Option("--residual", help="Layers add to what they read.")] = False,
+    residual: Annotated[
+        bool, typer.Option("--residual", help="Layers add to what they read.")
+    ] = False,
     bias: Annotated[bool, typer.Option("--bias", help="Biases everywhere.")] = False,
     save_every: Annotated[
-        int | None, typer.Option(min=1, help="Steps between checkpoints (default: a tenth of the run).")
+        int | None,
+        typer.Option(min=1, help="Steps between checkpoints (default: a tenth of the run)."),
     ] = None,
 ) -> None:
     """Train an image classifier; prints the test accuracy. Resumable; logs to OUTPUT/log.jsonl."""
@@ -290,22 +328,42 @@ def train_tokenizer(
 @train_app.command("text")
 def train_text(
     context: typer.Context,
-    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the model, its log and checkpoints.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="New folder for the model, its log and checkpoints."),
+    ],
     data: TextName = "topics",
-    config: Annotated[Path | None, typer.Option(help="TOML: steps, batch_size, … and a table [model].")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer's folder; without it one is trained on DATA.")] = None,
-    vocab_size: Annotated[int | None, typer.Option(help="Tokens of a tokenizer trained here.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML: steps, batch_size, … and a table [model].")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="A tokenizer's folder; without it one is trained on DATA.")
+    ] = None,
+    vocab_size: Annotated[
+        int | None, typer.Option(help="Tokens of a tokenizer trained here.")
+    ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run that was stopped, to the same weights.")
+        bool,
+        typer.Option("--resume", help="Go on with a run that was stopped, to the same weights."),
     ] = False,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of every random choice.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of every random choice.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Blocks per step and process.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate of AdamW.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak learning rate of AdamW.")
+    ] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Train in bfloat16 (on a GPU).")] = False,
-    compiled: Annotated[bool, typer.Option("--compile", help="Train through torch.compile.")] = False,
-    report_to: Annotated[str, typer.Option(help="A reporter of Trainer's: wandb, tensorboard, trackio, …")] = "none",
-    save_every: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints (default: a tenth).")] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Train through torch.compile.")
+    ] = False,
+    report_to: Annotated[
+        str, typer.Option(help="A reporter of Trainer's: wandb, tensorboard, trackio, …")
+    ] = "none",
+    save_every: Annotated[
+        int | None, typer.Option(min=1, help="Steps between checkpoints (default: a tenth).")
+    ] = None,
 ) -> None:
     """Train a language model; prints the held-out loss. Resumable; logs to OUTPUT/log.jsonl."""
     from bilens import training
@@ -325,7 +383,14 @@ def train_text(
     options = {"bf16": bf16, "torch_compile": compiled, "report_to": report_to}
     silent = not watched()
     training.train_language(
-        data, output, how, tokenizer=tokenizer, resume=resume, save_every=save_every, quiet=silent, options=options
+        data,
+        output,
+        how,
+        tokenizer=tokenizer,
+        resume=resume,
+        save_every=save_every,
+        quiet=silent,
+        options=options,
     )
     show([figures("Held out", training.read_about(output)["figures"]["valid"])])
 
@@ -339,33 +404,48 @@ def evaluate(
     data: Annotated[str, typer.Argument(metavar="DATA", help="What --data of training takes.")],
     json: AsJson = False,
 ) -> None:
-    """Accuracy of a classifier on the test part of DATA, loss of a language model on its held-out part."""
+    """Accuracy of a classifier on the test part of DATA, loss of a language model on its held-out
+    part.
+    """
     from bilens import Transformer, load
     from bilens.cli.output import figures, quiet, show
     from bilens.training import evaluate_on, evaluate_text_on
 
     quiet()
     loaded = load(str(model))
-    found = evaluate_text_on(loaded, data) if isinstance(loaded, Transformer) else evaluate_on(loaded, data)
+    found = (
+        evaluate_text_on(loaded, data)
+        if isinstance(loaded, Transformer)
+        else evaluate_on(loaded, data)
+    )
     show([figures("Test", found)], json)
 
 
 @app.command()
 def compare(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the runs; one begun is gone on with.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the runs; one begun is gone on with.")
+    ],
     data: TextName = "topics",
     config: Annotated[
-        Path | None, typer.Option(help="TOML, as for train text; intermediate_size is the gated MLPs'.")
+        Path | None,
+        typer.Option(help="TOML, as for train text; intermediate_size is the gated MLPs'."),
     ] = None,
-    mlp: Annotated[list[str] | None, typer.Option(help="An MLP to compare; repeat it. Default: all seven.")] = None,
+    mlp: Annotated[
+        list[str] | None, typer.Option(help="An MLP to compare; repeat it. Default: all seven.")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each.")] = 3,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of each run.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Blocks per step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate of AdamW.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak learning rate of AdamW.")
+    ] = None,
     save: Save = None,
     json: AsJson = False,
 ) -> None:
-    """Bilinear against ReLU, GELU, ReLU², ReGLU, GEGLU, SwiGLU: equal parameters, equal tokens, several seeds."""
+    """Bilinear against ReLU, GELU, ReLU², ReGLU, GEGLU, SwiGLU: equal parameters, equal tokens,
+    several seeds.
+    """
     from bilens import training
     from bilens.cli.output import quiet, say, show, table, watched
 
@@ -375,10 +455,14 @@ def compare(
 
     quiet()
     require_place("--save", save)
-    how = training.read_recipe(config, steps=steps, batch_size=batch_size, learning_rate=learning_rate)
+    how = training.read_recipe(
+        config, steps=steps, batch_size=batch_size, learning_rate=learning_rate
+    )
     chosen = mlp or tuple(training.VARIANTS)
     silent = not watched()
-    found = training.compare(data, output, how, variants=chosen, seeds=seeds, quiet=silent, on_run=one_line)
+    found = training.compare(
+        data, output, how, variants=chosen, seeds=seeds, quiet=silent, on_run=one_line
+    )
     if save is not None:
         found.save(save)
     show([table(found)], json)
@@ -388,7 +472,9 @@ def compare(
 def convert(
     model: ModelFolder,
     output: Annotated[Path, typer.Option("--output", "-o", help="New folder.")],
-    to: Annotated[str, typer.Option(help='"bilens", or "llama" for a plain LlamaForCausalLM.')] = "bilens",
+    to: Annotated[
+        str, typer.Option(help='"bilens", or "llama" for a plain LlamaForCausalLM.')
+    ] = "bilens",
 ) -> None:
     """A language model from and to the Llama family, tokenizer and all."""
     from bilens import Transformer, load
@@ -413,26 +499,43 @@ def expand(
     context: typer.Context,
     model: ModelFolder,
     prompt: Annotated[str, typer.Option(help="The text that the model reads.")],
-    target: Annotated[str | None, typer.Option(help='The token to explain (" on"); default: the likeliest one.')] = None,
-    versus: Annotated[str | None, typer.Option(help="Explain the target's logit less this token's.")] = None,
-    position: Annotated[int, typer.Option(help="Where the token is predicted; -1 is after the whole prompt.")] = -1,
-    detail: Annotated[str, typer.Option(help='"writes", "pairs" or "paths" (all the way to the embeddings).')] = "paths",
+    target: Annotated[
+        str | None, typer.Option(help='The token to explain (" on"); default: the likeliest one.')
+    ] = None,
+    versus: Annotated[
+        str | None, typer.Option(help="Explain the target's logit less this token's.")
+    ] = None,
+    position: Annotated[
+        int, typer.Option(help="Where the token is predicted; -1 is after the whole prompt.")
+    ] = -1,
+    detail: Annotated[
+        str, typer.Option(help='"writes", "pairs" or "paths" (all the way to the embeddings).')
+    ] = "paths",
     k: Annotated[
         int | None,
         typer.Option("-k", help=f"Terms to print (default: {TERMS}, and all with --json)."),
     ] = None,
     max_terms: Annotated[int, typer.Option(help="How many terms to keep at most.")] = 1000,
-    cutoff: Annotated[float, typer.Option(help="Terms below this share of Σ |writes| go to the remainder.")] = 1e-4,
+    cutoff: Annotated[
+        float, typer.Option(help="Terms below this share of Σ |writes| go to the remainder.")
+    ] = 1e-4,
     dictionary: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FOLDER", help="A dictionary for the MLP input that it names; repeat it for more."),
+        typer.Option(
+            metavar="FOLDER",
+            help="A dictionary for the MLP input that it names; repeat it for more.",
+        ),
     ] = None,
-    graph: Annotated[Path | None, typer.Option(help="Also write the graph to this file (Neuronpedia's JSON).")] = None,
+    graph: Annotated[
+        Path | None, typer.Option(help="Also write the graph to this file (Neuronpedia's JSON).")
+    ] = None,
     special_tokens: SpecialTokens = True,
     save: Save = None,
     json: AsJson = False,
 ) -> None:
-    """Which paths make this logit, to the last digit. In float64; the table ends with what it left out, and the total."""
+    """Which paths make this logit, to the last digit. In float64; the table ends with what it left
+    out, and the total.
+    """
     import json as texts
 
     from bilens import circuits
@@ -487,7 +590,10 @@ def _account(found: "Expansion", k: int, exactly: bool) -> "Table":
         "forward pass": found.forward,
     }
     blank: dict[str, Any] = dict.fromkeys(every.columns)
-    last = [blank | {"path": name, "value": value if exactly else f"{value:.12g}"} for name, value in ends.items()]
+    last = [
+        blank | {"path": name, "value": value if exactly else f"{value:.12g}"}
+        for name, value in ends.items()
+    ]
     return replace(every, rows=[*shown, *last], left_out=len(others))
 
 
@@ -496,9 +602,12 @@ def report(
     model: ModelFolder,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for index.html.")],
     data: Annotated[
-        str | None, typer.Option(help="Images to test a classifier on; by default what it was trained on.")
+        str | None,
+        typer.Option(help="Images to test a classifier on; by default what it was trained on."),
     ] = None,
-    prompt: Annotated[list[str] | None, typer.Option(help="A text for a language model; repeat it for more.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="A text for a language model; repeat it for more.")
+    ] = None,
     special_tokens: SpecialTokens = True,
 ) -> None:
     """Everything about a model as one page that opens from file:// with no network."""
@@ -514,7 +623,9 @@ def report(
     loaded, about = load(str(model)), read_about(model)
     if isinstance(loaded, Transformer):
         if data is not None:
-            raise ArgumentError("--data", must="be left out for a language model", got=data, todo="Pass --prompt.")
+            raise ArgumentError(
+                "--data", must="be left out for a language model", got=data, todo="Pass --prompt."
+            )
         prompts = [Prompt(text, special_tokens) for text in prompt or ()]
         for text in prompts:
             loaded.read(text)  # refused here rather than shown as a broken part of the page
@@ -523,7 +634,9 @@ def report(
         source = data or about.get("data")
         if source is None or prompt:
             must, got = (
-                ("be left out for a classifier", prompt) if prompt else ("be given without a training.json", "nothing")
+                ("be left out for a classifier", prompt)
+                if prompt
+                else ("be given without a training.json", "nothing")
             )
             raise ArgumentError("--prompt" if prompt else "--data", must=must, got=got)
         page = write_page(loaded, load_images_for(loaded, source), output, about)
@@ -533,7 +646,9 @@ def report(
 
 @app.command()
 def verify(model: ModelFolder, seed: Seed = 0, json: AsJson = False) -> None:
-    """Check in float64, on this very model's weights, every identity bilens claims; exit 1 when one fails."""
+    """Check in float64, on this very model's weights, every identity bilens claims; exit 1 when one
+    fails.
+    """
     from bilens import load
     from bilens.cli.output import quiet, show, table
     from bilens.report import verify as check
@@ -552,7 +667,9 @@ def _language_model(folder: Path) -> Any:
     model = load(str(folder))
     if not isinstance(model, Transformer):
         todo = "Expand a classifier in Python: bilens.expand(model, image, target)."
-        raise ArgumentError(str(folder), must="be a language model", got=type(model).__name__, todo=todo)
+        raise ArgumentError(
+            str(folder), must="be a language model", got=type(model).__name__, todo=todo
+        )
     return model
 
 
@@ -567,14 +684,18 @@ def _dictionaries(folders: Iterable[Path], model: Any) -> dict[str, Any]:
     for folder in folders:
         made = Dictionary.load(folder)
         if not made.hook:
-            raise ArgumentError(str(folder), must="name the place it reads: hook_name in cfg.json", got="none")
+            raise ArgumentError(
+                str(folder), must="name the place it reads: hook_name in cfg.json", got="none"
+            )
         try:
             find_place(made.hook, wiring.parts)
         except ArgumentError as error:
             raise FileError(f"{folder}: hook_name", must=error.must, got=error.got) from error
         made.require_fits(str(folder), width=wiring.readout.shape[1], place=made.hook)
         if made.hook in found:
-            raise ArgumentError("--dictionary", must="name a place once", got=f"{made.hook} again in {folder}")
+            raise ArgumentError(
+                "--dictionary", must="name a place once", got=f"{made.hook} again in {folder}"
+            )
         found[made.hook] = made
     return found
 
@@ -599,7 +720,10 @@ def _free_folder(folder: Path) -> Path:
     with held(folder):  # no demo that is still at work
         if any(folder.iterdir()) and not _is_demo(read_about(folder)):
             raise FileError(
-                str(folder), must="be new or an earlier demo's", got="other files", todo="Name another --output."
+                str(folder),
+                must="be new or an earlier demo's",
+                got="other files",
+                todo="Name another --output.",
             )
         rmtree(folder)
     return folder
@@ -612,4 +736,6 @@ def _is_demo(about: dict) -> bool:
     from bilens.training import recipe
 
     stored = about.get("recipe", {})
-    return about.get("data") == "digits" and stored == asdict(recipe(steps=DEMO_STEPS)) | {"seed": stored.get("seed")}
+    return about.get("data") == "digits" and stored == asdict(recipe(steps=DEMO_STEPS)) | {
+        "seed": stored.get("seed")
+    }

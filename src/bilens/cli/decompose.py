@@ -32,7 +32,8 @@ def decompose(
     context: typer.Context,
     model: ModelFolder,
     layer: Annotated[
-        str | None, typer.Option(help='Which layer, or "all"; without it the whole of a one-layer model.')
+        str | None,
+        typer.Option(help='Which layer, or "all"; without it the whole of a one-layer model.'),
     ] = None,
     k: Annotated[
         int | None,
@@ -50,15 +51,18 @@ def decompose(
         ),
     ] = "all",
     folder: Annotated[
-        Path | None, typer.Option(help="Write finished chunks here, and go on with a run that was stopped.")
+        Path | None,
+        typer.Option(help="Write finished chunks here, and go on with a run that was stopped."),
     ] = None,
     chunk: Annotated[int, typer.Option(min=1, help="Directions per chunk.")] = CHUNK,
     save: Save = None,
     json: AsJson = False,
 ) -> None:
-    """Spectra of one layer or all: eigenvectors for output directions, HOSVD, SVD, or one basis for the whole layer.
+    """Spectra of one layer or all: eigenvectors for output directions, HOSVD, SVD, or one basis for
+    the whole layer.
 
-    Under torchrun each process takes its share of the chunks of directions, and the result is that of one process."""
+    Under torchrun each process takes its share of the chunks of directions, and the result is that
+    of one process."""
     from bilens import load
     from bilens.base.errors import ArgumentError
     from bilens.cli.output import quiet, show
@@ -77,7 +81,9 @@ def decompose(
     several = len(tensors) > 1
     if save is not None and several:
         todo = "Use --folder."
-        raise ArgumentError("--save", must="be given for one layer", got=f"{len(tensors)} layers", todo=todo)
+        raise ArgumentError(
+            "--save", must="be given for one layer", got=f"{len(tensors)} layers", todo=todo
+        )
 
     def found() -> "Iterator[Table]":
         for name, tensor in tensors.items():
@@ -114,26 +120,49 @@ def _layers(model: Any, layer: str | None) -> "dict[str, CP]":
         if layer is None:
             return {"model": model.tensor(None).detach()}
     else:
-        every = {f"layer{n}": block.mlp.tensor() for n, block in enumerate(model.blocks) if block.mlp is not None}
+        every = {
+            f"layer{n}": block.mlp.tensor()
+            for n, block in enumerate(model.blocks)
+            if block.mlp is not None
+        }
         if layer is None and len(every) != 1:
-            raise ArgumentError("--layer", must=f'be one of {", ".join(name[5:] for name in every)}, or "all"', got="none")
+            raise ArgumentError(
+                "--layer",
+                must=f'be one of {", ".join(name[5:] for name in every)}, or "all"',
+                got="none",
+            )
     if layer not in ("all", None) and f"layer{layer}" not in every:
         must = f'be one of {", ".join(name[5:] for name in every)}, or "all"'
         raise ArgumentError("--layer", must=must, got=layer)
-    return {name: tensor.detach() for name, tensor in every.items() if layer in ("all", None, name[5:])}
+    return {
+        name: tensor.detach() for name, tensor in every.items() if layer in ("all", None, name[5:])
+    }
 
 
-def _eigen(model: Any, tensor: "CP", k: int, directions: str, folder: Path | None, chunk: int) -> "Result":
+def _eigen(
+    model: Any, tensor: "CP", k: int, directions: str, folder: Path | None, chunk: int
+) -> "Result":
     from bilens import decompose as spectra
     from bilens.cli.output import progress_bar
 
     rows, labels = _directions(model, tensor, directions)
     with _share(folder) as (share, meeting), progress_bar("directions") as progress:
-        return spectra.eigen(tensor, rows, k, labels=labels, chunk=chunk, folder=meeting, share=share, progress=progress)
+        return spectra.eigen(
+            tensor,
+            rows,
+            k,
+            labels=labels,
+            chunk=chunk,
+            folder=meeting,
+            share=share,
+            progress=progress,
+        )
 
 
 def _directions(model: Any, tensor: "CP", directions: str) -> tuple[Any, tuple[str, ...]]:
-    """Output directions of the layer, and their names: outputs of the model, or what W_U reads of the layer's write."""
+    """Output directions of the layer, and their names: outputs of the model, or what W_U reads of
+    the layer's write.
+    """
     import torch
 
     from bilens import Transformer
@@ -157,7 +186,9 @@ def _number(name: str) -> str | int:
 
 @contextmanager
 def _share(folder: Path | None) -> Iterator[tuple[Any, Path | None]]:
-    """Which part of the work this process does, and a folder in which all meet; one that nobody named goes in the end."""
+    """Which part of the work this process does, and a folder in which all meet; one that nobody
+    named goes in the end.
+    """
     import shutil
     import tempfile
 

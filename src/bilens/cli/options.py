@@ -1,4 +1,6 @@
-"""Arguments that several commands take, and what every command asks of its arguments before it loads anything."""
+"""Arguments that several commands take, and what every command asks of its arguments before it
+loads anything.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -6,9 +8,13 @@ from typing import Annotated
 
 import typer
 
-ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, as training wrote it.")]
+ModelFolder = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A model folder, as training wrote it.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
-Save = Annotated[Path | None, typer.Option("--save", help="Also write the result to this file (safetensors).")]
+Save = Annotated[
+    Path | None, typer.Option("--save", help="Also write the result to this file (safetensors).")
+]
 GIVEN = "COMMANDLINE"  # where an option's value comes from, in the words of typer's click
 
 
@@ -28,10 +34,13 @@ def require_count(flag: str, value: int | None) -> None:
         raise ArgumentError(flag, must="be a whole number ≥ 1", got=value)
 
 
-def require_read(context: typer.Context, mode: str, why: str, read_by: Mapping[str, Collection[str]]) -> None:
+def require_read(
+    context: typer.Context, mode: str, why: str, read_by: Mapping[str, Collection[str]]
+) -> None:
     """Raise ArgumentError for an option that was given and that nothing reads.
 
-    ``read_by``: the modes in which each option is read, by its parameter's name. ``why``: how this ``mode`` came about.
+    ``read_by``: the modes in which each option is read, by its parameter's name. ``why``: how this
+    ``mode`` came about.
     """
     from bilens.base.errors import ArgumentError
 
@@ -50,7 +59,9 @@ def was_given(context: typer.Context, name: str) -> bool:
 
 
 def require_place(flag: str, file: Path | None) -> None:
-    """Raise ArgumentError where ``file`` cannot be written because of what is there already: asked before the work."""
+    """Raise ArgumentError where ``file`` cannot be written because of what is there already: asked
+    before the work.
+    """
     from bilens.base.errors import ArgumentError
 
     if file is None:

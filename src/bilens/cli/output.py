@@ -23,12 +23,15 @@ from bilens.base.words import printable
 
 SHOWN_ROWS = 60  # on a terminal
 GAP = "  "  # between the columns on a terminal
-RANK = os.environ.get("RANK", "0")  # of several processes, which all found the same, the first alone speaks
+# of several processes, which all found the same, the first alone speaks
+RANK = os.environ.get("RANK", "0")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows with one meaning a column, under one line; ``left_out`` counts the rows that were not asked for."""
+    """Rows with one meaning a column, under one line; ``left_out`` counts the rows that were not
+    asked for.
+    """
 
     title: str
     columns: tuple[str, ...]
@@ -53,7 +56,9 @@ def figures(title: str, found: dict[str, Any]) -> Table:
 
 
 def quiet() -> None:
-    """No bars and notices from transformers while it reads and writes files; training keeps its own bar."""
+    """No bars and notices from transformers while it reads and writes files; training keeps its own
+    bar.
+    """
     logging.disable_progress_bar()
     logging.set_verbosity_error()
 
@@ -76,8 +81,8 @@ def warn(text: str) -> None:
 def show(tables: Iterable[Table], as_json: bool = False) -> None:
     """Each table as it comes; or all in one JSON document, which is a list where there are several.
 
-    On a terminal a table is cut at 60 rows and to the columns that fit, and says so. Elsewhere it is whole: a line a row,
-    with a tab between the columns.
+    On a terminal a table is cut at 60 rows and to the columns that fit, and says so. Elsewhere it
+    is whole: a line a row, with a tab between the columns.
     """
     if not as_json:
         for one in tables:
@@ -90,11 +95,15 @@ def show(tables: Iterable[Table], as_json: bool = False) -> None:
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[..., None]]:
-    """A bar on stderr where that is a terminal, as a function of (done, all, and what is being done)."""
+    """A bar on stderr where that is a terminal, as a function of (done, all, and what is being
+    done).
+    """
     err = Console(stderr=True)
     words = TextColumn("{task.description}", markup=False)
     parts = (words, BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*parts, console=err, transient=True, disable=not watched() or RANK != "0") as progress:
+    with Progress(
+        *parts, console=err, transient=True, disable=not watched() or RANK != "0"
+    ) as progress:
         task = progress.add_task(printable(what), total=None)
 
         def told(done: int, of: int, now: str = what) -> None:

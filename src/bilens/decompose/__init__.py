@@ -1,4 +1,6 @@
-"""Floor 2: spectra. Every result carries what was discarded, its error, and which eigenvalues are degenerate."""
+"""Floor 2: spectra. Every result carries what was discarded, its error, and which eigenvalues are
+degenerate.
+"""
 
 from bilens.base.chunks import Share
 from bilens.decompose.angles import Angles, angles

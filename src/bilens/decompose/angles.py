@@ -1,12 +1,15 @@
-"""Principal angles between the eigenspaces of two spectra, such as of two seeds, where a comparison means something.
+"""Principal angles between the eigenspaces of two spectra, such as of two seeds, where a comparison
+means something.
 
-Eigenvectors of degenerate eigenvalues are arbitrary within their span, so spans are compared: the j-th largest positive
-eigenvalue of one goes with the j-th of the other, negative ones likewise, and pairs join into one block where either side
-holds them to be degenerate. How far a span can be trusted is a matter of its gap δ, the distance from its eigenvalues to
-all others:
+Eigenvectors of degenerate eigenvalues are arbitrary within their span, so spans are compared: the
+j-th largest positive eigenvalue of one goes with the j-th of the other, negative ones likewise, and
+pairs join into one block where either side holds them to be degenerate. How far a span can be
+trusted is a matter of its gap δ, the distance from its eigenvalues to all others:
 
-    sin θ(computed, true) ≤ ‖R‖ / δ                Davis and Kahan 1970, with R = Q V − V Λ the residuals of the block
-    ‖Q_A − Q_B‖ ≥ ½ δ ‖sin Θ‖                      Yu, Wang and Samworth 2015, theorem 2: what so large an angle takes
+    sin θ(computed, true) ≤ ‖R‖ / δ                Davis and Kahan 1970, with R = Q V − V Λ the
+                                                   residuals of the block
+    ‖Q_A − Q_B‖ ≥ ½ δ ‖sin Θ‖                      Yu, Wang and Samworth 2015, theorem 2: what so
+                                                   large an angle takes
 """
 
 import math
@@ -29,16 +32,17 @@ class Angles(Result):
     """Blocks of two spectra, compared as subspaces; a row of each tensor per block.
 
     Fields:
-        of: the direction (flattened batch) that the block is of. labels: names of the directions, or none.
-        positions: of the block's eigenpairs in each of the two spectra.
-        values: the mean eigenvalue of the block in each. size: how many eigenpairs it has.
-        angles: of each block, its principal angles in radians, smallest first; none where it is not ``whole``.
-        gap: the distance of its eigenvalues to all others, in each; at least this, where not all were computed.
-        uncertainty: how far its span in both may be off by the residuals, in radians (π/2: by anything).
-        whole: whether all of it was kept on both sides. A part of a degenerate block has no direction to compare.
-        change: the least ‖Q_A − Q_B‖ that turns it so far. norm: ‖Q‖, the larger of the two; NaN where not measured.
-        unmatched: eigenpairs of either side that have no counterpart on the other, since of another sign.
-        tol: the uncertainty up to which an angle is ``trusted``.
+        of: the direction (flattened batch) that the block is of. labels: names of the directions,
+        or none. positions: of the block's eigenpairs in each of the two spectra. values: the mean
+        eigenvalue of the block in each. size: how many eigenpairs it has. angles: of each block,
+        its principal angles in radians, smallest first; none where it is not ``whole``. gap: the
+        distance of its eigenvalues to all others, in each; at least this, where not all were
+        computed. uncertainty: how far its span in both may be off by the residuals, in radians
+        (π/2: by anything). whole: whether all of it was kept on both sides. A part of a degenerate
+        block has no direction to compare. change: the least ‖Q_A − Q_B‖ that turns it so far. norm:
+        ‖Q‖, the larger of the two; NaN where not measured. unmatched: eigenpairs of either side
+        that have no counterpart on the other, since of another sign. tol: the uncertainty up to
+        which an angle is ``trusted``.
     """
 
     of: Int[Tensor, " m"]
@@ -63,11 +67,15 @@ class Angles(Result):
     @property
     def largest(self) -> Float[Tensor, " m"]:
         """The largest principal angle of each block, NaN where it is not whole."""
-        return torch.tensor([turned[-1] if turned else math.nan for turned in self.angles], dtype=torch.float64)
+        return torch.tensor(
+            [turned[-1] if turned else math.nan for turned in self.angles], dtype=torch.float64
+        )
 
     def summary(self) -> str:
         trusted = self.largest[self.trusted]
-        worst = f", turned {math.degrees(float(trusted.max())):.3g}° at most" if len(trusted) else ""
+        worst = (
+            f", turned {math.degrees(float(trusted.max())):.3g}° at most" if len(trusted) else ""
+        )
         left = len(self.of) - len(trusted)
         return f"{len(self.of)} blocks of eigenpairs; {len(trusted)} trusted to {self.tol:.3g} rad{worst}; {left} not"
 
@@ -97,7 +105,9 @@ class Angles(Result):
                 "gap": float(self.gap[n].min()),
                 "uncertainty (°)": math.degrees(float(self.uncertainty[n])),
                 "trusted": bool(self.trusted[n]),
-                "least change of ‖Q‖": float(self.change[n] / self.norm[n]) if float(self.norm[n]) else 0.0,
+                "least change of ‖Q‖": float(self.change[n] / self.norm[n])
+                if float(self.norm[n])
+                else 0.0,
             }
             for n, (mine, theirs) in enumerate(self.positions)
         ]
@@ -111,7 +121,10 @@ class Angles(Result):
                 "y": [row["largest angle (°)"] for row in rows], "text": [f"{row['of']}: {row['pairs']}" for row in rows],
                 "error_y": {"type": "data", "array": [row["uncertainty (°)"] for row in rows]},
             })  # fmt: skip
-        axes = {"xaxis": {"title": {"text": "|λ|"}}, "yaxis": {"title": {"text": "largest principal angle (°)"}}}
+        axes = {
+            "xaxis": {"title": {"text": "|λ|"}},
+            "yaxis": {"title": {"text": "largest principal angle (°)"}},
+        }
         return {"data": traces, "layout": axes}
 
     def _label(self, n: int) -> str:
@@ -120,24 +133,33 @@ class Angles(Result):
 
 @torch.no_grad()
 def angles(A: Eigen, B: Eigen, *, tol: float = 1e-2) -> Angles:
-    """Principal angles between the eigenspaces of ``A`` and of ``B``, direction by direction, blocks taken whole.
+    """Principal angles between the eigenspaces of ``A`` and of ``B``, direction by direction,
+    blocks taken whole.
 
-    Both must hold the same directions, number of pairs, inputs and order (``which``). Blocks that one of them holds only in
-    part (its ``cut``, or a counterpart that fell to the other sign) are listed and not compared. An eigenvalue within
-    rounding of zero counts as neither positive nor negative. Work is in float64; cost k² i per direction.
-    Errors: ShapeError, ArgumentError where the two do not fit together or ``tol`` is no angle.
-    Source: Björck and Golub 1973 for the angles: from cosines above 45°, from sines below.
+    Both must hold the same directions, number of pairs, inputs and order (``which``). Blocks that
+    one of them holds only in part (its ``cut``, or a counterpart that fell to the other sign) are
+    listed and not compared. An eigenvalue within rounding of zero counts as neither positive nor
+    negative. Work is in float64; cost k² i per direction. Errors: ShapeError, ArgumentError where
+    the two do not fit together or ``tol`` is no angle. Source: Björck and Golub 1973 for the
+    angles: from cosines above 45°, from sines below.
     """
     for given in (A, B):
         if not isinstance(given, Eigen):
-            raise ArgumentError("angles", must="be given two Eigen results", got=type(given).__name__)
+            raise ArgumentError(
+                "angles", must="be given two Eigen results", got=type(given).__name__
+            )
         if isinstance(given, WeightedEigen):
             must = "compare spectra whose vectors are orthonormal"
             todo = "Those of a WeightedEigen are so under its measure only: compare its .plain."
             raise ArgumentError("angles", must=must, got="a WeightedEigen", todo=todo)
     if A.vectors.shape != B.vectors.shape:
         must = f"compare spectra of one shape (..., k, i): {tuple(A.vectors.shape)}"
-        raise ShapeError("angles", must=must, got=tuple(B.vectors.shape), todo="Ask both for the same directions and k.")
+        raise ShapeError(
+            "angles",
+            must=must,
+            got=tuple(B.vectors.shape),
+            todo="Ask both for the same directions and k.",
+        )
     if A.which != B.which:
         raise ArgumentError("angles", must=f"compare two spectra by {A.which}", got=B.which)
     if not 0 <= tol <= math.pi / 2:
@@ -145,7 +167,11 @@ def angles(A: Eigen, B: Eigen, *, tol: float = 1e-2) -> Angles:
     if A.values.numel() == 0:
         raise ShapeError("angles", must="compare at least one eigenpair", got=tuple(A.values.shape))
     flat = list(zip(A._flat(), B._flat(), strict=True))
-    found = [_compare(n, block, one, two) for n, (one, two) in enumerate(flat) for block in _blocks(one, two)]
+    found = [
+        _compare(n, block, one, two)
+        for n, (one, two) in enumerate(flat)
+        for block in _blocks(one, two)
+    ]
     return Angles(
         of=torch.tensor([block.of for block in found], dtype=torch.int64),
         labels=A.labels or B.labels,
@@ -205,12 +231,22 @@ def _compare(of: int, block: _Block, one: Eigen, two: Eigen) -> _Compared:
 
 def _blocks(one: Eigen, two: Eigen) -> list[_Block]:
     """Pairs of positions, joined where either spectrum has them in one degenerate block."""
-    pairs = [pair for mine, theirs in zip(_kinds(one), _kinds(two), strict=True) for pair in zip(mine, theirs, strict=False)]
+    pairs = [
+        pair
+        for mine, theirs in zip(_kinds(one), _kinds(two), strict=True)
+        for pair in zip(mine, theirs, strict=False)
+    ]
     numbers = [(int(one.blocks[a]), int(two.blocks[b])) for a, b in pairs]
     joined: list[list[int]] = []
     for n, (mine, theirs) in enumerate(numbers):
-        near = [block for block in joined if any(mine == numbers[m][0] or theirs == numbers[m][1] for m in block)]
-        joined = [block for block in joined if block not in near] + [[m for block in near for m in block] + [n]]
+        near = [
+            block
+            for block in joined
+            if any(mine == numbers[m][0] or theirs == numbers[m][1] for m in block)
+        ]
+        joined = [block for block in joined if block not in near] + [
+            [m for block in near for m in block] + [n]
+        ]
     broken = _broken(one, {a for a, _ in pairs}), _broken(two, {b for _, b in pairs})
     blocks = [
         _Block(
@@ -224,7 +260,9 @@ def _blocks(one: Eigen, two: Eigen) -> list[_Block]:
 
 
 def _kinds(spectrum: Eigen) -> list[list[int]]:
-    """Positions that may stand for each other: of one sign where large eigenvalues of either sign come first."""
+    """Positions that may stand for each other: of one sign where large eigenvalues of either sign
+    come first.
+    """
     if spectrum.which != "magnitude":
         return [list(range(len(spectrum.values)))]
     floor, values = _floor(spectrum), spectrum.values.tolist()
@@ -240,11 +278,15 @@ def _broken(spectrum: Eigen, matched: set[int]) -> set[int]:
 
 def _floor(spectrum: Eigen) -> float:
     """How far rounding alone moves eigenvalues."""
-    return rounding(getattr(torch, spectrum.computed_in), spectrum.vectors.shape[-1]) * float(spectrum.largest)
+    return rounding(getattr(torch, spectrum.computed_in), spectrum.vectors.shape[-1]) * float(
+        spectrum.largest
+    )
 
 
 def _gap(spectrum: Eigen, at: list[int]) -> float:
-    """The distance from a block's eigenvalues to all others; to where others may lie, of those Lanczos did not look for."""
+    """The distance from a block's eigenvalues to all others; to where others may lie, of those
+    Lanczos did not look for.
+    """
     outside = torch.ones(len(spectrum.spectrum), dtype=torch.bool)
     outside[at] = False
     inside, rest = spectrum.values[at].double(), spectrum.spectrum[outside].double()
@@ -261,7 +303,8 @@ def _uncertainty(spectrum: Eigen, at: list[int]) -> float:
         return math.pi / 2  # what is missing may belong to the block, or stand between
     floor = _floor(spectrum)
     residual = max(float(spectrum.residuals[at].norm()), floor)
-    apart = _gap(spectrum, at) - max(float(spectrum.residuals.max()), floor)  # the others are computed too
+    # the others are computed too
+    apart = _gap(spectrum, at) - max(float(spectrum.residuals.max()), floor)
     return math.asin(residual / apart) if apart > residual else math.pi / 2
 
 

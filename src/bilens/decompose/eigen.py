@@ -1,4 +1,6 @@
-"""Spectra of a layer: the eigenvectors of its interaction matrices, for many output directions at once."""
+"""Spectra of a layer: the eigenvectors of its interaction matrices, for many output directions at
+once.
+"""
 
 import dataclasses
 import itertools
@@ -47,15 +49,20 @@ Method = Literal["auto", "lanczos", "dense"]
 PROBED = f"probed: a pair beyond the last kept one is missing with a chance of at most {CHANCE:g}"
 CHUNK = 256  # directions in lock step: enough for GEMMs at full speed
 
-# The cost model behind "auto", in operations of a float32 GEMM; measured by ``python -m benchmarks.eigen --model``.
+# The cost model behind "auto", in operations of a float32 GEMM; measured by ``python -m
+# benchmarks.eigen --model``.
 SMALL = 256  # below this size the whole spectrum costs next to nothing
 STEPS = (
-    30  # Lanczos takes about this many times √k steps on Gaussian weights, the hard case, and a third on spectra that decay
+    # Lanczos takes about this many times √k steps on Gaussian weights, the hard case, and a third
+    # on spectra that decay
+    30
 )
 PROBE = 0.3  # what the probe for missing pairs takes on top, as a share of the steps
 DENSE_RATE = 4.0  # how much slower an operation of LAPACK's eigensolver is than one of a GEMM
-LOOKS = 4  # what all looks at the growing projected matrix cost together, in eigensolves of the last
-ORTHOGONAL_RATE = 8.0  # the same for keeping a basis orthogonal: matrix-vector products, bound by memory
+# what all looks at the growing projected matrix cost together, in eigensolves of the last
+LOOKS = 4
+# the same for keeping a basis orthogonal: matrix-vector products, bound by memory
+ORTHOGONAL_RATE = 8.0
 
 
 def eigen(
@@ -76,33 +83,41 @@ def eigen(
     share: Share | None = None,
     progress: Callable[[int, int], Any] | None = None,
 ) -> Eigen:
-    """At most ``k`` eigenpairs (None: all) of Q_u for each direction u: u·T(x) = xᵀ Q_u x = Σ_m λ_m (v_m·x)².
+    """At most ``k`` eigenpairs (None: all) of Q_u for each direction u: u·T(x) = xᵀ Q_u x = Σ_m λ_m
+    (v_m·x)².
 
-    ``directions`` are output directions, one a row; None takes every output by itself. Only the symmetric part of T acts,
-    so it need not be symmetrised first. Eigenvectors are of the same space as T's inputs: (1, x) for a layer with biases.
+    ``directions`` are output directions, one a row; None takes every output by itself. Only the
+    symmetric part of T acts, so it need not be symmetrised first. Eigenvectors are of the same
+    space as T's inputs: (1, x) for a layer with biases.
 
-    ``method``: "dense" forms each matrix, O(h i² + i³) per direction, and is differentiable. "lanczos" works from the
-    factors on all directions in lock step, O(steps · h i) per direction (see ``decompose.lanczos``); its ``spectrum`` holds
-    what was found. "auto" takes the cheaper by operation counts: of ``STEPS`` · √k steps against one eigensolve.
-    ``measure``: a data measure, a Gaussian or the activations themselves: then a ``WeightedEigen``, the spectra of
-    Σ^½ Q_u Σ^½ beside the plain ones, and what each term is on the data. Twice the cost and a few products.
-    ``certify``: whether Lanczos' answer is checked by inertia, one matrix at a time (O(i² h + i³) each, which is what dense
-    costs without its eigensolver): ``complete`` is then certain, and what was missing is found. Without it a random probe
-    looks for what is missing, and ``known`` says with which chance it fails.
-    ``norm``: whether Lanczos also finds ‖Q‖, and with it what is left out: O(h² i) once, which for a few directions of a
-    wide layer can be more than all the rest; without it ``error`` and ``discarded`` are NaN.
+    ``method``: "dense" forms each matrix, O(h i² + i³) per direction, and is differentiable.
+    "lanczos" works from the factors on all directions in lock step, O(steps · h i) per direction
+    (see ``decompose.lanczos``); its ``spectrum`` holds what was found. "auto" takes the cheaper by
+    operation counts: of ``STEPS`` · √k steps against one eigensolve.
+    ``measure``: a data measure, a Gaussian or the activations themselves: then a ``WeightedEigen``,
+    the spectra of Σ^½ Q_u Σ^½ beside the plain ones, and what each term is on the data. Twice the
+    cost and a few products.
+    ``certify``: whether Lanczos' answer is checked by inertia, one matrix at a time (O(i² h + i³)
+    each, which is what dense costs without its eigensolver): ``complete`` is then certain, and what
+    was missing is found. Without it a random probe looks for what is missing, and ``known`` says
+    with which chance it fails.
+    ``norm``: whether Lanczos also finds ‖Q‖, and with it what is left out: O(h² i) once, which for
+    a few directions of a wide layer can be more than all the rest; without it ``error`` and
+    ``discarded`` are NaN.
 
-    Runs in chunks of at most ``chunk`` directions that fit in ``max_bytes``; ``progress`` hears of (directions done, all)
-    after each. ``folder``: every finished chunk is written there, and one begun is gone on with. ``share``: several
-    processes with one folder take their share of the chunks, and each returns the whole, the same to the last digit as
-    one process.
+    Runs in chunks of at most ``chunk`` directions that fit in ``max_bytes``; ``progress`` hears of
+    (directions done, all) after each. ``folder``: every finished chunk is written there, and one
+    begun is gone on with. ``share``: several processes with one folder take their share of the
+    chunks, and each returns the whole, the same to the last digit as one process.
 
-    Returns: ``.values`` (n, k), ``.vectors`` (n, k, i), ``.residuals``, ``.converged``, ``.complete``,
-    ``.degenerate``, ``.error``; relative figures do not depend on the scale of the weights.
-    Errors: ShapeError for directions that do not fit; NotFiniteError for NaN or infinite factors or directions;
-    ArgumentError for a wrong ``k``, ``which``, ``method`` or number of labels; FileError for a folder that holds
-    something else; TooLargeError where ``certify`` would take more than ``max_bytes``; RangeError.
-    Source: Pearce et al., arXiv:2410.08417, section 3 (eigendecomposition of interaction matrices).
+    Returns: ``.values`` (n, k), ``.vectors`` (n, k, i), ``.residuals``, ``.converged``,
+    ``.complete``,
+    ``.degenerate``, ``.error``; relative figures do not depend on the scale of the weights. Errors:
+    ShapeError for directions that do not fit; NotFiniteError for NaN or infinite factors or
+    directions; ArgumentError for a wrong ``k``, ``which``, ``method`` or number of labels;
+    FileError for a folder that holds something else; TooLargeError where ``certify`` would take
+    more than ``max_bytes``; RangeError. Source: Pearce et al., arXiv:2410.08417, section 3
+    (eigendecomposition of interaction matrices).
     """
     directions = _output_directions(tensor, directions)
     _require(len(directions), labels, method, chunk, folder, share)
@@ -114,12 +129,24 @@ def eigen(
     tensor.require_fits("interaction", directions, tensor.shape[0])
     tensor, directions, power = _near_one(tensor, directions)
     if measure is not None:
-        options: dict[str, Any] = {"method": method, "which": which, "tol": tol, "labels": labels, "norm": norm}
+        options: dict[str, Any] = {
+            "method": method,
+            "which": which,
+            "tol": tol,
+            "labels": labels,
+            "norm": norm,
+        }
         options |= {"certify": certify}
         options |= {"max_bytes": max_bytes, "chunk": chunk, "share": share, "progress": progress}
         gaussian, activations = fitted(measure, tensor.shape[1])
         plain, white = (
-            eigen(one, directions, k, folder=None if folder is None else Path(folder) / name, **options)
+            eigen(
+                one,
+                directions,
+                k,
+                folder=None if folder is None else Path(folder) / name,
+                **options,
+            )
             for name, one in (("plain", tensor), ("weighted", whitened(tensor, gaussian)))
         )
         return weigh(tensor, directions, plain, white, gaussian, activations, power)
@@ -164,17 +191,25 @@ def _output_directions(tensor: ThirdOrder, directions: Tensor | None) -> Float[T
     if directions is None:
         return torch.eye(tensor.shape[0], dtype=tensor.dtype, device=tensor.device)
     if not isinstance(directions, Tensor) or directions.ndim != 2 or len(directions) == 0:
-        got = tuple(directions.shape) if isinstance(directions, Tensor) else type(directions).__name__
-        raise ShapeError("directions", must=f"be a tensor (n, {tensor.shape[0]}) with n ≥ 1", got=got)
+        got = (
+            tuple(directions.shape) if isinstance(directions, Tensor) else type(directions).__name__
+        )
+        raise ShapeError(
+            "directions", must=f"be a tensor (n, {tensor.shape[0]}) with n ≥ 1", got=got
+        )
     require_finite("eigen", directions=directions)
     return directions
 
 
-def _require(n: int, labels: Sequence[str], method: str, chunk: int, folder: object, share: Share | None) -> None:
+def _require(
+    n: int, labels: Sequence[str], method: str, chunk: int, folder: object, share: Share | None
+) -> None:
     if labels and len(labels) != n:
         raise ArgumentError("labels", must=f"name all {n} directions", got=len(labels))
     if method not in get_args(Method):
-        raise ArgumentError("method", must=f"be one of {', '.join(get_args(Method))}", got=repr(method))
+        raise ArgumentError(
+            "method", must=f"be one of {', '.join(get_args(Method))}", got=repr(method)
+        )
     if not is_whole(chunk) or chunk < 1:
         raise ArgumentError("chunk", must="be a whole number ≥ 1", got=chunk)
     if share is not None and folder is None:
@@ -183,11 +218,15 @@ def _require(n: int, labels: Sequence[str], method: str, chunk: int, folder: obj
 
 def _require_shared(form: QuadraticForm) -> None:
     if form.left.ndim > 2:
-        raise ArgumentError("method", must='be "dense" for factors of their own per direction', got="lanczos")
+        raise ArgumentError(
+            "method", must='be "dense" for factors of their own per direction', got="lanczos"
+        )
 
 
 def _bytes_per_direction(form: QuadraticForm, k: int, method: Method) -> int:
-    """Memory of one direction: a matrix and its eigenvectors; or a basis, its projection twice, and hidden features."""
+    """Memory of one direction: a matrix and its eigenvectors; or a basis, its projection twice, and
+    hidden features.
+    """
     hidden, size = form.left.shape[-2:]
     if method == "dense":
         return 2 * 8 * size**2  # at most float64
@@ -199,13 +238,17 @@ def _require_room(size: int, max_bytes: int) -> None:
     needed = 4 * 8 * size**2  # a matrix in float64, shifted, its factors, and what LAPACK works in
     if needed > max_bytes:
         todo = "Pass max_bytes= to allow it, or certify=False for a probe."
-        raise TooLargeError("eigen(certify=True)", must=f"fit in {max_bytes:,} bytes", got=f"{needed:,}", todo=todo)
+        raise TooLargeError(
+            "eigen(certify=True)", must=f"fit in {max_bytes:,} bytes", got=f"{needed:,}", todo=todo
+        )
 
 
 def _near_one(
     tensor: ThirdOrder, directions: Float[Tensor, "n o"]
 ) -> tuple[ThirdOrder, Float[Tensor, "n o"], Int[Tensor, " n"]]:
-    """Both with their scale taken out where it is far from one, and the power of two of each direction's form."""
+    """Both with their scale taken out where it is far from one, and the power of two of each
+    direction's form.
+    """
     apart = powers(peak(directions, 1))
     apart = apart.masked_fill(apart.abs() <= REACH[tensor.dtype], 0)
     near = {name: near_one(value) for name, value in _factors(tensor).items()}
@@ -220,7 +263,9 @@ def _factors(tensor: ThirdOrder) -> dict[str, Tensor]:
 
 
 def _cheaper(form: QuadraticForm, k: int) -> Method:
-    """The method with fewer operations for one direction, weighted by how fast they run; dense where Lanczos cannot be."""
+    """The method with fewer operations for one direction, weighted by how fast they run; dense
+    where Lanczos cannot be.
+    """
     hidden, size = form.left.shape[-2:]
     if form.left.ndim > 2 or form.tracked or size < SMALL:
         return "dense"
@@ -236,8 +281,12 @@ def _by_eigh(form: QuadraticForm, k: int | None, which: Which, tol: float | None
     return form.eigh(k, which, tol)
 
 
-def _by_lanczos(form: QuadraticForm, k: int, which: Which, tol: float, norm: bool, certify: bool) -> Eigen:
-    """Lanczos' pairs as a result. Each residual is its bound β |s_last|, and what rounding adds, as measured."""
+def _by_lanczos(
+    form: QuadraticForm, k: int, which: Which, tol: float, norm: bool, certify: bool
+) -> Eigen:
+    """Lanczos' pairs as a result. Each residual is its bound β |s_last|, and what rounding adds, as
+    measured.
+    """
     require_finite("eigen", weights=form.weights, left=form.left, right=form.right)
     form, power = form.near_one()
     found = lanczos(form, k, which, tol)
@@ -267,12 +316,22 @@ def _by_lanczos(form: QuadraticForm, k: int, which: Which, tol: float, norm: boo
     )
     if certify:
         for n in range(len(pairs.values)):
-            _certify(pairs, n, form.rows(slice(n, n + 1)).to(torch.float64), found.next[n], close[n].max())
+            _certify(
+                pairs,
+                n,
+                form.rows(slice(n, n + 1)).to(torch.float64),
+                found.next[n],
+                close[n].max(),
+            )
     return at_scale(pairs, power)
 
 
-def _certify(pairs: Eigen, n: int, form: QuadraticForm, beyond: Float[Tensor, ""], close: Float[Tensor, ""]) -> None:
-    """Count direction n's eigenvalues; where the count is another than found, take them from the dense solver."""
+def _certify(
+    pairs: Eigen, n: int, form: QuadraticForm, beyond: Float[Tensor, ""], close: Float[Tensor, ""]
+) -> None:
+    """Count direction n's eigenvalues; where the count is another than found, take them from the
+    dense solver.
+    """
     which: Any = pairs.which
     kept = preference(pairs.values[n].double(), which)
     rest = float(preference(beyond.double(), which).nan_to_num(-torch.inf))
@@ -288,7 +347,9 @@ def _certify(pairs: Eigen, n: int, form: QuadraticForm, beyond: Float[Tensor, ""
 
 
 def _residuals(form: QuadraticForm, found: Ritz) -> Float[Tensor, "n k"]:
-    """‖Q v − λ v‖: bounds of Lanczos and the rounding beside them; measured one by one where pairs are of several runs."""
+    """‖Q v − λ v‖: bounds of Lanczos and the rounding beside them; measured one by one where pairs
+    are of several runs.
+    """
     residuals = torch.hypot(found.bounds, _excess(form, found)[:, None])  # at right angles
     if found.joined.any():
         vectors, values = found.vectors[found.joined], found.values[found.joined]
@@ -298,10 +359,17 @@ def _residuals(form: QuadraticForm, found: Ritz) -> Float[Tensor, "n k"]:
 
 
 def _excess(form: QuadraticForm, found: Ritz) -> Float[Tensor, " n"]:
-    """What Q v − λ v has beyond the bounds of Lanczos, which hold but for rounding: measured on the factors, in one product
-    for all k vectors of a direction together, with random signs: ‖Σ ±(Q v − λ v)‖² is Σ ‖Q v − λ v‖² on average. What the
-    bounds speak of lies along one vector, and is set apart."""
-    flips = torch.randint(0, 2, found.values.shape, generator=torch.Generator().manual_seed(1)).to(found.values) * 2 - 1
+    """What Q v − λ v has beyond the bounds of Lanczos, which hold but for rounding: measured on the
+    factors, in one product for all k vectors of a direction together, with random signs: ‖Σ ±(Q v −
+    λ v)‖² is Σ ‖Q v − λ v‖² on average. What the bounds speak of lies along one vector, and is set
+    apart."""
+    flips = (
+        torch.randint(0, 2, found.values.shape, generator=torch.Generator().manual_seed(1)).to(
+            found.values
+        )
+        * 2
+        - 1
+    )
     together = (flips[:, None] @ found.vectors)[:, 0]
     missed = form @ together - ((flips * found.values)[:, None] @ found.vectors)[:, 0]
     known = (missed * found.along).sum(-1)
@@ -310,7 +378,9 @@ def _excess(form: QuadraticForm, found: Ritz) -> Float[Tensor, " n"]:
 
 
 def effective_rank(form: QuadraticForm) -> Float[Tensor, "*b"]:
-    """(Σ|λ|)² / Σλ² of one or many interaction matrices, over all eigenvalues. Cost of a full ``eigh``."""
+    """(Σ|λ|)² / Σλ² of one or many interaction matrices, over all eigenvalues. Cost of a full
+    ``eigh``.
+    """
     return form.eigh(1).effective_rank
 
 
@@ -318,6 +388,10 @@ def _join(found: list[Eigen]) -> Eigen:
     """One result from chunks along the first batch dim."""
     names = [field.name for field in dataclasses.fields(Eigen)]
     tensors = {
-        name: [getattr(part, name) for part in found] for name in names if isinstance(getattr(found[0], name), Tensor)
+        name: [getattr(part, name) for part in found]
+        for name in names
+        if isinstance(getattr(found[0], name), Tensor)
     }
-    return dataclasses.replace(found[0], **{name: torch.cat(parts) for name, parts in tensors.items()})
+    return dataclasses.replace(
+        found[0], **{name: torch.cat(parts) for name, parts in tensors.items()}
+    )

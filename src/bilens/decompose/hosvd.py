@@ -1,4 +1,6 @@
-"""HOSVD: the singular spectra of a layer's three modes, without the cube. How they are found: ``decompose.unfolding``."""
+"""HOSVD: the singular spectra of a layer's three modes, without the cube. How they are found:
+``decompose.unfolding``.
+"""
 
 import math
 from collections.abc import Sequence
@@ -38,17 +40,18 @@ class HOSVD(Result):
     """T ≈ core ×_out U_o ×_left U_l ×_right U_r with orthonormal bases, each mode's best first.
 
     Fields:
-        spectrum: all singular values of each mode's unfolding, largest first.
-        bases: the kept singular vectors of each mode, as columns (size, kept).
-        core: T in those bases, still factored; ``tucker`` multiplies it out, and symmetrises it where ``symmetric``.
-        discarded: per mode, the root of the summed squares of the singular values left out.
-        error: ‖T − T̂‖ / ‖T‖, computed from inner products and not from the spectra; where terms cancel so far that rounding
+        spectrum: all singular values of each mode's unfolding, largest first. bases: the kept
+        singular vectors of each mode, as columns (size, kept). core: T in those bases, still
+        factored; ``tucker`` multiplies it out, and symmetrises it where ``symmetric``. discarded:
+        per mode, the root of the summed squares of the singular values left out. error: ‖T − T̂‖ /
+        ‖T‖, computed from inner products and not from the spectra; where terms cancel so far that
+        rounding
             would raise it above ``bound``, that.
-        bound: what ``error`` is at most, from the spectra: all modes' discarded squares, with the noise in them.
-        noise: per mode, the singular value below which this precision leaves only rounding.
-        norm: ‖T‖; 0, as ``error`` and ``bound``, where T is zero as far as can be told.
-        symmetric: whether all this is of T's symmetric part.
-        precision, computed_in: how the spectra were found, and the dtype of the work.  weighted: whether by a data measure.
+        bound: what ``error`` is at most, from the spectra: all modes' discarded squares, with the
+        noise in them. noise: per mode, the singular value below which this precision leaves only
+        rounding. norm: ‖T‖; 0, as ``error`` and ``bound``, where T is zero as far as can be told.
+        symmetric: whether all this is of T's symmetric part. precision, computed_in: how the
+        spectra were found, and the dtype of the work.  weighted: whether by a data measure.
     """
 
     spectrum: dict[str, Float[Tensor, " s"]]
@@ -71,12 +74,17 @@ class HOSVD(Result):
 
     @property
     def tucker(self) -> Tucker:
-        """The decomposition with its core multiplied out, a·b·c numbers. TooLargeError above 1 GiB: set max_rank."""
+        """The decomposition with its core multiplied out, a·b·c numbers. TooLargeError above 1 GiB:
+        set max_rank.
+        """
         core = self.core.dense(max_bytes=GIB)
         return Tucker((core + core.mT) / 2 if self.symmetric else core, **self.bases)
 
     def summary(self) -> str:
-        ranks = ", ".join(f"{mode} {r} of {len(self.spectrum[mode])}" for mode, r in zip(MODES, self.ranks, strict=True))
+        ranks = ", ".join(
+            f"{mode} {r} of {len(self.spectrum[mode])}"
+            for mode, r in zip(MODES, self.ranks, strict=True)
+        )
         over = "over z = Σ^-½ (x − μ): " if self.weighted else ""
         if not self.norm:
             return f"{over}zero, or below the noise of {max(self.noise.values()):.3g}; in {self.computed_in}"
@@ -100,13 +108,19 @@ class HOSVD(Result):
         ]
 
     def figure(self) -> dict[str, Any]:
-        dashes = {"out": "solid", "left": "solid", "right": "dot"}  # left and right coincide where T is symmetric
+        # left and right coincide where T is symmetric
+        dashes = {"out": "solid", "left": "solid", "right": "dot"}
         lines = [
             {"type": "scatter", "mode": "lines", "name": mode, "line": {"dash": dashes[mode]},
              "y": values[values > self.noise[mode]].tolist()}
             for mode, values in self.spectrum.items()
         ]  # fmt: skip
-        axis = {"title": {"text": "singular value"}, "type": "log", "exponentformat": "power", "dtick": 1}
+        axis = {
+            "title": {"text": "singular value"},
+            "type": "log",
+            "exponentformat": "power",
+            "dtick": 1,
+        }
         return {"data": lines, "layout": {"xaxis": {"title": {"text": "component"}}, "yaxis": axis}}
 
 
@@ -120,27 +134,32 @@ def hosvd(
     precision: Precision = "float64",
     measure: Gaussian | Float[Tensor, "m _"] | None = None,
 ) -> HOSVD:
-    """The higher-order SVD, truncated to ``max_rank`` per mode and to singular values above ``cutoff`` times the largest.
+    """The higher-order SVD, truncated to ``max_rank`` per mode and to singular values above
+    ``cutoff`` times the largest.
 
-    Each mode's singular vectors are its basis; T in these bases is the core. T is taken as it stands. ``symmetric`` takes
-    the symmetric part, all that acts where both inputs are the same x: left and right are then one mode with one rank.
+    Each mode's singular vectors are its basis; T in these bases is the core. T is taken as it
+    stands. ``symmetric`` takes the symmetric part, all that acts where both inputs are the same x:
+    left and right are then one mode with one rank.
 
-    ``precision``: "float64" (the default; what it costs beside float32 is a factor of two) finds the spectra from Grams in
-    float64 whatever T's dtype is; singular values below ``noise`` ≈ √(n eps) σ₁ are rounding. "float32": from Grams in
-    float32, for large layers on devices slow in float64. "orthogonal": without Grams, where small singular values matter:
-    noise ≈ n eps σ₁. Bases and core are of the dtype of the work, spectra in float64.
+    ``precision``: "float64" (the default; what it costs beside float32 is a factor of two) finds
+    the spectra from Grams in float64 whatever T's dtype is; singular values below ``noise`` ≈ √(n
+    eps) σ₁ are rounding. "float32": from Grams in float32, for large layers on devices slow in
+    float64. "orthogonal": without Grams, where small singular values matter: noise ≈ n eps σ₁.
+    Bases and core are of the dtype of the work, spectra in float64.
 
-    ``measure``: a Gaussian or activations; then all of this is of T over z = Σ^-½ (x − μ) on both inputs, the part of the
-    layer that is quadratic in z, where directions weigh as much as inputs vary along them; input bases are in z.
+    ``measure``: a Gaussian or activations; then all of this is of T over z = Σ^-½ (x − μ) on both
+    inputs, the part of the layer that is quadratic in z, where directions weigh as much as inputs
+    vary along them; input bases are in z.
 
-    Cost for a CP: Grams O(h² (o + i + j)) and their eigenvectors O(o³ + i³ + j³), once more the first where anything is
-    truncated, for the error; memory that of the turned factors, h (o + i + j), and O(o² + i² + j²).
-    "orthogonal": O(o i h² + o j h² + i j h²) (with (2h)² for the inputs of a symmetric part), sizes above h counting as h,
-    and O(h²) memory: for small layers.
-    Errors: NotFiniteError; RangeError where float64 does not hold ‖T‖; ShapeError for an empty mode, or a symmetric part
-    where left and right differ; ArgumentError for a ``max_rank`` below 1 (or of its own for left and right of a symmetric
-    part), a ``cutoff`` outside [0, 1) or an unknown ``precision``.
-    Source: De Lathauwer et al. 2000; for bilinear layers Pearce et al., arXiv:2410.08417, appendix.
+    Cost for a CP: Grams O(h² (o + i + j)) and their eigenvectors O(o³ + i³ + j³), once more the
+    first where anything is truncated, for the error; memory that of the turned factors, h (o + i +
+    j), and O(o² + i² + j²). "orthogonal": O(o i h² + o j h² + i j h²) (with (2h)² for the inputs of
+    a symmetric part), sizes above h counting as h, and O(h²) memory: for small layers. Errors:
+    NotFiniteError; RangeError where float64 does not hold ‖T‖; ShapeError for an empty mode, or a
+    symmetric part where left and right differ; ArgumentError for a ``max_rank`` below 1 (or of its
+    own for left and right of a symmetric part), a ``cutoff`` outside [0, 1) or an unknown
+    ``precision``. Source: De Lathauwer et al. 2000; for bilinear layers Pearce et al.,
+    arXiv:2410.08417, appendix.
     """
     wanted = _ranks(max_rank, symmetric)
     require_cutoff(cutoff)
@@ -150,13 +169,23 @@ def hosvd(
         tensor._require_one_space("hosvd(measure=)")
         tensor = whitened(tensor, fitted(measure, tensor.shape[1])[0])
     tensor, more = rescaled(tensor, precision)
-    found: dict[Mode, Unfolding] = {mode: unfolding(tensor, mode, symmetric, precision) for mode in ("out", "left")}
-    found["right"] = found["left"] if symmetric else unfolding(tensor, "right", symmetric, precision)
-    a, b, c = (kept(found[mode].values, rank, cutoff) for mode, rank in zip(MODES, wanted, strict=True))
+    found: dict[Mode, Unfolding] = {
+        mode: unfolding(tensor, mode, symmetric, precision) for mode in ("out", "left")
+    }
+    found["right"] = (
+        found["left"] if symmetric else unfolding(tensor, "right", symmetric, precision)
+    )
+    a, b, c = (
+        kept(found[mode].values, rank, cutoff) for mode, rank in zip(MODES, wanted, strict=True)
+    )
     ranks = dict(zip(MODES, (a, b, c), strict=True))
     whole, dtype = in_basis(tensor, found), found["out"].vectors.dtype
     norm = norm_of(tensor, found["out"], symmetric, precision)
-    bound = min(1.0, math.hypot(*(at_most(found[mode], rank) for mode, rank in ranks.items())) / norm) if norm else 0.0
+    bound = (
+        min(1.0, math.hypot(*(at_most(found[mode], rank) for mode, rank in ranks.items())) / norm)
+        if norm
+        else 0.0
+    )
     power += more
     core = whole if (a, b, c) == whole.shape else _copied(box(whole, slice(a), slice(b), slice(c)))
     core, size = core.to(dtype), restored_float("‖T‖", norm, power)
@@ -164,7 +193,9 @@ def hosvd(
         spectrum={mode: scaled(one.values.double(), power) for mode, one in found.items()},
         bases={mode: found[mode].vectors[:, :rank] for mode, rank in ranks.items()},
         core=core.scaled(power) if power else core,
-        discarded={mode: math.ldexp(left_out(found[mode], rank), power) for mode, rank in ranks.items()},
+        discarded={
+            mode: math.ldexp(left_out(found[mode], rank), power) for mode, rank in ranks.items()
+        },
         error=min(missed(whole, (a, b, c), symmetric, precision) / norm, bound) if norm else 0.0,
         bound=bound,
         noise={mode: math.ldexp(one.noise, power) for mode, one in found.items()},
@@ -177,11 +208,21 @@ def hosvd(
 
 
 def _ranks(max_rank: int | Sequence[int] | None, symmetric: bool) -> tuple[int | None, ...]:
-    ranks: tuple[int | None, ...] = tuple(max_rank) if isinstance(max_rank, Sequence) else (max_rank,) * 3
-    if len(ranks) != 3 or any(rank is not None and (not is_whole(rank) or rank < 1) for rank in ranks):
-        raise ArgumentError("max_rank", must="be a whole number ≥ 1, or three (out, left, right)", got=repr(max_rank))
+    ranks: tuple[int | None, ...] = (
+        tuple(max_rank) if isinstance(max_rank, Sequence) else (max_rank,) * 3
+    )
+    if len(ranks) != 3 or any(
+        rank is not None and (not is_whole(rank) or rank < 1) for rank in ranks
+    ):
+        raise ArgumentError(
+            "max_rank",
+            must="be a whole number ≥ 1, or three (out, left, right)",
+            got=repr(max_rank),
+        )
     if symmetric and ranks[1] != ranks[2]:
-        raise ArgumentError("max_rank", must="be the same for left and right of a symmetric part", got=max_rank)
+        raise ArgumentError(
+            "max_rank", must="be the same for left and right of a symmetric part", got=max_rank
+        )
     return ranks
 
 

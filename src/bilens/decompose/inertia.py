@@ -38,7 +38,9 @@ def cut(kept: Float[Tensor, " k"], beyond: float, close: float) -> Cut:
         return Cut(float(kept[0]) + WIDE * close, 0)
     last = float(kept[count - 1])
     rest = float(kept[count]) if count < len(kept) else beyond
-    return Cut(last - max(INTO * (last - rest), close) if rest > -torch.inf else last - WIDE * close, count)
+    return Cut(
+        last - max(INTO * (last - rest), close) if rest > -torch.inf else last - WIDE * close, count
+    )
 
 
 def beyond(matrix: Float[Tensor, "i i"], shift: float, which: Which) -> int:
@@ -49,5 +51,6 @@ def beyond(matrix: Float[Tensor, "i i"], shift: float, which: Which) -> int:
 def _above(matrix: Float[Tensor, "i i"], shift: float) -> int:
     identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     factor, pivots, _ = torch.linalg.ldl_factor_ex(matrix - shift * identity)
-    alone = pivots > 0  # the others come in pairs: 2 × 2 pivots, of one positive and one negative eigenvalue each
+    # the others come in pairs: 2 × 2 pivots, of one positive and one negative eigenvalue each
+    alone = pivots > 0
     return int((factor.diagonal()[alone] > 0).sum()) + int((~alone).sum()) // 2

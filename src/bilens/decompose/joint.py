@@ -1,14 +1,17 @@
-"""How many input directions a whole layer uses: one basis for the interaction matrices of all outputs at once.
+"""How many input directions a whole layer uses: one basis for the interaction matrices of all
+outputs at once.
 
-The left and right unfoldings of the symmetric part S have one Gram, Gram_in = Σ_o Q_o². Its eigenvectors are the basis whose
-first r directions hold most of all Q_o together, by
+The left and right unfoldings of the symmetric part S have one Gram, Gram_in = Σ_o Q_o². Its
+eigenvectors are the basis whose first r directions hold most of all Q_o together, by
 
-    share of the Gram    Σ_{k≤r} σ_k² / ‖S‖²      = ‖P S‖² / ‖S‖²     one input of the two within the r directions
+    share of the Gram    Σ_{k≤r} σ_k² / ‖S‖²      = ‖P S‖² / ‖S‖²     one input of the two within
+                         the r directions
     share held           ‖P S P‖² / ‖S‖²                              both of them
 
-and 2·(share of the Gram) − 1 ≤ share held ≤ share of the Gram. The second is what is left of the layer when its inputs are
-projected on the r directions. It has no spectrum of its own, and is computed for chosen r: the corners of one kernel grow
-by a few columns of the turned factors from one r to the next, so a pass over many r costs about one norm.
+and 2·(share of the Gram) − 1 ≤ share held ≤ share of the Gram. The second is what is left of the
+layer when its inputs are projected on the r directions. It has no spectrum of its own, and is
+computed for chosen r: the corners of one kernel grow by a few columns of the turned factors from
+one r to the next, so a pass over many r costs about one norm.
 """
 
 import math
@@ -24,7 +27,14 @@ from bilens.algebra import CP, Dense, Tucker
 from bilens.algebra.quadratic import signs
 from bilens.algebra.third import CANCELLED
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import dtype_name, is_number, near_one, nonnegative, restored_float, scaled
+from bilens.base.numerics import (
+    dtype_name,
+    is_number,
+    near_one,
+    nonnegative,
+    restored_float,
+    scaled,
+)
 from bilens.base.results import Result
 from bilens.decompose.unfolding import (
     ALL,
@@ -43,7 +53,8 @@ from bilens.decompose.unfolding import (
     unfolding,
 )
 
-SECTIONS = 16  # that a bracket of r is cut into at a pass: two passes up to r = 256, three up to 4096
+# that a bracket of r is cut into at a pass: two passes up to r = 256, three up to 4096
+SECTIONS = 16
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -51,16 +62,18 @@ class Joint(Result):
     """One orthonormal basis of input directions for all outputs of a layer, most used first.
 
     Fields:
-        spectrum: all singular values σ of the input unfolding of S.
-        directions: row k is the k-th direction, those kept, its largest entry positive.
-        shares: of ‖S‖², as asked.  held_by, gram_by: how many directions each share needs with both inputs within them, and
+        spectrum: all singular values σ of the input unfolding of S. directions: row k is the k-th
+        direction, those kept, its largest entry positive. shares: of ‖S‖², as asked.  held_by,
+        gram_by: how many directions each share needs with both inputs within them, and
             with one.
-        sizes, held: ‖P S P‖² / ‖S‖² for the first ``sizes`` directions, exact; a row for each r that was looked at.
-        captured: per output, ‖P Q_o P‖² / ‖Q_o‖² within the kept directions, exact; 0 for an output that is zero, or nothing
+        sizes, held: ‖P S P‖² / ‖S‖² for the first ``sizes`` directions, exact; a row for each r
+        that was looked at. captured: per output, ‖P Q_o P‖² / ‖Q_o‖² within the kept directions,
+        exact; 0 for an output that is zero, or nothing
             but the rounding of terms that cancel.
-        error: ‖S − P S P‖ / ‖S‖ for the kept directions.  discarded: the root of the summed squares of σ left out.
-        noise: the singular value below which this precision leaves only rounding.
-        norm: ‖S‖; 0, as all shares, where S is zero as far as can be told.  labels: names of the outputs, or none.
+        error: ‖S − P S P‖ / ‖S‖ for the kept directions.  discarded: the root of the summed squares
+                                                           of σ left out.
+        noise: the singular value below which this precision leaves only rounding. norm: ‖S‖; 0, as
+        all shares, where S is zero as far as can be told.  labels: names of the outputs, or none.
         precision, computed_in: how the spectrum was found, and the dtype of the work.
     """
 
@@ -82,7 +95,8 @@ class Joint(Result):
 
     @property
     def effective_rank(self) -> float:
-        """(Σσ²)² / Σσ⁴ of the σ above noise: 1 for a layer that reads one direction, n for n that it reads alike.
+        """(Σσ²)² / Σσ⁴ of the σ above noise: 1 for a layer that reads one direction, n for n that
+        it reads alike.
 
         0 where none is above noise, as for a zero layer.
         """
@@ -98,18 +112,24 @@ class Joint(Result):
         return _gram_share(self.spectrum)
 
     def needed(self, share: float, both: bool = True) -> int:
-        """How many directions hold ``share`` of ‖S‖²: with both inputs within them (‖P S P‖²), or with one (the Gram's).
+        """How many directions hold ``share`` of ‖S‖²: with both inputs within them (‖P S P‖²), or
+        with one (the Gram's).
 
         Errors: ArgumentError for both inputs and a share that was not among those asked for.
         """
         if not both:
             return _reach(self.gram_share, share) if self.norm else 0
         if share not in self.shares:
-            raise ArgumentError("share", must=f"be one of {self.shares}", got=share, todo="Pass shares= to joint.")
+            raise ArgumentError(
+                "share", must=f"be one of {self.shares}", got=share, todo="Pass shares= to joint."
+            )
         return self.held_by[self.shares.index(share)]
 
     def summary(self) -> str:
-        needs = ", ".join(f"{share:.4g} in {count}" for share, count in zip(self.shares, self.held_by, strict=True))
+        needs = ", ".join(
+            f"{share:.4g} in {count}"
+            for share, count in zip(self.shares, self.held_by, strict=True)
+        )
         if not self.norm:
             return f"of {len(self.spectrum)} input directions none is read, or none above the noise of {self.noise:.3g}"
         return (
@@ -118,7 +138,14 @@ class Joint(Result):
         )
 
     def columns(self) -> tuple[str, ...]:
-        return "directions", "singular value", "share of the Gram", "share held", "kept", "above noise"
+        return (
+            "directions",
+            "singular value",
+            "share of the Gram",
+            "share held",
+            "kept",
+            "above noise",
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         held = dict(zip(self.sizes, self.held.tolist(), strict=True))
@@ -138,13 +165,26 @@ class Joint(Result):
     def output_rows(self) -> list[dict[str, Any]]:
         """Per output, the share of its interaction matrix within the kept directions."""
         name = self.labels or range(len(self.captured))
-        return [{"output": one, "share held": share} for one, share in zip(name, self.captured.tolist(), strict=True)]
+        return [
+            {"output": one, "share held": share}
+            for one, share in zip(name, self.captured.tolist(), strict=True)
+        ]
 
     def figure(self) -> dict[str, Any]:
-        gram = {"x": list(range(1, len(self.spectrum) + 1)), "y": self.gram_share.tolist(), "name": "one input within them"}
+        gram = {
+            "x": list(range(1, len(self.spectrum) + 1)),
+            "y": self.gram_share.tolist(),
+            "name": "one input within them",
+        }
         both = {"x": list(self.sizes), "y": self.held.tolist(), "name": "both inputs within them"}
-        lines = [{"type": "scatter", "mode": mode, **line} for mode, line in (("lines", gram), ("lines+markers", both))]
-        axes = {"xaxis": {"title": {"text": "input directions"}}, "yaxis": {"title": {"text": "share of ‖S‖²"}}}
+        lines = [
+            {"type": "scatter", "mode": mode, **line}
+            for mode, line in (("lines", gram), ("lines+markers", both))
+        ]
+        axes = {
+            "xaxis": {"title": {"text": "input directions"}},
+            "yaxis": {"title": {"text": "share of ‖S‖²"}},
+        }
         return {"data": lines, "layout": axes}
 
 
@@ -157,10 +197,12 @@ def joint(
     labels: Sequence[str] = (),
     precision: Precision = "float64",
 ) -> Joint:
-    """The input directions that the whole layer uses, over all outputs at once; always of the symmetric part.
+    """The input directions that the whole layer uses, over all outputs at once; always of the
+    symmetric part.
 
-    Keeps ``max_rank`` directions, by default as many as hold the first of ``shares`` of ‖S‖² with both inputs within them;
-    for these the share of every output is computed. ``labels`` names the outputs. ``precision``: as for ``hosvd``.
+    Keeps ``max_rank`` directions, by default as many as hold the first of ``shares`` of ‖S‖² with
+    both inputs within them; for these the share of every output is computed. ``labels`` names the
+    outputs. ``precision``: as for ``hosvd``.
 
     Cost for a CP: O(h² (o + i) + i³), a few times over; memory h (o + i) and i².
     Errors: as ``hosvd``; ArgumentError for shares outside (0, 1) or labels of another number.
@@ -189,7 +231,9 @@ def joint(
         gram_by=tuple(_reach(held.gram_share, share) if norm else 0 for share in shares),
         sizes=tuple(sorted(held.known)),
         held=torch.tensor([held.known[size] for size in sorted(held.known)], dtype=torch.float64),
-        captured=_captured(whole, rank) if norm else torch.zeros(tensor.shape[0], dtype=torch.float64),
+        captured=_captured(whole, rank)
+        if norm
+        else torch.zeros(tensor.shape[0], dtype=torch.float64),
         error=min(1.0, rest / norm, 2**0.5 * at_most(found, rank) / norm) if norm else 0.0,
         discarded=math.ldexp(left_out(found, rank), power),
         noise=math.ldexp(found.noise, power),
@@ -201,9 +245,13 @@ def joint(
 
 
 def _captured(whole: Form, rank: int) -> Float[Tensor, " o"]:
-    """The share of each output's ‖Q_o‖² with both inputs in the first ``rank`` directions, each output at its own scale."""
+    """The share of each output's ‖Q_o‖² with both inputs in the first ``rank`` directions, each
+    output at its own scale.
+    """
     near = whole.outputs_near_one()
-    squares, inside = (_output_squares(part) for part in (near, box(near, ALL, slice(rank), slice(rank))))
+    squares, inside = (
+        _output_squares(part) for part in (near, box(near, ALL, slice(rank), slice(rank)))
+    )
     there = squares.sqrt() > CANCELLED * near.terms_by_output()
     return torch.where(there, inside / torch.where(there, squares, 1.0), 0.0).clamp(max=1).cpu()
 
@@ -226,7 +274,13 @@ class _Held:
         """The smallest r that holds each share, by cutting all brackets at once into ``SECTIONS``."""
         if not self.norm:
             return (0,) * len(shares)
-        self.look_at({_reach(self.gram_share, bound) for share in shares for bound in (share, (1 + share) / 2)})
+        self.look_at(
+            {
+                _reach(self.gram_share, bound)
+                for share in shares
+                for bound in (share, (1 + share) / 2)
+            }
+        )
         while cuts := {r for share in shares for r in _cuts(*self.bracket(share))}:
             self.look_at(cuts)
         return tuple(self.bracket(share)[1] for share in shares)
@@ -238,14 +292,18 @@ class _Held:
 
     def look_at(self, sizes: set[int]) -> None:
         fresh = sorted(sizes - set(self.known))
-        shares = (min(1.0, nonnegative(square) / self.norm**2) for square in corners(self.whole, fresh))
+        shares = (
+            min(1.0, nonnegative(square) / self.norm**2) for square in corners(self.whole, fresh)
+        )
         self.known |= dict(zip(fresh, shares, strict=True))
 
 
 def corners(whole: Form, sizes: Sequence[int]) -> list[float]:
-    """‖S[:, :r, :r]‖² of T's symmetric part for each r of ``sizes``, which ascend. O(h² (o + i)) for all of a CP's.
+    """‖S[:, :r, :r]‖² of T's symmetric part for each r of ``sizes``, which ascend. O(h² (o + i))
+    for all of a CP's.
 
-    ⟨S, S⟩ = ½ Σ (DᵀD)∘[(L Lᵀ)∘(R Rᵀ) + (L Rᵀ)∘(R Lᵀ)], every product growing by the columns between one r and the next.
+    ⟨S, S⟩ = ½ Σ (DᵀD)∘[(L Lᵀ)∘(R Rᵀ) + (L Rᵀ)∘(R Lᵀ)], every product growing by the columns between
+    one r and the next.
     """
     if not isinstance(whole, CP):
         return [box_norm(whole, ALL, slice(r), slice(r), True, "float64") ** 2 for r in sizes]
@@ -255,7 +313,9 @@ def corners(whole: Form, sizes: Sequence[int]) -> list[float]:
             weight = (1.0 if b > a else 0.5) * (one.out.mT @ two.out)
             ll, rr, lr, rl = (torch.zeros_like(weight) for _ in range(4))
             for n, (low, high) in enumerate(zip((0, *sizes[:-1]), sizes, strict=True)):
-                (l1, r1), (l2, r2) = ((side.left[:, low:high], side.right[:, low:high]) for side in (one, two))
+                (l1, r1), (l2, r2) = (
+                    (side.left[:, low:high], side.right[:, low:high]) for side in (one, two)
+                )
                 for product, x, y in ((ll, l1, l2), (rr, r1, r2), (lr, l1, r2), (rl, r1, l2)):
                     product.addmm_(x, y.mT)
                 totals[n] += (weight * (ll * rr + lr * rl)).sum()

@@ -1,15 +1,17 @@
-"""Extreme eigenpairs of many interaction matrices at once, from their shared factors: Lanczos in lock step.
+"""Extreme eigenpairs of many interaction matrices at once, from their shared factors: Lanczos in
+lock step.
 
-A step multiplies every direction's own vector by its own matrix, Q_u v = ½ [Lᵀ Λ_u (R v) + Rᵀ Λ_u (L v)], as four GEMMs for
-all directions together. With V the basis, H = Vᵀ Q V and Q V = V H + β v e_lastᵀ, a Ritz pair (θ, V s) misses by exactly
-β |s_last|. Q v_last is known to need only v_last and the vector before it (the three-term recurrence); what rounding leaves
-along the others is taken out by one more pass over the whole basis. So bases are fully reorthogonalised, for half the cost
-of twice. A basis that has no more room is cut down to its best Ritz vectors (thick restart).
+A step multiplies every direction's own vector by its own matrix, Q_u v = ½ [Lᵀ Λ_u (R v) + Rᵀ Λ_u
+(L v)], as four GEMMs for all directions together. With V the basis, H = Vᵀ Q V and Q V = V H + β v
+e_lastᵀ, a Ritz pair (θ, V s) misses by exactly β |s_last|. Q v_last is known to need only v_last
+and the vector before it (the three-term recurrence); what rounding leaves along the others is taken
+out by one more pass over the whole basis. So bases are fully reorthogonalised, for half the cost of
+twice. A basis that has no more room is cut down to its best Ritz vectors (thick restart).
 
-One starting vector sees one copy of a multiple eigenvalue. So what was found is taken out, and a random
-vector is asked whether anything as large is left (``decompose.probe``). If so, a new start finds what it
-is, it joins in, and the question is put again.
-Sources: Parlett 1998, chapters 11-13; Wu & Simon 2000.
+One starting vector sees one copy of a multiple eigenvalue. So what was found is taken out, and a
+random vector is asked whether anything as large is left (``decompose.probe``). If so, a new start
+finds what it is, it joins in, and the question is put again. Sources: Parlett 1998, chapters 11-13;
+Wu & Simon 2000.
 """
 
 from dataclasses import dataclass, replace
@@ -23,11 +25,17 @@ from bilens.algebra.eigen import Which, preference, rounding
 from bilens.base.numerics import tolerance
 from bilens.decompose.probe import CHANCE, LEAVING, SURE, Held, unseen
 
-SPARE = 12  # pairs beyond the k that are handed out as far as they came: what is taken out with them widens the gap
-CAUTION = 4.0  # how much dearer a lowered floor is than it seems: too low a floor meets what is known to be there
+# pairs beyond the k that are handed out as far as they came: what is taken out with them widens the
+# gap
+SPARE = 12
+# how much dearer a lowered floor is than it seems: too low a floor meets what is known to be there
+CAUTION = 4.0
 OWN = 0.8  # the share of the tolerance that bounds may take: what rounding adds is at right angles
-BROKEN = 100.0  # ulps of the norm below which a new direction is rounding, and a random one takes its place
-PER_DECADE = 12  # a decade of the bound takes about a twelfth of the steps so far: when to look again, as seen on layers
+# ulps of the norm below which a new direction is rounding, and a random one takes its place
+BROKEN = 100.0
+# a decade of the bound takes about a twelfth of the steps so far: when to look again, as seen on
+# layers
+PER_DECADE = 12
 
 
 @dataclass(frozen=True)
@@ -35,9 +43,10 @@ class Ritz:
     """What Lanczos found, best first: ``values`` (n, k) and ``vectors`` (n, k, i).
 
     bounds: on what each misses by, β |s_last|, all along one unit vector ``along`` per direction.
-    converged: whether all k bounds are within the tolerance. complete: whether nothing beyond the last is left, as probed.
-    next: the best eigenvalue seen beyond the k, NaN where none was. largest: the largest |θ| of all, ‖Q‖₂ from below.
-    joined: whether pairs come from several runs, so that ``along`` is not theirs.
+    converged: whether all k bounds are within the tolerance. complete: whether nothing beyond the
+    last is left, as probed. next: the best eigenvalue seen beyond the k, NaN where none was.
+    largest: the largest |θ| of all, ‖Q‖₂ from below. joined: whether pairs come from several runs,
+    so that ``along`` is not theirs.
     """
 
     values: Float[Tensor, "n k"]
@@ -53,18 +62,24 @@ class Ritz:
 
 
 def room(k: int, size: int) -> int:
-    """How many vectors a basis may hold before it is cut down: enough that most layers need no restart."""
+    """How many vectors a basis may hold before it is cut down: enough that most layers need no
+    restart.
+    """
     return min(size, 8 * k + 96)
 
 
 @torch.no_grad()
-def lanczos(form: QuadraticForm, k: int, which: Which, tol: float, *, max_steps: int = 1000, seed: int = 0) -> Ritz:
-    """The ``k`` extreme eigenpairs of n forms that share their factors: weights (n, h), left and right (h, i).
+def lanczos(
+    form: QuadraticForm, k: int, which: Which, tol: float, *, max_steps: int = 1000, seed: int = 0
+) -> Ritz:
+    """The ``k`` extreme eigenpairs of n forms that share their factors: weights (n, h), left and
+    right (h, i).
 
-    A direction is done when its k residual bounds are below ``tol`` times its largest |θ|, and then leaves the lock step.
-    Cost per step and direction: 8 h i for the products, 4 i · basis for keeping it orthogonal; memory n · room · i.
-    Then a third as many products again, to see that nothing is missing, and more where something is.
-    Directions that do not converge in ``max_steps`` say so.
+    A direction is done when its k residual bounds are below ``tol`` times its largest |θ|, and then
+    leaves the lock step. Cost per step and direction: 8 h i for the products, 4 i · basis for
+    keeping it orthogonal; memory n · room · i. Then a third as many products again, to see that
+    nothing is missing, and more where something is. Directions that do not converge in
+    ``max_steps`` say so.
     """
     size = form.shape[-1]
     generator = torch.Generator().manual_seed(seed)
@@ -86,9 +101,11 @@ def lanczos(form: QuadraticForm, k: int, which: Which, tol: float, *, max_steps:
     return replace(found, **kept, next=beyond)
 
 
-def _floor(found: Ritz, rows: Int[Tensor, " r"], k: int, which: Which, tol: float) -> Float[Tensor, " r"]:
-    """Beyond what nothing may be left: the last kept eigenvalue, less what cannot be told from it. Where another is known
-    to lie that close, only what is above both counts."""
+def _floor(
+    found: Ritz, rows: Int[Tensor, " r"], k: int, which: Which, tol: float
+) -> Float[Tensor, " r"]:
+    """Beyond what nothing may be left: the last kept eigenvalue, less what cannot be told from it.
+    Where another is known to lie that close, only what is above both counts."""
     first, bounds = _preferred(found.values[rows], which), found.bounds[rows]
     missed = torch.where(bounds <= tol * found.largest[rows, None], bounds, 0.0).norm(dim=-1)
     told = rounding(bounds.dtype, found.vectors.shape[-1]) + min(tol, tolerance(bounds.dtype)) / 100
@@ -101,9 +118,12 @@ def _floor(found: Ritz, rows: Int[Tensor, " r"], k: int, which: Which, tol: floa
     return torch.where(tied, last + near, last - near)
 
 
-def _held(found: Ritz, rows: Int[Tensor, " r"], k: int, which: Which, tol: float, loose: bool) -> Held:
-    """What is taken out before a random vector asks for more. Pairs beyond the k: those that converged; ``loose``: as many
-    as leave the widest gap between the floor, lowered by what they miss by, and the first that stays."""
+def _held(
+    found: Ritz, rows: Int[Tensor, " r"], k: int, which: Which, tol: float, loose: bool
+) -> Held:
+    """What is taken out before a random vector asks for more. Pairs beyond the k: those that
+    converged; ``loose``: as many as leave the widest gap between the floor, lowered by what they
+    miss by, and the first that stays."""
     bounds, first = found.bounds[rows], _preferred(found.values[rows], which)
     floor, beyond = _floor(found, rows, k, which, tol), first[:, k:]
     below = (floor[:, None] - first).clamp(min=torch.finfo(first.dtype).tiny)
@@ -128,12 +148,20 @@ def _fetched(
     max_steps: int,
     generator: torch.Generator,
 ) -> Ritz:
-    """What a new start finds beside the k that are kept, for ``rows``: all that lies above the floor, or the best."""
+    """What a new start finds beside the k that are kept, for ``rows``: all that lies above the
+    floor, or the best.
+    """
     if not len(rows):
         return found
     hold, size = found.values.shape[1], form.shape[-1]
-    kept, floor, largest = found.vectors[rows, :k], _floor(found, rows, k, which, tol), found.largest[rows]
-    run = _Krylov(form.rows(rows), kept, 1, which, tol, room(k, size), generator, hold, floor, largest)
+    kept, floor, largest = (
+        found.vectors[rows, :k],
+        _floor(found, rows, k, which, tol),
+        found.largest[rows],
+    )
+    run = _Krylov(
+        form.rows(rows), kept, 1, which, tol, room(k, size), generator, hold, floor, largest
+    )
     more = run.run(max_steps)
     good = more.bounds <= tol * largest[:, None]
     values = torch.cat([found.values[rows, :k], torch.where(good, more.values, torch.nan)], 1)
@@ -154,9 +182,11 @@ def _preferred(values: Float[Tensor, "n k"], which: Which) -> Float[Tensor, "n k
 
 
 class _Krylov:
-    """One basis per direction, from a random start orthogonal to ``locked``. ``full`` vectors are in it, and the next.
+    """One basis per direction, from a random start orthogonal to ``locked``. ``full`` vectors are
+    in it, and the next.
 
-    ``hold`` pairs are handed out. Those that have to converge are the first ``k``; with a ``floor``, all beyond it.
+    ``hold`` pairs are handed out. Those that have to converge are the first ``k``; with a
+    ``floor``, all beyond it.
     """
 
     def __init__(
@@ -180,10 +210,12 @@ class _Krylov:
         self.largest = form.left.new_zeros(n) if largest is None else largest
         self.basis = form.left.new_empty(n, self.space + 1, form.shape[-1])
         self.projected = form.left.new_zeros(n, self.space, self.space)
-        self.rows = torch.arange(n, device=form.device)  # of the result that each direction still in lock step has
+        # of the result that each direction still in lock step has
+        self.rows = torch.arange(n, device=form.device)
         self.scale = form.left.new_zeros(n)  # the largest |entry| of H so far
         self.due = self.k  # how many pairs have to converge
-        self.full = self.near = self.steps = 0  # ``near``: the first basis vector that Q v_last can have a part along
+        # ``near``: the first basis vector that Q v_last can have a part along
+        self.full = self.near = self.steps = 0
         self.basis[:, 0] = self.fresh(slice(None))
         self.result = Ritz(
             values=form.left.new_full((n, hold), torch.nan),
@@ -199,7 +231,9 @@ class _Krylov:
         )
 
     def run(self, max_steps: int) -> Ritz:
-        """Steps until all directions are done, with a look at the bounds when they may be small enough."""
+        """Steps until all directions are done, with a look at the bounds when they may be small
+        enough.
+        """
         look = self.k + 4
         while len(self.rows):
             length = self.step()
@@ -209,7 +243,10 @@ class _Krylov:
             values, turns = torch.linalg.eigh(self.projected[:, : self.full, : self.full])
             first = preference(values, self.which)
             order = first.argsort(dim=-1, descending=True, stable=True)
-            values, turns = values.gather(-1, order), turns.gather(-1, order[:, None].expand_as(turns))
+            values, turns = (
+                values.gather(-1, order),
+                turns.gather(-1, order[:, None].expand_as(turns)),
+            )
             bounds = length[:, None] * turns[:, -1].abs()
             self.largest = torch.maximum(self.largest, values.abs().amax(-1))
             count = (first >= self.floor[:, None]).sum(-1, keepdim=True).clamp(min=self.k)
@@ -229,7 +266,9 @@ class _Krylov:
         return replace(self.result, steps=self.steps)
 
     def step(self) -> Float[Tensor, " n"]:
-        """One product and one new basis vector for each direction; β of each, 0 where the space is exhausted."""
+        """One product and one new basis vector for each direction; β of each, 0 where the space is
+        exhausted.
+        """
         image = self.form @ self.basis[:, self.full]
         self.full, self.steps = self.full + 1, self.steps + 1
         along, image = self.orthogonal(image, self.basis[:, : self.full], self.near)
@@ -247,8 +286,12 @@ class _Krylov:
             self.basis[broken, self.full] = self.fresh(broken)
         return torch.where(broken, 0.0, length)
 
-    def orthogonal(self, x: Float[Tensor, "n i"], basis: Float[Tensor, "n m i"], near: int) -> tuple[Tensor, Tensor]:
-        """What ``x`` has along the basis, and the rest: along what it is known to be along first, then along all."""
+    def orthogonal(
+        self, x: Float[Tensor, "n i"], basis: Float[Tensor, "n m i"], near: int
+    ) -> tuple[Tensor, Tensor]:
+        """What ``x`` has along the basis, and the rest: along what it is known to be along first,
+        then along all.
+        """
         along = torch.zeros_like(basis[..., 0])
         for start in (near, 0):
             if self.locked is not None:
@@ -290,7 +333,9 @@ class _Krylov:
         self.locked = None if self.locked is None else self.locked[stay]
 
     def restart(self, values: Tensor, turns: Tensor) -> None:
-        """Cut the basis down to its best Ritz vectors and the next one, which all of these are coupled to."""
+        """Cut the basis down to its best Ritz vectors and the next one, which all of these are
+        coupled to.
+        """
         k, space = self.due, self.space
         stay = min(k + max(k // 2, 8), space - 2) if space > k + 2 else space - 1
         best = turns[:, :, :stay].mT @ self.basis[:, : self.full]
@@ -301,14 +346,20 @@ class _Krylov:
         self.full, self.near = stay, 0
 
     def wait(self, worst: Float[Tensor, " n"]) -> int:
-        """After how many steps half of the directions may be done, by the pace at which bounds are seen to fall."""
+        """After how many steps half of the directions may be done, by the pace at which bounds are
+        seen to fall.
+        """
         if not len(worst):
             return 0
-        decades = float((worst.median() / max(self.tol, torch.finfo(worst.dtype).tiny)).clamp(min=1).log10())
+        decades = float(
+            (worst.median() / max(self.tol, torch.finfo(worst.dtype).tiny)).clamp(min=1).log10()
+        )
         return max(2, self.full // 32, int(min(self.full // 4, decades * self.full / PER_DECADE)))
 
 
-def _parted(x: Float[Tensor, "n i"], rows: Float[Tensor, "n m i"]) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n i"]]:
+def _parted(
+    x: Float[Tensor, "n i"], rows: Float[Tensor, "n m i"]
+) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n i"]]:
     """What ``x`` has along the orthonormal ``rows``, and what is left of it."""
     part = x[:, None] @ rows.mT
     return part[:, 0], torch.baddbmm(x[:, None], part, rows, alpha=-1)[:, 0]

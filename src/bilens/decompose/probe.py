@@ -6,7 +6,8 @@ of dimension n. The vectors v_1 = w, v_2, … of the three-term recurrence β_j 
 v_j − β_j−1 v_j−1 have along an eigenvector u of eigenvalue λ the parts x_j = u·v_j, which obey
 the same recurrence, β_j x_j+1 = (λ − α_j) x_j − β_j−1 x_j−1. So x_j+1 / x_j = d_j / β_j with
 
-    d_1 = λ − α_1,    d_j = λ − α_j − β_j−1² / d_j−1        the pivots of λ − T_j, T_j the tridiagonal of α and β
+    d_1 = λ − α_1,    d_j = λ − α_j − β_j−1² / d_j−1        the pivots of λ − T_j, T_j the
+                      tridiagonal of α and β
 
 and as |x_j+1| ≤ 1, |u·w| ≤ r_j = Π β / d. While all pivots at μ are positive, T_j lies below μ
 (Sylvester), and r_j at any λ ≥ μ is no more than at μ. A random unit vector has so small a part
@@ -33,15 +34,20 @@ from torch import Tensor
 from bilens.algebra import QuadraticForm
 from bilens.algebra.eigen import Which
 
-CHANCE = 1e-3  # that an eigenvalue is missed at the very edge of what is kept (further in, far less)
+# that an eigenvalue is missed at the very edge of what is kept (further in, far less)
+CHANCE = 1e-3
 SURE = 1e-9  # the same once a direction was seen to have copies, where more are to be expected
 LEAVING = 8  # directions leave the lock step once this share (1/8) of it is done
-BROKEN = 100.0  # ulps of the largest α and β below which β is rounding: w has been used up, and has shown all it holds
+# ulps of the largest α and β below which β is rounding: w has been used up, and has shown all it
+# holds
+BROKEN = 100.0
 SIDES: dict[Which, tuple[int, ...]] = {"top": (1,), "bottom": (-1,), "magnitude": (1, -1)}
 
 
 class Held(NamedTuple):
-    """What is taken out of each form: orthonormal rows, or rows of zeros; and the bound μ, by preference."""
+    """What is taken out of each form: orthonormal rows, or rows of zeros; and the bound μ, by
+    preference.
+    """
 
     rows: Float[Tensor, "n p i"]
     floor: Float[Tensor, " n"]
@@ -55,7 +61,9 @@ def unseen(
     max_steps: int,
     generator: torch.Generator,
 ) -> Bool[Tensor, " n"]:
-    """Whether nothing beyond ``held.floor`` is left of each form, but for ``chance``. Cost per step 8 h i and 4 p i."""
+    """Whether nothing beyond ``held.floor`` is left of each form, but for ``chance``. Cost per step
+    8 h i and 4 p i.
+    """
     n, size = len(form.weights), form.shape[-1]
     clear = torch.zeros(n, dtype=torch.bool, device=form.device)
     state = _Recurrence(form, held, SIDES[which], generator)
@@ -76,7 +84,9 @@ def unseen(
 class _Recurrence:
     """v_j and v_j−1 of each direction, the last pivots at μ on each side that is asked, and log r."""
 
-    def __init__(self, form: QuadraticForm, held: Held, sides: tuple[int, ...], generator: torch.Generator) -> None:
+    def __init__(
+        self, form: QuadraticForm, held: Held, sides: tuple[int, ...], generator: torch.Generator
+    ) -> None:
         n = len(form.weights)
         self.form, self.held, self.floor = form, held.rows, held.floor.double()[:, None]
         self.sides = torch.tensor(sides, dtype=torch.float64, device=form.device)
@@ -95,7 +105,9 @@ class _Recurrence:
         image = image - alpha[:, None] * self.now - self.beta.to(image)[:, None] * self.before
         length = image.norm(dim=-1)
         self.scale = torch.maximum(self.scale, torch.maximum(alpha.abs(), length))
-        length = torch.where(length <= BROKEN * torch.finfo(image.dtype).eps * self.scale, 0.0, length)
+        length = torch.where(
+            length <= BROKEN * torch.finfo(image.dtype).eps * self.scale, 0.0, length
+        )
         coupled = self.beta.square()[:, None] / self.pivot
         self.pivot = self.floor - alpha.double()[:, None] * self.sides - coupled
         self.crossed = self.crossed | (self.pivot <= 0).any(-1)
@@ -110,7 +122,9 @@ class _Recurrence:
         return torch.baddbmm(x[:, None], part, self.held, alpha=-1)[:, 0]
 
     def hidden(self) -> Float[Tensor, " n"]:
-        """r, summed over both sides: the largest part of w that an eigenvector beyond μ can have had."""
+        """r, summed over both sides: the largest part of w that an eigenvector beyond μ can have
+        had.
+        """
         return self.log.exp().sum(-1)
 
     def leave(self, stay: Bool[Tensor, " n"] | Int[Tensor, " n"]) -> None:

@@ -1,14 +1,18 @@
-"""Two ways to read an entry of a tensor as a product of two vectors, with a bound on what float32 makes of it.
+"""Two ways to read an entry of a tensor as a product of two vectors, with a bound on what float32
+makes of it.
 
     plain   T_oij = (D_o ∘ L_i) · R_j       vectors of length h, rows for nothing
-    short   T_oij = (b_iᵀ C_o) · b'_j       L = M Bᵀ, R = M' B'ᵀ, orthonormal B and B', C_o = Mᵀ diag(D_o) M'
+    short   T_oij = (b_iᵀ C_o) · b'_j       L = M Bᵀ, R = M' B'ᵀ, orthonormal B and B', C_o = Mᵀ
+            diag(D_o) M'
 
-with C_o as small as what the factors span. A metric W between the two vectors, z → W^½ z and b → W^-½ b, changes no entry
-and all bounds ‖z‖ ‖b‖. With orthonormal b the least tr(W Σ z zᵀ) tr(W⁻¹), the product of all squared norms, is that of
-W = Z^-½, Z = Σ_o C_oᵀ C_o: it is what makes bounds exclude something. Plain rows take a diagonal W, so that they stay free.
+with C_o as small as what the factors span. A metric W between the two vectors, z → W^½ z and b →
+W^-½ b, changes no entry and all bounds ‖z‖ ‖b‖. With orthonormal b the least tr(W Σ z zᵀ) tr(W⁻¹),
+the product of all squared norms, is that of W = Z^-½, Z = Σ_o C_oᵀ C_o: it is what makes bounds
+exclude something. Plain rows take a diagonal W, so that they stay free.
 
-Rounding. A product of n-vectors is within n u Σ|z||b| of the true one, u half the dtype's eps, and they add up one after
-another: cores, rows, entries. With what the spans miss, measured, that is the slack s_o ≥ |z_oi · b_j − T_oij|.
+Rounding. A product of n-vectors is within n u Σ|z||b| of the true one, u half the dtype's eps, and
+they add up one after another: cores, rows, entries. With what the spans miss, measured, that is the
+slack s_o ≥ |z_oi · b_j − T_oij|.
 """
 
 from collections.abc import Callable
@@ -24,16 +28,20 @@ SAMPLE = 16  # outputs that the metric is taken from
 FLAT = 1e-8  # of the largest eigenvalue of Z: the least one
 WIDE = 2.0**50  # no metric goes beyond, so that float32 holds both vectors
 SKETCH = 20  # vectors at first, and twice as many each time, until they span a factor
-WORTH = 32  # entries of an output for each dimension of the outputs, from which on looking for their span is cheap
-SAME = 1e-6  # of a factor: what its span may miss, so that products made in float32 still have few dimensions
+# entries of an output for each dimension of the outputs, from which on looking for their span is
+# cheap
+WORTH = 32
+# of a factor: what its span may miss, so that products made in float32 still have few dimensions
+SAME = 1e-6
 EPS = torch.finfo(torch.float64).eps
 
 
 class Reading(NamedTuple):
     """T_oij ≈ z_oi · b_j within ``slack`` of o.
 
-    rows: z of some outputs, theirs one after the other. columns, norms, order: the b_j by norm, largest first; their norms;
-    and where each was. bounds: on the entries of each output. cost: multiply-adds for the rows of one output.
+    rows: z of some outputs, theirs one after the other. columns, norms, order: the b_j by norm,
+    largest first; their norms; and where each was. bounds: on the entries of each output. cost:
+    multiply-adds for the rows of one output.
     """
 
     rows: Callable[[Tensor], Tensor]
@@ -63,7 +71,9 @@ def plain(tensor: CP) -> Reading:
 
 
 def short(tensor: CP, whole: int, max_bytes: int) -> Reading | None:
-    """The reading through what the factors span, or None where it would not pay; ``whole``: one output, plain."""
+    """The reading through what the factors span, or None where it would not pay; ``whole``: one
+    output, plain.
+    """
     out, left, right = tensor.out, tensor.left, tensor.right
     o, i, j = tensor.shape
     if o * min(i, j) < 64 * min(tensor.rank, i, j):
@@ -89,8 +99,12 @@ def short(tensor: CP, whole: int, max_bytes: int) -> Reading | None:
     left_off, right_off = _peak(left - mix @ basis.mT), _peak(right - mix2 @ basis2.mT)
     missed = out.abs() @ (left_off * _peak(right) + (_peak(left) + left_off) * right_off)
     if parts is not None:
-        missed += (out - weights @ parts.mT).abs() @ ((_peak(left) + left_off) * (_peak(right) + right_off))
-    squares = ((weights @ cores.gram) * weights).sum(1).clamp(min=0) + 8 * EPS * (depth + r * r2) * cores.most.square()
+        missed += (out - weights @ parts.mT).abs() @ (
+            (_peak(left) + left_off) * (_peak(right) + right_off)
+        )
+    squares = ((weights @ cores.gram) * weights).sum(1).clamp(min=0) + 8 * EPS * (
+        depth + r * r2
+    ) * cores.most.square()
     low = _low()
     sizes = squares.sqrt()  # ‖C_o‖ ≥ ‖z_oi‖ / ‖b_i‖; the square's rounding is added before the root
     rounded = _rounding(cores.most, depth + 6, low) + _rounding(sizes, r + r2 + 6, low)
@@ -106,7 +120,9 @@ def short(tensor: CP, whole: int, max_bytes: int) -> Reading | None:
 
 
 class _Cores(NamedTuple):
-    """C_o = Σ_a w_oa K_a with ``gram`` ⟨K_a, K_b⟩; most: Σ_a |w_oa| ‖K_a‖; terms: that before terms of K_a cancelled."""
+    """C_o = Σ_a w_oa K_a with ``gram`` ⟨K_a, K_b⟩; most: Σ_a |w_oa| ‖K_a‖; terms: that before terms
+    of K_a cancelled.
+    """
 
     of: Callable[[Tensor], Tensor]
     gram: Float[Tensor, "a a"]
@@ -114,15 +130,25 @@ class _Cores(NamedTuple):
     terms: Float[Tensor, " o"]
 
 
-def _alone(out: Float[Tensor, "o h"], mix: Float[Tensor, "h r"], mix2: Float[Tensor, "h r2"]) -> _Cores:
+def _alone(
+    out: Float[Tensor, "o h"], mix: Float[Tensor, "h r"], mix2: Float[Tensor, "h r2"]
+) -> _Cores:
     """Each core from all units: K_h of rank one."""
     low = [factor.to(_low()) for factor in (out, mix, mix2)]
     terms = out.abs() @ (mix.norm(dim=1) * mix2.norm(dim=1))
-    return _Cores(lambda n: _slices(low[0][n], low[1], low[2]), (mix @ mix.mT) * (mix2 @ mix2.mT), terms, terms)
+    return _Cores(
+        lambda n: _slices(low[0][n], low[1], low[2]),
+        (mix @ mix.mT) * (mix2 @ mix2.mT),
+        terms,
+        terms,
+    )
 
 
 def _joined(
-    weights: Float[Tensor, "o a"], parts: Float[Tensor, "h a"], mix: Float[Tensor, "h r"], mix2: Float[Tensor, "h r2"]
+    weights: Float[Tensor, "o a"],
+    parts: Float[Tensor, "h a"],
+    mix: Float[Tensor, "h r"],
+    mix2: Float[Tensor, "h r2"],
 ) -> _Cores:
     """Cores from as few K_a as the outputs span: far fewer than units after an unembedding."""
     cores = _slices(parts.mT, mix, mix2)
@@ -136,13 +162,19 @@ def _joined(
     )
 
 
-def _slices(out: Float[Tensor, "n h"], mix: Float[Tensor, "h r"], mix2: Float[Tensor, "h r2"]) -> Float[Tensor, "n r r2"]:
+def _slices(
+    out: Float[Tensor, "n h"], mix: Float[Tensor, "h r"], mix2: Float[Tensor, "h r2"]
+) -> Float[Tensor, "n r r2"]:
     """Mᵀ diag(D_o) M' for each row of ``out``."""
     return torch.stack([(mix * row[:, None]).mT @ mix2 for row in out])
 
 
-def _metric(cores: Float[Tensor, "n r r2"]) -> tuple[Float[Tensor, "r2 r2"], Float[Tensor, "r2 r2"]]:
-    """A and A⁻ᵀ with A Aᵀ = W = Z^-½. Clamped, so that W stays invertible: any such W is exact, this one is good."""
+def _metric(
+    cores: Float[Tensor, "n r r2"],
+) -> tuple[Float[Tensor, "r2 r2"], Float[Tensor, "r2 r2"]]:
+    """A and A⁻ᵀ with A Aᵀ = W = Z^-½. Clamped, so that W stays invertible: any such W is exact,
+    this one is good.
+    """
     values, vectors = torch.linalg.eigh(torch.einsum("nab,nac->bc", cores, cores))
     most = float(values.max()) if len(values) else 0.0
     quarter = (values / (most or 1.0)).clamp(min=FLAT) ** 0.25
@@ -150,7 +182,9 @@ def _metric(cores: Float[Tensor, "n r r2"]) -> tuple[Float[Tensor, "r2 r2"], Flo
 
 
 def _spanned(factor: Float[Tensor, "h i"]) -> tuple[Float[Tensor, "h r"], Float[Tensor, "i r"]]:
-    """A factor as M Bᵀ with orthonormal columns of B, as few as its rows span where that is less than half of them."""
+    """A factor as M Bᵀ with orthonormal columns of B, as few as its rows span where that is less
+    than half of them.
+    """
     if (narrow := _narrow(factor)) is not None:
         return narrow
     if factor.shape[1] < factor.shape[0]:
@@ -159,18 +193,31 @@ def _spanned(factor: Float[Tensor, "h i"]) -> tuple[Float[Tensor, "h r"], Float[
     return corner.mT, frame
 
 
-def _narrow(factor: Float[Tensor, "h i"]) -> tuple[Float[Tensor, "h r"], Float[Tensor, "i r"]] | None:
+def _narrow(
+    factor: Float[Tensor, "h i"],
+) -> tuple[Float[Tensor, "h r"], Float[Tensor, "i r"]] | None:
     """M and B of few columns, or None where there must be more than half as many as there can be.
 
-    A random sketch finds them and the residual says whether it did; what is left of it is measured where they are used.
+    A random sketch finds them and the residual says whether it did; what is left of it is measured
+    where they are used.
     """
-    generator, width, full = torch.Generator(factor.device).manual_seed(0), SKETCH, min(factor.shape)
+    generator, width, full = (
+        torch.Generator(factor.device).manual_seed(0),
+        SKETCH,
+        min(factor.shape),
+    )
     size, rest, frame, inside = float(factor.norm()), factor, factor[:, :0], factor[:0]
     while 2 * (frame.shape[1] + width) <= full:
-        start = torch.randn(factor.shape[1], width, generator=generator, dtype=factor.dtype, device=factor.device)
+        start = torch.randn(
+            factor.shape[1], width, generator=generator, dtype=factor.dtype, device=factor.device
+        )
         more = torch.linalg.qr(rest @ start).Q
         part = more.mT @ rest
-        frame, inside, rest = torch.cat([frame, more], 1), torch.cat([inside, part]), rest - more @ part
+        frame, inside, rest = (
+            torch.cat([frame, more], 1),
+            torch.cat([inside, part]),
+            rest - more @ part,
+        )
         width *= 2
         if float(rest.norm()) <= SAME * size:
             u, s, vh = torch.linalg.svd(inside, full_matrices=False)
@@ -179,14 +226,18 @@ def _narrow(factor: Float[Tensor, "h i"]) -> tuple[Float[Tensor, "h r"], Float[T
     return None
 
 
-def _by_norm(columns: Float[Tensor, "j r"]) -> tuple[Float[Tensor, "j r"], Float[Tensor, " j"], Int[Tensor, " j"]]:
+def _by_norm(
+    columns: Float[Tensor, "j r"],
+) -> tuple[Float[Tensor, "j r"], Float[Tensor, " j"], Int[Tensor, " j"]]:
     """Columns by norm, largest first; the norms, rounded up; and where each was."""
     norms, order = norms_of(columns).sort(descending=True)
     return columns[order].contiguous(), norms, order
 
 
 def norms_of(vectors: Float[Tensor, "n r"]) -> Float[Tensor, " n"]:
-    """Norms, rounded up: by what r squares and their sum are off by, and by squares too small for the dtype."""
+    """Norms, rounded up: by what r squares and their sum are off by, and by squares too small for
+    the dtype.
+    """
     kind, r = torch.finfo(vectors.dtype), vectors.shape[1] + 4
     return vectors.norm(dim=1) * (1 + 4 * r * kind.eps) + 2 * (r * kind.tiny) ** 0.5
 
@@ -196,7 +247,9 @@ def _peak(factor: Float[Tensor, "h i"]) -> Float[Tensor, " h"]:
 
 
 def _rounding(most: Float[Tensor, " o"], n: int, low: torch.dtype) -> Float[Tensor, " o"]:
-    """What a sum of products, ``most`` in absolute values, may be off by after n roundings or by falling below the range."""
+    """What a sum of products, ``most`` in absolute values, may be off by after n roundings or by
+    falling below the range.
+    """
     kind, unit = torch.finfo(low), n * torch.finfo(low).eps / 2
     return unit / (1 - unit) * most + n * 2**20 * kind.tiny * (
         most > 0
@@ -204,5 +257,7 @@ def _rounding(most: Float[Tensor, " o"], n: int, low: torch.dtype) -> Float[Tens
 
 
 def _low() -> torch.dtype:
-    """The dtype of the search: float32 where its products are rounded as float32, as torch does unless told otherwise."""
+    """The dtype of the search: float32 where its products are rounded as float32, as torch does
+    unless told otherwise.
+    """
     return torch.float32 if torch.get_float32_matmul_precision() == "highest" else torch.float64

@@ -1,9 +1,12 @@
-"""The search behind ``top_entries``: which rows and columns of a reading to multiply, and which entries to look at again.
+"""The search behind ``top_entries``: which rows and columns of a reading to multiply, and which
+entries to look at again.
 
-A reading (``readings``) gives every entry as a product of a row and a column vector, T̃_oij = z_oi · b_j in float32, within a
-slack s_o of the true one. So |T_oij| ≤ ‖z_oi‖ ‖b_j‖ + s_o, and outputs, rows and columns go largest first until no bound is
-above the k-th largest entry so far. Only entries with |T̃| > threshold − s_o can be among the largest: these are computed
-anew from the factors in float64. Where they are too many (ties; large terms that cancel) their rows are, as a whole.
+A reading (``readings``) gives every entry as a product of a row and a column vector, T̃_oij = z_oi
+· b_j in float32, within a slack s_o of the true one. So |T_oij| ≤ ‖z_oi‖ ‖b_j‖ + s_o, and outputs,
+rows and columns go largest first until no bound is above the k-th largest entry so far. Only
+entries with |T̃| > threshold − s_o can be among the largest: these are computed anew from the
+factors in float64. Where they are too many (ties; large terms that cancel) their rows are, as a
+whole.
 """
 
 import torch
@@ -15,25 +18,34 @@ from bilens.base.numerics import restored, scaled
 from bilens.decompose import readings
 
 ROWS = 64  # at a time, at least, and
-ENTRIES = 2**18  # that many entries: few, so that the k-th best rises early, and enough for fast products
+# that many entries: few, so that the k-th best rises early, and enough for fast products
+ENTRIES = 2**18
 OUTPUTS = 32  # whose rows are made at a time
 Places = tuple[Int[Tensor, " n"], Int[Tensor, " n"]]
 SPARE = 1024  # candidates beyond 4 k that are still cheaper one by one
 AGAIN = 128  # outputs before ways are compared again
 CACHED = 2**19  # numbers of rows at a time, where all are multiplied
 PASS = 16  # multiply-adds in the time of one pass over a number in memory, about
-TRUSTED = 0.25  # of the threshold: with more slack than that, a guess, most rows are computed in float64 too
+# of the threshold: with more slack than that, a guess, most rows are computed in float64 too
+TRUSTED = 0.25
 
 
 class Search:
-    """Branch and bound over entries, or over unordered pairs where ``symmetric``: then ``tensor`` is T + its swap.
+    """Branch and bound over entries, or over unordered pairs where ``symmetric``: then ``tensor``
+    is T + its swap.
 
-    ``skipped`` is the largest bound of what was not computed, ``looked_at`` the entries that were."""
+    ``skipped`` is the largest bound of what was not computed, ``looked_at`` the entries that were.
+    """
 
-    def __init__(self, tensor: CP, k: int, symmetric: bool, budget: int | None, max_bytes: int) -> None:
+    def __init__(
+        self, tensor: CP, k: int, symmetric: bool, budget: int | None, max_bytes: int
+    ) -> None:
         self.k, self.symmetric, self.max_bytes = k, symmetric, max_bytes
         self.tensor, self.power = tensor.near_one()  # float32 has room for numbers near one
-        self.rows, self.columns = self.tensor.left.mT.contiguous(), self.tensor.right.mT.contiguous()
+        self.rows, self.columns = (
+            self.tensor.left.mT.contiguous(),
+            self.tensor.right.mT.contiguous(),
+        )
         o, i, j = tensor.shape
         self.size = o * i * (i + 1) // 2 if symmetric else o * i * j
         self.left_of_budget = self.size if budget is None else budget
@@ -48,13 +60,17 @@ class Search:
 
     @property
     def skipped(self) -> float:
-        """The largest bound of what was not computed; never less than that for falling below float64's range."""
+        """The largest bound of what was not computed; never less than that for falling below
+        float64's range.
+        """
         found = float(scaled(torch.tensor(self.bound, dtype=torch.float64), self.power))
         return found if found or not self.bound else torch.finfo(torch.float64).smallest_normal
 
     def found(self) -> tuple[Int[Tensor, "n 3"], Float[Tensor, " n"]]:
         """The entries, largest first, and their values."""
-        return torch.stack(self._places(self.keys), 1), restored("top_entries", self.values, self.power, torch.float64)
+        return torch.stack(self._places(self.keys), 1), restored(
+            "top_entries", self.values, self.power, torch.float64
+        )
 
     def run(self) -> None:
         """Outputs by bound, a few at a time, in the way that costs least at the present threshold."""
@@ -71,7 +87,9 @@ class Search:
                 self.skip(bound)
                 return
             if start >= until:  # after 1, 2, 4, … outputs
-                reading, bounded = min(ways, key=lambda way: self.expected(*way, order[start : start + 1]))
+                reading, bounded = min(
+                    ways, key=lambda way: self.expected(*way, order[start : start + 1])
+                )
                 until = start + min(max(1, start), AGAIN)
             fit = self.max_bytes // (8 * i * (reading.columns.shape[1] + 1))
             outputs = order[start : start + max(1, min(several, fit))]
@@ -82,12 +100,22 @@ class Search:
             start, several = start + len(outputs), min(2 * several, OUTPUTS)
 
     def expected(self, reading: readings.Reading, bounded: bool, output: Int[Tensor, "1"]) -> int:
-        """The multiply-adds of one output, or what takes as long: its rows, and the products that their bounds leave."""
+        """The multiply-adds of one output, or what takes as long: its rows, and the products that
+        their bounds leave.
+        """
         i, (j, r) = len(self.rows), reading.columns.shape
         slack, passes, pairs = float(reading.slack[output]), 1, i * j
         if bounded:
             norms = readings.norms_of(reading.rows(output))
-            passes, pairs = 5, pairs - int(torch.searchsorted(reading.norms.flip(0), (self.threshold - slack) / norms).sum())
+            passes, pairs = (
+                5,
+                pairs
+                - int(
+                    torch.searchsorted(
+                        reading.norms.flip(0), (self.threshold - slack) / norms
+                    ).sum()
+                ),
+            )
         twice = 3 if slack > TRUSTED * self.threshold >= 0 else 1
         return reading.cost + passes * PASS * i * r + twice * pairs * r
 
@@ -107,7 +135,9 @@ class Search:
                 start += len(row)
 
     def search(self, reading: readings.Reading, outputs: Int[Tensor, " n"]) -> None:
-        """The rows of some outputs, largest first, each against the columns that its bound does not exclude."""
+        """The rows of some outputs, largest first, each against the columns that its bound does not
+        exclude.
+        """
         slack = float(reading.slack[outputs].max())
         z = reading.rows(outputs)
         norms = readings.norms_of(z)
@@ -129,15 +159,29 @@ class Search:
             if wide < len(bounds):
                 self.skip(float(bounds[wide]))
             some = slice(start, start + self.several(wide))
-            self.take(z[some] @ reading.columns[:wide].mT, o[some], i[some], reading.order[:wide], slack)
+            self.take(
+                z[some] @ reading.columns[:wide].mT, o[some], i[some], reading.order[:wide], slack
+            )
             start = some.stop
 
     def several(self, wide: int) -> int:
         """How many rows of ``wide`` entries to compute at a time."""
-        return max(1, min(max(ROWS, ENTRIES // wide), self.max_bytes // (16 * wide), -(-self.left_of_budget // wide)))
+        return max(
+            1,
+            min(
+                max(ROWS, ENTRIES // wide),
+                self.max_bytes // (16 * wide),
+                -(-self.left_of_budget // wide),
+            ),
+        )
 
     def take(
-        self, block: Float[Tensor, "a b"], o: Int[Tensor, " a"], i: Int[Tensor, " a"], j: Int[Tensor, " b"], slack: float
+        self,
+        block: Float[Tensor, "a b"],
+        o: Int[Tensor, " a"],
+        i: Int[Tensor, " a"],
+        j: Int[Tensor, " b"],
+        slack: float,
     ) -> None:
         """Keep what of a block is among the k largest so far."""
         computed = int((i[:, None] <= j).sum()) if self.symmetric else block.numel()
@@ -163,16 +207,32 @@ class Search:
             a, b = hits.nonzero(as_tuple=True)
             self.keep((a, b), o, i, j)
 
-    def sizes(self, block: Float[Tensor, "a b"], i: Int[Tensor, " a"], j: Int[Tensor, " b"]) -> Float[Tensor, "a b"]:
+    def sizes(
+        self, block: Float[Tensor, "a b"], i: Int[Tensor, " a"], j: Int[Tensor, " b"]
+    ) -> Float[Tensor, "a b"]:
         """Absolute values, −∞ for what is not to be listed."""
-        return block.abs().where(i[:, None] <= j, -torch.inf) * self.times(i[:, None], j) if self.symmetric else block.abs()
+        return (
+            block.abs().where(i[:, None] <= j, -torch.inf) * self.times(i[:, None], j)
+            if self.symmetric
+            else block.abs()
+        )
 
     def times(self, i: Int[Tensor, "*#n"], j: Int[Tensor, "*#n"]) -> Float[Tensor, "*n"]:
-        """What an entry counts. Of unordered pairs the tensor holds both orders' sum, and so a square twice."""
-        return torch.where(i == j, 0.5, 1.0) if self.symmetric else torch.ones_like(i, dtype=torch.float32)
+        """What an entry counts. Of unordered pairs the tensor holds both orders' sum, and so a
+        square twice.
+        """
+        return (
+            torch.where(i == j, 0.5, 1.0)
+            if self.symmetric
+            else torch.ones_like(i, dtype=torch.float32)
+        )
 
-    def keep(self, places: Places, o: Int[Tensor, " a"], i: Int[Tensor, " a"], j: Int[Tensor, " b"]) -> None:
-        """List these rows and columns of a block at their values, from the factors, if they are large enough."""
+    def keep(
+        self, places: Places, o: Int[Tensor, " a"], i: Int[Tensor, " a"], j: Int[Tensor, " b"]
+    ) -> None:
+        """List these rows and columns of a block at their values, from the factors, if they are
+        large enough.
+        """
         a, b = places
         keys = (o[a] * len(self.rows) + i[a]) * len(self.columns) + j[b]
         keys = keys[~torch.isin(keys, self.keys)]
@@ -185,14 +245,19 @@ class Search:
         found = [self.values[:0]]
         for some in keys.split(several):
             o, i, j = self._places(some)
-            found.append((self.tensor.out[o] * self.rows[i] * self.columns[j]).sum(1) * self.times(i, j))
+            found.append(
+                (self.tensor.out[o] * self.rows[i] * self.columns[j]).sum(1) * self.times(i, j)
+            )
         return torch.cat(found)
 
     def skip(self, bound: float) -> None:
         self.bound = max(self.bound, bound)
 
     def _places(self, keys: Int[Tensor, " n"]) -> tuple[Tensor, Tensor, Tensor]:
-        o, rest = keys // (len(self.rows) * len(self.columns)), keys % (len(self.rows) * len(self.columns))
+        o, rest = (
+            keys // (len(self.rows) * len(self.columns)),
+            keys % (len(self.rows) * len(self.columns)),
+        )
         return o, rest // len(self.columns), rest % len(self.columns)
 
 

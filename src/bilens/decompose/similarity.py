@@ -1,13 +1,15 @@
 """How alike layers are: between layers, between checkpoints of one run, between seeds, as a matrix.
 
-A similarity is a cosine under an inner product of the symmetric parts, which are all that acts and are free of the gauge:
+A similarity is a cosine under an inner product of the symmetric parts, which are all that acts and
+are free of the gauge:
 
     of weights alone       ⟨S, S'⟩ = ½ ⟨T, T'⟩ + ½ ⟨T, swap T'⟩            all inputs count the same
     on Gaussian data       E⟨T(x), T'(x)⟩, in closed form                  ``algebra.hermite``
-    on activations         the average of ⟨T(x), T'(x)⟩ over them           no Gaussian assumed, but a standard error
+    on activations         the average of ⟨T(x), T'(x)⟩ over them           no Gaussian assumed, but
+                           a standard error
 
-Each closed form is checked by sampling what it averages over: x of the measure, or ⟨S, S'⟩ = E⟨S(x, y), S'(x, y)⟩ over
-standard normal x and y.
+Each closed form is checked by sampling what it averages over: x of the measure, or ⟨S, S'⟩ = E⟨S(x,
+y), S'(x, y)⟩ over standard normal x and y.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +38,9 @@ from bilens.base.results import Result
 
 CHUNK = 1024  # samples at a time
 BLOCKS = 64  # of samples, for standard errors: enough to know them to a tenth
-FAR = 5.0  # standard errors: one check in two million fails by chance where averages are normal, a few more where not yet
+# standard errors: one check in two million fails by chance where averages are normal, a few more
+# where not yet
+FAR = 5.0
 ROUNDED = 1e-13  # what is left of a layer where the measure sees nothing of it
 
 
@@ -55,14 +59,14 @@ class Similarities(Result):
     """Cosines between layers as functions, with how far they can be trusted.
 
     Fields:
-        names: of the layers, in order.
-        matrix: the similarities, in closed form: of the weights, or on Gaussian data.
-        norms: ‖S‖, or the root of E‖T(x)‖² under the measure.
-        shares: of each layer's E‖T(x)‖²: its constant, linear and quadratic part. Without a measure the last is all.
-        measure: what the inner product is of, in words. centred: whether means were taken off.
-        rank, size: of Σ; below ``size`` the measure is blind off its support. Without a measure both are the inputs.
-        check: the same by Monte Carlo, over the exact norms; None where no samples were asked for.
-        empirical: on the activations themselves; None where a Gaussian or nothing was given.
+        names: of the layers, in order. matrix: the similarities, in closed form: of the weights, or
+        on Gaussian data. norms: ‖S‖, or the root of E‖T(x)‖² under the measure. shares: of each
+        layer's E‖T(x)‖²: its constant, linear and quadratic part. Without a measure the last is
+        all. measure: what the inner product is of, in words. centred: whether means were taken off.
+        rank, size: of Σ; below ``size`` the measure is blind off its support. Without a measure
+        both are the inputs. check: the same by Monte Carlo, over the exact norms; None where no
+        samples were asked for. empirical: on the activations themselves; None where a Gaussian or
+        nothing was given.
     """
 
     names: tuple[str, ...]
@@ -78,7 +82,8 @@ class Similarities(Result):
 
     @property
     def z(self) -> float:
-        """How many standard errors the Monte Carlo is off where it is off most; differences of rounding count as none.
+        """How many standard errors the Monte Carlo is off where it is off most; differences of
+        rounding count as none.
 
         Errors: ArgumentError where no check was made.
         """
@@ -94,8 +99,16 @@ class Similarities(Result):
 
     def summary(self) -> str:
         n = len(self.names)
-        blind = f"; blind off a support of {self.rank} of {self.size} dimensions" if self.rank < self.size else ""
-        how = "no check" if self.check is None else f"Monte Carlo {self.z:.2g} standard errors off at most"
+        blind = (
+            f"; blind off a support of {self.rank} of {self.size} dimensions"
+            if self.rank < self.size
+            else ""
+        )
+        how = (
+            "no check"
+            if self.check is None
+            else f"Monte Carlo {self.z:.2g} standard errors off at most"
+        )
         verdict = "" if self.check is None or self.checked else ": the closed form is not confirmed"
         return f"{n} × {n} similarities {self.measure}{', centred' * self.centred}{blind}; {how}{verdict}"
 
@@ -119,14 +132,20 @@ class Similarities(Result):
             "type": "heatmap", "x": list(self.names), "y": list(self.names), "z": self.matrix.tolist(),
             "zmin": -1, "zmax": 1, "colorscale": DIVERGING,
         }  # fmt: skip
-        axes = {"xaxis": {"type": "category"}, "yaxis": {"type": "category", "autorange": "reversed"}}
+        axes = {
+            "xaxis": {"type": "category"},
+            "yaxis": {"type": "category", "autorange": "reversed"},
+        }
         return {"data": [heat], "layout": {"title": {"text": f"similarity {self.measure}"}, **axes}}
 
     @staticmethod
     def _columns(name: str, found: Sampled | None, a: int, b: int) -> dict[str, float]:
         if found is None:
             return {}
-        return {name: float(found.matrix[a, b]), f"{name}, standard error": float(found.errors[a, b])}
+        return {
+            name: float(found.matrix[a, b]),
+            f"{name}, standard error": float(found.errors[a, b]),
+        }
 
 
 @torch.no_grad()
@@ -139,34 +158,44 @@ def similarity(
     samples: int = 4096,
     seed: int = 0,
 ) -> Similarities:
-    """Similarities of ``layers`` to each other, as functions: their symmetric parts alone count, and no gauge shows.
+    """Similarities of ``layers`` to each other, as functions: their symmetric parts alone count,
+    and no gauge shows.
 
-    ``measure``: None takes the weights alone; a Gaussian takes the layers on such data, means included; activations (n, i)
-    take the Gaussian of their mean and covariance, and beside it the plain average over them, with standard errors by a
-    jackknife over 64 runs of neighbours (tokens of one text are not independent; runs of them nearly are). Layers with
-    biases, over (1, x), take a measure of x.
-    ``centred``: compare the layers less their means over the data. Where a constant part is most of the output (see
+    ``measure``: None takes the weights alone; a Gaussian takes the layers on such data, means
+    included; activations (n, i) take the Gaussian of their mean and covariance, and beside it the
+    plain average over them, with standard errors by a jackknife over 64 runs of neighbours (tokens
+    of one text are not independent; runs of them nearly are). Layers with biases, over (1, x), take
+    a measure of x.
+    ``centred``: compare the layers less their means over the data. Where a constant part is most of
+    the output (see
     ``shares``), all layers with like constants are alike without it.
     ``samples``: of the Monte-Carlo check, reproducible by ``seed``; 0 makes none.
 
-    Work is in float64. Cost for n layers: O(n² h² (o + i)) time in n² / 2 inner products, in blocks of hidden units; under a
-    measure, memory of all factors in float64. The check costs O(samples · n · h (o + i)).
-    Errors: ArgumentError for no layers, wrong names, numbers of samples, or a layer that is zero (named: also one that the
-    measure sees nothing of); ShapeError for layers or a measure that do not fit; NotFiniteError.
+    Work is in float64. Cost for n layers: O(n² h² (o + i)) time in n² / 2 inner products, in blocks
+    of hidden units; under a measure, memory of all factors in float64. The check costs O(samples ·
+    n · h (o + i)). Errors: ArgumentError for no layers, wrong names, numbers of samples, or a layer
+    that is zero (named: also one that the measure sees nothing of); ShapeError for layers or a
+    measure that do not fit; NotFiniteError.
     """
     labels, tensors = _layers(layers, names)
     tensors, powers = zip(*(tensor.near_one(torch.float64) for tensor in tensors), strict=True)
     if not is_whole(samples) or samples < 0 or samples == 1:
-        raise ArgumentError("samples", must="be a whole number ≥ 2, or 0 for no check", got=repr(samples))
+        raise ArgumentError(
+            "samples", must="be a whole number ≥ 2, or 0 for no check", got=repr(samples)
+        )
     require_seed("seed", seed)
     size = tensors[0].shape[1]
-    activations = _activations(measure, size, tensors[0].device) if isinstance(measure, Tensor) else None
+    activations = (
+        _activations(measure, size, tensors[0].device) if isinstance(measure, Tensor) else None
+    )
     given = Gaussian.from_batches(measure.split(CHUNK)) if isinstance(measure, Tensor) else measure
     if given is not None and not isinstance(given, Gaussian):
         must = "be a Gaussian or activations"
         raise ArgumentError("measure", must=must, got=type(given).__name__)
     if given is None and centred:
-        raise ArgumentError("centred", must="be asked under a measure", got="none", todo="Pass measure=.")
+        raise ArgumentError(
+            "centred", must="be asked under a measure", got="none", todo="Pass measure=."
+        )
     gaussian = None if given is None else given.over(size)
     if gaussian is not None:
         gaussian, activations, more = _rescaled(gaussian, activations)
@@ -193,19 +222,31 @@ def similarity(
         rank=size if given is None else given.rank,
         size=size if given is None else len(given.mean),
         check=_check(tensors, gaussian, means, norms, samples, seed) if samples else None,
-        empirical=None if activations is None else _empirical(labels, tensors, activations, means, centred),
+        empirical=None
+        if activations is None
+        else _empirical(labels, tensors, activations, means, centred),
     )
 
 
-def _layers(layers: Mapping[str, CP] | Sequence[CP], names: Sequence[str]) -> tuple[tuple[str, ...], list[CP]]:
+def _layers(
+    layers: Mapping[str, CP] | Sequence[CP], names: Sequence[str]
+) -> tuple[tuple[str, ...], list[CP]]:
     """Names and tensors, all of one shape and finite."""
     if not isinstance(layers, Mapping | Sequence) or isinstance(layers, str):
-        raise ArgumentError("layers", must="be a sequence of tensors, or a mapping from names", got=type(layers).__name__)
+        raise ArgumentError(
+            "layers",
+            must="be a sequence of tensors, or a mapping from names",
+            got=type(layers).__name__,
+        )
     if not isinstance(names, Sequence):
-        raise ArgumentError("names", must="be a sequence, one for each layer", got=type(names).__name__)
+        raise ArgumentError(
+            "names", must="be a sequence, one for each layer", got=type(names).__name__
+        )
     if isinstance(layers, Mapping):
         if names:
-            raise ArgumentError("names", must="be given once", got="a mapping and names", todo="Leave names= out.")
+            raise ArgumentError(
+                "names", must="be given once", got="a mapping and names", todo="Leave names= out."
+            )
         layers, names = list(layers.values()), list(layers)
     names = tuple(map(str, names)) or tuple(str(n) for n in range(len(layers)))
     if len(layers) == 0 or len(names) != len(layers) or len(set(names)) < len(names):
@@ -213,7 +254,12 @@ def _layers(layers: Mapping[str, CP] | Sequence[CP], names: Sequence[str]) -> tu
         raise ArgumentError("layers", must=must, got=f"{len(layers)} layers, names {names}")
     for name, layer in zip(names, layers, strict=True):
         if not isinstance(layer, CP):
-            raise ArgumentError(f"layer {name}", must="be a CP", got=type(layer).__name__, todo="Pass layer.tensor().")
+            raise ArgumentError(
+                f"layer {name}",
+                must="be a CP",
+                got=type(layer).__name__,
+                todo="Pass layer.tensor().",
+            )
         if layer.shape != layers[0].shape or layer.device != layers[0].device:
             must = f"be {layers[0].shape} on {layers[0].device} like layer {names[0]}"
             raise ShapeError(f"layer {name}", must=must, got=f"{layer.shape} on {layer.device}")
@@ -227,7 +273,11 @@ def _layers(layers: Mapping[str, CP] | Sequence[CP], names: Sequence[str]) -> tu
 def _activations(x: Tensor, size: int, device: torch.device) -> Tensor:
     """Activations over the layers' inputs, the constant one added where they lack it."""
     if x.ndim != 2 or len(x) < 2 or x.shape[1] not in (size - 1, size):
-        raise ShapeError("activations", must=f"be (n, {size}), or (n, {size - 1}) of x alone, n ≥ 2", got=tuple(x.shape))
+        raise ShapeError(
+            "activations",
+            must=f"be (n, {size}), or (n, {size - 1}) of x alone, n ≥ 2",
+            got=tuple(x.shape),
+        )
     require_floating("activations", x.dtype)
     require_finite("", activations=x)
     x = x.to(device)
@@ -246,7 +296,9 @@ def _rescaled(gaussian: Gaussian, x: Tensor | None) -> tuple[Gaussian, Tensor | 
 def _words(gaussian: Gaussian | None, activations: Tensor | None) -> str:
     if gaussian is None:
         return "of the weights"
-    return "on Gaussian data" + (f" fitted to {len(activations):,} activations" if activations is not None else "")
+    return "on Gaussian data" + (
+        f" fitted to {len(activations):,} activations" if activations is not None else ""
+    )
 
 
 def _parts(seen: Sequence[CP | Hermite]) -> Float[Tensor, "n n parts"]:
@@ -269,20 +321,35 @@ def _means(seen: Sequence[Any]) -> Float[Tensor, "n 1 o"]:
 
 
 def _require_seen(
-    names: Sequence[str], tensors: Sequence[CP], seen: Sequence[Any], norms: Tensor, gaussian: Gaussian | None
+    names: Sequence[str],
+    tensors: Sequence[CP],
+    seen: Sequence[Any],
+    norms: Tensor,
+    gaussian: Gaussian | None,
 ) -> None:
     """Raise ArgumentError for a layer of which there is nothing to compare but rounding."""
-    reach = 0.0 if gaussian is None else float(gaussian.cov.diagonal().sum() + gaussian.mean.square().sum())
+    reach = (
+        0.0
+        if gaussian is None
+        else float(gaussian.cov.diagonal().sum() + gaussian.mean.square().sum())
+    )
     for name, tensor, one, norm in zip(names, tensors, seen, norms.tolist(), strict=True):
         whole = one.quadratic if isinstance(one, Hermite) else one
         if norm <= max(CANCELLED * whole.terms(), ROUNDED * reach * tensor.terms()):
             where = "" if gaussian is None else " under the measure"
             todo = "Leave it out; a layer that varies nowhere on the data has no direction."
-            raise ArgumentError(f"layer {name}", must=f"not be zero{where}", got=f"a norm of {norm:.3g}", todo=todo)
+            raise ArgumentError(
+                f"layer {name}", must=f"not be zero{where}", got=f"a norm of {norm:.3g}", todo=todo
+            )
 
 
 def _check(
-    tensors: Sequence[CP], gaussian: Gaussian | None, means: Tensor, norms: Tensor, samples: int, seed: int
+    tensors: Sequence[CP],
+    gaussian: Gaussian | None,
+    means: Tensor,
+    norms: Tensor,
+    samples: int,
+    seed: int,
 ) -> Sampled:
     """The closed forms by sampling, over the exact norms: an estimate that has no bias."""
     generator = torch.Generator().manual_seed(seed)
@@ -293,15 +360,23 @@ def _check(
         shape = 2, count, tensors[0].shape[1]
         return tuple(torch.randn(shape, generator=generator, dtype=torch.float64).to(norms.device))
 
-    count = torch.tensor([len(part) for part in torch.arange(samples).tensor_split(min(BLOCKS, samples))])
+    count = torch.tensor(
+        [len(part) for part in torch.arange(samples).tensor_split(min(BLOCKS, samples))]
+    )
     totals = torch.stack([_products(tensors, draw(n), means) for n in count.tolist()])
     scale = norms.outer(norms)
     matrix, errors = _jackknife(totals, count, lambda averages: averages / scale)
-    return Sampled(matrix, errors, samples, "standard normal pairs" if gaussian is None else "the Gaussian")
+    return Sampled(
+        matrix, errors, samples, "standard normal pairs" if gaussian is None else "the Gaussian"
+    )
 
 
-def _empirical(names: Sequence[str], tensors: Sequence[CP], x: Tensor, means: Tensor, centred: bool) -> Sampled:
-    """Cosines on activations. Their own mean output differs from the Gaussian's, as their covariance is over n."""
+def _empirical(
+    names: Sequence[str], tensors: Sequence[CP], x: Tensor, means: Tensor, centred: bool
+) -> Sampled:
+    """Cosines on activations. Their own mean output differs from the Gaussian's, as their
+    covariance is over n.
+    """
     if centred:
         mean = x.to(torch.float64).mean(0, keepdim=True)
         at_mean = torch.stack([_values(tensor.to(torch.float64), mean) for tensor in tensors])
@@ -309,15 +384,25 @@ def _empirical(names: Sequence[str], tensors: Sequence[CP], x: Tensor, means: Te
     parts = x.tensor_split(min(BLOCKS, len(x)))
     totals = torch.stack([_products(tensors, (part,), means) for part in parts])
     for name, square in zip(names, totals.sum(0).diagonal().tolist(), strict=True):
-        if square <= 0:  # as of cross terms alone where no two inputs are ever on together: no Gaussian has that
+        # as of cross terms alone where no two inputs are ever on together: no Gaussian has that
+        if square <= 0:
             todo = "Leave it out, or pass Gaussian.from_batches of them."
-            raise ArgumentError(f"layer {name}", must="not be zero on the activations", got="0 on all of them", todo=todo)
+            raise ArgumentError(
+                f"layer {name}",
+                must="not be zero on the activations",
+                got="0 on all of them",
+                todo=todo,
+            )
     matrix, errors = _jackknife(totals, torch.tensor([len(part) for part in parts]), _cosines)
     return Sampled(matrix, errors, len(x), "the activations")
 
 
-def _products(tensors: Sequence[CP], inputs: tuple[Tensor, ...], means: Tensor) -> Float[Tensor, "n n"]:
-    """Σ ⟨T(x) − mean, T'(x) − mean'⟩ over samples x for all pairs of layers; over pairs (x, y), ⟨S(x, y), S'(x, y)⟩."""
+def _products(
+    tensors: Sequence[CP], inputs: tuple[Tensor, ...], means: Tensor
+) -> Float[Tensor, "n n"]:
+    """Σ ⟨T(x) − mean, T'(x) − mean'⟩ over samples x for all pairs of layers; over pairs (x, y),
+    ⟨S(x, y), S'(x, y)⟩.
+    """
     products = torch.zeros(len(tensors), len(tensors), dtype=torch.float64, device=means.device)
     for part in zip(*(x.split(CHUNK) for x in inputs), strict=True):
         values = torch.stack([_values(tensor.to(torch.float64), *part) for tensor in tensors])
@@ -339,7 +424,9 @@ def _cosines(products: Float[Tensor, "*b n n"]) -> Float[Tensor, "*b n n"]:
 def _jackknife(
     totals: Float[Tensor, "b n n"], count: Int[Tensor, " b"], statistic: Callable[[Tensor], Tensor]
 ) -> tuple[Float[Tensor, "n n"], Float[Tensor, "n n"]]:
-    """A statistic of the average, and its standard error from leaving out one block of samples at a time."""
+    """A statistic of the average, and its standard error from leaving out one block of samples at a
+    time.
+    """
     count = count.to(totals)[:, None, None]
     without = statistic((totals.sum(0) - totals) / (count.sum() - count))
     spread = (without - without.mean(0)).square().mean(0) * (len(totals) - 1)

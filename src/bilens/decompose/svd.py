@@ -1,8 +1,10 @@
-"""The SVD of a layer's outputs: output directions, each with the matrix that the inputs meet in, none like another.
+"""The SVD of a layer's outputs: output directions, each with the matrix that the inputs meet in,
+none like another.
 
-Unfolded along the outputs, T is an o × i·j matrix; its SVD is T = Σ_k σ_k u_k ⊗ M_k, with orthonormal u_k and M_k. As u_k·T
-is the interaction matrix of direction u_k, M_k = Q_{u_k} / σ_k: only the o × o side is ever decomposed, and all M_k together
-are T with its outputs turned, a tensor of as many outputs as there are components.
+Unfolded along the outputs, T is an o × i·j matrix; its SVD is T = Σ_k σ_k u_k ⊗ M_k, with
+orthonormal u_k and M_k. As u_k·T is the interaction matrix of direction u_k, M_k = Q_{u_k} / σ_k:
+only the o × o side is ever decomposed, and all M_k together are T with its outputs turned, a tensor
+of as many outputs as there are components.
 """
 
 import math
@@ -37,19 +39,19 @@ from bilens.decompose.unfolding import (
 
 @dataclass(frozen=True, repr=False, eq=False)
 class SVD(Result):
-    """T ≈ Σ_k σ_k u_k ⊗ M_k with orthonormal output directions u_k and orthonormal matrices M_k, best first.
+    """T ≈ Σ_k σ_k u_k ⊗ M_k with orthonormal output directions u_k and orthonormal matrices M_k,
+    best first.
 
     Fields:
-        values: σ_k of the components kept, all above ``noise``.
-        directions: row k is u_k, its largest entry positive: what ``eigen`` takes as directions.
-        tensor: (k, i, j), still factored: its k-th slice is M_k; where ``symmetric``, the symmetric part of the slice.
-        spectrum: all o singular values.
-        discarded: the root of the summed squares of those left out.
-        error: ‖T − T̂‖ / ‖T‖, from inner products and not from the spectrum; never above what the spectrum allows.
-        noise: the singular value below which this precision leaves only rounding.
-        norm: ‖T‖; 0, as ``error``, where T is zero as far as can be told.
-        symmetric: whether all this is of T's symmetric part.
-        precision, computed_in: how the spectrum was found, and the dtype of the work.
+        values: σ_k of the components kept, all above ``noise``. directions: row k is u_k, its
+        largest entry positive: what ``eigen`` takes as directions. tensor: (k, i, j), still
+        factored: its k-th slice is M_k; where ``symmetric``, the symmetric part of the slice.
+        spectrum: all o singular values. discarded: the root of the summed squares of those left
+        out. error: ‖T − T̂‖ / ‖T‖, from inner products and not from the spectrum; never above what
+        the spectrum allows. noise: the singular value below which this precision leaves only
+        rounding. norm: ‖T‖; 0, as ``error``, where T is zero as far as can be told. symmetric:
+        whether all this is of T's symmetric part. precision, computed_in: how the spectrum was
+        found, and the dtype of the work.
     """
 
     values: Float[Tensor, " k"]
@@ -66,11 +68,14 @@ class SVD(Result):
 
     @property
     def matrices(self) -> QuadraticForm:
-        """All M_k as quadratic forms (k, i, i), factored: M_k(x) = u_k·T(x) / σ_k. ShapeError where left and right differ.
+        """All M_k as quadratic forms (k, i, i), factored: M_k(x) = u_k·T(x) / σ_k. ShapeError where
+        left and right differ.
 
         Their symmetric parts, where the SVD is not of the ``symmetric`` part.
         """
-        return self.tensor.interaction(torch.eye(len(self.values), dtype=self.tensor.dtype, device=self.tensor.device))
+        return self.tensor.interaction(
+            torch.eye(len(self.values), dtype=self.tensor.dtype, device=self.tensor.device)
+        )
 
     def summary(self) -> str:
         what = "the symmetric part's outputs" if self.symmetric else "the outputs"
@@ -95,9 +100,22 @@ class SVD(Result):
         ]
 
     def figure(self) -> dict[str, Any]:
-        line = {"type": "scatter", "mode": "lines", "name": "out", "y": self.spectrum[self.spectrum > self.noise].tolist()}
-        axis = {"title": {"text": "singular value"}, "type": "log", "exponentformat": "power", "dtick": 1}
-        return {"data": [line], "layout": {"xaxis": {"title": {"text": "component"}}, "yaxis": axis}}
+        line = {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "out",
+            "y": self.spectrum[self.spectrum > self.noise].tolist(),
+        }
+        axis = {
+            "title": {"text": "singular value"},
+            "type": "log",
+            "exponentformat": "power",
+            "dtick": 1,
+        }
+        return {
+            "data": [line],
+            "layout": {"xaxis": {"title": {"text": "component"}}, "yaxis": axis},
+        }
 
 
 @torch.no_grad()
@@ -109,16 +127,18 @@ def svd(
     symmetric: bool = True,
     precision: Precision = "float64",
 ) -> SVD:
-    """The SVD over outputs, truncated to ``max_rank`` components and to σ above ``cutoff`` times the largest.
+    """The SVD over outputs, truncated to ``max_rank`` components and to σ above ``cutoff`` times
+    the largest.
 
-    ``symmetric`` is the default here, as for every verb that speaks of interaction matrices: where both inputs are the same
-    x only the symmetric part acts, and the M_k are then orthonormal as functions' matrices. False takes T as it stands, left
-    and right of any sizes. A component at or below ``noise`` has no M_k, so none is kept; a zero tensor has no component.
+    ``symmetric`` is the default here, as for every verb that speaks of interaction matrices: where
+    both inputs are the same x only the symmetric part acts, and the M_k are then orthonormal as
+    functions' matrices. False takes T as it stands, left and right of any sizes. A component at or
+    below ``noise`` has no M_k, so none is kept; a zero tensor has no component.
     ``precision``: as for ``hosvd``.
 
-    Cost for a CP: O(h² (o + i + j) + o³), once more for the error where anything is left out; memory h (o + i + j).
-    Errors: as ``hosvd``.
-    Source: the note's tensor with its outputs turned; for trained layers Pearce et al., arXiv:2410.08417, section 3.
+    Cost for a CP: O(h² (o + i + j) + o³), once more for the error where anything is left out;
+    memory h (o + i + j). Errors: as ``hosvd``. Source: the note's tensor with its outputs turned;
+    for trained layers Pearce et al., arXiv:2410.08417, section 3.
     """
     require_rank(max_rank)
     require_cutoff(cutoff)

@@ -18,8 +18,10 @@ SPARE = 6  # directions iterated beyond those kept
 class Tail(NamedTuple):
     """Of each output's Σ λ² = ‖Q_o‖²: what lies beyond the eigenvectors kept.
 
-    ``rest`` is what lies beyond and ``squares`` is all, both over 4^``power``: ``share`` needs no more, ``beyond`` and
-    ``total`` put the scale back, in float64, and raise RangeError where that does not hold the largest.
+    ``rest`` is what lies beyond and ``squares`` is all, both over 4^``power``: ``share`` needs no
+    more, ``beyond`` and
+    ``total`` put the scale back, in float64, and raise RangeError where that does not hold the
+    largest.
     """
 
     rest: Float[Tensor, " o"]
@@ -43,7 +45,9 @@ class Tail(NamedTuple):
 
     @property
     def penalty(self) -> Float[Tensor, " o"]:
-        """The same numbers with ``total`` held fixed: a step down their gradient gains nothing from a larger total."""
+        """The same numbers with ``total`` held fixed: a step down their gradient gains nothing from
+        a larger total.
+        """
         return self._over(self.squares.detach())
 
     def _over(self, squares: Float[Tensor, " o"]) -> Float[Tensor, " o"]:
@@ -52,13 +56,15 @@ class Tail(NamedTuple):
 
 
 def tail(tensor: ThirdOrder, k: int) -> Tail:
-    """How much of each output's ‖Q_o‖² = Σ λ² lies beyond its ``k`` eigenvectors of largest |λ|: at most this much.
+    """How much of each output's ‖Q_o‖² = Σ λ² lies beyond its ``k`` eigenvectors of largest |λ|: at
+    most this much.
 
-    An upper bound, equal where the subspace iteration behind it has found the top eigenvectors (a wide gap after the k-th;
-    the same numbers at every call). With them held fixed its gradient is that of the tail itself, since they are where the
-    kept part is largest; that of an output that is zero is 0. Cost O(h² i + o (k + 6) h i), memory O(h² + o k (h + i)).
-    Errors: ArgumentError unless 1 ≤ ``k`` ≤ the number of inputs; ShapeError where left and right differ; NotFiniteError for
-    NaN or infinite factors.
+    An upper bound, equal where the subspace iteration behind it has found the top eigenvectors (a
+    wide gap after the k-th; the same numbers at every call). With them held fixed its gradient is
+    that of the tail itself, since they are where the kept part is largest; that of an output that
+    is zero is 0. Cost O(h² i + o (k + 6) h i), memory O(h² + o k (h + i)). Errors: ArgumentError
+    unless 1 ≤ ``k`` ≤ the number of inputs; ShapeError where left and right differ; NotFiniteError
+    for NaN or infinite factors.
     """
     if not isinstance(tensor, ThirdOrder):
         raise ArgumentError("tail", must="be given a tensor", got=type(tensor).__name__)

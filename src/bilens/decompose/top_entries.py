@@ -1,8 +1,10 @@
-"""The largest entries of a tensor over a vocabulary or a dictionary: exact, without the cube, with a certificate.
+"""The largest entries of a tensor over a vocabulary or a dictionary: exact, without the cube, with
+a certificate.
 
-Entries are products of a row vector and a column vector, |T_oij| = |z_oi · b_j| ≤ ‖z_oi‖ ‖b_j‖. Outputs, rows and columns go
-by these bounds, largest first, until no bound is above the k-th largest entry so far. What was skipped is then at most as
-large as the largest bound among it: the certificate. ``readings`` makes the vectors and says what rounding does to them,
+Entries are products of a row vector and a column vector, |T_oij| = |z_oi · b_j| ≤ ‖z_oi‖ ‖b_j‖.
+Outputs, rows and columns go by these bounds, largest first, until no bound is above the k-th
+largest entry so far. What was skipped is then at most as large as the largest bound among it: the
+certificate. ``readings`` makes the vectors and says what rounding does to them,
 ``search`` goes through them.
 """
 
@@ -23,7 +25,8 @@ from bilens.base.results import Result
 from bilens.decompose.search import Search
 
 MATRIX = ("row", "column")
-SAME = {torch.float64: 1e-12, torch.float32: 1e-5}  # of the terms: what rounding may set T and its swap apart by
+# of the terms: what rounding may set T and its swap apart by
+SAME = {torch.float64: 1e-12, torch.float32: 1e-5}
 Names = Mapping[str, Sequence[str]] | Sequence[str] | None
 
 
@@ -31,12 +34,12 @@ Names = Mapping[str, Sequence[str]] | Sequence[str] | None
 class TopEntries(Result):
     """The ``len(values)`` largest entries by absolute value, largest first.
 
-    indices: (entry, mode), one column for each of ``modes``. values: entries, or, where ``symmetric``, what each unordered
-    pair of inputs, left ≤ right, adds to the output: T_oij + T_oji, the coefficient of x_i x_j. names: what the modes'
-    indices stand for, or nothing.
-    certificate: no entry that was not computed is larger than this, 0 where all were. looked_at: how many of ``size`` were
-    computed. ``complete``: nothing that was not computed can be larger than the last one listed, and all that were ``asked``
-    for are there.
+    indices: (entry, mode), one column for each of ``modes``. values: entries, or, where
+    ``symmetric``, what each unordered pair of inputs, left ≤ right, adds to the output: T_oij +
+    T_oji, the coefficient of x_i x_j. names: what the modes' indices stand for, or nothing.
+    certificate: no entry that was not computed is larger than this, 0 where all were. looked_at:
+    how many of ``size`` were computed. ``complete``: nothing that was not computed can be larger
+    than the last one listed, and all that were ``asked`` for are there.
     """
 
     modes: tuple[str, ...]
@@ -60,7 +63,11 @@ class TopEntries(Result):
         return len(self.values) == self.asked and self.certificate <= float(self.values[-1].abs())
 
     def summary(self) -> str:
-        how = "exact" if self.complete else f"not all searched, others may reach {self.certificate:.4g}"
+        how = (
+            "exact"
+            if self.complete
+            else f"not all searched, others may reach {self.certificate:.4g}"
+        )
         largest = f", the largest {float(self.values[0]):.4g}" if len(self.values) else ""
         what = "pairs, both orders summed" if self.symmetric else "entries"
         return f"{len(self.values)} of {self.size:,} {what}{largest}; {how} ({self.looked_at:,} computed)"
@@ -70,16 +77,30 @@ class TopEntries(Result):
 
     def rows(self) -> list[dict[str, Any]]:
         return [
-            {mode: self._name(mode, n) for mode, n in zip(self.modes, row, strict=True)} | {self.measured: value}
+            {mode: self._name(mode, n) for mode, n in zip(self.modes, row, strict=True)}
+            | {self.measured: value}
             for row, value in zip(self.indices.tolist(), self.values.tolist(), strict=True)
         ]
 
     def figure(self) -> dict[str, Any]:
         labels = [" · ".join(str(row[mode]) for mode in self.modes) for row in self.rows()]
-        bars = {"type": "bar", "orientation": "h", "x": self.values.tolist(), "y": list(range(len(labels)))}
-        ticks = {"tickvals": list(range(len(labels))), "ticktext": labels, "autorange": "reversed", "automargin": True}
+        bars = {
+            "type": "bar",
+            "orientation": "h",
+            "x": self.values.tolist(),
+            "y": list(range(len(labels))),
+        }
+        ticks = {
+            "tickvals": list(range(len(labels))),
+            "ticktext": labels,
+            "autorange": "reversed",
+            "automargin": True,
+        }
         title = {"text": " · ".join(self.modes)}
-        return {"data": [bars], "layout": {"title": title, "xaxis": {"title": {"text": self.measured}}, "yaxis": ticks}}
+        return {
+            "data": [bars],
+            "layout": {"title": title, "xaxis": {"title": {"text": self.measured}}, "yaxis": ticks},
+        }
 
     def _name(self, mode: str, n: int) -> str | int:
         return self.names[mode][n] if mode in self.names else n
@@ -98,28 +119,38 @@ def top_entries(
 ) -> TopEntries:
     """The ``k`` largest entries of a CP, or of a Factored, exactly; the cube is never made.
 
-    ``symmetric``: both inputs are the same x, so that only both orders of a pair together act: each unordered pair i ≤ j is
-    listed once, with T_oij + T_oji (T_oii for a square), what x_i x_j is multiplied by. False: the inputs are two, and each
-    |T_oij| is an entry of its own. None: True for a T that is the same with its inputs swapped, as ``symmetrise`` and
+    ``symmetric``: both inputs are the same x, so that only both orders of a pair together act: each
+    unordered pair i ≤ j is listed once, with T_oij + T_oji (T_oii for a square), what x_i x_j is
+    multiplied by. False: the inputs are two, and each |T_oij| is an entry of its own. None: True
+    for a T that is the same with its inputs swapped, as ``symmetrise`` and
     ``virtual("… mlp0(embed, embed)")`` make it, so that no pair is listed twice.
-    ``rows``: search these outputs (of a Factored: rows) alone. ``names``: of the entries of every mode, or by mode: "out",
-    "left", "right" ("row", "column").
-    ``budget``: stop after about so many entries were computed; ``certificate`` then says how large what is missing may be.
-    ``max_bytes`` bounds a block of a slice. Equal entries that tie for the last place are listed in no special order.
+    ``rows``: search these outputs (of a Factored: rows) alone. ``names``: of the entries of every
+    mode, or by mode: "out", "left", "right" ("row", "column").
+    ``budget``: stop after about so many entries were computed; ``certificate`` then says how large
+    what is missing may be.
+    ``max_bytes`` bounds a block of a slice. Equal entries that tie for the last place are listed in
+    no special order.
 
-    Bounds are in float32 with their rounding added, values in float64 from the factors.
-    Cost: where the factors span r < i, j dimensions, O(h (o + i + j) r + h r³) before the search (r⁴ where the outputs span
-    no more), O(i r²) for each output that a bound does not exclude and r for each entry computed; where bounds exclude
-    nothing, and where the spans are no smaller than the factors, about that of all slices, h an entry, in float32.
-    Memory O(h (o + i + j)), ``max_bytes`` and one output's rows.
-    Errors: ArgumentError for ``k``, ``rows``, ``names`` or ``budget`` that cannot be; ShapeError for a symmetric part
-    where left and right differ, or an empty mode; NotFiniteError; RangeError where float64 does not hold the largest.
+    Bounds are in float32 with their rounding added, values in float64 from the factors. Cost: where
+    the factors span r < i, j dimensions, O(h (o + i + j) r + h r³) before the search (r⁴ where the
+    outputs span no more), O(i r²) for each output that a bound does not exclude and r for each
+    entry computed; where bounds exclude nothing, and where the spans are no smaller than the
+    factors, about that of all slices, h an entry, in float32. Memory O(h (o + i + j)),
+    ``max_bytes`` and one output's rows. Errors: ArgumentError for ``k``, ``rows``, ``names`` or
+    ``budget`` that cannot be; ShapeError for a symmetric part where left and right differ, or an
+    empty mode; NotFiniteError; RangeError where float64 does not hold the largest.
     """
-    for name, value in (("k", k), ("budget", 1 if budget is None else budget), ("max_bytes", max_bytes)):
+    for name, value in (
+        ("k", k),
+        ("budget", 1 if budget is None else budget),
+        ("max_bytes", max_bytes),
+    ):
         require_count(name, value)
     if not isinstance(T, CP | Factored):
         todo = "Of a cube: .array.abs().flatten().topk(k)." if isinstance(T, Dense) else ""
-        raise ArgumentError("top_entries", must="be given a CP or a Factored", got=type(T).__name__, todo=todo)
+        raise ArgumentError(
+            "top_entries", must="be given a CP or a Factored", got=type(T).__name__, todo=todo
+        )
     if 0 in T.shape:
         raise ShapeError("top_entries", must="be given a tensor with no empty mode", got=T.shape)
     if len(T.shape) != (3 if isinstance(T, CP) else 2):
@@ -138,8 +169,11 @@ def top_entries(
         tensor = CP(work.out[wanted], work.left, work.right) * (2.0 if symmetric else 1.0)
     else:
         if symmetric:
-            raise ArgumentError("symmetric", must="be asked of a CP", got=f"a Factored {work.shape}")
-        tensor = CP(torch.ones_like(work.a[:1]), work.a[wanted].mT, work.b)  # a matrix is a tensor of one output
+            raise ArgumentError(
+                "symmetric", must="be asked of a CP", got=f"a Factored {work.shape}"
+            )
+        # a matrix is a tensor of one output
+        tensor = CP(torch.ones_like(work.a[:1]), work.a[wanted].mT, work.b)
     search = Search(tensor, k, bool(symmetric), budget, max_bytes)
     search.run()
     entries, values = search.found()
@@ -159,20 +193,27 @@ def top_entries(
 
 
 def _same_swapped(tensor: CP, given: torch.dtype) -> bool:
-    """Whether T(x, y) = T(y, x) to rounding of the dtype ``given``: tried on two random pairs, where no other T passes."""
+    """Whether T(x, y) = T(y, x) to rounding of the dtype ``given``: tried on two random pairs,
+    where no other T passes.
+    """
     if tensor.shape[1] != tensor.shape[2] or tensor.rank == 0:
         return False
     if _symmetrised(tensor):
         return True
     near, _ = tensor.near_one()
     generator = torch.Generator().manual_seed(0)
-    x, y = torch.randn(2, 2, tensor.shape[1], generator=generator, dtype=torch.float64).to(tensor.device)
-    apart = (near(x, y) - near(y, x)).abs()  # as large as the terms where left and right are not alike
+    x, y = torch.randn(2, 2, tensor.shape[1], generator=generator, dtype=torch.float64).to(
+        tensor.device
+    )
+    # as large as the terms where left and right are not alike
+    apart = (near(x, y) - near(y, x)).abs()
     return bool((apart <= SAME[working_dtype(given)] * near.terms_by_output()).all())
 
 
 def _symmetrised(tensor: CP) -> bool:
-    """Whether it is a tensor and its swap, unit by unit, already: once more would only double the units."""
+    """Whether it is a tensor and its swap, unit by unit, already: once more would only double the
+    units.
+    """
     half = tensor.rank // 2
     return (
         torch.equal(tensor.out[:, :half], tensor.out[:, half:])
@@ -181,16 +222,30 @@ def _symmetrised(tensor: CP) -> bool:
     )
 
 
-def _wanted(rows: Sequence[int] | Int[Tensor, " n"] | None, mode: str, size: int) -> Int[Tensor, " n"]:
+def _wanted(
+    rows: Sequence[int] | Int[Tensor, " n"] | None, mode: str, size: int
+) -> Int[Tensor, " n"]:
     if rows is None:
         return torch.arange(size)
     try:
         wanted = torch.as_tensor(rows)
     except (TypeError, ValueError, RuntimeError):  # texts, ragged lists
         wanted = torch.empty(0)
-    whole = wanted.ndim == 1 and len(wanted) > 0 and not wanted.is_floating_point() and wanted.dtype != torch.bool
-    if not whole or int(wanted.min()) < 0 or int(wanted.max()) >= size or len(wanted.unique()) < len(wanted):
-        raise ArgumentError("rows", must=f"be different indices 0 … {size - 1} of {mode}, at least one", got=rows)
+    whole = (
+        wanted.ndim == 1
+        and len(wanted) > 0
+        and not wanted.is_floating_point()
+        and wanted.dtype != torch.bool
+    )
+    if (
+        not whole
+        or int(wanted.min()) < 0
+        or int(wanted.max()) >= size
+        or len(wanted.unique()) < len(wanted)
+    ):
+        raise ArgumentError(
+            "rows", must=f"be different indices 0 … {size - 1} of {mode}, at least one", got=rows
+        )
     return wanted.to(torch.int64)
 
 
@@ -199,10 +254,14 @@ def _names(names: Names, modes: Sequence[str], shape: Sequence[int]) -> dict[str
         return {}
     named = names if isinstance(names, Mapping) else dict.fromkeys(modes, names)
     if not all(isinstance(given, Sequence) for given in named.values()):
-        raise ArgumentError("names", must="be sequences of names, one or by mode", got=type(names).__name__)
+        raise ArgumentError(
+            "names", must="be sequences of names, one or by mode", got=type(names).__name__
+        )
     if unknown := set(named) - set(modes):
         raise ArgumentError("names", must=f"be by mode: {', '.join(modes)}", got=min(unknown))
     for mode, size in zip(modes, shape, strict=True):
         if mode in named and len(named[mode]) != size:
-            raise ShapeError(f"names of {mode}", must=f"name all {size} entries", got=len(named[mode]))
+            raise ShapeError(
+                f"names of {mode}", must=f"name all {size} entries", got=len(named[mode])
+            )
     return {mode: tuple(given) for mode, given in named.items()}

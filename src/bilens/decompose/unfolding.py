@@ -1,15 +1,18 @@
-"""The singular values and vectors of a tensor's unfoldings, two ways, and what their truncation leaves out.
+"""The singular values and vectors of a tensor's unfoldings, two ways, and what their truncation
+leaves out.
 
-The unfolding of a CP along one mode is X = F KRᵀ, with F that mode's factor and KR the Khatri-Rao product of the other two.
-Its left singular vectors are the eigenvectors of the Gram X Xᵀ = Fᵀ K F, which needs no KR but squares the condition number;
-or the left singular vectors of the small F Rᵀ, where KR = Q R, which does not.
+The unfolding of a CP along one mode is X = F KRᵀ, with F that mode's factor and KR the Khatri-Rao
+product of the other two. Its left singular vectors are the eigenvectors of the Gram X Xᵀ = Fᵀ K F,
+which needs no KR but squares the condition number; or the left singular vectors of the small F Rᵀ,
+where KR = Q R, which does not.
 
-R comes from blocks of rows of KR: the R of [R₁; KR₂] is the R of [KR₁; KR₂] (TSQR; Demmel et al., SIAM J. Sci. Comput. 34,
-2012). Rows are one_a ∘ two_b. Those of the symmetric part, ½ (l_i ∘ r_j + r_i ∘ l_j), come in equal pairs (i, j), (j, i):
-one of them counts, √2 times as long.
+R comes from blocks of rows of KR: the R of [R₁; KR₂] is the R of [KR₁; KR₂] (TSQR; Demmel et al.,
+SIAM J. Sci. Comput. 34, 2012). Rows are one_a ∘ two_b. Those of the symmetric part, ½ (l_i ∘ r_j +
+r_i ∘ l_j), come in equal pairs (i, j), (j, i): one of them counts, √2 times as long.
 
-In the singular vectors of all modes as coordinates the truncated tensor is a corner of the cube, and what it misses are the
-boxes around the corner: their norms come from slices of the turned factors, not from what is left of ‖T‖ less ‖T̂‖.
+In the singular vectors of all modes as coordinates the truncated tensor is a corner of the cube,
+and what it misses are the boxes around the corner: their norms come from slices of the turned
+factors, not from what is left of ‖T‖ less ‖T̂‖.
 """
 
 import math
@@ -35,8 +38,8 @@ LOUD = 0.05  # of σ₁: noise above that comes of terms that cancel
 
 
 class Unfolding(NamedTuple):
-    """All singular values of one unfolding, largest first, the left singular vectors as columns, and the value below which
-    there is only rounding."""
+    """All singular values of one unfolding, largest first, the left singular vectors as columns,
+    and the value below which there is only rounding."""
 
     values: Float[Tensor, " s"]
     vectors: Float[Tensor, "s s"]
@@ -44,21 +47,32 @@ class Unfolding(NamedTuple):
 
 
 def require_tensor(who: str, tensor: object, symmetric: bool, precision: str) -> None:
-    """What all spectra of unfoldings ask: finite entries, no empty mode, and a precision that exists."""
+    """What all spectra of unfoldings ask: finite entries, no empty mode, and a precision that
+    exists.
+    """
     if not isinstance(tensor, Form):
         raise ArgumentError(who, must="be given a CP, Dense or Tucker", got=type(tensor).__name__)
     if 0 in tensor.shape:
         raise ShapeError(who, must="be given a tensor with no empty mode", got=tensor.shape)
     if symmetric and tensor.shape[1] != tensor.shape[2]:
         todo = "Pass symmetric=False, or map one."
-        raise ShapeError(f"{who}(symmetric=True)", must="have left and right of one size", got=tensor.shape, todo=todo)
+        raise ShapeError(
+            f"{who}(symmetric=True)",
+            must="have left and right of one size",
+            got=tensor.shape,
+            todo=todo,
+        )
     if precision not in get_args(Precision):
-        raise ArgumentError("precision", must=f"be one of {', '.join(get_args(Precision))}", got=repr(precision))
+        raise ArgumentError(
+            "precision", must=f"be one of {', '.join(get_args(Precision))}", got=repr(precision)
+        )
     require_finite(who, **vars(tensor))
 
 
 def rescaled(tensor: Form, precision: Precision) -> tuple[Form, int]:
-    """The tensor over a power of two, and the power: Grams in this precision then stay in range whatever its scale."""
+    """The tensor over a power of two, and the power: Grams in this precision then stay in range
+    whatever its scale.
+    """
     return tensor.near_one(torch.float32 if precision == "float32" else torch.float64)
 
 
@@ -77,8 +91,9 @@ def require_rank(max_rank: object) -> None:
 def unfolding(tensor: Form, mode: Mode, symmetric: bool, precision: Precision) -> Unfolding:
     """The spectrum of one unfolding of T, or of its symmetric part.
 
-    "float64", "float32": from a Gram in that dtype; noise √(n eps) σ₁. "orthogonal": without a Gram, in float64; noise n eps
-    σ₁. Where the terms of a CP cancel, rounding goes by the terms, and noise with it.
+    "float64", "float32": from a Gram in that dtype; noise √(n eps) σ₁. "orthogonal": without a
+    Gram, in float64; noise n eps σ₁. Where the terms of a CP cancel, rounding goes by the terms,
+    and noise with it.
     """
     if precision == "orthogonal":
         return _orthogonal(tensor.to(torch.float64), mode, symmetric)
@@ -114,7 +129,11 @@ def _root(tensor: Form, mode: Mode, symmetric: bool) -> Float[Tensor, "s m"]:
             tensor = tensor.symmetrise() if symmetric else tensor
             bases = {"out": tensor.out, "left": tensor.left, "right": tensor.right}
             small = Dense(tensor.core).map(
-                **{other: torch.linalg.qr(bases[other], mode="r").R for other in MODES if other != mode}
+                **{
+                    other: torch.linalg.qr(bases[other], mode="r").R
+                    for other in MODES
+                    if other != mode
+                }
             )
             return bases[mode] @ small.array.movedim(MODES.index(mode), 0).flatten(1)
         case Dense():
@@ -122,10 +141,13 @@ def _root(tensor: Form, mode: Mode, symmetric: bool) -> Float[Tensor, "s m"]:
             return tensor.array.movedim(MODES.index(mode), 0).flatten(1)
 
 
-def _triangle(one: Float[Tensor, "h a"], two: Float[Tensor, "h b"], symmetric: bool = False) -> Float[Tensor, "r h"]:
+def _triangle(
+    one: Float[Tensor, "h a"], two: Float[Tensor, "h b"], symmetric: bool = False
+) -> Float[Tensor, "r h"]:
     """R of the QR of the Khatri-Rao product with rows one_a ∘ two_b. O(a b h²) time, O(h²) memory.
 
-    A factor wider than h is first replaced by its own R, which turns the rows of the product and leaves R alone.
+    A factor wider than h is first replaced by its own R, which turns the rows of the product and
+    leaves R alone.
     """
     hidden = len(one)
     if symmetric:  # the two lie in one space, and turn together
@@ -154,13 +176,16 @@ def _narrow(factor: Float[Tensor, "h a"]) -> Float[Tensor, "h r"]:
 
 
 def _loudness(tensor: Form, values: Float[Tensor, " s"]) -> float:
-    """The size that rounding goes by: σ₁, raised by how much louder than T its terms are before they cancel."""
+    """The size that rounding goes by: σ₁, raised by how much louder than T its terms are before
+    they cancel.
+    """
     largest, norm, terms = float(values[0]), float(values.double().norm()), tensor.terms()
     return terms if norm == 0 else largest * max(1.0, terms / norm)
 
 
 def norm_of(tensor: Form, found: Unfolding, symmetric: bool, precision: Precision) -> float:
-    """‖T‖: from the spectrum of an unfolding or, where that is all noise, from an inner product in float64.
+    """‖T‖: from the spectrum of an unfolding or, where that is all noise, from an inner product in
+    float64.
 
     0 where that is rounding too: T is then zero as far as can be told.
     """
@@ -183,19 +208,27 @@ def at_most(found: Unfolding, rank: int) -> float:
 
 
 def kept(values: Float[Tensor, " s"], max_rank: int | None, cutoff: float | None) -> int:
-    """How many of ``values`` stay: those above ``cutoff`` times the largest, ``max_rank`` at most, one at least."""
+    """How many of ``values`` stay: those above ``cutoff`` times the largest, ``max_rank`` at most,
+    one at least.
+    """
     count = len(values) if cutoff is None else int((values > cutoff * values[0]).sum())
     return max(1, count if max_rank is None else min(count, max_rank))
 
 
 def in_basis(tensor: Form, found: Mapping[Mode, Unfolding]) -> Form:
-    """T in the singular vectors as coordinates; in float64 where its terms are so loud that float32 would drown it."""
+    """T in the singular vectors as coordinates; in float64 where its terms are so loud that float32
+    would drown it.
+    """
     loud = any(one.noise > LOUD * float(one.values[0]) for one in found.values())
-    return turned(tensor, {mode: one.vectors.double() if loud else one.vectors for mode, one in found.items()})
+    return turned(
+        tensor, {mode: one.vectors.double() if loud else one.vectors for mode, one in found.items()}
+    )
 
 
 def turned(tensor: Form, bases: Mapping[str, Float[Tensor, "s r"]]) -> Form:
-    """T with each mode in the coordinates of its basis' columns, in their dtype. A CP's factors are cast by blocks."""
+    """T with each mode in the coordinates of its basis' columns, in their dtype. A CP's factors are
+    cast by blocks.
+    """
     dtype = next(iter(bases.values())).dtype
     if not isinstance(tensor, CP):
         maps: dict[str, Tensor] = {mode: basis.mT for mode, basis in bases.items()}
@@ -218,15 +251,19 @@ def box(tensor: ThirdOrder, out: slice = ALL, left: slice = ALL, right: slice = 
     raise ArgumentError("box", must="be of a CP, Dense or Tucker", got=type(tensor).__name__)
 
 
-def box_norm(tensor: Form, out: slice, left: slice, right: slice, symmetric: bool, precision: Precision) -> float:
+def box_norm(
+    tensor: Form, out: slice, left: slice, right: slice, symmetric: bool, precision: Precision
+) -> float:
     """‖box‖ of T, or of its symmetric part S = ½ (T + Tˢ) from the two halves' boxes.
 
-    From inner products, O(h² (o + i + j)) for a CP: what is below √eps times its terms is rounding. "orthogonal": not so.
+    From inner products, O(h² (o + i + j)) for a CP: what is below √eps times its terms is rounding.
+    "orthogonal": not so.
     """
     one = box(tensor, out, left, right)
     if 0 in one.shape:
         return 0.0
-    two = box(tensor.swap(), out, left, right) if left != right else None  # else the halves are each other's swap
+    # else the halves are each other's swap
+    two = box(tensor.swap(), out, left, right) if left != right else None
     if precision == "orthogonal":
         if symmetric and two is not None:
             return float(_root(one._plus(two) * 0.5, "out", symmetric=False).norm())
@@ -240,9 +277,13 @@ def box_norm(tensor: Form, out: slice, left: slice, right: slice, symmetric: boo
     return nonnegative(float(square)) ** 0.5
 
 
-def missed(tensor: Form, ranks: tuple[int, int, int], symmetric: bool, precision: Precision) -> float:
+def missed(
+    tensor: Form, ranks: tuple[int, int, int], symmetric: bool, precision: Precision
+) -> float:
     """‖T − T̂‖, T turned so that T̂ is its corner of ``ranks``: from the boxes around it."""
-    (o, beyond_o), (i, beyond_i), (j, beyond_j) = ((slice(rank), slice(rank, None)) for rank in ranks)
+    (o, beyond_o), (i, beyond_i), (j, beyond_j) = (
+        (slice(rank), slice(rank, None)) for rank in ranks
+    )
     norm = partial(box_norm, tensor, symmetric=symmetric, precision=precision)
     beside = norm(o, i, beyond_j)
     below = beside if symmetric and i == j else norm(o, beyond_i, j)

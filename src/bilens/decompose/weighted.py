@@ -1,13 +1,15 @@
 """Spectra under a data measure: which eigenvectors matter where inputs really are.
 
-With x = μ + Σ^½ z and z standard normal, the quadratic part of xᵀQx in z is Σ^½ Q Σ^½. Its eigenpairs (λ, w) read x along
-v = Σ^-½ w, of unit variance: xᵀQx = Σ λ (v·x)² on the support of Σ, and
+With x = μ + Σ^½ z and z standard normal, the quadratic part of xᵀQx in z is Σ^½ Q Σ^½. Its
+eigenpairs (λ, w) read x along v = Σ^-½ w, of unit variance: xᵀQx = Σ λ (v·x)² on the support of Σ,
+and
 
     Var[xᵀQx] = 2 tr(QΣQΣ) + 4 μᵀQΣQμ
     Cov[λ (v·x)², xᵀQx] = λ [2 vᵀΣQΣv + 4 (v·μ)(vᵀΣQμ)]
 
-The covariance of a term with the whole over the variance of the whole is its **share of variance**. Shares of all eigenpairs
-add up to 1, of plain ones and of weighted ones (whose terms are uncorrelated). Off its support a measure is blind.
+The covariance of a term with the whole over the variance of the whole is its **share of variance**.
+Shares of all eigenpairs add up to 1, of plain ones and of weighted ones (whose terms are
+uncorrelated). Off its support a measure is blind.
 """
 
 from dataclasses import dataclass, fields
@@ -32,8 +34,9 @@ ON_DATA = ("λ E[(v·x)²]", "± s.e.", "share of variance")
 
 @dataclass(frozen=True, repr=False, eq=False)
 class OnData(Record):
-    """What each term λ (v·x)² is on the data: ``mean`` λ E[(v·x)²], with its ``standard_error`` where it was averaged over
-    activations, taken as independent (NaN where it is a closed form); ``share`` of the variance of the whole."""
+    """What each term λ (v·x)² is on the data: ``mean`` λ E[(v·x)²], with its ``standard_error``
+    where it was averaged over activations, taken as independent (NaN where it is a closed form);
+    ``share`` of the variance of the whole."""
 
     mean: Float[Tensor, "n k"]
     standard_error: Float[Tensor, "n k"]
@@ -42,24 +45,26 @@ class OnData(Record):
     def at_scale(self, power: Int[Tensor, " n"]) -> "OnData":
         """The same of forms times 2^power. Errors: RangeError."""
         mean, error = (
-            restored("means on the data", x, power[:, None], torch.float64) for x in (self.mean, self.standard_error)
+            restored("means on the data", x, power[:, None], torch.float64)
+            for x in (self.mean, self.standard_error)
         )
         return OnData(mean, error, self.share)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class WeightedEigen(Eigen):
-    """Eigenpairs of Σ^½ Q Σ^½, λ the standard deviation a term gives, but for √2. Beside them the plain ones.
+    """Eigenpairs of Σ^½ Q Σ^½, λ the standard deviation a term gives, but for √2. Beside them the
+    plain ones.
 
-    Row k of ``vectors`` is v_k = Σ^-½ w_k, which reads x with unit variance; it is not of unit length, and not orthogonal
-    to the others. ``norm``, ``discarded``, ``residuals`` are those of Σ^½ Q Σ^½.
+    Row k of ``vectors`` is v_k = Σ^-½ w_k, which reads x with unit variance; it is not of unit
+    length, and not orthogonal to the others. ``norm``, ``discarded``, ``residuals`` are those of
+    Σ^½ Q Σ^½.
 
     Fields:
-        plain: the eigenpairs of Q itself, as many.
-        data, plain_data: what the terms of each are on the data.
-        total_mean, total_variance: of xᵀQx, on the same data.
-        rank: of Σ: the number of directions that inputs vary in.
-        count: the activations that terms were averaged over, 0 for the closed form under the Gaussian.
+        plain: the eigenpairs of Q itself, as many. data, plain_data: what the terms of each are on
+        the data. total_mean, total_variance: of xᵀQx, on the same data. rank: of Σ: the number of
+        directions that inputs vary in. count: the activations that terms were averaged over, 0 for
+        the closed form under the Gaussian.
     """
 
     plain: Eigen
@@ -72,7 +77,11 @@ class WeightedEigen(Eigen):
 
     def summary(self) -> str:
         size = self.vectors.shape[-1]
-        how = f"averaged over {self.count:,} activations" if self.count else "in closed form under a Gaussian"
+        how = (
+            f"averaged over {self.count:,} activations"
+            if self.count
+            else "in closed form under a Gaussian"
+        )
         blind = "" if self.rank == size else f" (blind to {size - self.rank} directions)"
         return f"data-weighted, Σ of rank {self.rank} of {size}{blind}, terms {how}; {super().summary()}"
 
@@ -80,9 +89,13 @@ class WeightedEigen(Eigen):
         return ("spectrum", *super().columns(), *ON_DATA)
 
     def rows(self) -> list[dict[str, Any]]:
-        weighted = [{"spectrum": "data-weighted"} | row for row in self._with_data(self, self.data, super().rows())]
+        weighted = [
+            {"spectrum": "data-weighted"} | row
+            for row in self._with_data(self, self.data, super().rows())
+        ]
         return weighted + [
-            {"spectrum": "plain"} | row for row in self._with_data(self.plain, self.plain_data, self.plain.rows())
+            {"spectrum": "plain"} | row
+            for row in self._with_data(self.plain, self.plain_data, self.plain.rows())
         ]
 
     def figure(self) -> dict[str, Any]:
@@ -95,7 +108,10 @@ class WeightedEigen(Eigen):
                 "x": ranks,
                 "y": share[n].tolist(),
             }
-            for name, share in (("data-weighted", self.data.share), ("plain", self.plain_data.share))
+            for name, share in (
+                ("data-weighted", self.data.share),
+                ("plain", self.plain_data.share),
+            )
             for n in range(len(share))
         ]
         axes = {
@@ -104,22 +120,34 @@ class WeightedEigen(Eigen):
         }
         return {"data": lines, "layout": axes}
 
-    def _with_data(self, pairs: Eigen, data: OnData, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _with_data(
+        self, pairs: Eigen, data: OnData, rows: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
         flat = zip(
-            data.mean.flatten().tolist(), data.standard_error.flatten().tolist(), data.share.flatten().tolist(), strict=True
+            data.mean.flatten().tolist(),
+            data.standard_error.flatten().tolist(),
+            data.share.flatten().tolist(),
+            strict=True,
         )
         found = zip(rows, flat, strict=True)
         return [row | dict(zip(ON_DATA, figures, strict=True)) for row, figures in found]
 
 
-def fitted(measure: Gaussian | Float[Tensor, "m _"], size: int) -> tuple[Gaussian, Float[Tensor, "m i"] | None]:
-    """The Gaussian of a measure over ``size`` inputs, and the activations it was fitted to, where these were given.
+def fitted(
+    measure: Gaussian | Float[Tensor, "m _"], size: int
+) -> tuple[Gaussian, Float[Tensor, "m i"] | None]:
+    """The Gaussian of a measure over ``size`` inputs, and the activations it was fitted to, where
+    these were given.
 
     A measure over x serves a layer over (1, x). Errors: ShapeError; NotFiniteError.
     """
     if isinstance(measure, Gaussian):
         return measure.over(size), None
-    if not isinstance(measure, Tensor) or measure.ndim != 2 or measure.shape[1] not in (size, size - 1):
+    if (
+        not isinstance(measure, Tensor)
+        or measure.ndim != 2
+        or measure.shape[1] not in (size, size - 1)
+    ):
         got = tuple(measure.shape) if isinstance(measure, Tensor) else type(measure).__name__
         raise ShapeError("measure", must=f"be a Gaussian or activations (m, {size})", got=got)
     require_finite("measure", activations=measure)
@@ -143,24 +171,32 @@ def weigh(
     activations: Float[Tensor, "m i"] | None,
     power: Int[Tensor, " n"],
 ) -> WeightedEigen:
-    """Eigenpairs of T and of ``whitened`` T, with what their terms are on the data, each times 2^power of its direction.
+    """Eigenpairs of T and of ``whitened`` T, with what their terms are on the data, each times
+    2^power of its direction.
 
-    Cost under the Gaussian: two products with Q per eigenpair; over activations m (i k + h o) per direction.
+    Cost under the Gaussian: two products with Q per eigenpair; over activations m (i k + h o) per
+    direction.
     """
     form = tensor.interaction(directions)
     vectors = (white.vectors.double() @ measure.inverse_root.to(tensor.device)).to(white.vectors)
     if activations is None:
         law = _Law(form, measure)
         mean, variance = law.mean, 2 * white.norm.double().square() + 4 * law.along_mean
-        data, plain_data = (law.terms(pairs.values, v, variance) for pairs, v in ((white, vectors), (plain, plain.vectors)))
+        data, plain_data = (
+            law.terms(pairs.values, v, variance)
+            for pairs, v in ((white, vectors), (plain, plain.vectors))
+        )
     else:
         x = activations.to(tensor.device, tensor.dtype)
         outputs = (tensor(x) @ directions.mT).double()
         mean, variance = outputs.mean(0), outputs.var(0)
         data, plain_data = (
-            _averaged(x, outputs, pairs.values, v) for pairs, v in ((white, vectors), (plain, plain.vectors))
+            _averaged(x, outputs, pairs.values, v)
+            for pairs, v in ((white, vectors), (plain, plain.vectors))
         )
-    own: dict[str, Any] = {field.name: getattr(white, field.name) for field in fields(Eigen)} | {"vectors": vectors}
+    own: dict[str, Any] = {field.name: getattr(white, field.name) for field in fields(Eigen)} | {
+        "vectors": vectors
+    }
     found = WeightedEigen(
         **own,
         plain=at_scale(plain, power),
@@ -175,10 +211,16 @@ def weigh(
 
 
 class _Law:
-    """What xᵀQx is under a Gaussian, in closed form. Products with the factors are made in their dtype."""
+    """What xᵀQx is under a Gaussian, in closed form. Products with the factors are made in their
+    dtype.
+    """
 
     def __init__(self, form: QuadraticForm, measure: Gaussian) -> None:
-        self.form, self.mu, self.cov = form, measure.mean.to(form.device).double(), measure.cov.to(form.device).double()
+        self.form, self.mu, self.cov = (
+            form,
+            measure.mean.to(form.device).double(),
+            measure.cov.to(form.device).double(),
+        )
         mu, cov = self.mu.to(form.dtype), self.cov.to(form.dtype)
         self.q_mu = (form @ mu).double()  # Q μ, (n, i)
         trace = (form.weights * ((form.left @ cov) * form.right).sum(-1)).double().sum(-1)
@@ -196,18 +238,23 @@ class _Law:
         return OnData(mean, torch.full_like(mean, torch.nan), _over(shared, variance))
 
 
-def _averaged(x: Float[Tensor, "m i"], outputs: Float[Tensor, "m n"], values: Tensor, vectors: Tensor) -> OnData:
+def _averaged(
+    x: Float[Tensor, "m i"], outputs: Float[Tensor, "m n"], values: Tensor, vectors: Tensor
+) -> OnData:
     """The same from activations, with standard errors."""
     parts = []
     step = max(1, BLOCK // (len(x) * values.shape[1]))
     for rows in torch.arange(len(values), device=values.device).split(step):
-        terms = values[rows, :, None].double() * (vectors[rows] @ x.mT).double().square()  # (n, k, m)
+        # (n, k, m)
+        terms = values[rows, :, None].double() * (vectors[rows] @ x.mT).double().square()
         mean = terms.mean(-1)
         whole = (outputs[:, rows] - outputs[:, rows].mean(0)).mT[:, None]
         shared = ((terms - mean[..., None]) * whole).sum(-1) / (len(x) - 1)
         variance = whole.square().sum(-1)[:, 0] / (len(x) - 1)
         parts.append(OnData(mean, terms.std(-1) / len(x) ** 0.5, _over(shared, variance)))
-    return OnData(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(OnData)))
+    return OnData(
+        *(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(OnData))
+    )
 
 
 def _over(shared: Float[Tensor, "n k"], variance: Float[Tensor, " n"]) -> Float[Tensor, "n k"]:

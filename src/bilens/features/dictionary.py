@@ -1,4 +1,5 @@
-"""A sparse dictionary: an autoencoder of one place in a model, or a transcoder from one place to another.
+"""A sparse dictionary: an autoencoder of one place in a model, or a transcoder from one place to
+another.
 
 In SAELens's convention of rows, with c = 1 where the dictionary is ``centred`` and 0 where not:
 
@@ -6,9 +7,10 @@ In SAELens's convention of rows, with c = 1 where the dictionary is ``centred`` 
     encode(x) = relu, top-k or a threshold, of pre(x)
     decode(a) = a · writes + base (+ x W_skip)
 
-so that a latent is a direction that is read, a number that is added to it, and a direction that is written. A gated
-dictionary's latent has magnitude relu(x̂ (W_enc exp(r_mag)) + b_mag) where its gate x̂ W_enc + b_gate is open, for
-x̂ = x − c b_dec: what is read is then scaled by exp(r_mag), and ``offset`` is made of b_mag.
+so that a latent is a direction that is read, a number that is added to it, and a direction that is
+written. A gated dictionary's latent has magnitude relu(x̂ (W_enc exp(r_mag)) + b_mag) where its
+gate x̂ W_enc + b_gate is open, for x̂ = x − c b_dec: what is read is then scaled by exp(r_mag), and
+``offset`` is made of b_mag.
 """
 
 from collections.abc import Callable, Iterable
@@ -35,17 +37,18 @@ D = TypeVar("D", bound="Dictionary")  # not Self: beartype checks methods one by
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Dictionary(Record):
-    """f latents, each of which reads a direction of ``hook`` and writes one: an autoencoder, or a transcoder.
+    """f latents, each of which reads a direction of ``hook`` and writes one: an autoencoder, or a
+    transcoder.
 
-    Fields (tensors are named and shaped as in SAELens's files, but for W_skip, which lies there transposed):
-        W_enc, W_dec, b_enc, b_dec: encoder and decoder. A gated dictionary has no b_enc.
-        threshold: what a pre-activation must exceed, for jumprelu (a batchtopk dictionary is one once it is trained).
-        b_gate, r_mag, b_mag: for gated.  W_skip: for skip transcoders.
-        architecture: one of those in ``saelens.TENSORS``.
-        k: latents kept a row (topk) or kept a row on average (batchtopk).
-        hook: the place it reads ("layers.1.mlp.input").  hook_out: the place a transcoder writes; "" for autoencoders.
-        centred: whether b_dec is taken off what is read (SAELens's apply_b_dec_to_input).
-        meta: everything else of cfg.json.
+    Fields (tensors are named and shaped as in SAELens's files, but for W_skip, which lies there
+    transposed):
+        W_enc, W_dec, b_enc, b_dec: encoder and decoder. A gated dictionary has no b_enc. threshold:
+        what a pre-activation must exceed, for jumprelu (a batchtopk dictionary is one once it is
+        trained). b_gate, r_mag, b_mag: for gated.  W_skip: for skip transcoders. architecture: one
+        of those in ``saelens.TENSORS``. k: latents kept a row (topk) or kept a row on average
+        (batchtopk). hook: the place it reads ("layers.1.mlp.input").  hook_out: the place a
+        transcoder writes; "" for autoencoders. centred: whether b_dec is taken off what is read
+        (SAELens's apply_b_dec_to_input). meta: everything else of cfg.json.
     """
 
     W_enc: Float[Tensor, "d_in f"]
@@ -67,10 +70,20 @@ class Dictionary(Record):
     def __post_init__(self) -> None:
         require_factors("Dictionary", W_enc=(self.W_enc, (None, None)))
         require_architecture(self)
-        require_factors("Dictionary", W_enc=(self.W_enc, (None, None)), W_dec=(self.W_dec, (self.n_latents, None)))
-        sizes = {"W_enc": (self.d_in, self.n_latents), "W_dec": (self.n_latents, self.d_out), "b_dec": (self.d_out,)}
+        require_factors(
+            "Dictionary",
+            W_enc=(self.W_enc, (None, None)),
+            W_dec=(self.W_dec, (self.n_latents, None)),
+        )
+        sizes = {
+            "W_enc": (self.d_in, self.n_latents),
+            "W_dec": (self.n_latents, self.d_out),
+            "b_dec": (self.d_out,),
+        }
         sizes["W_skip"] = (self.d_in, self.d_out)
-        factors = {name: (t, sizes.get(name, (self.n_latents,))) for name, t in self.tensors.items()}
+        factors = {
+            name: (t, sizes.get(name, (self.n_latents,))) for name, t in self.tensors.items()
+        }
         require_factors("Dictionary", "", **factors)
         if not is_transcoder(self.architecture) and self.d_in != self.d_out:
             raise ShapeError(
@@ -96,7 +109,17 @@ class Dictionary(Record):
     @property
     def tensors(self) -> dict[str, Tensor]:
         """The tensors it has, by name."""
-        names = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold", "b_gate", "r_mag", "b_mag", "W_skip")
+        names = (
+            "W_enc",
+            "W_dec",
+            "b_enc",
+            "b_dec",
+            "threshold",
+            "b_gate",
+            "r_mag",
+            "b_mag",
+            "W_skip",
+        )
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @property
@@ -121,15 +144,19 @@ class Dictionary(Record):
         return self.b_dec
 
     def pre(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b f"]:
-        """x · readsᵀ + offset: what the activation function is applied to (of a gated dictionary, the magnitudes').
+        """x · readsᵀ + offset: what the activation function is applied to (of a gated dictionary,
+        the magnitudes').
 
-        Cost: d_in f operations a row. Errors: ShapeError where x is of another width, dtype or device; NotFiniteError.
+        Cost: d_in f operations a row. Errors: ShapeError where x is of another width, dtype or
+        device; NotFiniteError.
         """
         self._require("Dictionary.pre", x, self.d_in)
         return self._read(x) @ self.reads.mT + self._bias()  # centred first, as SAELens rounds it
 
     def encode(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b f"]:
-        """The latents of x, most of them zero. ``batchtopk`` keeps k a row on average over all rows given."""
+        """The latents of x, most of them zero. ``batchtopk`` keeps k a row on average over all rows
+        given.
+        """
         pre = self.pre(x)
         if self.k is not None:
             return _topk(pre, self.k) if self.architecture == "topk" else _batch_topk(pre, self.k)
@@ -137,10 +164,14 @@ class Dictionary(Record):
             return pre.relu() * (self._read(x) @ self.W_enc + self.b_gate > 0)
         return pre.relu() if self.threshold is None else pre.relu() * (pre > self.threshold)
 
-    def decode(self, a: Float[Tensor, "*b f"], x: Float[Tensor, "*b d_in"] | None = None) -> Float[Tensor, "*b d_out"]:
-        """a · writes + base, and x W_skip where there is one; ``x``, what ``a`` was encoded from, is needed for that only.
+    def decode(
+        self, a: Float[Tensor, "*b f"], x: Float[Tensor, "*b d_in"] | None = None
+    ) -> Float[Tensor, "*b d_out"]:
+        """a · writes + base, and x W_skip where there is one; ``x``, what ``a`` was encoded from,
+        is needed for that only.
 
-        Errors: ShapeError where a is not of f latents; ArgumentError for a skip transcoder without ``x``.
+        Errors: ShapeError where a is not of f latents; ArgumentError for a skip transcoder without
+        ``x``.
         """
         self._require("Dictionary.decode", a, self.n_latents)
         written = a @ self.writes + self.base
@@ -148,7 +179,10 @@ class Dictionary(Record):
             return written
         if x is None:
             raise ArgumentError(
-                "decode(x=)", must=f"be given for a {self.architecture}", got=None, todo="Its W_skip reads x."
+                "decode(x=)",
+                must=f"be given for a {self.architecture}",
+                got=None,
+                todo="Its W_skip reads x.",
             )
         self._require("Dictionary.decode(x=)", x, self.d_in)
         return written + x @ self.W_skip
@@ -158,10 +192,12 @@ class Dictionary(Record):
         return self.decode(self.encode(x), x)
 
     def require_fits(self, who: str, *, width: int, place: str = "", side: str = "input") -> None:
-        """Refuse in one error a dictionary of another width or another hook than the model's ``place`` of ``width``.
+        """Refuse in one error a dictionary of another width or another hook than the model's
+        ``place`` of ``width``.
 
-        ``side``: whether what it reads ("input") or what it writes ("output") is to fit. A dictionary that names no hook,
-        or a ``place`` that is not named, fits by its width alone. Errors: ShapeError for the width, else ArgumentError.
+        ``side``: whether what it reads ("input") or what it writes ("output") is to fit. A
+        dictionary that names no hook, or a ``place`` that is not named, fits by its width alone.
+        Errors: ShapeError for the width, else ArgumentError.
         """
         writes = side == "output"
         mine = (self.hook_out if writes else "") or self.hook
@@ -185,41 +221,55 @@ class Dictionary(Record):
         hook: str = "",
         progress: Callable[[int, int, dict[str, float]], Any] | None = None,
     ) -> D:
-        """A dictionary of what ``activations`` holds: batches of rows, one a step, as many as ``how.steps``.
+        """A dictionary of what ``activations`` holds: batches of rows, one a step, as many as
+        ``how.steps``.
 
-        How it is learned: ``features.learn``. ``progress`` hears of (step, steps, figures: loss, L0, dead). Cost of a step:
-        12 n d f operations; memory 4 n f numbers.
-        Errors: ArgumentError where the batches end early; ShapeError where they are not rows of one width and dtype;
+        How it is learned: ``features.learn``. ``progress`` hears of (step, steps, figures: loss,
+        L0, dead). Cost of a step: 12 n d f operations; memory 4 n f numbers. Errors: ArgumentError
+        where the batches end early; ShapeError where they are not rows of one width and dtype;
         NotFiniteError for activations or weights that are not finite.
         """
         return cls(**learned(activations, how or DictionaryRecipe(), progress), hook=hook)
 
     def save(self, path: str | Path) -> None:
-        """Write the folder ``path`` in SAELens's format: cfg.json and sae_weights.safetensors, both or neither.
+        """Write the folder ``path`` in SAELens's format: cfg.json and sae_weights.safetensors, both
+        or neither.
 
-        ``batchtopk`` is written as jumprelu. Cost: one copy of the weights. Errors: FileError where it cannot be written;
-        NotFiniteError for NaN weights; ArgumentError for a batchtopk dictionary that has no threshold yet.
+        ``batchtopk`` is written as jumprelu. Cost: one copy of the weights. Errors: FileError where
+        it cannot be written; NotFiniteError for NaN weights; ArgumentError for a batchtopk
+        dictionary that has no threshold yet.
         """
         require_finite("Dictionary", **self.tensors)
         if self.architecture == "batchtopk" and self.threshold is None:
-            raise ArgumentError("Dictionary.threshold", must="be set before a batchtopk dictionary is saved", got=None)
-        fields = {name: getattr(self, name) for name in ("architecture", "k", "hook", "hook_out", "centred", "meta")}
+            raise ArgumentError(
+                "Dictionary.threshold",
+                must="be set before a batchtopk dictionary is saved",
+                got=None,
+            )
+        fields = {
+            name: getattr(self, name)
+            for name in ("architecture", "k", "hook", "hook_out", "centred", "meta")
+        }
         saelens.write(Path(path), self.tensors, fields)
 
     @classmethod
     def load(cls: type[D], path: str | Path) -> D:
-        """Read a folder that ``save`` or SAELens wrote; what bilens would compute otherwise than SAELens is refused.
+        """Read a folder that ``save`` or SAELens wrote; what bilens would compute otherwise than
+        SAELens is refused.
 
         In the box: "tinystories-2l/mlp1.input" and "tinystories-2l/mlp1.output".
 
-        Errors: FileError for a missing or damaged file and for tensors that lack or are too many; ConfigError, by name, for
-        an architecture or a key of cfg.json that is not understood; NotFiniteError.
+        Errors: FileError for a missing or damaged file and for tensors that lack or are too many;
+        ConfigError, by name, for an architecture or a key of cfg.json that is not understood;
+        NotFiniteError.
         """
         fields = saelens.read(_folder(path))
         try:
             made = cls(**fields)
         except ArgumentError as error:  # which speaks of fields, and knows no file
-            raise FileError(f"{path}: {error.who}", must=error.must, got=error.got, todo=error.todo) from error
+            raise FileError(
+                f"{path}: {error.who}", must=error.must, got=error.got, todo=error.todo
+            ) from error
         require_finite(f"{path}: Dictionary", **made.tensors)
         return made
 
@@ -232,7 +282,9 @@ class Dictionary(Record):
         return x - self.b_dec if self.centred else x
 
     def _require(self, who: str, x: Tensor, size: int) -> None:
-        """One pass over ``x``: a row with a NaN in it would be the largest of a batch, and empty all others."""
+        """One pass over ``x``: a row with a NaN in it would be the largest of a batch, and empty
+        all others.
+        """
         if not isinstance(x, Tensor):
             raise ShapeError(who, must=f"be given a tensor (..., {size})", got=type(x).__name__)
         if x.ndim == 0 or x.shape[-1] != size:
@@ -247,8 +299,14 @@ class Dictionary(Record):
         require_finite(who, x=x)
 
     def __repr__(self) -> str:
-        at = f"{self.hook or '?'} -> {self.hook_out or '?'}" if is_transcoder(self.architecture) else self.hook or "?"
-        return f"<Dictionary: {self.n_latents} {self.architecture} latents of {at}, width {self.d_in}>"
+        at = (
+            f"{self.hook or '?'} -> {self.hook_out or '?'}"
+            if is_transcoder(self.architecture)
+            else self.hook or "?"
+        )
+        return (
+            f"<Dictionary: {self.n_latents} {self.architecture} latents of {at}, width {self.d_in}>"
+        )
 
 
 def _folder(path: str | Path) -> Path:
@@ -260,22 +318,43 @@ def _folder(path: str | Path) -> Path:
 
 
 def require_architecture(dictionary: Dictionary) -> None:
-    """Raise unless the architecture is known and has the tensors, the k and the centring that belong to it."""
+    """Raise unless the architecture is known and has the tensors, the k and the centring that
+    belong to it.
+    """
     kind, k = dictionary.architecture, dictionary.k
     if kind not in TENSORS:
-        raise ConfigError("Dictionary.architecture", must=f"be one of {', '.join(TENSORS)}", got=repr(kind))
+        raise ConfigError(
+            "Dictionary.architecture", must=f"be one of {', '.join(TENSORS)}", got=repr(kind)
+        )
     has, needs = set(dictionary.tensors), set(TENSORS[kind])
     if kind == "batchtopk":
         has.discard("threshold")  # known once it is trained
-    wrong = [*(f"no {name}" for name in sorted(needs - has)), *(f"{name} too" for name in sorted(has - needs))]
+    wrong = [
+        *(f"no {name}" for name in sorted(needs - has)),
+        *(f"{name} too" for name in sorted(has - needs)),
+    ]
     if wrong:
-        raise ArgumentError("Dictionary", must=f"have {', '.join(TENSORS[kind])}, as it is {kind}", got=", ".join(wrong))
+        raise ArgumentError(
+            "Dictionary",
+            must=f"have {', '.join(TENSORS[kind])}, as it is {kind}",
+            got=", ".join(wrong),
+        )
     if (kind in ("topk", "batchtopk")) != (k is not None):
-        raise ArgumentError("Dictionary.k", must="be given for topk and batchtopk, and for no other", got=f"{k} for {kind}")
+        raise ArgumentError(
+            "Dictionary.k",
+            must="be given for topk and batchtopk, and for no other",
+            got=f"{k} for {kind}",
+        )
     if k is not None and not (is_whole(k) and 1 <= k <= dictionary.W_enc.shape[-1]):
-        raise ArgumentError("Dictionary.k", must=f"be a whole number from 1 to {dictionary.W_enc.shape[-1]}", got=k)
+        raise ArgumentError(
+            "Dictionary.k", must=f"be a whole number from 1 to {dictionary.W_enc.shape[-1]}", got=k
+        )
     if dictionary.centred and is_transcoder(kind):
-        raise ArgumentError("Dictionary.centred", must=f"be False for a {kind}: b_dec is of what it writes", got=True)
+        raise ArgumentError(
+            "Dictionary.centred",
+            must=f"be False for a {kind}: b_dec is of what it writes",
+            got=True,
+        )
 
 
 def _topk(pre: Float[Tensor, "*b f"], k: int) -> Float[Tensor, "*b f"]:

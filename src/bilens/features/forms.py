@@ -1,8 +1,9 @@
-"""One output feature as a quadratic form over input features: pairs, eigenvectors, gates, each as features.
+"""One output feature as a quadratic form over input features: pairs, eigenvectors, gates, each as
+features.
 
-Over x the feature's quadratic part is xᵀ Q x, with Q from the layer's own factors. Over the dictionary, where
-x = base + Σ a_f w_f, it is W Q Wᵀ. Everything is kept over x, d × d at most, and read through W: a unit of a_f adds v·w_f to
-what an eigenvector or one side of a gate reads, v·x.
+Over x the feature's quadratic part is xᵀ Q x, with Q from the layer's own factors. Over the
+dictionary, where x = base + Σ a_f w_f, it is W Q Wᵀ. Everything is kept over x, d × d at most, and
+read through W: a unit of a_f adds v·w_f to what an eigenvector or one side of a gate reads, v·x.
 """
 
 from dataclasses import dataclass
@@ -26,10 +27,11 @@ MEMBERS = 8  # features that a direction is told by, unless asked for more
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Readings(Result):
-    """Directions of x told as features: of each, those of largest cosine |v·w_f| / ‖v‖ ‖w_f‖, largest first.
+    """Directions of x told as features: of each, those of largest cosine |v·w_f| / ‖v‖ ‖w_f‖,
+    largest first.
 
-    ``names`` of the directions, ``indices`` of the features, ``coefficients`` v·w_f: what one unit of a_f adds to v·x, and
-    the ``cosines``. All other features' cosines are no larger.
+    ``names`` of the directions, ``indices`` of the features, ``coefficients`` v·w_f: what one unit
+    of a_f adds to v·x, and the ``cosines``. All other features' cosines are no larger.
     """
 
     names: tuple[str, ...]
@@ -46,16 +48,33 @@ class Readings(Result):
 
     def rows(self) -> list[dict[str, Any]]:
         return [
-            {"direction": name, "feature": feature_name(self.features, f), "coefficient": c, "cosine": cosine}
+            {
+                "direction": name,
+                "feature": feature_name(self.features, f),
+                "coefficient": c,
+                "cosine": cosine,
+            }
             for name, *columns in zip(
-                self.names, self.indices.tolist(), self.coefficients.tolist(), self.cosines.tolist(), strict=True
+                self.names,
+                self.indices.tolist(),
+                self.coefficients.tolist(),
+                self.cosines.tolist(),
+                strict=True,
             )
             for f, c, cosine in zip(*columns, strict=True)
         ]
 
     def figure(self) -> dict[str, Any]:
-        heat = {"type": "heatmap", "z": self.cosines.tolist(), "y": list(self.names), "zmid": 0, "colorscale": DIVERGING}
-        heat["text"] = [[feature_name(self.features, f) for f in row] for row in self.indices.tolist()]
+        heat = {
+            "type": "heatmap",
+            "z": self.cosines.tolist(),
+            "y": list(self.names),
+            "zmid": 0,
+            "colorscale": DIVERGING,
+        }
+        heat["text"] = [
+            [feature_name(self.features, f) for f in row] for row in self.indices.tolist()
+        ]
         heat["texttemplate"] = "%{text}"
         return {"data": [heat], "layout": {"xaxis": {"title": {"text": "feature, by cosine"}}}}
 
@@ -79,7 +98,8 @@ class FeatureEigen(Result):
         lines = iter(self.readings.rows())
         values = zip(self.eigen.values.tolist(), self.eigen.rows(), strict=True)
         return [
-            {"k": k, "λ": value, "share of ‖Q‖²": row["share of ‖Q‖²"]} | {key: line[key] for key in COLUMNS}
+            {"k": k, "λ": value, "share of ‖Q‖²": row["share of ‖Q‖²"]}
+            | {key: line[key] for key in COLUMNS}
             for k, (value, row) in enumerate(values)
             for line in (next(lines) for _ in range(members))
         ]
@@ -95,8 +115,9 @@ COLUMNS = ("feature", "coefficient", "cosine")
 class FeatureGates(Result):
     """Soft ANDs: xᵀQx = Σ_k (a_k·x)(b_k·x) + rest(x), with both sides of each as features.
 
-    ``weight_share``: the part of ‖Q‖² in each gate. ``data_share``: of the variance of xᵀQx over the activations given,
-    Cov[gate, xᵀQx] / Var[xᵀQx] (with the rest's these add up to 1, and one may be negative); nothing where none were given.
+    ``weight_share``: the part of ‖Q‖² in each gate. ``data_share``: of the variance of xᵀQx over
+    the activations given, Cov[gate, xᵀQx] / Var[xᵀQx] (with the rest's these add up to 1, and one
+    may be negative); nothing where none were given.
     """
 
     of: str
@@ -108,7 +129,9 @@ class FeatureGates(Result):
 
     def summary(self) -> str:
         data = (
-            "" if self.data_share is None else f"; together {float(self.data_share.sum()):.3g} of the variance on the data"
+            ""
+            if self.data_share is None
+            else f"; together {float(self.data_share.sum()):.3g} of the variance on the data"
         )
         return f"{self.of}: {self.gates.summary()}{data}"
 
@@ -119,7 +142,13 @@ class FeatureGates(Result):
         shares = self.weight_share.tolist()
         on_data = [None] * len(shares) if self.data_share is None else self.data_share.tolist()
         return [
-            {"gate": n, "a": _told(self.a, n), "b": _told(self.b, n), "share of ‖Q‖²": share, "share of variance": data}
+            {
+                "gate": n,
+                "a": _told(self.a, n),
+                "b": _told(self.b, n),
+                "share of ‖Q‖²": share,
+                "share of variance": data,
+            }
             for n, (share, data) in enumerate(zip(shares, on_data, strict=True))
         ]
 
@@ -127,7 +156,11 @@ class FeatureGates(Result):
         bars = [{"type": "bar", "name": "of ‖Q‖²", "y": self.weight_share.tolist()}]
         if self.data_share is not None:
             bars.append({"type": "bar", "name": "of the variance", "y": self.data_share.tolist()})
-        layout = {"title": {"text": self.of}, "xaxis": {"title": {"text": "gate"}}, "yaxis": {"title": {"text": "share"}}}
+        layout = {
+            "title": {"text": self.of},
+            "xaxis": {"title": {"text": "gate"}},
+            "yaxis": {"title": {"text": "share"}},
+        }
         return {"data": bars, "layout": layout}
 
 
@@ -138,11 +171,13 @@ def _told(readings: Readings, n: int) -> str:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class FeatureForm(Result):
-    """How one output feature is made of pairs of input features: pre = constant + Σ_f linear_f a_f + Σ_fg Q_fg a_f a_g.
+    """How one output feature is made of pairs of input features: pre = constant + Σ_f linear_f a_f
+    + Σ_fg Q_fg a_f a_g.
 
-    That is without what the dictionary leaves of x (``Interactions.explain`` has it). Fields: the output ``feature`` and
-    its name ``of``; ``form``: its quadratic part over x, factored; ``writes`` (f, i): what a unit of each input feature
-    adds to x; ``constant`` and ``linear``; ``names`` of the input features, or nothing.
+    That is without what the dictionary leaves of x (``Interactions.explain`` has it). Fields: the
+    output ``feature`` and its name ``of``; ``form``: its quadratic part over x, factored;
+    ``writes`` (f, i): what a unit of each input feature adds to x; ``constant`` and ``linear``;
+    ``names`` of the input features, or nothing.
     """
 
     feature: int
@@ -155,18 +190,24 @@ class FeatureForm(Result):
 
     @cached_property
     def quadratic(self) -> QuadraticForm:
-        """The interaction matrix over input features, (f, f), factored. Cost 2 h i f once; memory 2 h f."""
+        """The interaction matrix over input features, (f, f), factored. Cost 2 h i f once; memory 2
+        h f.
+        """
         return self.form.map(self.writes)
 
     def __call__(self, a: Float[Tensor, "*b f"]) -> Float[Tensor, "*b"]:
-        """The pre-activation where x is exactly what the latents ``a`` write. Cost i (f + 2 h) a row."""
+        """The pre-activation where x is exactly what the latents ``a`` write. Cost i (f + 2 h) a
+        row.
+        """
         return self.constant + a @ self.linear + self.form(a @ self.writes)
 
     def top(self, k: int = 20, kind: Kind = "all") -> FeaturePairs:
-        """The ``k`` pairs of largest |coefficient|, exactly; ``kind``: "cross" or "self" for those alone.
+        """The ``k`` pairs of largest |coefficient|, exactly; ``kind``: "cross" or "self" for those
+        alone.
 
-        A cross pair's coefficient of a_f a_g is the sum of both orders, 2 Q_fg; a self-interaction's of a_f² is Q_ff.
-        Cost h i² + f i² + f² i / 2 at most; the f × f matrix is never whole. Errors: ArgumentError, NotFiniteError.
+        A cross pair's coefficient of a_f a_g is the sum of both orders, 2 Q_fg; a
+        self-interaction's of a_f² is Q_ff. Cost h i² + f i² + f² i / 2 at most; the f × f matrix is
+        never whole. Errors: ArgumentError, NotFiniteError.
         """
         return top_pairs(self.form, self.writes, k, kind, self.of, self.names)
 
@@ -176,17 +217,23 @@ class FeatureForm(Result):
         return ((self.writes @ self.form.dense()) * self.writes).sum(-1)
 
     def eigen(self, k: int = 8, which: Which = "magnitude", members: int = MEMBERS) -> FeatureEigen:
-        """The first ``k`` eigenvectors over x, each with the ``members`` features nearest to it. Cost of one ``eigh``."""
+        """The first ``k`` eigenvectors over x, each with the ``members`` features nearest to it.
+        Cost of one ``eigh``.
+        """
         found = self.form.eigh(k, which)
         return FeatureEigen(self.of, found, self.read(found.vectors, members))
 
     def gates(
-        self, k: int | None = 8, activations: Float[Tensor, "n i"] | None = None, members: int = MEMBERS
+        self,
+        k: int | None = 8,
+        activations: Float[Tensor, "n i"] | None = None,
+        members: int = MEMBERS,
     ) -> FeatureGates:
-        """At most ``k`` soft ANDs with the share of the form each holds, and of its variance over ``activations`` (of x).
+        """At most ``k`` soft ANDs with the share of the form each holds, and of its variance over
+        ``activations`` (of x).
 
-        Cost: one ``eigh``; n h i for activations. Errors: ArgumentError where the form does not vary over them; ShapeError;
-        NotFiniteError.
+        Cost: one ``eigh``; n h i for activations. Errors: ArgumentError where the form does not
+        vary over them; ShapeError; NotFiniteError.
         """
         gates = self.form.gates(k)
         shares = None if activations is None else self._data_shares(gates, activations)
@@ -195,22 +242,36 @@ class FeatureForm(Result):
 
     def _data_shares(self, gates: Gates, x: Tensor) -> Float[Tensor, " k"]:
         if x.ndim != 2 or x.shape[1] != self.form.shape[-1] or len(x) < 2:
-            raise ShapeError("activations", must=f"be (n, {self.form.shape[-1]}) with n ≥ 2", got=tuple(x.shape))
+            raise ShapeError(
+                "activations", must=f"be (n, {self.form.shape[-1]}) with n ≥ 2", got=tuple(x.shape)
+            )
         require_finite("", activations=x)
         x = x.double()
         whole = self.form.to(torch.float64)(x)
         whole, power = near_one(whole - whole.mean())  # squares of what is tiny would vanish
         variance = whole.square().sum()
         if not float(variance) > 0:
-            raise ArgumentError("activations", must=f"make {self.of} vary", got="the same value for all")
+            raise ArgumentError(
+                "activations", must=f"make {self.of} vary", got="the same value for all"
+            )
         parts = scaled(gates.to(torch.float64)(x), -power)
         return (parts.mT @ whole / variance).to(gates.a)
 
     def read(self, directions: Float[Tensor, "n i"], members: int = MEMBERS) -> Readings:
-        """Directions of x by their nearest features (by cosine with what features write). Cost n f i."""
+        """Directions of x by their nearest features (by cosine with what features write). Cost n f
+        i.
+        """
         require_count(members)
-        if not isinstance(directions, Tensor) or directions.ndim != 2 or directions.shape[1] != self.writes.shape[1]:
-            got = tuple(directions.shape) if isinstance(directions, Tensor) else type(directions).__name__
+        if (
+            not isinstance(directions, Tensor)
+            or directions.ndim != 2
+            or directions.shape[1] != self.writes.shape[1]
+        ):
+            got = (
+                tuple(directions.shape)
+                if isinstance(directions, Tensor)
+                else type(directions).__name__
+            )
             raise ShapeError("directions", must=f"be a tensor (n, {self.writes.shape[1]})", got=got)
         require_finite("", directions=directions)
         writes = self.writes.to(directions.dtype)
@@ -220,7 +281,9 @@ class FeatureForm(Result):
         cosines = torch.where(lengths > 0, one @ two.mT / lengths, torch.zeros_like(lengths))
         best = cosines.abs().topk(min(members, len(writes)), dim=1).indices
         names = tuple(str(n) for n in range(len(directions)))
-        return Readings(names, self.names, best, coefficients.gather(1, best), cosines.gather(1, best))
+        return Readings(
+            names, self.names, best, coefficients.gather(1, best), cosines.gather(1, best)
+        )
 
     def summary(self) -> str:
         return f"{self.of} over pairs of {len(self.writes):,} input features; constant {float(self.constant):.4g}"
@@ -238,4 +301,6 @@ class FeatureForm(Result):
 def quadratic_over(form: QuadraticForm, size: int) -> QuadraticForm:
     """The part of a form over x, or over (1, x), that is quadratic in the x of ``size``."""
     first = form.shape[-1] - size
-    return QuadraticForm(form.weights, form.left[..., first:], form.right[..., first:]).to(working_dtype(form.dtype))
+    return QuadraticForm(form.weights, form.left[..., first:], form.right[..., first:]).to(
+        working_dtype(form.dtype)
+    )

@@ -1,13 +1,17 @@
-"""A bilinear layer in feature space: how every output feature is made of pairs of input features, nothing dropped.
+"""A bilinear layer in feature space: how every output feature is made of pairs of input features,
+nothing dropped.
 
-A latent of the outputs is pre_o = reads_o · m(x) + offset_o. An input is x = base + Σ_f a_f w_f + e, where e is what its
-dictionary leaves. With ã = (1, a) and W̃ of rows base, w_1, w_2, …, x = W̃ᵀ ã + e, so that
+A latent of the outputs is pre_o = reads_o · m(x) + offset_o. An input is x = base + Σ_f a_f w_f +
+e, where e is what its dictionary leaves. With ã = (1, a) and W̃ of rows base, w_1, w_2, …, x = W̃ᵀ
+ã + e, so that
 
-    pre(x) = T'(ã, ã) + 2 S'(W̃ᵀ ã, e) + S'(e, e),        T'_oab = Σ reads_ok T_kij W̃_ai W̃_bj + offset_o [a = b = 0]
+    pre(x) = T'(ã, ã) + 2 S'(W̃ᵀ ã, e) + S'(e, e),        T'_oab = Σ reads_ok T_kij W̃_ai W̃_bj +
+                                                          offset_o [a = b = 0]
 
-exactly, with S' the symmetric part over x. T' is a CP of rank h + 1. Its blocks over ã are a constant (0,0), a linear part
-(0,f) + (f,0) and the quadratic part (f,g). A layer with biases is a tensor over x̃ = (1, x): then W̃ has rows (1, base) and
-(0, w_f), and e becomes (0, e). Source: maths of feature construction, after Sharkey, arXiv:2305.03452, section 4.
+exactly, with S' the symmetric part over x. T' is a CP of rank h + 1. Its blocks over ã are a
+constant (0,0), a linear part (0,f) + (f,0) and the quadratic part (f,g). A layer with biases is a
+tensor over x̃ = (1, x): then W̃ has rows (1, base) and (0, w_f), and e becomes (0, e). Source:
+maths of feature construction, after Sharkey, arXiv:2305.03452, section 4.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,12 +40,14 @@ BLOCK = 512  # features whose own squares are held at once, h numbers each
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Explanation(Result):
-    """Pre-activations of output features on real inputs, each as a sum of parts: ``parts`` (n, feature, part).
+    """Pre-activations of output features on real inputs, each as a sum of parts: ``parts`` (n,
+    feature, part).
 
-    The parts are those of ``PARTS``: the constant; linear in the latents; their squares ("self"); products of two
-    ("cross"); and with what the dictionary leaves of x: alone with the base and biases ("error"), with the latents, with
-    itself. ``truth`` (n, feature): the pre-activation from the layer itself. ``latents`` (n, feature): what the output
-    dictionary makes of it (relu, top-k or a threshold), which is no sum of parts; None where outputs are rows.
+    The parts are those of ``PARTS``: the constant; linear in the latents; their squares ("self");
+    products of two ("cross"); and with what the dictionary leaves of x: alone with the base and
+    biases ("error"), with the latents, with itself. ``truth`` (n, feature): the pre-activation from
+    the layer itself. ``latents`` (n, feature): what the output dictionary makes of it (relu, top-k
+    or a threshold), which is no sum of parts; None where outputs are rows.
     """
 
     features: tuple[int, ...]
@@ -80,18 +86,24 @@ class Explanation(Result):
 
     def figure(self) -> dict[str, Any]:
         means = self.parts.abs().mean(0).mT.tolist()
-        bars = [{"type": "bar", "name": part, "x": list(self.names), "y": y} for part, y in zip(PARTS, means, strict=True)]
+        bars = [
+            {"type": "bar", "name": part, "x": list(self.names), "y": y}
+            for part, y in zip(PARTS, means, strict=True)
+        ]
         axes = {"yaxis": {"title": {"text": "mean |part| of the pre-activation"}}}
         return {"data": bars, "layout": {"barmode": "stack"} | axes}
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Interactions(Record):
-    """A layer between two dictionaries: output latents as a tensor over the input latents, kept in factors.
+    """A layer between two dictionaries: output latents as a tensor over the input latents, kept in
+    factors.
 
-    Fields: ``layer``: the CP over x or (1, x). ``reads`` (f_out, o), ``offset`` (f_out,): pre = m(x) · readsᵀ + offset.
-    ``writes`` (f_in, i), ``base`` (i,): x = base + a · writes + e. ``inputs``, ``outputs``: the dictionaries that encode x
-    and what the layer writes, where there are such. ``out_names``, ``in_names``: of the features, or nothing.
+    Fields: ``layer``: the CP over x or (1, x). ``reads`` (f_out, o), ``offset`` (f_out,): pre =
+    m(x) · readsᵀ + offset.
+    ``writes`` (f_in, i), ``base`` (i,): x = base + a · writes + e. ``inputs``, ``outputs``: the
+    dictionaries that encode x and what the layer writes, where there are such. ``out_names``,
+    ``in_names``: of the features, or nothing.
     """
 
     layer: CP
@@ -116,7 +128,8 @@ class Interactions(Record):
 
     @cached_property
     def tensor(self) -> CP:
-        """The layer in feature space, over (1, a): a CP of rank h + 1. T'((1, a)) + the error's parts = pre(x).
+        """The layer in feature space, over (1, a): a CP of rank h + 1. T'((1, a)) + the error's
+        parts = pre(x).
 
         Cost h (o f_out + 2 i f_in) once; memory h (f_out + 2 f_in).
         """
@@ -124,11 +137,15 @@ class Interactions(Record):
         if self.biased:
             rows = torch.cat([torch.zeros_like(rows[:, :1]), rows], 1)
             rows[0, 0] = 1
-        return self.layer.map(out=self.reads, left=rows, right=rows) + constant(self.offset, len(rows))
+        return self.layer.map(out=self.reads, left=rows, right=rows) + constant(
+            self.offset, len(rows)
+        )
 
     @cached_property
     def constant(self) -> Float[Tensor, " f_out"]:
-        """What output latents are where no input latent is active: reads · T(base, base) + offset, biases included."""
+        """What output latents are where no input latent is active: reads · T(base, base) + offset,
+        biases included.
+        """
         left, right = self._hidden(self.base, True)
         return (left * right) @ self._out.mT + self.offset
 
@@ -141,12 +158,15 @@ class Interactions(Record):
 
     @cached_property
     def quadratic(self) -> CP:
-        """T over pairs of input latents: reads_o T(w_f, w_g), a CP of rank h. Only its symmetric part acts."""
+        """T over pairs of input latents: reads_o T(w_f, w_g), a CP of rank h. Only its symmetric
+        part acts.
+        """
         left, right = self._hidden(self.writes, False)
         return CP(self._out, left.mT, right.mT)
 
     def of(self, feature: int) -> FeatureForm:
-        """How output latent ``feature`` is made of pairs of input latents. Cost h (o + 2 i) + f_in i.
+        """How output latent ``feature`` is made of pairs of input latents. Cost h (o + 2 i) + f_in
+        i.
 
         Errors: ArgumentError for an index out of range; NotFiniteError.
         """
@@ -155,30 +175,38 @@ class Interactions(Record):
         left, right = self._hidden(self.base, True)
         weights = whole.weights
         form = quadratic_over(whole, self.writes.shape[1])
-        slope = (weights * right) @ self._without_one(self.layer.left) + (weights * left) @ self._without_one(
-            self.layer.right
-        )
+        slope = (weights * right) @ self._without_one(self.layer.left) + (
+            weights * left
+        ) @ self._without_one(self.layer.right)
         value = (weights * left * right).sum() + self.offset[feature]
         name = f"output {feature_name(self.out_names, feature)}"
         writes = self.writes.to(form.dtype)
         return FeatureForm(feature, name, form, writes, value, self.writes @ slope, self.in_names)
 
     def explain(
-        self, features: int | Sequence[int], x: Float[Tensor, "n i"], a: Float[Tensor, "n f_in"] | None = None
+        self,
+        features: int | Sequence[int],
+        x: Float[Tensor, "n i"],
+        a: Float[Tensor, "n f_in"] | None = None,
     ) -> Explanation:
-        """The pre-activations of output ``features`` on inputs ``x``, in parts that sum to them exactly.
+        """The pre-activations of output ``features`` on inputs ``x``, in parts that sum to them
+        exactly.
 
-        The latents themselves stand beside them: the activation function is not a sum, and is not taken apart. Those of a
-        batchtopk dictionary depend on all of ``x`` together. ``a``: the input latents, where they are not what ``inputs``
-        encodes. Half types are worked in float32. Cost per input h (2 i + o), o f_out for the latents and a few h m, and
-        2 h i + n h for each latent active on any. Memory n (h + f_out), and ``BLOCK`` h.
-        Errors: ArgumentError for an index out of range, or no ``a`` where inputs are rows alone; ShapeError; NotFiniteError.
+        The latents themselves stand beside them: the activation function is not a sum, and is not
+        taken apart. Those of a batchtopk dictionary depend on all of ``x`` together. ``a``: the
+        input latents, where they are not what ``inputs`` encodes. Half types are worked in float32.
+        Cost per input h (2 i + o), o f_out for the latents and a few h m, and 2 h i + n h for each
+        latent active on any. Memory n (h + f_out), and ``BLOCK`` h. Errors: ArgumentError for an
+        index out of range, or no ``a`` where inputs are rows alone; ShapeError; NotFiniteError.
         """
         chosen = self._require((features,) if is_whole(features) else features)
         x, a = self._latents(x, a)
         left, right = self._hidden(self.base, True)
         ones = a @ self.writes
-        (left_a, right_a), (left_e, right_e) = self._hidden(ones, False), self._hidden(x - self.base - ones, False)
+        (left_a, right_a), (left_e, right_e) = (
+            self._hidden(ones, False),
+            self._hidden(x - self.base - ones, False),
+        )
         own = self._squares(a)
         hidden = (
             left * right, left * right_a + left_a * right, own, left_a * right_a - own,
@@ -192,17 +220,23 @@ class Interactions(Record):
             names=tuple(feature_name(self.out_names, f) for f in chosen),
             parts=parts,
             truth=self.pre(x)[:, chosen],
-            latents=None if self.outputs is None else self.outputs.encode(self._written(x))[:, chosen],
+            latents=None
+            if self.outputs is None
+            else self.outputs.encode(self._written(x))[:, chosen],
         )
 
     def pre(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b f_out"]:
         """The output latents' pre-activations, from the layer itself: reads · m(x) + offset."""
         return self._written(x) @ self.reads.mT + self.offset
 
-    def top_entries(self, k: int = 20, budget: int | None = None, rows: Sequence[int] | None = None) -> TopEntries:
-        """The ``k`` largest over all output latents and unordered pairs of input latents: exact, with a certificate.
+    def top_entries(
+        self, k: int = 20, budget: int | None = None, rows: Sequence[int] | None = None
+    ) -> TopEntries:
+        """The ``k`` largest over all output latents and unordered pairs of input latents: exact,
+        with a certificate.
 
-        Of the coefficients of a_f a_g, both orders of a cross pair summed, by which ``FeatureForm.top`` ranks too.
+        Of the coefficients of a_f a_g, both orders of a cross pair summed, by which
+        ``FeatureForm.top`` ranks too.
         ``budget`` and cost: see ``decompose.top_entries``.
         """
         names = {"out": self.out_names, "left": self.in_names, "right": self.in_names}
@@ -220,10 +254,18 @@ class Interactions(Record):
     def _without_one(self, factor: Float[Tensor, "h j"]) -> Float[Tensor, "h i"]:
         return factor[:, 1:] if self.biased else factor
 
-    def _hidden(self, x: Float[Tensor, "*b i"], one: bool) -> tuple[Float[Tensor, "*b h"], Float[Tensor, "*b h"]]:
+    def _hidden(
+        self, x: Float[Tensor, "*b i"], one: bool
+    ) -> tuple[Float[Tensor, "*b h"], Float[Tensor, "*b h"]]:
         """L x̃ and R x̃, the constant coordinate of x̃ being 1 or 0."""
-        left, right = (x @ self._without_one(side).mT for side in (self.layer.left, self.layer.right))
-        return (left + self.layer.left[:, 0], right + self.layer.right[:, 0]) if one and self.biased else (left, right)
+        left, right = (
+            x @ self._without_one(side).mT for side in (self.layer.left, self.layer.right)
+        )
+        return (
+            (left + self.layer.left[:, 0], right + self.layer.right[:, 0])
+            if one and self.biased
+            else (left, right)
+        )
 
     def _squares(self, a: Float[Tensor, "n f"]) -> Float[Tensor, "n h"]:
         """Σ_f a_f² (l_h · w_f)(r_h · w_f), a block of the active latents at a time."""
@@ -234,23 +276,31 @@ class Interactions(Record):
             total = total + a[:, block].square() @ (left * right)
         return total
 
-    def _latents(self, x: Tensor, a: Tensor | None) -> tuple[Float[Tensor, "n i"], Float[Tensor, "n f_in"]]:
+    def _latents(
+        self, x: Tensor, a: Tensor | None
+    ) -> tuple[Float[Tensor, "n i"], Float[Tensor, "n f_in"]]:
         """Inputs and their latents, in the layer's dtype."""
         n_in, width = self.writes.shape
         x, a = (self._raised(given) for given in (x, a))
         if not isinstance(x, Tensor) or (a is not None and not isinstance(a, Tensor)):
-            raise ShapeError("explain", must=f"be given tensors: x (n, {width})", got=type(x).__name__)
+            raise ShapeError(
+                "explain", must=f"be given tensors: x (n, {width})", got=type(x).__name__
+            )
         if x.ndim != 2 or x.shape[1] != width or x.dtype != self.layer.dtype:
             must = f"be (n, {width}) in {dtype_name(self.layer.dtype)}"
             raise ShapeError("x", must=must, got=f"{tuple(x.shape)} in {dtype_name(x.dtype)}")
         if a is None:
             if self.inputs is None:
                 todo = "Pass a=, or a Dictionary to interactions."
-                raise ArgumentError("explain(a=)", must="be given where the inputs are rows", got=None, todo=todo)
+                raise ArgumentError(
+                    "explain(a=)", must="be given where the inputs are rows", got=None, todo=todo
+                )
             a = self.inputs.encode(x)
         elif a.shape != (len(x), n_in) or a.dtype != x.dtype:
             must = f"be ({len(x)}, {n_in}) in {dtype_name(x.dtype)}"
-            raise ShapeError("explain(a=)", must=must, got=f"{tuple(a.shape)} in {dtype_name(a.dtype)}")
+            raise ShapeError(
+                "explain(a=)", must=must, got=f"{tuple(a.shape)} in {dtype_name(a.dtype)}"
+            )
         require_finite("explain", x=x, a=a)
         return x, a
 
@@ -267,7 +317,9 @@ class Interactions(Record):
 
 
 def require_features(features: Sequence[int] | Int[Tensor, " n"], size: int) -> list[int]:
-    """The numbers of output features. Errors: ArgumentError unless each is one of 0 … size − 1, and there is one."""
+    """The numbers of output features. Errors: ArgumentError unless each is one of 0 … size − 1, and
+    there is one.
+    """
     if isinstance(features, Tensor):
         features = features.flatten().tolist()
     if isinstance(features, str) or not isinstance(features, Iterable):
@@ -275,7 +327,11 @@ def require_features(features: Sequence[int] | Int[Tensor, " n"], size: int) -> 
     chosen = list(features)
     wrong = [f for f in chosen if not is_whole(f) or not 0 <= f < size]
     if wrong or not chosen:
-        raise ArgumentError("feature", must=f"be a whole number from 0 to {size - 1}", got=wrong[0] if wrong else "none")
+        raise ArgumentError(
+            "feature",
+            must=f"be a whole number from 0 to {size - 1}",
+            got=wrong[0] if wrong else "none",
+        )
     return [int(f) for f in chosen]
 
 
@@ -287,16 +343,21 @@ def interactions(
     out_names: Sequence[str] = (),
     in_names: Sequence[str] = (),
 ) -> Interactions:
-    """The layer ``T`` in feature space: its output latents over pairs of input latents, constants and biases included.
+    """The layer ``T`` in feature space: its output latents over pairs of input latents, constants
+    and biases included.
 
-    ``T`` is over x, or over (1, x) for a layer with biases. ``outputs``: a dictionary of what the layer writes, or rows
-    (f_out, o) that read it. ``inputs``: a dictionary of what the layer reads, or rows (f_in, i) that write it (base 0).
-    Nothing is computed until it is asked for; half types are raised to float32, in which they are exact. Errors: ShapeError
-    for a dictionary of another width, dtype or device; ArgumentError for a T that is no CP, for sides that are neither
-    dictionaries nor rows, and for names that do not fit; NotFiniteError for NaN weights, in T or in a dictionary.
+    ``T`` is over x, or over (1, x) for a layer with biases. ``outputs``: a dictionary of what the
+    layer writes, or rows (f_out, o) that read it. ``inputs``: a dictionary of what the layer reads,
+    or rows (f_in, i) that write it (base 0). Nothing is computed until it is asked for; half types
+    are raised to float32, in which they are exact. Errors: ShapeError for a dictionary of another
+    width, dtype or device; ArgumentError for a T that is no CP, for sides that are neither
+    dictionaries nor rows, and for names that do not fit; NotFiniteError for NaN weights, in T or in
+    a dictionary.
     """
     if not isinstance(T, CP):
-        raise ArgumentError("interactions(T)", must="be a CP, as layer.tensor() gives it", got=type(T).__name__)
+        raise ArgumentError(
+            "interactions(T)", must="be a CP, as layer.tensor() gives it", got=type(T).__name__
+        )
     for who, side in (("outputs", outputs), ("inputs", inputs)):
         if not isinstance(side, Dictionary | Tensor):
             must = "be a Dictionary, or a tensor of rows"
@@ -315,11 +376,16 @@ def interactions(
     require_like("interactions(inputs)", writes, T)
     base = inputs.base if isinstance(inputs, Dictionary) else torch.zeros_like(writes[0])
     require_finite("interactions", out=T.out, left=T.left, right=T.right, writes=writes, base=base)
-    for who, names, size in (("out_names", out_names, len(reads)), ("in_names", in_names, len(writes))):
+    for who, names, size in (
+        ("out_names", out_names, len(reads)),
+        ("in_names", in_names, len(writes)),
+    ):
         if names and len(names) != size:
             raise ArgumentError(who, must=f"name all {size} features", got=len(names))
     encoder, made = (side if isinstance(side, Dictionary) else None for side in (inputs, outputs))
-    return Interactions(T, reads, offset, writes, base, encoder, tuple(out_names), tuple(in_names), made)
+    return Interactions(
+        T, reads, offset, writes, base, encoder, tuple(out_names), tuple(in_names), made
+    )
 
 
 def _dtype(side: Dictionary | Tensor) -> torch.dtype:
@@ -329,10 +395,14 @@ def _dtype(side: Dictionary | Tensor) -> torch.dtype:
 def read_by(
     outputs: Dictionary | Float[Tensor, "f_out o"], T: CP
 ) -> tuple[Float[Tensor, "f_out o"], Float[Tensor, " f_out"]]:
-    """What output latents read of what ``T`` writes, and their offsets. Errors: ShapeError, NotFiniteError."""
+    """What output latents read of what ``T`` writes, and their offsets. Errors: ShapeError,
+    NotFiniteError.
+    """
     reads = outputs.reads if isinstance(outputs, Dictionary) else outputs
     if reads.ndim != 2 or not len(reads) or reads.shape[1] != T.shape[0]:
-        raise ShapeError("interactions(outputs)", must=f"read {T.shape[0]}", got=f"one of {tuple(reads.shape)}")
+        raise ShapeError(
+            "interactions(outputs)", must=f"read {T.shape[0]}", got=f"one of {tuple(reads.shape)}"
+        )
     require_like("interactions(outputs)", reads, T)
     offset = outputs.offset if isinstance(outputs, Dictionary) else torch.zeros_like(reads[:, 0])
     require_finite("interactions", reads=reads, offset=offset)
@@ -343,4 +413,6 @@ def require_like(who: str, tensor: Tensor, T: CP) -> None:
     """Raise ShapeError unless ``tensor`` is of T's dtype and device."""
     if (tensor.dtype, tensor.device) != (T.dtype, T.device):
         must, got = (f"be {dtype_name(t.dtype)} on {t.device}" for t in (T, tensor))
-        raise ShapeError(who, must=f"{must} like T", got=got.removeprefix("be "), todo="Use .to(...) on either.")
+        raise ShapeError(
+            who, must=f"{must} like T", got=got.removeprefix("be "), todo="Use .to(...) on either."
+        )

@@ -1,16 +1,20 @@
-"""How a dictionary is learned: a plain loop over batches of activations, which stream by and are never all held.
+"""How a dictionary is learned: a plain loop over batches of activations, which stream by and are
+never all held.
 
-x is scaled to mean square 1 about its mean (undone in the end), b_dec starts at that mean, W_enc as the transpose of W_dec,
-whose rows are of unit length throughout. The loss is the mean squared error over the variance, and by architecture
+x is scaled to mean square 1 about its mean (undone in the end), b_dec starts at that mean, W_enc as
+the transpose of W_dec, whose rows are of unit length throughout. The loss is the mean squared error
+over the variance, and by architecture
 
-    batchtopk, topk   nothing: k latents are kept, over the batch or of each row. Latents that have not been active for long
-                      learn to write what the others miss (AuxK: Gao et al., arXiv:2406.04093, section 2.3)
+    batchtopk, topk   nothing: k latents are kept, over the batch or of each row. Latents that have
+                      not been active for long learn to write what the others miss (AuxK: Gao et
+                      al., arXiv:2406.04093, section 2.3)
     standard          sparsity · Σ a
-    jumprelu          sparsity · number of active latents, whose gradient is the threshold's through a kernel of width
-                      ``KERNEL`` around it (Rajamanoharan et al., arXiv:2407.14435, section 3)
+    jumprelu          sparsity · number of active latents, whose gradient is the threshold's through
+                      a kernel of width ``KERNEL`` around it (Rajamanoharan et al.,
+                      arXiv:2407.14435, section 3)
 
-A batchtopk dictionary ends as jumprelu: its threshold is the running mean of the smallest value kept in a batch
-(Bussmann et al., arXiv:2412.06410).
+A batchtopk dictionary ends as jumprelu: its threshold is the running mean of the smallest value
+kept in a batch (Bussmann et al., arXiv:2412.06410).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -23,21 +27,33 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bilens.base.errors import ArgumentError, ConfigError, ShapeError
-from bilens.base.numerics import dtype_name, is_whole, near_one, require_finite, require_floating, scaled, working_dtype
+from bilens.base.numerics import (
+    dtype_name,
+    is_whole,
+    near_one,
+    require_finite,
+    require_floating,
+    scaled,
+    working_dtype,
+)
 
 LEARNED = ("batchtopk", "topk", "jumprelu", "standard")
 FIRST = 16  # batches that scale and mean are taken from
 DEAD = 200  # steps without being active after which a latent counts as dead
-SAMPLE = 8  # a batch's threshold is taken from one row in so many: finding it costs as much as all products otherwise
+# a batch's threshold is taken from one row in so many: finding it costs as much as all products
+# otherwise
+SAMPLE = 8
 AUX = 1 / 32  # weight of what dead latents miss
 KERNEL = 0.05  # of the activations' root mean square about their mean
 
 
 @dataclass(frozen=True)
 class DictionaryRecipe:
-    """All that decides a dictionary but the activations. ``expansion``: latents for each dimension that is read.
+    """All that decides a dictionary but the activations. ``expansion``: latents for each dimension
+    that is read.
 
-    ``k``: latents kept a row, for topk and batchtopk. ``sparsity``: weight of the penalty, for the other two.
+    ``k``: latents kept a row, for topk and batchtopk. ``sparsity``: weight of the penalty, for the
+    other two.
     """
 
     architecture: str = "batchtopk"
@@ -51,15 +67,23 @@ class DictionaryRecipe:
 
     def __post_init__(self) -> None:
         if self.architecture not in LEARNED:
-            raise ConfigError("architecture", must=f"be one of {', '.join(LEARNED)}", got=repr(self.architecture))
+            raise ConfigError(
+                "architecture", must=f"be one of {', '.join(LEARNED)}", got=repr(self.architecture)
+            )
         for name in ("expansion", "k", "steps", "batch_size"):
             if not is_whole(getattr(self, name)) or getattr(self, name) < 1:
                 raise ConfigError(name, must="be a whole number ≥ 1", got=repr(getattr(self, name)))
         if not is_whole(self.seed) or not 0 <= self.seed < 2**63:
-            raise ConfigError("seed", must="be a whole number from 0 to 2⁶³ − 1", got=repr(self.seed))
+            raise ConfigError(
+                "seed", must="be a whole number from 0 to 2⁶³ − 1", got=repr(self.seed)
+            )
         for name in ("sparsity", "learning_rate"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, float | int) or not 0 <= value < float("inf"):
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, float | int)
+                or not 0 <= value < float("inf")
+            ):
                 raise ConfigError(name, must="be finite and ≥ 0", got=repr(value))
 
 
@@ -68,7 +92,9 @@ def learned(
     how: DictionaryRecipe,
     progress: Callable[[int, int, dict[str, float]], Any] | None = None,
 ) -> dict[str, Any]:
-    """The fields of a dictionary (see ``Dictionary.train``), learned with gradients whatever mode the caller is in."""
+    """The fields of a dictionary (see ``Dictionary.train``), learned with gradients whatever mode
+    the caller is in.
+    """
     with torch.inference_mode(False), torch.enable_grad():
         return _learned(batches, how, progress)
 
@@ -89,7 +115,9 @@ def _learned(
         x = first[step] if step < len(first) else next(stream, None)
         if x is None:
             todo = "Pass more activations, or go over them again."
-            raise ArgumentError("activations", must=f"last for {how.steps} steps", got=f"{step} batches", todo=todo)
+            raise ArgumentError(
+                "activations", must=f"last for {how.steps} steps", got=f"{step} batches", todo=todo
+            )
         loss, active = learner(x)
         optimiser.zero_grad()
         loss.backward()
@@ -100,7 +128,11 @@ def _learned(
         if step % 50 == 49 or step + 1 == how.steps:
             require_finite("learn", loss=loss)
             if progress is not None:
-                figures = {"loss": float(loss.detach()), "L0": float(active), "dead": float(learner.dead.float().mean())}
+                figures = {
+                    "loss": float(loss.detach()),
+                    "L0": float(active),
+                    "dead": float(learner.dead.float().mean()),
+                }
                 progress(step + 1, how.steps, figures)
     return learner.fields()
 
@@ -120,8 +152,11 @@ class _Learner(nn.Module):
         self.W_enc = nn.Parameter(self.W_dec.detach().mT.clone())
         self.b_enc = nn.Parameter(torch.zeros_like(self.W_dec[:, 0]))
         self.b_dec = nn.Parameter((mean / self.scale).to(x))
-        self.log_threshold = nn.Parameter(torch.full_like(self.b_enc, 0.1).log(), how.architecture == "jumprelu")
-        self.asleep = torch.zeros_like(self.b_enc, dtype=torch.int64)  # steps since a latent was last active
+        self.log_threshold = nn.Parameter(
+            torch.full_like(self.b_enc, 0.1).log(), how.architecture == "jumprelu"
+        )
+        # steps since a latent was last active
+        self.asleep = torch.zeros_like(self.b_enc, dtype=torch.int64)
         self.least = 0.0  # running mean of the smallest value kept
 
     @property
@@ -147,7 +182,11 @@ class _Learner(nn.Module):
             case "batchtopk":
                 positive = pre.relu()
                 some = positive.detach()[: -(-len(pre) // SAMPLE)].flatten()  # rows come shuffled
-                least = float(some.topk(max(1, some.numel() * min(self.how.k, pre.shape[1]) // pre.shape[1])).values[-1])
+                least = float(
+                    some.topk(
+                        max(1, some.numel() * min(self.how.k, pre.shape[1]) // pre.shape[1])
+                    ).values[-1]
+                )
                 self.least = least if not self.least else 0.99 * self.least + 0.01 * least
                 return positive * (positive >= least), 0.0
             case "jumprelu":
@@ -185,10 +224,20 @@ class _Learner(nn.Module):
         if kind == "jumprelu":
             tensors["threshold"] = self.log_threshold.exp() * self.scale
         if kind == "batchtopk":
-            kind, tensors["threshold"] = "jumprelu", torch.full_like(self.b_enc, self.least) * self.scale
-        whole = torch.contiguous_format  # laid out as it will be when it is loaded, so that it rounds alike
-        tensors |= {name: getattr(self, name).detach().clone(memory_format=whole) for name in ("W_enc", "W_dec")}
-        tensors |= {"b_enc": self.b_enc.detach() * self.scale, "b_dec": self.b_dec.detach() * self.scale}
+            kind, tensors["threshold"] = (
+                "jumprelu",
+                torch.full_like(self.b_enc, self.least) * self.scale,
+            )
+        # laid out as it will be when it is loaded, so that it rounds alike
+        whole = torch.contiguous_format
+        tensors |= {
+            name: getattr(self, name).detach().clone(memory_format=whole)
+            for name in ("W_enc", "W_dec")
+        }
+        tensors |= {
+            "b_enc": self.b_enc.detach() * self.scale,
+            "b_dec": self.b_dec.detach() * self.scale,
+        }
         return tensors | {
             "architecture": kind,
             "k": min(self.how.k, len(self.W_dec)) if kind == "topk" else None,
@@ -197,7 +246,9 @@ class _Learner(nn.Module):
 
 
 class _Jump(torch.autograd.Function):
-    """pre where it is above the threshold, and whether it is; gradients to the threshold through a box of width KERNEL."""
+    """pre where it is above the threshold, and whether it is; gradients to the threshold through a
+    box of width KERNEL.
+    """
 
     @staticmethod
     def forward(ctx: Any, pre: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,7 +265,9 @@ class _Jump(torch.autograd.Function):
 
 
 def _alike(batches: Iterable[Float[Tensor, "n d"]]) -> Iterator[Float[Tensor, "n d"]]:
-    """``batches``, each of which must hold rows, of the first one's width and dtype; half types raised to float32."""
+    """``batches``, each of which must hold rows, of the first one's width and dtype; half types
+    raised to float32.
+    """
     like: Tensor | None = None
     for x in batches:
         if not isinstance(x, Tensor):
@@ -223,7 +276,9 @@ def _alike(batches: Iterable[Float[Tensor, "n d"]]) -> Iterator[Float[Tensor, "n
         require_floating("activations", x.dtype)
         if x.ndim != 2 or not len(x) or (x.shape[1], x.dtype) != (like.shape[1], like.dtype):
             must = "be (n ≥ 1, d), all batches of one d and dtype"
-            raise ShapeError("activations", must=must, got=f"{tuple(x.shape)} in {dtype_name(x.dtype)}")
+            raise ShapeError(
+                "activations", must=must, got=f"{tuple(x.shape)} in {dtype_name(x.dtype)}"
+            )
         yield x.to(working_dtype(x.dtype))
 
 

@@ -1,9 +1,9 @@
 """How well the first eigenvectors of a latent's form predict it, on real tokens.
 
-A latent is pre(x) = constant + slope·x + xᵀQx, the first two from MLP biases and offset and kept whole (a layer without
-biases has no slope). Rank k keeps Σ_m≤k λ_m (v_m·x)² of the rest, largest |λ| first. What is reported is Pearson's
-correlation of that with the latent's true activation, over the tokens where it is active.
-Source: Pearce et al., arXiv:2410.08417, section 5 and figure 9.
+A latent is pre(x) = constant + slope·x + xᵀQx, the first two from MLP biases and offset and kept
+whole (a layer without biases has no slope). Rank k keeps Σ_m≤k λ_m (v_m·x)² of the rest, largest
+|λ| first. What is reported is Pearson's correlation of that with the latent's true activation, over
+the tokens where it is active. Source: Pearce et al., arXiv:2410.08417, section 5 and figure 9.
 """
 
 from collections.abc import Sequence
@@ -29,13 +29,15 @@ LEAST = 20  # active tokens below which a correlation says little, unless asked 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class LowRank(Result):
-    """Correlation of each latent's rank-k approximation with its activation, over the tokens where it is active.
+    """Correlation of each latent's rank-k approximation with its activation, over the tokens where
+    it is active.
 
-    Fields: ``features`` (m,), their ``ranks`` and ``correlation`` (m, rank), between ``low`` and ``high`` (Fisher's
-    interval at ``level``, tokens taken as independent; text is not, so true intervals are wider); ``active`` (m,): tokens it
-    is active on, of ``tokens``. Left out, and named: ``dead`` latents, active nowhere; ``rare`` ones, active on fewer than
-    ``least`` or with one value on all. ``threshold``: of ``share``. ``complete`` (m,): whether none of a latent's
-    first eigenvectors is missing, as far as ``decompose.eigen`` knows.
+    Fields: ``features`` (m,), their ``ranks`` and ``correlation`` (m, rank), between ``low`` and
+    ``high`` (Fisher's interval at ``level``, tokens taken as independent; text is not, so true
+    intervals are wider); ``active`` (m,): tokens it is active on, of ``tokens``. Left out, and
+    named: ``dead`` latents, active nowhere; ``rare`` ones, active on fewer than
+    ``least`` or with one value on all. ``threshold``: of ``share``. ``complete`` (m,): whether none
+    of a latent's first eigenvectors is missing, as far as ``decompose.eigen`` knows.
     """
 
     features: Int[Tensor, " m"]
@@ -55,20 +57,32 @@ class LowRank(Result):
 
     @property
     def share(self) -> list[dict[str, Any]]:
-        """By rank: the share of latents above ``threshold``, with Wilson's interval, latents taken as drawn at random."""
+        """By rank: the share of latents above ``threshold``, with Wilson's interval, latents taken
+        as drawn at random.
+        """
         return [self._share(n, rank) for n, rank in enumerate(self.ranks)]
 
     def _share(self, n: int, rank: int) -> dict[str, Any]:
         count, z = len(self.features), _z(self.level)
         p = float((self.correlation[:, n] > self.threshold).double().mean())
         scale = 1 + z**2 / count
-        middle, half = p + z**2 / (2 * count), z * (p * (1 - p) / count + z**2 / (4 * count**2)) ** 0.5
+        middle, half = (
+            p + z**2 / (2 * count),
+            z * (p * (1 - p) / count + z**2 / (4 * count**2)) ** 0.5,
+        )
         median = float(self.correlation[:, n].median())
-        return {"rank": rank, "share": p, "low": (middle - half) / scale, "high": (middle + half) / scale, "median": median}
+        return {
+            "rank": rank,
+            "share": p,
+            "low": (middle - half) / scale,
+            "high": (middle + half) / scale,
+            "median": median,
+        }
 
     def summary(self) -> str:
         shares = ", ".join(
-            f"rank {one['rank']}: {one['share']:.0%} [{one['low']:.0%}, {one['high']:.0%}]" for one in self.share
+            f"rank {one['rank']}: {one['share']:.0%} [{one['low']:.0%}, {one['high']:.0%}]"
+            for one in self.share
         )
         left_out = f"{len(self.dead)} dead and {len(self.rare)} rare latents left out"
         latents = f"{len(self.features)} latents on {self.tokens:,} tokens"
@@ -103,7 +117,10 @@ class LowRank(Result):
             for rank, column in zip(self.ranks, self.correlation.mT.tolist(), strict=True)
         ]
         title = {"text": "correlation with the activation, over latents"}
-        return {"data": lines, "layout": {"yaxis": {"title": title, "range": [-1, 1]}, "showlegend": False}}
+        return {
+            "data": lines,
+            "layout": {"yaxis": {"title": title, "range": [-1, 1]}, "showlegend": False},
+        }
 
 
 @torch.no_grad()
@@ -119,42 +136,69 @@ def low_rank(
     level: float = 0.95,
     names: Sequence[str] = (),
 ) -> LowRank:
-    """How well the first eigenvectors alone predict latents of ``outputs`` on the layer's real inputs ``x``.
+    """How well the first eigenvectors alone predict latents of ``outputs`` on the layer's real
+    inputs ``x``.
 
-    ``T`` is over x, or over (1, x). The truth is ``outputs.encode`` of what the layer writes. ``features``: these latents
-    alone. Eigenvectors of all latents are found in lock step by ``decompose.eigen``.
-    Cost: that of ``eigen`` for m directions; n h (i + o) + n f o for the truth; n m k i. Memory n f, and a block of n k.
-    Errors: ShapeError for inputs or a dictionary of another width; ArgumentError for wrong ranks or features, and where
-    no latent is active on enough tokens; NotFiniteError.
+    ``T`` is over x, or over (1, x). The truth is ``outputs.encode`` of what the layer writes.
+    ``features``: these latents alone. Eigenvectors of all latents are found in lock step by
+    ``decompose.eigen``. Cost: that of ``eigen`` for m directions; n h (i + o) + n f o for the
+    truth; n m k i. Memory n f, and a block of n k. Errors: ShapeError for inputs or a dictionary of
+    another width; ArgumentError for wrong ranks or features, and where no latent is active on
+    enough tokens; NotFiniteError.
     """
     ranks = tuple(ranks)
-    if not ranks or any(not is_whole(k) or k < 1 for k in ranks) or list(ranks) != sorted(set(ranks)):
+    if (
+        not ranks
+        or any(not is_whole(k) or k < 1 for k in ranks)
+        or list(ranks) != sorted(set(ranks))
+    ):
         raise ArgumentError("ranks", must="be whole numbers ≥ 1 that increase", got=ranks)
     if not is_whole(least) or least < 4:
-        raise ArgumentError("least", must="be a whole number ≥ 4, as Fisher's interval needs", got=least)
+        raise ArgumentError(
+            "least", must="be a whole number ≥ 4, as Fisher's interval needs", got=least
+        )
     if names and len(names) != outputs.n_latents:
         raise ArgumentError("names", must=f"name all {outputs.n_latents} latents", got=len(names))
     reads, _ = read_by(outputs, T)
     width = x.shape[-1]
     if x.ndim != 2 or width not in (T.shape[1], T.shape[1] - 1) or T.shape[1] != T.shape[2]:
-        raise ShapeError("x", must=f"be (n, {T.shape[1]}), or one less where T is over (1, x)", got=tuple(x.shape))
+        raise ShapeError(
+            "x",
+            must=f"be (n, {T.shape[1]}), or one less where T is over (1, x)",
+            got=tuple(x.shape),
+        )
     require_finite("low_rank", x=x, out=T.out, left=T.left, right=T.right)
     biased = width < T.shape[1]
-    chosen = torch.as_tensor(range(len(reads)) if features is None else require_features(features, len(reads)))
-    truth = outputs.encode(T(torch.cat([torch.ones_like(x[:, :1]), x], 1) if biased else x))[:, chosen]
+    chosen = torch.as_tensor(
+        range(len(reads)) if features is None else require_features(features, len(reads))
+    )
+    truth = outputs.encode(T(torch.cat([torch.ones_like(x[:, :1]), x], 1) if biased else x))[
+        :, chosen
+    ]
     on = truth != 0
     counts = on.sum(0)
-    highest, lowest = truth.masked_fill(~on, -torch.inf).amax(0), truth.masked_fill(~on, torch.inf).amin(0)
+    highest, lowest = (
+        truth.masked_fill(~on, -torch.inf).amax(0),
+        truth.masked_fill(~on, torch.inf).amin(0),
+    )
     kept = (counts >= least) & (highest > lowest)
-    dead, rare = (tuple(chosen[mask.cpu()].tolist()) for mask in (counts == 0, (counts > 0) & ~kept))
+    dead, rare = (
+        tuple(chosen[mask.cpu()].tolist()) for mask in (counts == 0, (counts > 0) & ~kept)
+    )
     if not bool(kept.any()):
         got = f"{len(dead)} active nowhere and {len(rare)} too rarely, of {len(chosen)}"
         todo = f"Give more tokens than {len(x)}, or a dictionary that is alive here."
-        raise ArgumentError("outputs", must=f"have a latent that is active on {least} tokens", got=got, todo=todo)
+        raise ArgumentError(
+            "outputs", must=f"have a latent that is active on {least} tokens", got=got, todo=todo
+        )
     chosen, truth, on, counts = chosen[kept.cpu()], truth[:, kept], on[:, kept], counts[kept]
     form = CP(T.out, T.left[:, int(biased) :], T.right[:, int(biased) :])
     found = eigen(form, reads[chosen], k=max(ranks), norm=False)
-    slopes = _slopes(T, reads[chosen]) if biased else torch.zeros_like(reads[chosen][:, :1]).expand(-1, width)
+    slopes = (
+        _slopes(T, reads[chosen])
+        if biased
+        else torch.zeros_like(reads[chosen][:, :1]).expand(-1, width)
+    )
     block = max(1, NUMBERS // (len(x) * found.values.shape[1]))
     parts = [
         _correlations(x, found.values[b], found.vectors[b], slopes[b], truth[:, b], on[:, b], ranks)
@@ -163,7 +207,22 @@ def low_rank(
     r = torch.cat(parts).cpu()
     low, high = _fisher(r, counts.cpu(), level)
     names, complete = tuple(names), found.complete.cpu()
-    return LowRank(chosen, names, ranks, r, low, high, counts.cpu(), len(x), dead, rare, least, threshold, level, complete)
+    return LowRank(
+        chosen,
+        names,
+        ranks,
+        r,
+        low,
+        high,
+        counts.cpu(),
+        len(x),
+        dead,
+        rare,
+        least,
+        threshold,
+        level,
+        complete,
+    )
 
 
 def _slopes(T: CP, reads: Float[Tensor, "m o"]) -> Float[Tensor, "m i"]:
@@ -173,9 +232,17 @@ def _slopes(T: CP, reads: Float[Tensor, "m o"]) -> Float[Tensor, "m i"]:
 
 
 def _correlations(
-    x: Tensor, values: Tensor, vectors: Tensor, slopes: Tensor, truth: Tensor, on: Tensor, ranks: tuple[int, ...]
+    x: Tensor,
+    values: Tensor,
+    vectors: Tensor,
+    slopes: Tensor,
+    truth: Tensor,
+    on: Tensor,
+    ranks: tuple[int, ...],
 ) -> Float[Tensor, "m rank"]:
-    """Pearson's r over each latent's active tokens of slope·x + Σ_m≤k λ_m (v_m·x)² with its activation; 0 for a constant."""
+    """Pearson's r over each latent's active tokens of slope·x + Σ_m≤k λ_m (v_m·x)² with its
+    activation; 0 for a constant.
+    """
     terms = torch.einsum("ni,mki->nmk", x, vectors).square() * values
     kept = [min(rank, terms.shape[-1]) - 1 for rank in ranks]
     guess = terms.double().cumsum(-1)[..., kept] + (x @ slopes.mT).double()[..., None]
@@ -183,12 +250,17 @@ def _correlations(
     one, two = guess, truth.double()[..., None]
     one, two = ((side - (side * mask).sum(0) / count) * mask for side in (one, two))
     lengths = one.norm(dim=0) * two.norm(dim=0)
-    return torch.where(lengths > 0, (one * two).sum(0) / lengths, torch.zeros_like(lengths)).clamp(-1, 1)
+    return torch.where(lengths > 0, (one * two).sum(0) / lengths, torch.zeros_like(lengths)).clamp(
+        -1, 1
+    )
 
 
 def _fisher(r: Float[Tensor, "m k"], n: Int[Tensor, " m"], level: float) -> tuple[Tensor, Tensor]:
     """tanh(atanh r ± z / √(n − 3))."""
-    middle, half = r.clamp(-1 + 1e-15, 1 - 1e-15).atanh(), _z(level) / (n - 3).double().sqrt()[:, None]
+    middle, half = (
+        r.clamp(-1 + 1e-15, 1 - 1e-15).atanh(),
+        _z(level) / (n - 3).double().sqrt()[:, None],
+    )
     return (middle - half).tanh(), (middle + half).tanh()
 
 

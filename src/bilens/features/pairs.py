@@ -1,11 +1,14 @@
-"""The largest terms of a quadratic form over a dictionary, Σ Q_fg a_f a_g, without making W Q Wᵀ whole.
+"""The largest terms of a quadratic form over a dictionary, Σ Q_fg a_f a_g, without making W Q Wᵀ
+whole.
 
-What acts is the coefficient of a monomial: Q_ff of a_f², and Q_fg + Q_gf = 2 Q_fg of a_f a_g. Terms are ranked by it; the
-search works with half of it, so that entries off the diagonal stay as they are and those on it are halved.
+What acts is the coefficient of a monomial: Q_ff of a_f², and Q_fg + Q_gf = 2 Q_fg of a_f a_g. Terms
+are ranked by it; the search works with half of it, so that entries off the diagonal stay as they
+are and those on it are halved.
 
-Q is d × d, W (f, d) holds what each feature writes. With z_f = Q w_f, |Q_fg| = |z_f · w_g| ≤ ‖z_f‖ ‖w_g‖. Features go
-by falling ‖z_f‖; a block of rows f is multiplied with the columns up to it alone, as the matrix is
-symmetric, and the search ends where no later row can reach the k-th largest term so far.
+Q is d × d, W (f, d) holds what each feature writes. With z_f = Q w_f, |Q_fg| = |z_f · w_g| ≤ ‖z_f‖
+‖w_g‖. Features go by falling ‖z_f‖; a block of rows f is multiplied with the columns up to it
+alone, as the matrix is symmetric, and the search ends where no later row can reach the k-th largest
+term so far.
 """
 
 import math
@@ -30,16 +33,21 @@ COARSE = 2**-7 + 2**-12  # what bfloat16 takes, over ‖z‖ ‖w‖, summing in
 NEAR = 32  # pairs a row that are computed one by one; where there are more, the block is
 UNITS = 1024  # hidden units that candidates are verified on at once
 SPARE = 1024  # candidates beyond 4 k that are verified at most
-SLACK = 16  # how many ulps of ‖z‖ ‖w‖ rounding may take: a heuristic; what it took is measured, and the search repeated
+# how many ulps of ‖z‖ ‖w‖ rounding may take: a heuristic; what it took is measured, and the search
+# repeated
+SLACK = 16
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class FeaturePairs(Result):
-    """The largest terms of one output feature over pairs of input features, by |coefficient|, largest first.
+    """The largest terms of one output feature over pairs of input features, by |coefficient|,
+    largest first.
 
-    Pairs are unordered: f ≤ g. ``values`` are entries Q_fg of the symmetric matrix, in float64; what acts are the
-    ``coefficients``: Q_fg + Q_gf = 2 Q_fg of a_f a_g, and Q_ff of a self-interaction a_f². ``kind``: pairs of both kinds, or
-    one alone. ``certificate``: no pair of this kind that is not listed has a larger |coefficient|; ``searched`` of
+    Pairs are unordered: f ≤ g. ``values`` are entries Q_fg of the symmetric matrix, in float64;
+    what acts are the
+    ``coefficients``: Q_fg + Q_gf = 2 Q_fg of a_f a_g, and Q_ff of a self-interaction a_f².
+    ``kind``: pairs of both kinds, or one alone. ``certificate``: no pair of this kind that is not
+    listed has a larger |coefficient|; ``searched`` of
     ``size`` pairs were computed; ``asked`` is how many were wanted.
     """
 
@@ -75,16 +83,35 @@ class FeaturePairs(Result):
     def rows(self) -> list[dict[str, Any]]:
         columns = (self.indices.tolist(), self.values.tolist(), self.coefficients.tolist())
         return [
-            {"f": self._name(f), "g": self._name(g), "kind": "self" if f == g else "cross", "Q_fg": value, "coefficient": c}
+            {
+                "f": self._name(f),
+                "g": self._name(g),
+                "kind": "self" if f == g else "cross",
+                "Q_fg": value,
+                "coefficient": c,
+            }
             for (f, g), value, c in zip(*columns, strict=True)
         ]
 
     def figure(self) -> dict[str, Any]:
         labels = [f"{row['f']} · {row['g']}" for row in self.rows()]
-        bars = {"type": "bar", "orientation": "h", "x": self.coefficients.tolist(), "y": list(range(len(labels)))}
-        ticks = {"tickvals": list(range(len(labels))), "ticktext": labels, "autorange": "reversed", "automargin": True}
+        bars = {
+            "type": "bar",
+            "orientation": "h",
+            "x": self.coefficients.tolist(),
+            "y": list(range(len(labels))),
+        }
+        ticks = {
+            "tickvals": list(range(len(labels))),
+            "ticktext": labels,
+            "autorange": "reversed",
+            "automargin": True,
+        }
         title = {"title": {"text": "coefficient of a_f a_g"}}
-        return {"data": [bars], "layout": {"title": {"text": self.of}, "xaxis": title, "yaxis": ticks}}
+        return {
+            "data": [bars],
+            "layout": {"title": {"text": self.of}, "xaxis": title, "yaxis": ticks},
+        }
 
     def _name(self, f: int) -> str:
         return feature_name(self.names, f)
@@ -97,13 +124,19 @@ def feature_name(names: tuple[str, ...], f: int) -> str:
 
 @torch.no_grad()
 def top_pairs(
-    form: QuadraticForm, writes: Float[Tensor, "f i"], k: int, kind: Kind, of: str, names: tuple[str, ...]
+    form: QuadraticForm,
+    writes: Float[Tensor, "f i"],
+    k: int,
+    kind: Kind,
+    of: str,
+    names: tuple[str, ...],
 ) -> FeaturePairs:
-    """The ``k`` unordered pairs of rows of ``writes`` whose monomials have the largest |coefficients|, exactly.
+    """The ``k`` unordered pairs of rows of ``writes`` whose monomials have the largest
+    |coefficients|, exactly.
 
-    Searched in the form's dtype (half types: float32) with a slack for its rounding, verified in float64 from the factors.
-    Cost: h i² + f i² + f² i / 2 multiply-adds at most. Memory: i² + f (2 i + ``BLOCK``), and O(k i).
-    Errors: ArgumentError for ``k`` or ``kind``; NotFiniteError.
+    Searched in the form's dtype (half types: float32) with a slack for its rounding, verified in
+    float64 from the factors. Cost: h i² + f i² + f² i / 2 multiply-adds at most. Memory: i² + f (2
+    i + ``BLOCK``), and O(k i). Errors: ArgumentError for ``k`` or ``kind``; NotFiniteError.
     """
     require_count(k)
     if kind not in get_args(Kind):
@@ -112,12 +145,18 @@ def top_pairs(
     require_finite(of, weights=form.weights, left=form.left, right=form.right, writes=writes)
     form, writes, power = _scaled_to_one(form.to(work).detach(), writes.detach().to(work))
     features = len(writes)
-    sizes_of = {"all": features * (features + 1) // 2, "cross": features * (features - 1) // 2, "self": features}
+    sizes_of = {
+        "all": features * (features + 1) // 2,
+        "cross": features * (features - 1) // 2,
+        "self": features,
+    }
     size = sizes_of[kind]
     wanted = min(k, size)
     if wanted == 0:
         none = torch.zeros(0, 2, dtype=torch.int64)
-        return FeaturePairs(of, kind, none, torch.zeros(0, dtype=torch.float64), names, 0.0, 0, 0, 0)
+        return FeaturePairs(
+            of, kind, none, torch.zeros(0, dtype=torch.float64), names, 0.0, 0, 0, 0
+        )
     images = writes @ form.dense()
     reach, length = images.norm(dim=1), writes.norm(dim=1)
     slack = SLACK * torch.finfo(work).eps * float(reach.max() * length.max())
@@ -154,11 +193,14 @@ def _scaled_to_one(form: QuadraticForm, writes: Tensor) -> tuple[QuadraticForm, 
 
 
 def _half(pairs: Int[Tensor, "n 2"]) -> Float[Tensor, " n"]:
-    """Half of how often an unordered pair stands in the matrix: what makes |Q_fg| half a coefficient."""
+    """Half of how often an unordered pair stands in the matrix: what makes |Q_fg| half a
+    coefficient.
+    """
     return torch.where(pairs[:, 0] == pairs[:, 1], 0.5, 1.0)
 
 
-# Candidates (n, 2), half their |coefficients|, what half of any other may reach, how many were computed.
+# Candidates (n, 2), half their |coefficients|, what half of any other may reach, how many were
+# computed.
 Found = tuple[Tensor, Tensor, float, int]
 
 
@@ -172,8 +214,9 @@ def _self_pairs(images: Tensor, writes: Tensor, k: int, slack: float, kind: str)
 def _cross_pairs(images: Tensor, writes: Tensor, k: int, slack: float, kind: str) -> Found:
     """Blocks of rows, those of the largest ‖z‖ first, with the columns up to their own.
 
-    Where bfloat16 is the faster, a block is first looked at in it. Rounding both sides to 8 bits moves z·w by no more than
-    (2 u + u²) ‖z‖ ‖w‖, u = 2⁻⁸, and rounding the product moves it by u |z·w|: what cannot reach the floor by that is out.
+    Where bfloat16 is the faster, a block is first looked at in it. Rounding both sides to 8 bits
+    moves z·w by no more than (2 u + u²) ‖z‖ ‖w‖, u = 2⁻⁸, and rounding the product moves it by u
+    |z·w|: what cannot reach the floor by that is out.
     """
     reach, order = images.norm(dim=1).sort(descending=True)
     images, writes = images[order], writes[order]
@@ -197,7 +240,9 @@ def _cross_pairs(images: Tensor, writes: Tensor, k: int, slack: float, kind: str
                 pool.missed = max(pool.missed, pool.floor - slack / 2)
                 pool.add((images[f] * writes[g]).sum(1).abs() * _half(near).to(images), near)
                 continue
-        sizes = torch.mm(images[start:stop], writes[:stop].mT, out=_view(room, stop - start, stop)).abs_()
+        sizes = torch.mm(
+            images[start:stop], writes[:stop].mT, out=_view(room, stop - start, stop)
+        ).abs_()
         _only_pairs(sizes, start, below, -math.inf)
         pool.take(sizes, start)
     pairs = torch.stack([order[pool.pairs[:, 0]], order[pool.pairs[:, 1]]], 1)
@@ -205,7 +250,9 @@ def _cross_pairs(images: Tensor, writes: Tensor, k: int, slack: float, kind: str
 
 
 def coarse_pays(images: Tensor, writes: Tensor) -> bool:
-    """Whether a product in bfloat16 is the faster here, as a small trial has it: processors differ by a factor of 30."""
+    """Whether a product in bfloat16 is the faster here, as a small trial has it: processors differ
+    by a factor of 30.
+    """
     if len(writes) < 4 * BLOCK:
         return False
     seconds = []
@@ -218,16 +265,27 @@ def coarse_pays(images: Tensor, writes: Tensor) -> bool:
     return seconds[0] < seconds[1]
 
 
-def _near(coarse: list[Tensor], start: int, stop: int, room: Tensor, cut: float, below: int) -> Tensor | None:
-    """The pairs (n, 2) of a block whose rounded size is ``cut`` or more; None where they are too many to look at singly."""
+def _near(
+    coarse: list[Tensor], start: int, stop: int, room: Tensor, cut: float, below: int
+) -> Tensor | None:
+    """The pairs (n, 2) of a block whose rounded size is ``cut`` or more; None where they are too
+    many to look at singly.
+    """
     if cut <= 0:
         return None
     images, writes = coarse
-    values = torch.mm(images[start:stop], writes[:stop].mT, out=_view(room.view(images.dtype), stop - start, stop))
+    values = torch.mm(
+        images[start:stop], writes[:stop].mT, out=_view(room.view(images.dtype), stop - start, stop)
+    )
     _only_pairs(values, start, below, 0.0)
-    rows = (torch.maximum(values.amax(1), -values.amin(1)) >= cut).nonzero()[:, 0]  # one pass; few rows are left
+    # one pass; few rows are left
+    rows = (torch.maximum(values.amax(1), -values.amin(1)) >= cut).nonzero()[:, 0]
     near = (values[rows].abs_() >= cut).nonzero()
-    return torch.stack([rows[near[:, 0]] + start, near[:, 1]], 1) if len(near) <= NEAR * (stop - start) else None
+    return (
+        torch.stack([rows[near[:, 0]] + start, near[:, 1]], 1)
+        if len(near) <= NEAR * (stop - start)
+        else None
+    )
 
 
 def _view(room: Tensor, rows: int, columns: int) -> Tensor:
@@ -235,14 +293,18 @@ def _view(room: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def _only_pairs(values: Float[Tensor, "r c"], start: int, below: int, blank: float) -> None:
-    """Halve the diagonal of the last square block; blank what is above, which comes the other way round."""
+    """Halve the diagonal of the last square block; blank what is above, which comes the other way
+    round.
+    """
     own = values[:, start:]
     own.diagonal().mul_(0.5)
     own.masked_fill_(torch.ones_like(own, dtype=torch.bool).triu(below + 1), blank)
 
 
 class _Pool:
-    """The candidates so far: all entries within ``slack`` of the k-th largest, and no more than ``limit``."""
+    """The candidates so far: all entries within ``slack`` of the k-th largest, and no more than
+    ``limit``.
+    """
 
     def __init__(self, k: int, slack: float) -> None:
         self.k, self.slack, self.limit = k, slack, 4 * k + SPARE
@@ -259,11 +321,16 @@ class _Pool:
             hits = hits[best.indices[:-1]]
         elif math.isfinite(self.floor):
             self._drop(self.floor - self.slack)
-        self.add(flat[hits], torch.stack([hits // sizes.shape[1] + start, hits % sizes.shape[1]], 1))
+        self.add(
+            flat[hits], torch.stack([hits // sizes.shape[1] + start, hits % sizes.shape[1]], 1)
+        )
 
     def add(self, sizes: Float[Tensor, " n"], pairs: Int[Tensor, "n 2"]) -> None:
         """Take these in, raise the floor, and let go of what is below it by more than the slack."""
-        pairs, sizes = torch.cat([self.pairs.to(pairs), pairs]), torch.cat([self.sizes.to(sizes), sizes])
+        pairs, sizes = (
+            torch.cat([self.pairs.to(pairs), pairs]),
+            torch.cat([self.sizes.to(sizes), sizes]),
+        )
         order = sizes.argsort(descending=True)
         if len(order) >= self.k:
             self.floor = float(sizes[order[self.k - 1]])
@@ -273,12 +340,16 @@ class _Pool:
         self.pairs, self.sizes = pairs[order[:kept]], sizes[order[:kept]]
 
     def _drop(self, size: float) -> None:
-        """Entries up to ``size`` as computed were given up: they may be larger by what rounding took."""
+        """Entries up to ``size`` as computed were given up: they may be larger by what rounding
+        took.
+        """
         self.missed = max(self.missed, size + self.slack / 2)
 
 
 def _entries(form: QuadraticForm, writes: Tensor, pairs: Int[Tensor, "n 2"]) -> Float[Tensor, " n"]:
-    """w_f Q w_g in float64: ½ Σ_h q_h [(l_h·w_f)(r_h·w_g) + (r_h·w_f)(l_h·w_g)], a block of units at a time."""
+    """w_f Q w_g in float64: ½ Σ_h q_h [(l_h·w_f)(r_h·w_g) + (r_h·w_f)(l_h·w_g)], a block of units
+    at a time.
+    """
     used, at = pairs.unique(return_inverse=True)
     rows, (f, g) = writes[used].double(), at.unbind(1)
     total = rows.new_zeros(len(pairs))

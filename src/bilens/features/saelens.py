@@ -1,9 +1,10 @@
 """SAELens's folders: cfg.json and sae_weights.safetensors, read and written without it.
 
-What would change the mathematics and is not understood is refused by name; what is about a run or a model is kept.
-Three things are folded on reading, each exactly: rescale_acts_by_decoder_norm (top-k of pre·‖W_dec‖, decoded by rows of
-norm 1, is the top-k of an encoder scaled by these norms; half types come out in float32, as the product does not fit in
-them), a batchtopk run's one threshold (its latents' thresholds are all that), and a scaling_factor of ones (nothing).
+What would change the mathematics and is not understood is refused by name; what is about a run or a
+model is kept. Three things are folded on reading, each exactly: rescale_acts_by_decoder_norm (top-k
+of pre·‖W_dec‖, decoded by rows of norm 1, is the top-k of an encoder scaled by these norms; half
+types come out in float32, as the product does not fit in them), a batchtopk run's one threshold
+(its latents' thresholds are all that), and a scaling_factor of ones (nothing).
 """
 
 import json
@@ -37,49 +38,67 @@ TENSORS: dict[str, tuple[str, ...]] = {
 }
 """The architectures, by SAELens's names, and the tensors of each."""
 
-BATCHED = ("batchtopk", "matryoshka_batchtopk")  # runs in progress; finished ones lie there as jumprelu
+# runs in progress; finished ones lie there as jumprelu
+BATCHED = ("batchtopk", "matryoshka_batchtopk")
 
-# Of where a dictionary comes from: in version 6 these lie in "metadata", where any key may; before, beside the others.
+# Of where a dictionary comes from: in version 6 these lie in "metadata", where any key may; before,
+# beside the others.
 PROVENANCE = {
-    "context_size", "dataset_path", "dataset_trust_remote_code", "exclude_special_tokens", "hf_hook_name",
-    "hf_hook_name_out", "hook_layer", "hook_layer_out", "hook_name", "hook_name_out", "model_class_name",
-    "model_from_pretrained_kwargs", "model_name", "neuronpedia_id", "prepend_bos", "sae_lens_training_version",
-    "sae_lens_version", "seqpos_slice",
+    "context_size", "dataset_path", "dataset_trust_remote_code", "exclude_special_tokens",
+    "hf_hook_name", "hf_hook_name_out", "hook_layer", "hook_layer_out", "hook_name",
+    "hook_name_out", "model_class_name", "model_from_pretrained_kwargs", "model_name",
+    "neuronpedia_id", "prepend_bos", "sae_lens_training_version", "sae_lens_version",
+    "seqpos_slice",
 }  # fmt: skip
 # How it was trained, which a training checkpoint says beside its shape.
 RECIPE = {
     "aux_loss_coefficient", "decoder_init_norm", "jumprelu_bandwidth", "jumprelu_init_threshold",
-    "jumprelu_sparsity_loss_mode", "jumprelu_ste_to_input", "jumprelu_tanh_scale", "l0_coefficient", "l0_warm_up_steps",
-    "l1_coefficient", "l1_warm_up_steps", "lp_norm", "matryoshka_widths", "pre_act_loss_coefficient", "target_l0",
-    "topk_threshold_lr", "use_matryoshka_aux_loss", "use_sparse_activations",
+    "jumprelu_sparsity_loss_mode", "jumprelu_ste_to_input", "jumprelu_tanh_scale", "l0_coefficient",
+    "l0_warm_up_steps", "l1_coefficient", "l1_warm_up_steps", "lp_norm", "matryoshka_widths",
+    "pre_act_loss_coefficient", "target_l0", "topk_threshold_lr", "use_matryoshka_aux_loss",
+    "use_sparse_activations",
 }  # fmt: skip
-# What SAELens's runners say of a run beside all that, in folders of every version: it changes nothing that is computed.
+# What SAELens's runners say of a run beside all that, in folders of every version: it changes
+# nothing that is computed.
 RUNNER = {
-    "act_store_device", "activations_mixing_fraction", "adam_beta1", "adam_beta2", "autocast", "autocast_lm",
-    "b_dec_init_method", "cached_activations_path", "checkpoint_path", "compile_llm", "compile_sae",
-    "dead_feature_threshold", "dead_feature_window", "decoder_heuristic_init", "decoder_orthogonal_init",
-    "disable_concat_sequences", "eval_batch_size_prompts", "eval_every_n_wandb_logs", "expansion_factor",
-    "feature_sampling_window", "finetuning_method", "finetuning_tokens", "from_pretrained_path", "ghost_grads",
-    "hook_eval", "init_encoder_as_decoder_transpose", "is_dataset_tokenized", "llm_compilation_mode", "llm_device",
-    "log_activations_store_to_wandb", "log_optimizer_state_to_wandb", "log_to_wandb", "log_weights_to_wandb", "logger",
-    "lr", "lr_decay_steps", "lr_end", "lr_scheduler_name", "lr_warm_up_steps", "model_kwargs",
-    "mse_loss_normalization", "n_batches_for_norm_estimate", "n_batches_in_buffer", "n_checkpoints", "n_eval_batches",
-    "n_restart_cycles", "noise_std", "normalize_sae_decoder", "output_path", "prefetch_llm_batches", "resume",
+    "act_store_device", "activations_mixing_fraction", "adam_beta1", "adam_beta2", "autocast",
+    "autocast_lm", "b_dec_init_method", "cached_activations_path", "checkpoint_path", "compile_llm",
+    "compile_sae", "dead_feature_threshold", "dead_feature_window", "decoder_heuristic_init",
+    "decoder_orthogonal_init", "disable_concat_sequences", "eval_batch_size_prompts",
+    "eval_every_n_wandb_logs", "expansion_factor", "feature_sampling_window", "finetuning_method",
+    "finetuning_tokens", "from_pretrained_path", "ghost_grads", "hook_eval",
+    "init_encoder_as_decoder_transpose", "is_dataset_tokenized", "llm_compilation_mode",
+    "llm_device", "log_activations_store_to_wandb", "log_optimizer_state_to_wandb", "log_to_wandb",
+    "log_weights_to_wandb", "logger", "lr", "lr_decay_steps", "lr_end", "lr_scheduler_name",
+    "lr_warm_up_steps", "model_kwargs", "mse_loss_normalization", "n_batches_for_norm_estimate",
+    "n_batches_in_buffer", "n_checkpoints", "n_eval_batches", "n_restart_cycles", "noise_std",
+    "normalize_sae_decoder", "output_path", "prefetch_llm_batches", "resume",
     "resume_from_checkpoint", "run_name", "sae_compilation_mode", "save_final_checkpoint",
-    "scale_sparsity_penalty_by_decoder_norm", "seed", "sequence_separator_token", "store_batch_size_prompts",
-    "streaming", "tokens_per_buffer", "train_batch_size_tokens", "training_tokens", "use_cached_activations",
-    "use_chat_formatting", "use_ghost_grads", "verbose", "wandb_entity", "wandb_id", "wandb_log_frequency",
-    "wandb_project",
+    "scale_sparsity_penalty_by_decoder_norm", "seed", "sequence_separator_token",
+    "store_batch_size_prompts", "streaming", "tokens_per_buffer", "train_batch_size_tokens",
+    "training_tokens", "use_cached_activations", "use_chat_formatting", "use_ghost_grads",
+    "verbose", "wandb_entity", "wandb_id", "wandb_log_frequency", "wandb_project",
 }  # fmt: skip
 DEFAULT_K = 100  # SAELens's, of a topk dictionary that does not say
-SHAPE = {"architecture", "d_in", "d_out", "d_sae", "device", "dtype", "apply_b_dec_to_input", "k", "metadata"}
+SHAPE = {
+    "architecture",
+    "d_in",
+    "d_out",
+    "d_sae",
+    "device",
+    "dtype",
+    "apply_b_dec_to_input",
+    "k",
+    "metadata",
+}
 # Keys that may hold nothing but these values: any other makes other mathematics.
 ONLY: dict[str, tuple[Any, ...]] = {
     "normalize_activations": ("none", None, False),
     "reshape_activations": ("none", None),
     "hook_head_index": (None,),
     "hook_head_index_out": (None,),
-    "finetuning_scaling_factor": (False, None, True),  # a factor that is not one is refused with the tensors
+    # a factor that is not one is refused with the tensors
+    "finetuning_scaling_factor": (False, None, True),
     "activation_fn_kwargs": (None, {}),
     "rescale_acts_by_decoder_norm": (False, True),
     "apply_b_dec_to_input": (True, False),
@@ -100,7 +119,10 @@ def is_transcoder(architecture: str) -> bool:
 
 def write(folder: Path, tensors: dict[str, Tensor], fields: dict[str, Any]) -> None:
     """Write both files: whole beside their places first, then each over its own, cfg.json last."""
-    kept = {name: (t.mT if name == "W_skip" else t).detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    kept = {
+        name: (t.mT if name == "W_skip" else t).detach().cpu().contiguous().clone()
+        for name, t in tensors.items()
+    }
     try:
         text = json.dumps(_config(kept, fields), indent=2)
     except (TypeError, ValueError) as error:
@@ -131,11 +153,18 @@ def _config(tensors: dict[str, Tensor], fields: dict[str, Any]) -> dict[str, Any
     """cfg.json, as SAELens 6 lays it out."""
     kind, meta = fields["architecture"], fields["meta"]
     (d_in, d_sae), d_out = tensors["W_enc"].shape, tensors["W_dec"].shape[1]
-    metadata: dict[str, Any] = {"sae_lens_version": VERSION, **meta.get("metadata", {}), "hook_name": fields["hook"]}
+    metadata: dict[str, Any] = {
+        "sae_lens_version": VERSION,
+        **meta.get("metadata", {}),
+        "hook_name": fields["hook"],
+    }
     if is_transcoder(kind):
         metadata["hook_name_out"] = fields["hook_out"]
     if kind == "batchtopk":
-        metadata |= {"training_architecture": kind, "training_architecture_details": {"k": fields["k"]}}
+        metadata |= {
+            "training_architecture": kind,
+            "training_architecture_details": {"k": fields["k"]},
+        }
     return {
         **{name: value for name, value in meta.items() if name != "metadata"},
         "architecture": "jumprelu" if kind == "batchtopk" else kind,
@@ -162,7 +191,8 @@ def _fields(config: dict[str, Any]) -> dict[str, Any]:
         "k": config.get("k") if kind == "topk" else None,
         "hook": places["hook_name"],
         "hook_out": places["hook_name_out"] if is_transcoder(kind) else "",
-        "centred": config.get("apply_b_dec_to_input", not is_transcoder(kind)),  # as SAELens does where it is not said
+        # as SAELens does where it is not said
+        "centred": config.get("apply_b_dec_to_input", not is_transcoder(kind)),
         "meta": {**kept, "metadata": metadata},
     }
 
@@ -173,14 +203,21 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise FileError(str(path), must="be there", got="no such file", todo=todo)
     config = read_json_object(path)
     if not isinstance(config.get("metadata", {}), dict):
-        raise FileError(f"{path}: metadata", must="be an object", got=type(config["metadata"]).__name__)
+        raise FileError(
+            f"{path}: metadata", must="be an object", got=type(config["metadata"]).__name__
+        )
     return config
 
 
 def _read_weights(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     """The tensors in the dtype of cfg.json, as SAELens casts them."""
     if not path.is_file():
-        raise FileError(str(path), must="be there", got="no such file", todo=f"A dictionary is {CONFIG} and {WEIGHTS}.")
+        raise FileError(
+            str(path),
+            must="be there",
+            got="no such file",
+            todo=f"A dictionary is {CONFIG} and {WEIGHTS}.",
+        )
     tensors = {name: tensor.to(dtype) for name, tensor in load_weights(path).items()}
     for name in ("scaling_factor", "finetuning_scaling_factor"):
         factor = tensors.get(name)
@@ -191,20 +228,27 @@ def _read_weights(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
 
 def _modern(config: dict[str, Any]) -> dict[str, Any]:
     """A cfg.json of SAELens before 6, where a place lay beside the sizes, in the layout of 6."""
-    version = str(config.get("sae_lens_version") or config.get("metadata", {}).get("sae_lens_version") or "0")
+    version = str(
+        config.get("sae_lens_version") or config.get("metadata", {}).get("sae_lens_version") or "0"
+    )
     if version.split(".")[0].isdigit() and int(version.split(".")[0]) >= 6:
         return config
     lying: dict[str, Any] = {**config.pop("metadata", {}), **config}
     flat: dict[str, Any] = {OLD_NAMES.get(name, name): value for name, value in lying.items()}
     kwargs = flat.pop("activation_fn_kwargs", None) or {}
-    if flat.get("activation_fn") == "topk":  # SAELens's top-k ends in a relu; without k it never ran
+    # SAELens's top-k ends in a relu; without k it never ran
+    if flat.get("activation_fn") == "topk":
         flat |= {"architecture": "topk", "k": None, "activation_fn": "relu"}
     if flat.get("architecture") == "topk" and isinstance(kwargs, dict) and "k" in kwargs:
         flat["k"] = kwargs["k"]
     if "hook_z" in str(flat.get("hook_name")):
         flat.setdefault("reshape_activations", "hook_z")
     metadata = {name: flat.pop(name) for name in sorted(PROVENANCE & set(flat))}
-    return {"architecture": "standard", **flat, "metadata": {**metadata, "sae_lens_version": VERSION}}
+    return {
+        "architecture": "standard",
+        **flat,
+        "metadata": {**metadata, "sae_lens_version": VERSION},
+    }
 
 
 def _known(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -212,7 +256,9 @@ def _known(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     who = str(folder / CONFIG)
     kind = config.get("architecture")
     if not isinstance(kind, str) or kind not in (*TENSORS, *BATCHED):
-        raise ConfigError(f"{who}: architecture", must=f"be one of {', '.join(TENSORS)}", got=repr(kind))
+        raise ConfigError(
+            f"{who}: architecture", must=f"be one of {', '.join(TENSORS)}", got=repr(kind)
+        )
     metadata = config.setdefault("metadata", {})
     if kind == "topk":
         config = {"k": DEFAULT_K} | config
@@ -224,7 +270,9 @@ def _known(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
             todo="Remove from the file what does not change what the dictionary computes.",
         )
     if config.get("rescale_acts_by_decoder_norm") and kind not in ("topk", *BATCHED):
-        raise ConfigError(f"{who}: rescale_acts_by_decoder_norm", must=f"be false for {kind}", got="true")
+        raise ConfigError(
+            f"{who}: rescale_acts_by_decoder_norm", must=f"be false for {kind}", got="true"
+        )
     for name, allowed in ONLY.items():
         written = [json.dumps(value) for value in allowed]  # in Python 0 is False, there it is not
         for value in (json.dumps(place[name]) for place in (config, metadata) if name in place):
@@ -232,7 +280,9 @@ def _known(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
                 raise ConfigError(f"{who}: {name}", must=f"be {' or '.join(written)}", got=value)
     for name in ("d_in", "d_sae", *(("d_out",) if is_transcoder(kind) else ())):
         if not is_whole(config.get(name)):
-            raise ConfigError(f"{who}: {name}", must="be a whole number", got=json.dumps(config.get(name)))
+            raise ConfigError(
+                f"{who}: {name}", must="be a whole number", got=json.dumps(config.get(name))
+            )
     for name in ("hook_name", "hook_name_out"):
         if not isinstance(metadata.get(name) or "", str):
             raise ConfigError(f"{who}: {name}", must="be a text", got=json.dumps(metadata[name]))
@@ -244,14 +294,18 @@ def _known(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _settle(config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """A batchtopk run as the jumprelu dictionary it ends as: every latent's threshold is the run's one."""
+    """A batchtopk run as the jumprelu dictionary it ends as: every latent's threshold is the run's
+    one.
+    """
     config["architecture"] = "jumprelu"
     if "b_enc" in tensors and "topk_threshold" in tensors and tensors["topk_threshold"].ndim == 0:
         tensors["threshold"] = torch.ones_like(tensors["b_enc"]) * tensors.pop("topk_threshold")
 
 
 def _rescale(folder: Path, tensors: dict[str, Tensor]) -> None:
-    """Fold the norms of W_dec's rows into the encoder, rounding once: in float64, then to what holds the product."""
+    """Fold the norms of W_dec's rows into the encoder, rounding once: in float64, then to what
+    holds the product.
+    """
     dtype = working_dtype(tensors["W_dec"].dtype)
     decoder, power = near_one(tensors["W_dec"].double())
     norms = decoder.norm(dim=-1)
@@ -267,15 +321,31 @@ def _rescale(folder: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def _require_tensors(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Raise FileError unless the tensors are those of the architecture, in the sizes that cfg.json says."""
+    """Raise FileError unless the tensors are those of the architecture, in the sizes that cfg.json
+    says.
+    """
     kind, who = config["architecture"], str(folder / WEIGHTS)
-    missing, extra = sorted(set(TENSORS[kind]) - set(tensors)), sorted(set(tensors) - set(TENSORS[kind]))
+    missing, extra = (
+        sorted(set(TENSORS[kind]) - set(tensors)),
+        sorted(set(tensors) - set(TENSORS[kind])),
+    )
     if missing or extra:
-        got = "; ".join(f"{what} {', '.join(names)}" for what, names in (("no", missing), ("also", extra)) if names)
-        raise FileError(who, must=f"hold {', '.join(TENSORS[kind])}, as {CONFIG} says {kind}", got=got)
+        got = "; ".join(
+            f"{what} {', '.join(names)}"
+            for what, names in (("no", missing), ("also", extra))
+            if names
+        )
+        raise FileError(
+            who, must=f"hold {', '.join(TENSORS[kind])}, as {CONFIG} says {kind}", got=got
+        )
     d_in, latents = config["d_in"], config["d_sae"]
     d_out = config["d_out"] if is_transcoder(kind) else d_in
-    shapes = {"W_enc": (d_in, latents), "W_dec": (latents, d_out), "b_dec": (d_out,), "W_skip": (d_out, d_in)}
+    shapes = {
+        "W_enc": (d_in, latents),
+        "W_dec": (latents, d_out),
+        "b_dec": (d_out,),
+        "W_skip": (d_out, d_in),
+    }
     for name in TENSORS[kind]:
         got, shape = tuple(tensors[name].shape), shapes.get(name, (latents,))
         if got != shape:

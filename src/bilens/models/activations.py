@@ -17,28 +17,40 @@ from bilens.nn.hooks import find_place, hear
 
 
 @torch.no_grad()
-def activations(model: Transformer, batches: Iterable[Any], place: str) -> Iterator[Float[Tensor, "n d"]]:
-    """What ``place`` holds at every token of each batch of texts, n rows a batch; one batch at a time in memory.
+def activations(
+    model: Transformer, batches: Iterable[Any], place: str
+) -> Iterator[Float[Tensor, "n d"]]:
+    """What ``place`` holds at every token of each batch of texts, n rows a batch; one batch at a
+    time in memory.
 
-    ``batches``: token ids (b, t); or (ids, mask), or what a tokenizer returns: padding gives no rows, and the others are
-    those of the texts alone. Ids without a mask are read as they are, padding too.
+    ``batches``: token ids (b, t); or (ids, mask), or what a tokenizer returns: padding gives no
+    rows, and the others are those of the texts alone. Ids without a mask are read as they are,
+    padding too.
     ``place``: "mlp1.input" or "layers.1.mlp.input" (after the norm), "mlp1.output", "attn0.input".
-    A half-precision model runs as it is; its rows come in float32, which rounds nothing.
-    Errors: ArgumentError for a place that is not there, and for what is no token ids. Cost: a forward pass without its
-    logits for each batch.
+    A half-precision model runs as it is; its rows come in float32, which rounds nothing. Errors:
+    ArgumentError for a place that is not there, and for what is no token ids. Cost: a forward pass
+    without its logits for each batch.
     """
     require_expandable(model)
     if not isinstance(batches, Iterable) or (isinstance(batches, Tensor) and batches.ndim < 2):
-        raise ArgumentError("batches", must="be a list of batches of token ids", got=type(batches).__name__)
+        raise ArgumentError(
+            "batches", must="be a list of batches of token ids", got=type(batches).__name__
+        )
     model = eager(model)
     parts = model.wiring().parts
     at = find_place(place, parts)
     for batch in batches:
         if isinstance(batch, str):
             todo = "Tokenise it: model.tokenizer(texts, return_tensors='pt', padding=True)."
-            raise ArgumentError("a batch", must="be token ids", got=f"a text or key, {batch!r}", todo=todo)
+            raise ArgumentError(
+                "a batch", must="be token ids", got=f"a text or key, {batch!r}", todo=todo
+            )
         ids, real = (part.to(model.device) for part in token_rows(batch))
-        padded = {} if bool(real.all()) else {"attention_mask": real.long(), "position_ids": positions(real)}
+        padded = (
+            {}
+            if bool(real.all())
+            else {"attention_mask": real.long(), "position_ids": positions(real)}
+        )
         run = partial(model, input_ids=ids, **padded, use_cache=False, logits_to_keep=1)
         yield _full(hear(parts[at.part].module, at.side, run).reshape(*real.shape, -1)[real])
 

@@ -1,4 +1,6 @@
-"""What is passed to a forward pass, checked in words; nothing that a model does not know is skipped."""
+"""What is passed to a forward pass, checked in words; nothing that a model does not know is
+skipped.
+"""
 
 import inspect
 from collections.abc import Mapping
@@ -25,7 +27,9 @@ def require_known(model: nn.Module, unknown: Mapping[str, Any]) -> None:
             near = get_close_matches(name, known, 1)
             todo = f"Did you mean {near[0]}?" if near else f"It knows {', '.join(known)}."
             who = f"{type(model).__name__}.forward: {name}"
-            raise ArgumentError(who, must="be an argument it knows", got="an unknown one", todo=todo)
+            raise ArgumentError(
+                who, must="be an argument it knows", got="an unknown one", todo=todo
+            )
 
 
 def switch(name: str, given: bool | None, default: bool | None) -> bool:
@@ -64,5 +68,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, items: Tensor | float | None =
     """
     scores = logits.flatten(0, -2).to(working_dtype(logits.dtype))
     reduction = "mean" if items is None else "sum"
-    loss = nn.functional.cross_entropy(scores, labels.flatten(), ignore_index=IGNORED, reduction=reduction)
+    loss = nn.functional.cross_entropy(
+        scores, labels.flatten(), ignore_index=IGNORED, reduction=reduction
+    )
     return loss if items is None else loss / torch.as_tensor(items, device=loss.device)

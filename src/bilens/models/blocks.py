@@ -1,4 +1,6 @@
-"""The parts of a transformer: blocks, and the body that stands under ``model.`` in the names of the weights."""
+"""The parts of a transformer: blocks, and the body that stands under ``model.`` in the names of the
+weights.
+"""
 
 from typing import Any
 
@@ -38,7 +40,9 @@ class Block(GradientCheckpointingLayer):
             kind = GatedMLP if config.gated else MLP
             self.mlp = kind(d, config.intermediate_size, config.mlp_bias, config.hidden_act)
 
-    def forward(self, x: Float[Tensor, "b t d"], **attend: Any) -> tuple[Float[Tensor, "b t d"], Tensor | None]:
+    def forward(
+        self, x: Float[Tensor, "b t d"], **attend: Any
+    ) -> tuple[Float[Tensor, "b t d"], Tensor | None]:
         pattern = None
         if self.self_attn is not None:
             written, pattern = self.self_attn(self.input_layernorm(x), **attend)
@@ -49,14 +53,18 @@ class Block(GradientCheckpointingLayer):
 
 
 class Body(nn.Module):
-    """Embeddings, blocks and the final norm: what stands under ``model.`` in the names of the weights."""
+    """Embeddings, blocks and the final norm: what stands under ``model.`` in the names of the
+    weights.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         if config.positions == "learned":
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            Block(config, layer) for layer in range(config.num_hidden_layers)
+        )
         self.norm = make_norm(config.norm, config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = _rotary(config)
 

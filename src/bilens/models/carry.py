@@ -1,4 +1,6 @@
-"""What every door carries from one model to another, in one place: type, tying, how text is generated, tokenizer."""
+"""What every door carries from one model to another, in one place: type, tying, how text is
+generated, tokenizer.
+"""
 
 import copy
 import warnings
@@ -43,7 +45,9 @@ def filled(model: Model, weights: dict[str, Tensor]) -> Model:
 
 
 def carry(source: PreTrainedModel, target: Model) -> Model:
-    """``target`` with what ``source`` has beside its weights: generation settings, tokenizer, training or not."""
+    """``target`` with what ``source`` has beside its weights: generation settings, tokenizer,
+    training or not.
+    """
     target.generation_config = copy.deepcopy(source.generation_config)
     tokenizer: Any = getattr(source, "tokenizer", None)
     target.tokenizer = tokenizer
@@ -51,9 +55,11 @@ def carry(source: PreTrainedModel, target: Model) -> Model:
 
 
 def common_dtype(dtypes: Collection[torch.dtype]) -> torch.dtype:
-    """The one type that holds all of ``dtypes`` exactly. A warning where there are several: the model is computed in it.
+    """The one type that holds all of ``dtypes`` exactly. A warning where there are several: the
+    model is computed in it.
 
-    transformers rounds such weights to the type that config.json names, or to that of the first of them.
+    transformers rounds such weights to the type that config.json names, or to that of the first of
+    them.
     """
     found = torch.get_default_dtype() if not dtypes else None
     for dtype in dtypes:
@@ -62,15 +68,19 @@ def common_dtype(dtypes: Collection[torch.dtype]) -> torch.dtype:
     if len(dtypes) > 1:
         names = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
         told = str(found).removeprefix("torch.")
-        warnings.warn(f"the weights are {names}: all became {told}, which holds each of them exactly", stacklevel=3)
+        warnings.warn(
+            f"the weights are {names}: all became {told}, which holds each of them exactly",
+            stacklevel=3,
+        )
     return found
 
 
 def settle_tying(config: Any, weights: dict[str, Tensor]) -> None:
-    """Make ``weights`` and ``config.tie_word_embeddings`` say the same, as transformers 5 reads such files.
+    """Make ``weights`` and ``config.tie_word_embeddings`` say the same, as transformers 5 reads
+    such files.
 
-    Tied with one of the two missing: it is the other. Tied in name, but both there and different: both stay as they are,
-    the model is not tied, and a warning says so.
+    Tied with one of the two missing: it is the other. Tied in name, but both there and different:
+    both stay as they are, the model is not tied, and a warning says so.
     """
     if not getattr(config, "tie_word_embeddings", False):
         return
@@ -87,16 +97,24 @@ def settle_tying(config: Any, weights: dict[str, Tensor]) -> None:
 def _require_fit(weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     for name in sorted(weights.keys() | wanted.keys()):
         if name not in weights or name not in wanted:
-            raise ConfigError("the checkpoint", must="hold the weights its config names", got=f"{name} on one side only")
+            raise ConfigError(
+                "the checkpoint",
+                must="hold the weights its config names",
+                got=f"{name} on one side only",
+            )
         if weights[name].shape != wanted[name].shape:
             must = f"be {tuple(wanted[name].shape)}, as its config says"
             raise ConfigError(f"the checkpoint's {name}", must=must, got=tuple(weights[name].shape))
 
 
 def _make_buffers(model: PreTrainedModel) -> None:
-    """Buffers that no file holds (RoPE's frequencies) were made without memory: make each again, by its own module."""
+    """Buffers that no file holds (RoPE's frequencies) were made without memory: make each again, by
+    its own module.
+    """
     for module in model.modules():
-        lost = {name: buffer for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta}
+        lost = {
+            name: buffer for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta
+        }
         for name, buffer in lost.items():
             setattr(module, name, torch.empty_like(buffer, device=model.device))
         if lost:

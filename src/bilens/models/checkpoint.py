@@ -1,4 +1,6 @@
-"""The weights of a folder, in one file or in shards: their names, shapes and types before any of them is read."""
+"""The weights of a folder, in one file or in shards: their names, shapes and types before any of
+them is read.
+"""
 
 import os
 import shlex
@@ -15,8 +17,10 @@ from bilens.base.reading import load_weights, read_json_object, weight_dtypes, w
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-NO_WEIGHTS = ("optimizer", "rng_state", "scaler", "scheduler", "training_args")  # what else Trainer pickles
-NESTED = ("model_state_dict", "state_dict", "model", "module")  # where training scripts put the weights
+# what else Trainer pickles
+NO_WEIGHTS = ("optimizer", "rng_state", "scaler", "scheduler", "training_args")
+# where training scripts put the weights
+NESTED = ("model_state_dict", "state_dict", "model", "module")
 BUFFERS = (
     ".rotary_emb.inv_freq",
     ".attn.rotary.inv_freq",
@@ -25,7 +29,9 @@ BUFFERS = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a folder's safetensors files hold, by name: which file, which shape; and the types that occur."""
+    """What a folder's safetensors files hold, by name: which file, which shape; and the types that
+    occur.
+    """
 
     folder: Path
     files: dict[str, Path]
@@ -55,10 +61,11 @@ class Checkpoint:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """The weights of ``folder``: model.safetensors, or else the shards that model.safetensors.index.json names.
+    """The weights of ``folder``: model.safetensors, or else the shards that
+    model.safetensors.index.json names.
 
-    Errors: FileError for a pickle, for files that are missing or damaged, for shards that are no plain names in this
-    folder, and for an index that does not say what the shards hold.
+    Errors: FileError for a pickle, for files that are missing or damaged, for shards that are no
+    plain names in this folder, and for an index that does not say what the shards hold.
     """
     if (folder / WEIGHTS).exists():
         files = [folder / WEIGHTS]
@@ -72,7 +79,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     for file in files:
         here = weight_shapes(file)
         for name in sorted(here.keys() & where.keys()):
-            raise FileError(f"{file}: {name}", must="be in one shard", got=f"another in {where[name].name}")
+            raise FileError(
+                f"{file}: {name}", must="be in one shard", got=f"another in {where[name].name}"
+            )
         here = {name: shape for name, shape in here.items() if not name.endswith(BUFFERS)}
         where |= dict.fromkeys(here, file)
         shapes |= here
@@ -83,17 +92,30 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 def _shards(folder: Path) -> list[Path]:
-    """The shards that the index names. Errors: FileError unless each is a plain file name of this very folder."""
+    """The shards that the index names. Errors: FileError unless each is a plain file name of this
+    very folder.
+    """
     named = set(_weight_map(folder).values())
     inside = [folder.resolve()]
-    if folder.resolve().parent.name == "snapshots":  # the hub's cache keeps files once, beside its snapshots
+    # the hub's cache keeps files once, beside its snapshots
+    if folder.resolve().parent.name == "snapshots":
         inside.append(folder.resolve().parents[1] / "blobs")
     for name in sorted(named):
         if not name or Path(name).name != name or "\\" in name or name == "..":
-            raise FileError(f"{folder / INDEX}: weight_map", must="name files in its own folder", got=repr(name))
-        if os.path.islink(folder / name) and Path(os.path.realpath(folder / name)).parent not in inside:
+            raise FileError(
+                f"{folder / INDEX}: weight_map", must="name files in its own folder", got=repr(name)
+            )
+        if (
+            os.path.islink(folder / name)
+            and Path(os.path.realpath(folder / name)).parent not in inside
+        ):
             got = "a link that leaves it"
-            raise FileError(str(folder / name), must="lie in its own folder", got=got, todo="Copy the file there.")
+            raise FileError(
+                str(folder / name),
+                must="lie in its own folder",
+                got=got,
+                todo="Copy the file there.",
+            )
     return [folder / name for name in sorted(named)]
 
 
@@ -104,13 +126,19 @@ def _weight_map(folder: Path) -> dict[str, str]:
         raise FileError(f"{file}: weight_map", must="be an object of file names", got=repr(found))
     for name, shard in found.items():
         if not isinstance(shard, str):
-            raise FileError(f"{file}: weight_map", must="be an object of file names", got=f"{shard!r} for {name}")
+            raise FileError(
+                f"{file}: weight_map",
+                must="be an object of file names",
+                got=f"{shard!r} for {name}",
+            )
     return found
 
 
 def _require_index(folder: Path, where: dict[str, Path]) -> None:
     """Raise FileError where the index and its shards do not say the same."""
-    said = {name: shard for name, shard in _weight_map(folder).items() if not name.endswith(BUFFERS)}
+    said = {
+        name: shard for name, shard in _weight_map(folder).items() if not name.endswith(BUFFERS)
+    }
     for name in sorted(said.keys() | where.keys()):
         held = where[name].name if name in where else "no shard"
         if said.get(name) != held:
@@ -119,10 +147,13 @@ def _require_index(folder: Path, where: dict[str, Path]) -> None:
 
 
 def _nothing_safe(folder: Path) -> FileError:
-    """The error for a folder without safetensors; with the command that makes them where there are pickles."""
+    """The error for a folder without safetensors; with the command that makes them where there are
+    pickles.
+    """
     pickles = sorted(file for file in folder.iterdir() if file.suffix in PICKLES and file.is_file())
     named = [file for file in pickles if not file.name.startswith(NO_WEIGHTS)]
-    weights = [file for file in named if file.name.startswith("pytorch_model")] or named[:1]  # the first may be in shards
+    # the first may be in shards
+    weights = [file for file in named if file.name.startswith("pytorch_model")] or named[:1]
     if not weights:
         return FileError(str(folder), must=f"hold {WEIGHTS}", got="none")
     got, todo = "a pickle, which can run code", f"Convert: {conversion(weights, folder / WEIGHTS)}"
@@ -130,10 +161,12 @@ def _nothing_safe(folder: Path) -> FileError:
 
 
 def conversion(pickles: list[Path], output: Path) -> str:
-    """A line for a shell that writes the weights in ``pickles`` to ``output``, without running what else is in them.
+    """A line for a shell that writes the weights in ``pickles`` to ``output``, without running what
+    else is in them.
 
-    Weights saved on a GPU come to the CPU, tied ones are written twice, and those inside {"model": …} are found. Names of
-    folders are quoted twice, for Python and for the shell: nothing in them acts.
+    Weights saved on a GPU come to the CPU, tied ones are written twice, and those inside {"model":
+    …} are found. Names of folders are quoted twice, for Python and for the shell: nothing in them
+    acts.
     """
     read = "torch.load(f, map_location='cpu', weights_only=True)"
     inner = f"next((w[n] for n in {NESTED} if isinstance(w.get(n), dict)), w)"

@@ -1,4 +1,6 @@
-"""An image classifier whose every layer is bilinear: embed → n bilinear layers (residual or not) → head."""
+"""An image classifier whose every layer is bilinear: embed → n bilinear layers (residual or not) →
+head.
+"""
 
 from collections.abc import Iterator, Sequence
 from math import prod
@@ -7,7 +9,12 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 from transformers.utils.generic import can_return_tuple
 
@@ -21,10 +28,11 @@ from bilens.nn.expandable import NO_NORM, Layer, Wiring
 
 
 class ClassifierConfig(PreTrainedConfig):
-    """What a classifier is: ``input_shape`` in pixels, width, depth, whether layers add to what they read, biases.
+    """What a classifier is: ``input_shape`` in pixels, width, depth, whether layers add to what
+    they read, biases.
 
-    ``input_noise`` is the standard deviation of Gaussian noise added to inputs in training mode alone.
-    Errors: ConfigError for an unknown key or an impossible value.
+    ``input_noise`` is the standard deviation of Gaussian noise added to inputs in training mode
+    alone. Errors: ConfigError for an unknown key or an impossible value.
     """
 
     model_type = "bilens_classifier"
@@ -44,15 +52,25 @@ class ClassifierConfig(PreTrainedConfig):
             require_bool("ClassifierConfig", name, getattr(self, name))
         shape = list(self.input_shape) if isinstance(self.input_shape, Sequence) else []
         if not shape or not all(is_whole(n) and n > 0 for n in shape):
-            raise ConfigError("ClassifierConfig.input_shape", must="be whole numbers ≥ 1", got=self.input_shape)
+            raise ConfigError(
+                "ClassifierConfig.input_shape", must="be whole numbers ≥ 1", got=self.input_shape
+            )
         self.input_shape = shape
         noise = self.input_noise
-        if isinstance(noise, bool) or not isinstance(noise, int | float) or not 0 <= noise < float("inf"):
-            raise ConfigError("ClassifierConfig.input_noise", must="be a finite number ≥ 0", got=repr(noise))
+        if (
+            isinstance(noise, bool)
+            or not isinstance(noise, int | float)
+            or not 0 <= noise < float("inf")
+        ):
+            raise ConfigError(
+                "ClassifierConfig.input_noise", must="be a finite number ≥ 0", got=repr(noise)
+            )
         super().__post_init__(**kwargs)
         if sorted(self.id2label or ()) != list(range(len(self.id2label or ()))):
             raise ConfigError(
-                "ClassifierConfig.id2label", must="name the classes 0, 1, 2, …", got=sorted(self.id2label or ())
+                "ClassifierConfig.id2label",
+                must="name the classes 0, 1, 2, …",
+                got=sorted(self.id2label or ()),
             )
 
     @property
@@ -70,7 +88,8 @@ class ClassifierConfig(PreTrainedConfig):
 class Classifier(PreTrainedModel):
     """logits = head(x_n) with x_0 = embed(pixels) and x_{l+1} = [x_l +] (w1 x_l) ⊙ (w2 x_l).
 
-    One layer is one tensor, class × pixel × pixel (``tensor()``); deeper models are read layer by layer (``tensor(l)``).
+    One layer is one tensor, class × pixel × pixel (``tensor()``); deeper models are read layer by
+    layer (``tensor(l)``).
     """
 
     config_class = ClassifierConfig
@@ -84,7 +103,9 @@ class Classifier(PreTrainedModel):
         super().__init__(config)
         width = config.hidden_size
         self.embed = nn.Linear(config.input_size, width, bias=config.bias)
-        self.layers = nn.ModuleList(Bilinear(width, width, config.bias) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            Bilinear(width, width, config.bias) for _ in range(config.num_hidden_layers)
+        )
         self.head = nn.Linear(width, len(config.labels), bias=config.bias)
         self.gradient_checkpointing = False  # transformers sets it
         self.post_init()
@@ -102,15 +123,18 @@ class Classifier(PreTrainedModel):
         num_items_in_batch: Tensor | int | None = None,
         **unknown: Any,
     ) -> ImageClassifierOutputWithNoAttention:
-        """Logits (b, class), and the cross-entropy in nats where ``labels`` are given (−100: ignored).
+        """Logits (b, class), and the cross-entropy in nats where ``labels`` are given (−100:
+        ignored).
 
-        The loss is the mean over the batch, or the sum over ``num_items_in_batch``. Pixels are taken
-        to the model's dtype. ``output_hidden_states``: the embedded image, and what follows each
-        layer. Errors: ShapeError for pixels and labels that do not fit, ArgumentError for a label or
-        an argument that is not known.
+        The loss is the mean over the batch, or the sum over ``num_items_in_batch``. Pixels are
+        taken to the model's dtype. ``output_hidden_states``: the embedded image, and what follows
+        each layer. Errors: ShapeError for pixels and labels that do not fit, ArgumentError for a
+        label or an argument that is not known.
         """
         require_known(self, unknown)
-        hidden = switch("output_hidden_states", output_hidden_states, self.config.output_hidden_states)
+        hidden = switch(
+            "output_hidden_states", output_hidden_states, self.config.output_hidden_states
+        )
         pixels = self._pixels(pixel_values)
         if self.training and self.config.input_noise:
             pixels = pixels + self.config.input_noise * torch.randn_like(pixels)
@@ -125,14 +149,16 @@ class Classifier(PreTrainedModel):
         )
 
     def tensor(self, layer: int | None = None) -> CP:
-        """The model, or one of its layers, as an exact tensor over ``inputs(pixel_values, layer)``. Gradients flow.
+        """The model, or one of its layers, as an exact tensor over ``inputs(pixel_values, layer)``.
+        Gradients flow.
 
-        Without ``layer``: the whole one-layer model, class × pixel × pixel, with embedding, residual, head and biases in
-        it. With ``layer``: what that layer writes, its residual connection apart; the first reads pixels through the
-        embedding, the last writes logits through the head.
+        Without ``layer``: the whole one-layer model, class × pixel × pixel, with embedding,
+        residual, head and biases in it. With ``layer``: what that layer writes, its residual
+        connection apart; the first reads pixels through the embedding, the last writes logits
+        through the head.
 
-        Errors: NotExactError for the whole of a deeper model (its logits have degree 2^n: no third-order tensor);
-        ArgumentError for a layer that is not there.
+        Errors: NotExactError for the whole of a deeper model (its logits have degree 2^n: no
+        third-order tensor); ArgumentError for a layer that is not there.
         """
         if layer is None:
             return self._whole()
@@ -142,8 +168,12 @@ class Classifier(PreTrainedModel):
         return tensor.map(out=self.head.weight) if last else tensor
 
     @torch.no_grad()
-    def inputs(self, pixel_values: Float[Tensor, "b *shape"], layer: int | None = None) -> Float[Tensor, "b i"]:
-        """The vectors that ``tensor(layer)`` is over: pixels or the residual stream, with the 1 in front where needed."""
+    def inputs(
+        self, pixel_values: Float[Tensor, "b *shape"], layer: int | None = None
+    ) -> Float[Tensor, "b i"]:
+        """The vectors that ``tensor(layer)`` is over: pixels or the residual stream, with the 1 in
+        front where needed.
+        """
         x = self._pixels(pixel_values)
         if layer is None:
             return homogeneous(x) if self._is_affine else x
@@ -157,13 +187,19 @@ class Classifier(PreTrainedModel):
     # What circuits see (nn.expandable.Expandable).
 
     def wiring(self) -> Wiring:
-        """The embedding of the image, then layer after layer; the head reads the last, or with ``residual`` all of them."""
+        """The embedding of the image, then layer after layer; the head reads the last, or with
+        ``residual`` all of them.
+        """
         parts = [Layer(f"mlp{n}", n, NO_NORM, layer) for n, layer in enumerate(self.layers)]
         leaves = ("embed", "embed.bias") if self.config.bias else ("embed",)
-        return Wiring(leaves, tuple(parts), NO_NORM, self.head.weight, self.head.bias, self.config.residual)
+        return Wiring(
+            leaves, tuple(parts), NO_NORM, self.head.weight, self.head.bias, self.config.residual
+        )
 
     def read(self, inputs: Float[Tensor, "*shape"]) -> Float[Tensor, "1 i"]:
-        """One image, in its shape or flat, with or without a batch dim of one. Errors: ShapeError for anything else."""
+        """One image, in its shape or flat, with or without a batch dim of one. Errors: ShapeError
+        for anything else.
+        """
         pixels = torch.as_tensor(inputs).to(self.device, self.dtype)
         shapes = (tuple(self.config.input_shape), (self.config.input_size,))
         flat = self._pixels(pixels[None] if tuple(pixels.shape) in shapes else pixels)
@@ -193,7 +229,11 @@ class Classifier(PreTrainedModel):
             return self.config.labels.index(name)
         if not isinstance(name, str) and is_whole(name) and 0 <= name < len(self.config.labels):
             return int(name)
-        raise ArgumentError("target", must=f"be one of {', '.join(self.config.labels)}, or its number", got=repr(name))
+        raise ArgumentError(
+            "target",
+            must=f"be one of {', '.join(self.config.labels)}, or its number",
+            got=repr(name),
+        )
 
     def output_names(self, indices: Int[Tensor, " n"] | Sequence[int]) -> list[str]:
         """The names of classes."""
@@ -238,7 +278,11 @@ class Classifier(PreTrainedModel):
         tensor = module.tensor()
         if layer > 0:
             return tensor
-        embed = homogeneous_map(self.embed.weight, self.embed.bias) if self.config.bias else self.embed.weight
+        embed = (
+            homogeneous_map(self.embed.weight, self.embed.bias)
+            if self.config.bias
+            else self.embed.weight
+        )
         return tensor.map(left=embed.mT, right=embed.mT)  # maps are (new, old): pixels by width
 
     def _whole(self) -> CP:
@@ -252,9 +296,12 @@ class Classifier(PreTrainedModel):
         tensor = self._composed(0).map(out=self.head.weight)
         if not self._is_affine:
             return tensor
-        if not self.config.bias:  # the skip is linear: it needs the constant coordinate even without biases
+        # the skip is linear: it needs the constant coordinate even without biases
+        if not self.config.bias:
             zero = tensor.left.new_zeros(tensor.rank, 1)
-            tensor = CP(tensor.out, torch.cat([zero, tensor.left], 1), torch.cat([zero, tensor.right], 1))
+            tensor = CP(
+                tensor.out, torch.cat([zero, tensor.left], 1), torch.cat([zero, tensor.right], 1)
+            )
         offset = self.head.bias
         if self.config.residual:
             tensor = tensor + linear(self.head.weight @ self.embed.weight)
@@ -264,7 +311,9 @@ class Classifier(PreTrainedModel):
 
     def _require_layer(self, layer: int) -> None:
         if not 0 <= layer < self.config.num_hidden_layers:
-            raise ArgumentError("layer", must=f"be 0 … {self.config.num_hidden_layers - 1}", got=layer)
+            raise ArgumentError(
+                "layer", must=f"be 0 … {self.config.num_hidden_layers - 1}", got=layer
+            )
 
 
 def _loss(logits: Float[Tensor, "b classes"], labels: Tensor, items: Tensor | int | None) -> Tensor:

@@ -1,8 +1,10 @@
-"""Folding: norm weights, and LayerNorm's centring, moved into what reads and writes the residual stream.
+"""Folding: norm weights, and LayerNorm's centring, moved into what reads and writes the residual
+stream.
 
-RMSNorm's weight w multiplies what is read, so W (w ⊙ x) = (W diag w) x. LayerNorm's bias b becomes a bias W b of each
-reader. Its centring is linear and the same for every reader, so it is moved to the writers: once all that is written has
-mean zero, x − mean x = x and var x = mean x², and LayerNorm without weights is RMSNorm.
+RMSNorm's weight w multiplies what is read, so W (w ⊙ x) = (W diag w) x. LayerNorm's bias b becomes
+a bias W b of each reader. Its centring is linear and the same for every reader, so it is moved to
+the writers: once all that is written has mean zero, x − mean x = x and var x = mean x², and
+LayerNorm without weights is RMSNorm.
 """
 
 import copy
@@ -31,18 +33,27 @@ def folded_config(config: TransformerConfig) -> TransformerConfig:
 
 def padded(weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """``weights`` under the names ``wanted``: biases that are new are zero."""
-    return {name: weights[name] if name in weights else torch.zeros_like(value) for name, value in wanted.items()}
+    return {
+        name: weights[name] if name in weights else torch.zeros_like(value)
+        for name, value in wanted.items()
+    }
 
 
 @torch.no_grad()
 def fold(old: Body, new: Body, head: nn.Linear) -> None:
-    """Fold the norms of ``old`` into the readers of ``new``, a copy of it by ``folded_config``, and into its ``head``."""
+    """Fold the norms of ``old`` into the readers of ``new``, a copy of it by ``folded_config``, and
+    into its ``head``.
+    """
     for before, after in zip(old.blocks, new.blocks, strict=True):
         if after.self_attn is not None:
             readers = [after.self_attn.q_proj, after.self_attn.k_proj, after.self_attn.v_proj]
             _fold(before.input_layernorm, after.input_layernorm, *readers)
         if after.mlp is not None:
-            readers = [after.mlp.gate_proj, after.mlp.up_proj] if isinstance(after.mlp, GatedMLP) else [after.mlp.up_proj]
+            readers = (
+                [after.mlp.gate_proj, after.mlp.up_proj]
+                if isinstance(after.mlp, GatedMLP)
+                else [after.mlp.up_proj]
+            )
             _fold(before.post_attention_layernorm, after.post_attention_layernorm, *readers)
     _fold(old.norm, new.norm, head)
     if isinstance(old.norm, LayerNorm):

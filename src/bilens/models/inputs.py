@@ -10,7 +10,8 @@ from torch import Tensor
 from bilens.base.errors import ArgumentError, ShapeError
 
 READ = {"input_ids", "attention_mask", "position_ids"}
-UNREAD = {"token_type_ids", "special_tokens_mask", "offset_mapping", "length"}  # a tokenizer's own, for other models
+# a tokenizer's own, for other models
+UNREAD = {"token_type_ids", "special_tokens_mask", "offset_mapping", "length"}
 CHAT = 'ids = tokenizer.apply_chat_template(messages, return_dict=True, return_tensors="pt") writes them out.'
 
 
@@ -22,14 +23,19 @@ class Rows(NamedTuple):
 
 
 def token_rows(given: Any) -> Rows:
-    """Ids (t,) or (b, t) as a tensor or list; (ids, mask); or a mapping with input_ids, as tokenizers return one.
+    """Ids (t,) or (b, t) as a tensor or list; (ids, mask); or a mapping with input_ids, as
+    tokenizers return one.
 
-    Without a mask every id is text, as it is to the model: padding then shows by its name. Errors: ArgumentError and
-    ShapeError for anything else, in one line.
+    Without a mask every id is text, as it is to the model: padding then shows by its name. Errors:
+    ArgumentError and ShapeError for anything else, in one line.
     """
     if isinstance(given, Mapping):
         return _named(given)
-    if isinstance(given, tuple) and len(given) == 2 and all(isinstance(part, Tensor) for part in given):
+    if (
+        isinstance(given, tuple)
+        and len(given) == 2
+        and all(isinstance(part, Tensor) for part in given)
+    ):
         return _masked(*given)
     return _masked(given, None)
 
@@ -45,11 +51,19 @@ def _named(given: Mapping[str, Any]) -> Rows:
         raise ArgumentError("inputs", must="hold input_ids", got=keys)
     for key, value in given.items():
         if key not in READ | UNREAD and value is not None:
-            raise ArgumentError(f"inputs[{key!r}]", must=f"be one of {', '.join(sorted(READ))}", got="a key not read here")
+            raise ArgumentError(
+                f"inputs[{key!r}]",
+                must=f"be one of {', '.join(sorted(READ))}",
+                got="a key not read here",
+            )
     rows = _masked(given["input_ids"], given.get("attention_mask"))
     where = given.get("position_ids")
-    if where is not None and not torch.equal(_numbers("position_ids", where)[rows.real], positions(rows.real)[rows.real]):
-        raise ArgumentError("inputs['position_ids']", must="count the tokens from 0", got="other positions")
+    if where is not None and not torch.equal(
+        _numbers("position_ids", where)[rows.real], positions(rows.real)[rows.real]
+    ):
+        raise ArgumentError(
+            "inputs['position_ids']", must="count the tokens from 0", got="other positions"
+        )
     return rows
 
 
@@ -63,9 +77,15 @@ def _masked(given: Any, mask: Any) -> Rows:
         must, got = f"be 0 and 1, {tuple(ids.shape)}", f"{seen.dtype} {tuple(seen.shape)}"
         raise ShapeError("attention_mask", must=must, got=got)
     real = seen.to(ids.device) == 1
-    begins = torch.diff(real.int(), dim=1, prepend=torch.zeros_like(ids[:, :1], dtype=torch.int32)) == 1
+    begins = (
+        torch.diff(real.int(), dim=1, prepend=torch.zeros_like(ids[:, :1], dtype=torch.int32)) == 1
+    )
     if int(begins.sum(1).max()) > 1:
-        raise ArgumentError("attention_mask", must="leave one run of tokens in each row", got="a hole between tokens")
+        raise ArgumentError(
+            "attention_mask",
+            must="leave one run of tokens in each row",
+            got="a hole between tokens",
+        )
     return Rows(ids, real)
 
 
@@ -76,10 +96,17 @@ def _numbers(who: str, given: Any) -> Int[Tensor, "b t"]:
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise _no_ids(who, given, str(error)) from error
     if ids.is_meta or ids.layout != torch.strided:
-        raise ShapeError(who, must="be a dense tensor that holds its values", got=f"{ids.layout} on {ids.device}")
+        raise ShapeError(
+            who, must="be a dense tensor that holds its values", got=f"{ids.layout} on {ids.device}"
+        )
     if ids.numel() == 0:
         raise ArgumentError(who, must="hold at least one token", got="none")
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool or ids.ndim not in (1, 2):
+    if (
+        ids.is_floating_point()
+        or ids.is_complex()
+        or ids.dtype == torch.bool
+        or ids.ndim not in (1, 2)
+    ):
         got = f"{ids.dtype} {tuple(ids.shape)}"
         raise ShapeError(who, must="be one text, or its token ids (t,)", got=got)
     return ids.to(torch.int64).reshape(-1, ids.shape[-1])
@@ -89,7 +116,12 @@ def _no_ids(who: str, given: Any, error: str) -> ArgumentError:
     must = "be one text, or its token ids (t,)"
     first = given[0] if isinstance(given, Sequence) and len(given) else None
     if isinstance(first, str):
-        return ArgumentError(who, must=must, got=f"a {type(given).__name__} of texts", todo="Ask about one at a time.")
+        return ArgumentError(
+            who,
+            must=must,
+            got=f"a {type(given).__name__} of texts",
+            todo="Ask about one at a time.",
+        )
     if isinstance(first, Mapping):
         return ArgumentError(who, must=must, got="chat messages", todo=CHAT)
     return ArgumentError(who, must=must, got=f"{type(given).__name__}: {error}")

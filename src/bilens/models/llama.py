@@ -13,12 +13,14 @@ FAMILY = ("llama", "mistral", "qwen2", "qwen3")
 
 # Keys that mean the same on both sides, and are copied.
 SHARED = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-    "head_dim", "hidden_act", "max_position_embeddings", "rms_norm_eps", "rope_parameters", "tie_word_embeddings",
-    "initializer_range", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id",
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "rms_norm_eps",
+    "rope_parameters", "tie_word_embeddings", "initializer_range", "use_cache", "bos_token_id",
+    "eos_token_id", "pad_token_id",
 )  # fmt: skip
 BIASES = ("attention_bias", "mlp_bias")
-# Keys whose value must be one of these, because any other changes the function in a way bilens does not have.
+# Keys whose value must be one of these, because any other changes the function in a way bilens does
+# not have.
 ONLY: dict[str, tuple[Any, ...]] = {
     "attention_dropout": (0, 0.0, None),
     "pretraining_tp": (1, None),
@@ -29,7 +31,9 @@ FREE = ("max_window_layers", "layer_types")  # the first is read only where a sl
 
 
 def config_from_llama(config: PreTrainedConfig) -> TransformerConfig:
-    """The bilens configuration of a Llama-family one. Errors: ConfigError naming the first key that is not understood."""
+    """The bilens configuration of a Llama-family one. Errors: ConfigError naming the first key that
+    is not understood.
+    """
     raw = config.to_dict()
     kind = raw.get("model_type")
     if kind not in FAMILY:
@@ -43,19 +47,27 @@ def config_from_llama(config: PreTrainedConfig) -> TransformerConfig:
 
 
 def config_to_llama(config: TransformerConfig) -> LlamaConfig:
-    """The Llama configuration of a bilens one. Errors: ConfigError naming the first key that Llama does not have."""
+    """The Llama configuration of a bilens one. Errors: ConfigError naming the first key that Llama
+    does not have.
+    """
     wanted = {
         "norm": "rms", "positions": "rope", "gated": True, "qk_norm": False, "head_bias": False,
         "attention_out_bias": config.attention_bias,
     }  # fmt: skip
     for key, value in wanted.items():
         if getattr(config, key) != value:
-            raise ConfigError(f"to_llama: {key}", must=f"be {value!r}, as in every Llama", got=repr(getattr(config, key)))
+            raise ConfigError(
+                f"to_llama: {key}",
+                must=f"be {value!r}, as in every Llama",
+                got=repr(getattr(config, key)),
+            )
     for key in ("num_attention_heads", "intermediate_size"):
         if not getattr(config, key):
             raise ConfigError(f"to_llama: {key}", must="be at least 1, as in every Llama", got=0)
     if config.hidden_act not in ACT2FN:
-        raise ConfigError("to_llama: hidden_act", must="be one transformers has", got=repr(config.hidden_act))
+        raise ConfigError(
+            "to_llama: hidden_act", must="be one transformers has", got=repr(config.hidden_act)
+        )
     try:
         return LlamaConfig(**{key: getattr(config, key) for key in (*SHARED, *BIASES)})
     except Exception as error:  # its strict dataclass raises kinds of its own

@@ -1,4 +1,6 @@
-"""``bilens.load``: any model bilens knows, from its folder, with every file checked before a weight is used."""
+"""``bilens.load``: any model bilens knows, from its folder, with every file checked before a weight
+is used.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,16 +30,25 @@ from bilens.models.transformer import Transformer, TransformerConfig
 
 BOX = Path(__file__).parent / "box"
 CONFIG, GENERATION = "config.json", "generation_config.json"
-FETCHED = ("*.json", "*.safetensors", "tokenizer*", "merges.txt", "vocab.txt", "spiece.model", "*.jinja")
+FETCHED = (
+    "*.json",
+    "*.safetensors",
+    "tokenizer*",
+    "merges.txt",
+    "vocab.txt",
+    "spiece.model",
+    "*.jinja",
+)
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Family:
-    """One way of writing a model down: what claims a config.json, and how it becomes bilens's names.
+    """One way of writing a model down: what claims a config.json, and how it becomes bilens's
+    names.
 
-    ``config``: of a config.json and the shapes of the weights. ``shapes``: what the files must hold, by their own names,
-    given bilens's; ``weights``: theirs under bilens's names.
+    ``config``: of a config.json and the shapes of the weights. ``shapes``: what the files must
+    hold, by their own names, given bilens's; ``weights``: theirs under bilens's names.
     """
 
     model: type[PreTrainedModel]
@@ -46,7 +57,9 @@ class Family:
     weights: Callable[[dict[str, Tensor], Any], dict[str, Tensor]] = lambda found, config: found
 
 
-def _own_config(kind: type[PreTrainedConfig], raw: dict[str, Any], shapes: Shapes) -> PreTrainedConfig:
+def _own_config(
+    kind: type[PreTrainedConfig], raw: dict[str, Any], shapes: Shapes
+) -> PreTrainedConfig:
     return kind.from_dict(dict(raw))
 
 
@@ -60,25 +73,28 @@ FAMILIES: dict[str, Family] = {
     **dict.fromkeys(FAMILY, Family(Transformer, _llama_config)),
 }
 DOOMS = Family(Transformer, config_from_dooms, shapes_of_dooms, weights_from_dooms)
-# Sizes that some weight has as a dimension: none may be above the longest there is, or it would be allocated for nothing.
+# Sizes that some weight has as a dimension: none may be above the longest there is, or it would be
+# allocated for nothing.
 SIZES = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim",
-    "d_model", "d_hidden", "n_head",
+    "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "d_model", "d_hidden", "n_head",
 )  # fmt: skip
 DEPTHS = ("num_hidden_layers", "n_layer")
 
 
 def load(path: str | Path) -> Any:
-    """The model in folder ``path``, or of that name on the Hugging Face hub, in evaluation mode, with its ``.tokenizer``.
+    """The model in folder ``path``, or of that name on the Hugging Face hub, in evaluation mode,
+    with its ``.tokenizer``.
 
-    It may be one in the box ("tinystories-1l", "tinystories-2l"), any bilens model, a Llama-family model (Llama, Mistral,
-    Qwen2, Qwen3), or one of tdooms' bilinear language models; config.json tells which.
-    The weights stay as they are in the files. Where they are of several types all get the one that holds each exactly,
-    with a warning; a model tied in name whose two matrices differ is not tied, with a warning, as in transformers.
-    Stop tokens and sampling come from generation_config.json. Memory: the files' size; twice for fused weights.
-    Errors: FileError where the folder, config.json, the weights, the tokenizer or generation_config.json are missing,
-    damaged, a pickle, or do not fit one another; ConfigError for a model type, key or value bilens does not know;
-    NotFiniteError for NaN or infinite weights.
+    It may be one in the box ("tinystories-1l", "tinystories-2l"), any bilens model, a Llama-family
+    model (Llama, Mistral, Qwen2, Qwen3), or one of tdooms' bilinear language models; config.json
+    tells which. The weights stay as they are in the files. Where they are of several types all get
+    the one that holds each exactly, with a warning; a model tied in name whose two matrices differ
+    is not tied, with a warning, as in transformers. Stop tokens and sampling come from
+    generation_config.json. Memory: the files' size; twice for fused weights. Errors: FileError
+    where the folder, config.json, the weights, the tokenizer or generation_config.json are missing,
+    damaged, a pickle, or do not fit one another; ConfigError for a model type, key or value bilens
+    does not know; NotFiniteError for NaN or infinite weights.
     """
     folder = _folder(path)
     file = folder / CONFIG
@@ -101,7 +117,9 @@ def load(path: str | Path) -> Any:
 
 def boxed() -> list[str]:
     """The names of the models that ship with the package."""
-    return sorted(folder.name for folder in BOX.iterdir() if folder.is_dir()) if BOX.is_dir() else []
+    return (
+        sorted(folder.name for folder in BOX.iterdir() if folder.is_dir()) if BOX.is_dir() else []
+    )
 
 
 @contextmanager
@@ -124,7 +142,9 @@ def _folder(path: str | Path) -> Path:
         return BOX / str(path)
     got = "a file" if folder.exists() else "nothing there"
     if folder.exists() or isinstance(path, Path) or str(path).count("/") != 1:
-        raise FileError(str(path), must=f"be a model folder, or one in the box ({', '.join(boxed())})", got=got)
+        raise FileError(
+            str(path), must=f"be a model folder, or one in the box ({', '.join(boxed())})", got=got
+        )
     try:
         return Path(snapshot_download(path, allow_patterns=list(FETCHED)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -151,7 +171,9 @@ def _family(raw: dict[str, Any], file: Path) -> Family:
 
 
 def _require_sizes(raw: dict[str, Any], checkpoint: Checkpoint, file: Path) -> None:
-    """Raise ConfigError where config.json asks for more than the files hold, before anything of that size is made."""
+    """Raise ConfigError where config.json asks for more than the files hold, before anything of
+    that size is made.
+    """
     for keys, most in ((SIZES, checkpoint.longest), (DEPTHS, len(checkpoint.shapes))):
         for key in keys:
             value: Any = raw.get(key)
@@ -161,7 +183,9 @@ def _require_sizes(raw: dict[str, Any], checkpoint: Checkpoint, file: Path) -> N
 
 
 def _read(family: Family, config: Any, checkpoint: Checkpoint, file: Path) -> Any:
-    """The model of ``config`` with the weights in ``checkpoint``. Errors: FileError for the first that does not fit."""
+    """The model of ``config`` with the weights in ``checkpoint``. Errors: FileError for the first
+    that does not fit.
+    """
     with naming(file):
         model = sketched(family.model, config)  # shapes alone: nothing is allocated
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -172,7 +196,9 @@ def _read(family: Family, config: Any, checkpoint: Checkpoint, file: Path) -> An
     for name in sorted(wanted.keys() | checkpoint.shapes.keys()):
         got = checkpoint.shapes.get(name)
         if wanted.get(name) != got:
-            must = f"have shape {wanted[name]}, as {CONFIG} says" if name in wanted else "not be there"
+            must = (
+                f"have shape {wanted[name]}, as {CONFIG} says" if name in wanted else "not be there"
+            )
             raise FileError(checkpoint.place(name), must=must, got=got or "nothing")
     return filled(model, family.weights(checkpoint.read(), config))
 

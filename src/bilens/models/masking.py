@@ -1,4 +1,6 @@
-"""What attention masks and caches mean: as in transformers, so that a mask made for a Llama does the same here."""
+"""What attention masks and caches mean: as in transformers, so that a mask made for a Llama does
+the same here.
+"""
 
 from typing import Any
 

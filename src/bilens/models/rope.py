@@ -1,4 +1,6 @@
-"""How positions turn: RoPE's parameters as transformers writes them, old keys understood, everything checked."""
+"""How positions turn: RoPE's parameters as transformers writes them, old keys understood,
+everything checked.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +9,8 @@ from bilens.base.errors import ConfigError
 from bilens.models.config import require_count, require_number
 
 THETA = 10000.0
-# The kinds whose angles do not depend on the length of the text, and what each needs beside its base.
+# The kinds whose angles do not depend on the length of the text, and what each needs beside its
+# base.
 ROPES: dict[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
@@ -17,10 +20,12 @@ WHERE = "TransformerConfig.rope_parameters"
 
 
 def rope_parameters(given: Any, theta: Any, context: int) -> dict[str, Any]:
-    """``given`` with its kind under ``rope_type`` (older files say ``type``) and its base, every value checked.
+    """``given`` with its kind under ``rope_type`` (older files say ``type``) and its base, every
+    value checked.
 
-    ``theta``: the base where ``given`` names none. ``context``: what llama3 was trained at, where ``given`` does not say.
-    Errors: ConfigError for a kind bilens does not have, and a key that is missing, left over or impossible.
+    ``theta``: the base where ``given`` names none. ``context``: what llama3 was trained at, where
+    ``given`` does not say. Errors: ConfigError for a kind bilens does not have, and a key that is
+    missing, left over or impossible.
     """
     if not isinstance(given, Mapping | None):
         raise ConfigError(WHERE, must="be an object", got=repr(given))
@@ -28,12 +33,16 @@ def rope_parameters(given: Any, theta: Any, context: int) -> dict[str, Any]:
     kind = _kind(left)
     found = {"rope_type": kind, "rope_theta": left.pop("rope_theta", None) or theta}
     if left.pop("partial_rotary_factor", None) not in (None, 1, 1.0):
-        raise ConfigError(f"{WHERE}.partial_rotary_factor", must="be 1: whole heads turn", got=repr(given))
+        raise ConfigError(
+            f"{WHERE}.partial_rotary_factor", must="be 1: whole heads turn", got=repr(given)
+        )
     if kind == "llama3" and left.get("original_max_position_embeddings") is None:
         left["original_max_position_embeddings"] = context
     for key in ROPES[kind]:
         if key not in left:
-            raise ConfigError(f"{WHERE}.{key}", must=f'be given for rope_type "{kind}"', got="nothing")
+            raise ConfigError(
+                f"{WHERE}.{key}", must=f'be given for rope_type "{kind}"', got="nothing"
+            )
         found[key] = left.pop(key)
     for key, value in left.items():
         raise ConfigError(f"{WHERE}.{key}", must=f'be a key of rope_type "{kind}"', got=repr(value))

@@ -1,4 +1,6 @@
-"""Tokenizers beside a model: every form that transformers reads, and an error for one that it does not."""
+"""Tokenizers beside a model: every form that transformers reads, and an error for one that it does
+not.
+"""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,8 +24,9 @@ END = "<|endoftext|>"
 def read_tokenizer(folder: Path, vocab_size: int | None = None) -> Any:
     """The tokenizer of ``folder``; None only where no file of one is there.
 
-    tokenizer.json, vocab.json with merges.txt, and tokenizer.model where sentencepiece is installed; its chat template too.
-    Errors: FileError for files that cannot be read, or tokens with ids of ``vocab_size`` and above.
+    tokenizer.json, vocab.json with merges.txt, and tokenizer.model where sentencepiece is
+    installed; its chat template too. Errors: FileError for files that cannot be read, or tokens
+    with ids of ``vocab_size`` and above.
     """
     there = [name for name in FILES if (folder / name).exists()]
     if not there:
@@ -33,18 +36,25 @@ def read_tokenizer(folder: Path, vocab_size: int | None = None) -> Any:
     tokenizer = _read(folder, there)
     size = vocabulary_size(tokenizer)
     if vocab_size is not None and size > vocab_size:
-        must, todo = f"know at most the model's {vocab_size} tokens", "Use the tokenizer it was trained with."
+        must, todo = (
+            f"know at most the model's {vocab_size} tokens",
+            "Use the tokenizer it was trained with.",
+        )
         raise FileError(str(folder / there[0]), must=must, got=size, todo=todo)
     return tokenizer
 
 
 def vocabulary_size(tokenizer: Any) -> int:
-    """How many embeddings the tokens need: the largest id and one, which is more than ``len`` where ids have holes."""
+    """How many embeddings the tokens need: the largest id and one, which is more than ``len`` where
+    ids have holes.
+    """
     return max(tokenizer.get_vocab().values(), default=-1) + 1
 
 
 def _require_sound(file: Path) -> None:
-    """Raise FileError for a file that readers would wait for, run out of memory on, or take half of without a word."""
+    """Raise FileError for a file that readers would wait for, run out of memory on, or take half of
+    without a word.
+    """
     require_file(file)
     if file.stat().st_size == 0:
         raise FileError(str(file), must="hold a part of a tokenizer", got="nothing in it")
@@ -52,12 +62,16 @@ def _require_sound(file: Path) -> None:
     if file.name == PAIR[0]:
         for token, index in found.items():
             if not is_whole(index) or index < 0:
-                raise FileError(str(file), must="give each token its id", got=f"{index!r} for {token!r}")
+                raise FileError(
+                    str(file), must="give each token its id", got=f"{index!r} for {token!r}"
+                )
 
 
 def _read(folder: Path, there: list[str]) -> Any:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
         if _knows_more_than_marks(tokenizer):
             tokenizer("a")  # odd settings are met here, and not in the middle of a pass
             return tokenizer
@@ -68,7 +82,10 @@ def _read(folder: Path, there: list[str]) -> Any:
         return _byte_level(folder, reason)
     todo = ""
     if WHOLE not in there and set(PIECES) & set(there) and find_spec("sentencepiece") is None:
-        reason, todo = f"{there[0]} alone", "Install sentencepiece to read it, or save it as tokenizer.json."
+        reason, todo = (
+            f"{there[0]} alone",
+            "Install sentencepiece to read it, or save it as tokenizer.json.",
+        )
     raise FileError(str(folder / there[0]), must="be a readable tokenizer", got=reason, todo=todo)
 
 
@@ -77,7 +94,9 @@ def _knows_more_than_marks(tokenizer: Any) -> bool:
 
 
 def _byte_level(folder: Path, reason: str) -> Any:
-    """vocab.json and merges.txt where nothing else says what they are: GPT-2's, if every byte is among the tokens."""
+    """vocab.json and merges.txt where nothing else says what they are: GPT-2's, if every byte is
+    among the tokens.
+    """
     vocabulary = read_json_object(folder / PAIR[0])
     if not set(ByteLevel.alphabet()) <= vocabulary.keys():
         raise FileError(str(folder / PAIR[0]), must="be a readable tokenizer", got=reason)
@@ -87,4 +106,6 @@ def _byte_level(folder: Path, reason: str) -> Any:
     try:
         return GPT2Tokenizer(**given)
     except Exception as error:
-        raise FileError(str(folder / PAIR[1]), must="be a readable tokenizer", got=str(error)) from error
+        raise FileError(
+            str(folder / PAIR[1]), must="be a readable tokenizer", got=str(error)
+        ) from error

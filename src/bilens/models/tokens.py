@@ -1,4 +1,6 @@
-"""Tokens in words: the true text of each, its space kept, and a name that no other token of the vocabulary has."""
+"""Tokens in words: the true text of each, its space kept, and a name that no other token of the
+vocabulary has.
+"""
 
 import re
 from collections import Counter
@@ -18,7 +20,9 @@ _KNOWN: WeakKeyDictionary[Any, dict[tuple[int, int], "Vocabulary"]] = WeakKeyDic
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """``texts``: what each token stands for in the middle of a text, "" where the tokenizer does not have it."""
+    """``texts``: what each token stands for in the middle of a text, "" where the tokenizer does
+    not have it.
+    """
 
     texts: tuple[str, ...]
 
@@ -40,7 +44,9 @@ class Vocabulary:
 
 
 def vocabulary(tokenizer: Any, size: int) -> Vocabulary:
-    """The ``size`` tokens of a model in words. Cost: the whole vocabulary is decoded once and remembered."""
+    """The ``size`` tokens of a model in words. Cost: the whole vocabulary is decoded once and
+    remembered.
+    """
     known = _KNOWN.setdefault(tokenizer, {})
     key = (len(tokenizer), size)
     if key not in known:
@@ -60,7 +66,9 @@ def require_unicode(who: str, text: Any) -> None:
 
 
 def _texts(tokenizer: Any, size: int) -> tuple[str, ...]:
-    """Each token's text after another token: on its own a decoder drops the space that stands in front of a word."""
+    """Each token's text after another token: on its own a decoder drops the space that stands in
+    front of a word.
+    """
     backend = tokenizer.backend_tokenizer
     if backend.decoder is None:  # then decoding is joining tokens with spaces, which no token holds
         texts = [backend.id_to_token(n) or "" for n in range(size)]
@@ -70,8 +78,13 @@ def _texts(tokenizer: Any, size: int) -> tuple[str, ...]:
         pairs = backend.decode_batch([[*before, n] for n in range(size)], skip_special_tokens=False)
         texts = [text.removeprefix(head) for text in pairs]
     owners = Counter(texts)
-    for n, text in enumerate(texts):  # a byte that a piece of text stands for too, or that is no text alone
-        if text and (owners[text] > 1 or text == UNREADABLE) and BYTE.fullmatch(piece := backend.id_to_token(n)):
+    # a byte that a piece of text stands for too, or that is no text alone
+    for n, text in enumerate(texts):
+        if (
+            text
+            and (owners[text] > 1 or text == UNREADABLE)
+            and BYTE.fullmatch(piece := backend.id_to_token(n))
+        ):
             texts[n] = piece
     for index, token in tokenizer.added_tokens_decoder.items():  # matched as they are written
         if index < size:

@@ -1,6 +1,8 @@
-"""A transformer whose MLPs are bilinear: Llama's family, so that stock transformers runs its checkpoints, and the toys.
+"""A transformer whose MLPs are bilinear: Llama's family, so that stock transformers runs its
+checkpoints, and the toys.
 
-    x⁰ = W_E t (+ W_pos)     x^mid = x + Σ_h head_h(N(x))     x' = x^mid + m(N(x^mid))     logits = W_U N(x_L)
+    x⁰ = W_E t (+ W_pos)     x^mid = x + Σ_h head_h(N(x))     x' = x^mid + m(N(x^mid))     logits =
+                             W_U N(x_L)
 
 Attention-only models have ``intermediate_size=0``, MLP-only ones ``num_attention_heads=0``.
 """
@@ -38,9 +40,11 @@ from bilens.nn import Attention
 
 
 class Transformer(Wired, PreTrainedModel, GenerationMixin):
-    """A causal language model as ``TransformerConfig`` says. ``generate``, ``labels`` → loss, ``save_pretrained`` as usual.
+    """A causal language model as ``TransformerConfig`` says. ``generate``, ``labels`` → loss,
+    ``save_pretrained`` as usual.
 
-    Weights by TransformerLens's names, shapes and row-vector convention: ``W_E``, ``W_pos``, ``W_Q[l]`` … ``W_U``.
+    Weights by TransformerLens's names, shapes and row-vector convention: ``W_E``, ``W_pos``,
+    ``W_Q[l]`` … ``W_U``.
     """
 
     config_class = TransformerConfig
@@ -88,18 +92,20 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         num_items_in_batch: Tensor | int | None = None,
         **unknown: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits (b, t, vocab), and the next-token cross-entropy in nats where there are ``labels``.
+        """Logits (b, t, vocab), and the next-token cross-entropy in nats where there are
+        ``labels``.
 
-        Arguments mean what they mean to every model of transformers. ``attention_mask``: real tokens
-        (b, s), or (b, head, query, key) as ``models.masking.attention_mask`` says. Positions count
-        from the first token, padding included, unless ``position_ids`` say otherwise (``generate``
-        makes them from the mask). Labels of −100 do not count; ``shift_labels`` are already those of
-        the token after. The loss is the mean, or the sum over ``num_items_in_batch``.
+        Arguments mean what they mean to every model of transformers. ``attention_mask``: real
+        tokens (b, s), or (b, head, query, key) as ``models.masking.attention_mask`` says. Positions
+        count from the first token, padding included, unless ``position_ids`` say otherwise
+        (``generate`` makes them from the mask). Labels of −100 do not count; ``shift_labels`` are
+        already those of the token after. The loss is the mean, or the sum over
+        ``num_items_in_batch``.
         ``output_hidden_states``: the stream before each block, and last the normed one that lm_head
-        reads. ``output_attentions``: the patterns of each layer, (b, head, query, key), by the eager
-        path, which ``attn_implementation="eager"`` takes always.
-        Errors: ArgumentError for token ids out of range, a text longer than the context, an argument
-        that is not known; ShapeError for no tokens, and for masks or labels that do not fit.
+        reads. ``output_attentions``: the patterns of each layer, (b, head, query, key), by the
+        eager path, which ``attn_implementation="eager"`` takes always. Errors: ArgumentError for
+        token ids out of range, a text longer than the context, an argument that is not known;
+        ShapeError for no tokens, and for masks or labels that do not fit.
         """
         require_known(self, unknown)
         x = self._embed(input_ids, inputs_embeds)
@@ -138,16 +144,19 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_llama(cls, model: PreTrainedModel) -> "Transformer":
-        """A bilens model with the very weights of a Llama-family one (Llama, Mistral, Qwen2, Qwen3), dtype and device too.
+        """A bilens model with the very weights of a Llama-family one (Llama, Mistral, Qwen2,
+        Qwen3), dtype and device too.
 
-        With ``hidden_act: "linear"`` it is bilinear; with any other gate its MLPs are not exact (``config.is_exact``).
-        Errors: ConfigError naming the first config key that is not understood; nothing is skipped.
+        With ``hidden_act: "linear"`` it is bilinear; with any other gate its MLPs are not exact
+        (``config.is_exact``). Errors: ConfigError naming the first config key that is not
+        understood; nothing is skipped.
         """
         made = sketched(cls, config_from_llama(model.config))
         return carry(model, filled(made, copied(model)))
 
     def to_llama(self) -> LlamaForCausalLM:
-        """The model as a plain LlamaForCausalLM with the very same weights, for whatever runs those.
+        """The model as a plain LlamaForCausalLM with the very same weights, for whatever runs
+        those.
 
         Errors: ConfigError naming the first key by which this model is outside Llama's family.
         """
@@ -155,10 +164,12 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         return carry(self, filled(made, copied(self)))
 
     def folded(self) -> "Transformer":
-        """A new model, same logits, whose norm weights are folded into what reads them; LayerNorms have become RMSNorms.
+        """A new model, same logits, whose norm weights are folded into what reads them; LayerNorms
+        have become RMSNorms.
 
-        ``config.folded`` remembers it. Embeddings that were tied are tied no more. A model of a half type becomes float32,
-        which holds products of its weights exactly. Cost: one copy of the weights.
+        ``config.folded`` remembers it. Embeddings that were tied are tied no more. A model of a
+        half type becomes float32, which holds products of its weights exactly. Cost: one copy of
+        the weights.
         """
         made = type(self)(folded_config(self.config))
         dtype = common_dtype({parameter.dtype for parameter in self.parameters()})
@@ -176,7 +187,11 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
     @property
     def W_pos(self) -> Float[Tensor, "context d"]:
         if self.config.positions != "learned":
-            raise ArgumentError("W_pos", must="be asked of a model with learned positions", got=self.config.positions)
+            raise ArgumentError(
+                "W_pos",
+                must="be asked of a model with learned positions",
+                got=self.config.positions,
+            )
         return self.model.embed_positions.weight
 
     @property
@@ -185,7 +200,11 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
 
     @property
     def b_U(self) -> Float[Tensor, " vocab"]:
-        return torch.zeros_like(self.lm_head.weight[:, 0]) if self.lm_head.bias is None else self.lm_head.bias
+        return (
+            torch.zeros_like(self.lm_head.weight[:, 0])
+            if self.lm_head.bias is None
+            else self.lm_head.bias
+        )
 
     @property
     def W_Q(self) -> Float[Tensor, "layer head d d_head"]:
@@ -219,7 +238,9 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
     @property
     def b_O(self) -> Float[Tensor, "layer d"]:
         outs = [attention.o_proj for attention in self._attentions]
-        return torch.stack([torch.zeros_like(out.weight[:, 0]) if out.bias is None else out.bias for out in outs])
+        return torch.stack(
+            [torch.zeros_like(out.weight[:, 0]) if out.bias is None else out.bias for out in outs]
+        )
 
     @property
     def W_gate(self) -> Float[Tensor, "layer d hidden"]:
@@ -244,7 +265,9 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
     def _attentions(self) -> list[Attention]:
         found = [block.self_attn for block in self.blocks if block.self_attn is not None]
         if not found:
-            raise ArgumentError("attention weights", must="be asked of a model with heads", got="none")
+            raise ArgumentError(
+                "attention weights", must="be asked of a model with heads", got="none"
+            )
         return found
 
     def _per_head(self, name: str) -> Tensor:
@@ -281,14 +304,18 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         if replayed and (given is not None or use):
             todo = "Pass use_cache=False, or switch one of them off."
             got = "a cache, which the second pass would fill again"
-            raise ArgumentError("gradient checkpointing", must="go without a cache", got=got, todo=todo)
+            raise ArgumentError(
+                "gradient checkpointing", must="go without a cache", got=got, todo=todo
+            )
         use = self.config.use_cache and not self.training if use is None else use
         return DynamicCache(config=self.config) if use and given is None else given
 
     def _require_counted(self) -> None:
         """A cache tells how many tokens came before only where heads fill it."""
         if self.config.positions == "learned" and not self.config.num_attention_heads:
-            raise ArgumentError("position_ids", must="be given where no head fills a cache", got="none")
+            raise ArgumentError(
+                "position_ids", must="be given where no head fills a cache", got="none"
+            )
 
     def _placed(
         self, x: Float[Tensor, "b t d"], positions: Tensor | None, seen: int | Tensor
@@ -298,7 +325,11 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         self._require_room(x.shape[1], seen)
         if positions is None:
             positions = (torch.arange(x.shape[1], device=x.device) + seen)[None]
-        elif positions.ndim != 2 or positions.shape[0] not in (1, len(x)) or positions.shape[1] != x.shape[1]:
+        elif (
+            positions.ndim != 2
+            or positions.shape[0] not in (1, len(x))
+            or positions.shape[1] != x.shape[1]
+        ):
             must = f"be {tuple(x.shape[:2])}, or (1, {x.shape[1]})"
             raise ShapeError("position_ids", must=must, got=tuple(positions.shape))
         if self.config.positions == "learned":
@@ -308,7 +339,9 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         return x, None if rotary is None else rotary(positions, x.dtype)
 
     def _require_room(self, length: int, seen: int | Tensor) -> None:
-        if isinstance(seen, Tensor) and (torch.compiler.is_compiling() or seen.device.type != "cpu"):
+        if isinstance(seen, Tensor) and (
+            torch.compiler.is_compiling() or seen.device.type != "cpu"
+        ):
             return  # a static cache, whose own length bounds it: asking would stall the device
         context, length = self.config.max_position_embeddings, int(seen) + length
         if length > context:

@@ -5,7 +5,13 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from bilens.base.errors import ConfigError
-from bilens.models.config import require_bool, require_count, require_known_keys, require_number, require_tokens
+from bilens.models.config import (
+    require_bool,
+    require_count,
+    require_known_keys,
+    require_number,
+    require_tokens,
+)
 from bilens.models.rope import THETA, rope_parameters
 from bilens.nn.mlp import ACTIVATIONS
 from bilens.nn.norm import NORMS
@@ -23,18 +29,25 @@ FLAGS = (
     "folded",
     "use_cache",
 )
-COUNTS_OR_NONE = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+COUNTS_OR_NONE = (
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+)
 MOST_LAYERS = 10_000
 
 
 class TransformerConfig(PreTrainedConfig):
     """What a transformer is. Fields are named as in LlamaConfig, plus:
 
-    ``norm``: "rms", "layer" or "none", with ``rms_norm_eps`` as its eps. ``positions``: "rope", "learned" or "none".
-    ``gated``: act(L x) ⊙ (R x) if true, act(U x) if not; ``hidden_act="linear"`` with ``gated`` is bilinear.
-    ``attention_out_bias``: a bias on o_proj (default: as ``attention_bias``). ``head_bias``: one on lm_head. ``qk_norm``:
-    RMSNorm over each head's query and key. ``folded``: norm weights have been folded into what reads them.
-    Errors: ConfigError for an unknown key or an impossible value.
+    ``norm``: "rms", "layer" or "none", with ``rms_norm_eps`` as its eps. ``positions``: "rope",
+    "learned" or "none".
+    ``gated``: act(L x) ⊙ (R x) if true, act(U x) if not; ``hidden_act="linear"`` with ``gated`` is
+    bilinear.
+    ``attention_out_bias``: a bias on o_proj (default: as ``attention_bias``). ``head_bias``: one on
+    lm_head. ``qk_norm``: RMSNorm over each head's query and key. ``folded``: norm weights have been
+    folded into what reads them. Errors: ConfigError for an unknown key or an impossible value.
     """
 
     model_type = "bilens_transformer"
@@ -68,7 +81,8 @@ class TransformerConfig(PreTrainedConfig):
     pad_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        scaling, theta = kwargs.pop("rope_scaling", None), kwargs.pop("rope_theta", None)  # how older files say it
+        # how older files say it
+        scaling, theta = kwargs.pop("rope_scaling", None), kwargs.pop("rope_theta", None)
         require_known_keys(self, kwargs)
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
@@ -90,7 +104,11 @@ class TransformerConfig(PreTrainedConfig):
             require_bool("TransformerConfig", name, getattr(self, name))
         for name in ("rms_norm_eps", "initializer_range"):
             require_number("TransformerConfig", name, getattr(self, name), least=0)
-        for name, known in (("norm", NORMS), ("positions", POSITIONS), ("hidden_act", tuple(ACTIVATIONS))):
+        for name, known in (
+            ("norm", NORMS),
+            ("positions", POSITIONS),
+            ("hidden_act", tuple(ACTIVATIONS)),
+        ):
             if getattr(self, name) not in known:
                 _refuse(name, f"be one of {', '.join(known)}", repr(getattr(self, name)))
         require_tokens(self, self.vocab_size, "TransformerConfig.")
@@ -107,14 +125,18 @@ class TransformerConfig(PreTrainedConfig):
         require_count("TransformerConfig", "head_dim", self.head_dim)
         require_count("TransformerConfig", "num_key_value_heads", groups)
         if heads % groups:
-            _refuse("num_attention_heads", f"be a multiple of num_key_value_heads = {groups}", heads)
+            _refuse(
+                "num_attention_heads", f"be a multiple of num_key_value_heads = {groups}", heads
+            )
         if self.positions == "rope" and self.head_dim % 2:
             _refuse("head_dim", "be even for rotary positions", self.head_dim)
 
     @property
     def is_exact(self) -> bool:
         """Whether every MLP is exactly a tensor."""
-        return self.intermediate_size == 0 or self.hidden_act == ("linear" if self.gated else "square")
+        return self.intermediate_size == 0 or self.hidden_act == (
+            "linear" if self.gated else "square"
+        )
 
 
 def _refuse(key: str, must: str, got: object) -> None:

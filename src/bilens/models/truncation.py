@@ -17,9 +17,9 @@ from bilens.models.classifier import Classifier
 class Truncation(Result):
     """Accuracy when each class keeps its k eigenvectors of largest |λ|, for several k.
 
-    Fields: ``kept`` (k of each column), ``zero``: the other terms λ (v·x)² left out; ``mean``: the other terms replaced by
-    their mean over the same images (a constant per class); ``full``: the model itself; ``images``: how many were counted.
-    Accuracies are fractions in [0, 1].
+    Fields: ``kept`` (k of each column), ``zero``: the other terms λ (v·x)² left out; ``mean``: the
+    other terms replaced by their mean over the same images (a constant per class); ``full``: the
+    model itself; ``images``: how many were counted. Accuracies are fractions in [0, 1].
     """
 
     kept: tuple[int, ...]
@@ -29,15 +29,27 @@ class Truncation(Result):
     images: int
 
     def summary(self) -> str:
-        best = next((k for k, accuracy in zip(self.kept, self.zero, strict=True) if accuracy >= self.full - 0.001), None)
+        best = next(
+            (
+                k
+                for k, accuracy in zip(self.kept, self.zero, strict=True)
+                if accuracy >= self.full - 0.001
+            ),
+            None,
+        )
         enough = (
-            f"{best} eigenvectors per class keep it within 0.1 point" if best else "no k tried keeps it within 0.1 point"
+            f"{best} eigenvectors per class keep it within 0.1 point"
+            if best
+            else "no k tried keeps it within 0.1 point"
         )
         return f"full accuracy {self.full:.4f} on {self.images} images; {enough}"
 
     def rows(self) -> list[dict[str, Any]]:
         columns = zip(self.kept, self.zero, self.mean, strict=True)
-        return [{"eigenvectors": k, "accuracy": zero, "accuracy, rest at its mean": mean} for k, zero, mean in columns]
+        return [
+            {"eigenvectors": k, "accuracy": zero, "accuracy, rest at its mean": mean}
+            for k, zero, mean in columns
+        ]
 
     def figure(self) -> dict[str, Any]:
         def line(name: str, values: Sequence[float], **style: Any) -> dict[str, Any]:
@@ -47,7 +59,13 @@ class Truncation(Result):
         lines = [line("rest left out", self.zero), line("rest at its mean", self.mean, dash="dot")]
         full = [self.full] * len(self.kept)
         lines.append(line("whole model", full, dash="dash", color="grey") | {"mode": "lines"})
-        axes = {"xaxis": {"title": {"text": "eigenvectors kept per class"}, "type": "log", "tickvals": list(self.kept)}}
+        axes = {
+            "xaxis": {
+                "title": {"text": "eigenvectors kept per class"},
+                "type": "log",
+                "tickvals": list(self.kept),
+            }
+        }
         return {"data": lines, "layout": axes | {"yaxis": {"title": {"text": "accuracy, %"}}}}
 
 
@@ -60,8 +78,9 @@ def truncate(
 ) -> Truncation:
     """Accuracy of ``model`` with only the top eigenvectors of each class in its last layer.
 
-    logits_k = logits − Σ_{m ≥ k} λ_m (v_m · x)²: what is left out is left out of the true forward pass, so the residual
-    stream and biases of deeper models stay whole. Cost: one full eigendecomposition per class, b·i² per class.
+    logits_k = logits − Σ_{m ≥ k} λ_m (v_m · x)²: what is left out is left out of the true forward
+    pass, so the residual stream and biases of deeper models stay whole. Cost: one full
+    eigendecomposition per class, b·i² per class.
     """
     last = None if model.config.num_hidden_layers == 1 else model.config.num_hidden_layers - 1
     inputs, tensor = model.inputs(pixel_values, last), model.tensor(last)

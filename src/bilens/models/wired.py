@@ -24,7 +24,9 @@ class Wired:
     tokenizer: Any
 
     def wiring(self) -> Wiring:
-        """Embeddings, then for each block its heads and its MLP; the final norm and W_U read them all."""
+        """Embeddings, then for each block its heads and its MLP; the final norm and W_U read them
+        all.
+        """
         parts: list[Heads | Layer] = []
         for n, block in enumerate(self.model.blocks):
             parts += _parts(n, block, self.model)
@@ -34,12 +36,14 @@ class Wired:
     def read(self, inputs: Any) -> Int[Tensor, "1 t"]:
         """Token ids of one text: what ``model(**tokenizer(text))`` reads.
 
-        ``inputs``: a string, with the special tokens that the tokenizer adds of itself (BOS); a ``Prompt``, which says
-        whether it does; ids as (t,), (1, t) or a list, each of them read as it is; or what a tokenizer returns (input_ids
-        and attention_mask), whose padding is left out and counts as no position.
+        ``inputs``: a string, with the special tokens that the tokenizer adds of itself (BOS); a
+        ``Prompt``, which says whether it does; ids as (t,), (1, t) or a list, each of them read as
+        it is; or what a tokenizer returns (input_ids and attention_mask), whose padding is left out
+        and counts as no position.
 
-        Errors: ArgumentError for text without a tokenizer, for nothing, for tokens that the model does not have or the
-        tokenizer cannot make of the text, and for more of them than the context holds.
+        Errors: ArgumentError for text without a tokenizer, for nothing, for tokens that the model
+        does not have or the tokenizer cannot make of the text, and for more of them than the
+        context holds.
         """
         rows = token_rows(self._written(Prompt(inputs) if isinstance(inputs, str) else inputs))
         if len(rows.ids) != 1:
@@ -50,7 +54,9 @@ class Wired:
             raise ArgumentError("inputs", must="hold at least one token", got="padding alone")
         if int(ids.min()) < 0 or int(ids.max()) >= self.config.vocab_size:
             got = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
-            raise ArgumentError("inputs", must=f"be tokens 0 … {self.config.vocab_size - 1}", got=got)
+            raise ArgumentError(
+                "inputs", must=f"be tokens 0 … {self.config.vocab_size - 1}", got=got
+            )
         context = self.config.max_position_embeddings
         if ids.shape[1] > context:
             must = f"fit the context of {context} tokens"
@@ -58,7 +64,9 @@ class Wired:
         return ids
 
     def text(self, inputs: Int[Tensor, "1 t"]) -> str:
-        """What was written to get ``inputs``: special tokens left out; ids where there is no tokenizer."""
+        """What was written to get ``inputs``: special tokens left out; ids where there is no
+        tokenizer.
+        """
         if self.tokenizer is None:
             return " ".join(self.input_names(inputs))
         plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
@@ -85,13 +93,19 @@ class Wired:
         return self(inputs, use_cache=False).logits[0]  # type: ignore[operator]
 
     def output_index(self, name: str | int) -> int:
-        """A token by its id, by its text where that is one token (" on" and "on" differ), or by its name as shown."""
+        """A token by its id, by its text where that is one token (" on" and "on" differ), or by its
+        name as shown.
+        """
         if not isinstance(name, str):
             if not is_whole(name) or not 0 <= name < self.config.vocab_size:
-                raise ArgumentError("target", must=f"be a token 0 … {self.config.vocab_size - 1}", got=repr(name))
+                raise ArgumentError(
+                    "target", must=f"be a token 0 … {self.config.vocab_size - 1}", got=repr(name)
+                )
             return int(name)
         require_unicode("target", name)
-        words = None if self.tokenizer is None else vocabulary(self.tokenizer, self.config.vocab_size)
+        words = (
+            None if self.tokenizer is None else vocabulary(self.tokenizer, self.config.vocab_size)
+        )
         if words is not None and name in words.by_text:
             return words.by_text[name]
         if words is not None and name in words.by_name:
@@ -104,8 +118,8 @@ class Wired:
         return ids[0]
 
     def output_names(self, indices: Int[Tensor, " n"] | Sequence[int]) -> list[str]:
-        """Each token's text as it is shown (␣ and ⏎ visible, its id beside a text that other tokens have too); its id
-        where there is no tokenizer."""
+        """Each token's text as it is shown (␣ and ⏎ visible, its id beside a text that other tokens
+        have too); its id where there is no tokenizer."""
         ids = [int(index) for index in indices]
         if self.tokenizer is None:
             return [str(n) for n in ids]
@@ -125,7 +139,9 @@ class Wired:
         require_unicode("the text", text)
         if self.tokenizer is None:
             todo = "Pass token ids, or set model.tokenizer."
-            raise ArgumentError("a text", must="come with a tokenizer beside the model", got="none", todo=todo)
+            raise ArgumentError(
+                "a text", must="come with a tokenizer beside the model", got="none", todo=todo
+            )
         plain = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         unknown, written = self.tokenizer.unk_token_id, self.tokenizer.unk_token or ""
         if unknown is not None and unknown in plain and written not in text:

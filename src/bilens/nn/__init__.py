@@ -5,4 +5,14 @@ from bilens.nn.bilinear import Bilinear
 from bilens.nn.mlp import MLP, BilinearMLP, GatedMLP
 from bilens.nn.norm import LayerNorm, NoNorm, RMSNorm
 
-__all__ = ["MLP", "Attention", "Bilinear", "BilinearMLP", "GatedMLP", "LayerNorm", "NoNorm", "RMSNorm", "Rotary"]
+__all__ = [
+    "MLP",
+    "Attention",
+    "Bilinear",
+    "BilinearMLP",
+    "GatedMLP",
+    "LayerNorm",
+    "NoNorm",
+    "RMSNorm",
+    "Rotary",
+]

@@ -71,16 +71,21 @@ def rotate(
     """x turned by its position's angles: a linear map of x, given the position."""
     first, second = x.chunk(2, dim=-1)
     cos, sin = cos.chunk(2, dim=-1)[0], sin.chunk(2, dim=-1)[0]  # both halves have the same angles
-    turned = torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)
-    return torch.cat(turned, dim=-1)  # three passes over memory; x cos + rotate_half(x) sin takes five
+    turned = (
+        torch.addcmul(first * cos, second, sin, value=-1),
+        torch.addcmul(second * cos, first, sin),
+    )
+    # three passes over memory; x cos + rotate_half(x) sin takes five
+    return torch.cat(turned, dim=-1)
 
 
 class Attention(nn.Module):
-    """Causal softmax attention: z_t = Σ_s A_ts v_s per head, written to the residual stream through o_proj.
+    """Causal softmax attention: z_t = Σ_s A_ts v_s per head, written to the residual stream through
+    o_proj.
 
-    ``n_kv`` key-value heads serve ``n_heads`` query heads in groups. Scores are scaled by d_head^-½. ``qk_norm`` puts an
-    RMSNorm over each head's query and key before they turn.
-    Source: Vaswani et al., arXiv:1706.03762; grouped queries: Ainslie et al., arXiv:2305.13245.
+    ``n_kv`` key-value heads serve ``n_heads`` query heads in groups. Scores are scaled by
+    d_head^-½. ``qk_norm`` puts an RMSNorm over each head's query and key before they turn. Source:
+    Vaswani et al., arXiv:1706.03762; grouped queries: Ainslie et al., arXiv:2305.13245.
     """
 
     def __init__(
@@ -99,11 +104,17 @@ class Attention(nn.Module):
         self.n_heads, self.n_kv, self.layer = n_heads, n_kv or n_heads, layer
         self.d_head = d_head or d_model // n_heads
         if self.n_heads % self.n_kv:
-            raise ConfigError("num_attention_heads", must=f"be a multiple of num_key_value_heads = {self.n_kv}", got=n_heads)
+            raise ConfigError(
+                "num_attention_heads",
+                must=f"be a multiple of num_key_value_heads = {self.n_kv}",
+                got=n_heads,
+            )
         self.q_proj = nn.Linear(d_model, self.n_heads * self.d_head, bias=bias)
         self.k_proj = nn.Linear(d_model, self.n_kv * self.d_head, bias=bias)
         self.v_proj = nn.Linear(d_model, self.n_kv * self.d_head, bias=bias)
-        self.o_proj = nn.Linear(self.n_heads * self.d_head, d_model, bias=bias if out_bias is None else out_bias)
+        self.o_proj = nn.Linear(
+            self.n_heads * self.d_head, d_model, bias=bias if out_bias is None else out_bias
+        )
         self.q_norm = None if qk_norm_eps is None else RMSNorm(self.d_head, qk_norm_eps)
         self.k_norm = None if qk_norm_eps is None else RMSNorm(self.d_head, qk_norm_eps)
 
@@ -115,36 +126,49 @@ class Attention(nn.Module):
         cache: Any = None,
         patterns: bool = False,
     ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b h t s"] | None]:
-        """What the layer writes, and its attention patterns where asked (the eager path; sdpa otherwise).
+        """What the layer writes, and its attention patterns where asked (the eager path; sdpa
+        otherwise).
 
         ``turn``: cos and sin of ``Rotary``. ``mask``: True where a query may look, or what is added
         to the scores; None is plain causal. A query that may look nowhere reads zeros.
-        ``cache``: keys and values of earlier positions, with transformers' ``update(keys, values, layer)``.
+        ``cache``: keys and values of earlier positions, with transformers' ``update(keys, values,
+        layer)``.
         """
         q, k, v = self._project(x, turn)
         if cache is not None:
             k, v = cache.update(k, v, self.layer)
-        z, pattern = self._look(q, k, v, mask) if patterns else (self._look_fast(q, k, v, mask), None)
+        z, pattern = (
+            self._look(q, k, v, mask) if patterns else (self._look_fast(q, k, v, mask), None)
+        )
         return self.o_proj(z.transpose(1, 2).flatten(2)), pattern
 
     def by_head(
         self, x: Float[Tensor, "b t d"], turn: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Float[Tensor, "b h t d"], Float[Tensor, "b h t s"]]:
-        """What each head writes, the layer's output bias apart, and its pattern: ``forward`` before heads are added up."""
+        """What each head writes, the layer's output bias apart, and its pattern: ``forward`` before
+        heads are added up.
+        """
         z, pattern = self._look(*self._project(x, turn), None)
         return z @ self.per_head("o_proj"), pattern
 
     def per_head(self, name: str) -> Float[Tensor, "head a b"]:
-        """The weights of one projection for every query head, in the row-vector convention: W_Q, W_K, W_V (d, d_head) for
-        "q_proj", "k_proj", "v_proj", W_O (d_head, d) for "o_proj". Grouped keys and values are repeated."""
+        """The weights of one projection for every query head, in the row-vector convention: W_Q,
+        W_K, W_V (d, d_head) for "q_proj", "k_proj", "v_proj", W_O (d_head, d) for "o_proj". Grouped
+        keys and values are repeated."""
         if name == "o_proj":
             return self.o_proj.weight.mT.unflatten(0, (self.n_heads, self.d_head))
         return self._repeated(getattr(self, name).weight.unflatten(0, (-1, self.d_head)).mT)
 
     def bias_per_head(self, name: str) -> Float[Tensor, "head d_head"]:
-        """The bias of "q_proj", "k_proj" or "v_proj" for every query head; zeros where there is none."""
+        """The bias of "q_proj", "k_proj" or "v_proj" for every query head; zeros where there is
+        none.
+        """
         projection = getattr(self, name)
-        bias = torch.zeros_like(projection.weight[:, 0]) if projection.bias is None else projection.bias
+        bias = (
+            torch.zeros_like(projection.weight[:, 0])
+            if projection.bias is None
+            else projection.bias
+        )
         return self._repeated(bias.unflatten(0, (-1, self.d_head)))
 
     def _repeated(self, heads: Tensor) -> Tensor:
@@ -153,9 +177,13 @@ class Attention(nn.Module):
     def _heads(self, x: Float[Tensor, "b t hd"]) -> Float[Tensor, "b h t d"]:
         return x.unflatten(-1, (-1, self.d_head)).transpose(1, 2)
 
-    def _project(self, x: Tensor, turn: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(
+        self, x: Tensor, turn: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values by head, the first two normed and turned."""
-        q, k, v = (self._heads(projection(x)) for projection in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (
+            self._heads(projection(x)) for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         return (q, k, v) if turn is None else (rotate(q, *turn), rotate(k, *turn), v)
@@ -168,7 +196,9 @@ class Attention(nn.Module):
         if mask is not None and mask.is_floating_point():
             mask = mask.to(q.dtype)
         grouped = self.n_kv != self.n_heads
-        return functional.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=grouped)
+        return functional.scaled_dot_product_attention(
+            q, k, v, mask, is_causal=causal, enable_gqa=grouped
+        )
 
     def _look(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         groups = self.n_heads // self.n_kv

@@ -1,7 +1,9 @@
-"""What circuits need of a model: its residual writes in order, each linear, quadratic or opaque given what a pass fixed.
+"""What circuits need of a model: its residual writes in order, each linear, quadratic or opaque
+given what a pass fixed.
 
-A model says how it is wired and circuits do the rest, so that a classifier expands as a transformer does. In a residual
-stream every part reads the sum of all earlier writes; without one it reads what the part before it wrote, alone.
+A model says how it is wired and circuits do the rest, so that a classifier expands as a transformer
+does. In a residual stream every part reads the sum of all earlier writes; without one it reads what
+the part before it wrote, alone.
 """
 
 import copy
@@ -26,9 +28,11 @@ M = TypeVar("M")
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text, and whether the tokenizer puts its own special tokens around it: what ``tokenizer(text)`` does.
+    """A text, and whether the tokenizer puts its own special tokens around it: what
+    ``tokenizer(text)`` does.
 
-    A plain string is read with them, as people run a model; ``Prompt(text, special_tokens=False)`` is read without.
+    A plain string is read with them, as people run a model; ``Prompt(text, special_tokens=False)``
+    is read without.
     """
 
     text: str
@@ -37,7 +41,9 @@ class Prompt:
 
 @dataclass(frozen=True, eq=False)
 class Heads:
-    """An attention layer: given its patterns, each head is linear in what it reads at the positions it looks at."""
+    """An attention layer: given its patterns, each head is linear in what it reads at the positions
+    it looks at.
+    """
 
     name: str  # "attn0"
     layer: int
@@ -54,7 +60,9 @@ class Heads:
         """cos and sin of positions 0 … length − 1."""
         if self.rotary is None:
             return None
-        return self.rotary(torch.arange(length, device=self.module.q_proj.weight.device)[None], dtype)
+        return self.rotary(
+            torch.arange(length, device=self.module.q_proj.weight.device)[None], dtype
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +84,9 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Wiring:
-    """How a model is put together. ``readout`` (out, d) and ``readout_bias`` make the outputs of what ``norm`` reads."""
+    """How a model is put together. ``readout`` (out, d) and ``readout_bias`` make the outputs of
+    what ``norm`` reads.
+    """
 
     leaves: tuple[str, ...]  # what is written first: "embed", "pos", …
     parts: tuple[Heads | Layer, ...]
@@ -95,7 +105,9 @@ class Expandable(Protocol):
         ...
 
     def read(self, inputs: Any) -> Tensor:
-        """What a person passes, as the model takes it: token ids (1, t), or one image (1, i). Errors say what is wrong."""
+        """What a person passes, as the model takes it: token ids (1, t), or one image (1, i).
+        Errors say what is wrong.
+        """
         ...
 
     def leaves(self, inputs: Tensor) -> dict[str, Float[Tensor, "t d"]]:
@@ -103,7 +115,9 @@ class Expandable(Protocol):
         ...
 
     def leaf_weights(self) -> dict[str, Float[Tensor, "n d"]]:
-        """What each leaf can write, a row for each of its entries: W_E by token, W_pos by position. Gradients flow."""
+        """What each leaf can write, a row for each of its entries: W_E by token, W_pos by position.
+        Gradients flow.
+        """
         ...
 
     def outputs(self, inputs: Tensor) -> Float[Tensor, "t out"]:
@@ -155,7 +169,9 @@ def require_expandable(model: object) -> None:
     """Raise ArgumentError unless ``model`` is one that circuits can read."""
     if not isinstance(model, Expandable):
         must = "be a bilens model, or satisfy nn.expandable.Expandable"
-        raise ArgumentError("model", must=must, got=type(model).__name__, todo="Load it with bilens.load.")
+        raise ArgumentError(
+            "model", must=must, got=type(model).__name__, todo="Load it with bilens.load."
+        )
 
 
 NO_NORM = NoNorm()
@@ -164,7 +180,8 @@ NO_NORM = NoNorm()
 def eager(model: M) -> M:
     """``model`` run module by module, so that its hooks are heard.
 
-    It itself; where it or a part of it is compiled, a copy of its modules over the very same weights.
+    It itself; where it or a part of it is compiled, a copy of its modules over the very same
+    weights.
     """
     model = getattr(model, "_orig_mod", model)  # of torch.compile(model)
     compiled = any(getattr(module, "_compiled_call_impl", None) for module in _modules(model))
@@ -177,11 +194,13 @@ def is_half(model: object) -> bool:
 
 
 def explained(model: M) -> M:
-    """``model`` in the precision that it is explained in: itself, or a float32 copy of one whose weights are half types.
+    """``model`` in the precision that it is explained in: itself, or a float32 copy of one whose
+    weights are half types.
 
-    Half-precision weights are exact in float32, so the copy is the very same function, without the rounding of each step.
-    Gradients flow back to the half weights. Cost: a float32 copy of the weights, twice the memory of the half ones, for as
-    long as the answer is worked out. Where many questions follow, ask them of ``model.float()``.
+    Half-precision weights are exact in float32, so the copy is the very same function, without the
+    rounding of each step. Gradients flow back to the half weights. Cost: a float32 copy of the
+    weights, twice the memory of the half ones, for as long as the answer is worked out. Where many
+    questions follow, ask them of ``model.float()``.
     """
     return _over(model, _in_full) if is_half(model) else eager(model)
 
@@ -192,7 +211,9 @@ def _in_full(tensor: Tensor) -> Tensor:
 
 
 def _over(model: M, change: Callable[[Tensor], Tensor]) -> M:
-    """A copy of the modules of ``model``, not compiled, over ``change`` of its weights; what is shared stays shared."""
+    """A copy of the modules of ``model``, not compiled, over ``change`` of its weights; what is
+    shared stays shared.
+    """
     model = getattr(model, "_orig_mod", model)
     memo: dict[int, Any] = {id(tensor): change(tensor) for tensor in _tensors(model)}
     tokenizer = getattr(model, "tokenizer", None)

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from bilens.base.errors import ArgumentError
 from bilens.nn.expandable import Heads, Layer
 
-PLACE = re.compile(r"(?:(attn|mlp)(\d+)|(?:model\.)?layers\.(\d+)\.(mlp|self_attn))\.(input|output)")
+PLACE = re.compile(
+    r"(?:(attn|mlp)(\d+)|(?:model\.)?layers\.(\d+)\.(mlp|self_attn))\.(input|output)"
+)
 
 
 class Place(NamedTuple):
@@ -28,7 +30,8 @@ class Place(NamedTuple):
 def find_place(text: str, parts: Sequence[Heads | Layer]) -> Place:
     """The place called ``text``: "mlp1.input", or with the names of modules "layers.1.mlp.input".
 
-    Errors: ArgumentError where there is no such place; heads write one by one, so an attention layer has no output.
+    Errors: ArgumentError where there is no such place; heads write one by one, so an attention
+    layer has no output.
     """
     names = {part.name: n for n, part in enumerate(parts)}
     if not isinstance(text, str):
@@ -39,7 +42,9 @@ def find_place(text: str, parts: Sequence[Heads | Layer]) -> Place:
         places = ", ".join(f"{name}.input" for name in names)
         raise ArgumentError("place", must=f"be one of {places}, or .output of a layer", got=text)
     if side == "output" and isinstance(parts[names[name]], Heads):
-        raise ArgumentError("place", must="be the output of an mlp", got=text, todo="Heads write one by one.")
+        raise ArgumentError(
+            "place", must="be the output of an mlp", got=text, todo="Heads write one by one."
+        )
     return Place(names[name], side, f"{name}.{side}")
 
 
@@ -54,25 +59,31 @@ def short_name(text: str) -> str:
 
 @dataclass(eq=False)
 class Hook:
-    """What became of a hook: how often it was called, and how often it put something else in place of what it was told."""
+    """What became of a hook: how often it was called, and how often it put something else in place
+    of what it was told.
+    """
 
     calls: int = 0
     changed: int = 0
 
 
-# The hooks of this thread, or of this asyncio task. Modules are shared, so another thread's passes run through a hook too:
-# it looks here, and leaves alone every pass but those of the context that set it.
+# The hooks of this thread, or of this asyncio task. Modules are shared, so another thread's passes
+# run through a hook too: it looks here, and leaves alone every pass but those of the context that
+# set it.
 _SET_HERE: ContextVar[frozenset[Hook]] = ContextVar("hooks set here", default=frozenset())
-_REGISTER = Lock()  # torch counts its hooks without one: two threads at once may get one number, and one hook is lost
+# torch counts its hooks without one: two threads at once may get one number, and one hook is lost
+_REGISTER = Lock()
 
 
 @contextmanager
 def hooked(module: nn.Module, side: str, act: Callable[[Tensor], Tensor | None]) -> Iterator[Hook]:
-    """While it lasts, ``act`` is told of what ``module`` is given or gives, and may give back something in its place.
+    """While it lasts, ``act`` is told of what ``module`` is given or gives, and may give back
+    something in its place.
 
-    It acts on the passes of the context that set it alone: those of the same thread, or of the same asyncio task and what
-    that one starts. Other threads run through the same modules untouched. (So a layer recomputed in a backward pass on
-    another thread, as checkpoints are on CUDA, is not acted on.) Modules compiled in place do not run their hooks: see
+    It acts on the passes of the context that set it alone: those of the same thread, or of the same
+    asyncio task and what that one starts. Other threads run through the same modules untouched. (So
+    a layer recomputed in a backward pass on another thread, as checkpoints are on CUDA, is not
+    acted on.) Modules compiled in place do not run their hooks: see
     ``nn.expandable.eager``. Yields a ``Hook``, which counts.
     """
     hook = Hook()
@@ -87,7 +98,8 @@ def hooked(module: nn.Module, side: str, act: Callable[[Tensor], Tensor | None])
         return made
 
     def before(_: nn.Module, given: tuple, named: dict[str, Any] | None = None) -> Any:
-        if named is None:  # another thread's pass, while torch is halfway through adding or removing the hook
+        # another thread's pass, while torch is halfway through adding or removing the hook
+        if named is None:
             return None
         if given:
             made = told(given[0])
@@ -127,5 +139,7 @@ def hear(module: nn.Module, side: str, run: Callable[[], Any]) -> Tensor:
         run()
     if not heard:
         must = "call the modules that its wiring names"
-        raise ArgumentError("the model's forward pass", must=must, got=f"no call of {type(module).__name__}")
+        raise ArgumentError(
+            "the model's forward pass", must=must, got=f"no call of {type(module).__name__}"
+        )
     return heard[0].detach()

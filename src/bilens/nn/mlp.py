@@ -23,7 +23,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class GatedMLP(nn.Module):
-    """m(x) = D [act(L x) ⊙ (R x)] with L = gate_proj, R = up_proj, D = down_proj (SwiGLU for ``act="silu"``).
+    """m(x) = D [act(L x) ⊙ (R x)] with L = gate_proj, R = up_proj, D = down_proj (SwiGLU for
+    ``act="silu"``).
 
     ``act="linear"`` is the bilinear MLP. Source: Shazeer, arXiv:2002.05202, equations 5 and 6.
     """
@@ -39,7 +40,8 @@ class GatedMLP(nn.Module):
         return self.down_proj(ACTIVATIONS[self.act](self.gate_proj(x)) * self.up_proj(x))
 
     def tensor(self) -> CP:
-        """This very layer as a tensor: a view of the weights, gradients flow. Over (1, x) where it has biases.
+        """This very layer as a tensor: a view of the weights, gradients flow. Over (1, x) where it
+        has biases.
 
         Errors: NotExactError unless ``act`` is linear.
         """
@@ -52,14 +54,18 @@ class GatedMLP(nn.Module):
 
 
 class BilinearMLP(GatedMLP):
-    """m(x) = D [(L x) ⊙ (R x)]: a gated MLP whose gate is the identity, and therefore exactly a tensor."""
+    """m(x) = D [(L x) ⊙ (R x)]: a gated MLP whose gate is the identity, and therefore exactly a
+    tensor.
+    """
 
     def __init__(self, d_model: int, d_hidden: int, bias: bool = False) -> None:
         super().__init__(d_model, d_hidden, bias, act="linear")
 
 
 class MLP(nn.Module):
-    """m(x) = D act(U x): the standard MLP, to compare with. ``act="square"`` is exactly a tensor; the others are not."""
+    """m(x) = D act(U x): the standard MLP, to compare with. ``act="square"`` is exactly a tensor;
+    the others are not.
+    """
 
     def __init__(self, d_model: int, d_hidden: int, bias: bool = False, act: str = "relu") -> None:
         super().__init__()
@@ -71,11 +77,15 @@ class MLP(nn.Module):
         return self.down_proj(ACTIVATIONS[self.act](self.up_proj(x)))
 
     def tensor(self) -> CP:
-        """The layer as a tensor with left = right, where ``act`` is square. Errors: NotExactError for any other."""
+        """The layer as a tensor with left = right, where ``act`` is square. Errors: NotExactError
+        for any other.
+        """
         if self.act != "square":
             raise _not_exact("MLP", self.act, "square")
         up = self.up_proj
-        return affine(self.down_proj.weight, up.weight, up.weight, self.down_proj.bias, up.bias, up.bias)
+        return affine(
+            self.down_proj.weight, up.weight, up.weight, self.down_proj.bias, up.bias, up.bias
+        )
 
 
 def _known(act: str) -> str:

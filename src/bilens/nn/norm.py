@@ -1,7 +1,9 @@
-"""Normalisations of the residual stream, each N(x) = σ(x) P x + c: a scale of its own input, a linear map, a constant.
+"""Normalisations of the residual stream, each N(x) = σ(x) P x + c: a scale of its own input, a
+linear map, a constant.
 
-Given the scale σ a norm is affine, and paths go through it: ``linear`` is P, ``transposed`` Pᵀ, ``shift`` c.
-For half types σ is made and kept in float32: float16 squares overflow from 256 on, and σ itself does where x is tiny.
+Given the scale σ a norm is affine, and paths go through it: ``linear`` is P, ``transposed`` Pᵀ,
+``shift`` c. For half types σ is made and kept in float32: float16 squares overflow from 256 on, and
+σ itself does where x is tiny.
 """
 
 import torch
@@ -14,7 +16,9 @@ from bilens.base.numerics import working_dtype
 
 
 class RMSNorm(nn.Module):
-    """N(x) = w ⊙ x · σ(x) with σ(x) = (mean x² + eps)^-½. In float32 for half types and in float64 for float64."""
+    """N(x) = w ⊙ x · σ(x) with σ(x) = (mean x² + eps)^-½. In float32 for half types and in float64
+    for float64.
+    """
 
     def __init__(self, d_model: int, eps: float = 1e-6) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""Floor 5: results → tables, figures, one page. The only room that knows HTML and drawing libraries."""
+"""Floor 5: results → tables, figures, one page. The only room that knows HTML and drawing
+libraries.
+"""
 
 from bilens.report.verify import Verification, verify
 from bilens.report.writing import write_page

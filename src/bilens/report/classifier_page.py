@@ -63,7 +63,16 @@ def _model(subject: Subject) -> dict[str, Any]:
         "Parameters": f"{sum(p.numel() for p in subject.model.parameters()):,}",
         "Data": f"{subject.data.name}, {figures['images']:,} test images",
     }
-    keys = ("steps", "batch_size", "learning_rate", "weight_decay", "input_noise", "tail_penalty", "kept", "seed")
+    keys = (
+        "steps",
+        "batch_size",
+        "learning_rate",
+        "weight_decay",
+        "input_noise",
+        "tail_penalty",
+        "kept",
+        "seed",
+    )
     headline = f"{100 * figures['accuracy']:.2f} %"
     beside = f"test accuracy, loss {figures['loss']:.4f} nats per image"
     return {"headline": headline, "beside": beside, "facts": facts | recipe(subject.about, keys)}
@@ -74,28 +83,46 @@ def _classes(subject: Subject) -> dict[str, Any]:
     pairs = eigen(tensor, k=None, labels=subject.model.config.labels)
     ranks = pairs.effective_rank.tolist()
     cards = [_card(subject, pairs, n, rank) for n, rank in enumerate(ranks)]
-    return {"cards": cards, "mean_rank": sum(ranks) / len(ranks), "pictured": subject.last is None, "size": tensor.shape[1]}
+    return {
+        "cards": cards,
+        "mean_rank": sum(ranks) / len(ranks),
+        "pictured": subject.last is None,
+        "size": tensor.shape[1],
+    }
 
 
 def _card(subject: Subject, pairs: Eigen, n: int, rank: float) -> dict[str, Any]:
     label, order = pairs.labels[n], pairs.values[n].argsort(descending=True)
     values, vectors = pairs.values[n][order], pairs.vectors[n][order]
-    noise = ROUNDING * float(values.abs().max())  # eigenvalues below it have no direction of their own
+    # eigenvalues below it have no direction of their own
+    noise = ROUNDING * float(values.abs().max())
     up = [m for m in range(len(values)) if values[m] > noise][:SHOWN]
     down = [m for m in reversed(range(len(values))) if values[m] < -noise][:SHOWN]
     rows = {
         sign: [
-            _shown(subject, f"{sign.lower()} eigenvector of class {label}", vectors[m], f"λ = {values[m]:.3g}")
+            _shown(
+                subject,
+                f"{sign.lower()} eigenvector of class {label}",
+                vectors[m],
+                f"λ = {values[m]:.3g}",
+            )
             for m in which
         ]
         for sign, which in {"Positive": up, "Negative": down}.items()
         if subject.last is None
     }
-    blocks = [m for block in pairs.degenerate[n] for m in block]  # positions in the order of magnitude
+    # positions in the order of magnitude
+    blocks = [m for block in pairs.degenerate[n] for m in block]
     degenerate = f"{len(blocks)} of {len(values)} eigenvalues are degenerate" if blocks else ""
     if blocks:
         degenerate += f", all with |λ| ≤ {pairs.values[n][blocks].abs().max():.1g}: only their span has meaning."
-    return {"label": label, "rank": rank, "chart": _spectrum(label, values), "rows": rows, "degenerate": degenerate}
+    return {
+        "label": label,
+        "rank": rank,
+        "chart": _spectrum(label, values),
+        "rows": rows,
+        "degenerate": degenerate,
+    }
 
 
 def _spectrum(label: str, values: Tensor) -> dict[str, Any]:
@@ -109,11 +136,16 @@ def _spectrum(label: str, values: Tensor) -> dict[str, Any]:
         "hovertemplate": "eigenvalue %{customdata}: %{y:.4g}<extra></extra>",
         "marker": {"color": [COLOURS[0] if values[end] > 0 else COLOURS[1] for end in ends]},
     }
-    spoken = (
-        f"Spectrum of class {label}: the {count} largest eigenvalues, from {values[0]:.3g} down, and the {count} smallest"
-    )
+    spoken = f"Spectrum of class {label}: the {count} largest eigenvalues, from {values[0]:.3g} down, and the {count} smallest"
     spoken += f", down to {values[-1]:.3g}"
-    return chart({"data": [bars], "layout": {"xaxis": {"visible": False}, "yaxis": {"title": {"text": "λ"}}}}, spoken, 170)
+    return chart(
+        {
+            "data": [bars],
+            "layout": {"xaxis": {"visible": False}, "yaxis": {"title": {"text": "λ"}}},
+        },
+        spoken,
+        170,
+    )
 
 
 def _shown(subject: Subject, what: str, vector: Tensor, caption: str) -> dict[str, str]:
@@ -121,7 +153,11 @@ def _shown(subject: Subject, what: str, vector: Tensor, caption: str) -> dict[st
     size = subject.model.config.input_size
     if len(vector) > size:
         caption += f", constant {vector[0]:.2g}"
-    return {"src": picture(vector[-size:], subject.image_shape), "alt": f"{what}, {caption}", "caption": caption}
+    return {
+        "src": picture(vector[-size:], subject.image_shape),
+        "alt": f"{what}, {caption}",
+        "caption": caption,
+    }
 
 
 def _enough(subject: Subject) -> dict[str, Any]:
@@ -146,7 +182,10 @@ def _directions(subject: Subject) -> dict[str, Any]:
 
 def _gates(subject: Subject) -> dict[str, Any]:
     if subject.last is not None:
-        return {"cards": [], "note": "This model's last layer reads the residual stream, whose directions are no pictures."}
+        return {
+            "cards": [],
+            "note": "This model's last layer reads the residual stream, whose directions are no pictures.",
+        }
     tensor = subject.model.tensor().detach()
     cards = []
     for n, label in enumerate(subject.model.config.labels):

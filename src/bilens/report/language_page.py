@@ -1,4 +1,6 @@
-"""The page of a language model: pick a token of a prompt and unfold the paths that make what comes next."""
+"""The page of a language model: pick a token of a prompt and unfold the paths that make what comes
+next.
+"""
 
 import copy
 from collections.abc import Sequence
@@ -18,7 +20,9 @@ PROMPT = 48  # tokens of a prompt that are shown
 
 @dataclass(frozen=True)
 class Branch:
-    """One node of the unfolded tree: all paths that begin like ``label``, and what they add together."""
+    """One node of the unfolded tree: all paths that begin like ``label``, and what they add
+    together.
+    """
 
     label: str
     value: float
@@ -27,15 +31,25 @@ class Branch:
     below: tuple["Branch", ...]
 
 
-def language_sections(model: Transformer, prompts: Sequence[str | Prompt], about: dict[str, Any]) -> list[Section]:
-    """All about a language model, and the paths of what it predicts after each token of ``prompts``."""
+def language_sections(
+    model: Transformer, prompts: Sequence[str | Prompt], about: dict[str, Any]
+) -> list[Section]:
+    """All about a language model, and the paths of what it predicts after each token of
+    ``prompts``.
+    """
     model = model.eval()
     texts = [prompt.text if isinstance(prompt, Prompt) else prompt for prompt in prompts]
     shown = [
         section("paths", f"Paths: {text!r}", partial(_unfolded, model, prompt))
         for text, prompt in zip(texts, prompts, strict=True)
     ]
-    ends = [section("chart", f"Pairs behind the last token of {texts[-1]!r}", partial(_pairs, model, prompts[-1]))]
+    ends = [
+        section(
+            "chart",
+            f"Pairs behind the last token of {texts[-1]!r}",
+            partial(_pairs, model, prompts[-1]),
+        )
+    ]
     return [
         section("model", "The model", partial(_model, model, about)),
         section("exactness", "Exactness", partial(exactness, model)),
@@ -59,7 +73,11 @@ def _model(model: Transformer, about: dict[str, Any]) -> dict[str, Any]:
     facts |= {"Data": str(about["data"])} if "data" in about else {}
     facts |= recipe(about, ("steps", "batch_size", "learning_rate", "weight_decay", "seed"))
     headline = f"{valid['loss']:.4f}" if valid else f"{model.num_parameters():,}"
-    beside = f"nats per held-out token, {valid['bits per byte']:.4f} bits per byte" if valid else "parameters"
+    beside = (
+        f"nats per held-out token, {valid['bits per byte']:.4f} bits per byte"
+        if valid
+        else "parameters"
+    )
     return {"headline": headline, "beside": beside, "facts": facts}
 
 
@@ -101,7 +119,10 @@ def _branches(terms: list[Term], depth: int, top: float) -> tuple[Branch, ...]:
     made.sort(key=lambda branch: -abs(branch.value))
     shown, others = made[:BRANCHES], made[BRANCHES:]
     if others:
-        value, count = sum(branch.value for branch in others), sum(branch.paths for branch in others)
+        value, count = (
+            sum(branch.value for branch in others),
+            sum(branch.paths for branch in others),
+        )
         shown.append(Branch(f"{len(others)} more", value, 100 * abs(value) / top, count, ()))
     return tuple(shown)
 

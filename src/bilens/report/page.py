@@ -1,4 +1,6 @@
-"""One self-contained page: opens from file://, needs no network. Sections are made apart; a broken one shows its error."""
+"""One self-contained page: opens from file://, needs no network. Sections are made apart; a broken
+one shows its error.
+"""
 
 import base64
 import hashlib
@@ -20,12 +22,25 @@ from bilens.base.words import printable
 from bilens.report.verify import verify
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#661100", "#6A3D9A")
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+    "#999999",
+    "#661100",
+    "#6A3D9A",
+)
 
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the page: the name of its template block and what that needs, or the error it died of."""
+    """One part of the page: the name of its template block and what that needs, or the error it
+    died of.
+    """
 
     kind: str
     title: str
@@ -52,11 +67,19 @@ def write_sections(folder: str | Path, sections: Sequence[Section]) -> Page:
     environment.filters["isolated"] = _isolated
     scripts = {"plotly": Markup(get_plotlyjs()), "own": Markup(_source("page.js"))}
     html = environment.get_template("page.html").render(
-        sections=sections, scripts=scripts, policy=_policy(scripts.values()), version=version("bilens")
+        sections=sections,
+        scripts=scripts,
+        policy=_policy(scripts.values()),
+        version=version("bilens"),
     )
     path = Path(folder) / "index.html"
     write_text(path, html)
-    return Page(path, tuple(f"{section.title}: {section.error}" for section in sections if section.kind == "broken"))
+    return Page(
+        path,
+        tuple(
+            f"{section.title}: {section.error}" for section in sections if section.kind == "broken"
+        ),
+    )
 
 
 def _shown(value: Any) -> Any:
@@ -73,7 +96,8 @@ def _source(name: str) -> str:
 
 
 def _policy(scripts: Iterable[str]) -> str:
-    """What the page may do (Content-Security-Policy): run these very scripts, draw, and fetch nothing.
+    """What the page may do (Content-Security-Policy): run these very scripts, draw, and fetch
+    nothing.
 
     Styles may stand inline, as plotly writes them; with nothing to fetch they reach nothing.
     """
@@ -115,7 +139,9 @@ def result(result: Result, text: str, spoken: str) -> dict[str, Any]:
 
 
 def chart(figure: dict[str, Any], spoken: str, height: int) -> dict[str, Any]:
-    """A figure in the page's style, as JSON that is safe inside a script element, with its words for who cannot see it."""
+    """A figure in the page's style, as JSON that is safe inside a script element, with its words
+    for who cannot see it.
+    """
     style = {
         "height": height,
         "margin": {"l": 55, "r": 10, "t": 10, "b": 45 if height > 200 else 10},
@@ -129,7 +155,8 @@ def chart(figure: dict[str, Any], spoken: str, height: int) -> dict[str, Any]:
     }
     layout = figure["layout"]
     merged = style | {
-        key: style[key] | value if key in style and isinstance(value, dict) else value for key, value in layout.items()
+        key: style[key] | value if key in style and isinstance(value, dict) else value
+        for key, value in layout.items()
     }
     drawn = literal({"data": figure["data"], "layout": merged})
     text = json.dumps(drawn, allow_nan=False).replace("<", "\\u003c")

@@ -1,4 +1,6 @@
-"""Vectors over pixels as pictures: a diverging map centred on 0 that colour-blind readers can tell apart."""
+"""Vectors over pixels as pictures: a diverging map centred on 0 that colour-blind readers can tell
+apart.
+"""
 
 import base64
 import io
@@ -8,8 +10,13 @@ from PIL import Image
 from plotly.colors import sample_colorscale, unlabel_rgb
 from torch import Tensor
 
-# ColorBrewer's RdBu: blue is positive, red negative, white zero. Its two arms differ in lightness for every reader.
-_SCALE = np.array([unlabel_rgb(colour) for colour in sample_colorscale("RdBu", 255)]).round().astype(np.uint8)
+# ColorBrewer's RdBu: blue is positive, red negative, white zero. Its two arms differ in lightness
+# for every reader.
+_SCALE = (
+    np.array([unlabel_rgb(colour) for colour in sample_colorscale("RdBu", 255)])
+    .round()
+    .astype(np.uint8)
+)
 
 
 def picture(values: Tensor, shape: tuple[int, ...]) -> str:

@@ -1,4 +1,6 @@
-"""The class of transformers that a model of bilens is an instance of, where there is one, with the very same weights."""
+"""The class of transformers that a model of bilens is an instance of, where there is one, with the
+very same weights.
+"""
 
 from typing import Any, NamedTuple
 
@@ -23,7 +25,9 @@ ALIKE = {"norm": "rms", "positions": "rope", "gated": True, "head_bias": False}
 
 
 class Family(NamedTuple):
-    """A class of transformers, what a configuration must say to be one of it, and what it says there itself."""
+    """A class of transformers, what a configuration must say to be one of it, and what it says
+    there itself.
+    """
 
     config: type[PreTrainedConfig]
     must: dict[str, Any]
@@ -31,7 +35,9 @@ class Family(NamedTuple):
 
 
 def stock(model: Transformer) -> PreTrainedModel | str:
-    """``model`` as transformers' own class, in its dtype; or, in words, why there is none. Cost: a copy of the weights."""
+    """``model`` as transformers' own class, in its dtype; or, in words, why there is none. Cost: a
+    copy of the weights.
+    """
     config = model.config
     missed = [(family, _missed(config, family)) for family in _families(config)]
     family, misses = next((found for found in missed if not found[1]), missed[0])
@@ -51,7 +57,9 @@ def _families(config: TransformerConfig) -> tuple[Family, ...]:
     return (
         Family(LlamaConfig, {"qk_norm": False, **same}, (*KEYS, "attention_bias", "mlp_bias")),
         Family(Qwen2Config, {"qk_norm": False, **biased}),
-        Family(Qwen3Config, {"qk_norm": True, **same, "mlp_bias": False}, (*KEYS, "attention_bias")),
+        Family(
+            Qwen3Config, {"qk_norm": True, **same, "mlp_bias": False}, (*KEYS, "attention_bias")
+        ),
     )
 
 

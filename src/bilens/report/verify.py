@@ -29,7 +29,9 @@ DIRECTIONS = 16  # of a transformer's layer, mixed at random from its outputs
 
 @dataclass(frozen=True)
 class Check:
-    """One identity: ``got`` and ``truth`` come by different ways and must agree, to the tolerance of ``precision``."""
+    """One identity: ``got`` and ``truth`` come by different ways and must agree, to the tolerance
+    of ``precision``.
+    """
 
     identity: str
     got: Tensor
@@ -39,7 +41,8 @@ class Check:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Verification(Result):
-    """What was checked, how far it missed (relative to the largest term), and what it was allowed to miss by.
+    """What was checked, how far it missed (relative to the largest term), and what it was allowed
+    to miss by.
 
     ``skipped`` says in words what could not be checked, and why.
     """
@@ -53,7 +56,9 @@ class Verification(Result):
     @property
     def holds(self) -> tuple[bool, ...]:
         """Per identity; a NaN error does not hold."""
-        return tuple(error <= allowed for error, allowed in zip(self.errors, self.tolerances, strict=True))
+        return tuple(
+            error <= allowed for error, allowed in zip(self.errors, self.tolerances, strict=True)
+        )
 
     @property
     def passed(self) -> bool:
@@ -61,12 +66,15 @@ class Verification(Result):
         return all(self.holds)
 
     def summary(self) -> str:
-        worst = next((error for error in self.errors if error != error), max(self.errors))  # a NaN is the worst
+        # a NaN is the worst
+        worst = next((error for error in self.errors if error != error), max(self.errors))
         skipped = f"; not checked: {'; '.join(self.skipped)}" if self.skipped else ""
         return f"{sum(self.holds)} of {len(self.holds)} identities hold; largest error {worst:.2e}{skipped}"
 
     def rows(self) -> list[dict[str, Any]]:
-        columns = zip(self.identities, self.dtypes, self.errors, self.tolerances, self.holds, strict=True)
+        columns = zip(
+            self.identities, self.dtypes, self.errors, self.tolerances, self.holds, strict=True
+        )
         return [
             {"identity": name, "dtype": dtype, "error": error, "allowed": allowed, "holds": holds}
             for name, dtype, error, allowed, holds in columns
@@ -79,23 +87,31 @@ class Verification(Result):
             "y": list(self.identities),
             "x": [max(error, 1e-20) for error in self.errors],
         }
-        return {"data": [bars], "layout": {"xaxis": {"type": "log", "title": {"text": "relative error"}}}}
+        return {
+            "data": [bars],
+            "layout": {"xaxis": {"type": "log", "title": {"text": "relative error"}}},
+        }
 
 
 def verify(model: Classifier | Transformer, seed: int = 0) -> Verification:
-    """Check, on ``model``'s own weights, every identity bilens claims about it; nothing is trained or changed.
+    """Check, on ``model``'s own weights, every identity bilens claims about it; nothing is trained
+    or changed.
 
-    All in float64 at 1e-10, the forward pass in float32 at 1e-5 too. Each identity compares two different ways: the
-    module's forward or autograd on one side, factors, spectra and paths on the other. Cost: for each layer one HOSVD and
-    a full eigendecomposition of every output of a classifier, of 16 directions of a transformer's layer.
+    All in float64 at 1e-10, the forward pass in float32 at 1e-5 too. Each identity compares two
+    different ways: the module's forward or autograd on one side, factors, spectra and paths on the
+    other. Cost: for each layer one HOSVD and a full eigendecomposition of every output of a
+    classifier, of 16 directions of a transformer's layer.
 
-    A transformer whose configuration is that of a Llama, Qwen2 or Qwen3 is also held against transformers' own class with
-    the same weights: all else compares bilens with bilens. Where transformers has no such class, ``skipped`` says so.
-    Errors: ArgumentError for what is no model, and for a part that does not do what its weights say.
+    A transformer whose configuration is that of a Llama, Qwen2 or Qwen3 is also held against
+    transformers' own class with the same weights: all else compares bilens with bilens. Where
+    transformers has no such class, ``skipped`` says so. Errors: ArgumentError for what is no model,
+    and for a part that does not do what its weights say.
     """
     _require_model(model)
     generator = torch.Generator().manual_seed(seed)
-    skipped: tuple[str, ...] = ("against a stock model: transformers has no class of bilinear classifiers",)
+    skipped: tuple[str, ...] = (
+        "against a stock model: transformers has no class of bilinear classifiers",
+    )
     if isinstance(model, Transformer):
         checks, skipped = _language(model, generator)
     else:
@@ -118,12 +134,16 @@ def _require_model(model: object) -> None:
         if "forward" in vars(module):
             todo = "Verify works on copies of the model, and a forward bound to one object stays with it."
             who = f"{name}.forward" if name else "the model's forward"
-            raise ArgumentError(who, must="be its class's own", got="one of the object's own", todo=todo)
+            raise ArgumentError(
+                who, must="be its class's own", got="one of the object's own", todo=todo
+            )
 
 
 @dataclass(frozen=True)
 class _View:
-    """A layer to be checked: its tensor, what it reads (without the constant), and what its own modules write of that."""
+    """A layer to be checked: its tensor, what it reads (without the constant), and what its own
+    modules write of that.
+    """
 
     where: str
     tensor: CP
@@ -137,7 +157,10 @@ class _View:
 
 
 def _classifier(model: Classifier, generator: torch.Generator) -> list[Check]:
-    exact, single = copy.deepcopy(model).cpu().double().eval(), copy.deepcopy(model).cpu().float().eval()
+    exact, single = (
+        copy.deepcopy(model).cpu().double().eval(),
+        copy.deepcopy(model).cpu().float().eval(),
+    )
     pixels = torch.rand(INPUTS, model.config.input_size, generator=generator, dtype=torch.float64)
     checks = [*_forward(single, pixels.float()), *_forward(exact, pixels), _reloaded(exact, pixels)]
     checks += _paths(exact, pixels[0], list(range(len(model.config.labels)))[:2])
@@ -146,8 +169,13 @@ def _classifier(model: Classifier, generator: torch.Generator) -> list[Check]:
     return checks
 
 
-def _language(model: Transformer, generator: torch.Generator) -> tuple[list[Check], tuple[str, ...]]:
-    exact, single = copy.deepcopy(model).cpu().double().eval(), copy.deepcopy(model).cpu().float().eval()
+def _language(
+    model: Transformer, generator: torch.Generator
+) -> tuple[list[Check], tuple[str, ...]]:
+    exact, single = (
+        copy.deepcopy(model).cpu().double().eval(),
+        copy.deepcopy(model).cpu().float().eval(),
+    )
     config = exact.config
     length = min(TOKENS, config.max_position_embeddings)
     tokens = torch.randint(0, config.vocab_size, (length,), generator=generator)
@@ -157,16 +185,37 @@ def _language(model: Transformer, generator: torch.Generator) -> tuple[list[Chec
         logits = exact(tokens[None]).logits
         with hushed(), tempfile.TemporaryDirectory() as folder:
             exact.save_pretrained(folder)
-            checks.append(Check("save, load: the same logits", load(folder).double()(tokens[None]).logits, logits))
+            checks.append(
+                Check(
+                    "save, load: the same logits",
+                    load(folder).double()(tokens[None]).logits,
+                    logits,
+                )
+            )
         if config.norm != "none" and not config.folded:
-            checks.append(Check("folded norms: the same logits", exact.folded()(tokens[None]).logits, logits))
-    mix = torch.randn(min(DIRECTIONS, config.hidden_size), config.hidden_size, generator=generator, dtype=torch.float64)
+            checks.append(
+                Check("folded norms: the same logits", exact.folded()(tokens[None]).logits, logits)
+            )
+    mix = torch.randn(
+        min(DIRECTIONS, config.hidden_size),
+        config.hidden_size,
+        generator=generator,
+        dtype=torch.float64,
+    )
     mix = mix / config.hidden_size**0.5
     for part in exact.wiring().parts:
         if isinstance(part, Layer) and (tensor := part.tensor()) is not None:
             x = torch.randn(INPUTS, config.hidden_size, generator=generator, dtype=torch.float64)
-            view = _View(f", {part.name}", tensor.detach().map(out=mix), x, partial(_mixed, part.module, mix))
-            checks.append(Check("T(x, x) = what the layer writes" + view.where, view.tensor(view.inputs), view.write(x)))
+            view = _View(
+                f", {part.name}", tensor.detach().map(out=mix), x, partial(_mixed, part.module, mix)
+            )
+            checks.append(
+                Check(
+                    "T(x, x) = what the layer writes" + view.where,
+                    view.tensor(view.inputs),
+                    view.write(x),
+                )
+            )
             checks += _layer(view, generator)
     against = _stock(exact, tokens)
     return (checks, (against,)) if isinstance(against, str) else ([against, *checks], ())
@@ -176,7 +225,8 @@ def _language(model: Transformer, generator: torch.Generator) -> tuple[list[Chec
 def _stock(model: Transformer, tokens: Tensor) -> Check | str:
     """The logits of transformers' own class with the same weights; in words, why there is none.
 
-    Its norms go through float32 in a model of any dtype, so that the two agree as well as float32 can.
+    Its norms go through float32 in a model of any dtype, so that the two agree as well as float32
+    can.
     """
     made = stock(model)
     if isinstance(made, str):
@@ -197,9 +247,11 @@ def _paths(model: Classifier | Transformer, inputs: Tensor, outputs: list[int]) 
         found = [expand(model, inputs, output, detail=detail, max_terms=300) for output in outputs]
         got, truth = ([getattr(one, name) for one in found] for name in ("total", "forward"))
         largest = max(abs(term.value) for one in found for term in one.terms)
-        scale = torch.tensor([largest], dtype=torch.float64)  # errors are relative to the largest term
+        # errors are relative to the largest term
+        scale = torch.tensor([largest], dtype=torch.float64)
         left, right = (
-            torch.cat([torch.tensor(values, dtype=torch.float64), scale]).to(model.dtype) for values in (got, truth)
+            torch.cat([torch.tensor(values, dtype=torch.float64), scale]).to(model.dtype)
+            for values in (got, truth)
         )
         checks.append(Check(f"Σ terms + remainder = logits, {detail}", left, right))
     return checks
@@ -212,25 +264,42 @@ def _forward(model: Classifier, pixels: Float[Tensor, "b i"]) -> Iterator[Check]
         yield Check("T(x, x) = logits, whole model", model.tensor()(model.inputs(pixels)), truth)
     for layer in range(model.config.num_hidden_layers):
         view = _pixel_view(model, layer, pixels)
-        yield Check("T(x, x) = what the layer writes" + view.where, view.tensor(view.inputs), view.write(view.x))
+        yield Check(
+            "T(x, x) = what the layer writes" + view.where,
+            view.tensor(view.inputs),
+            view.write(view.x),
+        )
 
 
 @torch.no_grad()
 def _reloaded(model: Classifier, pixels: Float[Tensor, "b i"]) -> Check:
     with hushed(), tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        return Check("save, load: the same logits", load(folder)(pixels).logits, model(pixels).logits)
+        return Check(
+            "save, load: the same logits", load(folder)(pixels).logits, model(pixels).logits
+        )
 
 
 def _pixel_view(model: Classifier, layer: int, pixels: Float[Tensor, "b i"]) -> _View:
-    """A classifier's layer: the first reads pixels through the embedding, the last writes through the head's weight."""
+    """A classifier's layer: the first reads pixels through the embedding, the last writes through
+    the head's weight.
+    """
 
     def write(x: Tensor) -> Tensor:
         written = model.layers[layer](model.embed(x) if layer == 0 else x)
-        return written @ model.head.weight.T if layer == model.config.num_hidden_layers - 1 else written
+        return (
+            written @ model.head.weight.T
+            if layer == model.config.num_hidden_layers - 1
+            else written
+        )
 
     x = model.inputs(pixels, layer)
-    return _View(f", layer {layer}", model.tensor(layer).detach(), x[:, 1:] if model.config.bias else x, write)
+    return _View(
+        f", layer {layer}",
+        model.tensor(layer).detach(),
+        x[:, 1:] if model.config.bias else x,
+        write,
+    )
 
 
 def _layer(view: _View, generator: torch.Generator) -> list[Check]:
@@ -242,10 +311,15 @@ def _layer(view: _View, generator: torch.Generator) -> list[Check]:
         Check("S(x, x) = T(x, x), symmetric part" + where, symmetric(x), tensor(x)),
         Check("xᵀ Q_u x = u · T(x, x)" + where, form(x), tensor(x) @ u),
         Check("2 Q_u = Hessian by autograd" + where, *_hessian(view, u, generator)),
-        Check("gauge: permuted, rescaled, swapped units give the same S" + where, *_gauge(tensor, generator)),
+        Check(
+            "gauge: permuted, rescaled, swapped units give the same S" + where,
+            *_gauge(tensor, generator),
+        ),
     ]
     if x.shape[1] > view.x.shape[1]:
-        checks.append(Check("constant + linear + quadratic = T" + where, parts(tensor)(view.x), tensor(x)))
+        checks.append(
+            Check("constant + linear + quadratic = T" + where, parts(tensor)(view.x), tensor(x))
+        )
     return checks + _spectra(tensor, symmetric, x, where) + _gates(form, x, where)
 
 
@@ -260,7 +334,9 @@ def _spectra(tensor: CP, symmetric: CP, x: Tensor, where: str) -> list[Check]:
     return [
         Check("Σ λ (v·x)² = T(x, x)" + where, sums, tensor(x)),
         Check("eigenvectors orthonormal" + where, pairs.vectors @ pairs.vectors.mT, unit),
-        Check("Σ λ² = ‖Q‖², from the factors" + where, pairs.values.square().sum(-1), pairs.norm**2),
+        Check(
+            "Σ λ² = ‖Q‖², from the factors" + where, pairs.values.square().sum(-1), pairs.norm**2
+        ),
         Check("Σ ‖Q_o‖² = ‖S‖²" + where, (pairs.norm**2).sum(), norm**2),
         Check("HOSVD: Σ σ² = ‖S‖² in each mode" + where, squares, (norm**2).expand(3)),
         Check("HOSVD: kept² + discarded² = ‖S‖² (8 per mode)" + where, kept, norm**2),
@@ -279,11 +355,17 @@ def _gates(form: Any, x: Tensor, where: str) -> list[Check]:
 def _gauge(tensor: CP, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """⟨S, S'⟩ / ‖S‖² and ‖S'‖² / ‖S‖² for S' on S's gauge orbit, and ones: together, that S' is S."""
     order = torch.randperm(tensor.rank, generator=generator)
-    a, b = (torch.rand(2, tensor.rank, generator=generator, dtype=tensor.dtype) + 0.5)[..., None].unbind()
-    moved = CP((tensor.out / (a * b).T)[:, order], (tensor.right * b)[order], (tensor.left * a)[order])
+    a, b = (torch.rand(2, tensor.rank, generator=generator, dtype=tensor.dtype) + 0.5)[
+        ..., None
+    ].unbind()
+    moved = CP(
+        (tensor.out / (a * b).T)[:, order], (tensor.right * b)[order], (tensor.left * a)[order]
+    )
     there, here = moved.symmetrise(), tensor.symmetrise()
     square = here.inner(here)
-    found = torch.stack([there.inner(here), there.inner(there)]) / torch.where(square > 0, square, 1)
+    found = torch.stack([there.inner(here), there.inner(there)]) / torch.where(
+        square > 0, square, 1
+    )
     return found, torch.stack([square, square]) / torch.where(square > 0, square, 1)
 
 

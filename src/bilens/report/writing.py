@@ -21,10 +21,12 @@ def write_page(
     folder: str | Path,
     about: dict[str, Any] | None = None,
 ) -> Page:
-    """Write ``folder``/index.html about ``model``. A part that fails shows its error; the page survives, and names it.
+    """Write ``folder``/index.html about ``model``. A part that fails shows its error; the page
+    survives, and names it.
 
-    ``data``: images for a classifier (their test part is used); prompts for a language model (default: one). ``about`` is
-    what training.json says of the run, if anything. Errors: ArgumentError where the data are not of the model's kind.
+    ``data``: images for a classifier (their test part is used); prompts for a language model
+    (default: one). ``about`` is what training.json says of the run, if anything. Errors:
+    ArgumentError where the data are not of the model's kind.
     """
     if isinstance(model, Transformer):
         if isinstance(data, ImageData):

@@ -14,7 +14,13 @@ from bilens.training.dictionary import harvest, measure, shuffled, train_diction
 from bilens.training.export import export
 from bilens.training.idx import read_idx
 from bilens.training.images import ImageData, Images, load_images
-from bilens.training.language import TextRecipe, evaluate_text, evaluate_text_on, read_recipe, train_language
+from bilens.training.language import (
+    TextRecipe,
+    evaluate_text,
+    evaluate_text_on,
+    read_recipe,
+    train_language,
+)
 from bilens.training.run import read_about
 from bilens.training.text import Blocks, TextData, load_text, read_documents
 from bilens.training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer

@@ -30,12 +30,14 @@ TAIL_FROM, TAIL_WHOLE = 0.3, 0.6  # of the run
 
 @dataclass(frozen=True)
 class ImageRecipe:
-    """All that decides a classifier but the data. Sizes in units, ``learning_rate`` and ``weight_decay`` as AdamW's,
+    """All that decides a classifier but the data. Sizes in units, ``learning_rate`` and
+    ``weight_decay`` as AdamW's,
     ``input_noise`` as a standard deviation on pixels in [0, 1].
 
-    ``tail_penalty``: that many times the share of each class's ‖Q‖² beyond its ``kept`` top eigenvectors is added to the
-    training loss (``decompose.tail`` of the last layer, meant over classes), so that ``kept`` of them come to suffice.
-    It sets in at 30 % of the run and is whole at 60 %: from the start it would settle on directions found too early.
+    ``tail_penalty``: that many times the share of each class's ‖Q‖² beyond its ``kept`` top
+    eigenvectors is added to the training loss (``decompose.tail`` of the last layer, meant over
+    classes), so that ``kept`` of them come to suffice. It sets in at 30 % of the run and is whole
+    at 60 %: from the start it would settle on directions found too early.
     """
 
     hidden_size: int = 512
@@ -62,23 +64,33 @@ class ImageRecipe:
 
     def schedule(self) -> Schedule:
         """How long and how hard to train."""
-        return Schedule(self.steps, self.batch_size, self.learning_rate, self.weight_decay, self.seed)
+        return Schedule(
+            self.steps, self.batch_size, self.learning_rate, self.weight_decay, self.seed
+        )
 
 
 RECIPES = {
     "interpretable": ImageRecipe(),
-    "accuracy": ImageRecipe(steps=3300, learning_rate=2e-3, weight_decay=0.1, input_noise=0.2, tail_penalty=0.0),
+    "accuracy": ImageRecipe(
+        steps=3300, learning_rate=2e-3, weight_decay=0.1, input_noise=0.2, tail_penalty=0.0
+    ),
 }
 
 
 def recipe(name: str = "interpretable", **changes: Any) -> ImageRecipe:
-    """A named recipe with some fields changed; None leaves a field as it is. Errors: ConfigError for an unknown name."""
+    """A named recipe with some fields changed; None leaves a field as it is. Errors: ConfigError
+    for an unknown name.
+    """
     if name not in RECIPES:
         raise ConfigError("recipe", must=f"be one of {', '.join(RECIPES)}", got=repr(name))
     unknown = set(changes) - {field.name for field in fields(ImageRecipe)}
     if unknown:
-        raise ConfigError(f"recipe.{min(unknown)}", must="be a field of ImageRecipe", got="an unknown one")
-    return replace(RECIPES[name], **{field: value for field, value in changes.items() if value is not None})
+        raise ConfigError(
+            f"recipe.{min(unknown)}", must="be a field of ImageRecipe", got="an unknown one"
+        )
+    return replace(
+        RECIPES[name], **{field: value for field, value in changes.items() if value is not None}
+    )
 
 
 def train_classifier(
@@ -92,15 +104,20 @@ def train_classifier(
 ) -> Classifier:
     """Train a classifier on ``source`` (see ``load_images``) into folder ``output``, and return it.
 
-    With ``resume`` a run that was killed goes on from its last complete checkpoint to the same final weights (on the same
-    machine and threads). Test accuracy and the recipe end up in training.json. ``save_every``: steps between checkpoints, a
-    tenth of the run where it is None; a resumed run keeps its own.
+    With ``resume`` a run that was killed goes on from its last complete checkpoint to the same
+    final weights (on the same machine and threads). Test accuracy and the recipe end up in
+    training.json. ``save_every``: steps between checkpoints, a tenth of the run where it is None; a
+    resumed run keeps its own.
     """
     output, data = Path(output), load_images(source)
     about = {"data": data.name, "content": data.content(), "recipe": asdict(how)}
     set_seed(how.seed)
-    require_room(lambda n: Classifier(configure(data, replace(how, num_hidden_layers=n))), how.num_hidden_layers)
-    model = Classifier(configure(data, how))  # before the folder is claimed: a recipe that cannot be built leaves nothing
+    require_room(
+        lambda n: Classifier(configure(data, replace(how, num_hidden_layers=n))),
+        how.num_hidden_layers,
+    )
+    # before the folder is claimed: a recipe that cannot be built leaves nothing
+    model = Classifier(configure(data, how))
     penalty = partial(tail_penalty, how) if how.tail_penalty else None
     with claim(output, about, resume, save_every, how.schedule().interval) as run:
         train(model, data.train, data.valid, run, how.schedule(), accuracy_metric, quiet, penalty)
@@ -109,8 +126,8 @@ def train_classifier(
 
 
 def tail_penalty(how: ImageRecipe, model: Classifier, step: int) -> Tensor | None:
-    """What a training step adds to its loss; None for nothing. It costs as much as the step, so it is taken at every
-    fourth, four times as heavy."""
+    """What a training step adds to its loss; None for nothing. It costs as much as the step, so it
+    is taken at every fourth, four times as heavy."""
     weight = min(1.0, (step / how.steps - TAIL_FROM) / (TAIL_WHOLE - TAIL_FROM))
     if weight <= 0 or step % TAIL_EVERY:
         return None
@@ -139,7 +156,9 @@ def evaluate(model: Classifier, images: Images, batch_size: int = 2048) -> dict[
     right, loss = 0, 0.0
     for n in range(0, len(images), batch_size):
         batch = images[n : n + batch_size]
-        found = model(batch["pixel_values"].to(model.device, model.dtype), batch["labels"].to(model.device))
+        found = model(
+            batch["pixel_values"].to(model.device, model.dtype), batch["labels"].to(model.device)
+        )
         assert found.loss is not None
         loss += float(found.loss) * len(batch["labels"])
         right += int((found.logits.argmax(-1).cpu() == batch["labels"]).sum())
@@ -147,12 +166,16 @@ def evaluate(model: Classifier, images: Images, batch_size: int = 2048) -> dict[
 
 
 def load_images_for(model: Classifier, source: str) -> ImageData:
-    """``load_images``, for questions to ``model``. Errors: ArgumentError where its images do not fit the model."""
+    """``load_images``, for questions to ``model``. Errors: ArgumentError where its images do not
+    fit the model.
+    """
     data = load_images(source)
     require_fits(data, tuple(model.config.input_shape), len(model.config.labels))
     return data
 
 
 def evaluate_on(model: Classifier, source: str) -> dict[str, float]:
-    """``evaluate`` on the test part of ``source``. Errors: ArgumentError where its images do not fit the model."""
+    """``evaluate`` on the test part of ``source``. Errors: ArgumentError where its images do not
+    fit the model.
+    """
     return evaluate(model, load_images_for(model, source).test)

@@ -1,4 +1,6 @@
-"""MLPs compared: language models that differ in the MLP alone, at equal parameters and equal tokens, over several seeds."""
+"""MLPs compared: language models that differ in the MLP alone, at equal parameters and equal
+tokens, over several seeds.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,7 +19,8 @@ from bilens.training.run import read_about
 from bilens.training.tokenizer import FILES, save_tokenizer, train_tokenizer
 
 BASELINE = "bilinear"
-VARIANTS: dict[str, tuple[str, bool]] = {  # name: hidden_act, gated (Shazeer, arXiv:2002.05202; So et al., arXiv:2109.08668)
+# name: hidden_act, gated (Shazeer, arXiv:2002.05202; So et al., arXiv:2109.08668)
+VARIANTS: dict[str, tuple[str, bool]] = {
     "ReLU": ("relu", False),
     "GELU": ("gelu", False),
     "ReLU²": ("relu2", False),
@@ -32,9 +35,10 @@ VARIANTS: dict[str, tuple[str, bool]] = {  # name: hidden_act, gated (Shazeer, a
 class Comparison(Result):
     """Held-out losses of the same model with different MLPs.
 
-    Fields: ``variants``; ``loss`` in nats per token and ``bits_per_byte``, each variant × seed; ``parameters`` of each
-    variant's model; ``tokens`` that each run was trained on; ``data``. Seeds fix the order of the data and the first
-    weights of all that the variants share, so differences are taken seed by seed.
+    Fields: ``variants``; ``loss`` in nats per token and ``bits_per_byte``, each variant × seed;
+    ``parameters`` of each variant's model; ``tokens`` that each run was trained on; ``data``. Seeds
+    fix the order of the data and the first weights of all that the variants share, so differences
+    are taken seed by seed.
     """
 
     data: str
@@ -52,12 +56,19 @@ class Comparison(Result):
         return f"{self.data}, {self.tokens:,} tokens, {len(self.seeds)} seeds: {best['mlp']} has the lowest loss ({others})"
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each variant; ± columns are standard errors over the seeds (NaN for one seed), ``over bilinear`` is
-        the loss less the bilinear model's of the same seed."""
+        """A row for each variant; ± columns are standard errors over the seeds (NaN for one seed),
+        ``over bilinear`` is the loss less the bilinear model's of the same seed."""
         base = self.loss[self.variants.index(BASELINE)] if BASELINE in self.variants else None
         rows = []
-        for name, losses, bits, size in zip(self.variants, self.loss, self.bits_per_byte, self.parameters, strict=True):
-            row = {"mlp": name, "parameters": size, "loss": mean(losses), "±": standard_error(losses)}
+        for name, losses, bits, size in zip(
+            self.variants, self.loss, self.bits_per_byte, self.parameters, strict=True
+        ):
+            row = {
+                "mlp": name,
+                "parameters": size,
+                "loss": mean(losses),
+                "±": standard_error(losses),
+            }
             row |= {"bits per byte": mean(bits)}
             if base is not None:
                 gaps = [loss - other for loss, other in zip(losses, base, strict=True)]
@@ -69,16 +80,27 @@ class Comparison(Result):
         rows = self.rows()
         bars = {"type": "data", "array": [row["±"] for row in rows], "visible": len(self.seeds) > 1}
         names = [row["mlp"] for row in rows]
-        means = {"type": "scatter", "mode": "markers", "x": names, "y": [row["loss"] for row in rows], "error_y": bars}
+        means = {
+            "type": "scatter",
+            "mode": "markers",
+            "x": names,
+            "y": [row["loss"] for row in rows],
+            "error_y": bars,
+        }
         means |= {"name": "mean ± standard error", "marker": {"size": 9}}
-        points = [(name, loss) for name, losses in zip(names, self.loss, strict=True) for loss in losses]
+        points = [
+            (name, loss) for name, losses in zip(names, self.loss, strict=True) for loss in losses
+        ]
         each: dict[str, Any] = {"type": "scatter", "mode": "markers", "name": "one seed"}
         each |= {"x": [name for name, _ in points], "y": [loss for _, loss in points]}
         each |= {"marker": {"symbol": "line-ew-open", "color": "grey", "size": 9}}
         title = {"text": f"{self.data}, {self.tokens:,} tokens, {len(self.seeds)} seeds"}
         return {
             "data": [each, means],
-            "layout": {"title": title, "yaxis": {"title": {"text": "held-out loss, nats per token"}}},
+            "layout": {
+                "title": title,
+                "yaxis": {"title": {"text": "held-out loss, nats per token"}},
+            },
         }
 
 
@@ -93,20 +115,25 @@ def compare(
     quiet: bool = False,
     on_run: Callable[[dict[str, Any]], None] = lambda run: None,
 ) -> Comparison:
-    """Train ``how`` with each of ``variants`` and seeds 0 … ``seeds`` − 1, each into ``output``/variant-seed.
+    """Train ``how`` with each of ``variants`` and seeds 0 … ``seeds`` − 1, each into
+    ``output``/variant-seed.
 
-    ``intermediate_size`` of the recipe is that of the gated MLPs (three matrices); MLPs without a gate (two) get 3/2 of it,
-    which is as many weights. One tokenizer serves all. A comparison that was stopped goes on where it was: finished runs
-    are read from their folders, the run that was killed resumes from its checkpoint. ``on_run`` is told of every run as it
-    finishes; ``options`` are further TrainingArguments.
+    ``intermediate_size`` of the recipe is that of the gated MLPs (three matrices); MLPs without a
+    gate (two) get 3/2 of it, which is as many weights. One tokenizer serves all. A comparison that
+    was stopped goes on where it was: finished runs are read from their folders, the run that was
+    killed resumes from its checkpoint. ``on_run`` is told of every run as it finishes; ``options``
+    are further TrainingArguments.
 
-    Cost: variants × seeds trainings. Errors: ArgumentError for a variant not in ``VARIANTS``, for nothing to compare, and
-    for an ``intermediate_size`` with no 3/2 of it; ConfigError where ``output`` holds runs of another recipe or data.
+    Cost: variants × seeds trainings. Errors: ArgumentError for a variant not in ``VARIANTS``, for
+    nothing to compare, and for an ``intermediate_size`` with no 3/2 of it; ConfigError where
+    ``output`` holds runs of another recipe or data.
     """
     output, variants = Path(output), tuple(variants)
     if not variants or len(set(variants)) < len(variants) or seeds < 1:
         got = f"{', '.join(variants) or 'none'} with {seeds} seeds"
-        raise ArgumentError("variants and seeds", must="be at least one of each, no variant twice", got=got)
+        raise ArgumentError(
+            "variants and seeds", must="be at least one of each, no variant twice", got=got
+        )
     recipes = {name: with_mlp(how, name) for name in variants}
     words = output / "tokenizer"
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
@@ -117,7 +144,9 @@ def compare(
             for name in variants:
                 run, recipe = output / f"{name}-{seed}", replace(recipes[name], seed=seed)
                 finished = "figures" in read_about(run)
-                figures = _one_run(source, run, recipe, tokenizer=words, quiet=quiet, options=options)
+                figures = _one_run(
+                    source, run, recipe, tokenizer=words, quiet=quiet, options=options
+                )
                 found[name].append(figures)
                 if not finished and processes().is_main_process:
                     on_run({"data": source, "mlp": name, "seed": seed} | figures)
@@ -126,7 +155,9 @@ def compare(
         variants=variants,
         seeds=tuple(range(seeds)),
         loss=tuple(tuple(run["loss"] for run in found[name]) for name in variants),
-        bits_per_byte=tuple(tuple(run["bits per byte"] for run in found[name]) for name in variants),
+        bits_per_byte=tuple(
+            tuple(run["bits per byte"] for run in found[name]) for name in variants
+        ),
         parameters=tuple(found[name][0]["parameters"] for name in variants),
         tokens=how.tokens,
     )
@@ -138,7 +169,9 @@ def _train_words(source: str, how: TextRecipe, folder: Path) -> bool:
 
 
 def _one_run(source: str, run: Path, recipe: TextRecipe, **given: Any) -> dict[str, Any]:
-    """The figures of one run, which goes on where it was. Errors: Interrupted, for the comparison: it needs no word."""
+    """The figures of one run, which goes on where it was. Errors: Interrupted, for the comparison:
+    it needs no word.
+    """
     try:
         model = train_language(source, run, recipe, resume=run.exists(), **given)
     except Interrupted as stop:
@@ -149,13 +182,17 @@ def _one_run(source: str, run: Path, recipe: TextRecipe, **given: Any) -> dict[s
 
 
 def with_mlp(how: TextRecipe, variant: str) -> TextRecipe:
-    """``how`` with the MLP of ``variant``, as many weights. Errors: ArgumentError for no such variant or size."""
+    """``how`` with the MLP of ``variant``, as many weights. Errors: ArgumentError for no such
+    variant or size.
+    """
     if variant not in VARIANTS:
         raise ArgumentError("variant", must=f"be one of {', '.join(VARIANTS)}", got=repr(variant))
     act, gated = VARIANTS[variant]
     size = TransformerConfig(**how.model).intermediate_size
     if not gated and size % 2:
-        raise ArgumentError("intermediate_size", must="be even: MLPs without a gate get 3/2 of it", got=size)
+        raise ArgumentError(
+            "intermediate_size", must="be even: MLPs without a gate get 3/2 of it", got=size
+        )
     mlp = {"hidden_act": act, "gated": gated, "intermediate_size": size if gated else size * 3 // 2}
     return replace(how, model={**how.model, **mlp})
 

@@ -1,8 +1,10 @@
-"""Training a dictionary of a place in a language model: harvest once to disk, learn from there, measure in the model.
+"""Training a dictionary of a place in a language model: harvest once to disk, learn from there,
+measure in the model.
 
-output/about.json, chunk-….safetensors    under ``activations/``: what the place holds, a shard a file; a harvest that was
-                                          stopped goes on
-output/training.json                      model, data, place and recipe, written first; the figures are added at the end
+output/about.json, chunk-….safetensors    under ``activations/``: what the place holds, a shard a
+                                          file; a harvest that was stopped goes on
+output/training.json                      model, data, place and recipe, written first; the figures
+                                          are added at the end
 output/cfg.json, sae_weights.safetensors  the dictionary, in SAELens's format, written last
 """
 
@@ -30,7 +32,8 @@ from bilens.training.text import Blocks, TextData, load_text
 SHARD = 256  # blocks in a file
 BATCH = 16  # blocks in a forward pass
 HELD = 200  # held-out blocks that the figures are measured on
-Progress = Callable[[str, int, int, dict[str, float]], Any]  # what is done, how far, of how much, figures
+# what is done, how far, of how much, figures
+Progress = Callable[[str, int, int, dict[str, float]], Any]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -50,12 +53,14 @@ def train_dictionary(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Dictionary:
-    """A dictionary of what ``place`` of ``model`` holds on the training part of ``source``, in folder ``output``.
+    """A dictionary of what ``place`` of ``model`` holds on the training part of ``source``, in
+    folder ``output``.
 
-    Activations are harvested to ``output``/activations and read back a shard at a time: never all in memory. ``resume``
-    goes on with a harvest that was stopped. Figures on held-out text end up in training.json (see ``measure``).
-    Errors: ArgumentError for a place that is not there or a model without a tokenizer; FileError for a folder in use;
-    ConfigError for ``resume`` of another model's run, or with another place, text or recipe.
+    Activations are harvested to ``output``/activations and read back a shard at a time: never all
+    in memory. ``resume`` goes on with a harvest that was stopped. Figures on held-out text end up
+    in training.json (see ``measure``). Errors: ArgumentError for a place that is not there or a
+    model without a tokenizer; FileError for a folder in use; ConfigError for ``resume`` of another
+    model's run, or with another place, text or recipe.
     """
     output, at = Path(output), find_place(place, model.wiring().parts)
     data = _load(model, source)
@@ -68,19 +73,34 @@ def train_dictionary(
 
 
 def _harvested_and_learned(
-    model: Transformer, data: TextData, place: str, run: Run, how: DictionaryRecipe, progress: Progress | None
+    model: Transformer,
+    data: TextData,
+    place: str,
+    run: Run,
+    how: DictionaryRecipe,
+    progress: Progress | None,
 ) -> Dictionary:
     at = find_place(place, model.wiring().parts)
 
     def heard(what: str) -> Callable[[int, int, dict[str, float]], Any]:
-        return lambda step, of, figures: progress(what, step, of, figures) if progress is not None else None
+        return lambda step, of, figures: (
+            progress(what, step, of, figures) if progress is not None else None
+        )
 
     files = harvest(model, data.train, place, run.output / "activations", heard("blocks"))
-    name = f"layers.{at.name[3:].partition('.')[0]}.mlp.{at.side}" if at.name.startswith("mlp") else at.name
+    name = (
+        f"layers.{at.name[3:].partition('.')[0]}.mlp.{at.side}"
+        if at.name.startswith("mlp")
+        else at.name
+    )
     try:
-        made = Dictionary.train(shuffled(files, how.batch_size, how.seed), how, name, heard("steps"))
+        made = Dictionary.train(
+            shuffled(files, how.batch_size, how.seed), how, name, heard("steps")
+        )
     except KeyboardInterrupt as stop:
-        raise Interrupted(f"{run.output} stopped while it learned; its harvest is whole", resume=True) from stop
+        raise Interrupted(
+            f"{run.output} stopped while it learned; its harvest is whole", resume=True
+        ) from stop
     run.finish(measure(model, made, place, data.valid[:HELD]["input_ids"]))
     made.save(run.output)
     return made
@@ -93,9 +113,11 @@ def harvest(
     folder: Path,
     progress: Callable[[int, int, dict[str, float]], Any] | None = None,
 ) -> list[Path]:
-    """What ``place`` holds at every token of ``blocks``, in files of ``SHARD`` blocks each; those there are kept.
+    """What ``place`` holds at every token of ``blocks``, in files of ``SHARD`` blocks each; those
+    there are kept.
 
-    Memory: one file's rows. Errors: FileError for a folder that holds another model's, text's or place's activations.
+    Memory: one file's rows. Errors: FileError for a folder that holds another model's, text's or
+    place's activations.
     """
     starts, reached = range(0, len(blocks), SHARD), 0
 
@@ -113,13 +135,17 @@ def harvest(
 
     tokens = torch.from_numpy(blocks.tokens.astype("int64"))
     about = {"activations of": _weights(model), "text": fingerprint(tokens=tokens)}
-    return write_chunks(folder, about | {"place": find_place(place, model.wiring().parts).name}, starts, made, done)
+    return write_chunks(
+        folder, about | {"place": find_place(place, model.wiring().parts).name}, starts, made, done
+    )
 
 
 def shuffled(files: list[Path], batch_size: int, seed: int) -> Iterator[Float[Tensor, "n d"]]:
-    """Batches of rows, over and over: files in random order, rows of a file mixed with those left of the ones before.
+    """Batches of rows, over and over: files in random order, rows of a file mixed with those left
+    of the ones before.
 
-    All of ``batch_size``, unless a single file holds less. Memory: about two files' rows, and as many as two batches'.
+    All of ``batch_size``, unless a single file holds less. Memory: about two files' rows, and as
+    many as two batches'.
     """
     generator = torch.Generator().manual_seed(seed)
     kept: Tensor | None = None
@@ -137,16 +163,22 @@ def shuffled(files: list[Path], batch_size: int, seed: int) -> Iterator[Float[Te
 
 
 @torch.no_grad()
-def measure(model: Transformer, dictionary: Dictionary, place: str, ids: Int[Tensor, "b t"]) -> dict[str, float]:
-    """What a dictionary is worth on ``ids``: L0, explained variance, latents that are never active, and loss recovered.
+def measure(
+    model: Transformer, dictionary: Dictionary, place: str, ids: Int[Tensor, "b t"]
+) -> dict[str, float]:
+    """What a dictionary is worth on ``ids``: L0, explained variance, latents that are never active,
+    and loss recovered.
 
-    Explained variance is 1 − Σ‖x − x̂‖² / Σ‖x − mean‖². Loss recovered is (Z − L) / (Z − M) of the model's own loss M, its
-    loss L with the reconstruction in the place of x, and Z with zeros there.
-    Errors: ShapeError for a dictionary of another width; ArgumentError where it reads or writes another place.
+    Explained variance is 1 − Σ‖x − x̂‖² / Σ‖x − mean‖². Loss recovered is (Z − L) / (Z − M) of the
+    model's own loss M, its loss L with the reconstruction in the place of x, and Z with zeros
+    there. Errors: ShapeError for a dictionary of another width; ArgumentError where it reads or
+    writes another place.
     """
     at = find_place(place, model.wiring().parts)
     for side in ("input", "output"):
-        dictionary.require_fits("dictionary", width=model.config.hidden_size, place=at.name, side=side)
+        dictionary.require_fits(
+            "dictionary", width=model.config.hidden_size, place=at.name, side=side
+        )
     x = torch.cat(list(activations(model, ids.split(BATCH), place)))
     dictionary = dictionary.to(x.device, x.dtype)
     a = torch.cat([dictionary.encode(rows) for rows in x.split(4096)])
@@ -162,13 +194,17 @@ def measure(model: Transformer, dictionary: Dictionary, place: str, ids: Int[Ten
         "L0": float((a > 0).sum(1).double().mean()),
         "explained variance": float(1 - missed / variance),
         "dead": float((a > 0).any(0).logical_not().double().mean()),
-        "loss recovered": (losses["loss with zeros"] - losses["loss with reconstruction"]) / worst if worst else 0.0,
+        "loss recovered": (losses["loss with zeros"] - losses["loss with reconstruction"]) / worst
+        if worst
+        else 0.0,
         **losses,
         "tokens": len(x),
     }
 
 
-def _loss(model: Transformer, ids: Tensor, at: Any, instead: Callable[[Tensor], Tensor] | None) -> float:
+def _loss(
+    model: Transformer, ids: Tensor, at: Any, instead: Callable[[Tensor], Tensor] | None
+) -> float:
     """Nats per predicted token, with ``instead`` of what the place holds in its place."""
     model, total = eager(model), 0.0
 
@@ -177,8 +213,17 @@ def _loss(model: Transformer, ids: Tensor, at: Any, instead: Callable[[Tensor], 
 
     for batch in ids.split(BATCH):
         with hooked(model.wiring().parts[at.part].module, at.side, replaced):
-            logits = model(input_ids=batch.to(model.device), use_cache=False).logits[:, :-1].flatten(0, 1).double()
-        total += float(functional.cross_entropy(logits, batch[:, 1:].flatten().to(logits.device), reduction="sum"))
+            logits = (
+                model(input_ids=batch.to(model.device), use_cache=False)
+                .logits[:, :-1]
+                .flatten(0, 1)
+                .double()
+            )
+        total += float(
+            functional.cross_entropy(
+                logits, batch[:, 1:].flatten().to(logits.device), reduction="sum"
+            )
+        )
     return total / ids[:, 1:].numel() if len(ids) else float("nan")
 
 
@@ -188,5 +233,10 @@ def _weights(model: Transformer) -> str:
 
 def _load(model: Transformer, source: str) -> TextData:
     if model.tokenizer is None:
-        raise ArgumentError("the model", must="have a tokenizer beside it", got="none", todo="Save one into its folder.")
+        raise ArgumentError(
+            "the model",
+            must="have a tokenizer beside it",
+            got="none",
+            todo="Save one into its folder.",
+        )
     return load_text(source, model.tokenizer, model.config.max_position_embeddings)

@@ -1,4 +1,6 @@
-"""A small safe reader of idx files, the format of MNIST: it trusts no number in the file before checking it."""
+"""A small safe reader of idx files, the format of MNIST: it trusts no number in the file before
+checking it.
+"""
 
 import gzip
 import os
@@ -15,15 +17,17 @@ UNSIGNED_BYTE = 0x08
 GZIP = b"\x1f\x8b"
 MAX_BYTES = 2**31  # ten times the largest MNIST-like file; a header that promises more is refused
 PLAIN = 2**26  # bytes that any file may promise
-RATIO = 100  # at most so many times its own size beyond that: images are compressed about five times
+# at most so many times its own size beyond that: images are compressed about five times
+RATIO = 100
 
 
 def read_idx(path: str | Path, ndim: int) -> np.ndarray:
     """The array of unsigned bytes with ``ndim`` axes in the idx file ``path``, gzipped or as it is.
 
-    Layout: two zero bytes, the type (0x08), the number of axes, each axis as a big-endian uint32, then the entries.
-    What the header promises is held against the file's size before anything is read, and no more than that is
-    decompressed. Errors: FileError that names the file and what is wrong.
+    Layout: two zero bytes, the type (0x08), the number of axes, each axis as a big-endian uint32,
+    then the entries. What the header promises is held against the file's size before anything is
+    read, and no more than that is decompressed. Errors: FileError that names the file and what is
+    wrong.
     """
     path = Path(path)
     if not os.path.isfile(path):
@@ -42,7 +46,9 @@ def read_idx(path: str | Path, ndim: int) -> np.ndarray:
         raise FileError(str(path), must="be undamaged gzip", got=str(error)) from error
     except EOFError as error:
         todo = "Download it again."
-        raise FileError(str(path), must="be whole", got="a gzip stream that ends early", todo=todo) from error
+        raise FileError(
+            str(path), must="be whole", got="a gzip stream that ends early", todo=todo
+        ) from error
     except OSError as error:
         raise FileError(str(path), must="be readable", got=reason(error)) from error
 
@@ -52,14 +58,20 @@ def _array(path: Path, file: BinaryIO | gzip.GzipFile, ndim: int, room: int) -> 
     shape = _shape(path, file.read(4), file, ndim)
     promised = int(np.prod(shape, dtype=object))
     if promised > MAX_BYTES:
-        raise FileError(str(path), must=f"promise at most {MAX_BYTES:,} bytes", got=f"a header that says {shape}")
+        raise FileError(
+            str(path),
+            must=f"promise at most {MAX_BYTES:,} bytes",
+            got=f"a header that says {shape}",
+        )
     if promised > room:
         must = f"promise no more than a file of its size can hold, {room:,} bytes"
         raise FileError(str(path), must=must, got=f"a header that says {shape}")
     body = file.read(promised + 1)
     if len(body) != promised:
         got = f"only {len(body):,}" if len(body) < promised else "more"
-        raise FileError(str(path), must=f"hold {promised:,} bytes of data, as its header says", got=got)
+        raise FileError(
+            str(path), must=f"hold {promised:,} bytes of data, as its header says", got=got
+        )
     return np.frombuffer(body, np.uint8).reshape(shape)
 
 
@@ -73,5 +85,7 @@ def _shape(path: Path, magic: bytes, file: BinaryIO | gzip.GzipFile, ndim: int) 
         raise FileError(str(path), must=f"hold {wanted}", got=got)
     header = file.read(4 * ndim)
     if len(header) < 4 * ndim:
-        raise FileError(str(path), must=f"have a header of {4 + 4 * ndim} bytes", got=4 + len(header))
+        raise FileError(
+            str(path), must=f"have a header of {4 + 4 * ndim} bytes", got=4 + len(header)
+        )
     return tuple(int(n) for n in np.frombuffer(header, ">u4"))

@@ -20,7 +20,9 @@ HELD_OUT = 1 / 12  # of an idx folder's training images, the last ones: MNIST's 
 
 @dataclass(frozen=True)
 class Images(Dataset):
-    """Images in [0, 1] with their classes. Indexed by lists, so that a batch is one slice and not a loop."""
+    """Images in [0, 1] with their classes. Indexed by lists, so that a batch is one slice and not a
+    loop.
+    """
 
     pixel_values: Float[Tensor, "n height width"]
     labels: Int[Tensor, " n"]
@@ -48,7 +50,9 @@ class ImageData:
     def content(self) -> str:
         """A digest of all images and labels."""
         parts = (self.train, self.valid, self.test)
-        return content(*(array.numpy() for part in parts for array in (part.pixel_values, part.labels)))
+        return content(
+            *(array.numpy() for part in parts for array in (part.pixel_values, part.labels))
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -56,24 +60,36 @@ class ImageData:
 
 
 def load_images(source: str) -> ImageData:
-    """``"digits"``, or a folder with train-{images,labels} and t10k-{images,labels} idx files, gzipped or as they are.
+    """``"digits"``, or a folder with train-{images,labels} and t10k-{images,labels} idx files,
+    gzipped or as they are.
 
-    Errors: FileError for a folder or file that is missing, damaged, or whose parts do not fit one another.
+    Errors: FileError for a folder or file that is missing, damaged, or whose parts do not fit one
+    another.
     """
     if source == BUILT_IN and not os.path.isdir(source):
         return _digits()
     folder = Path(source)
     if not os.path.isdir(source):
-        raise FileError(source, must=f'be "{BUILT_IN}" or a folder of idx files', got="no such folder")
+        raise FileError(
+            source, must=f'be "{BUILT_IN}" or a folder of idx files', got="no such folder"
+        )
     train, test = _part(folder, "train"), _part(folder, "t10k")
     if train.pixel_values.shape[1:] != test.pixel_values.shape[1:]:
         sizes = f"{tuple(train.pixel_values.shape[1:])} and {tuple(test.pixel_values.shape[1:])}"
         raise FileError(source, must="have training and test images of one size", got=sizes)
     if len(train) < 2:
-        raise FileError(source, must="hold at least 2 training images, one to be held out", got=len(train))
+        raise FileError(
+            source, must="hold at least 2 training images, one to be held out", got=len(train)
+        )
     cut = len(train) - max(1, int(len(train) * HELD_OUT))
     classes = tuple(str(n) for n in range(int(max(train.labels.max(), test.labels.max())) + 1))
-    return ImageData(str(folder.resolve()), _slice(train, slice(cut)), _slice(train, slice(cut, None)), test, classes)
+    return ImageData(
+        str(folder.resolve()),
+        _slice(train, slice(cut)),
+        _slice(train, slice(cut, None)),
+        test,
+        classes,
+    )
 
 
 def _part(folder: Path, prefix: str) -> Images:
@@ -88,9 +104,13 @@ def _part(folder: Path, prefix: str) -> Images:
 
 
 def _idx_file(folder: Path, name: str, ndim: int) -> Path:
-    """By the names that MNIST's files have, packed or unpacked (torchvision leaves both); the first where none is there."""
+    """By the names that MNIST's files have, packed or unpacked (torchvision leaves both); the first
+    where none is there.
+    """
     names = [f"{name}{dot}idx{ndim}-ubyte{end}" for dot in "-." for end in (".gz", "")]
-    return next((folder / file for file in names if os.path.lexists(folder / file)), folder / names[0])
+    return next(
+        (folder / file for file in names if os.path.lexists(folder / file)), folder / names[0]
+    )
 
 
 def _digits() -> ImageData:
@@ -99,7 +119,9 @@ def _digits() -> ImageData:
     pixels, labels = map(np.asarray, load_digits(return_X_y=True))
     order = np.random.default_rng(0).permutation(len(labels))  # the file is sorted by writer
     everything = _images((pixels.reshape(-1, 8, 8) / 16)[order].astype(np.float32), labels[order])
-    train, valid, test = (_slice(everything, part) for part in (slice(1257), slice(1257, 1437), slice(1437, None)))
+    train, valid, test = (
+        _slice(everything, part) for part in (slice(1257), slice(1257, 1437), slice(1437, None))
+    )
     return ImageData(BUILT_IN, train, valid, test, tuple(str(n) for n in range(10)))
 
 

@@ -29,8 +29,9 @@ from bilens.training.tokenizer import (
 class TextRecipe:
     """All that decides a language model but the data and the tokenizer.
 
-    ``model`` holds fields of ``TransformerConfig`` (the vocabulary is the tokenizer's); its ``max_position_embeddings`` is
-    the length of a block. ``vocab_size`` counts only where no tokenizer is given and one is trained on the same data.
+    ``model`` holds fields of ``TransformerConfig`` (the vocabulary is the tokenizer's); its
+    ``max_position_embeddings`` is the length of a block. ``vocab_size`` counts only where no
+    tokenizer is given and one is trained on the same data.
     """
 
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -45,19 +46,25 @@ class TextRecipe:
         self.schedule({})  # refuses what no run could follow
         require_vocabulary(self.vocab_size)
         if not isinstance(self.model, Mapping):
-            raise ConfigError("model", must="be a table of TransformerConfig's fields", got=repr(self.model))
+            raise ConfigError(
+                "model", must="be a table of TransformerConfig's fields", got=repr(self.model)
+            )
         TransformerConfig(**self.model)  # refuses an unknown key before anything is read
 
     def schedule(self, options: Mapping[str, Any]) -> Schedule:
         """How long and how hard to train, with further TrainingArguments."""
         fixed = {"include_num_input_tokens_seen": "all", "prediction_loss_only": True}
         rates = (self.learning_rate, self.weight_decay)
-        return Schedule(self.steps, self.batch_size, *rates, self.seed, self.batch_size, dict(options), fixed)
+        return Schedule(
+            self.steps, self.batch_size, *rates, self.seed, self.batch_size, dict(options), fixed
+        )
 
     @property
     def tokens(self) -> int:
         """The tokens that one process trains on, counted as often as they are seen."""
-        return self.steps * self.batch_size * TransformerConfig(**self.model).max_position_embeddings
+        return (
+            self.steps * self.batch_size * TransformerConfig(**self.model).max_position_embeddings
+        )
 
     def configure(self, tokenizer: PreTrainedTokenizerFast) -> TransformerConfig:
         """The model of this recipe for the tokens of ``tokenizer``."""
@@ -67,7 +74,8 @@ class TextRecipe:
 
 
 def read_recipe(path: str | Path | None, **changes: Any) -> TextRecipe:
-    """A recipe from a TOML file: a table ``[model]``, and the other fields at the top. None as a change leaves a field.
+    """A recipe from a TOML file: a table ``[model]``, and the other fields at the top. None as a
+    change leaves a field.
 
     Errors: FileError for a file that is missing or no TOML; ConfigError for an unknown key.
     """
@@ -77,9 +85,14 @@ def read_recipe(path: str | Path | None, **changes: Any) -> TextRecipe:
     known = {part.name for part in fields(TextRecipe)}
     for key in given:
         if key not in known:
-            raise ConfigError(f"{path}: {key}", must=f"be one of {', '.join(sorted(known))}", got="an unknown key")
+            raise ConfigError(
+                f"{path}: {key}", must=f"be one of {', '.join(sorted(known))}", got="an unknown key"
+            )
     try:
-        return replace(TextRecipe(**given), **{key: value for key, value in changes.items() if value is not None})
+        return replace(
+            TextRecipe(**given),
+            **{key: value for key, value in changes.items() if value is not None},
+        )
     except TypeError as error:
         raise ConfigError(str(path), must="hold usable values", got=str(error)) from error
 
@@ -95,15 +108,21 @@ def train_language(
     quiet: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> Transformer:
-    """Train a language model on ``source`` (see ``read_documents``) into folder ``output``, tokenizer and all.
+    """Train a language model on ``source`` (see ``read_documents``) into folder ``output``,
+    tokenizer and all.
 
-    With ``resume`` a run that was killed goes on from its last complete checkpoint with the same losses to the last digit
-    (on the same CPU and threads). ``options`` are further TrainingArguments (bf16, torch_compile, report_to).
-    Losses in nats per token and in bits per byte end up in training.json.
+    With ``resume`` a run that was killed goes on from its last complete checkpoint with the same
+    losses to the last digit (on the same CPU and threads). ``options`` are further
+    TrainingArguments (bf16, torch_compile, report_to). Losses in nats per token and in bits per
+    byte end up in training.json.
     """
     output = Path(output)
     kept = tokenizer or (output if resume and (output / "tokenizer.json").is_file() else None)
-    words = load_tokenizer(kept) if kept else first_does(lambda: train_tokenizer(source, how.vocab_size))
+    words = (
+        load_tokenizer(kept)
+        if kept
+        else first_does(lambda: train_tokenizer(source, how.vocab_size))
+    )
     set_seed(how.seed)
     config, schedule = how.configure(words), how.schedule(options or {})
     require_room(lambda n: Transformer(_with_layers(config, n)), config.num_hidden_layers)
@@ -128,7 +147,9 @@ def _with_layers(config: TransformerConfig, layers: int) -> TransformerConfig:
 
 @torch.no_grad()
 def evaluate_text(model: Transformer, blocks: Blocks, batch_size: int = 32) -> dict[str, float]:
-    """The loss in nats per predicted token and in bits per byte of text, and the number of tokens predicted."""
+    """The loss in nats per predicted token and in bits per byte of text, and the number of tokens
+    predicted.
+    """
     batches = DataLoader(blocks, batch_size, collate_fn=lambda batch: batch)
     total = 0.0
     for batch in batches:
@@ -142,8 +163,16 @@ def evaluate_text(model: Transformer, blocks: Blocks, batch_size: int = 32) -> d
 
 
 def evaluate_text_on(model: Transformer, source: str) -> dict[str, float]:
-    """``evaluate_text`` on the held-out part of ``source``, packed as in training: documents one after another with the
-    tokenizer's end between them, and no BOS in front. Errors: ArgumentError for a model without a tokenizer."""
+    """``evaluate_text`` on the held-out part of ``source``, packed as in training: documents one
+    after another with the tokenizer's end between them, and no BOS in front. Errors: ArgumentError
+    for a model without a tokenizer."""
     if model.tokenizer is None:
-        raise ArgumentError("the model", must="have a tokenizer beside it", got="none", todo="Save one into its folder.")
-    return evaluate_text(model, load_text(source, model.tokenizer, model.config.max_position_embeddings).valid)
+        raise ArgumentError(
+            "the model",
+            must="have a tokenizer beside it",
+            got="none",
+            todo="Save one into its folder.",
+        )
+    return evaluate_text(
+        model, load_text(source, model.tokenizer, model.config.max_position_embeddings).valid
+    )

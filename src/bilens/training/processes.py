@@ -23,7 +23,8 @@ def processes() -> PartialState:
 
 
 def first_does(act: Callable[[], T]) -> T:
-    """What ``act`` gives in the first process, handed to all of them; what it refuses is refused in all.
+    """What ``act`` gives in the first process, handed to all of them; what it refuses is refused in
+    all.
 
     All processes wait here, so what ``act`` has written is there for every one.
     """

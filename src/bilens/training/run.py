@@ -1,8 +1,11 @@
-"""One training run in one folder through Hugging Face ``Trainer``: logged, resumable, never half-written.
+"""One training run in one folder through Hugging Face ``Trainer``: logged, resumable, never
+half-written.
 
-output/training.json        the recipe, the data and the seed, written first; the results are added at the end
+output/training.json        the recipe, the data and the seed, written first; the results are added
+                            at the end
 output/log.jsonl            one line per logged step
-output/checkpoints/         Trainer's checkpoints; one counts only with its ``complete``, which says what every file holds
+output/checkpoints/         Trainer's checkpoints; one counts only with its ``complete``, which says
+                            what every file holds
 output/config.json, model.safetensors      the trained model, written last
 """
 
@@ -50,7 +53,8 @@ LOGGED_POINTS = 50  # how many log lines a run has, whatever its length
 MOST = 2**31 - 1  # of anything that is counted
 LAYER_BYTES = 2**15  # of Python's own for a layer, about
 TO_RESUME = "What was saved before is whole: make room, and resume it."
-# TrainingArguments that nobody would read: the recipe decides, or they are for scripts around Trainer.
+# TrainingArguments that nobody would read: the recipe decides, or they are for scripts around
+# Trainer.
 UNREAD = (
     "num_train_epochs",
     "warmup_ratio",
@@ -72,7 +76,9 @@ def require_whole(who: str, value: object, least: int = 1, most: int = MOST) -> 
 
 def require_number(who: str, value: object) -> None:
     """Raise ConfigError unless ``value`` is a finite number of at least 0."""
-    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else -1.0
+    number = (
+        float(value) if isinstance(value, int | float) and not isinstance(value, bool) else -1.0
+    )
     if not 0 <= number < float("inf"):
         raise ConfigError(who, must="be finite and ≥ 0", got=repr(value))
 
@@ -84,22 +90,29 @@ def require_flag(who: str, value: object) -> None:
 
 
 def require_room(build: Callable[[int], nn.Module], layers: int) -> None:
-    """Raise ConfigError unless the weights of ``build(layers)`` fit into this machine's memory; it is not built for that.
+    """Raise ConfigError unless the weights of ``build(layers)`` fit into this machine's memory; it
+    is not built for that.
 
     Layers are alike, so two of them tell the size of any number, on a device that holds nothing.
     """
     with torch.device("meta"):
         one, two = (sum(part.numel() for part in build(n).parameters()) for n in (1, 2))
     size = 4 * one + (layers - 1) * (4 * (two - one) + LAYER_BYTES)
-    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else size
+    room = (
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else size
+    )
     if size > room:
         must = f"fit into the memory of this machine, {room / 2**30:.1f} GiB"
-        raise ConfigError("the model of this recipe", must=must, got=f"{size / 2**30:,.1f} GiB of weights")
+        raise ConfigError(
+            "the model of this recipe", must=must, got=f"{size / 2**30:,.1f} GiB of weights"
+        )
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how hard to train: AdamW with a linear warm-up over the first 5 % and a cosine down to zero."""
+    """How long and how hard to train: AdamW with a linear warm-up over the first 5 % and a cosine
+    down to zero.
+    """
 
     steps: int
     batch_size: int
@@ -108,7 +121,8 @@ class Schedule:
     seed: int
     eval_batch_size: int = 2048
     options: Mapping[str, Any] = field(default_factory=dict)  # further TrainingArguments
-    fixed: Mapping[str, Any] = field(default_factory=dict)  # TrainingArguments that go with the kind of model
+    # TrainingArguments that go with the kind of model
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):
@@ -124,25 +138,35 @@ class Schedule:
         return max(1, self.steps // 10)
 
     def arguments(self, output: Path, save_every: int, quiet: bool) -> TrainingArguments:
-        """What Trainer is told. Errors: whatever TrainingArguments raises for an option it cannot follow."""
+        """What Trainer is told. Errors: whatever TrainingArguments raises for an option it cannot
+        follow.
+        """
         return TrainingArguments(**self._settled(output, save_every, quiet) | dict(self.options))
 
     def require_options(self, model: PreTrainedModel) -> None:
-        """Raise ConfigError for an option that Trainer does not know, that the recipe decides, or that ``model`` lacks."""
+        """Raise ConfigError for an option that Trainer does not know, that the recipe decides, or
+        that ``model`` lacks.
+        """
         known = {part.name for part in dataclasses.fields(TrainingArguments) if part.init}
         decided = {*self._settled(Path(), 1, True), *UNREAD} - {"report_to"}
         for name, value in self.options.items():
             if name not in known:
-                raise ConfigError(f"option {name}", must="be one of TrainingArguments", got="an unknown one")
+                raise ConfigError(
+                    f"option {name}", must="be one of TrainingArguments", got="an unknown one"
+                )
             if name in decided:
                 raise ConfigError(f"option {name}", must="be left to the recipe", got=repr(value))
         if self.options.get("gradient_checkpointing") and not model.supports_gradient_checkpointing:
             kind = type(model).__name__
-            raise ConfigError("option gradient_checkpointing", must=f"be left out for a {kind}", got="True")
+            raise ConfigError(
+                "option gradient_checkpointing", must=f"be left out for a {kind}", got="True"
+            )
         smoothing = self.options.get("label_smoothing_factor", 0.0)
         require_number("option label_smoothing_factor", smoothing)
         if smoothing >= 1:
-            raise ConfigError("option label_smoothing_factor", must="be 0 … 1, without 1", got=smoothing)
+            raise ConfigError(
+                "option label_smoothing_factor", must="be 0 … 1, without 1", got=smoothing
+            )
 
     def _settled(self, output: Path, save_every: int, quiet: bool) -> dict[str, Any]:
         """The TrainingArguments that are the recipe's and this module's."""
@@ -174,19 +198,25 @@ class Schedule:
 
 
 def read_about(output: Path) -> dict[str, Any]:
-    """What training.json says of a run; empty where there is none. Errors: FileError where it is damaged."""
+    """What training.json says of a run; empty where there is none. Errors: FileError where it is
+    damaged.
+    """
     file = output / ABOUT
     if not file.is_file():
         return {}
     about = read_json_object(file)
     if not isinstance(about.get("data"), str) or not isinstance(about.get("recipe"), dict):
-        raise FileError(str(file), must="say the data and the recipe of a run", got="something else")
+        raise FileError(
+            str(file), must="say the data and the recipe of a run", got="something else"
+        )
     return about
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run in a folder that is held for it: what it is, where it goes on from, and the steps between its checkpoints."""
+    """A run in a folder that is held for it: what it is, where it goes on from, and the steps
+    between its checkpoints.
+    """
 
     output: Path
     about: dict[str, Any]
@@ -201,15 +231,21 @@ class Run:
 
 @contextmanager
 def claim(
-    output: Path, about: dict[str, Any], resume: bool, save_every: int | None = None, default: int | None = None
+    output: Path,
+    about: dict[str, Any],
+    resume: bool,
+    save_every: int | None = None,
+    default: int | None = None,
 ) -> Iterator[Run]:
-    """Hold ``output`` for the run that ``about`` describes while the block lasts; of several processes the first does.
+    """Hold ``output`` for the run that ``about`` describes while the block lasts; of several
+    processes the first does.
 
-    A run that is refused before it has logged or saved anything leaves the folder as it was, or none.
-    Errors: FileError for a folder in use, without ``resume`` for one that holds a run, and for one that another process is
-    at work in; ConfigError where it was begun with something else; Interrupted for what Ctrl-C stops. ``save_every`` counts
-    as such: data loaders draw random numbers for every evaluation, so the weights depend on it. None is what the run began
-    with, at first ``default``.
+    A run that is refused before it has logged or saved anything leaves the folder as it was, or
+    none. Errors: FileError for a folder in use, without ``resume`` for one that holds a run, and
+    for one that another process is at work in; ConfigError where it was begun with something else;
+    Interrupted for what Ctrl-C stops. ``save_every`` counts as such: data loaders draw random
+    numbers for every evaluation, so the weights depend on it. None is what the run began with, at
+    first ``default``.
     """
     if save_every is not None:
         require_whole("save_every", save_every)
@@ -229,7 +265,12 @@ def claim(
 
 
 def _take(
-    stack: ExitStack, output: Path, about: dict[str, Any], resume: bool, save_every: int | None, default: int | None
+    stack: ExitStack,
+    output: Path,
+    about: dict[str, Any],
+    resume: bool,
+    save_every: int | None,
+    default: int | None,
 ) -> tuple[bool, Run]:
     """Hold ``output`` until ``stack`` ends: whether it is a new run, and the run."""
     stack.enter_context(held(output))
@@ -256,7 +297,9 @@ def _has_begun(output: Path) -> bool:
     """Whether a run has come to anything: a logged line, a checkpoint, activations."""
     log = output / LOG
     logged = log.is_file() and log.stat().st_size > 0
-    return logged or any(any(output.glob(made)) for made in (f"{CHECKPOINTS}/*/*", "activations/chunk-*"))
+    return logged or any(
+        any(output.glob(made)) for made in (f"{CHECKPOINTS}/*/*", "activations/chunk-*")
+    )
 
 
 def _empty(output: Path) -> None:
@@ -279,7 +322,8 @@ def train(
     quiet: bool = False,
     penalty: Callable[[Any, int], Tensor | None] | None = None,
 ) -> None:
-    """Train ``model`` in place and write it to the run's folder. From a checkpoint it ends at the very same weights.
+    """Train ``model`` in place and write it to the run's folder. From a checkpoint it ends at the
+    very same weights.
 
     ``penalty``, of the model and the step, is added to the training loss where it is not None.
     """
@@ -296,11 +340,13 @@ def train(
             callbacks=[MarkComplete()],
         )
     trainer.add_callback(first_does(lambda: JsonLog(run.output / LOG, _step(run.checkpoint))))
-    trainer.remove_callback(PrinterCallback)  # log.jsonl has the lines; the bar shows them where there is one
+    # log.jsonl has the lines; the bar shows them where there is one
+    trainer.remove_callback(PrinterCallback)
     if not quiet:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(Bar())
-    if run.checkpoint is not None and _step(run.checkpoint) >= schedule.steps:  # Trainer would take one step more
+    # Trainer would take one step more
+    if run.checkpoint is not None and _step(run.checkpoint) >= schedule.steps:
         load_model(model, str(run.checkpoint / "model.safetensors"))
     else:
         _follow(trainer, run, schedule)
@@ -326,7 +372,9 @@ def _follow(trainer: Trainer, run: Run, schedule: Schedule) -> None:
 
 @contextmanager
 def _possible(schedule: Schedule) -> Iterator[None]:
-    """One ConfigError for what Trainer cannot do: a reporter that is not installed, bf16 without a GPU."""
+    """One ConfigError for what Trainer cannot do: a reporter that is not installed, bf16 without a
+    GPU.
+    """
     try:
         yield
     except BilensError:
@@ -336,18 +384,25 @@ def _possible(schedule: Schedule) -> Iterator[None]:
 
 
 def _refuse(schedule: Schedule, error: Exception) -> NoReturn:
-    given = {name: value for name, value in schedule.options.items() if value not in (False, None, "none")}
+    given = {
+        name: value
+        for name, value in schedule.options.items()
+        if value not in (False, None, "none")
+    }
     if not given:
         raise error
     asked = ", ".join(f"{name}={value!r}" for name, value in given.items())
-    raise ConfigError(f"Trainer with {asked}", must="be possible on this machine", got=error) from error
+    raise ConfigError(
+        f"Trainer with {asked}", must="be possible on this machine", got=error
+    ) from error
 
 
 class PenalisedTrainer(Trainer):
     """Trainer, with ``penalty(model, step)`` added to the loss of its training steps.
 
-    Label smoothing is of the next token (Trainer itself smooths towards the token that was read, but for the classes that
-    it knows by name), and of training alone: held-out losses stay nats per token. A loss is the mean of its own batch.
+    Label smoothing is of the next token (Trainer itself smooths towards the token that was read,
+    but for the classes that it knows by name), and of training alone: held-out losses stay nats per
+    token. A loss is the mean of its own batch.
     """
 
     def __init__(self, penalty: Callable[[Any, int], Tensor | None] | None, **given: Any) -> None:
@@ -356,32 +411,41 @@ class PenalisedTrainer(Trainer):
         self.label_smoother = None
         self.model_accepts_loss_kwargs = False  # no model here divides by a count that it is told
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         found: Any = super().compute_loss(model, inputs, True, num_items_in_batch)
         loss, outputs = found
         if self.args.label_smoothing_factor:
-            loss = smoothed_loss(outputs["logits"], inputs["labels"], self.args.label_smoothing_factor)
+            loss = smoothed_loss(
+                outputs["logits"], inputs["labels"], self.args.label_smoothing_factor
+            )
         if self.penalty is not None:
             extra = self.penalty(self.accelerator.unwrap_model(model), self.state.global_step)
             loss = loss if extra is None else loss + extra
         return (loss, outputs) if return_outputs else loss
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """As Trainer's. torch says RuntimeError for a disk that is full, so in here that is what one means."""
+        """As Trainer's. torch says RuntimeError for a disk that is full, so in here that is what
+        one means.
+        """
         try:
             super()._save_checkpoint(model, trial)
         except RuntimeError as error:
             if type(error) is not RuntimeError:  # out of memory, a device that failed
                 raise
             must = "be writable to the end"
-            raise FileError(str(self.args.output_dir), must=must, got=str(error), todo=TO_RESUME) from error
+            raise FileError(
+                str(self.args.output_dir), must=must, got=str(error), todo=TO_RESUME
+            ) from error
 
 
 def smoothed_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Mean cross-entropy against labels of which ``smoothing`` is spread over all classes (Szegedy et al.,
-    arXiv:1512.00567); of texts, (b, t, vocab) and (b, t), the next token is what is predicted."""
+    """Mean cross-entropy against labels of which ``smoothing`` is spread over all classes (Szegedy
+    et al., arXiv:1512.00567); of texts, (b, t, vocab) and (b, t), the next token is what is
+    predicted."""
     if labels.ndim == 2:
         logits, labels = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
     return nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
@@ -389,34 +453,52 @@ def smoothed_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
 
 def accuracy_metric(prediction: EvalPrediction) -> dict[str, float]:
     """The fraction of right classes, for Trainer."""
-    return {"accuracy": float((np.asarray(prediction.predictions).argmax(-1) == prediction.label_ids).mean())}
+    return {
+        "accuracy": float(
+            (np.asarray(prediction.predictions).argmax(-1) == prediction.label_ids).mean()
+        )
+    }
 
 
 def save_model(model: PreTrainedModel, output: Path) -> None:
-    """``save_pretrained`` into a temporary folder, then each file renamed into ``output``, config.json last."""
+    """``save_pretrained`` into a temporary folder, then each file renamed into ``output``,
+    config.json last.
+    """
     with hushed(), saved_together(output, "config.json") as temporary:
         model.save_pretrained(temporary)
 
 
 class JsonLog(TrainerCallback):
-    """Every logged line as JSON in one file; on resuming, lines after the checkpoint are dropped first."""
+    """Every logged line as JSON in one file; on resuming, lines after the checkpoint are dropped
+    first.
+    """
 
     def __init__(self, path: Path, resumed_at: int) -> None:
         self.path = path
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.is_file() else []
+        lines = (
+            path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            if path.is_file()
+            else []
+        )
         write_text(path, "".join(line for line in lines if 0 <= _logged_step(line) <= resumed_at))
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
         if state.is_world_process_zero:
             with writing(self.path, TO_RESUME), self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step} | (given.get("logs") or {})) + "\n")
+                file.write(
+                    json.dumps({"step": state.global_step} | (given.get("logs") or {})) + "\n"
+                )
 
 
 class MarkComplete(TrainerCallback):
-    """Marks a checkpoint once all processes have written all of it, with what each file holds: a kill in the middle, and
-    damage later, are seen."""
+    """Marks a checkpoint once all processes have written all of it, with what each file holds: a
+    kill in the middle, and damage later, are seen."""
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         processes().wait_for_everyone()
         if state.is_world_process_zero:
             checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
@@ -424,17 +506,23 @@ class MarkComplete(TrainerCallback):
                 plain = (checkpoint / "trainer_state.json").stat().st_mode
                 for file in checkpoint.iterdir():
                     file.chmod(plain)  # safetensors lets no one else read what it wrote
-                write_text(checkpoint / COMPLETE, json.dumps(_contents(checkpoint), indent=2) + "\n")
+                write_text(
+                    checkpoint / COMPLETE, json.dumps(_contents(checkpoint), indent=2) + "\n"
+                )
 
 
 class Bar(ProgressCallback):
     """Trainer's progress bar, with tokens per second beside it where Trainer counts tokens."""
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
         super().on_train_begin(args, state, control, **given)
         self.seen_before = state.num_input_tokens_seen  # by the run that is resumed
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
         super().on_step_end(args, state, control, **given)
         bar: Any = self.training_bar
         seen = state.num_input_tokens_seen - self.seen_before
@@ -443,7 +531,9 @@ class Bar(ProgressCallback):
 
 
 def _logging_steps(steps: int, save_every: int) -> int:
-    """How often to log: a logged loss is the mean since the last line, so every checkpoint must fall on a line."""
+    """How often to log: a logged loss is the mean since the last line, so every checkpoint must
+    fall on a line.
+    """
     wanted = max(1, steps // LOGGED_POINTS)
     return next(n for n in range(min(wanted, save_every), 0, -1) if save_every % n == 0)
 
@@ -463,13 +553,21 @@ def _logged_step(line: str) -> int:
 
 def _checkpoints(folder: Path) -> list[Path]:
     """Folders that are named as checkpoints, by step."""
-    named = (place for place in folder.glob("checkpoint-*") if re.fullmatch("checkpoint-[0-9]+", place.name))
-    return sorted((place for place in named if place.is_dir() and not place.is_symlink()), key=_step)
+    named = (
+        place
+        for place in folder.glob("checkpoint-*")
+        if re.fullmatch("checkpoint-[0-9]+", place.name)
+    )
+    return sorted(
+        (place for place in named if place.is_dir() and not place.is_symlink()), key=_step
+    )
 
 
 def _newest(folder: Path) -> Path | None:
     """The newest checkpoint that is marked complete."""
-    return next((place for place in reversed(_checkpoints(folder)) if (place / COMPLETE).is_file()), None)
+    return next(
+        (place for place in reversed(_checkpoints(folder)) if (place / COMPLETE).is_file()), None
+    )
 
 
 def _last_complete(folder: Path) -> Path | None:
@@ -494,7 +592,9 @@ def _is_whole(checkpoint: Path) -> bool:
 
 def _contents(checkpoint: Path) -> dict[str, str]:
     """A digest of each file but the mark itself; about a second a GiB."""
-    files = (file for file in sorted(checkpoint.iterdir()) if file.name != COMPLETE and file.is_file())
+    files = (
+        file for file in sorted(checkpoint.iterdir()) if file.name != COMPLETE and file.is_file()
+    )
     return {file.name: _digest(file) for file in files}
 
 
@@ -520,4 +620,6 @@ def _require_same(stored: dict[str, Any], about: dict[str, Any], output: Path) -
     for key, value in about.items():
         if stored.get(key) != value:
             must = f"be what the run began with, {stored.get(key)!r}"
-            raise ConfigError(f"{output}: {key}", must=must, got=repr(value), todo="Name another folder.")
+            raise ConfigError(
+                f"{output}: {key}", must=must, got=repr(value), todo="Name another folder."
+            )

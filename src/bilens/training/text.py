@@ -1,7 +1,9 @@
-"""Text data: documents from this Python, a file, a folder or a Hugging Face dataset, packed into blocks of tokens.
+"""Text data: documents from this Python, a file, a folder or a Hugging Face dataset, packed into
+blocks of tokens.
 
-A document ends at ``<|endoftext|>``, at the end of its file, or with its row; the line ends around the separator belong
-to it, and documents of white space alone are left out. Nothing else of a text is changed (but for a byte order mark).
+A document ends at ``<|endoftext|>``, at the end of its file, or with its row; the line ends around
+the separator belong to it, and documents of white space alone are left out. Nothing else of a text
+is changed (but for a byte order mark).
 """
 
 import lzma
@@ -63,11 +65,14 @@ def read_documents(source: str) -> Iterator[str]:
     ``source`` is one of
         "topics"        the help texts of the running Python (pydoc_data.topics), by name
         a file          .txt, or .xz of the same: UTF-8
-        a folder        train.txt and valid.txt where there, else every .txt; each may be .txt.xz; by name
-        a dataset       the Hugging Face name of one with a column "text" (needs the package datasets, and a network)
+        a folder        train.txt and valid.txt where there, else every .txt; each may be .txt.xz;
+                        by name
+        a dataset       the Hugging Face name of one with a column "text" (needs the package
+                        datasets, and a network)
 
-    Files are read a line at a time, and datasets a row; at most one document is held. Errors: FileError where there is no
-    such source; while reading, for a file that is no UTF-8 (with the byte's offset), a damaged .xz, or no text at all.
+    Files are read a line at a time, and datasets a row; at most one document is held. Errors:
+    FileError where there is no such source; while reading, for a file that is no UTF-8 (with the
+    byte's offset), a damaged .xz, or no text at all.
     """
     found = _find(source)
     return chain(found.train(), found.valid() if found.valid else ())
@@ -76,9 +81,10 @@ def read_documents(source: str) -> Iterator[str]:
 def split_documents(source: str) -> Split:
     """The documents of ``source`` (see ``read_documents``) to train on, and those held out.
 
-    Held out is what the source itself holds out (valid.txt, or a dataset's split "validation"); else the last tenth of
-    its documents (rounded down, at least one), for which it is read once more to count them; else, of a single document,
-    its last tenth, cut at the last line end before that (in its second half; without one, between any two characters).
+    Held out is what the source itself holds out (valid.txt, or a dataset's split "validation");
+    else the last tenth of its documents (rounded down, at least one), for which it is read once
+    more to count them; else, of a single document, its last tenth, cut at the last line end before
+    that (in its second half; without one, between any two characters).
     """
     found = _find(source)
     if found.valid:
@@ -92,10 +98,12 @@ def split_documents(source: str) -> Split:
 
 @dataclass(frozen=True)
 class Blocks(Dataset):
-    """Texts as blocks of tokens, in order. Indexed by lists, so that a batch is one slice and not a loop.
+    """Texts as blocks of tokens, in order. Indexed by lists, so that a batch is one slice and not a
+    loop.
 
-    ``bytes`` is what a causal loss over the blocks is about: the UTF-8 bytes of every token but the first of each block,
-    which nothing predicts. ``<|endoftext|>`` is predicted like any token and stands for no byte.
+    ``bytes`` is what a causal loss over the blocks is about: the UTF-8 bytes of every token but the
+    first of each block, which nothing predicts. ``<|endoftext|>`` is predicted like any token and
+    stands for no byte.
     """
 
     tokens: UInt[np.ndarray, "n length"]
@@ -115,7 +123,9 @@ class Blocks(Dataset):
         return {"input_ids": ids, "labels": ids}
 
     def bits_per_byte(self, loss: float) -> float:
-        """``loss`` (nats per predicted token, meant over all blocks) in bits per UTF-8 byte of the predicted text."""
+        """``loss`` (nats per predicted token, meant over all blocks) in bits per UTF-8 byte of the
+        predicted text.
+        """
         predicted = len(self) * (self.tokens.shape[1] - 1)
         return loss * predicted / (math.log(2) * self.bytes)
 
@@ -130,45 +140,65 @@ class TextData:
 
 
 def load_text(source: str, tokenizer: PreTrainedTokenizerFast, length: int) -> TextData:
-    """``source`` (see ``read_documents``, ``split_documents``) in blocks of ``length`` tokens (see ``pack``).
+    """``source`` (see ``read_documents``, ``split_documents``) in blocks of ``length`` tokens (see
+    ``pack``).
 
     Errors: those of ``read_documents``, and ArgumentError where a part does not fill one block.
     """
     documents = split_documents(source)
     train = pack(documents.train, tokenizer, length, f"the training text of {source}")
-    return TextData(source, train, pack(documents.valid, tokenizer, length, f"the held-out text of {source}"))
+    return TextData(
+        source, train, pack(documents.valid, tokenizer, length, f"the held-out text of {source}")
+    )
 
 
-def pack(documents: Iterable[str], tokenizer: PreTrainedTokenizerFast, length: int, name: str = "the text") -> Blocks:
-    """``documents``, each followed by the tokenizer's end of text, one after the other in blocks of ``length`` tokens.
+def pack(
+    documents: Iterable[str],
+    tokenizer: PreTrainedTokenizerFast,
+    length: int,
+    name: str = "the text",
+) -> Blocks:
+    """``documents``, each followed by the tokenizer's end of text, one after the other in blocks of
+    ``length`` tokens.
 
-    A block may start and end within a document. What is left after the last whole block is dropped: fewer than ``length``
-    tokens. Memory: two or four bytes a token, and a fixed amount for tokenising. Errors: ArgumentError for a tokenizer
-    that is not byte-level or has no end of text, for ``length`` < 2, and for text that does not fill one block.
+    A block may start and end within a document. What is left after the last whole block is dropped:
+    fewer than ``length`` tokens. Memory: two or four bytes a token, and a fixed amount for
+    tokenising. Errors: ArgumentError for a tokenizer that is not byte-level or has no end of text,
+    for ``length`` < 2, and for text that does not fill one block.
     """
     if length < 2:
-        raise ArgumentError("length", must="be at least 2 tokens, one to predict from and one to predict", got=length)
+        raise ArgumentError(
+            "length",
+            must="be at least 2 tokens, one to predict from and one to predict",
+            got=length,
+        )
     lengths = _byte_lengths(tokenizer)
     tokens = _tokenise(documents, tokenizer, np.uint16 if len(lengths) <= 2**16 else np.uint32)
     if len(tokens) < length:
         todo = "Ask for shorter blocks, or bring more text."
-        raise ArgumentError(name, must=f"fill a block of {length} tokens", got=f"{len(tokens)} tokens", todo=todo)
+        raise ArgumentError(
+            name, must=f"fill a block of {length} tokens", got=f"{len(tokens)} tokens", todo=todo
+        )
     tokens = tokens[: len(tokens) // length * length].reshape(-1, length)
     return Blocks(tokens, sum(int(lengths[block[1:]].sum()) for block in tokens))
 
 
 def pieces(document: str) -> Iterator[str]:
-    """``document`` in parts of about ``PIECE`` characters, so that tokenising a long one takes little memory.
+    """``document`` in parts of about ``PIECE`` characters, so that tokenising a long one takes
+    little memory.
 
-    Cut between a letter or digit and the white space after it: byte-level tokenizers never join these, so no token
-    changes. Where no such place comes within ``LONGEST`` characters the cut is made there, and a warning says so: the tokens
-    on either side of it may be others than without it.
+    Cut between a letter or digit and the white space after it: byte-level tokenizers never join
+    these, so no token changes. Where no such place comes within ``LONGEST`` characters the cut is
+    made there, and a warning says so: the tokens on either side of it may be others than without
+    it.
     """
     start = 0
     while len(document) - start > LONGEST or WORD_END.search(document, start + PIECE):
         found = WORD_END.search(document, start + PIECE, start + LONGEST + 1)
         if found is None:
-            warnings.warn("a text without the end of a word was cut; tokens there may differ", stacklevel=2)
+            warnings.warn(
+                "a text without the end of a word was cut; tokens there may differ", stacklevel=2
+            )
         end = start + LONGEST if found is None else found.end()
         yield document[start:end]
         start = end
@@ -188,7 +218,9 @@ def _find(source: str) -> _Source:
     if DATASET.fullmatch(source) and path.suffix not in SUFFIXES:
         return _dataset(source)
     must = f'be "{BUILT_IN}", a .txt or .xz file, a folder, or the name of a Hugging Face dataset'
-    raise FileError(source, must=must, got="something else" if os.path.lexists(source) else "nothing there")
+    raise FileError(
+        source, must=must, got="something else" if os.path.lexists(source) else "nothing there"
+    )
 
 
 def _topics() -> Iterator[str]:
@@ -211,8 +243,12 @@ def _folder(folder: Path) -> _Source:
     valid = files.pop("valid.txt", None)
     train = [files["train.txt"]] if "train.txt" in files else list(files.values())
     if not train:
-        raise FileError(str(folder), must="hold text to train on, .txt or .txt.xz", got="no such file")
-    return _Source(partial(_read, str(folder), train), partial(_read, str(valid), [valid]) if valid else None)
+        raise FileError(
+            str(folder), must="hold text to train on, .txt or .txt.xz", got="no such file"
+        )
+    return _Source(
+        partial(_read, str(folder), train), partial(_read, str(valid), [valid]) if valid else None
+    )
 
 
 def _read(name: str, files: list[Path]) -> Iterator[str]:
@@ -248,12 +284,20 @@ def _lines(file: Path) -> Iterator[str]:
         with _open(file) as raw:
             while line := raw.readline(room + 1 - offset if packed else -1):
                 if packed and offset + len(line) > room:
-                    must, todo = f"unpack to at most {room:,} bytes", "Unpack it, where it is meant to: xz -d."
+                    must, todo = (
+                        f"unpack to at most {room:,} bytes",
+                        "Unpack it, where it is meant to: xz -d.",
+                    )
                     raise FileError(str(file), must=must, got="more", todo=todo)
                 yield _decode(line, file, offset)
                 offset += len(line)
     except EOFError as error:
-        raise FileError(str(file), must="be whole", got="an xz stream that ends early", todo="Download it again.") from error
+        raise FileError(
+            str(file),
+            must="be whole",
+            got="an xz stream that ends early",
+            todo="Download it again.",
+        ) from error
     except lzma.LZMAError as error:
         raise FileError(str(file), must="be an undamaged xz file", got=str(error)) from error
     except OSError as error:
@@ -265,11 +309,15 @@ def _open(file: Path) -> BinaryIO | lzma.LZMAFile:
 
 
 def _require_text(data: bytes, file: Path, offset: int) -> None:
-    """Raise FileError for bytes that no text has: a NUL is of another kind of file, of UTF-16, or of a hole in it."""
+    """Raise FileError for bytes that no text has: a NUL is of another kind of file, of UTF-16, or
+    of a hole in it.
+    """
     at = data.find(0)
     if at >= 0:
         got = f"a NUL at offset {offset + at}"
-        raise FileError(str(file), must="be UTF-8 text", got=got, todo="Convert it, for instance with iconv.")
+        raise FileError(
+            str(file), must="be UTF-8 text", got=got, todo="Convert it, for instance with iconv."
+        )
 
 
 def _decode(line: bytes, file: Path, offset: int) -> str:
@@ -279,7 +327,9 @@ def _decode(line: bytes, file: Path, offset: int) -> str:
     except UnicodeDecodeError as error:
         got = f"byte 0x{line[error.start]:02x} at offset {offset + error.start}"
         got += " of its decompressed text" if file.suffix == ".xz" else ""
-        raise FileError(str(file), must="be UTF-8", got=got, todo="Convert it, for instance with iconv.") from error
+        raise FileError(
+            str(file), must="be UTF-8", got=got, todo="Convert it, for instance with iconv."
+        ) from error
     return text if offset else text.removeprefix("\ufeff")
 
 
@@ -288,7 +338,9 @@ def _dataset(name: str) -> _Source:
         from datasets import load_dataset
     except ImportError as error:
         must = "be a file or a folder, or, with the package datasets, a Hugging Face dataset"
-        raise FileError(name, must=must, got="none of them", todo="Check the path, or pip install datasets.") from error
+        raise FileError(
+            name, must=must, got="none of them", todo="Check the path, or pip install datasets."
+        ) from error
     with _reaching(name):
         dataset_info(name, timeout=10)  # without a network load_dataset would try for half a minute
         parts: Any = load_dataset(name, streaming=True)
@@ -303,7 +355,11 @@ def _rows(name: str, rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     with _reaching(name):
         for row in rows:
             if not isinstance(row.get("text"), str):
-                raise FileError(f"dataset {name}", must='have text in a column "text"', got=f"columns {', '.join(row)}")
+                raise FileError(
+                    f"dataset {name}",
+                    must='have text in a column "text"',
+                    got=f"columns {', '.join(row)}",
+                )
             for document in _documents([row["text"]]):
                 found = True
                 yield document
@@ -318,7 +374,8 @@ def _reaching(name: str) -> Iterator[None]:
         yield
     except BilensError:
         raise
-    except Exception as error:  # of datasets, huggingface_hub, httpx and fsspec, which share no family
+    # of datasets, huggingface_hub, httpx and fsspec, which share no family
+    except Exception as error:
         must = "be a file, a folder, or a Hugging Face dataset that can be reached and read"
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FileError(name, must=must, got=f"none of them ({reason.rstrip('.')})") from error
@@ -332,10 +389,17 @@ def _cut(text: str) -> Split:
 
 def _byte_lengths(tokenizer: PreTrainedTokenizerFast) -> Int[np.ndarray, " vocab"]:
     """The number of bytes that each token id stands for. Special tokens stand for none."""
-    if not isinstance(tokenizer.backend_tokenizer.decoder, decoders.ByteLevel) or tokenizer.eos_token is None:
-        got = f"{type(tokenizer.backend_tokenizer.decoder).__name__}, eos_token {tokenizer.eos_token}"
+    if (
+        not isinstance(tokenizer.backend_tokenizer.decoder, decoders.ByteLevel)
+        or tokenizer.eos_token is None
+    ):
+        got = (
+            f"{type(tokenizer.backend_tokenizer.decoder).__name__}, eos_token {tokenizer.eos_token}"
+        )
         todo = "Use one that bilens trained, or a tokenizer of the GPT-2, Llama 3 or Qwen family."
-        raise ArgumentError("tokenizer", must="be byte-level and have an eos_token", got=got, todo=todo)
+        raise ArgumentError(
+            "tokenizer", must="be byte-level and have an eos_token", got=got, todo=todo
+        )
     vocabulary = tokenizer.get_vocab()
     lengths = np.zeros(max(vocabulary.values()) + 1, np.int64)
     for token, index in vocabulary.items():
@@ -345,7 +409,9 @@ def _byte_lengths(tokenizer: PreTrainedTokenizerFast) -> Int[np.ndarray, " vocab
     return lengths
 
 
-def _tokenise(documents: Iterable[str], tokenizer: PreTrainedTokenizerFast, dtype: type) -> UInt[np.ndarray, " tokens"]:
+def _tokenise(
+    documents: Iterable[str], tokenizer: PreTrainedTokenizerFast, dtype: type
+) -> UInt[np.ndarray, " tokens"]:
     encode = partial(tokenizer.backend_tokenizer.encode_batch_fast, add_special_tokens=False)
     batches = _batches(_ended(documents, str(tokenizer.eos_token)))
     ids = [np.array(encoding.ids, dtype) for batch in batches for encoding in encode(batch)]

@@ -17,13 +17,17 @@ LARGEST = 2**20  # four times the largest in use; room for all of them is taken 
 FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
-def train_tokenizer(source: str, vocab_size: int, output: str | Path | None = None) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer (Sennrich et al., arXiv:1508.07909; GPT-2's splitting into words) of ``vocab_size`` tokens.
+def train_tokenizer(
+    source: str, vocab_size: int, output: str | Path | None = None
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer (Sennrich et al., arXiv:1508.07909; GPT-2's splitting into words)
+    of ``vocab_size`` tokens.
 
-    Learnt from the training documents of ``source`` (see ``split_documents``), so held-out text stays unseen; the same
-    text gives the same tokenizer. Token 0 is ``<|endoftext|>``, the only special one: beginning, end and padding. There
-    are fewer than ``vocab_size`` tokens where no further pair of them occurs twice. With ``output`` it is saved there, in a
-    folder that is new or empty. Errors: ArgumentError for a ``vocab_size`` below 257 or above 2²⁰, FileError for a folder
+    Learnt from the training documents of ``source`` (see ``split_documents``), so held-out text
+    stays unseen; the same text gives the same tokenizer. Token 0 is ``<|endoftext|>``, the only
+    special one: beginning, end and padding. There are fewer than ``vocab_size`` tokens where no
+    further pair of them occurs twice. With ``output`` it is saved there, in a folder that is new or
+    empty. Errors: ArgumentError for a ``vocab_size`` below 257 or above 2²⁰, FileError for a folder
     in use, and those of ``read_documents``.
     """
     require_vocabulary(vocab_size)
@@ -55,12 +59,17 @@ def _learned(source: str, vocab_size: int) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     documents = split_documents(source).train
-    bpe.train_from_iterator((piece for document in documents for piece in pieces(document)), trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=END)
+    bpe.train_from_iterator(
+        (piece for document in documents for piece in pieces(document)), trainer
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=END
+    )
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, output: str | Path) -> None:
-    """Write tokenizer.json and tokenizer_config.json into a temporary folder, then rename each into ``output``.
+    """Write tokenizer.json and tokenizer_config.json into a temporary folder, then rename each into
+    ``output``.
 
     Errors: FileError where the folder cannot be made or written.
     """
@@ -68,18 +77,24 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, output: str | Path) -> No
         try:
             tokenizer.save_pretrained(temporary)
         except Exception as error:  # tokenizers raises Exception itself, for a full disk too
-            raise FileError(str(output), must="be writable to the end", got=reason(error)) from error
+            raise FileError(
+                str(output), must="be writable to the end", got=reason(error)
+            ) from error
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """The tokenizer in ``folder``: one that ``save_tokenizer`` wrote, or any other with the same two files, or with
-    vocab.json and merges.txt.
+    """The tokenizer in ``folder``: one that ``save_tokenizer`` wrote, or any other with the same
+    two files, or with vocab.json and merges.txt.
 
     Errors: FileError where the folder or a file is missing or damaged.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileError(str(folder), must="be a tokenizer folder", got="a file" if folder.exists() else "nothing there")
+        raise FileError(
+            str(folder),
+            must="be a tokenizer folder",
+            got="a file" if folder.exists() else "nothing there",
+        )
     if not all((folder / name).is_file() for name in PAIR):  # GPT-2's form, which needs no more
         for name in FILES:
             if not (folder / name).is_file():
