@@ -2,11 +2,12 @@
 lock step.
 
 A step multiplies every direction's own vector by its own matrix, Q_u v = ½ [Lᵀ Λ_u (R v) + Rᵀ Λ_u
-(L v)], as four GEMMs for all directions together. With V the basis, H = Vᵀ Q V and Q V = V H + β v
-e_lastᵀ, a Ritz pair (θ, V s) misses by exactly β |s_last|. Q v_last is known to need only v_last
-and the vector before it (the three-term recurrence); what rounding leaves along the others is taken
-out by one more pass over the whole basis. So bases are fully reorthogonalised, for half the cost of
-twice. A basis that has no more room is cut down to its best Ritz vectors (thick restart).
+(L v)], as four GEMMs for all directions together (``decompose.product``). With V the basis, H = Vᵀ
+Q V and Q V = V H + β v e_lastᵀ, a Ritz pair (θ, V s) misses by exactly β |s_last|. Q v_last is
+known to need only v_last and the vector before it (the three-term recurrence); what rounding leaves
+along the others is taken out by one more pass over the whole basis. So bases are fully
+reorthogonalised, for half the cost of twice. A basis that has no more room is cut down to its best
+Ritz vectors (thick restart).
 
 One starting vector sees one copy of a multiple eigenvalue. So what was found is taken out, and a
 random vector is asked whether anything as large is left (``decompose.probe``). If so, a new start
@@ -24,6 +25,7 @@ from bilens.algebra import QuadraticForm
 from bilens.algebra.eigen import Which, preference, rounding
 from bilens.base.numerics import tolerance
 from bilens.decompose.probe import CHANCE, LEAVING, SURE, Held, unseen
+from bilens.decompose.product import Product
 
 # pairs beyond the k that are handed out as far as they came: what is taken out with them widens the
 # gap
@@ -81,10 +83,10 @@ def lanczos(
     nothing is missing, and more where something is. Directions that do not converge in
     ``max_steps`` say so.
     """
-    size = form.shape[-1]
+    size, product = form.shape[-1], Product.of(form)
     generator = torch.Generator().manual_seed(seed)
     hold = min(size, k + SPARE)
-    found = _Krylov(form, None, k, which, tol, room(k, size), generator, hold).run(max_steps)
+    found = _Krylov(product, None, k, which, tol, room(k, size), generator, hold).run(max_steps)
     found.complete[:] = found.converged & (k >= size)
     rows = (found.converged & ~found.complete).nonzero()[:, 0]
     chance, loose = CHANCE, True
@@ -92,10 +94,10 @@ def lanczos(
         if not len(rows):
             break
         held = _held(found, rows, k, which, tol, loose)
-        clear = unseen(form.rows(rows), held, which, chance, max_steps + size, generator)
+        clear = unseen(product.rows(rows), held, which, chance, max_steps + size, generator)
         found.complete[rows[clear]] = True
         rows, chance, loose = rows[~clear], SURE, False
-        found = _fetched(form, found, rows, k, which, tol, max_steps, generator)
+        found = _fetched(product, found, rows, k, which, tol, max_steps, generator)
     beyond = found.values[:, k] if hold > k else torch.full_like(found.next, torch.nan)
     kept = {name: getattr(found, name)[:, :k] for name in ("values", "vectors", "bounds")}
     return replace(found, **kept, next=beyond)
@@ -139,7 +141,7 @@ def _held(
 
 
 def _fetched(
-    form: QuadraticForm,
+    product: Product,
     found: Ritz,
     rows: Int[Tensor, " r"],
     k: int,
@@ -153,14 +155,14 @@ def _fetched(
     """
     if not len(rows):
         return found
-    hold, size = found.values.shape[1], form.shape[-1]
+    hold, size = found.values.shape[1], product.size
     kept, floor, largest = (
         found.vectors[rows, :k],
         _floor(found, rows, k, which, tol),
         found.largest[rows],
     )
     run = _Krylov(
-        form.rows(rows), kept, 1, which, tol, room(k, size), generator, hold, floor, largest
+        product.rows(rows), kept, 1, which, tol, room(k, size), generator, hold, floor, largest
     )
     more = run.run(max_steps)
     good = more.bounds <= tol * largest[:, None]
@@ -191,7 +193,7 @@ class _Krylov:
 
     def __init__(
         self,
-        form: QuadraticForm,
+        product: Product,
         locked: Float[Tensor, "n p i"] | None,
         k: int,
         which: Which,
@@ -202,31 +204,31 @@ class _Krylov:
         floor: Float[Tensor, " n"] | None = None,
         largest: Float[Tensor, " n"] | None = None,
     ) -> None:
-        n, self.size = len(form.weights), form.shape[-1]
-        self.form, self.locked, self.tol, self.generator = form, locked, tol, generator
+        n, self.size, like = len(product), product.size, product.left
+        self.product, self.locked, self.tol, self.generator = product, locked, tol, generator
         self.which: Which = which
         self.space, self.k, self.hold = min(space, self.size), min(k, self.size), hold
-        self.floor = form.left.new_full((n,), torch.inf) if floor is None else floor
-        self.largest = form.left.new_zeros(n) if largest is None else largest
-        self.basis = form.left.new_empty(n, self.space + 1, form.shape[-1])
-        self.projected = form.left.new_zeros(n, self.space, self.space)
+        self.floor = like.new_full((n,), torch.inf) if floor is None else floor
+        self.largest = like.new_zeros(n) if largest is None else largest
+        self.basis = like.new_empty(n, self.space + 1, self.size)
+        self.projected = like.new_zeros(n, self.space, self.space)
         # of the result that each direction still in lock step has
-        self.rows = torch.arange(n, device=form.device)
-        self.scale = form.left.new_zeros(n)  # the largest |entry| of H so far
+        self.rows = torch.arange(n, device=like.device)
+        self.scale = like.new_zeros(n)  # the largest |entry| of H so far
         self.due = self.k  # how many pairs have to converge
         # ``near``: the first basis vector that Q v_last can have a part along
         self.full = self.near = self.steps = 0
         self.basis[:, 0] = self.fresh(slice(None))
         self.result = Ritz(
-            values=form.left.new_full((n, hold), torch.nan),
-            vectors=form.left.new_zeros(n, hold, form.shape[-1]),
-            bounds=form.left.new_full((n, hold), torch.inf),
-            along=form.left.new_zeros(n, form.shape[-1]),
-            converged=torch.zeros(n, dtype=torch.bool, device=form.device),
-            complete=torch.zeros(n, dtype=torch.bool, device=form.device),
-            next=form.left.new_full((n,), torch.nan),
-            largest=form.left.new_zeros(n),
-            joined=torch.zeros(n, dtype=torch.bool, device=form.device),
+            values=like.new_full((n, hold), torch.nan),
+            vectors=like.new_zeros(n, hold, self.size),
+            bounds=like.new_full((n, hold), torch.inf),
+            along=like.new_zeros(n, self.size),
+            converged=torch.zeros(n, dtype=torch.bool, device=like.device),
+            complete=torch.zeros(n, dtype=torch.bool, device=like.device),
+            next=like.new_full((n,), torch.nan),
+            largest=like.new_zeros(n),
+            joined=torch.zeros(n, dtype=torch.bool, device=like.device),
             steps=0,
         )
 
@@ -269,7 +271,7 @@ class _Krylov:
         """One product and one new basis vector for each direction; β of each, 0 where the space is
         exhausted.
         """
-        image = self.form @ self.basis[:, self.full]
+        image = self.product @ self.basis[:, self.full]
         self.full, self.steps = self.full + 1, self.steps + 1
         along, image = self.orthogonal(image, self.basis[:, : self.full], self.near)
         self.near = max(0, self.full - 1)
@@ -329,7 +331,7 @@ class _Krylov:
         self.basis = basis
         for name in ("projected", "scale", "rows", "floor", "largest"):
             setattr(self, name, getattr(self, name)[stay])
-        self.form = self.form.rows(stay)
+        self.product = self.product.rows(stay)
         self.locked = None if self.locked is None else self.locked[stay]
 
     def restart(self, values: Tensor, turns: Tensor) -> None:

@@ -31,8 +31,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from bilens.algebra import QuadraticForm
 from bilens.algebra.eigen import Which
+from bilens.decompose.product import Product
 
 # that an eigenvalue is missed at the very edge of what is kept (further in, far less)
 CHANCE = 1e-3
@@ -54,7 +54,7 @@ class Held(NamedTuple):
 
 
 def unseen(
-    form: QuadraticForm,
+    product: Product,
     held: Held,
     which: Which,
     chance: float,
@@ -64,11 +64,11 @@ def unseen(
     """Whether nothing beyond ``held.floor`` is left of each form, but for ``chance``. Cost per step
     8 h i and 4 p i.
     """
-    n, size = len(form.weights), form.shape[-1]
-    clear = torch.zeros(n, dtype=torch.bool, device=form.device)
-    state = _Recurrence(form, held, SIDES[which], generator)
+    n, size = len(product), product.size
+    clear = torch.zeros(n, dtype=torch.bool, device=product.left.device)
+    state = _Recurrence(product, held, SIDES[which], generator)
     goal = chance / (2 * size / torch.pi) ** 0.5
-    rows = torch.arange(n, device=form.device)
+    rows = torch.arange(n, device=product.left.device)
     for step in range(max_steps):
         state.step()
         clear[rows] = (clear[rows] | (state.hidden() <= goal)) & ~state.crossed
@@ -85,22 +85,22 @@ class _Recurrence:
     """v_j and v_j−1 of each direction, the last pivots at μ on each side that is asked, and log r."""
 
     def __init__(
-        self, form: QuadraticForm, held: Held, sides: tuple[int, ...], generator: torch.Generator
+        self, product: Product, held: Held, sides: tuple[int, ...], generator: torch.Generator
     ) -> None:
-        n = len(form.weights)
-        self.form, self.held, self.floor = form, held.rows, held.floor.double()[:, None]
-        self.sides = torch.tensor(sides, dtype=torch.float64, device=form.device)
-        start = torch.randn(n, form.shape[-1], generator=generator).to(held.rows)
+        n = len(product)
+        self.product, self.held, self.floor = product, held.rows, held.floor.double()[:, None]
+        self.sides = torch.tensor(sides, dtype=torch.float64, device=product.left.device)
+        start = torch.randn(n, product.size, generator=generator).to(held.rows)
         start = self.beside(self.beside(start))
         self.now = start / start.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(start.dtype).tiny)
         self.before, self.beta = torch.zeros_like(self.now), self.floor.new_zeros(n)
         self.pivot = self.floor.new_ones(n, len(sides))
         self.log = self.floor.new_zeros(n, len(sides))
         self.scale = self.now.new_zeros(n)
-        self.crossed = torch.zeros(n, dtype=torch.bool, device=form.device)
+        self.crossed = torch.zeros(n, dtype=torch.bool, device=product.left.device)
 
     def step(self) -> None:
-        image = self.beside(self.form @ self.now)
+        image = self.beside(self.product @ self.now)
         alpha = (self.now * image).sum(-1)
         image = image - alpha[:, None] * self.now - self.beta.to(image)[:, None] * self.before
         length = image.norm(dim=-1)
@@ -129,6 +129,6 @@ class _Recurrence:
 
     def leave(self, stay: Bool[Tensor, " n"] | Int[Tensor, " n"]) -> None:
         """Only ``stay`` go on."""
-        self.form = self.form.rows(stay)
+        self.product = self.product.rows(stay)
         for name in ("held", "floor", "now", "before", "beta", "pivot", "log", "crossed", "scale"):
             setattr(self, name, getattr(self, name)[stay])
