@@ -24,7 +24,7 @@ from bilens.algebra import (
     sampled_inner,
 )
 from bilens.base.errors import ArgumentError, BilensError, NotFiniteError, ShapeError
-from bilens.decompose import hosvd, joint, similarity, svd, tail, top_entries
+from bilens.decompose import eigen, hosvd, joint, similarity, svd, tail, top_entries
 
 pytestmark = pytest.mark.bad_input
 
@@ -56,6 +56,9 @@ DOORS = {
     "sampled_inner": lambda T: sampled_inner(T, T, torch.ones(5, 4, dtype=torch.float64)),
     "round": lambda T: T.round(2),
     "canonical": canonical,
+    "eigen": lambda T: eigen(T, k=2),
+    "eigen(lanczos)": lambda T: eigen(T, k=2, method="lanczos"),
+    "eigen(measure)": lambda T: eigen(T, k=2, measure=gaussian()),
     "hosvd": lambda T: hosvd(T, 2),
     "hosvd(measure)": lambda T: hosvd(T, 2, measure=gaussian()),
     "svd": lambda T: svd(T, 2),
@@ -64,7 +67,10 @@ DOORS = {
     "top_entries": lambda T: top_entries(T, 2),
     "decompose.similarity": lambda T: similarity([T, T]),
 }
-SPECTRA = ("canonical", "hosvd", "svd", "joint", "top_entries", "decompose.similarity")
+SPECTRA = (
+    "canonical", "eigen", "eigen(lanczos)", "hosvd", "svd", "joint", "top_entries",
+    "decompose.similarity",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -94,9 +100,7 @@ def test_verbs_on_empty_modes_are_zero(make):
     assert (found.rank, found.error) == (0, 0)
 
 
-@pytest.mark.parametrize(
-    "door", ["canonical", "hosvd", "svd", "joint", "tail", "top_entries", "decompose.similarity"]
-)
+@pytest.mark.parametrize("door", [*SPECTRA, "tail"])
 @pytest.mark.parametrize(
     "given",
     [None, 3, "T", [[1.0]], torch.ones(3, 4, 4), nn.Linear(2, 2)],

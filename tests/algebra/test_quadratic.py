@@ -143,6 +143,23 @@ def test_gates_of_a_half_type_are_found_in_float32(maker):
             lambda m: m.quadratic()(m.randn(5)),
             "QuadraticForm's input must end in 6; got (5,)",
         ),
+        (
+            ShapeError,
+            lambda m: QuadraticForm(m.randn(2, 4), m.randn(3, 4, 5), m.randn(3, 4, 5)),
+            "batch dims that broadcast; got (2,), (3,), (3,)",
+        ),
+        (ShapeError, lambda m: QuadraticForm([1.0], m.randn(1, 5), m.randn(1, 5)), "got list"),
+        (ShapeError, lambda m: m.quadratic(0).gates(), "empty mode"),
+        (ShapeError, lambda m: m.quadratic(batch=(4,))(m.randn(3, 6)), "with (4,); got (3,)"),
+        (ShapeError, lambda m: m.quadratic(batch=(4,)) @ m.randn(3, 6), "with (4,); got (3,)"),
+        (ShapeError, lambda m: m.quadratic()([1.0] * 6), "input must be a torch tensor; got list"),
+        (
+            ShapeError,
+            lambda m: m.quadratic(batch=(2,)) + m.quadratic(batch=(3,)),
+            "with (2,); got (3,)",
+        ),
+        (ArgumentError, lambda m: m.quadratic() + 3, "another QuadraticForm; got int"),
+        (ShapeError, lambda m: m.quadratic().map(3), "map must be a torch tensor; got int"),
         (ShapeError, lambda m: m.quadratic() @ m.randn(5), "QuadraticForm's input must end in 6"),
         (
             ShapeError,

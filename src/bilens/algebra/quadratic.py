@@ -2,6 +2,7 @@
 unless asked.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +22,15 @@ from bilens.algebra.eigen import (
     rounding,
 )
 from bilens.algebra.eigh import symmetric_eigh
-from bilens.base.errors import ShapeError
+from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import (
+    broadcasts,
     dtype_name,
     peak,
     powers,
     require_finite,
     require_floating,
+    require_tensor,
     restored,
     root,
     scalar,
@@ -60,6 +63,8 @@ class QuadraticForm(Record):
     right: Float[Tensor, "*#b h i"]
 
     def __post_init__(self) -> None:
+        for name, factor in vars(self).items():
+            require_tensor(f"QuadraticForm.{name}", factor)
         require_floating("QuadraticForm.weights", self.weights.dtype)
         fits = (
             self.weights.ndim >= 1
@@ -73,6 +78,10 @@ class QuadraticForm(Record):
                 must="get weights (..., h), left (..., h, i), right (..., h, i)",
                 got=got,
             )
+        batches = self.weights.shape[:-1], self.left.shape[:-2], self.right.shape[:-2]
+        if not all(broadcasts(one, two) for one, two in itertools.combinations(batches, 2)):
+            got = ", ".join(map(str, map(tuple, batches)))
+            raise ShapeError("QuadraticForm", must="get batch dims that broadcast", got=got)
         if len({(t.dtype, t.device) for t in (self.weights, self.left, self.right)}) > 1:
             raise ShapeError(
                 "QuadraticForm",
@@ -129,6 +138,12 @@ class QuadraticForm(Record):
         return 0.5 * (onto_left @ self.left + onto_right @ self.right)
 
     def __add__(self, other: "QuadraticForm") -> "QuadraticForm":
+        if not isinstance(other, QuadraticForm):
+            must = "be given another QuadraticForm"
+            raise ArgumentError("QuadraticForm + other", must=must, got=type(other).__name__)
+        if not broadcasts(self.shape[:-2], other.shape[:-2]):
+            must = f"join forms whose batch dims broadcast with {self.shape[:-2]}"
+            raise ShapeError("QuadraticForm + other", must=must, got=other.shape[:-2])
         if self.shape[-1] != other.shape[-1]:
             raise ShapeError(
                 "QuadraticForm + other",
@@ -160,6 +175,7 @@ class QuadraticForm(Record):
 
     def map(self, matrix: Float[Tensor, "i2 i"]) -> "QuadraticForm":
         """M Q Mᵀ with M (new, old): the form on new coordinates, or on the span of M's rows."""
+        require_tensor("QuadraticForm.map", matrix)
         if matrix.ndim != 2 or matrix.shape[1] != self.shape[-1]:
             raise ShapeError(
                 "QuadraticForm.map",
@@ -220,10 +236,12 @@ class QuadraticForm(Record):
         the row space of [L; R], at O(h² i + h³).
 
         Errors: NotFiniteError for NaN or infinite factors; ArgumentError for a wrong ``k`` or
-        ``which``.
+        ``which``; ShapeError for a form without inputs.
         """
         require_which(which)
         require_count(k)
+        if self.shape[-1] == 0:
+            raise ShapeError("QuadraticForm", must="have no empty mode", got=self.shape)
         form = self.to(working_dtype(self.dtype))
         require_finite("QuadraticForm", weights=form.weights, left=form.left, right=form.right)
         form, power = form.near_one()
@@ -335,10 +353,14 @@ class QuadraticForm(Record):
         return f"QuadraticForm(shape={self.shape}, hidden={self.left.shape[-2]}, dtype={dtype_name(self.dtype)})"
 
     def _require_fits(self, x: Tensor) -> None:
+        require_tensor("QuadraticForm's input", x)
         if x.ndim == 0 or x.shape[-1] != self.shape[-1]:
             raise ShapeError(
                 "QuadraticForm's input", must=f"end in {self.shape[-1]}", got=tuple(x.shape)
             )
+        if not broadcasts(self.shape[:-2], x.shape[:-1]):
+            must = f"have leading dims that broadcast with {self.shape[:-2]}"
+            raise ShapeError("QuadraticForm's input", must=must, got=tuple(x.shape[:-1]))
         _require_place("QuadraticForm's input", x, self.weights)
 
 

@@ -111,14 +111,15 @@ def eigen(
     chunks, and each returns the whole, the same to the last digit as one process.
 
     Returns: ``.values`` (n, k), ``.vectors`` (n, k, i), ``.residuals``, ``.converged``,
-    ``.complete``,
-    ``.degenerate``, ``.error``; relative figures do not depend on the scale of the weights. Errors:
-    ShapeError for directions that do not fit; NotFiniteError for NaN or infinite factors or
-    directions; ArgumentError for a wrong ``k``, ``which``, ``method`` or number of labels;
-    FileError for a folder that holds something else; TooLargeError where ``certify`` would take
-    more than ``max_bytes``; RangeError. Source: Pearce et al., arXiv:2410.08417, section 3
-    (eigendecomposition of interaction matrices).
+    ``.complete``, ``.degenerate``, ``.error``; relative figures do not depend on the scale of the
+    weights.
+    Errors: ShapeError for an empty mode or directions that do not fit; NotFiniteError for NaN or
+    infinite factors or directions; ArgumentError for what is no tensor, a wrong ``k``, ``which``,
+    ``method`` or number of labels; FileError for a folder that holds something else;
+    TooLargeError where ``certify`` would take more than ``max_bytes``; RangeError.
+    Source: Pearce et al., arXiv:2410.08417, section 3 (eigendecomposition of interaction matrices).
     """
+    _require_tensor(tensor)
     directions = _output_directions(tensor, directions)
     _require(len(directions), labels, method, chunk, folder, share)
     require_which(which)
@@ -185,6 +186,14 @@ def eigen(
         files = write_chunks(Path(folder), about, starts, made, done, share)
         found = [Eigen.load(file).to(tensor.device) for file in files]
     return dataclasses.replace(_join(found), labels=tuple(labels))
+
+
+def _require_tensor(tensor: object) -> None:
+    if not isinstance(tensor, ThirdOrder):
+        raise ArgumentError("eigen", must="be given a tensor", got=type(tensor).__name__)
+    if 0 in tensor.shape:
+        raise ShapeError("eigen", must="be given a tensor with no empty mode", got=tensor.shape)
+    require_finite("eigen", **vars(tensor))
 
 
 def _output_directions(tensor: ThirdOrder, directions: Tensor | None) -> Float[Tensor, "n o"]:
