@@ -13,6 +13,7 @@ from bilens.algebra import CP, Eigen
 from bilens.base.errors import TooLargeError
 from bilens.decompose import eigen, inertia, probe
 from bilens.decompose.lanczos import lanczos
+from bilens.decompose.product import Product
 
 F64 = torch.float64
 
@@ -141,7 +142,7 @@ def test_a_certificate_finds_what_a_blind_probe_missed(layer, which, monkeypatch
     tensor = LAYERS[layer]()
     monkeypatch.setattr(
         "bilens.decompose.lanczos.unseen",
-        lambda form, *_: torch.ones(len(form.weights), dtype=torch.bool),
+        lambda product, *_: torch.ones(len(product), dtype=torch.bool),
     )
     found = eigen(tensor, k=6, which=which, method="lanczos", certify=True)
     expected, size = truth(tensor, which, 6)
@@ -170,7 +171,7 @@ def test_the_chance_is_no_smaller_than_how_often_it_happens():
     tensor = CP(values.expand(2000, 60), torch.eye(60, dtype=F64), torch.eye(60, dtype=F64))
     form = tensor.interaction(torch.eye(2000, dtype=F64))
     held = probe.Held(torch.zeros(2000, 1, 60, dtype=F64), torch.full((2000,), 0.99, dtype=F64))
-    clear = probe.unseen(form, held, "top", 0.3, 200, torch.Generator().manual_seed(0))
+    clear = probe.unseen(Product.of(form), held, "top", 0.3, 200, torch.Generator().manual_seed(0))
     assert 0.01 < clear.double().mean() <= 0.3
 
 

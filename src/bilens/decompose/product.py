@@ -28,7 +28,7 @@ class Product:
     @classmethod
     def of(cls, form: QuadraticForm) -> "Product":
         """For forms that share their factors: weights (n, h)."""
-        across = torch.cat([form.left, form.right]).mT.contiguous()
+        across = torch.cat([form.left.mT, form.right.mT], 1)
         return cls(0.5 * form.weights.mT.contiguous(), form.left, form.right, across)
 
     def __len__(self) -> int:
