@@ -1,5 +1,6 @@
 """What every third-order form can do; the forms say how."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, TypeVar
 
@@ -30,6 +31,7 @@ from bilens.base.records import Record
 GIB = 2**30
 # √(45 eps): what rounding leaves of a norm whose terms cancel, relative to the terms
 CANCELLED = 1e-7
+ROUNDED = 1e-13  # the same, of a layer where a measure sees nothing of it
 # Powers of two that a factor may lie from one where six of them are multiplied, and what lies below
 # is to stay in range.
 REACH = {torch.float64: 60, torch.float32: 12, torch.bfloat16: 12, torch.float16: 2}
@@ -246,15 +248,32 @@ class ThirdOrder(Record, ABC):
         of terms that cancel.
         """
         self._require_like("similarity", other, ThirdOrder)
-        one, two = (tensor.seen("similarity", measure)[0] for tensor in (self, other))
+        (one, power), (two, more) = (tensor.seen("similarity", measure) for tensor in (self, other))
         lengths = [root(_product(seen, seen, centred)) for seen in (one, two)]
-        for seen, length in zip((one, two), lengths, strict=True):
-            if float(length.detach()) <= CANCELLED * seen.terms():
-                raise ArgumentError(
-                    "similarity", must="compare two tensors that are not zero", got="a norm of 0"
-                )
+        for tensor, seen, at, length in zip(
+            (self, other), (one, two), (power, more), lengths, strict=True
+        ):
+            if tensor.vanishes(float(length.detach()), seen, at, measure):
+                where = "" if measure is None else " under the measure"
+                must = f"compare two tensors that are not zero{where}"
+                raise ArgumentError("similarity", must=must, got="a norm of 0")
         found = _product(one, two, centred) / lengths[0] / lengths[1]
         return found.clamp(-1, 1).to(working_dtype(self.dtype))
+
+    def vanishes(
+        self, length: float, seen: "ThirdOrder | Hermite", power: int, measure: Gaussian | None
+    ) -> bool:
+        """Whether ``length``, the norm of what ``seen`` gives, is none: 0, NaN, or what rounding
+        leaves of its terms.
+        """
+        if not length > CANCELLED * seen.terms():
+            return True
+        if measure is None:
+            return False
+        near, own = self.near_one(torch.float64)
+        center, spread, more = measure.over(self.shape[1]).near_one()
+        reach = float(center.square().sum() + spread.square().sum())
+        return math.ldexp(length, power - own - 2 * more) <= ROUNDED * reach * near.terms()
 
     def gram(
         self, mode: Mode, *, symmetric: bool = False, dtype: torch.dtype | None = None

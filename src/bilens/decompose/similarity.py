@@ -21,7 +21,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.algebra import CP, Gaussian, Hermite, homogeneous
-from bilens.algebra.third import CANCELLED
 from bilens.base.charts import DIVERGING
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import (
@@ -41,7 +40,6 @@ BLOCKS = 64  # of samples, for standard errors: enough to know them to a tenth
 # standard errors: one check in two million fails by chance where averages are normal, a few more
 # where not yet
 FAR = 5.0
-ROUNDED = 1e-13  # what is left of a layer where the measure sees nothing of it
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -328,14 +326,8 @@ def _require_seen(
     gaussian: Gaussian | None,
 ) -> None:
     """Raise ArgumentError for a layer of which there is nothing to compare but rounding."""
-    reach = (
-        0.0
-        if gaussian is None
-        else float(gaussian.cov.diagonal().sum() + gaussian.mean.square().sum())
-    )
     for name, tensor, one, norm in zip(names, tensors, seen, norms.tolist(), strict=True):
-        whole = one.quadratic if isinstance(one, Hermite) else one
-        if norm <= max(CANCELLED * whole.terms(), ROUNDED * reach * tensor.terms()):
+        if tensor.vanishes(norm, one, 0, gaussian):
             where = "" if gaussian is None else " under the measure"
             todo = "Leave it out; a layer that varies nowhere on the data has no direction."
             raise ArgumentError(
@@ -426,8 +418,10 @@ def _jackknife(
 ) -> tuple[Float[Tensor, "n n"], Float[Tensor, "n n"]]:
     """A statistic of the average, and its standard error from leaving out one block of samples at a
     time.
+
+    Infinite where a layer is zero on all others: one block says nothing of how blocks differ.
     """
     count = count.to(totals)[:, None, None]
     without = statistic((totals.sum(0) - totals) / (count.sum() - count))
     spread = (without - without.mean(0)).square().mean(0) * (len(totals) - 1)
-    return statistic(totals.sum(0) / count.sum()), spread.sqrt()
+    return statistic(totals.sum(0) / count.sum()), spread.sqrt().nan_to_num(nan=torch.inf)
