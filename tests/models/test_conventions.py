@@ -305,14 +305,28 @@ def test_compile_has_one_graph(both, masked, cached):
     torch._dynamo.reset()
 
 
-def test_trainer_smooths_the_labels_of_the_next_token(both, tmp_path):
+class Another(Transformer):
+    pass
+
+
+def renamed(name):
+    return type(name, (Another,), {})
+
+
+@pytest.mark.parametrize(
+    "kind", [Transformer, Another, renamed("Classifier"), renamed("Ünbekannt")],
+    ids=["itself", "subclass", "subclass of a subclass", "not ascii"],
+)  # fmt: skip
+def test_trainer_smooths_the_labels_of_the_next_token(kind, both, tmp_path):
     """Trainer shifts labels only for the classes transformers knows by name. By hand: (1 − ε) nll +
     ε mean over tokens.
     """
     how = TrainingArguments(
         str(tmp_path), label_smoothing_factor=0.25, use_cpu=True, report_to="none"
     )
-    ours, labels = both[0], ids().masked_fill(ids() % 5 == 0, -100)
+    ours, labels = copy.deepcopy(both[0]), ids().masked_fill(ids() % 5 == 0, -100)
+    ours.__class__ = kind
+    assert repr(ours) == repr(both[0]).replace("Transformer(", f"{kind.__name__}(", 1)
     got = Trainer(ours, how).compute_loss(ours, {"input_ids": ids(), "labels": labels})
     log, counted = ours(ids()).logits[:, :-1].log_softmax(-1), labels[:, 1:] >= 0
     each = 0.75 * log.gather(-1, labels[:, 1:, None].clamp(min=0))[..., 0] + 0.25 * log.mean(-1)

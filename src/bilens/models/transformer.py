@@ -67,6 +67,13 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         self.gradient_checkpointing = False  # transformers sets it, here and in every block
         self.post_init()
 
+    def _get_name(self) -> str:
+        """What Trainer goes by where it shifts labels: a subclass predicts the next token too, by any name."""
+        return Transformer.__name__
+
+    def __repr__(self) -> str:
+        return type(self).__name__ + super().__repr__().removeprefix(self._get_name())
+
     def _init_weights(self, module: nn.Module) -> None:
         """Normal weights of the configured width, zero biases; norms and RoPE stand as made."""
         if isinstance(module, nn.Linear | nn.Embedding):
@@ -384,7 +391,8 @@ def _kept(x: Float[Tensor, "b t d"], keep: int | Tensor) -> Float[Tensor, "*b d"
     return x[keep] if keep.dtype == torch.bool else x.take_along_dim(keep[..., None], dim=1)
 
 
-# Trainer's label smoothing shifts labels for the classes named here, and for no other.
+# Trainer's label smoothing shifts labels for the classes named here, and for no other: by _get_name, which
+# every subclass therefore answers alike.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[TransformerConfig.model_type] = Transformer.__name__
 AutoConfig.register(TransformerConfig.model_type, TransformerConfig)
 AutoModelForCausalLM.register(TransformerConfig, Transformer)
