@@ -409,7 +409,9 @@ def test_what_a_measure_sees_nothing_of_has_no_similarity(spread, size, form_nam
     basis = make.randn(4, 4)
     measure = Gaussian(make.randn(4) * size, spread * size**2 * basis @ basis.mT)
     T, other = make.form(form_name, 3, 4), make.form(form_name, 3, 4)
-    words = "similarity must compare two tensors that are not zero under the measure; got a norm of 0."
+    words = (
+        "similarity must compare two tensors that are not zero under the measure; got a norm of 0."
+    )
     for nothing in (T - T.swap(), T + (-1.0 * T), 0.0 * T):
         refuses(ArgumentError, lambda nothing=nothing: nothing.similarity(other, measure), words)
         refuses(ArgumentError, lambda nothing=nothing: other.similarity(nothing, measure), words)
@@ -418,7 +420,9 @@ def test_what_a_measure_sees_nothing_of_has_no_similarity(spread, size, form_nam
 
 def test_a_layer_that_one_block_alone_excites_has_an_unknown_error(make):
     x = torch.cat([torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]).expand(127, 2)]).double()
-    once, often = (CP(torch.ones(1, 1).double(), row, row) for row in torch.eye(2).double()[:, None])
+    once, often = (
+        CP(torch.ones(1, 1).double(), row, row) for row in torch.eye(2).double()[:, None]
+    )
     found = similarity([once, often, once + often], x + 0.0, samples=0).empirical
     assert torch.isfinite(found.matrix).all()
     assert not found.errors.isnan().any()

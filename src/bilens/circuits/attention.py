@@ -27,7 +27,15 @@ from bilens.base.results import Result
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.understood import require_ends, require_scores, require_weights
 from bilens.nn.attention import rotate
-from bilens.nn.expandable import ONE, Expandable, Heads, Wiring, explained, require_expandable
+from bilens.nn.expandable import (
+    ONE,
+    Expandable,
+    Heads,
+    Wiring,
+    explained,
+    explains,
+    require_expandable,
+)
 from bilens.nn.hooks import hooked
 
 MOST_TOKENS = 2**20  # of random texts: drawn before any of them is read
@@ -214,6 +222,7 @@ def require_offset(offset: int) -> None:
         )
 
 
+@explains
 @torch.no_grad()
 def attention_scores(
     model: Expandable, inputs: Any, layer: int, head: int, query: int, key: int
@@ -311,6 +320,7 @@ def _given(found: Recording, n: int, head: int, query: int, key: int) -> tuple[s
     return tuple(dict.fromkeys(held))
 
 
+@explains
 def qk_circuit(model: Expandable, layer: int, head: int, offset: int = 0) -> Factored:
     """W_E W_Q Rot(offset) W_Kᵀ W_Eᵀ / √d_head: query token × key token, the key standing at query +
     ``offset``.
@@ -318,12 +328,14 @@ def qk_circuit(model: Expandable, layer: int, head: int, offset: int = 0) -> Fac
     The score of a head that reads embeddings alone. Norm weights are in it, norm scales are left at
     1: with a norm, multiply by σ at the query and σ at the key. Biases are left out. Without RoPE
     the offset changes nothing; with it, cos and sin are made in float32 as everywhere, so that
-    Rot_tᵀ Rot_s is Rot_(s−t) to 1e-7. Gradients flow. Cost O(vocab d d_head); the vocab × vocab
-    matrix is never made. Errors: ArgumentError for a layer, head or offset that is not there, and
-    for parts that do not do what their weights say. Source: Elhage et al. 2021.
+    Rot_tᵀ Rot_s is Rot_(s−t) to 1e-7. Gradients flow. Of a half-precision model the factors are in
+    float32, over a copy of its weights (see ``nn.expandable.explained``). Cost O(vocab d d_head);
+    the vocab × vocab matrix is never made. Errors: ArgumentError for a layer, head or offset that
+    is not there, and for parts that do not do what their weights say. Source: Elhage et al. 2021.
     """
     require_expandable(model)
     require_offset(offset)
+    model = explained(model)
     wiring = model.wiring()
     _, part = attention_part(wiring, layer, head)
     require_weights(wiring, [part])
@@ -332,15 +344,18 @@ def qk_circuit(model: Expandable, layer: int, head: int, offset: int = 0) -> Fac
     return score_form(part, embed @ weights.w_q, embed @ weights.w_k, offset)
 
 
+@explains
 def ov_circuit(model: Expandable, layer: int, head: int) -> Factored:
     """W_E W_V W_O W_U: input token (rows) × output token (columns), as in TransformerLens.
 
     What looking at a token adds to each logit. Norm weights, the readout's too, are in it and norm
-    scales are left at 1; biases are left out. Gradients flow. Cost O(vocab d d_head); the vocab ×
-    vocab matrix is never made. Errors: ArgumentError for a layer or head that is not there, and for
-    parts that do not do what their weights say. Source: Elhage et al. 2021.
+    scales are left at 1; biases are left out. Gradients flow. Of a half-precision model the factors
+    are in float32, over a copy of its weights. Cost O(vocab d d_head); the vocab × vocab matrix is
+    never made. Errors: ArgumentError for a layer or head that is not there, and for parts that do
+    not do what their weights say. Source: Elhage et al. 2021.
     """
     require_expandable(model)
+    model = explained(model)
     wiring = model.wiring()
     _, part = attention_part(wiring, layer, head)
     require_weights(wiring, [part])
@@ -351,6 +366,7 @@ def ov_circuit(model: Expandable, layer: int, head: int) -> Factored:
     )
 
 
+@explains
 @torch.no_grad()
 def head_scores(model: Expandable, block: int = 16, texts: int = 4, seed: int = 0) -> HeadScores:
     """What each head does, in three numbers:

@@ -37,7 +37,7 @@ from bilens.base.results import Result
 from bilens.circuits.attention import head_weights
 from bilens.circuits.understood import require_weights
 from bilens.circuits.virtual import quadratic
-from bilens.nn.expandable import Expandable, Heads, Layer, require_expandable
+from bilens.nn.expandable import Expandable, Heads, Layer, explained, explains, require_expandable
 
 ONE_INPUT, BOTH_INPUTS = "one input", "both inputs"
 
@@ -125,6 +125,7 @@ class _Part(NamedTuple):
     layer: CP | None
 
 
+@explains
 @torch.no_grad()
 def composition(model: Expandable) -> Composition:
     """Every ordered pair of parts, the second reading what the first writes, each beside its value
@@ -149,7 +150,7 @@ def composition(model: Expandable) -> Composition:
     do what their weights say. Source: Elhage et al. 2021 (composition of heads).
     """
     require_expandable(model)
-    wiring = model.wiring()
+    wiring = explained(model).wiring()
     require_weights(wiring, wiring.parts)
     parts = [_heads(part) if isinstance(part, Heads) else _layer(part) for part in wiring.parts]
     rows: list[tuple[str, str, str, float, float]] = []

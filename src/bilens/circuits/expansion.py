@@ -22,7 +22,7 @@ from bilens.circuits.paths import CONSTANT, Tree
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.targets import Goal, Target, resolve
 from bilens.circuits.understood import require_sum
-from bilens.nn.expandable import Expandable, Sparse
+from bilens.nn.expandable import Expandable, Sparse, explains
 
 Detail = Literal["writes", "pairs", "paths"]
 By = Literal["component", "position", "order", "layer"]
@@ -274,6 +274,7 @@ def _named(removed: Any) -> Iterator[str]:
         yield item.path if isinstance(item, Term) else item.strip().removeprefix("W_U · ").strip()
 
 
+@explains
 @torch.no_grad()
 def expand(
     model: Expandable,

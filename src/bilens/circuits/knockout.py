@@ -15,7 +15,7 @@ from bilens.base.records import Record
 from bilens.base.results import Result
 from bilens.circuits.recording import Recording, Source, record
 from bilens.circuits.targets import Goal, Target, resolve
-from bilens.nn.expandable import Expandable, Heads, Layer
+from bilens.nn.expandable import Expandable, Heads, Layer, explains
 from bilens.nn.hooks import Hook, hooked
 
 Replacement = Literal["zero", "mean"]
@@ -146,6 +146,7 @@ def _told(removal: Removal) -> str:
     return f"{removal.after:.6g} with {removal.replaced_by} in place, {figures}: {removal.verdict}"
 
 
+@explains
 @torch.no_grad()
 def knockout(
     model: Expandable,

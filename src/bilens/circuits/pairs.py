@@ -14,7 +14,7 @@ from bilens.circuits.engine import Engine
 from bilens.circuits.paths import text
 from bilens.circuits.recording import record
 from bilens.circuits.targets import Target, resolve
-from bilens.nn.expandable import Expandable
+from bilens.nn.expandable import Expandable, explains
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +96,7 @@ def _map(matrix: PairMatrix, end: float) -> dict[str, Any]:
     }
 
 
+@explains
 @torch.no_grad()
 def pairs(model: Expandable, inputs: Any, target: Target = None, position: int = -1) -> Pairs:
     """For each bilinear layer that writes to ``target`` (see ``expand``), the values of all pairs

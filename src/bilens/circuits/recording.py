@@ -23,6 +23,7 @@ from bilens.nn.expandable import (
     Worded,
     eager,
     explained,
+    explains,
     is_half,
     require_expandable,
 )
@@ -200,6 +201,7 @@ class Recording:
         return sides[0], sides[1]
 
 
+@explains
 @torch.no_grad()
 def record(
     model: Expandable, inputs: Any, dictionaries: Mapping[str, Sparse] | None = None

@@ -25,13 +25,14 @@ from bilens.circuits.attention import (
 )
 from bilens.circuits.paths import HEAD, LAYER
 from bilens.circuits.understood import require_ends, require_weights
-from bilens.nn.expandable import Expandable, Heads, Layer, require_expandable
+from bilens.nn.expandable import Expandable, Heads, Layer, explained, explains, require_expandable
 
 TOKEN = re.compile(r"\s*([A-Za-z_]\w*(?:\.bias)?|[-−]?\d+|[()\[\],.·])")
 RESIDUAL = "x"
 READOUT = "W_U"
 
 
+@explains
 def virtual(model: Expandable, expr: str) -> CP | Factored:
     """The circuit ``expr`` of a model as an exact form, from its weights alone. No input is fixed, no big array is made.
 
@@ -64,7 +65,7 @@ def virtual(model: Expandable, expr: str) -> CP | Factored:
     >>> virtual(model, "W_U mlp0(embed, L0H3)")       # which pair (this token, token looked at) writes which token
     """
     require_expandable(model)
-    return _Circuits(model, expr).form(_Reader(expr).expression())
+    return _Circuits(explained(model), expr).form(_Reader(expr).expression())
 
 
 class _Leaf(NamedTuple):

@@ -9,8 +9,9 @@ the part before it wrote, alone.
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from itertools import chain
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +25,9 @@ from bilens.nn.norm import NoNorm, Norm
 
 ONE = "1"  # the constant that biases multiply
 M = TypeVar("M")
+P = ParamSpec("P")
+R = TypeVar("R")
+TO_FLOAT = "Ask of model.float()."
 
 
 @dataclass(frozen=True)
@@ -202,7 +206,42 @@ def explained(model: M) -> M:
     weights, twice the memory of the half ones, for as long as the answer is worked out. Where many
     questions follow, ask them of ``model.float()``.
     """
-    return _over(model, _in_full) if is_half(model) else eager(model)
+    if not is_half(model):
+        return eager(model)
+    made = _over(model, _in_full)
+    _require_own_weights(model, made)
+    return made
+
+
+def _require_own_weights(model: object, made: object) -> None:
+    """Raise ArgumentError where a forward that a person put on a part was not copied: it runs the half weights still."""
+    for module, copied in zip(_modules(model), _modules(made), strict=True):
+        bound = vars(module).get("forward")
+        if bound is not None and vars(copied).get("forward") is bound:
+            who, must = f"the forward of {type(module).__name__}", "be its class's own, or a method"
+            got = "a function of the object's own, over half-precision weights"
+            raise ArgumentError(who, must=must, got=got, todo=TO_FLOAT)
+
+
+def explains(verb: Callable[P, R]) -> Callable[P, R]:
+    """A verb of a model (its first argument), with one ArgumentError where the float32 copy of a half one cannot run.
+
+    What a person bound to a part of the model (a ``forward``, a hook) may hold on to half-precision weights.
+    """
+
+    @wraps(verb)
+    def told(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return verb(*args, **kwargs)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if not is_half(args[0] if args else kwargs.get("model")):
+                raise
+            must = "run over a float32 copy of its half-precision weights"
+            raise ArgumentError("the model", must=must, got=error, todo=TO_FLOAT) from error
+
+    return told
 
 
 def _in_full(tensor: Tensor) -> Tensor:
@@ -217,10 +256,18 @@ def _over(model: M, change: Callable[[Tensor], Tensor]) -> M:
     model = getattr(model, "_orig_mod", model)
     memo: dict[int, Any] = {id(tensor): change(tensor) for tensor in _tensors(model)}
     tokenizer = getattr(model, "tokenizer", None)
-    return copy.deepcopy(model, memo | {id(tokenizer): tokenizer})
+    try:
+        return copy.deepcopy(model, memo | {id(tokenizer): tokenizer})
+    except (
+        Exception
+    ) as error:  # of whatever somebody hung on it: a lock, an open file, a graph of gradients
+        who, must = "the model", "be one that can be copied, to be read in float32 and not compiled"
+        todo = f"{TO_FLOAT[:-1]}, not compiled."
+        raise ArgumentError(who, must=must, got=error, todo=todo) from error
 
 
 def _modules(model: object) -> Iterator[nn.Module]:
+    model = getattr(model, "_orig_mod", model)  # of torch.compile(model)
     return model.modules() if isinstance(model, nn.Module) else iter(())
 
 
