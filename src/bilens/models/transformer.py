@@ -68,7 +68,7 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def _get_name(self) -> str:
-        """What Trainer goes by where it shifts labels: a subclass predicts the next token too, by any name."""
+        """What Trainer goes by where it shifts labels: every subclass predicts the next token."""
         return Transformer.__name__
 
     def __repr__(self) -> str:
@@ -391,8 +391,8 @@ def _kept(x: Float[Tensor, "b t d"], keep: int | Tensor) -> Float[Tensor, "*b d"
     return x[keep] if keep.dtype == torch.bool else x.take_along_dim(keep[..., None], dim=1)
 
 
-# Trainer's label smoothing shifts labels for the classes named here, and for no other: by _get_name, which
-# every subclass therefore answers alike.
+# Trainer's label smoothing shifts labels for the classes named here, and for no other. It asks
+# _get_name, which every subclass therefore answers alike.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[TransformerConfig.model_type] = Transformer.__name__
 AutoConfig.register(TransformerConfig.model_type, TransformerConfig)
 AutoModelForCausalLM.register(TransformerConfig, Transformer)

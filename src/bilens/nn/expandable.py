@@ -214,7 +214,9 @@ def explained(model: M) -> M:
 
 
 def _require_own_weights(model: object, made: object) -> None:
-    """Raise ArgumentError where a forward that a person put on a part was not copied: it runs the half weights still."""
+    """Raise ArgumentError where a forward that a person put on a part was not copied: it runs the
+    half weights still.
+    """
     for module, copied in zip(_modules(model), _modules(made), strict=True):
         bound = vars(module).get("forward")
         if bound is not None and vars(copied).get("forward") is bound:
@@ -224,9 +226,8 @@ def _require_own_weights(model: object, made: object) -> None:
 
 
 def explains(verb: Callable[P, R]) -> Callable[P, R]:
-    """A verb of a model (its first argument), with one ArgumentError where the float32 copy of a half one cannot run.
-
-    What a person bound to a part of the model (a ``forward``, a hook) may hold on to half-precision weights.
+    """A verb of a model (its first argument), with one ArgumentError where the float32 copy of a
+    half-precision one cannot run: a hook, say, may hold on to the half weights.
     """
 
     @wraps(verb)
