@@ -259,9 +259,7 @@ def _over(model: M, change: Callable[[Tensor], Tensor]) -> M:
     tokenizer = getattr(model, "tokenizer", None)
     try:
         return copy.deepcopy(model, memo | {id(tokenizer): tokenizer})
-    except (
-        Exception
-    ) as error:  # of whatever somebody hung on it: a lock, an open file, a graph of gradients
+    except Exception as error:  # of whatever somebody hung on it: a lock, an open file
         who, must = "the model", "be one that can be copied, to be read in float32 and not compiled"
         todo = f"{TO_FLOAT[:-1]}, not compiled."
         raise ArgumentError(who, must=must, got=error, todo=todo) from error
