@@ -15,7 +15,7 @@ from bilens.cli import main
 from bilens.cli.commands import _free_folder
 from bilens.decompose import HOSVD
 from bilens.features import Dictionary
-from bilens.training import load_images
+from bilens.training import export, load_images
 
 
 @pytest.fixture(scope="module")
@@ -346,6 +346,27 @@ def test_expand_prints_a_table_that_ends_with_the_total(run, tmp_path):
     )
     assert note == [f"… {others} further rows are not printed; -k says how many are."]
     assert "links" in json.loads((tmp_path / "graph.json").read_text())
+
+
+def test_a_half_precision_model_is_shown_as_it_runs_beside_its_explanation(run, tmp_path):
+    """The token, its logit in bfloat16, and the same weights' logit in float64."""
+    model = load("tinystories-1l").bfloat16()
+    export(model, tmp_path / "half")
+    ids = model.read("Once upon")
+    logits, exact = model.outputs(ids)[-1].double(), model.double().outputs(ids)[-1]
+    token = int(exact.argmax())
+    code, out, err = run(
+        "expand", tmp_path / "half", "--prompt", "Once upon", "--detail", "writes", "--json"
+    )
+    assert code == 0, err
+    found, value = json.loads(out), f"as run in half precision {float(logits[token]):.6g}"
+    ends = {row["path"]: row["value"] for row in found["rows"][-4:]}
+    assert ends["as run in half precision"] == float(logits[token])
+    assert ends["total"] == pytest.approx(float(exact[token]), rel=1e-5)
+    assert value in found["summary"]
+    code, _, err = run("report", tmp_path / "half", "--prompt", "Once upon", "-o", tmp_path)
+    assert code == 0, err
+    assert value in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
 def test_expand_for_machines_prints_what_is_asked_for_and_counts_the_rest(run):

@@ -533,8 +533,9 @@ def expand(
     save: Save = None,
     json: AsJson = False,
 ) -> None:
-    """Which paths make this logit, to the last digit. In float64; the table ends with what it left
-    out, and the total.
+    """Which paths make this logit, to the last digit. In float64; a half-precision model is
+    explained in float32, which holds its weights exactly, beside what it gives as it is. The table
+    ends with what it left out, and the total.
     """
     import json as texts
 
@@ -542,6 +543,7 @@ def expand(
     from bilens.base.errors import ArgumentError
     from bilens.base.files import write_text
     from bilens.cli.output import quiet, show
+    from bilens.nn.expandable import is_half
 
     quiet()
     require_one_of("--detail", detail, DETAILS)
@@ -556,7 +558,9 @@ def expand(
         raise ArgumentError("--versus", must="come with --target", got="no target")
     for flag, file in (("--save", save), ("--graph", graph)):
         require_place(flag, file)
-    loaded = _language_model(model).double()
+    loaded = _language_model(model)
+    if not is_half(loaded):  # that is explained in float32, beside what it gives as it is
+        loaded = loaded.double()
     found = circuits.expand(
         loaded,
         circuits.Prompt(prompt, special_tokens),
@@ -589,6 +593,8 @@ def _account(found: "Expansion", k: int, exactly: bool) -> "Table":
         "total": found.total,
         "forward pass": found.forward,
     }
+    if found.as_run is not None:
+        ends["as run in half precision"] = found.as_run
     blank: dict[str, Any] = dict.fromkeys(every.columns)
     last = [
         blank | {"path": name, "value": value if exactly else f"{value:.12g}"}

@@ -4,13 +4,13 @@ next.
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from bilens.circuits import Expansion, Term, expand, pairs, paths
 from bilens.models import Transformer
-from bilens.nn.expandable import Prompt
+from bilens.nn.expandable import Prompt, is_half
 from bilens.report.page import Section, exactness, recipe, result, section
 
 TERMS = 400  # of each token's expansion
@@ -88,8 +88,12 @@ def _unfolded(model: Transformer, prompt: str | Prompt) -> dict[str, Any]:
     ids = ids[:, :PROMPT]
     likely = exact.outputs(ids).softmax(-1).max(-1)
     tokens = []
+    as_stored = model.outputs(ids) if is_half(model) else None
     for n, name in enumerate(exact.input_names(ids)):
-        found = expand(exact, ids[:, : n + 1], int(likely.indices[n]), max_terms=TERMS)
+        token = int(likely.indices[n])
+        found = expand(exact, ids[:, : n + 1], token, max_terms=TERMS)
+        if as_stored is not None:  # float64 has the weights exactly, not the rounding of each step
+            found = replace(found, as_run=float(as_stored[n, token]))
         tokens.append(_token(n, name, found, float(likely.values[n])))
     note = f"The first {PROMPT} tokens of {PROMPT + left_out}." if left_out else ""
     return {"tokens": tokens, "note": note}
