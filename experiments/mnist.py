@@ -17,8 +17,9 @@ import torch
 
 from benchmarks.record import record
 from bilens.algebra import Eigen
+from bilens.checks import truncate
 from bilens.decompose import eigen, hosvd
-from bilens.models import Classifier, truncate
+from bilens.models import Classifier
 from bilens.training import evaluate, load_images, recipe, train_classifier
 
 RESULTS = Path(__file__).parent / "results" / "mnist.jsonl"

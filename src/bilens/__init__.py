@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from bilens import algebra, base, circuits, decompose, features, models, nn, report, training
+    from bilens import (
+        algebra,
+        base,
+        checks,
+        circuits,
+        decompose,
+        features,
+        models,
+        nn,
+        report,
+        training,
+    )
     from bilens.algebra import (
         CP,
         Dense,
@@ -24,9 +35,9 @@ if TYPE_CHECKING:
         homogeneous,
     )
     from bilens.base.errors import BilensError, NotExactError
+    from bilens.checks import verify
     from bilens.circuits import expand
     from bilens.models import Classifier, ClassifierConfig, Transformer, TransformerConfig, load
-    from bilens.report import verify
 
 _HOMES = {
     **dict.fromkeys(
@@ -48,11 +59,12 @@ _HOMES = {
         ("Classifier", "ClassifierConfig", "Transformer", "TransformerConfig", "load"), "models"
     ),
     "expand": "circuits",
-    "verify": "report",
+    "verify": "checks",
 }
 _ROOMS = (
     "algebra",
     "base",
+    "checks",
     "circuits",
     "decompose",
     "features",
@@ -79,6 +91,7 @@ __all__ = [
     "Tucker",
     "algebra",
     "base",
+    "checks",
     "circuits",
     "decompose",
     "expand",

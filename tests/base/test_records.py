@@ -162,6 +162,16 @@ def test_the_hand_written_file_is_a_good_one(tmp_path):
     assert Factored.load(tmp_path / "t").shape == (2, 2)
 
 
+def test_a_record_is_found_where_its_class_has_moved_to_and_nobody_elses_is(tmp_path, refuses):
+    for room in ("algebra", "models"):
+        value = fields() | {"record": f"{room}.Factored"}
+        write(tmp_path / "t", {"bilens": json.dumps({"schema": 2, "value": value})})
+        assert Factored.load(tmp_path / "t").shape == (2, 2)
+    value = fields() | {"record": "someone.else.Factored"}
+    write(tmp_path / "t", {"bilens": json.dumps({"schema": 2, "value": value})})
+    refuses(FileError, lambda: Record.load(tmp_path / "t"), "got someone.else.Factored")
+
+
 @pytest.mark.parametrize(
     ("header", "text"),
     [

@@ -21,7 +21,7 @@ from bilens.circuits import (
     qk_circuit,
     virtual,
 )
-from bilens.models.blocks import Block
+from bilens.models.transformer.blocks import Block
 from bilens.nn import Attention, BilinearMLP, GatedMLP, RMSNorm, Rotary
 
 TOKENS = torch.tensor([1, 4, 2, 7])

@@ -8,7 +8,7 @@ import torch
 from bilens import Classifier, ClassifierConfig, NotExactError
 from bilens.algebra import parts
 from bilens.base.errors import ArgumentError, ConfigError, ShapeError
-from bilens.models import truncate
+from bilens.checks import truncate
 
 KINDS = list(itertools.product((1, 2, 3), (False, True), (False, True)))
 

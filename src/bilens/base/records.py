@@ -25,6 +25,8 @@ from bilens.base.reading import require_file
 
 SCHEMA = 2
 READ = (1, 2)  # schema 1 named a record by its class alone, without the room
+# Where records have lived: a class that moves to another room keeps its name, and its files.
+ROOMS = ("algebra", "circuits", "decompose", "features", "models", "report", "training")
 HEADER = 100_000_000  # bytes: the largest header that a safetensors file may have
 _PLAIN = (bool, int, float, str, type(None))
 R = TypeVar("R", bound="Record")  # not Self: beartype checks methods one by one
@@ -286,10 +288,16 @@ def _told(value: Any) -> str:
 
 
 def _kind(name: str) -> type[Record]:
-    """The class of a saved record, which schema 1 named without its room."""
-    found = [kind for key, kind in Record._kinds.items() if name in (key, kind.__name__)]
-    ours = [kind for kind in found if kind.__module__.startswith("bilens.")]
-    for kinds in (found, ours):
+    """The class of a saved record: by its room and name, or by its name alone where schema 1 gave
+    no room, or it has moved to another since.
+    """
+    known = Record._kinds
+    if name in known:
+        return known[name]
+    room, _, plain = name.rpartition(".")
+    alike = [kind for key, kind in known.items() if key.rpartition(".")[2] == plain]
+    ours = [kind for kind in alike if kind.__module__.startswith("bilens.")]
+    for kinds in (alike, ours) if not room else (ours,) if room in ROOMS else ():
         if len(kinds) == 1:
             return kinds[0]
     raise _UnknownError(name)

@@ -221,8 +221,9 @@ def demo(
     """The main job on what is built in: train a classifier on digits, verify it, decompose it, and
     write a page; and a page of the paths inside the language model in the box."""
     from bilens import load
+    from bilens.checks import verify
     from bilens.cli.output import quiet, say, show, table, watched
-    from bilens.report import verify, write_page
+    from bilens.report import write_page
     from bilens.training import load_images, read_about, recipe, train_classifier
 
     quiet()
@@ -656,8 +657,8 @@ def verify(model: ModelFolder, seed: Seed = 0, json: AsJson = False) -> None:
     fails.
     """
     from bilens import load
+    from bilens.checks import verify as check
     from bilens.cli.output import quiet, show, table
-    from bilens.report import verify as check
 
     quiet()
     checks = check(load(str(model)), seed)

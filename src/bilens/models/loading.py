@@ -22,9 +22,14 @@ from bilens.models.carry import EMBED, HEAD, filled, sketched
 from bilens.models.checkpoint import Checkpoint, open_checkpoint
 from bilens.models.classifier import Classifier, ClassifierConfig
 from bilens.models.config import require_tokens
-from bilens.models.dooms import config_from_dooms, is_dooms, shapes_of_dooms, weights_from_dooms
+from bilens.models.families.dooms import (
+    config_from_dooms,
+    is_dooms,
+    shapes_of_dooms,
+    weights_from_dooms,
+)
+from bilens.models.families.llama import FAMILY, config_from_llama
 from bilens.models.keys import require_metadata
-from bilens.models.llama import FAMILY, config_from_llama
 from bilens.models.tokenizing import read_tokenizer
 from bilens.models.transformer import Transformer, TransformerConfig
 

@@ -2,7 +2,6 @@
 libraries.
 """
 
-from bilens.report.verify import Verification, verify
 from bilens.report.writing import write_page
 
-__all__ = ["Verification", "verify", "write_page"]
+__all__ = ["write_page"]

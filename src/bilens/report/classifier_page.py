@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from bilens.algebra import Eigen
+from bilens.checks import truncate
 from bilens.decompose import eigen, hosvd
-from bilens.models import Classifier, truncate
+from bilens.models import Classifier
 from bilens.report.page import COLOURS, Section, chart, exactness, recipe, result, section
 from bilens.report.pictures import picture
 from bilens.training import ImageData, evaluate

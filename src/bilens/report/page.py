@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 from bilens.base.files import write_text
 from bilens.base.results import Result, isolated, literal
 from bilens.base.words import printable
-from bilens.report.verify import verify
+from bilens.checks.verify import verify
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = (

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from bilens.models.transformer_config import TransformerConfig
+from bilens.models.transformer.config import TransformerConfig
 from bilens.nn import MLP, Attention, GatedMLP, LayerNorm, NoNorm, RMSNorm, Rotary
 from bilens.nn.attention import frequencies
 from bilens.nn.norm import make_norm

@@ -7,7 +7,7 @@ from transformers.activations import ACT2FN
 
 from bilens.base.errors import ConfigError
 from bilens.models.keys import require_understood
-from bilens.models.transformer_config import TransformerConfig
+from bilens.models.transformer.config import TransformerConfig
 
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")
 

@@ -12,8 +12,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from bilens.models.blocks import Body
-from bilens.models.transformer_config import TransformerConfig
+from bilens.models.transformer.blocks import Body
+from bilens.models.transformer.config import TransformerConfig
 from bilens.nn import GatedMLP, LayerNorm, NoNorm, RMSNorm
 
 Norm = RMSNorm | LayerNorm | NoNorm

@@ -15,12 +15,12 @@ from bilens.algebra import CP, homogeneous, parts
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import dtype_name, relative_error, tolerance
 from bilens.base.results import Result
+from bilens.checks.stock import stock
 from bilens.circuits import expand
 from bilens.circuits.expansion import Detail
 from bilens.decompose import eigen, hosvd
 from bilens.models import Classifier, Transformer, hushed, load
 from bilens.nn.expandable import Layer
-from bilens.report.stock import stock
 
 INPUTS = 64
 TOKENS = 8  # of the text whose logits are written as paths

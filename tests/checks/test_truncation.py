@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bilens import Classifier, ClassifierConfig
-from bilens.models import truncate
+from bilens.checks import truncate
 
 
 def build(**given):

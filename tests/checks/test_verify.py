@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 from bilens import Classifier, ClassifierConfig, Transformer, TransformerConfig, verify
 from bilens.algebra import CP, QuadraticForm
 from bilens.base.errors import ArgumentError
-from bilens.report import Verification
+from bilens.checks import Verification
 
 
 def build(depth=1, residual=False, bias=False):

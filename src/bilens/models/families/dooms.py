@@ -15,7 +15,7 @@ from torch import Tensor
 from bilens.base.errors import ConfigError, FileError
 from bilens.base.numerics import is_whole
 from bilens.models.keys import require_understood
-from bilens.models.transformer_config import TransformerConfig
+from bilens.models.transformer.config import TransformerConfig
 
 EPS = 1e-8
 WTE = "transformer.wte.weight"

@@ -28,14 +28,14 @@ from transformers.utils.generic import can_return_tuple
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import working_dtype
 from bilens.models.arguments import IGNORED, cross_entropy, require_known, switch, whole_numbers
-from bilens.models.blocks import Block, Body
 from bilens.models.carry import carry, common_dtype, copied, filled, sketched
-from bilens.models.folding import fold, folded_config, padded
-from bilens.models.llama import config_from_llama, config_to_llama
-from bilens.models.masking import attention_mask as mask_of
-from bilens.models.masking import require_cache, seen_by
-from bilens.models.transformer_config import TransformerConfig
-from bilens.models.wired import Wired
+from bilens.models.families.llama import config_from_llama, config_to_llama
+from bilens.models.surgery.folding import fold, folded_config, padded
+from bilens.models.transformer.blocks import Block, Body
+from bilens.models.transformer.config import TransformerConfig
+from bilens.models.transformer.masking import attention_mask as mask_of
+from bilens.models.transformer.masking import require_cache, seen_by
+from bilens.models.transformer.wired import Wired
 from bilens.nn import Attention
 
 

@@ -12,7 +12,7 @@ from bilens.models.config import (
     require_number,
     require_tokens,
 )
-from bilens.models.rope import THETA, rope_parameters
+from bilens.models.transformer.rope import THETA, rope_parameters
 from bilens.nn.mlp import ACTIVATIONS
 from bilens.nn.norm import NORMS
 

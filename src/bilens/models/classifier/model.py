@@ -3,7 +3,6 @@ head.
 """
 
 from collections.abc import Iterator, Sequence
-from math import prod
 from typing import Any
 
 import torch
@@ -12,77 +11,18 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForImageClassification,
-    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 from transformers.utils.generic import can_return_tuple
 
 from bilens.algebra import CP, constant, homogeneous, homogeneous_map, linear
-from bilens.base.errors import ArgumentError, ConfigError, NotExactError, ShapeError
+from bilens.base.errors import ArgumentError, NotExactError, ShapeError
 from bilens.base.numerics import is_whole
 from bilens.models.arguments import IGNORED, cross_entropy, require_known, switch, whole_numbers
-from bilens.models.config import require_bool, require_count, require_known_keys
+from bilens.models.classifier.config import ClassifierConfig
 from bilens.nn import Bilinear
 from bilens.nn.expandable import NO_NORM, Layer, Wiring
-
-
-class ClassifierConfig(PreTrainedConfig):
-    """What a classifier is: ``input_shape`` in pixels, width, depth, whether layers add to what
-    they read, biases.
-
-    ``input_noise`` is the standard deviation of Gaussian noise added to inputs in training mode
-    alone. Errors: ConfigError for an unknown key or an impossible value.
-    """
-
-    model_type = "bilens_classifier"
-
-    input_shape: Sequence[int] = (8, 8)
-    hidden_size: int = 512
-    num_hidden_layers: int = 1
-    residual: bool = False
-    bias: bool = False
-    input_noise: float = 0.0
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        require_known_keys(self, kwargs)
-        for name in ("hidden_size", "num_hidden_layers"):
-            require_count("ClassifierConfig", name, getattr(self, name))
-        for name in ("residual", "bias"):
-            require_bool("ClassifierConfig", name, getattr(self, name))
-        shape = list(self.input_shape) if isinstance(self.input_shape, Sequence) else []
-        if not shape or not all(is_whole(n) and n > 0 for n in shape):
-            raise ConfigError(
-                "ClassifierConfig.input_shape", must="be whole numbers ≥ 1", got=self.input_shape
-            )
-        self.input_shape = shape
-        noise = self.input_noise
-        if (
-            isinstance(noise, bool)
-            or not isinstance(noise, int | float)
-            or not 0 <= noise < float("inf")
-        ):
-            raise ConfigError(
-                "ClassifierConfig.input_noise", must="be a finite number ≥ 0", got=repr(noise)
-            )
-        super().__post_init__(**kwargs)
-        if sorted(self.id2label or ()) != list(range(len(self.id2label or ()))):
-            raise ConfigError(
-                "ClassifierConfig.id2label",
-                must="name the classes 0, 1, 2, …",
-                got=sorted(self.id2label or ()),
-            )
-
-    @property
-    def input_size(self) -> int:
-        """The number of pixels."""
-        return prod(self.input_shape)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of the logits."""
-        names: dict[int, str] = self.id2label  # type: ignore[assignment]
-        return tuple(str(names[n]) for n in range(len(names)))
 
 
 class Classifier(PreTrainedModel):

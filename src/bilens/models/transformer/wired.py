@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import is_whole
-from bilens.models.blocks import Block, Body
 from bilens.models.inputs import token_rows
 from bilens.models.tokens import require_unicode, vocabulary
+from bilens.models.transformer.blocks import Block, Body
 from bilens.nn.expandable import Heads, Layer, Prompt, Wiring
 
 

@@ -20,7 +20,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from bilens import Transformer, TransformerConfig
 from bilens.base.errors import ConfigError
-from bilens.models.llama import config_from_llama
+from bilens.models.families.llama import config_from_llama
 
 SMALL = {
     "vocab_size": 50, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -1,0 +1,1 @@
+"""Changes to a model's weights that leave what it computes as it is."""
