@@ -253,7 +253,7 @@ def test_the_truth_is_not_the_same_without_what_is_kept(tmp_path):
 
 @pytest.mark.parametrize("form", ["bf16", "sharded", "tokenizer"])
 def test_the_dooms_door_too(tmp_path, form):
-    from tests.models.test_dooms import CONFIG, dooms_forward, dooms_weights
+    from tests.models.families.test_dooms import CONFIG, dooms_forward, dooms_weights
 
     config = CONFIG | {"bilinear": True}
     weights = {name: value.bfloat16() for name, value in dooms_weights(config, 270).items()}
