@@ -30,7 +30,6 @@ from bilens.base.errors import ArgumentError, ShapeError, TooLargeError
 from bilens.base.numerics import (
     dtype_name,
     is_whole,
-    near_one,
     peak,
     powers,
     require_finite,
@@ -260,11 +259,9 @@ def _near_one(
     """
     apart = powers(peak(directions, 1))
     apart = apart.masked_fill(apart.abs() <= REACH[tensor.dtype], 0)
-    near = {name: near_one(value) for name, value in _factors(tensor).items()}
-    far = {name: found for name, found in near.items() if abs(found[1]) > REACH[tensor.dtype]}
-    tensor = dataclasses.replace(tensor, **{name: value for name, (value, _) in far.items()})  # type: ignore[type-var]
+    tensor, power = tensor.near_one(tensor.dtype)
     directions = scaled(directions, -apart[:, None])
-    return tensor, directions, apart + sum(power for _, power in far.values())
+    return tensor, directions, apart + power
 
 
 def _factors(tensor: ThirdOrder) -> dict[str, Tensor]:

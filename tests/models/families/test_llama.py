@@ -158,6 +158,16 @@ def test_what_is_not_understood_is_refused_by_name(config, key):
         config_from_llama(config)
 
 
+def test_what_is_not_understood_is_said_of_the_file_it_stands_in(tmp_path, refuses):
+    sizes = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 1}
+    config = LlamaConfig(**sizes, num_attention_heads=2, attention_dropout=0.1)
+    made, says = LlamaForCausalLM(config), "attention_dropout must be 0; got 0.1."
+    refuses(ConfigError, lambda: Transformer.from_llama(made), says)
+    made.save_pretrained(tmp_path)
+    read = LlamaForCausalLM.from_pretrained(tmp_path)
+    refuses(ConfigError, lambda: Transformer.from_llama(read), f"{tmp_path}/config.json: {says}")
+
+
 @pytest.mark.parametrize(
     ("changes", "key"),
     [

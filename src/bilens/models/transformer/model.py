@@ -7,6 +7,8 @@ checkpoints, and the toys.
 Attention-only models have ``intermediate_size=0``, MLP-only ones ``num_attention_heads=0``.
 """
 
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +29,7 @@ from transformers.utils.generic import can_return_tuple
 
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import working_dtype
+from bilens.base.reading import naming
 from bilens.models.arguments import IGNORED, cross_entropy, require_known, switch, whole_numbers
 from bilens.models.carry import carry, common_dtype, copied, filled, sketched
 from bilens.models.families.llama import config_from_llama, config_to_llama
@@ -158,7 +161,9 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         (``config.is_exact``). Errors: ConfigError naming the first config key that is not
         understood; nothing is skipped.
         """
-        made = sketched(cls, config_from_llama(model.config))
+        source = model.name_or_path  # the folder it was read from, or nothing
+        with naming(Path(source) / "config.json") if source else nullcontext():
+            made = sketched(cls, config_from_llama(model.config))
         return carry(model, filled(made, copied(model)))
 
     def to_llama(self) -> LlamaForCausalLM:
