@@ -12,7 +12,8 @@ import torch
 from bilens import Eigen, load
 from bilens.circuits import Expansion
 from bilens.cli import main
-from bilens.cli.commands import _free_folder
+from bilens.cli.app import Listed, root_group
+from bilens.cli.commands.demo import free_folder
 from bilens.decompose import HOSVD
 from bilens.features import Dictionary
 from bilens.training import export, load_images
@@ -109,7 +110,7 @@ def test_a_broken_part_of_the_page_is_named(run, model, tmp_path, monkeypatch):
 
 
 def test_demo(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("bilens.cli.commands.DEMO_STEPS", 20)
+    monkeypatch.setattr("bilens.cli.commands.demo.STEPS", 20)
     code, out, _ = run("demo", "--output", tmp_path)
     assert (code, "identities hold" in out) == (0, True)
     assert [line.split("/")[-1] for line in out.splitlines()[-2:]] == ["index.html"] * 2
@@ -123,7 +124,7 @@ def test_demo(run, tmp_path, monkeypatch):
         code, _, err = run("demo", "--output", tmp_path)
         assert (code, "must be new or an earlier demo's" in err) == (2, True), err
     about.write_text(demos)
-    assert not _free_folder(tmp_path / "model").exists()  # an earlier demo makes way for the next
+    assert not free_folder(tmp_path / "model").exists()  # an earlier demo makes way for the next
 
 
 COMMANDS = ("eval", "compare", "convert", "decompose", "expand", "report", "verify", "demo")
@@ -278,9 +279,35 @@ def test_bad_input_is_one_line_and_exit_2(run, model, tmp_path, monkeypatch, arg
     assert not list(tmp_path.iterdir())
 
 
-def test_help_and_import_load_no_torch():
-    code = "import sys, bilens, bilens.cli.commands; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+def test_help_and_bad_options_load_no_torch():
+    """Of all commands and of one, and where a line is refused; commands with a recipe load it."""
+    code = """
+import sys
+import bilens.cli
+def run(*words):
+    sys.argv = ["bilens", *words]
+    try:
+        bilens.cli.main()
+    except SystemExit:
+        assert not {"torch", "transformers"} & set(sys.modules), words
+run(), run("train", "--help"), run("evil"), run("verify")
+for name in ("demo", "eval", "convert", "decompose", "expand", "report", "verify"):
+    run(name, "--help")
+run("expand", "nowhere", "--prompt", "a", "--detail", "all")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_commands_are_listed_with_their_first_sentence():
+    root = root_group()
+    for group in (root, root.commands["train"]):
+        for listed in group.commands.values():
+            if isinstance(listed, Listed):
+                whole = listed.load().get_short_help_str(1000)
+                assert listed.get_short_help_str(1000) == whole
+    assert set(root.commands) == {*COMMANDS, "train"}
+    assert set(root.commands["train"].commands) == set(TRAINING)
 
 
 def test_algebra_loads_no_model_library():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import bilens
-from bilens.cli.commands import _stop
+from bilens.cli.process import _stop
 from bilens.training import save_tokenizer, train_tokenizer
 
 SIZES = "hidden_size = 16\nintermediate_size = 24\nnum_hidden_layers = 1\nnum_attention_heads = 2\n"
@@ -84,7 +84,7 @@ def test_a_stopped_job_says_where_and_how_to_go_on(job, run, there, tmp_path, mo
             ended.wait(5)
 
     ended = threading.Event()
-    monkeypatch.setattr("bilens.cli.commands._stop", lambda message: (ended.set(), _stop(message)))
+    monkeypatch.setattr("bilens.cli.process._stop", lambda message: (ended.set(), _stop(message)))
     threading.Thread(target=stop, daemon=True).start()
     code, _, err = run(*(places.get(word, word) for word in words.split()))
     line = err.splitlines()[-1]

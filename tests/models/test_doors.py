@@ -26,7 +26,7 @@ from transformers import (
 import bilens
 from bilens import Transformer, TransformerConfig
 from bilens.base.errors import FileError
-from bilens.cli.commands import convert
+from bilens.cli.commands.convert import command as convert
 
 WEIGHTS = "model.safetensors"
 TEXT = "the thing λ"

@@ -1,13 +1,19 @@
-"""Whether values are what the fields of a record are declared to hold: asked of files, which may
-hold anything.
+"""Fields that say what they are for, and whether values are what the fields of a record are
+declared to hold: asked of files, which may hold anything.
 """
 
 from collections.abc import Mapping
+from dataclasses import field
 from functools import cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from jaxtyping import jaxtyped
+
+
+def setting(default: Any, help: str, **limits: int) -> Any:
+    """A field of a recipe, with a sentence for people, and ``min`` and ``max`` where it has them."""
+    return field(default=default, metadata={"help": help, **limits})
 
 
 def misfit(kind: type, values: Mapping[str, Any]) -> str | None:

@@ -1,7 +1,8 @@
-"""Floor 6: the commands. Nothing heavy is imported before a command needs it, so that ``--help`` is
-instant.
+"""Floor 8: the command line, one file a command.
+
+``bilens NAME`` runs ``command`` of ``commands/NAME.py``, which is imported when it is called.
 """
 
-from bilens.cli.commands import main
+from bilens.cli.process import main
 
 __all__ = ["main"]

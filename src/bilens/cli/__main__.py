@@ -1,5 +1,5 @@
 """``python -m bilens.cli``, the same as ``bilens``."""
 
-from bilens.cli.commands import main
+from bilens.cli.process import main
 
 main()

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from bilens.base.errors import ArgumentError
+
 ModelFolder = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A model folder, as training wrote it.")
 ]
@@ -15,21 +17,41 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines in
 Save = Annotated[
     Path | None, typer.Option("--save", help="Also write the result to this file (safetensors).")
 ]
+Data = Annotated[str, typer.Argument(metavar="DATA", help="What --data of training takes.")]
+RunFolder = Annotated[
+    Path,
+    typer.Option("--output", "-o", help="New folder for the model, its log and checkpoints."),
+]
+TextName = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help='"topics" (built in), a .txt or .xz file, a folder of them, or a Hugging Face '
+        "dataset.",
+    ),
+]
+SpecialTokens = Annotated[
+    bool, typer.Option(help="Read the text with the tokenizer's own special tokens (BOS).")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with a run that was stopped, to the same weights.")
+]
+SaveEvery = Annotated[
+    int | None,
+    typer.Option(min=1, help="Steps between checkpoints (default: a tenth of the run)."),
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of every random choice.")]
 GIVEN = "COMMANDLINE"  # where an option's value comes from, in the words of typer's click
 
 
 def require_one_of(flag: str, value: str, choices: Sequence[str]) -> None:
     """Raise ArgumentError unless ``value`` is one of ``choices``."""
-    from bilens.base.errors import ArgumentError
-
     if value not in choices:
         raise ArgumentError(flag, must=f"be one of {', '.join(choices)}", got=repr(value))
 
 
 def require_count(flag: str, value: int | None) -> None:
     """Raise ArgumentError for a number below 1; None is none."""
-    from bilens.base.errors import ArgumentError
-
     if value is not None and value < 1:
         raise ArgumentError(flag, must="be a whole number ≥ 1", got=value)
 
@@ -42,8 +64,6 @@ def require_read(
     ``read_by``: the modes in which each option is read, by its parameter's name. ``why``: how this
     ``mode`` came about.
     """
-    from bilens.base.errors import ArgumentError
-
     flags = {option.name: option.opts[0] for option in context.command.params}
     for name, modes in read_by.items():
         if mode not in modes and was_given(context, name):
@@ -62,8 +82,6 @@ def require_place(flag: str, file: Path | None) -> None:
     """Raise ArgumentError where ``file`` cannot be written because of what is there already: asked
     before the work.
     """
-    from bilens.base.errors import ArgumentError
-
     if file is None:
         return
     if file.is_dir():
@@ -73,8 +91,6 @@ def require_place(flag: str, file: Path | None) -> None:
 
 def require_folder(flag: str, folder: Path) -> None:
     """Raise ArgumentError where ``folder`` cannot be a folder, because a file is in its way."""
-    from bilens.base.errors import ArgumentError
-
     there = next((place for place in (folder, *folder.parents) if place.exists()), None)
     if there is not None and not there.is_dir():
         raise ArgumentError(flag, must="be in a folder", got=f"{folder}, and {there} is a file")

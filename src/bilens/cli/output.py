@@ -11,15 +11,16 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from transformers.utils import logging
 
-from bilens.base.results import Result
 from bilens.base.words import printable
+
+if TYPE_CHECKING:
+    from bilens.base.results import Result
 
 SHOWN_ROWS = 60  # on a terminal
 GAP = "  "  # between the columns on a terminal
@@ -44,7 +45,7 @@ class Table:
         return {"summary": self.title, "rows": rows, "left_out": self.left_out}
 
 
-def table(result: Result, of: str = "") -> Table:
+def table(result: "Result", of: str = "") -> Table:
     """All of a result under its summary."""
     rows = result.rows()
     return Table(of + result.summary(), tuple(rows[0]) if rows else result.columns(), rows)
@@ -53,14 +54,6 @@ def table(result: Result, of: str = "") -> Table:
 def figures(title: str, found: dict[str, Any]) -> Table:
     """One row of named numbers."""
     return Table(title, tuple(found), [found])
-
-
-def quiet() -> None:
-    """No bars and notices from transformers while it reads and writes files; training keeps its own
-    bar.
-    """
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
 
 
 def watched() -> bool:
@@ -76,6 +69,14 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """One line on stderr, whole and harmless whatever it quotes."""
     print(f"bilens: {printable(' '.join(text.split()))}", file=sys.stderr)
+
+
+def warn_of(errors: Iterable[str]) -> bool:
+    """Name the parts of a page that could not be made; whether there are any."""
+    lines = list(errors)
+    for line in lines:
+        warn(line)
+    return bool(lines)
 
 
 def show(tables: Iterable[Table], as_json: bool = False) -> None:
@@ -128,7 +129,7 @@ def _show_tabbed(found: Table) -> None:
 
 
 def _show_aligned(found: Table, room: int) -> None:
-    """In columns of equal width. Columns go before anything is cut or broken; the first one stays."""
+    """In columns of equal width. Columns go before anything is cut or broken, but never the first."""
     lines = _lines(found)[: SHOWN_ROWS + 1]  # with the names of the columns
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     count = _fitting(widths, room)

@@ -27,6 +27,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bilens.base.errors import ArgumentError, ConfigError, ShapeError
+from bilens.base.fields import setting
 from bilens.base.numerics import (
     dtype_name,
     is_whole,
@@ -56,14 +57,14 @@ class DictionaryRecipe:
     other two.
     """
 
-    architecture: str = "batchtopk"
-    expansion: int = 8
-    k: int = 30
-    sparsity: float = 1e-3
-    steps: int = 5000
-    batch_size: int = 2048
-    learning_rate: float = 1e-3
-    seed: int = 0
+    architecture: str = setting("batchtopk", "batchtopk, topk, jumprelu or standard.")
+    expansion: int = setting(8, "Latents for each dimension of the place.")
+    k: int = setting(30, "Latents active a token, for topk and batchtopk.")
+    sparsity: float = setting(1e-3, "Weight of the penalty, for jumprelu and standard.")
+    steps: int = setting(5000, "Optimiser steps.")
+    batch_size: int = setting(2048, "Tokens per step.")
+    learning_rate: float = setting(1e-3, "Peak learning rate of Adam.")
+    seed: int = setting(0, "Seed of every random choice.", min=0, max=2**32 - 1)
 
     def __post_init__(self) -> None:
         if self.architecture not in LEARNED:

@@ -21,6 +21,7 @@ from bilens.training.language import (
     read_recipe,
     train_language,
 )
+from bilens.training.processes import shared
 from bilens.training.run import read_about
 from bilens.training.text import Blocks, TextData, load_text, read_documents
 from bilens.training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
@@ -53,6 +54,7 @@ __all__ = [
     "read_recipe",
     "recipe",
     "save_tokenizer",
+    "shared",
     "shuffled",
     "train_classifier",
     "train_dictionary",

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import set_seed
 
 from bilens.base.errors import ConfigError
+from bilens.base.fields import setting
 from bilens.decompose import tail
 from bilens.models import Classifier, ClassifierConfig
 from bilens.training.images import ImageData, Images, load_images, require_fits
@@ -40,18 +41,18 @@ class ImageRecipe:
     at 60 %: from the start it would settle on directions found too early.
     """
 
-    hidden_size: int = 512
-    num_hidden_layers: int = 1
-    residual: bool = False
-    bias: bool = False
-    steps: int = 2640
-    batch_size: int = 500
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.3
-    input_noise: float = 0.3
-    tail_penalty: float = 20.0
-    kept: int = 10
-    seed: int = 0
+    hidden_size: int = setting(512, "Hidden size.")
+    num_hidden_layers: int = setting(1, "Bilinear layers.")
+    residual: bool = setting(False, "Layers add to what they read.")
+    bias: bool = setting(False, "Biases everywhere.")
+    steps: int = setting(2640, "Optimiser steps.")
+    batch_size: int = setting(500, "Images per step.")
+    learning_rate: float = setting(2e-3, "Peak learning rate of AdamW.")
+    weight_decay: float = setting(0.3, "Weight decay of AdamW.")
+    input_noise: float = setting(0.3, "Standard deviation of noise on pixels in [0, 1].")
+    tail_penalty: float = setting(20.0, "Weight of a class's share beyond its top eigenvectors.")
+    kept: int = setting(10, "How many eigenvectors per class are free of that penalty.")
+    seed: int = setting(0, "Seed of every random choice.", min=0, max=2**32 - 1)
 
     def __post_init__(self) -> None:
         self.schedule()  # refuses what no run could follow

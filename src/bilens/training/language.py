@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, set_seed
 
 from bilens.base.errors import ArgumentError, ConfigError
+from bilens.base.fields import setting
 from bilens.base.reading import read_toml
 from bilens.models import Transformer, TransformerConfig
 from bilens.models.tokenizing import vocabulary_size
@@ -35,12 +36,12 @@ class TextRecipe:
     """
 
     model: Mapping[str, Any] = field(default_factory=dict)
-    vocab_size: int = 1024
-    steps: int = 3000
-    batch_size: int = 32
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.1
-    seed: int = 0
+    vocab_size: int = setting(1024, "Tokens of a tokenizer trained here.")
+    steps: int = setting(3000, "Optimiser steps.")
+    batch_size: int = setting(32, "Blocks per step and process.")
+    learning_rate: float = setting(3e-3, "Peak learning rate of AdamW.")
+    weight_decay: float = setting(0.1, "Weight decay of AdamW.")
+    seed: int = setting(0, "Seed of every random choice.", min=0, max=2**32 - 1)
 
     def __post_init__(self) -> None:
         self.schedule({})  # refuses what no run could follow

@@ -1,6 +1,10 @@
 """Several processes, one run: what the first of them does alone, and all must hear of."""
 
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -8,6 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from bilens.base.errors import BilensError
+from bilens.decompose import Share
 
 T = TypeVar("T")
 
@@ -38,3 +43,23 @@ def first_does(act: Callable[[], T]) -> T:
     if told[1] is not None:
         raise told[1]
     return told[0]
+
+
+@contextmanager
+def shared(folder: Path | None) -> Iterator[tuple[Share | None, Path | None]]:
+    """Which part of the work this process does, and a folder in which all meet.
+
+    One process alone does all of it, in ``folder``, and needs none. For several a folder that
+    nobody named is made, and removed in the end.
+    """
+    every = processes()
+    if every.num_processes == 1:
+        yield None, folder
+        return
+    meeting = folder or Path(first_does(lambda: tempfile.mkdtemp(prefix="bilens-")))
+    try:
+        yield Share(every.process_index, every.num_processes, every.wait_for_everyone), meeting
+        every.wait_for_everyone()  # until all have read what the others made
+    finally:
+        if folder is None and every.is_main_process:
+            shutil.rmtree(meeting, ignore_errors=True)

@@ -1,0 +1,128 @@
+"""The tree of commands. A command is listed here and imported when it is called: most of them need
+torch, which takes seconds, and ``--help`` should take none.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from bilens import __version__
+
+HELP = (
+    "Bilinear layers as exact third-order tensors: train or load a model, decompose it, "
+    "verify it, send a page."
+)
+TRAIN_HELP = "Train a model."
+
+# The commands by name, in the order of the help, each with the first sentence of its own help.
+COMMANDS = {
+    "demo": "The main job on what is built in: train a classifier on digits, verify it, "
+    "decompose it, and write a page; and a page of the paths inside the language model in the box.",
+    "eval": "Accuracy of a classifier on the test part of DATA, loss of a language model on its "
+    "held-out part.",
+    "compare": "Bilinear against ReLU, GELU, ReLU², ReGLU, GEGLU, SwiGLU: equal parameters, equal "
+    "tokens, several seeds.",
+    "convert": "A language model from and to the Llama family, tokenizer and all.",
+    "decompose": "Spectra of one layer or all: eigenvectors for output directions, HOSVD, SVD, or "
+    "one basis for the whole layer.",
+    "expand": "Which paths make this logit, to the last digit.",
+    "report": "Everything about a model as one page that opens from file:// with no network.",
+    "verify": "Check in float64, on this very model's weights, every identity bilens claims; exit "
+    "1 when one fails.",
+}
+TRAINING = {
+    "image": "Train an image classifier; prints the test accuracy.",
+    "tokenizer": "Train a byte-level BPE tokenizer on the training part of a text.",
+    "text": "Train a language model; prints the held-out loss.",
+    "dictionary": "Harvest activations to disk, learn a dictionary of them, and say what it is "
+    "worth on held-out text.",
+}
+
+
+class StoppedError(Exception):
+    """A KeyboardInterrupt on its way through typer, which would end without a word."""
+
+
+class Root(TyperGroup):
+    """All commands."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was called."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise StoppedError from stop
+
+
+class Listed(TyperCommand):
+    """A command by its name and one sentence. Its module is imported when it is called."""
+
+    def __init__(self, module: str, sentence: str) -> None:
+        super().__init__(module.rpartition(".")[2], help=sentence, rich_markup_mode=None)
+        self.module = module
+
+    def make_context(self, info_name: str | None, args: list[str], *more: Any, **extra: Any) -> Any:
+        """Read the arguments, as the command itself does."""
+        return self.load().make_context(info_name, args, *more, **extra)
+
+    def load(self) -> Any:
+        """The command itself."""
+        return _built(import_module(self.module).command)
+
+
+def root_group() -> TyperGroup:
+    """The command ``bilens`` with all that is below it."""
+    train = _group(_train, TyperGroup, TRAIN_HELP, "bilens.cli.commands.train", TRAINING)
+    root = _group(_root, Root, HELP, "bilens.cli.commands", COMMANDS, add_completion=True)
+    root.add_command(train, "train")
+    return root
+
+
+def _group(
+    callback: Callable[..., None],
+    kind: type[TyperGroup],
+    sentence: str,
+    package: str,
+    commands: Mapping[str, str],
+    add_completion: bool = False,
+) -> TyperGroup:
+    """A group of the ``commands`` in ``package``."""
+    app = typer.Typer(cls=kind, help=sentence, rich_markup_mode=None, add_completion=add_completion)
+    app.callback(invoke_without_command=True)(callback)
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    for name, words in commands.items():
+        group.add_command(Listed(f"{package}.{name}", words))
+    return group
+
+
+def _built(function: Callable[..., None]) -> Any:
+    """A function as typer's command."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(function)
+    return get_command(app)
+
+
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+    _help_if_bare(context)
+
+
+def _train(context: typer.Context) -> None:
+    _help_if_bare(context)
+
+
+def _help_if_bare(context: typer.Context) -> None:
+    """Print the help of a group of commands where none of them is named."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit

@@ -1,0 +1,1 @@
+"""The commands, a file each, under the name that is typed: ``command`` is the function."""

@@ -1,0 +1,152 @@
+"""``bilens expand``: a logit as a sum of paths."""
+
+import json as texts
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import bilens
+from bilens.base.errors import ArgumentError, FileError
+from bilens.base.files import write_text
+from bilens.cli.options import (
+    AsJson,
+    ModelFolder,
+    Save,
+    SpecialTokens,
+    require_count,
+    require_one_of,
+    require_place,
+    require_read,
+)
+from bilens.cli.output import Table, show, table
+from bilens.cli.subjects import language_model
+
+DETAILS = ("writes", "pairs", "paths")
+TERMS = 20  # in a table
+
+
+def command(
+    context: typer.Context,
+    model: ModelFolder,
+    prompt: Annotated[str, typer.Option(help="The text that the model reads.")],
+    target: Annotated[
+        str | None, typer.Option(help='The token to explain (" on"); default: the likeliest one.')
+    ] = None,
+    versus: Annotated[
+        str | None, typer.Option(help="Explain the target's logit less this token's.")
+    ] = None,
+    position: Annotated[
+        int, typer.Option(help="Where the token is predicted; -1 is after the whole prompt.")
+    ] = -1,
+    detail: Annotated[
+        str, typer.Option(help='"writes", "pairs" or "paths" (all the way to the embeddings).')
+    ] = "paths",
+    k: Annotated[
+        int | None,
+        typer.Option("-k", help=f"Terms to print (default: {TERMS}, and all with --json)."),
+    ] = None,
+    max_terms: Annotated[int, typer.Option(help="How many terms to keep at most.")] = 1000,
+    cutoff: Annotated[
+        float, typer.Option(help="Terms below this share of Σ |writes| go to the remainder.")
+    ] = 1e-4,
+    dictionary: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="A dictionary for the MLP input that it names; repeat it for more.",
+        ),
+    ] = None,
+    graph: Annotated[
+        Path | None, typer.Option(help="Also write the graph to this file (Neuronpedia's JSON).")
+    ] = None,
+    special_tokens: SpecialTokens = True,
+    save: Save = None,
+    json: AsJson = False,
+) -> None:
+    """Which paths make this logit, to the last digit. In float64; a half-precision model is
+    explained in float32, which holds its weights exactly, beside what it gives as it is. The table
+    ends with what it left out, and the total.
+    """
+    require_one_of("--detail", detail, DETAILS)
+    deeper = DETAILS[1:]
+    read_by = {"max_terms": deeper, "dictionary": deeper}
+    require_read(context, detail, f"with --detail {detail}", read_by)
+    require_count("-k", k)
+    require_count("--max-terms", max_terms)
+    if not 0 <= cutoff < 1:
+        raise ArgumentError("--cutoff", must="be in [0, 1)", got=cutoff)
+    if versus is not None and target is None:
+        raise ArgumentError("--versus", must="come with --target", got="no target")
+    for flag, file in (("--save", save), ("--graph", graph)):
+        require_place(flag, file)
+    todo = "Expand a classifier in Python: bilens.expand(model, image, target)."
+    loaded = language_model(model, str(model), todo)
+    if not bilens.nn.is_half(loaded):  # that is explained in float32, beside what it gives as it is
+        loaded = loaded.double()
+    expansion = bilens.expand(
+        loaded,
+        bilens.circuits.Prompt(prompt, special_tokens),
+        target if versus is None else (target, versus),
+        position,
+        detail=detail,  # type: ignore[arg-type]
+        max_terms=max_terms,
+        cutoff=cutoff,
+        dictionaries=_dictionaries(dictionary or (), loaded),
+    )
+    if save is not None:
+        expansion.save(save)
+    if graph is not None:
+        write_text(graph, texts.dumps(bilens.circuits.graph(expansion)) + "\n")
+    everything = len(expansion.terms) if json else TERMS
+    show([_account(expansion, k or everything, json)], json)
+
+
+def _account(expansion: "bilens.circuits.Expansion", k: int, exactly: bool) -> Table:
+    """The ``k`` largest terms, then what they leave out, and what all add up to."""
+    every = table(expansion)
+    shown, others = every.rows[:k], every.rows[k:]
+    ends = {
+        f"{len(others)} further terms": float(sum(row["value"] for row in others)),
+        f"remainder: {expansion.left_out} paths not kept": expansion.remainder,
+        "total": expansion.total,
+        "forward pass": expansion.forward,
+    }
+    if expansion.as_run is not None:
+        ends["as run in half precision"] = expansion.as_run
+    blank: dict[str, Any] = dict.fromkeys(every.columns)
+    last = [
+        blank | {"path": name, "value": value if exactly else f"{value:.12g}"}
+        for name, value in ends.items()
+    ]
+    return replace(every, rows=[*shown, *last], left_out=len(others))
+
+
+def _dictionaries(
+    folders: Iterable[Path], model: "bilens.Transformer"
+) -> "dict[str, bilens.features.Dictionary]":
+    """The dictionaries in ``folders`` by the place of ``model`` that each was made for."""
+    placed: dict[str, bilens.features.Dictionary] = {}
+    for folder in folders:
+        made = _dictionary(folder, model)
+        if made.hook in placed:
+            got = f"{made.hook} again in {folder}"
+            raise ArgumentError("--dictionary", must="name a place once", got=got)
+        placed[made.hook] = made
+    return placed
+
+
+def _dictionary(folder: Path, model: "bilens.Transformer") -> "bilens.features.Dictionary":
+    """The dictionary in ``folder``, which names a place of ``model`` and is of its width."""
+    made, wiring = bilens.features.Dictionary.load(folder), model.wiring()
+    if not made.hook:
+        must = "name the place it reads: hook_name in cfg.json"
+        raise ArgumentError(str(folder), must=must, got="none")
+    try:
+        bilens.nn.find_place(made.hook, wiring.parts)
+    except ArgumentError as error:
+        raise FileError(f"{folder}: hook_name", must=error.must, got=error.got) from error
+    made.require_fits(str(folder), width=wiring.readout.shape[1], place=made.hook)
+    return made

@@ -1,0 +1,1 @@
+"""``bilens train …``, a file each."""

@@ -1,0 +1,137 @@
+"""The process of a command, and the one rule for what goes wrong: one line on stderr and exit 2,
+never a traceback.
+"""
+
+import io
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import typer
+from typer.exceptions import TyperException
+
+from bilens.base.errors import ArgumentError, BilensError, Interrupted
+from bilens.base.words import printable
+from bilens.cli.app import StoppedError, root_group
+
+# What the libraries below read when they are imported: every command works on local files, and
+# none shows notices or bars while it reads and writes them. Training keeps its own bar.
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+def main() -> None:
+    """Run the command line. Exit 0 when all is well, 1 when a check fails, 2 for bad input, 130
+    when interrupted.
+    """
+    with _terminable():
+        _main()
+
+
+def _main() -> None:
+    _prepare()
+    try:
+        _require_text(sys.argv[1:])
+        code = root_group()(standalone_mode=False)
+        _flush()
+        sys.exit(code)
+    except TyperException as error:
+        _fail(error.format_message())
+    except BilensError as error:
+        _fail(str(error))
+    except BrokenPipeError:  # the reader of our output went away: `bilens … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:  # a full disk behind stdout, a file that may not be read
+        _fail(str(error))
+    except StoppedError as stopped:
+        _stop(_how_to_go_on(stopped.__cause__))
+    except (KeyboardInterrupt, typer.Abort):
+        _stop("interrupted")
+
+
+def _prepare() -> None:
+    """Quiet libraries, warnings of one line, and streams that take any text."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.showwarning = _warn
+    # where there is no λ it is written \u03bb: no two names become one
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does. Only the main thread may set signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(*_: Any) -> None:
+    """SIGTERM, told like Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def _how_to_go_on(stop: BaseException | None) -> str:
+    """Where a job was stopped, and the command that goes on with it."""
+    if not isinstance(stop, Interrupted):
+        return "interrupted"
+    again = "the same command with --resume" if stop.resume else "the same command again"
+    return f"interrupted: {stop.where}. To go on: {again}."
+
+
+def _stop(message: str) -> NoReturn:
+    if os.environ.get("RANK", "0") == "0":
+        _tell(message)
+    sys.exit(130)
+
+
+def _fail(message: str) -> NoReturn:
+    _tell(message)
+    sys.exit(2)
+
+
+def _warn(message: Warning | str, *where: Any) -> None:
+    _tell(f"warning: {message}")
+
+
+def _tell(message: str) -> None:
+    """One harmless line on stderr."""
+    print(f"bilens: {printable(' '.join(message.split()))}", file=sys.stderr)
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """Raise ArgumentError for bytes that are no text in this locale. They reach Python as half
+    surrogates, which no tokenizer or file takes.
+    """
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise ArgumentError(
+                "an argument", must="be text in this locale", got=repr(argument)
+            ) from None
+
+
+def _flush() -> None:
+    """What was printed reaches its reader here, where it can still be said that it did not."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
