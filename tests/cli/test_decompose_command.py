@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -76,6 +78,20 @@ def test_other_decompositions_are_these_to_the_digit(what, modes, total, run, sp
     assert all(row["kept"] for row in found["rows"])
     code, out, _ = run("decompose", MODEL, "--layer", 0, "--what", what, "-k", 5)
     assert f"{total - len(values)} further rows are not printed" in out
+
+
+def test_a_meeting_place_that_nobody_named_goes_in_the_end(run, tmp_path, monkeypatch):
+    """The first of two processes, which makes the one chunk there is."""
+    first = SimpleNamespace(
+        num_processes=2, process_index=0, is_main_process=True, wait_for_everyone=lambda: None
+    )
+    monkeypatch.setattr("bilens.training.processes.processes", lambda: first)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    command = ("decompose", MODEL, "--layer", 0, "--directions", " girl", "-k", 2)
+    assert run(*command)[0] == 0
+    assert not list(tmp_path.iterdir())
+    assert run(*command, "--folder", tmp_path / "mine")[0] == 0
+    assert [place.name for place in tmp_path.iterdir()] == ["mine"]
 
 
 def test_two_processes_write_what_one_does(tmp_path):
