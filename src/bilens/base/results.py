@@ -51,7 +51,11 @@ class Result(Record, ABC):
         import pandas  # costs as much as half of torch; wanted only here
 
         rows = self.rows()
-        return pandas.DataFrame(rows, columns=None if rows else list(self.columns()))
+        columns = None if rows else list(self.columns())
+        try:
+            return pandas.DataFrame(rows, columns=columns)
+        except UnicodeEncodeError:  # half a surrogate pair: arrow's strings do not hold it
+            return pandas.DataFrame(rows, columns=columns, dtype=object)
 
     def plot(self) -> "plotly.graph_objects.Figure":
         """The result as an interactive plotly figure."""
