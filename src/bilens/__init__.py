@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         circuits,
         decompose,
         features,
+        measure,
         models,
         nn,
         report,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
         Eigen,
         Factored,
         Gates,
-        Gaussian,
         QuadraticForm,
         Tucker,
         homogeneous,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from bilens.base.errors import BilensError, NotExactError
     from bilens.checks import verify
     from bilens.circuits import expand
+    from bilens.measure import Gaussian
     from bilens.models import Classifier, ClassifierConfig, Transformer, TransformerConfig, load
 
 _HOMES = {
@@ -47,7 +48,6 @@ _HOMES = {
             "Eigen",
             "Factored",
             "Gates",
-            "Gaussian",
             "QuadraticForm",
             "Tucker",
             "homogeneous",
@@ -58,6 +58,7 @@ _HOMES = {
     **dict.fromkeys(
         ("Classifier", "ClassifierConfig", "Transformer", "TransformerConfig", "load"), "models"
     ),
+    "Gaussian": "measure",
     "expand": "circuits",
     "verify": "checks",
 }
@@ -68,6 +69,7 @@ _ROOMS = (
     "circuits",
     "decompose",
     "features",
+    "measure",
     "models",
     "nn",
     "report",
@@ -98,6 +100,7 @@ __all__ = [
     "features",
     "homogeneous",
     "load",
+    "measure",
     "models",
     "nn",
     "report",

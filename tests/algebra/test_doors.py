@@ -16,15 +16,14 @@ from bilens.algebra import (
     CP,
     Dense,
     Factored,
-    Gaussian,
     Tucker,
     affine,
     canonical,
     parts,
-    sampled_inner,
 )
 from bilens.base.errors import ArgumentError, BilensError, NotFiniteError, ShapeError
 from bilens.decompose import eigen, hosvd, joint, similarity, svd, tail, top_entries
+from bilens.measure import Gaussian, Samples
 
 pytestmark = pytest.mark.bad_input
 
@@ -48,12 +47,12 @@ def gaussian(size=4):
 # What takes a tensor and reports figures of it.
 DOORS = {
     "norm": lambda T: T.norm(),
-    "norm(measure)": lambda T: T.norm(gaussian()),
+    "norm under a measure": lambda T: gaussian().of(T).norm(),
     "inner": lambda T: T.inner(T),
     "similarity": lambda T: T.similarity(T),
     "gram": lambda T: T.gram("out"),
-    "hermite": lambda T: T.hermite(gaussian()),
-    "sampled_inner": lambda T: sampled_inner(T, T, torch.ones(5, 4, dtype=torch.float64)),
+    "hermite": lambda T: gaussian().of(T).hermite(),
+    "norm on samples": lambda T: Samples(torch.ones(5, 4, dtype=torch.float64)).of(T).norm(),
     "round": lambda T: T.round(2),
     "canonical": canonical,
     "eigen": lambda T: eigen(T, k=2),
@@ -251,13 +250,12 @@ def test_shares(value, make):
         lambda T, m: T + 3,
         lambda T, m: T - None,
         lambda T, m: T.inner(3),
-        lambda T, m: T.inner(T, 3),
-        lambda T, m: T.inner(T, m.randn(9, 4)),
-        lambda T, m: T.norm("data"),
-        lambda T, m: T.norm(gaussian(7)),
-        lambda T, m: T.norm(centred=True),
+        lambda T, m: gaussian(7).of(T),
+        lambda T, m: gaussian().of(T).inner(3),
+        lambda T, m: gaussian().of(T).inner(T),
+        lambda T, m: gaussian().of(T).similarity(gaussian().ridge(1).of(T)),
         lambda T, m: T.similarity(None),
-        lambda T, m: T.hermite(None),
+        lambda T, m: gaussian().of(None),
         lambda T, m: T.gram(0),
         lambda T, m: T.gram("out", dtype="float32"),
         lambda T, m: T.gram("out", dtype=torch.int64),
@@ -273,12 +271,9 @@ def test_shares(value, make):
         lambda T, m: hosvd(T, measure="data"),
         lambda T, m: hosvd(T, (1, 2)),
         lambda T, m: hosvd(T, "123"),
-        lambda T, m: sampled_inner(T, 3, m.randn(5, 4)),
-        lambda T, m: sampled_inner(3, T, m.randn(5, 4)),
-        lambda T, m: sampled_inner(T, T, 3),
-        lambda T, m: sampled_inner(T, T, m.randn(5, 7)),
-        lambda T, m: sampled_inner(T, T, m.randn(5, 4) * math.nan),
-        lambda T, m: sampled_inner(T, T, m.randn(1, 4)),
+        lambda T, m: Samples(m.randn(5, 4)).of(T).inner(3),
+        lambda T, m: Samples(m.randn(5, 4)).of(3),
+        lambda T, m: Samples(m.randn(5, 7)).of(T),
     ],
 )
 def test_arguments_of_the_wrong_kind(call, form_name, make):
@@ -351,6 +346,9 @@ def test_arguments_of_the_verbs_of_a_cp(call, make):
         lambda m: Gaussian.from_batches([m.randn(5, 4), m.randn(5, 3)]),
         lambda m: Gaussian.from_batches([m.randn(5, 4) * math.inf]),
         lambda m: Gaussian.from_batches([m.randn(5, 4).to("meta")]),
+        lambda m: Samples(3),
+        lambda m: Samples(m.randn(5, 4) * math.nan),
+        lambda m: Samples(m.randn(1, 4)),
         lambda m: gaussian().merge(3),
         lambda m: gaussian().merge(gaussian()),
         lambda m: gaussian().map(3),
@@ -395,7 +393,7 @@ def test_dtypes_and_devices_by_name(make):
 
 def test_a_meta_measure_is_for_loading_alone(make):
     there = gaussian().to("meta")
-    assert "Gaussian.cov must hold values" in refused(lambda: make.cp().norm(there))
+    assert "Gaussian.cov must hold values" in refused(lambda: there.of(make.cp()).norm())
 
 
 @pytest.mark.parametrize("door", DOORS)

@@ -11,9 +11,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bilens.algebra import CP, Factored, Gaussian, Tucker, canonical, sampled_inner
+from bilens.algebra import CP, Factored, Tucker, canonical
 from bilens.base.errors import RangeError
 from bilens.decompose import hosvd, joint, similarity, svd, tail, top_entries
+from bilens.measure import Gaussian, Samples
 
 # By dtype: powers of two near 1e±30 and, float64 alone, 1e±200.
 SCALES = [(torch.float32, 100), (torch.float32, -100), (torch.float64, 664), (torch.float64, -664)]
@@ -59,7 +60,9 @@ def cross_units(T, power):
 
 RELATIVE = {
     "similarity": lambda T, S: [T.similarity(S)],
-    "similarity under a measure": lambda T, S: [T.similarity(S, measure(), centred=True)],
+    "similarity under a measure": lambda T, S: [
+        measure().of(T).similarity(measure().of(S), centred=True)
+    ],
     "hosvd": lambda T, S: [
         (h := hosvd(T, 2)).error,
         h.bound,
@@ -93,7 +96,7 @@ RELATIVE = {
 # Degree 1 in T, and degree 2.
 ABSOLUTE = {
     "norm": (1, lambda T: [T.norm()]),
-    "norm under a measure": (1, lambda T: [T.norm(measure())]),
+    "norm under a measure": (1, lambda T: [measure().of(T).norm()]),
     "inner": (2, lambda T: [T.inner(T.swap())]),
     "gram": (2, lambda T: [*T.gram("left").flatten()]),
     "gram, symmetric": (2, lambda T: [*T.gram("out", symmetric=True).flatten()]),
@@ -101,7 +104,7 @@ ABSOLUTE = {
     "hermite": (
         1,
         lambda T: [
-            *(h := T.hermite(measure())).mean,
+            *(h := measure().of(T).hermite()).mean,
             *h.slope.flatten(),
             *h.quadratic.dense().flatten(),
         ],
@@ -125,7 +128,7 @@ ABSOLUTE = {
         lambda T: [*top_entries(cp(T), 9).values, top_entries(cp(T), 9, budget=3).certificate],
     ),
     "canonical": (1, lambda T: [*canonical(cp(T)).dense().flatten()]),
-    "sampled_inner": (2, lambda T: [(e := sampled_inner(T, T, samples())).value, e.error]),
+    "on samples": (2, lambda T: [(e := (f := Samples(samples()).of(T)).inner(f)).value, e.error]),
     "decompose.similarity": (1, lambda T: [*similarity([cp(T)], measure(), samples=0).norms]),
     "the CP of a Factored": (1, lambda T: [(F := T.contract(out=one(T))).norm(), *F.svd()[1][:5]]),
 }
@@ -218,8 +221,8 @@ def test_a_measure_of_any_scale(power, maker):
     """x at 2^power: T(x) goes with the square of that; similarities and shares stay."""
     for T in tensors(maker, Q).values():
         S, near, far = T + T.swap() * 0.3, measure(), measure(power)
-        same([T.norm(far)], [T.norm(near)], 2 * power)
-        same([T.similarity(S, far)], [T.similarity(S, near)])
+        same([far.of(T).norm()], [near.of(T).norm()], 2 * power)
+        same([far.of(T).similarity(far.of(S))], [near.of(T).similarity(near.of(S))])
         same(
             hosvd(T, 2, measure=far).spectrum["out"],
             hosvd(T, 2, measure=near).spectrum["out"],

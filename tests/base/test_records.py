@@ -14,16 +14,15 @@ from bilens.algebra import (
     Dense,
     Eigen,
     Factored,
-    Gaussian,
     ThirdOrder,
     affine,
     parts,
-    sampled_inner,
 )
 from bilens.base.errors import ArgumentError, FileError
 from bilens.base.records import Record
 from bilens.base.results import Result
 from bilens.decompose import angles, eigen, hosvd, joint, similarity, svd, top_entries
+from bilens.measure import Gaussian, Samples
 
 KINDS = {
     "Joint": lambda m: joint(m.cp()),
@@ -35,8 +34,11 @@ KINDS = {
         eigen(m.cp(2, 4), k=2, labels=("one", "two")), eigen(m.cp(2, 4), k=2)
     ),
     "Gaussian": lambda m: Gaussian(m.randn(3), torch.eye(3).to(m.dtype), 9),
-    "Hermite": lambda m: m.cp().hermite(Gaussian(m.randn(4), torch.eye(4).to(m.dtype))),
-    "Estimate": lambda m: sampled_inner(m.cp(), m.cp(), m.randn(9, 4)),
+    "OnGaussian": lambda m: under(m),
+    "Hermite": lambda m: under(m).hermite(),
+    "Samples": lambda m: Samples(m.randn(9, 4)),
+    "OnSamples": lambda m: Samples(m.randn(9, 4)).of(m.cp()),
+    "Estimate": lambda m: (f := Samples(m.randn(9, 4)).of(m.cp())).inner(f),
     "Sampled": lambda m: similarity([m.cp(), m.cp()], samples=9).check,
     "Similarities": lambda m: similarity({"one": m.cp(), "two": m.cp()}, m.randn(9, 4), samples=9),
     "CP": lambda m: m.cp(),
@@ -50,6 +52,10 @@ KINDS = {
     "HOSVD": lambda m: hosvd(m.cp(), (1, 2, 3)),
     "Parts": lambda m: parts(affine(m.randn(3, 5), m.randn(5, 4), m.randn(5, 4), m.randn(3))),
 }
+
+
+def under(m):
+    return Gaussian(m.randn(4), torch.eye(4).to(m.dtype)).of(m.cp())
 
 
 def weighted(m):
@@ -71,7 +77,7 @@ def same(one, other):
 
 
 def test_all_kinds_of_these_floors_are_listed():
-    rooms = ("bilens.algebra.", "bilens.decompose.")
+    rooms = ("bilens.algebra.", "bilens.measure.", "bilens.decompose.")
     abstract = (ThirdOrder, Result)
     kinds = [
         kind
@@ -276,6 +282,17 @@ def test_files_of_schema_1_still_load(kind, make, tmp_path):
     assert f'"record": "{kind}"' in old
     save_file(tensors, tmp_path / "old", metadata={"bilens": old})
     assert same(record, Record.load(tmp_path / "old"))
+
+
+@pytest.mark.parametrize("kind", ["Gaussian", "Hermite", "Estimate"])
+def test_files_from_before_a_kind_changed_rooms_still_load(kind, make, tmp_path):
+    record = KINDS[kind](make)
+    record.save(tmp_path / "new")
+    tensors, header = opened(tmp_path / "new")
+    old = json.dumps(header).replace(f'"measure.{kind}"', f'"algebra.{kind}"')
+    assert f'"algebra.{kind}"' in old
+    save_file(tensors, tmp_path / "old", metadata={"bilens": old})
+    assert same(record, type(record).load(tmp_path / "old"))
 
 
 def opened(path):

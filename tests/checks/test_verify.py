@@ -159,8 +159,8 @@ def broken_interaction(self, u):
     return QuadraticForm(u @ self.out, self.left, self.left)
 
 
-def broken_gram(self, *how):
-    return whole_gram(self, *how) * (1 + 1e-8)
+def broken_gram(self, mode, **how):
+    return whole_gram(self, mode, **how) * (1 + 1e-8)
 
 
 def broken_norm(self):
@@ -180,7 +180,7 @@ def broken_eigh(self, *arguments):
 
 
 whole_eigh = QuadraticForm.eigh
-whole_call, whole_gram, whole_norm = CP.__call__, CP._gram, QuadraticForm.norm
+whole_call, whole_gram, whole_norm = CP.__call__, CP.gram_near_one, QuadraticForm.norm
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ whole_call, whole_gram, whole_norm = CP.__call__, CP._gram, QuadraticForm.norm
     [
         (CP, "__call__", broken_call),
         (CP, "interaction", broken_interaction),
-        (CP, "_gram", broken_gram),
+        (CP, "gram_near_one", broken_gram),
         (QuadraticForm, "norm", broken_norm),
         (CP, "swap", broken_swap),
         (QuadraticForm, "eigh", broken_eigh),

@@ -7,10 +7,11 @@ import tensorly
 import torch
 from tensorly.decomposition import tucker as hooi
 
-from bilens.algebra import CP, Dense, Gaussian
+from bilens.algebra import CP, Dense
 from bilens.base.axes import MODES
 from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
 from bilens.decompose import hosvd
+from bilens.measure import Gaussian
 
 
 def unfoldings(cube):

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import einsum
 
-from bilens.algebra import CP, Gaussian, affine, homogeneous
+from bilens.algebra import CP, affine, homogeneous, unit_products
 from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
 from bilens.decompose import Similarities, similarity
+from bilens.measure import Gaussian
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_of_the_weights_are_cosines_of_symmetric_parts(layers, cube, close):
 def test_on_gaussian_data_are_those_of_the_verbs(centred, layers, measure, close):
     found = similarity(layers, measure, centred=centred)
     pairs = [
-        [one.similarity(two, measure, centred=centred) for two in layers.values()]
+        [measure.of(one).similarity(measure.of(two), centred=centred) for two in layers.values()]
         for one in layers.values()
     ]
     close(found.matrix, torch.stack([torch.stack(row) for row in pairs]), scale=1.0)
@@ -142,8 +143,8 @@ def test_the_check_is_the_monte_carlo_it_says(layers, measure, close):
 @pytest.mark.parametrize("data", [False, True], ids=["weights", "gaussian"])
 def test_the_check_fails_where_a_closed_form_is_wrong(data, layers, measure, monkeypatch):
     """As if every norm and product forgot a term: the swapped one."""
-    whole = CP.swap
-    monkeypatch.setattr(CP, "swap", lambda self: whole(self) * 0.5)
+    forgot = lambda one, two, symmetric: 0.5 * unit_products(one, two, False)  # noqa: E731
+    monkeypatch.setattr("bilens.algebra.cp.unit_products", forgot)
     found = similarity(layers, measure if data else None, samples=20_000)
     monkeypatch.undo()
     assert not found.checked
@@ -408,14 +409,15 @@ def test_what_a_measure_sees_nothing_of_has_no_similarity(spread, size, form_nam
     """A skew tensor is no function of x, and what cancels leaves rounding, which points anywhere."""
     basis = make.randn(4, 4)
     measure = Gaussian(make.randn(4) * size, spread * size**2 * basis @ basis.mT)
-    T, other = make.form(form_name, 3, 4), make.form(form_name, 3, 4)
+    T, g = make.form(form_name, 3, 4), measure.of(make.form(form_name, 3, 4))
     words = (
         "similarity must compare two tensors that are not zero under the measure; got a norm of 0."
     )
     for nothing in (T - T.swap(), T + (-1.0 * T), 0.0 * T):
-        refuses(ArgumentError, lambda nothing=nothing: nothing.similarity(other, measure), words)
-        refuses(ArgumentError, lambda nothing=nothing: other.similarity(nothing, measure), words)
-    assert abs(float(T.similarity(other, measure))) <= 1
+        f = measure.of(nothing)
+        refuses(ArgumentError, lambda f=f: f.similarity(g), words)
+        refuses(ArgumentError, lambda f=f: g.similarity(f), words)
+    assert abs(float(measure.of(T).similarity(g))) <= 1
 
 
 def test_a_layer_that_one_block_alone_excites_has_an_unknown_error(make):

@@ -5,9 +5,10 @@ out as one.
 import pytest
 import torch
 
-from bilens.algebra import Gaussian, homogeneous
+from bilens.algebra import homogeneous
 from bilens.base.errors import NotFiniteError, ShapeError
 from bilens.decompose import WeightedEigen, eigen
+from bilens.measure import Gaussian
 
 
 @pytest.fixture

@@ -15,11 +15,15 @@ from bilens.algebra.cp import CP
 from bilens.algebra.eigen import Eigen
 from bilens.algebra.factored import Factored
 from bilens.algebra.gauge import canonical
-from bilens.algebra.gaussian import Gaussian
-from bilens.algebra.hermite import Hermite
 from bilens.algebra.quadratic import Gates, QuadraticForm
 from bilens.algebra.rounding import Rounded
-from bilens.algebra.sampled import Estimate, sampled_inner
+from bilens.algebra.symmetric import (
+    Support,
+    signs,
+    support,
+    symmetric_root,
+    unit_products,
+)
 from bilens.algebra.third import ThirdOrder
 from bilens.algebra.tucker import Dense, Tucker
 
@@ -27,14 +31,12 @@ __all__ = [
     "CP",
     "Dense",
     "Eigen",
-    "Estimate",
     "Factored",
     "Gates",
-    "Gaussian",
-    "Hermite",
     "Parts",
     "QuadraticForm",
     "Rounded",
+    "Support",
     "ThirdOrder",
     "Tucker",
     "affine",
@@ -44,5 +46,8 @@ __all__ = [
     "homogeneous_map",
     "linear",
     "parts",
-    "sampled_inner",
+    "signs",
+    "support",
+    "symmetric_root",
+    "unit_products",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor
 from bilens.algebra.factored import Factored
 from bilens.algebra.quadratic import QuadraticForm
 from bilens.algebra.rounding import Rounded, rounded
+from bilens.algebra.symmetric import unit_products
 from bilens.algebra.third import REACH, ThirdOrder, require_factors, require_maps, shared_out
 from bilens.algebra.units import balanced
 from bilens.base.axes import MODES, Mode
@@ -55,6 +56,11 @@ class CP(ThirdOrder):
         """The number of terms h: an upper bound on the tensor's rank."""
         return self.out.shape[1]
 
+    @property
+    def inputs(self) -> tuple[Float[Tensor, "h i"], Float[Tensor, "h j"]]:
+        """(left, right): what each unit reads."""
+        return self.left, self.right
+
     def _any(self) -> Tensor:
         return self.out
 
@@ -71,7 +77,7 @@ class CP(ThirdOrder):
                 return Factored(self.out * (u @ self.right.mT)[..., None, :], self.left)
 
     def interaction(self, u: Float[Tensor, "*b o"]) -> QuadraticForm:
-        self._require_one_space("interaction")
+        self.require_one_space("interaction")
         self.require_fits("interaction", u, self.shape[0])
         return QuadraticForm(u @ self.out, self.left, self.right)
 
@@ -114,13 +120,14 @@ class CP(ThirdOrder):
         """
         return rounded(self, max_rank, cutoff, symmetric=symmetric, seed=seed)
 
-    def _inner(self, other: ThirdOrder) -> Float[Tensor, ""]:
-        """⟨T, T'⟩ = Σ_hh' (DᵀD')∘(LL'ᵀ)∘(RR'ᵀ), a tile of h × h' at a time.
+    def inner_near_one(self, other: ThirdOrder, *, symmetric: bool = False) -> Float[Tensor, ""]:
+        """⟨T, T'⟩ = Σ_hh' (DᵀD')∘K, with K the products of the units' inputs, a tile of h × h' at a
+        time.
 
         Where T' is T or T swapped, the tiles (a, b) and (b, a) have the same sum.
         """
         if not isinstance(other, CP):
-            return other._inner(self)
+            return other.inner_near_one(self, symmetric=symmetric)
         pairs = (self.left, self.right), (self.right, self.left)
         mirrored = other.out is self.out and any(
             other.left is left and other.right is right for left, right in pairs
@@ -128,11 +135,8 @@ class CP(ThirdOrder):
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for a, rows in self.units(torch.float64):
             for b, columns in other.units(torch.float64, a if mirrored else 0):
-                tile = (
-                    (rows.out.mT @ columns.out)
-                    * (rows.left @ columns.left.mT)
-                    * (rows.right @ columns.right.mT)
-                )
+                inputs = unit_products(rows.inputs, columns.inputs, symmetric)
+                tile = (rows.out.mT @ columns.out) * inputs
                 total = total + tile.sum() * (2 if mirrored and b > a else 1)
         return total
 
@@ -170,21 +174,22 @@ class CP(ThirdOrder):
             return self
         return CP(scaled(self.out, -sizes[:, None]), self.left, self.right)
 
-    def _gram(self, mode: Mode, symmetric: bool, dtype: torch.dtype) -> Float[Tensor, "s s"]:
+    def gram_near_one(
+        self, mode: Mode, *, symmetric: bool, dtype: torch.dtype
+    ) -> Float[Tensor, "s s"]:
         """Fᵀ K F with F the mode's factor and K = (one oneᵀ)∘(two twoᵀ) of the other two, a tile of
         K at a time.
 
         K is symmetric, so tiles (a, b) with a ≤ b are enough: with the diagonal ones halved, Fᵀ K F
         = M + Mᵀ.
         """
-        work = dtype
         tensor = self.swap() if mode == "right" else self
         times, factor = (_times_out, _out_rows) if mode == "out" else (_times_left, _left_rows)
         size = self.shape[MODES.index(mode)]
-        half = torch.zeros(size, size, dtype=work, device=self.device)
-        for a, rows in tensor.units(work):
+        half = torch.zeros(size, size, dtype=dtype, device=self.device)
+        for a, rows in tensor.units(dtype):
             image = 0.5 * times(rows, rows, symmetric)
-            for _, columns in tensor.units(work, a + BLOCK):
+            for _, columns in tensor.units(dtype, a + BLOCK):
                 image = image + times(rows, columns, symmetric)
             half = half + factor(rows, symmetric).mT @ image
         return half + half.mT
@@ -244,10 +249,7 @@ def _other_order(given: tuple[Any, ...]) -> str:
 
 
 def _times_out(a: CP, b: CP, symmetric: bool) -> Float[Tensor, "a o"]:
-    kernel = (a.left @ b.left.mT) * (a.right @ b.right.mT)
-    if symmetric:
-        kernel = 0.5 * (kernel + (a.left @ b.right.mT) * (a.right @ b.left.mT))
-    return kernel @ b.out.mT
+    return unit_products(a.inputs, b.inputs, symmetric) @ b.out.mT
 
 
 def _times_left(a: CP, b: CP, symmetric: bool) -> Float[Tensor, "a i"]:

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bilens.algebra.cp import CP
+from bilens.algebra.symmetric import signs
 from bilens.base.errors import ArgumentError, RangeError, ShapeError
 from bilens.base.numerics import dtype_name, peak, powers, require_finite, scaled, working_dtype
 
@@ -44,7 +45,7 @@ def canonical(T: CP, *, swap: bool = True) -> CP:
     if 0 in T.shape:
         raise ShapeError("canonical", must="be given a tensor with no empty mode", got=T.shape)
     if swap:
-        T._require_one_space("canonical(swap=True)")
+        T.require_one_space("canonical(swap=True)")
     require_finite("canonical", out=T.out, left=T.left, right=T.right)
     dtype = working_dtype(T.dtype)
     tie = TIE * torch.finfo(dtype).eps
@@ -68,9 +69,7 @@ def _unit_rows(
     scaled by to be as before: a number, and a power of two."""
     power = powers(peak(rows, -1))
     rows = scaled(rows, -power[:, None])
-    size = rows.detach().abs()
-    first = (size >= (1 - tie) * size.amax(-1, keepdim=True)).int().argmax(-1, keepdim=True)
-    length = rows.norm(dim=-1) * rows.detach().gather(-1, first)[:, 0].sign()
+    length = rows.norm(dim=-1) * signs(rows, tie)[:, 0]
     return rows / length[:, None], length, power
 
 

@@ -22,7 +22,8 @@ from bilens.algebra.eigen import (
     rounding,
 )
 from bilens.algebra.eigh import symmetric_eigh
-from bilens.base.errors import ArgumentError, ShapeError
+from bilens.algebra.symmetric import signs, unit_products
+from bilens.base.errors import ShapeError
 from bilens.base.numerics import (
     broadcasts,
     dtype_name,
@@ -204,15 +205,10 @@ class QuadraticForm(Record):
         # G is symmetric: a block with itself, twice with later ones
         for start in range(0, left.shape[-2], BLOCK):
             block = slice(start, start + BLOCK)
-            a, b, after, beyond = (
-                left[..., block, :],
-                right[..., block, :],
-                left[..., start:, :],
-                right[..., start:, :],
-            )
-            gram = 0.5 * ((a @ after.mT) * (b @ beyond.mT) + (a @ beyond.mT) * (b @ after.mT))
+            units = left[..., block, :], right[..., block, :]
+            gram = unit_products(units, (left[..., start:, :], right[..., start:, :]))
             twice = weights[..., start:] * 2
-            twice[..., : a.shape[-2]] *= 0.5
+            twice[..., : gram.shape[-2]] *= 0.5
             along = (weights[..., None, block] @ gram.double())[..., 0, :]
             squares = squares + (along * twice).sum(-1)
         return restored("norm", root(squares), power, working_dtype(self.dtype))
@@ -449,14 +445,6 @@ def _stack(a: Float[Tensor, "*a h i"], b: Float[Tensor, "*b h2 i"]) -> Float[Ten
 def _take_rows(vectors: Float[Tensor, "*b i n"], order: Tensor) -> Float[Tensor, "*b k i"]:
     rows = vectors.mT
     return rows.gather(-2, order[..., None].expand(*order.shape, rows.shape[-1]))
-
-
-def signs(vectors: Float[Tensor, "*b k i"]) -> Float[Tensor, "*b k 1"]:
-    """±1 that makes the largest entry of each vector positive: eigenvectors have no sign of their
-    own.
-    """
-    largest = vectors.abs().argmax(-1, keepdim=True)
-    return torch.where(vectors.gather(-1, largest) < 0, -1.0, 1.0).to(vectors.dtype).detach()
 
 
 def _eigh_small(form: QuadraticForm) -> tuple[Tensor, Tensor]:

@@ -273,7 +273,9 @@ class _Search:
         if rank > min(i, j) or o < 2:
             return []
         left, right = (
-            torch.linalg.eigh(self.tensor._gram(mode, False, torch.float64)).eigenvectors[:, -rank:]
+            torch.linalg.eigh(
+                self.tensor.gram_near_one(mode, symmetric=False, dtype=torch.float64)
+            ).eigenvectors[:, -rank:]
             for mode in ("left", "right")
         )
         mixed = self.least.out @ torch.randn(

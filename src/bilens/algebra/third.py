@@ -1,6 +1,5 @@
 """What every third-order form can do; the forms say how."""
 
-import math
 from abc import ABC, abstractmethod
 from typing import Any, TypeVar
 
@@ -9,8 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.algebra.factored import Factored
-from bilens.algebra.gaussian import Gaussian
-from bilens.algebra.hermite import Hermite
 from bilens.algebra.quadratic import QuadraticForm
 from bilens.base.axes import MODES, Mode
 from bilens.base.errors import ArgumentError, ShapeError, TooLargeError
@@ -31,7 +28,6 @@ from bilens.base.records import Record
 GIB = 2**30
 # √(45 eps): what rounding leaves of a norm whose terms cancel, relative to the terms
 CANCELLED = 1e-7
-ROUNDED = 1e-13  # the same, of a layer where a measure sees nothing of it
 # Powers of two that a factor may lie from one where six of them are multiplied, and what lies below
 # is to stay in range.
 REACH = {torch.float64: 60, torch.float32: 12, torch.bfloat16: 12, torch.float16: 2}
@@ -96,11 +92,13 @@ class ThirdOrder(Record, ABC):
         """T with left and right exchanged: T'[o, j, i] = T[o, i, j]."""
 
     @abstractmethod
-    def _inner(self, other: "ThirdOrder") -> Float[Tensor, ""]:
-        """⟨T, S⟩, worked in float64 whatever the dtype."""
+    def inner_near_one(self, other: "ThirdOrder", *, symmetric: bool = False) -> Float[Tensor, ""]:
+        """``inner`` of tensors that are near one, worked in float64 whatever the dtype."""
 
     @abstractmethod
-    def _gram(self, mode: Mode, symmetric: bool, dtype: torch.dtype) -> Float[Tensor, "s s"]:
+    def gram_near_one(
+        self, mode: Mode, *, symmetric: bool, dtype: torch.dtype
+    ) -> Float[Tensor, "s s"]:
         """``gram`` of a tensor that is near one."""
 
     @abstractmethod
@@ -154,7 +152,7 @@ class ThirdOrder(Record, ABC):
         + j) per input.
         """
         if y is None:
-            self._require_one_space("a call with one input")
+            self.require_one_space("a call with one input")
             y = x
         for name, vector, size in (
             ("left input", x, self.shape[1]),
@@ -203,77 +201,58 @@ class ThirdOrder(Record, ABC):
 
         CP: the rank doubles. Errors: ShapeError where left and right are different spaces.
         """
-        self._require_one_space("symmetrise")
+        self.require_one_space("symmetrise")
         return (self + self.swap()) * 0.5
 
-    def inner(
-        self, other: "ThirdOrder", measure: Gaussian | None = None, *, centred: bool = False
-    ) -> Float[Tensor, ""]:
-        """⟨T, S⟩ = Σ T_oij S_oij, for any two forms of the same shape.
+    def inner(self, other: "ThirdOrder", *, symmetric: bool = False) -> Float[Tensor, ""]:
+        """⟨T, S⟩ = Σ T_oij S_oij, for any two forms of the same shape; with ``symmetric``, of the
+        symmetric parts of both.
 
-        With a ``measure`` of the inputs: E⟨T(x), S(x)⟩, of T and S as functions on the data, where
-        only symmetric parts act; ``centred`` takes their means off, which leaves tr Cov(T(x),
-        S(x)). See ``algebra.hermite``. Summed in float64, where terms of both signs cancel without
-        harm, and given in T's dtype (half types: float32). The scale of the factors does not
-        matter: it is taken out before anything is multiplied. CP with CP: O(h h' (o + i + j)) time,
-        half of that with itself; memory O(block (block + o + i + j)) over the factors for blocks of
-        hidden units, O(h h') where gradients are kept. A measure doubles the time and adds O(h i (i
-        + o)).
+        Summed in float64, where terms of both signs cancel without harm, and given in T's dtype
+        (half types: float32). The scale of the factors does not matter: it is taken out before
+        anything is multiplied. CP with CP: O(h h' (o + i + j)) time, half of that with itself;
+        memory O(block (block + o + i + j)) over the factors for blocks of hidden units, O(h h')
+        where gradients are kept. Of two tensors as functions on data: ``Gaussian.of``.
         """
-        self._require_like("inner", other, ThirdOrder)
-        one, power = self.seen("inner", measure)
-        two, more = (one, power) if other is self else other.seen("inner", measure)
-        found = _product(one, two, centred)
+        self.require_like("inner", other, ThirdOrder)
+        if symmetric:
+            self.require_one_space("inner(symmetric=True)")
+        one, power = self.checked("inner")
+        two, more = (one, power) if other is self else other.checked("inner")
+        found = one.inner_near_one(two, symmetric=symmetric)
         return restored("inner", found, power + more, working_dtype(self.dtype))
 
-    def norm(self, measure: Gaussian | None = None, *, centred: bool = False) -> Float[Tensor, ""]:
-        """‖T‖, the root of the summed squares of all entries; with a ``measure``, the root of
-        E‖T(x)‖².
+    def norm(self) -> Float[Tensor, ""]:
+        """‖T‖, the root of the summed squares of all entries.
 
-        Cost of one ``inner``. Its gradient at T = 0 is 0.
-        Errors: NotFiniteError; RangeError where T's dtype does not hold the norm.
+        Cost of one ``inner``. Its gradient at T = 0 is 0. Errors: NotFiniteError; RangeError where
+        T's dtype does not hold the norm.
         """
-        seen, power = self.seen("norm", measure)
-        return restored(
-            "norm", root(_product(seen, seen, centred)), power, working_dtype(self.dtype)
-        )
+        near, power = self.checked("norm")
+        length = root(near.inner_near_one(near))
+        return restored("norm", length, power, working_dtype(self.dtype))
 
-    def similarity(
-        self, other: "ThirdOrder", measure: Gaussian | None = None, *, centred: bool = False
-    ) -> Float[Tensor, ""]:
-        """⟨T, S⟩ / (‖T‖ ‖S‖) in [-1, 1], as ``inner`` has it.
+    def similarity(self, other: "ThirdOrder") -> Float[Tensor, ""]:
+        """⟨T, S⟩ / (‖T‖ ‖S‖) in [-1, 1].
 
-        Under a ``measure`` a large constant part makes any two layers alike: ``centred`` compares
-        what varies. Errors: ArgumentError where one of the two is zero, or nothing but the rounding
-        of terms that cancel.
+        Errors: ArgumentError where one of the two is zero, or nothing but the rounding of terms
+        that cancel.
         """
-        self._require_like("similarity", other, ThirdOrder)
-        (one, power), (two, more) = (tensor.seen("similarity", measure) for tensor in (self, other))
-        lengths = [root(_product(seen, seen, centred)) for seen in (one, two)]
-        for tensor, seen, at, length in zip(
-            (self, other), (one, two), (power, more), lengths, strict=True
-        ):
-            if tensor.vanishes(float(length.detach()), seen, at, measure):
-                where = "" if measure is None else " under the measure"
-                must = f"compare two tensors that are not zero{where}"
+        self.require_like("similarity", other, ThirdOrder)
+        one, two = (tensor.checked("similarity")[0] for tensor in (self, other))
+        lengths = [root(tensor.inner_near_one(tensor)) for tensor in (one, two)]
+        for tensor, length in zip((one, two), lengths, strict=True):
+            if tensor.vanishes(float(length.detach())):
+                must = "compare two tensors that are not zero"
                 raise ArgumentError("similarity", must=must, got="a norm of 0")
-        found = _product(one, two, centred) / lengths[0] / lengths[1]
+        found = one.inner_near_one(two) / lengths[0] / lengths[1]
         return found.clamp(-1, 1).to(working_dtype(self.dtype))
 
-    def vanishes(
-        self, length: float, seen: "ThirdOrder | Hermite", power: int, measure: Gaussian | None
-    ) -> bool:
-        """Whether ``length``, the norm of what ``seen`` gives, is none: 0, NaN, or what rounding
-        leaves of its terms.
+    def vanishes(self, length: float) -> bool:
+        """Whether a norm of this tensor, which is near one, is none: 0, NaN, or what rounding
+        leaves of terms that cancel.
         """
-        if not length > CANCELLED * seen.terms():
-            return True
-        if measure is None:
-            return False
-        near, own = self.near_one(torch.float64)
-        center, spread, more = measure.over(self.shape[1]).near_one()
-        reach = float(center.square().sum() + spread.square().sum())
-        return math.ldexp(length, power - own - 2 * more) <= ROUNDED * reach * near.terms()
+        return not length > CANCELLED * self.terms()
 
     def gram(
         self, mode: Mode, *, symmetric: bool = False, dtype: torch.dtype | None = None
@@ -290,53 +269,24 @@ class ThirdOrder(Record, ABC):
         """
         require_mode(mode)
         if symmetric:
-            self._require_one_space("gram(symmetric=True)")
+            self.require_one_space("gram(symmetric=True)")
         given = working_dtype(self.dtype) if dtype is None else dtype
         require_floating("gram(dtype=)", given)
         require_finite("gram", **vars(self))
         near, power = self.near_one(working_dtype(given))
-        return restored("gram", near._gram(mode, symmetric, working_dtype(given)), 2 * power, given)
+        return restored(
+            "gram",
+            near.gram_near_one(mode, symmetric=symmetric, dtype=working_dtype(given)),
+            2 * power,
+            given,
+        )
 
-    def hermite(self, measure: Gaussian) -> Hermite:
-        """T on inputs of this ``measure`` as constant + linear + quadratic part, which do not
-        correlate (``Hermite``).
-
-        A measure of one input less than T has is of x where T is over (1, x). In float64. Its
-        ``.gram()`` is the output Gram E[T(x) T(x)ᵀ]. Cost (CP): O(h i (i + o)) time, and factors'
-        size in memory. Errors: ShapeError; NotFiniteError; RangeError.
-        """
-        if measure is None:
-            raise ArgumentError("hermite", must="be given a Gaussian", got="None")
-        near, power = self.seen("hermite", measure)
-        assert isinstance(near, Hermite)
-        return near.scaled(power) if power else near
-
-    def seen(self, who: str, measure: Gaussian | None) -> "tuple[ThirdOrder | Hermite, int]":
-        """What an inner product is of, T or T as a function on inputs of ``measure``; over a power
-        of two, and the power.
+    def checked(self, who: str) -> "tuple[ThirdOrder, int]":
+        """The tensor over a power of two and the power, as for work in float64, its factors found
+        finite.
         """
         require_finite(who, **vars(self))
-        near, power = self.near_one(torch.float64)
-        if measure is None:
-            return near, power
-        if not isinstance(measure, Gaussian):
-            todo = "Pass Gaussian.from_batches([x])."
-            raise ArgumentError(
-                f"{who}(measure=)", must="be a Gaussian", got=type(measure).__name__, todo=todo
-            )
-        self._require_one_space("hermite")
-        center, spread, more = measure.over(self.shape[1]).near_one()
-        work, center, spread = (
-            near.to(torch.float64),
-            center.to(self.device),
-            spread.to(self.device),
-        )
-        slope = work(center, spread) + work(spread, center)
-        found = Hermite(
-            work(center) + work(spread).sum(0), slope.mT, work.map(left=spread, right=spread)
-        )
-        found, last = found.near_one()
-        return found, power + 2 * more + last
+        return self.near_one(torch.float64)
 
     def dense(self, max_bytes: int = GIB) -> Float[Tensor, "o i j"]:
         """The whole cube, the truth for small tests: o·i·j numbers.
@@ -366,7 +316,7 @@ class ThirdOrder(Record, ABC):
         """T + S, of one form and shape. CP: the ranks add up; Tucker: the cores stand
         block-diagonal.
         """
-        self._require_like(f"{type(self).__name__} + other", other, type(self))
+        self.require_like(f"{type(self).__name__} + other", other, type(self))
         return self._plus(other)
 
     def __rmul__(self: Form, factor: float | int | Tensor) -> Form:
@@ -384,7 +334,8 @@ class ThirdOrder(Record, ABC):
 
     # Checks.
 
-    def _require_one_space(self, who: str) -> None:
+    def require_one_space(self, who: str) -> None:
+        """Raise ShapeError unless left and right are of one size."""
         if self.shape[1] != self.shape[2]:
             raise ShapeError(
                 who,
@@ -416,7 +367,8 @@ class ThirdOrder(Record, ABC):
                 todo="Use .to(...) on either.",
             )
 
-    def _require_like(self, who: str, other: object, form: type["ThirdOrder"]) -> None:
+    def require_like(self, who: str, other: object, form: type["ThirdOrder"]) -> None:
+        """Raise unless ``other`` is of that form and of T's shape, dtype and device."""
         if not isinstance(other, form):
             raise ArgumentError(
                 who,
@@ -431,19 +383,6 @@ class ThirdOrder(Record, ABC):
                 must=f"join two tensors that are {_place(self._any())}",
                 got=_place(other._any()),
             )
-
-
-def _product(
-    one: ThirdOrder | Hermite, two: ThirdOrder | Hermite, centred: bool
-) -> Float[Tensor, ""]:
-    match one, two:
-        case Hermite(), Hermite():
-            return one.inner(two, centred=centred)
-        case ThirdOrder(), ThirdOrder() if not centred:
-            return one._inner(two)
-    raise ArgumentError(
-        "centred", must="be asked under a measure", got="none", todo="Pass measure=."
-    )
 
 
 def require_factors(

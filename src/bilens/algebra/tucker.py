@@ -61,11 +61,13 @@ class Dense(ThirdOrder):
     def swap(self) -> "Dense":
         return Dense(self.array.mT)
 
-    def _inner(self, other: ThirdOrder) -> Float[Tensor, ""]:
+    def inner_near_one(self, other: ThirdOrder, *, symmetric: bool = False) -> Float[Tensor, ""]:
         if isinstance(other, Tucker):
-            return other._inner(self)
-        work, other = self.to(torch.float64), other.to(torch.float64)
-        return (work.array * other._cube()).sum()  # no larger than the cube that is already here
+            return other.inner_near_one(self, symmetric=symmetric)
+        # no larger than the cube that is already here
+        cube = other.to(torch.float64)._cube()
+        array = self.array.to(torch.float64)
+        return (_symmetrised(array) if symmetric else array).mul(cube).sum()
 
     def near_one(self, dtype: torch.dtype | None = None) -> "tuple[Dense, int]":
         if dtype is not None and _in_reach(REACH[dtype], self.array):
@@ -83,7 +85,9 @@ class Dense(ThirdOrder):
     def outputs_near_one(self) -> "Dense":
         return Dense(scaled(self.array, -powers(peak(self.array.flatten(1), 1))[:, None, None]))
 
-    def _gram(self, mode: Mode, symmetric: bool, dtype: torch.dtype) -> Float[Tensor, "s s"]:
+    def gram_near_one(
+        self, mode: Mode, *, symmetric: bool, dtype: torch.dtype
+    ) -> Float[Tensor, "s s"]:
         work = (self.symmetrise() if symmetric else self).to(dtype)
         unfolded = work.array.movedim(MODES.index(mode), 0).flatten(1)
         return unfolded @ unfolded.mT
@@ -155,10 +159,13 @@ class Tucker(ThirdOrder):
     def swap(self) -> "Tucker":
         return Tucker(self.core.mT, self.out, self.right, self.left)
 
-    def _inner(self, other: ThirdOrder) -> Float[Tensor, ""]:
+    def inner_near_one(self, other: ThirdOrder, *, symmetric: bool = False) -> Float[Tensor, ""]:
         work, other = self.to(torch.float64), other.to(torch.float64)
-        small = other.map(out=work.out.mT, left=work.left.mT, right=work.right.mT)
-        return (work.core * small._cube()).sum()
+        onto = {"out": work.out.mT, "left": work.left.mT, "right": work.right.mT}
+        found = (work.core * other.map(**onto)._cube()).sum()
+        if not symmetric:
+            return found
+        return 0.5 * (found + (work.core * other.swap().map(**onto)._cube()).sum())
 
     def near_one(self, dtype: torch.dtype | None = None) -> "tuple[Tucker, int]":
         """Each column of a basis near one, its size in the core, and the largest size there taken
@@ -203,7 +210,9 @@ class Tucker(ThirdOrder):
             self.core, scaled(self.out, -powers(peak(self.out, 1))[:, None]), self.left, self.right
         )
 
-    def _gram(self, mode: Mode, symmetric: bool, dtype: torch.dtype) -> Float[Tensor, "s s"]:
+    def gram_near_one(
+        self, mode: Mode, *, symmetric: bool, dtype: torch.dtype
+    ) -> Float[Tensor, "s s"]:
         work = (self.symmetrise() if symmetric else self).to(dtype)
         bases = {"out": work.out, "left": work.left, "right": work.right}
         weighed = (
@@ -235,9 +244,13 @@ class Tucker(ThirdOrder):
         )
 
 
+def _symmetrised(array: Float[Tensor, "o i i"]) -> Float[Tensor, "o i i"]:
+    return (array + array.mT) / 2
+
+
 def _form(tensor: Dense | Tucker, u: Tensor) -> QuadraticForm:
     """Q_u from the contraction over out: M = a b gives Σ_h (aᵀ)_h·x  b_h·x."""
-    tensor._require_one_space("interaction")
+    tensor.require_one_space("interaction")
     matrix = tensor.contract(out=u)
     left, right = matrix.a.mT, matrix.b
     return QuadraticForm(left.new_ones(left.shape[-2]), left, right)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.algebra import Eigen, Gaussian, QuadraticForm, ThirdOrder
+from bilens.algebra import Eigen, QuadraticForm, ThirdOrder, signs
 from bilens.algebra.eigen import (
     Which,
     at_scale,
@@ -23,7 +23,7 @@ from bilens.algebra.eigen import (
     require_which,
     rounding,
 )
-from bilens.algebra.quadratic import REACH, signs
+from bilens.algebra.quadratic import REACH
 from bilens.algebra.third import GIB
 from bilens.base.chunks import Share, fingerprint, write_chunks
 from bilens.base.errors import ArgumentError, ShapeError, TooLargeError
@@ -43,6 +43,7 @@ from bilens.decompose.inertia import CERTIFIED
 from bilens.decompose.lanczos import Ritz, lanczos, room
 from bilens.decompose.probe import CHANCE
 from bilens.decompose.weighted import fitted, weigh, whitened
+from bilens.measure import Gaussian
 
 Method = Literal["auto", "lanczos", "dense"]
 PROBED = f"probed: a pair beyond the last kept one is missing with a chance of at most {CHANCE:g}"

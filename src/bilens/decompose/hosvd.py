@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.algebra import CP, Dense, Gaussian, Tucker
+from bilens.algebra import CP, Dense, Tucker
 from bilens.algebra.third import GIB
 from bilens.base.axes import MODES, Mode
 from bilens.base.errors import ArgumentError
@@ -33,6 +33,7 @@ from bilens.decompose.unfolding import (
     unfolding,
 )
 from bilens.decompose.weighted import fitted, whitened
+from bilens.measure import Gaussian
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -166,7 +167,7 @@ def hosvd(
     require_tensor("hosvd", tensor, symmetric, precision)
     tensor, power = rescaled(tensor, precision)
     if measure is not None:
-        tensor._require_one_space("hosvd(measure=)")
+        tensor.require_one_space("hosvd(measure=)")
         tensor = whitened(tensor, fitted(measure, tensor.shape[1])[0])
     tensor, more = rescaled(tensor, precision)
     found: dict[Mode, Unfolding] = {

@@ -23,8 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.algebra import CP, Dense, Tucker
-from bilens.algebra.quadratic import signs
+from bilens.algebra import CP, Dense, Tucker, signs
 from bilens.algebra.third import CANCELLED
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import (
@@ -340,4 +339,4 @@ def _reach(shares: Float[Tensor, " i"], share: float) -> int:
 
 def _output_squares(tensor: Form) -> Float[Tensor, " o"]:
     """‖Q_o‖² of each output."""
-    return tensor._gram("out", True, torch.float64).diagonal().clamp(min=0)
+    return tensor.gram_near_one("out", symmetric=True, dtype=torch.float64).diagonal().clamp(min=0)

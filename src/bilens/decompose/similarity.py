@@ -3,8 +3,8 @@
 A similarity is a cosine under an inner product of the symmetric parts, which are all that acts and
 are free of the gauge:
 
-    of weights alone       ⟨S, S'⟩ = ½ ⟨T, T'⟩ + ½ ⟨T, swap T'⟩            all inputs count the same
-    on Gaussian data       E⟨T(x), T'(x)⟩, in closed form                  ``algebra.hermite``
+    of weights alone       ⟨S, S'⟩ (``algebra.symmetric``)                  all inputs count the same
+    on Gaussian data       E⟨T(x), T'(x)⟩, in closed form                  ``measure.hermite``
     on activations         the average of ⟨T(x), T'(x)⟩ over them           no Gaussian assumed, but
                            a standard error
 
@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.algebra import CP, Gaussian, Hermite, homogeneous
+from bilens.algebra import CP, homogeneous
 from bilens.base.charts import DIVERGING
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import (
@@ -34,6 +34,7 @@ from bilens.base.numerics import (
 )
 from bilens.base.records import Record
 from bilens.base.results import Result
+from bilens.measure import Gaussian, Hermite
 
 CHUNK = 1024  # samples at a time
 BLOCKS = 64  # of samples, for standard errors: enough to know them to a tenth
@@ -198,7 +199,7 @@ def similarity(
     if gaussian is not None:
         gaussian, activations, more = _rescaled(gaussian, activations)
         powers = [power + 2 * more for power in powers]
-    seen = tensors if gaussian is None else [tensor.hermite(gaussian) for tensor in tensors]
+    seen = tensors if gaussian is None else [gaussian.of(tensor).hermite() for tensor in tensors]
     parts = _parts(seen)
     inner = parts[..., 1 if centred else 0 :].sum(-1)
     norms = root(inner.diagonal())
@@ -261,7 +262,7 @@ def _layers(
         if layer.shape != layers[0].shape or layer.device != layers[0].device:
             must = f"be {layers[0].shape} on {layers[0].device} like layer {names[0]}"
             raise ShapeError(f"layer {name}", must=must, got=f"{layer.shape} on {layer.device}")
-        layer._require_one_space(f"layer {name}")
+        layer.require_one_space(f"layer {name}")
         if 0 in layer.shape:
             raise ShapeError(f"layer {name}", must="have no empty mode", got=layer.shape)
         require_finite(f"layer {name}", out=layer.out, left=layer.left, right=layer.right)
@@ -311,7 +312,7 @@ def _parts(seen: Sequence[CP | Hermite]) -> Float[Tensor, "n n parts"]:
 def _product(one: CP | Hermite, two: Any) -> Float[Tensor, " parts"]:
     if isinstance(one, Hermite):
         return one.shares(two)
-    return 0.5 * (one._inner(two) + one._inner(two.swap()))[None]
+    return one.inner_near_one(two, symmetric=True)[None]
 
 
 def _means(seen: Sequence[Any]) -> Float[Tensor, "n 1 o"]:
@@ -327,7 +328,7 @@ def _require_seen(
 ) -> None:
     """Raise ArgumentError for a layer of which there is nothing to compare but rounding."""
     for name, tensor, one, norm in zip(names, tensors, seen, norms.tolist(), strict=True):
-        if tensor.vanishes(norm, one, 0, gaussian):
+        if one.vanishes(norm) if gaussian is None else gaussian.of(tensor).vanishes(norm, one):
             where = "" if gaussian is None else " under the measure"
             todo = "Leave it out; a layer that varies nowhere on the data has no direction."
             raise ArgumentError(

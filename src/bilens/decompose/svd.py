@@ -15,8 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.algebra import CP, Dense, QuadraticForm, Tucker
-from bilens.algebra.quadratic import signs
+from bilens.algebra import CP, Dense, QuadraticForm, Tucker, signs
 from bilens.base.numerics import dtype_name, restored_float, scaled
 from bilens.base.results import Result
 from bilens.decompose.unfolding import (

@@ -98,7 +98,9 @@ def unfolding(tensor: Form, mode: Mode, symmetric: bool, precision: Precision) -
     if precision == "orthogonal":
         return _orthogonal(tensor.to(torch.float64), mode, symmetric)
     dtype = torch.float64 if precision == "float64" else torch.float32
-    values, vectors = torch.linalg.eigh(tensor._gram(mode, symmetric, dtype))
+    values, vectors = torch.linalg.eigh(
+        tensor.gram_near_one(mode, symmetric=symmetric, dtype=dtype)
+    )
     values = values.flip(0).clamp(min=0).sqrt()
     unit = (len(values) * torch.finfo(dtype).eps) ** 0.5
     return Unfolding(values, vectors.flip(1), unit * _loudness(tensor, values))
@@ -268,12 +270,11 @@ def box_norm(
         if symmetric and two is not None:
             return float(_root(one._plus(two) * 0.5, "out", symmetric=False).norm())
         return float(_root(one, "out", symmetric).norm())
-    if not symmetric:
-        square = one._inner(one)
-    elif two is None:
-        square = (one._inner(one) + one._inner(one.swap())) / 2
+    if not symmetric or two is None:
+        square = one.inner_near_one(one, symmetric=symmetric)
     else:
-        square = (one._inner(one) + two._inner(two) + 2 * one._inner(two)) / 4
+        own = one.inner_near_one(one) + two.inner_near_one(two)
+        square = (own + 2 * one.inner_near_one(two)) / 4
     return nonnegative(float(square)) ** 0.5
 
 

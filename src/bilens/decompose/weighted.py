@@ -19,12 +19,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.algebra import Eigen, Gaussian, QuadraticForm, ThirdOrder, homogeneous
+from bilens.algebra import Eigen, QuadraticForm, ThirdOrder, homogeneous
 from bilens.algebra.eigen import at_scale
 from bilens.algebra.third import Form
 from bilens.base.errors import ShapeError
 from bilens.base.numerics import require_finite, restored
 from bilens.base.records import Record
+from bilens.measure import Gaussian
 
 BLOCK = 2**24  # numbers held at once while terms are averaged over activations
 

@@ -35,7 +35,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.algebra import CP, Dense, ThirdOrder, Tucker
+from bilens.algebra import CP, Dense, ThirdOrder, Tucker, signs, symmetric_root
 from bilens.algebra.third import GIB
 from bilens.base.errors import ArgumentError, TooLargeError
 from bilens.base.numerics import is_whole
@@ -47,6 +47,7 @@ from bilens.decompose import hosvd
 ROUNDING = 1e-6
 ARMIJO = 1e-3  # of the promised rise: the least that a step must bring
 MATCHED = 1e-8  # relative, of the random cores' Grams
+ROUNDED = 1e-14  # of the largest eigenvalue of a Gram: below that is rounding
 SCALINGS = 500  # of a random core at most
 SHOWN = 1000  # terms in rows()
 
@@ -417,10 +418,10 @@ def _alike(
     draw = torch.randn(core.shape, generator=generator, dtype=core.dtype).to(core.device)
     draw = (draw + draw.mT) / 2
     out, inputs = _grams(core)
-    roots, off = (_root(out), _root(inputs)), float("inf")
+    roots, off = (symmetric_root(out), symmetric_root(inputs)), float("inf")
     for _ in range(SCALINGS):
         draw = torch.tensordot(_scaling(_grams(draw)[0], roots[0]), draw, 1)
-        side = _root(_scaling(_grams(draw)[1], roots[1]))
+        side = symmetric_root(_scaling(_grams(draw)[1], roots[1]))
         draw = side @ draw @ side
         off = max(
             float((one - two).norm() / (two.norm() or 1.0))
@@ -436,16 +437,7 @@ def _grams(core: Float[Tensor, "a b b"]) -> tuple[Float[Tensor, "a a"], Float[Te
 
 
 def _scaling(gram: Float[Tensor, "n n"], root: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-    return root @ _root(root @ gram @ root, inverse=True) @ root
-
-
-def _root(matrix: Float[Tensor, "n n"], inverse: bool = False) -> Float[Tensor, "n n"]:
-    """The (pseudo-inverse) square root of a positive matrix."""
-    values, vectors = torch.linalg.eigh(matrix)
-    roots = values.clamp(min=0).sqrt()
-    if inverse:
-        roots = torch.where(values > 1e-14 * values[-1:].clamp(min=1e-300), 1 / roots, 0.0)
-    return (vectors * roots) @ vectors.mT
+    return root @ symmetric_root(root @ gram @ root, ROUNDED, inverse=True) @ root
 
 
 def _ordered(
@@ -454,17 +446,12 @@ def _ordered(
     """Directions of most norm first, the largest entry of each positive."""
     rows, columns = (core.square().sum(dims).argsort(descending=True) for dims in ((1, 2), (0, 2)))
     out, inputs, core = out[:, rows], inputs[:, columns], core[rows][:, columns][:, :, columns]
-    sign_out, sign_in = (_signs(basis) for basis in (out, inputs))
+    sign_out, sign_in = (signs(basis.mT)[:, 0] for basis in (out, inputs))
     return (
         core * sign_out[:, None, None] * sign_in[:, None] * sign_in,
         out * sign_out,
         inputs * sign_in,
     )
-
-
-def _signs(basis: Float[Tensor, "s r"]) -> Float[Tensor, " r"]:
-    largest = basis.gather(0, basis.abs().argmax(0, keepdim=True))[0]
-    return torch.where(largest < 0, -1.0, 1.0).to(basis.dtype)
 
 
 def _shares(core: Float[Tensor, "a b b"]) -> Float[Tensor, " n"]:

@@ -9,21 +9,21 @@ is
 a constant, a linear and a purely quadratic part: Hermite polynomials of degree 0, 1 and 2, which do
 not correlate. So
 
-    E⟨T(x), T'(x)⟩ = m·m' + ⟨J, J'⟩ + 2 ⟨S_z, S_z'⟩         E[T(x) T(x)ᵀ] = m mᵀ + J Jᵀ + 2
-                                                            Gram_out(S_z)
+    E⟨T(x), T'(x)⟩ = m·m' + ⟨J, J'⟩ + 2 ⟨S_z, S_z'⟩
+    E[T(x) T(x)ᵀ] = m mᵀ + J Jᵀ + 2 Gram_out(S_z)
 
-and 2 ⟨S_z, S_z'⟩ = ⟨T_z, T_z'⟩ + ⟨T_z, swap T_z'⟩ without doubling the rank. Written out in a = L
-x, b = R x, c = L' x, e = R' x these are Isserlis' sums over pairs for E[a b c e]; here the three
-parts of a norm are squares, and do not cancel.
+with ⟨S_z, S_z'⟩ as in ``algebra.symmetric``. Written out in a = L x, b = R x, c = L' x, e = R' x
+these are Isserlis' sums over pairs for E[a b c e]; here the three parts of a norm are squares, and
+do not cancel.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bilens.algebra import ThirdOrder
 from bilens.base.numerics import peak, powers, restored, scaled
 from bilens.base.records import Record
 
@@ -33,8 +33,9 @@ REACH = 60
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Hermite(Record):
-    """T on Gaussian inputs as constant + linear + quadratic, by degree in z; made by
-    ``T.hermite(measure)``, in float64.
+    """T on Gaussian inputs as constant + linear + quadratic, by degree in z; in float64.
+
+    Made by ``measure.of(T).hermite()``.
 
     Fields: ``mean`` E[T(x)]; ``slope`` J; ``quadratic`` T_z, in the form of T and over z; only its
     symmetric part acts.
@@ -42,7 +43,7 @@ class Hermite(Record):
 
     mean: Float[Tensor, " o"]
     slope: Float[Tensor, "o i"]
-    quadratic: Any  # a ThirdOrder: the forms stand above this file
+    quadratic: ThirdOrder
 
     def __call__(self, z: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
         """T(μ + Σ^½ z), exactly where μ and Σ^½ z are all there is of x."""
@@ -61,7 +62,7 @@ class Hermite(Record):
         """
         one, power = self.near_one()
         two, more = (one, power) if other is None or other is self else other.near_one()
-        quadratic = one.quadratic._inner(two.quadratic) + one.quadratic._inner(two.quadratic.swap())
+        quadratic = 2 * one.quadratic.inner_near_one(two.quadratic, symmetric=True)
         shares = torch.stack([one.mean @ two.mean, (one.slope * two.slope).sum(), quadratic])
         return restored("shares", shares, power + more, shares.dtype)
 
@@ -85,9 +86,11 @@ class Hermite(Record):
         )
         return Hermite(mean, slope, self.quadratic.scaled(power))
 
-    def terms(self) -> float:
-        """How large the quadratic part's terms are, before they cancel."""
-        return self.quadratic.terms()
+    def vanishes(self, length: float) -> bool:
+        """Whether a norm of these parts is none: 0, NaN, or what rounding leaves of terms of the
+        quadratic part that cancel.
+        """
+        return self.quadratic.vanishes(length)
 
     def gram(self, *, centred: bool = False) -> Float[Tensor, "o o"]:
         """E[T(x) T(x)ᵀ], or the covariance of the outputs where ``centred``."""
@@ -97,7 +100,16 @@ class Hermite(Record):
         return restored("gram", spread, 2 * power, spread.dtype)
 
 
-def _traces(tensor: Any) -> Float[Tensor, " o"]:
+def hermite(
+    tensor: ThirdOrder, center: Float[Tensor, " i"], spread: Float[Tensor, "i i"]
+) -> Hermite:
+    """The parts of T(μ + Σ^½ z), from μ and Σ^½. Errors: ShapeError."""
+    slope = tensor(center, spread) + tensor(spread, center)
+    mean = tensor(center) + tensor(spread).sum(0)
+    return Hermite(mean, slope.mT, tensor.map(left=spread, right=spread))
+
+
+def _traces(tensor: ThirdOrder) -> Float[Tensor, " o"]:
     """Σ_i T_oii."""
     eye = torch.eye(tensor.shape[1], dtype=tensor.dtype, device=tensor.device)
     return tensor(eye).sum(0)

@@ -3,19 +3,23 @@ across shards.
 
 Weights alone do not say which directions inputs ever take. Under a Gaussian of the data's own mean
 and covariance they do, and every average of a bilinear layer has a closed form
-(``algebra.hermite``). The Gaussian is an approximation of the data.
+(``measure.hermite``). The Gaussian is an approximation of the data.
+
+    f = measure.of(T)          T as a function of x under the measure
+    f.inner(g)                 E⟨T(x), S(x)⟩, for g = measure.of(S)
+    f.norm(), f.similarity(g)  what follows from that
 """
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bilens.algebra import Support, ThirdOrder, support
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import (
     is_number,
@@ -26,13 +30,17 @@ from bilens.base.numerics import (
     require_finite,
     require_floating,
     require_seed,
-    require_values,
     restored,
+    root,
     scaled,
+    working_dtype,
 )
 from bilens.base.records import Record
+from bilens.measure.hermite import Hermite, hermite
+from bilens.measure.moments import Moments, joined, moments
 
 REACH = 60  # powers of two that mean and spread may lie from one
+ROUNDED = 1e-13  # of a layer's terms on the data: less is rounding, where the measure sees nothing
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -74,14 +82,14 @@ class Gaussian(Record):
             raise ArgumentError(
                 "from_batches", must="be given batches", got=type(batches).__name__, todo=todo
             )
-        seen: _Sums | None = None
+        seen: Moments | None = None
         for number, batch in enumerate(batches):
-            sums = _sums(batch, number)
+            sums = moments(batch, number)
             if seen is not None and sums.mean.shape != seen.mean.shape:
                 raise ShapeError(
                     f"batch {number}", must=f"end in {len(seen.mean)}", got=tuple(batch.shape)
                 )
-            seen = sums if seen is None else _join(seen, sums)
+            seen = sums if seen is None else joined(seen, sums)
         if seen is None or seen.n < 2:
             todo = "A covariance needs at least two."
             raise ArgumentError(
@@ -110,9 +118,9 @@ class Gaussian(Record):
                 must=f"join measures over {len(self.mean)} inputs",
                 got=tuple(other.mean.shape),
             )
-        both = _join(
+        both = joined(
             *(
-                _Sums(g.count, g.mean.double(), g.cov.double() * (g.count - 1))
+                Moments(g.count, g.mean.double(), g.cov.double() * (g.count - 1))
                 for g in (self, other)
             )
         )
@@ -130,19 +138,19 @@ class Gaussian(Record):
         """How many eigenvalues of Σ are above ``tol`` times the largest: the directions inputs vary
         in. Cost of ``root``.
         """
-        return int(self._support.sum())
+        return self._support.rank
 
     @cached_property
     def root(self) -> Float[Tensor, "i i"]:
         """Σ^½, symmetric, in float64; zero off the support of ``rank`` directions. One eigh, O(i³),
         kept for later.
         """
-        return self._power(0.5)
+        return self._support.power(0.5)
 
     @property
     def inverse_root(self) -> Float[Tensor, "i i"]:
         """Σ^−½ on the support, zero off it: root · inverse_root is the projector on the support."""
-        return self._power(-0.5)
+        return self._support.power(-0.5)
 
     def near_one(self) -> tuple[Float[Tensor, " i"], Float[Tensor, "i i"], int]:
         """Mean and Σ^½ over a power of two, and the power: 0 where squares of what is read are in
@@ -187,6 +195,14 @@ class Gaussian(Record):
             )
         return self
 
+    def of(self, tensor: ThirdOrder) -> "OnGaussian":
+        """``tensor`` as a function of x under this measure.
+
+        A measure of one input less than the tensor has is of x where the tensor is over (1, x).
+        Errors: ArgumentError for what is no tensor; ShapeError where it does not fit.
+        """
+        return OnGaussian(tensor, self)
+
     def map(self, matrix: Float[Tensor, "i2 i"]) -> "Gaussian":
         """The measure of M x, with M (new, old): mean M μ and covariance M Σ Mᵀ. Errors:
         ShapeError.
@@ -224,67 +240,110 @@ class Gaussian(Record):
         return Gaussian(mean, torch.nn.functional.pad(self.cov, (1, 0, 1, 0)), self.count)
 
     @cached_property
-    def _spectrum(self) -> tuple[Tensor, Tensor]:
-        near, power = near_one(self.cov.detach().double())
-        values, vectors = torch.linalg.eigh(near)
-        return scaled(values, power), vectors
+    def _support(self) -> Support:
+        return support(self.cov.detach().double(), self.tol)
 
-    @property
-    def _support(self) -> Tensor:
-        values, _ = self._spectrum
-        return values > self.tol * values[-1].clamp(min=0)
-
-    def _power(self, power: float) -> Tensor:
-        values, vectors = self._spectrum
-        scale = torch.where(
-            self._support, values.clamp(min=torch.finfo(values.dtype).tiny) ** power, 0.0
-        )
-        return (vectors * scale) @ vectors.mT
+    def same_as(self, other: "Gaussian") -> bool:
+        """Whether both are one distribution, entry by entry."""
+        pairs = (self.mean, other.mean), (self.cov, other.cov)
+        return other is self or all(torch.equal(one, two) for one, two in pairs)
 
     def __repr__(self) -> str:
         measured = f", count={self.count:,}" if self.count else ""
         return f"Gaussian(size={len(self.mean)}{measured})"
 
 
-class _Sums(NamedTuple):
-    """What samples leave behind: how many, their mean, and Σ (x − mean)(x − mean)ᵀ."""
+@dataclass(frozen=True, repr=False, eq=False)
+class OnGaussian(Record):
+    """T(x) for x of a Gaussian, made by ``measure.of(T)``: T's verbs, as averages over x.
 
-    n: int
-    mean: Tensor
-    scatter: Tensor
-
-
-def _sums(batch: Tensor, number: int) -> _Sums:
-    if not isinstance(batch, Tensor) or batch.ndim < 1 or batch.shape[-1] == 0:
-        got = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
-        raise ShapeError(f"batch {number}", must="be a tensor (..., i)", got=got)
-    require_floating(f"batch {number}", batch.dtype)
-    require_values(f"batch {number}", batch)
-    rows = batch.detach().reshape(-1, batch.shape[-1]).double()
-    require_finite("", **{f"batch {number}": rows})
-    if len(rows) == 0:
-        return _Sums(0, rows.new_zeros(rows.shape[1]), rows.new_zeros(rows.shape[1], rows.shape[1]))
-    mean = rows.mean(0)
-    centred = rows - mean
-    left_over = centred.mean(0)  # what rounding left of the mean: the corrected two-pass algorithm
-    centred, mean = centred - left_over, mean + left_over
-    near, power = near_one(centred)
-    scatter = restored(
-        f"the covariance of batch {number}", near.mT @ near, 2 * power, torch.float64
-    )
-    return _Sums(len(rows), mean, scatter)
-
-
-def _join(one: _Sums, two: _Sums) -> _Sums:
-    """Chan, Golub and LeVeque 1979, equation 2.1: S = S₁ + S₂ + (n₁ n₂ / n) δ δᵀ with δ = mean₂ −
-    mean₁.
+    Only the symmetric part of T acts. ``centred`` takes the mean output off. Work is in float64 and
+    figures come in T's dtype (half types: float32), whatever the scale of T or of x. Each verb
+    costs a plain one twice, and O(h i (i + o)) more for a CP. Errors: NotFiniteError; RangeError.
     """
-    count = one.n + two.n
-    if count == 0:
-        return one
-    apart = two.mean - one.mean
-    scatter = one.scatter + two.scatter + (one.n * two.n / count) * apart.outer(apart)
-    return _Sums(count, one.mean + apart * (two.n / count), scatter)
+
+    tensor: ThirdOrder
+    measure: Gaussian
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.tensor, ThirdOrder):
+            got = type(self.tensor).__name__
+            raise ArgumentError("Gaussian.of", must="be given a tensor", got=got)
+        self.tensor.require_one_space("Gaussian.of")
+        self.measure.over(self.tensor.shape[1])
+
+    def inner(self, other: "OnGaussian", *, centred: bool = False) -> Float[Tensor, ""]:
+        """E⟨T(x), S(x)⟩; tr Cov(T(x), S(x)) where ``centred``."""
+        self._require_like("inner", other)
+        one, power = self._near_one()
+        two, more = (one, power) if other is self else other._near_one()
+        found = one.inner(two, centred=centred)
+        return restored("inner", found, power + more, working_dtype(self.tensor.dtype))
+
+    def norm(self, *, centred: bool = False) -> Float[Tensor, ""]:
+        """√E‖T(x)‖², or the root of the summed variances where ``centred``. Its gradient at T = 0
+        is 0.
+        """
+        near, power = self._near_one()
+        length = root(near.inner(near, centred=centred))
+        return restored("norm", length, power, working_dtype(self.tensor.dtype))
+
+    def similarity(self, other: "OnGaussian", *, centred: bool = False) -> Float[Tensor, ""]:
+        """E⟨T(x), S(x)⟩ over both norms, in [-1, 1].
+
+        A large constant part makes any two layers alike: ``centred`` compares what varies. Errors:
+        ArgumentError where one of the two is zero on the data, or nothing but rounding.
+        """
+        self._require_like("similarity", other)
+        (one, power), (two, more) = self._near_one(), other._near_one()
+        lengths = [root(side.inner(side, centred=centred)) for side in (one, two)]
+        given = (self, one, power, lengths[0]), (other, two, more, lengths[1])
+        for function, parts, at, length in given:
+            if function.vanishes(float(length.detach()), parts, at):
+                must = "compare two tensors that are not zero under the measure"
+                raise ArgumentError("similarity", must=must, got="a norm of 0")
+        found = one.inner(two, centred=centred) / lengths[0] / lengths[1]
+        return found.clamp(-1, 1).to(working_dtype(self.tensor.dtype))
+
+    def gram(self, *, centred: bool = False) -> Float[Tensor, "o o"]:
+        """E[T(x) T(x)ᵀ], or the covariance of the outputs where ``centred``; in float64."""
+        return self.hermite().gram(centred=centred)
+
+    def hermite(self) -> Hermite:
+        """T(x) as constant + linear + quadratic part, which do not correlate. In float64."""
+        near, power = self._near_one()
+        return near.scaled(power) if power else near
+
+    def vanishes(self, length: float, parts: Hermite, power: int = 0) -> bool:
+        """Whether ``length`` · 2^power, a norm of this function, is none: 0, NaN, or rounding.
+
+        ``parts`` are the function's own over 2^power. Rounding is what little is left of terms that
+        cancel, among the parts or before them, where the measure sees nothing of the tensor.
+        """
+        if parts.vanishes(length):
+            return True
+        near, own = self.tensor.near_one(torch.float64)
+        center, spread, more = self.measure.over(self.tensor.shape[1]).near_one()
+        reach = float(center.square().sum() + spread.square().sum())
+        return math.ldexp(length, power - own - 2 * more) <= ROUNDED * reach * near.terms()
+
+    def _near_one(self) -> tuple[Hermite, int]:
+        tensor, power = self.tensor.checked("Gaussian.of")
+        center, spread, more = self.measure.over(tensor.shape[1]).near_one()
+        center, spread = center.to(tensor.device), spread.to(tensor.device)
+        found, last = hermite(tensor.to(torch.float64), center, spread).near_one()
+        return found, power + 2 * more + last
+
+    def _require_like(self, who: str, other: object) -> None:
+        if not isinstance(other, OnGaussian):
+            got, todo = type(other).__name__, "Pass measure.of(T)."
+            raise ArgumentError(who, must="join two tensors under a Gaussian", got=got, todo=todo)
+        self.tensor.require_like(who, other.tensor, ThirdOrder)
+        if not self.measure.same_as(other.measure):
+            raise ArgumentError(who, must="join two tensors under one measure", got="another")
+
+    def __repr__(self) -> str:
+        return f"OnGaussian({self.tensor!r}, {self.measure!r})"
 
 
 def _require_shapes(mean: Tensor, cov: Tensor) -> None:

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bilens.algebra import Gaussian, homogeneous
+from bilens.algebra import homogeneous
 from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
+from bilens.measure import Gaussian
 
 
 def is_measure_of(found, x, close, tol=1e-12):

@@ -1,5 +1,5 @@
-"""Layers as functions on Gaussian data: against the dense fourth moment, Isserlis in the factors,
-and Monte Carlo.
+"""Layers as functions on Gaussian data: against the dense fourth moment, and Isserlis in the
+factors.
 """
 
 import math
@@ -9,8 +9,9 @@ import torch
 from torch import einsum
 from torch.autograd import gradcheck
 
-from bilens.algebra import CP, Gaussian, affine, homogeneous, sampled_inner
+from bilens.algebra import CP
 from bilens.base.errors import ArgumentError, ShapeError
+from bilens.measure import Gaussian
 
 
 @pytest.fixture
@@ -69,14 +70,14 @@ def test_inner_is_the_contraction_with_the_fourth_moment(
     scale = float(
         (dense_inner(cube(T), cube(T), measure) * dense_inner(cube(S), cube(S), measure)).sqrt()
     )
-    close(T.inner(S, measure), truth, scale)
+    close(measure.of(T).inner(measure.of(S)), truth, scale)
     means = dense_mean(cube(T), measure) @ dense_mean(cube(S), measure)
-    close(T.inner(S, measure, centred=True), truth - means, scale)
+    close(measure.of(T).inner(measure.of(S), centred=True), truth - means, scale)
 
 
 def test_inner_is_isserlis_in_the_factors(make, measure, close):
     T, S = make.cp(h=9), make.cp(h=5)
-    close(T.inner(S, measure), isserlis(T, S, measure))
+    close(measure.of(T).inner(measure.of(S)), isserlis(T, S, measure))
 
 
 @pytest.mark.parametrize("far", [1e3, 1e5])
@@ -88,20 +89,24 @@ def test_centred_keeps_its_digits_far_from_zero(far, make, close):
     measure = Gaussian(far * torch.ones(4).double(), torch.eye(4).double())
     S = T.symmetrise().dense()
     slope = 2 * einsum("oij,j->oi", S, measure.mean)
-    close(T.inner(T, measure, centred=True), slope.square().sum() + 2 * S.square().sum(), tol=1e-12)
+    close(
+        measure.of(T).inner(measure.of(T), centred=True),
+        slope.square().sum() + 2 * S.square().sum(),
+        tol=1e-12,
+    )
 
 
 def test_norm_and_similarity(form_name, make, measure, cube, close):
     T, S = make.form(form_name), make.form(form_name)
     squares = [dense_inner(cube(form), cube(form), measure) for form in (T, S)]
-    close(T.norm(measure), squares[0].sqrt())
+    close(measure.of(T).norm(), squares[0].sqrt())
     close(
-        T.similarity(S, measure),
+        measure.of(T).similarity(measure.of(S)),
         dense_inner(cube(T), cube(S), measure) / (squares[0] * squares[1]).sqrt(),
         scale=1.0,
     )
-    close(T.similarity(T * -2.0, measure), torch.tensor(-1.0).double())
-    assert float(T.norm(measure, centred=True)) < float(T.norm(measure))
+    close(measure.of(T).similarity(measure.of(T * -2.0)), torch.tensor(-1.0).double())
+    assert float(measure.of(T).norm(centred=True)) < float(measure.of(T).norm())
 
 
 def test_the_gauge_does_not_show(make, measure, close):
@@ -110,7 +115,7 @@ def test_the_gauge_does_not_show(make, measure, close):
     """
     T, S = make.cp(), make.cp()
     for same in (T.swap(), T.symmetrise()):
-        close(same.inner(S, measure), T.inner(S, measure))
+        close(measure.of(same).inner(measure.of(S)), measure.of(T).inner(measure.of(S)))
     assert abs(float(T.inner(S) - T.swap().inner(S))) > 0.1
 
 
@@ -118,59 +123,20 @@ def test_gram_is_the_second_moment_of_the_outputs(form_name, make, measure, cube
     T = make.form(form_name)
     truth = einsum("oij,pkl,ijkl->op", cube(T), cube(T), fourth_moment(measure))
     mean = dense_mean(cube(T), measure)
-    found = T.hermite(measure)
+    found = measure.of(T).hermite()
     close(found.mean, mean)
     close(found.gram(), truth)
     close(found.gram(centred=True), truth - mean.outer(mean), scale=float(truth.abs().max()))
-    close(found.gram().trace(), T.norm(measure).square())
+    close(found.gram().trace(), measure.of(T).norm().square())
 
 
 def test_parts_are_the_layer_and_add_up(form_name, make, measure, close):
     T, z = make.form(form_name), make.randn(6, 4)
-    found = T.hermite(measure)
+    found = measure.of(T).hermite()
     close(found(z), T(measure.mean + z @ measure.root), tol=1e-9)
     close(found.shares().sum(), found.inner(found))
     close(found.shares()[0], found.mean.square().sum())
     assert bool((found.shares() >= 0).all())
-
-
-def test_monte_carlo(make, measure):
-    """100,000 samples; within five standard errors, and the errors are small enough to see a wrong
-    formula.
-    """
-    T, S = make.cp(h=9), make.cp(h=5)
-    x = measure.sample(100_000, seed=3)
-    for centred in (False, True):
-        found = sampled_inner(T, S, x, centred=centred)
-        exact = float(T.inner(S, measure, centred=centred))
-        assert abs(float(found.value) - exact) <= 5 * float(found.error)
-        assert float(found.error) < 0.02 * float(T.norm(measure) * S.norm(measure))
-    assert "count=100,000" in repr(found)
-
-
-def test_sampled_inner_is_the_average_and_its_error(make):
-    T, S, x = make.cp(), make.cp(), make.randn(50, 4)
-    products = einsum("no,no->n", T(x), S(x))
-    found = sampled_inner(T, S, x)
-    torch.testing.assert_close(found.value, products.mean())
-    torch.testing.assert_close(found.error, products.std() / 50**0.5)
-    covariance = torch.cov(torch.cat([T(x), S(x)], dim=1).mT)[:3, 3:]
-    torch.testing.assert_close(sampled_inner(T, S, x, centred=True).value, covariance.trace())
-
-
-def test_a_layer_with_biases_takes_a_measure_of_x(make, measure):
-    T = affine(
-        make.randn(3, 6),
-        make.randn(6, 4),
-        make.randn(6, 4),
-        make.randn(3),
-        make.randn(6),
-        make.randn(6),
-    )
-    x = measure.sample(100_000)
-    found = sampled_inner(T, T, homogeneous(x))
-    assert abs(float(found.value - T.norm(measure).square())) <= 5 * float(found.error)
-    assert torch.equal(T.norm(measure), T.norm(measure.homogeneous()))
 
 
 def test_a_rank_deficient_measure_is_blind_off_its_support(make, close):
@@ -182,40 +148,44 @@ def test_a_rank_deficient_measure_is_blind_off_its_support(make, close):
     hidden = CP(
         make.randn(3, 2), make.randn(2, 2) @ basis[:, 2:].mT, make.randn(2, 2) @ basis[:, 2:].mT
     )
-    close((seen + hidden).norm(measure), seen.norm(measure))
-    assert float(hidden.norm(measure)) < 1e-14 * float(hidden.norm())
-    assert float(hidden.norm(measure.ridge(1e-2))) > 1e-4 * float(hidden.norm())
+    close(measure.of(seen + hidden).norm(), measure.of(seen).norm())
+    assert float(measure.of(hidden).norm()) < 1e-14 * float(hidden.norm())
+    assert float(measure.ridge(1e-2).of(hidden).norm()) > 1e-4 * float(hidden.norm())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 def test_narrow_types_are_exactly_those_of_their_factors(dtype, maker, measure):
     T, S = maker(1, dtype).cp(), maker(2, dtype).cp()
-    found = T.inner(S, measure)
+    found = measure.of(T).inner(measure.of(S))
     assert found.dtype == torch.float32
     torch.testing.assert_close(
-        found.double(), T.to(torch.float64).inner(S.to(torch.float64), measure), rtol=1e-6, atol=0
+        found.double(),
+        measure.of(T.to(torch.float64)).inner(measure.of(S.to(torch.float64))),
+        rtol=1e-6,
+        atol=0,
     )
 
 
 def test_strided_factors(make, measure, close):
     T = make.cp()
     strided = CP(T.out.mT.contiguous().mT, T.left.mT.contiguous().mT, T.right.repeat(1, 2)[:, :4])
-    close(strided.norm(measure), T.norm(measure))
+    close(measure.of(strided).norm(), measure.of(T).norm())
 
 
 def test_rank_zero_and_more_units_than_a_block(make, measure, close):
     nothing = CP(make.randn(3, 0), make.randn(0, 4), make.randn(0, 4))
-    assert float(nothing.norm(measure)) == 0
+    assert float(measure.of(nothing).norm()) == 0
     T = make.cp(h=1030)
-    close(T.inner(T, measure), isserlis(T, T, measure))
+    close(measure.of(T).inner(measure.of(T)), isserlis(T, T, measure))
 
 
 def test_gradients_flow_through_the_factors(make, measure):
     factors = make.randn(2, 3, grad=True), make.randn(3, 4, grad=True), make.randn(3, 4, grad=True)
     assert gradcheck(
-        lambda *factors: CP(*factors).inner(CP(*factors).swap() * 2.0, measure), factors
+        lambda *factors: measure.of(CP(*factors)).inner(measure.of(CP(*factors).swap() * 2.0)),
+        factors,
     )
-    assert gradcheck(lambda *factors: CP(*factors).hermite(measure).gram(centred=True), factors)
+    assert gradcheck(lambda *factors: measure.of(CP(*factors)).gram(centred=True), factors)
 
 
 def test_no_array_of_the_size_of_the_cube_or_of_h_squared(make):
@@ -225,8 +195,8 @@ def test_no_array_of_the_size_of_the_cube_or_of_h_squared(make):
     d, h = 96, 1600
     T, measure = make.cp(d, d, h=h), Gaussian(make.randn(d), torch.eye(d).double())
     with Largest() as largest:
-        T.inner(T.swap(), measure)
-        T.hermite(measure).gram()
+        measure.of(T).inner(measure.of(T.swap()))
+        measure.of(T).hermite().gram()
     assert h * d <= largest.numel < min(d**3, h**2) / 2
 
 
@@ -235,44 +205,35 @@ def test_no_array_of_the_size_of_the_cube_or_of_h_squared(make):
     ("kind", "call", "text"),
     [
         (
-            ArgumentError,
-            lambda T, m: T.inner(T, centred=True),
-            "centred must be asked under a measure; got none.",
-        ),
-        (
-            ArgumentError,
-            lambda T, m: T.norm(centred=True),
-            "centred must be asked under a measure; got none.",
-        ),
-        (
             ShapeError,
-            lambda T, m: T.norm(m.over(4).map(torch.ones(2, 4).double())),
+            lambda T, m: m.map(torch.ones(2, 4).double()).of(T),
             "over the layer's 4 inputs; got 2",
         ),
         (
             ArgumentError,
-            lambda T, m: T.similarity(T * 0.0, m),
+            lambda T, m: m.of(T).similarity(m.of(T * 0.0)),
             "similarity must compare two tensors that are not zero",
         ),
         (
             ShapeError,
-            lambda T, m: T.map(left=torch.ones(3, 4).double()).norm(m),
-            "hermite must have left and right of one",
+            lambda T, m: m.of(T.map(left=torch.ones(3, 4).double())),
+            "Gaussian.of must have left and right of one size",
         ),
+        (ArgumentError, lambda T, m: m.of("T"), "Gaussian.of must be given a tensor; got str."),
         (
-            ShapeError,
-            lambda T, m: sampled_inner(T, T, torch.ones(1, 4).double()),
-            "activations must be (n, i) with n ≥ 2",
-        ),
-        (
-            ShapeError,
-            lambda T, m: sampled_inner(T, T, torch.ones(3, 5).double()),
-            "left input must end in 4",
+            ArgumentError,
+            lambda T, m: m.of(T).inner(T),
+            "inner must join two tensors under a Gaussian; got CP. Pass measure.of(T).",
         ),
         (
             ArgumentError,
-            lambda T, m: sampled_inner(T, "S", torch.ones(3, 4)),
-            "sampled_inner must join two tensors",
+            lambda T, m: m.of(T).inner(m.ridge(0.1).of(T)),
+            "inner must join two tensors under one measure; got another.",
+        ),
+        (
+            ShapeError,
+            lambda T, m: m.of(T).similarity(m.of(T.map(out=torch.ones(2, 3).double()))),
+            "similarity must join two tensors of shape (3, 4, 4); got (2, 4, 4).",
         ),
     ],
 )
@@ -280,6 +241,14 @@ def test_refuses(kind, call, text, make, measure, refuses):
     refuses(kind, lambda: call(make.cp(), measure), text)
 
 
+def test_one_measure_is_told_by_its_entries(make, measure, close):
+    T, again = make.cp(), Gaussian(measure.mean.clone(), measure.cov.clone())
+    close(measure.of(T).inner(again.of(T)), measure.of(T).norm().square())
+    assert repr(measure.of(T)) == f"OnGaussian({T!r}, Gaussian(size=4))"
+
+
 def test_similarity_stays_within_one(make, measure):
     T = make.cp()
-    assert math.isclose(float(T.similarity(T.symmetrise(), measure)), 1.0, abs_tol=1e-12)
+    assert math.isclose(
+        float(measure.of(T).similarity(measure.of(T.symmetrise()))), 1.0, abs_tol=1e-12
+    )

@@ -1,0 +1,7 @@
+"""Floor 2: what inputs are like, and tensors as functions of such inputs."""
+
+from bilens.measure.gaussian import Gaussian, OnGaussian
+from bilens.measure.hermite import Hermite
+from bilens.measure.samples import Estimate, OnSamples, Samples
+
+__all__ = ["Estimate", "Gaussian", "Hermite", "OnGaussian", "OnSamples", "Samples"]

@@ -1,0 +1,62 @@
+"""What a pass over samples leaves behind: how many, their mean and their scatter, in float64.
+
+Each batch is centred on its own mean before it is squared, so a mean far from zero costs no digits.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bilens.base.errors import ShapeError
+from bilens.base.numerics import (
+    near_one,
+    require_finite,
+    require_floating,
+    require_values,
+    restored,
+)
+
+
+class Moments(NamedTuple):
+    """What samples leave behind: how many, their mean, and Σ (x − mean)(x − mean)ᵀ."""
+
+    n: int
+    mean: Tensor
+    scatter: Tensor
+
+
+def moments(batch: Tensor, number: int) -> Moments:
+    """Those of all rows of one batch, which ``number`` names in errors."""
+    if not isinstance(batch, Tensor) or batch.ndim < 1 or batch.shape[-1] == 0:
+        got = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
+        raise ShapeError(f"batch {number}", must="be a tensor (..., i)", got=got)
+    require_floating(f"batch {number}", batch.dtype)
+    require_values(f"batch {number}", batch)
+    rows = batch.detach().reshape(-1, batch.shape[-1]).double()
+    require_finite("", **{f"batch {number}": rows})
+    if len(rows) == 0:
+        size = rows.shape[1]
+        return Moments(0, rows.new_zeros(size), rows.new_zeros(size, size))
+    mean = rows.mean(0)
+    centred = rows - mean
+    left_over = centred.mean(0)  # what rounding left of the mean: the corrected two-pass algorithm
+    centred, mean = centred - left_over, mean + left_over
+    near, power = near_one(centred)
+    scatter = restored(
+        f"the covariance of batch {number}", near.mT @ near, 2 * power, torch.float64
+    )
+    return Moments(len(rows), mean, scatter)
+
+
+def joined(one: Moments, two: Moments) -> Moments:
+    """Those of both sets of samples together: S = S₁ + S₂ + (n₁ n₂ / n) δ δᵀ, δ = mean₂ − mean₁.
+
+    Source: Chan, Golub and LeVeque 1979, equation 2.1.
+    """
+    count = one.n + two.n
+    if count == 0:
+        return one
+    apart = two.mean - one.mean
+    scatter = one.scatter + two.scatter + (one.n * two.n / count) * apart.outer(apart)
+    return Moments(count, one.mean + apart * (two.n / count), scatter)
