@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bilens.base.files import write_text
 from bilens.features import LowRank, Readings
-from bilens.report.page import chart
+from bilens.report import chart
 from experiments.case_study.confirm import CHECKS, LEVEL, Verdict
 from experiments.case_study.study import Study, Text
 

@@ -101,7 +101,7 @@ def test_report(run, model, tmp_path):
 
 
 def test_a_broken_part_of_the_page_is_named(run, model, tmp_path, monkeypatch):
-    monkeypatch.setattr("bilens.report.classifier_page.truncate", lambda *_: 1 / 0)
+    monkeypatch.setattr("bilens.report.views.truncation.truncate", lambda *_: 1 / 0)
     code, _, err = run("report", model, "-o", tmp_path)
     assert (code, err) == (
         1,

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -14,9 +15,10 @@ import torch
 from PIL import Image
 
 from bilens import Classifier, ClassifierConfig
-from bilens.report import write_page
+from bilens.report import views, write_page
 from bilens.report.page import chart
 from bilens.report.pictures import picture
+from bilens.report.view import Block, View
 from bilens.training import load_images
 
 
@@ -115,7 +117,7 @@ def test_a_broken_part_shows_its_error(tmp_path, digits, monkeypatch):
     def fail(*_):
         raise RuntimeError("no <luck> today")
 
-    monkeypatch.setattr("bilens.report.classifier_page.truncate", fail)
+    monkeypatch.setattr("bilens.report.views.truncation.truncate", fail)
     page = write_page(build(), digits, tmp_path)
     text, _ = read(page)
     assert page.broken == ("How many eigenvectors are enough: RuntimeError: no <luck> today",)
@@ -250,3 +252,31 @@ def test_pictures_are_centred_on_zero():
     assert sum(half) > sum(high)
     blank = picture(torch.zeros(4), (2, 2))
     assert re.match(r"data:image/png;base64,[A-Za-z0-9+/=]+$", blank)
+
+
+def test_a_view_is_a_file_and_a_line(tmp_path, digits, monkeypatch):
+    """What it shows stands on the page of the models that it fits, and breaks alone."""
+
+    def blocks(model, query):
+        rows = [{"pixels": model.config.input_size, "images": len(query.tested_on().test)}]
+        content = {"rows": rows, "columns": ("pixels", "images"), "text": "Sizes <b>."}
+        content["chart"] = chart({"data": [], "layout": {}}, "nothing", 100)
+        return [
+            Block("chart", "Sizes", lambda: content),
+            Block("chart", "Never", lambda: {}["gone"]),
+        ]
+
+    view = View("sizes", lambda model: model.config.num_hidden_layers == 1, blocks)
+    monkeypatch.setattr("bilens.report.writing.VIEWS", (view,))
+    page = write_page(build(), digits, tmp_path)
+    text, _ = read(page)
+    assert page.broken == ("Never: KeyError: 'gone'",)
+    assert "Sizes &lt;b&gt;." in text
+    assert text.count("<section>") == 2
+    assert read(write_page(build(2), digits, tmp_path))[0].count("<section>") == 0
+
+
+def test_every_view_is_in_the_list():
+    files = {found.name for found in pkgutil.iter_modules(views.__path__)}
+    assert [view.name for view in views.VIEWS] == list(dict.fromkeys(v.name for v in views.VIEWS))
+    assert {view.name for view in views.VIEWS} == files

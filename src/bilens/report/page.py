@@ -1,12 +1,12 @@
-"""One self-contained page: opens from file://, needs no network. Sections are made apart; a broken
-one shows its error.
+"""One self-contained page: opens from file://, needs no network. Its blocks are made apart, and a
+broken one shows its error.
 """
 
 import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 from bilens.base.files import write_text
 from bilens.base.results import Result, isolated, literal
 from bilens.base.words import printable
-from bilens.checks.verify import verify
+from bilens.report.view import Block
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = (
@@ -62,6 +62,7 @@ def write_sections(folder: str | Path, sections: Sequence[Section]) -> Page:
         loader=PackageLoader("bilens.report"),
         autoescape=select_autoescape(),
         trim_blocks=True,
+        keep_trailing_newline=True,  # of a block's template, which stands inside the page
         finalize=_shown,
     )
     environment.filters["isolated"] = _isolated
@@ -111,25 +112,12 @@ def _sha256(script: str) -> str:
     return base64.b64encode(hashlib.sha256(seen.encode()).digest()).decode()
 
 
-def section(kind: str, title: str, build: Callable[[], dict[str, Any]]) -> Section:
-    """A section, or the error that making it died of."""
+def made(block: Block) -> Section:
+    """The block as a section of the page, or the error that making it died of."""
     try:
-        return Section(kind, title, build())
+        return Section(block.kind, block.title, block.make())
     except Exception as error:
-        return Section("broken", title, {}, f"{type(error).__name__}: {error}")
-
-
-def exactness(model: Any) -> dict[str, Any]:
-    """What ``verify`` says of a model."""
-    checks = verify(model)
-    return {"rows": checks.rows(), "summary": checks.summary(), "passed": checks.passed}
-
-
-def recipe(about: dict[str, Any], keys: Sequence[str]) -> dict[str, str]:
-    """How a model was trained, as one fact; none where nothing says so."""
-    found = about.get("recipe", {})
-    text = ", ".join(f"{key.replace('_', ' ')} {found[key]}" for key in keys if key in found)
-    return {"Training": text} if text else {}
+        return Section("broken", block.title, {}, f"{type(error).__name__}: {error}")
 
 
 def result(result: Result, text: str, spoken: str) -> dict[str, Any]:

@@ -4,6 +4,8 @@ apart.
 
 import base64
 import io
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -27,3 +29,15 @@ def picture(values: Tensor, shape: tuple[int, ...]) -> str:
     buffer = io.BytesIO()
     Image.fromarray(_SCALE[index]).save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def shown(vector: Tensor, shape: Sequence[int], what: str, caption: str) -> dict[str, str]:
+    """A vector over pixels, or over (1, pixels), as a picture with its words."""
+    size = math.prod(shape)
+    if len(vector) > size:
+        caption += f", constant {vector[0]:.2g}"
+    return {
+        "src": picture(vector[-size:], tuple(shape)),
+        "alt": f"{what}, {caption}",
+        "caption": caption,
+    }

@@ -7,9 +7,9 @@ from typing import Any
 from bilens.base.errors import ArgumentError
 from bilens.models import Classifier, Transformer
 from bilens.nn.expandable import Prompt
-from bilens.report.classifier_page import classifier_sections
-from bilens.report.language_page import language_sections
-from bilens.report.page import Page, write_sections
+from bilens.report.page import Page, made, write_sections
+from bilens.report.view import Query
+from bilens.report.views import VIEWS
 from bilens.training import ImageData
 
 STORY = "Once upon a time there was a little"
@@ -28,10 +28,22 @@ def write_page(
     (default: one). ``about`` is what training.json says of the run, if anything. Errors:
     ArgumentError where the data are not of the model's kind.
     """
+    query = _query(model, data, about or {})
+    model = model.eval()
+    blocks = [block for view in VIEWS if view.fits(model) for block in view.build(model, query)]
+    return write_sections(folder, [made(block) for block in blocks])
+
+
+def _query(
+    model: Classifier | Transformer,
+    data: ImageData | Sequence[str | Prompt] | None,
+    about: dict[str, Any],
+) -> Query:
+    """The question to ``model``. Errors: ArgumentError where the data are not of its kind."""
     if isinstance(model, Transformer):
         if isinstance(data, ImageData):
             raise ArgumentError("data", must="be prompts for a language model", got="images")
-        return write_sections(folder, language_sections(model, data or (STORY,), about or {}))
+        return Query(prompts=tuple(data or (STORY,)), about=about)
     if not isinstance(data, ImageData):
         raise ArgumentError("data", must="be images for a classifier", got=type(data).__name__)
-    return write_sections(folder, classifier_sections(model, data, about or {}))
+    return Query(images=data, about=about)

@@ -1,17 +1,14 @@
-"""The page of a language model: pick a token of a prompt and unfold the paths that make what comes
-next.
-"""
+"""A prompt whose tokens can be picked, and the paths that make what comes next, unfolded."""
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from bilens.circuits import Expansion, Term, expand, pairs, paths
+from bilens.circuits import Expansion, Term, expand, paths
 from bilens.models import Transformer
 from bilens.nn.expandable import Prompt, is_half
-from bilens.report.page import Section, exactness, recipe, result, section
+from bilens.report.view import Block, Query, View, is_language_model, prompt_text
 
 TERMS = 400  # of each token's expansion
 BRANCHES = 10  # shown under one node; the others are added up
@@ -31,54 +28,11 @@ class Branch:
     below: tuple["Branch", ...]
 
 
-def language_sections(
-    model: Transformer, prompts: Sequence[str | Prompt], about: dict[str, Any]
-) -> list[Section]:
-    """All about a language model, and the paths of what it predicts after each token of
-    ``prompts``.
-    """
-    model = model.eval()
-    texts = [prompt.text if isinstance(prompt, Prompt) else prompt for prompt in prompts]
-    shown = [
-        section("paths", f"Paths: {text!r}", partial(_unfolded, model, prompt))
-        for text, prompt in zip(texts, prompts, strict=True)
-    ]
-    ends = [
-        section(
-            "chart",
-            f"Pairs behind the last token of {texts[-1]!r}",
-            partial(_pairs, model, prompts[-1]),
-        )
-    ]
+def _build(model: Transformer, query: Query) -> list[Block]:
     return [
-        section("model", "The model", partial(_model, model, about)),
-        section("exactness", "Exactness", partial(exactness, model)),
-        *shown,
-        *(ends if model.config.intermediate_size else ()),
+        Block("paths", f"Paths: {prompt_text(prompt)!r}", partial(_unfolded, model, prompt))
+        for prompt in query.prompts
     ]
-
-
-def _model(model: Transformer, about: dict[str, Any]) -> dict[str, Any]:
-    config, valid = model.config, about.get("figures", {}).get("valid", {})
-    mlp = f"act({config.hidden_act}), " + ("gated" if config.gated else "not gated")
-    facts = {
-        "Kind": f"transformer, {config.num_hidden_layers} layers of {config.num_attention_heads} heads",
-        "MLP": "bilinear, exactly a tensor" if config.gated and config.is_exact else mlp,
-        "Width": f"{config.hidden_size}, hidden {config.intermediate_size}",
-        "Norm": {"rms": "RMSNorm", "layer": "LayerNorm", "none": "none"}[config.norm],
-        "Positions": config.positions,
-        "Context": f"{config.max_position_embeddings} tokens of {config.vocab_size}",
-        "Parameters": f"{model.num_parameters():,}",
-    }
-    facts |= {"Data": str(about["data"])} if "data" in about else {}
-    facts |= recipe(about, ("steps", "batch_size", "learning_rate", "weight_decay", "seed"))
-    headline = f"{valid['loss']:.4f}" if valid else f"{model.num_parameters():,}"
-    beside = (
-        f"nats per held-out token, {valid['bits per byte']:.4f} bits per byte"
-        if valid
-        else "parameters"
-    )
-    return {"headline": headline, "beside": beside, "facts": facts}
 
 
 def _unfolded(model: Transformer, prompt: str | Prompt) -> dict[str, Any]:
@@ -140,8 +94,4 @@ def _branch(group: list[Term], depth: int, top: float) -> Branch:
     return Branch(label, value, width, len(group), _branches(group, depth + 1, top))
 
 
-def _pairs(model: Transformer, prompt: str | Prompt) -> dict[str, Any]:
-    found = pairs(model, prompt)
-    says = found.summary()[:1].upper() + found.summary()[1:]
-    text = f"Each bilinear layer at the last position, over pairs of what it reads. Blue adds, orange takes away. {says}."
-    return result(found, text, "Pair matrices of the bilinear layers")
+VIEW = View("token_paths", is_language_model, _build)

@@ -10,7 +10,7 @@ import bilens
 from bilens.base.errors import ArgumentError
 from bilens.circuits import expand
 from bilens.report import write_page
-from bilens.report.language_page import TERMS, _branches
+from bilens.report.views.token_paths import TERMS, _branches
 from bilens.training import load_images
 
 

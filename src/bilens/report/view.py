@@ -1,0 +1,76 @@
+"""A view of a model: which models it fits, and what it shows of one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bilens.models import Classifier, Transformer
+from bilens.nn.expandable import Prompt
+from bilens.training import ImageData
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked of a model, and what is known of it."""
+
+    images: ImageData | None = None  # for a classifier
+    prompts: tuple[str | Prompt, ...] = ()  # for a language model
+    about: dict[str, Any] = field(default_factory=dict)  # what training.json says of its run
+
+    def tested_on(self) -> ImageData:
+        """The images, which every view of a classifier may count on."""
+        assert self.images is not None, "a classifier is asked with images"
+        return self.images
+
+    def recipe(self, keys: Sequence[str]) -> dict[str, str]:
+        """How the model was trained, as one fact. Without a record of it there is none."""
+        stored = self.about.get("recipe", {})
+        text = ", ".join(f"{key.replace('_', ' ')} {stored[key]}" for key in keys if key in stored)
+        return {"Training": text} if text else {}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of the page that is made on its own, so that it breaks on its own.
+
+    ``kind`` names the template in templates/blocks, and ``make`` gives what that needs.
+    """
+
+    kind: str
+    title: str
+    make: Callable[[], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class View:
+    """One thing to see of a model. ``build(model, query)`` lists blocks and computes nothing."""
+
+    name: str
+    fits: Callable[[Any], bool]
+    build: Callable[[Any, Query], Sequence[Block]]
+
+
+def is_classifier(model: object) -> bool:
+    """Whether a model reads images."""
+    return isinstance(model, Classifier)
+
+
+def is_language_model(model: object) -> bool:
+    """Whether a model reads text."""
+    return isinstance(model, Transformer)
+
+
+def last_layer(model: Classifier) -> int | None:
+    """The layer that writes the logits. None where the whole model is one tensor."""
+    depth = model.config.num_hidden_layers
+    return None if depth == 1 else depth - 1
+
+
+def prompt_text(prompt: str | Prompt) -> str:
+    """What stands in a prompt."""
+    return prompt.text if isinstance(prompt, Prompt) else prompt
+
+
+def sentence(text: str) -> str:
+    """``text`` with a capital, and a full stop."""
+    return f"{text[:1].upper()}{text[1:]}."

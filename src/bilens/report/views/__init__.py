@@ -1,0 +1,29 @@
+"""The views of a model, one file each, in the order of the page.
+
+A new view is a file here and its line in ``VIEWS``. Its blocks are drawn by templates/blocks.
+"""
+
+from bilens.report.view import View
+from bilens.report.views import (
+    classes,
+    classifier_facts,
+    directions,
+    exactness,
+    gates,
+    language_facts,
+    pair_matrices,
+    token_paths,
+    truncation,
+)
+
+VIEWS: tuple[View, ...] = (
+    classifier_facts.VIEW,
+    language_facts.VIEW,
+    exactness.VIEW,
+    classes.VIEW,
+    truncation.VIEW,
+    directions.VIEW,
+    gates.VIEW,
+    token_paths.VIEW,
+    pair_matrices.VIEW,
+)

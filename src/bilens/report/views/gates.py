@@ -1,0 +1,41 @@
+"""The gates of each class: products of two linear forms."""
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from bilens.models import Classifier
+from bilens.report.pictures import shown
+from bilens.report.view import Block, Query, View, is_classifier, last_layer
+
+COUNT = 2  # of each class
+NO_PICTURES = "This model's last layer reads the residual stream, whose directions are no pictures."
+
+
+def _build(model: Classifier, query: Query) -> list[Block]:
+    return [Block("gates", "Gates: products of two linear forms", partial(_gates, model))]
+
+
+def _gates(model: Classifier) -> dict[str, Any]:
+    if last_layer(model) is not None:
+        return {"cards": [], "note": NO_PICTURES}
+    cards = [_card(model, n, label) for n, label in enumerate(model.config.labels)]
+    return {"cards": cards, "note": ""}
+
+
+def _card(model: Classifier, n: int, label: str) -> dict[str, Any]:
+    tensor = model.tensor().detach()
+    shape = model.config.input_shape
+    gates = tensor.interaction(torch.eye(tensor.shape[0], dtype=tensor.dtype)[n]).gates(COUNT)
+    pairs = [
+        [
+            shown(vector[g], shape, f"gate {g + 1} of class {label}, {side}", side)
+            for side, vector in (("a", gates.a), ("b", gates.b))
+        ]
+        for g in range(len(gates.a))
+    ]
+    return {"label": label, "gates": zip(pairs, gates.share.tolist(), strict=True)}
+
+
+VIEW = View("gates", is_classifier, _build)
