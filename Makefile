@@ -8,7 +8,7 @@ LENSES := .venv-interop
 # The rooms whose every shape is checked at run time in the tests (transformers rewrites the classes of models).
 SHAPED := bilens.base,bilens.algebra,bilens.measure,bilens.decompose,bilens.nn,bilens.circuits,bilens.features
 
-.PHONY: demo test check interop format clean
+.PHONY: demo test check interop format hooks clean
 
 demo: .venv/installed
 	$(BIN)/bilens demo --output report
@@ -25,6 +25,9 @@ check: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+hooks: .venv/installed-dev
+	$(BIN)/pre-commit install
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

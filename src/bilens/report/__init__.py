@@ -1,7 +1,8 @@
-"""Floor 5: results → tables, figures, one page. The only room that knows HTML and drawing
-libraries.
+"""Floor 7: results → tables, figures, one page. The only room that knows HTML and drawing
+libraries. What the page shows of a model is in ``views``, one file each.
 """
 
+from bilens.report.page import chart
 from bilens.report.writing import write_page
 
-__all__ = ["write_page"]
+__all__ = ["chart", "write_page"]

@@ -7,7 +7,7 @@ from bilens.models import Transformer, TransformerConfig
 from bilens.report.view import Block, Query, View, is_language_model
 
 RECIPE = ("steps", "batch_size", "learning_rate", "weight_decay", "seed")
-NORMS = {"rms": "RMSNorm", "layer": "LayerNorm", "none": "none"}
+NORMS = {"rms": "RMSNorm", "layer": "LayerNorm"}  # others go by their own name
 
 
 def _build(model: Transformer, query: Query) -> list[Block]:
@@ -21,7 +21,7 @@ def _facts(model: Transformer, query: Query) -> dict[str, Any]:
         "Kind": f"transformer, {heads}",
         "MLP": _mlp(config),
         "Width": f"{config.hidden_size}, hidden {config.intermediate_size}",
-        "Norm": NORMS[config.norm],
+        "Norm": NORMS.get(config.norm, config.norm),
         "Positions": config.positions,
         "Context": f"{config.max_position_embeddings} tokens of {config.vocab_size}",
         "Parameters": parameters,
