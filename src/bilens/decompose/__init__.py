@@ -3,15 +3,15 @@ degenerate.
 """
 
 from bilens.base.chunks import Share
-from bilens.decompose.angles import Angles, angles
-from bilens.decompose.eigen import effective_rank, eigen
-from bilens.decompose.hosvd import HOSVD, hosvd
-from bilens.decompose.joint import Joint, joint
+from bilens.decompose.entries.top_entries import TopEntries, top_entries
 from bilens.decompose.similarity import Sampled, Similarities, similarity
-from bilens.decompose.svd import SVD, svd
-from bilens.decompose.tail import Tail, tail
-from bilens.decompose.top_entries import TopEntries, top_entries
-from bilens.decompose.weighted import OnData, WeightedEigen
+from bilens.decompose.spectra.angles import Angles, angles
+from bilens.decompose.spectra.eigen import effective_rank, eigen
+from bilens.decompose.spectra.tail import Tail, tail
+from bilens.decompose.spectra.weighted import OnData, WeightedEigen
+from bilens.decompose.unfoldings.hosvd import HOSVD, hosvd
+from bilens.decompose.unfoldings.joint import Joint, joint
+from bilens.decompose.unfoldings.svd import SVD, svd
 
 __all__ = [
     "HOSVD",

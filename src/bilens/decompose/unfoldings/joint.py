@@ -35,7 +35,7 @@ from bilens.base.numerics import (
     scaled,
 )
 from bilens.base.results import Result
-from bilens.decompose.unfolding import (
+from bilens.decompose.unfoldings.unfolding import (
     ALL,
     Form,
     Precision,

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from bilens.algebra import CP, Factored
 from bilens.base.errors import ArgumentError, NotFiniteError, RangeError, ShapeError
-from bilens.decompose import TopEntries, readings, top_entries
+from bilens.decompose import TopEntries, top_entries
+from bilens.decompose.entries import readings
 
 
 def check(found: TopEntries, dense, k, allowed=None):

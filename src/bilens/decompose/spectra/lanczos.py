@@ -2,7 +2,7 @@
 lock step.
 
 A step multiplies every direction's own vector by its own matrix, Q_u v = ½ [Lᵀ Λ_u (R v) + Rᵀ Λ_u
-(L v)], as four GEMMs for all directions together (``decompose.product``). With V the basis, H = Vᵀ
+(L v)], as four GEMMs for all directions together (``spectra.product``). With V the basis, H = Vᵀ
 Q V and Q V = V H + β v e_lastᵀ, a Ritz pair (θ, V s) misses by exactly β |s_last|. Q v_last is
 known to need only v_last and the vector before it (the three-term recurrence); what rounding leaves
 along the others is taken out by one more pass over the whole basis. So bases are fully
@@ -10,7 +10,7 @@ reorthogonalised, for half the cost of twice. A basis that has no more room is c
 Ritz vectors (thick restart).
 
 One starting vector sees one copy of a multiple eigenvalue. So what was found is taken out, and a
-random vector is asked whether anything as large is left (``decompose.probe``). If so, a new start
+random vector is asked whether anything as large is left (``spectra.probe``). If so, a new start
 finds what it is, it joins in, and the question is put again. Sources: Parlett 1998, chapters 11-13;
 Wu & Simon 2000.
 """
@@ -24,8 +24,8 @@ from torch import Tensor
 from bilens.algebra import QuadraticForm
 from bilens.algebra.eigen import Which, preference, rounding
 from bilens.base.numerics import tolerance
-from bilens.decompose.probe import CHANCE, LEAVING, SURE, Held, unseen
-from bilens.decompose.product import Product
+from bilens.decompose.spectra.probe import CHANCE, LEAVING, SURE, Held, unseen
+from bilens.decompose.spectra.product import Product
 
 # pairs beyond the k that are handed out as far as they came: what is taken out with them widens the
 # gap

@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bilens.decompose import eigen
-from bilens.decompose.lanczos import lanczos, room
+from bilens.decompose.spectra.lanczos import lanczos, room
 from tests.watches import LiveBytes, slope
 
 STEPS = 20

@@ -18,7 +18,7 @@ from torch import Tensor
 from bilens.algebra import CP, Dense, QuadraticForm, Tucker, signs
 from bilens.base.numerics import dtype_name, restored_float, scaled
 from bilens.base.results import Result
-from bilens.decompose.unfolding import (
+from bilens.decompose.unfoldings.unfolding import (
     ALL,
     Precision,
     at_most,

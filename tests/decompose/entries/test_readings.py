@@ -7,7 +7,7 @@ import torch
 
 from bilens.algebra import CP
 from bilens.base.numerics import near_one, scaled
-from bilens.decompose.readings import norms_of, plain, short
+from bilens.decompose.entries.readings import norms_of, plain, short
 
 EVERY = 2**62  # what one output costs otherwise: any short reading is worth it
 SMALL = {

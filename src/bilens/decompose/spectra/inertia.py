@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.algebra.eigen import Which
-from bilens.decompose.probe import SIDES
+from bilens.decompose.spectra.probe import SIDES
 
 CERTIFIED = "certified by inertia"
 WIDE = 16.0  # error bounds that a gap has to be wide before σ is put into it

@@ -32,7 +32,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bilens.algebra.eigen import Which
-from bilens.decompose.product import Product
+from bilens.decompose.spectra.product import Product
 
 # that an eigenvalue is missed at the very edge of what is kept (further in, far less)
 CHANCE = 1e-3

@@ -24,7 +24,7 @@ from bilens.algebra import Eigen
 from bilens.algebra.eigen import Which, preference, rounding
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.results import Result
-from bilens.decompose.weighted import WeightedEigen
+from bilens.decompose.spectra.weighted import WeightedEigen
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bilens.algebra import CP, QuadraticForm
 from bilens.base.errors import ArgumentError, NotFiniteError
 from bilens.decompose import eigen
-from bilens.decompose.lanczos import lanczos
+from bilens.decompose.spectra.lanczos import lanczos
 
 
 def random_cp(make, o=4, i=40, h=60):

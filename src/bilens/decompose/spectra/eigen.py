@@ -38,12 +38,12 @@ from bilens.base.numerics import (
     tolerance,
     working_dtype,
 )
-from bilens.decompose import inertia
-from bilens.decompose.inertia import CERTIFIED
-from bilens.decompose.lanczos import Ritz, lanczos, room
-from bilens.decompose.probe import CHANCE
-from bilens.decompose.weighted import fitted, weigh, whitened
 from bilens.measure import Gaussian
+from bilens.decompose.spectra import inertia
+from bilens.decompose.spectra.inertia import CERTIFIED
+from bilens.decompose.spectra.lanczos import Ritz, lanczos, room
+from bilens.decompose.spectra.probe import CHANCE
+from bilens.decompose.spectra.weighted import fitted, weigh, whitened
 
 Method = Literal["auto", "lanczos", "dense"]
 PROBED = f"probed: a pair beyond the last kept one is missing with a chance of at most {CHANCE:g}"
@@ -92,7 +92,7 @@ def eigen(
 
     ``method``: "dense" forms each matrix, O(h i² + i³) per direction, and is differentiable.
     "lanczos" works from the factors on all directions in lock step, O(steps · h i) per direction
-    (see ``decompose.lanczos``); its ``spectrum`` holds what was found. "auto" takes the cheaper by
+    (see ``spectra.lanczos``); its ``spectrum`` holds what was found. "auto" takes the cheaper by
     operation counts: of ``STEPS`` · √k steps against one eigensolve.
     ``measure``: a data measure, a Gaussian or the activations themselves: then a ``WeightedEigen``,
     the spectra of Σ^½ Q_u Σ^½ beside the plain ones, and what each term is on the data. Twice the

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bilens.algebra import CP
 from bilens.base.numerics import restored, scaled
-from bilens.decompose import readings
+from bilens.decompose.entries import readings
 
 ROWS = 64  # at a time, at least, and
 # that many entries: few, so that the k-th best rises early, and enough for fast products

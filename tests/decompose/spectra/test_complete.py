@@ -11,9 +11,10 @@ import torch
 
 from bilens.algebra import CP, Eigen
 from bilens.base.errors import TooLargeError
-from bilens.decompose import eigen, inertia, probe
-from bilens.decompose.lanczos import lanczos
-from bilens.decompose.product import Product
+from bilens.decompose import eigen
+from bilens.decompose.spectra import inertia, probe
+from bilens.decompose.spectra.lanczos import lanczos
+from bilens.decompose.spectra.product import Product
 
 F64 = torch.float64
 
@@ -141,7 +142,7 @@ def test_bottom_of_a_low_rank_form_is_no_false_alarm():
 def test_a_certificate_finds_what_a_blind_probe_missed(layer, which, monkeypatch):
     tensor = LAYERS[layer]()
     monkeypatch.setattr(
-        "bilens.decompose.lanczos.unseen",
+        "bilens.decompose.spectra.lanczos.unseen",
         lambda product, *_: torch.ones(len(product), dtype=torch.bool),
     )
     found = eigen(tensor, k=6, which=which, method="lanczos", certify=True)
@@ -190,7 +191,7 @@ def test_results_say_it_and_keep_it(tmp_path, make):
 
 def test_what_did_not_converge_is_not_complete(monkeypatch):
     short = partial(lanczos, max_steps=5)
-    monkeypatch.setattr(sys.modules["bilens.decompose.eigen"], "lanczos", short)
+    monkeypatch.setattr(sys.modules["bilens.decompose.spectra.eigen"], "lanczos", short)
     found = eigen(ring(120), k=8, method="lanczos")
     assert not found.complete.any()
     assert "1 of 1 perhaps not complete" in found.summary()

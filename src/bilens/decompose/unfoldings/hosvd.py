@@ -1,5 +1,5 @@
 """HOSVD: the singular spectra of a layer's three modes, without the cube. How they are found:
-``decompose.unfolding``.
+``unfoldings.unfolding``.
 """
 
 import math
@@ -17,7 +17,8 @@ from bilens.base.axes import MODES, Mode
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import dtype_name, is_whole, restored_float, scaled
 from bilens.base.results import Result
-from bilens.decompose.unfolding import (
+from bilens.decompose.spectra.weighted import fitted, whitened
+from bilens.decompose.unfoldings.unfolding import (
     Precision,
     Unfolding,
     at_most,
@@ -32,7 +33,6 @@ from bilens.decompose.unfolding import (
     rescaled,
     unfolding,
 )
-from bilens.decompose.weighted import fitted, whitened
 from bilens.measure import Gaussian
 
 

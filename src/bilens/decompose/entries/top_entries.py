@@ -22,7 +22,7 @@ from bilens.base.axes import MODES
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import require_count, require_finite, working_dtype
 from bilens.base.results import Result
-from bilens.decompose.search import Search
+from bilens.decompose.entries.search import Search
 
 MATRIX = ("row", "column")
 # of the terms: what rounding may set T and its swap apart by

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bilens.algebra import CP
 from bilens.decompose import top_entries
-from bilens.decompose.search import Search
+from bilens.decompose.entries.search import Search
 
 SIZES = [128, 256, 512]
 
