@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.record import record
 from bilens.algebra import CP
-from bilens.decompose import eigen
+from bilens.decompose import Auto, Dense, Lanczos, eigen
 
 RESULTS = Path(__file__).parent / "results" / "eigen.jsonl"
 K = 16
@@ -53,7 +53,7 @@ def compare(kind: str, d: int, h: int, directions: int, dense: int, norm: bool =
     )
     before = reset_peak()
     start = time.perf_counter()
-    found = eigen(tensor, u, k=K, method="lanczos", norm=norm)
+    found = eigen(tensor, u, k=K, solver=Lanczos(norm=norm))
     lanczos = (time.perf_counter() - start) / directions
     grown = peak() - before
     start = time.perf_counter()
@@ -63,8 +63,8 @@ def compare(kind: str, d: int, h: int, directions: int, dense: int, norm: bool =
     truth = [torch.linalg.eigh(matrix(tensor, one))[0] for one in u[:dense]]
     peer = (time.perf_counter() - start) / dense
     few = u[:dense]
-    certified = timed(lambda: eigen(tensor, few, k=K, method="lanczos", norm=False, certify=True))
-    probed = timed(lambda: eigen(tensor, few, k=K, method="lanczos", norm=False))
+    certified = timed(lambda: eigen(tensor, few, k=K, solver=Lanczos(norm=False, certify=True)))
+    probed = timed(lambda: eigen(tensor, few, k=K, solver=Lanczos(norm=False)))
     errors = [off(values, mine) for values, mine in zip(truth, found.values, strict=False)]
     assert max(errors) < 1e-5, errors
     record(
@@ -102,11 +102,11 @@ def choice(d: int, h: int, k: int) -> None:
     seconds = {}
     for kind in ("Gaussian", "decaying"):
         tensor = weights(kind, d, h)
-        for method, n in (("lanczos", 64), ("dense", 4)):
+        for solver, n in ((Lanczos(norm=False), 64), (Dense(), 4)):
             start = time.perf_counter()
-            eigen(tensor, u[:n], k=k, method=method, norm=False)  # type: ignore[arg-type]
-            seconds[f"{method}, {kind}"] = round((time.perf_counter() - start) / n, 5)
-    taken = eigen(weights("Gaussian", d, h), u[:1], k=k, norm=False).method
+            found = eigen(tensor, u[:n], k=k, solver=solver)
+            seconds[f"{found.method}, {kind}"] = round((time.perf_counter() - start) / n, 5)
+    taken = eigen(weights("Gaussian", d, h), u[:1], k=k, solver=Auto(norm=False)).method
     record(RESULTS, what="methods", d=d, h=h, k=k, seconds_per_direction=seconds, auto=taken)
 
 

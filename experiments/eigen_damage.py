@@ -109,7 +109,7 @@ def damages(
     x = torch.cat(list(activations(model, seen.split(50), f"mlp{layer}.input")))
     outs = decompose.svd(tensor, max_rank=directions).directions.to(tensor.dtype)
     measure = bilens.Gaussian.from_batches([x])
-    spectra = decompose.eigen(tensor, outs, k=None, measure=measure, method="dense")
+    spectra = decompose.eigen(tensor, outs, k=None, measure=measure, solver=decompose.Dense())
     whole = loss(model, held)
     rows = []
     for spectrum, found, data in (

@@ -22,7 +22,7 @@ from bilens.algebra import (
     parts,
 )
 from bilens.base.errors import ArgumentError, BilensError, NotFiniteError, ShapeError
-from bilens.decompose import eigen, hosvd, joint, similarity, svd, tail, top_entries
+from bilens.decompose import Lanczos, eigen, hosvd, joint, similarity, svd, tail, top_entries
 from bilens.measure import Gaussian, Samples
 
 pytestmark = pytest.mark.bad_input
@@ -56,7 +56,7 @@ DOORS = {
     "round": lambda T: T.round(2),
     "canonical": canonical,
     "eigen": lambda T: eigen(T, k=2),
-    "eigen(lanczos)": lambda T: eigen(T, k=2, method="lanczos"),
+    "eigen(lanczos)": lambda T: eigen(T, k=2, solver=Lanczos()),
     "eigen(measure)": lambda T: eigen(T, k=2, measure=gaussian()),
     "hosvd": lambda T: hosvd(T, 2),
     "hosvd(measure)": lambda T: hosvd(T, 2, measure=gaussian()),

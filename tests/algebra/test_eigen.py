@@ -8,7 +8,7 @@ import torch
 
 from bilens.algebra import CP, QuadraticForm
 from bilens.base.errors import ArgumentError, RangeError
-from bilens.decompose import eigen
+from bilens.decompose import Dense, Lanczos, eigen
 
 SIZES = {"full": (6, 4), "reduced": (9, 3)}  # (i, h); reduced where 2h < i
 ORDER = {"magnitude": lambda v: -abs(v), "top": lambda v: -v, "bottom": lambda v: v}
@@ -170,10 +170,10 @@ SCALES = [
 ]
 
 
-@pytest.mark.parametrize("method", ["dense", "lanczos"])
+@pytest.mark.parametrize("solver", [Dense(), Lanczos()], ids=["dense", "lanczos"])
 @pytest.mark.parametrize("where", ["out", "left", "all", "one unit"])
 @pytest.mark.parametrize(("dtype", "scale"), SCALES)
-def test_relative_figures_do_not_depend_on_the_scale(dtype, scale, where, method, maker):
+def test_relative_figures_do_not_depend_on_the_scale(dtype, scale, where, solver, maker):
     plain = maker(1, dtype).cp(3, 12, h=20)
     by = {"out": (scale, 1, 1), "left": (1, scale, 1), "all": (scale,) * 3, "one unit": (1, 1, 1)}[
         where
@@ -186,9 +186,9 @@ def test_relative_figures_do_not_depend_on_the_scale(dtype, scale, where, method
     tensor = CP(*factors)
     if where == "all" and dtype == torch.float64:
         with pytest.raises(RangeError, match="eigenvalues must lie in the range of float64"):
-            eigen(tensor, k=4, method=method)
+            eigen(tensor, k=4, solver=solver)
         return
-    found, truth = eigen(tensor, k=4, method=method), eigen(plain.to(torch.float64), k=4)
+    found, truth = eigen(tensor, k=4, solver=solver), eigen(plain.to(torch.float64), k=4)
     tol = 1e-5 if dtype == torch.float32 else 1e-10
     size = float(np.prod([float(x) for x in by]))
     assert torch.allclose(found.values.double() / size, truth.values, rtol=tol, atol=0)
@@ -197,7 +197,7 @@ def test_relative_figures_do_not_depend_on_the_scale(dtype, scale, where, method
     assert found.converged.all()
     shares, expected = ([row["share of ‖Q‖²"] for row in one.rows()] for one in (found, truth))
     assert shares == pytest.approx(expected, abs=10 * tol)
-    if method == "dense":
+    if solver == Dense():
         assert torch.allclose(found.effective_rank.double(), truth.effective_rank, rtol=10 * tol)
         form, same = (
             one.interaction(torch.eye(3, dtype=one.dtype)[0])

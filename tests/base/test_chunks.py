@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bilens.base.chunks import Share, write_chunks
+from bilens.base.chunks import Chunks, Share, make_chunks, write_chunks
 from bilens.base.errors import ArgumentError
 from bilens.base.records import Record
 
@@ -20,7 +20,7 @@ class OneChunk(Record):
 def test_each_chunk_is_made_by_one_process(of, tmp_path):
     """Process p of n makes chunks p, p + n, p + 2n, …, and all are counted as done in each."""
     starts = [0, 4, 8, 12, 16, 20, 24]
-    made, done = {}, []
+    made, heard = {}, []
     for process in range(of):
         made[process] = []
 
@@ -29,11 +29,11 @@ def test_each_chunk_is_made_by_one_process(of, tmp_path):
             return OneChunk(torch.tensor(start))
 
         share = Share(process, of, lambda: None)
-        files = write_chunks(
-            tmp_path / "chunks", {"what": "numbers"}, starts, make, lambda: done.append(1), share
-        )
+        chunks = Chunks(4, folder=tmp_path, share=share, progress=lambda *told: heard.append(told))
+        files = write_chunks(chunks, 27, {"what": "numbers"}, make)
         assert made[process] == starts[process::of]
-        assert len(done) == sum(len(starts[p::of]) for p in range(process + 1))
+        assert len(heard) == sum(len(starts[p::of]) for p in range(process + 1))
+        assert heard[-1] == (min(4 * len(made[process]), 27), 27)
     assert sorted(start for mine in made.values() for start in mine) == starts
     assert [int(OneChunk.load(file).start) for file in files] == starts
 
@@ -42,14 +42,8 @@ def test_a_process_waits_for_the_first_to_claim_and_for_all_to_end(tmp_path):
     waits = []
     for process in (0, 1, 2):
         share = Share(process, 3, lambda process=process: waits.append(process))
-        write_chunks(
-            tmp_path / "c",
-            {},
-            [0],
-            lambda start: OneChunk(torch.tensor(start)),
-            lambda: None,
-            share,
-        )
+        chunks = Chunks(folder=tmp_path / "c", share=share)
+        write_chunks(chunks, 1, {}, lambda start: OneChunk(torch.tensor(start)))
     assert waits == [0, 0, 1, 1, 2, 2]
 
 
@@ -60,3 +54,26 @@ def test_a_process_that_is_not_there(process, of, refuses):
         lambda: Share(process, of, lambda: None),
         f"Share.process must be 0 … {of - 1}; got {process}",
     )
+
+
+def test_in_memory_they_are_the_same_chunks():
+    heard = []
+    chunks = Chunks(4, max_bytes=90, progress=lambda *told: heard.append(told)).within(30)
+    assert make_chunks(chunks, 7, lambda start: start) == [0, 3, 6]
+    assert heard == [(3, 7), (6, 7), (7, 7)]
+    assert chunks.within(10**9).size == 1  # what does not fit is made one by one
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"size": 0}, "Chunks.size must be a whole number ≥ 1; got 0"),
+        ({"size": 2.0}, "Chunks.size must be a whole number ≥ 1; got 2.0"),
+        ({"max_bytes": 0}, "Chunks.max_bytes must be a whole number ≥ 1; got 0"),
+        ({"share": Share(0, 2, lambda: None)}, "Chunks.share must come with a folder"),
+    ],
+    ids=["no size", "half a size", "no memory", "no folder"],
+)
+def test_chunks_that_cannot_be(given, text, refuses):
+    refuses(ArgumentError, lambda: Chunks(**given), text)

@@ -31,7 +31,7 @@ KINDS = {
     "OnData": lambda m: weighted(m).data,
     "TopEntries": lambda m: top_entries(m.cp(), k=3),
     "Angles": lambda m: angles(
-        eigen(m.cp(2, 4), k=2, labels=("one", "two")), eigen(m.cp(2, 4), k=2)
+        eigen(m.cp(2, 4), k=2).labelled(("one", "two")), eigen(m.cp(2, 4), k=2)
     ),
     "Gaussian": lambda m: Gaussian(m.randn(3), torch.eye(3).to(m.dtype), 9),
     "OnGaussian": lambda m: under(m),
@@ -46,7 +46,7 @@ KINDS = {
     "Dense": lambda m: m.dense(),
     "Factored": lambda m: m.factored(),
     "QuadraticForm": lambda m: m.quadratic(batch=(2,)),
-    "Eigen": lambda m: eigen(m.cp(2, 4), k=2, labels=("one", "two")),
+    "Eigen": lambda m: eigen(m.cp(2, 4), k=2).labelled(("one", "two")),
     "Rounded": lambda m: m.cp().round(2),
     "Gates": lambda m: m.quadratic().gates(),
     "HOSVD": lambda m: hosvd(m.cp(), (1, 2, 3)),

@@ -77,7 +77,7 @@ def test_html_names_the_kind_and_says_the_summary(result):
 
 
 def test_html_shows_the_first_rows_of_many_and_escapes_labels(make):
-    found = eigen(make.cp(30, 4), k=1, labels=["<b>"] * 30)
+    found = eigen(make.cp(30, 4), k=1).labelled(["<b>"] * 30)
     html = found._repr_html_()
     assert "(first 20 of 30 rows)" in html
     assert html.count("<tr>") == 20
@@ -88,7 +88,7 @@ NASTY = "<b>&\x1b[31m\u202e"
 
 
 def test_text_from_outside_is_shown_and_does_nothing(make):
-    found = eigen(make.cp(2, 4), k=1, labels=[NASTY, "b"])
+    found = eigen(make.cp(2, 4), k=1).labelled([NASTY, "b"])
     entry = "<bdi>&lt;b&gt;&amp;\\x1b[31m\\u202e</bdi>"
     html = found._repr_html_()
     assert f"<td>{entry}</td>" in html
@@ -96,7 +96,7 @@ def test_text_from_outside_is_shown_and_does_nothing(make):
     assert found.plot().data[0].name == "&lt;b&gt;&amp;\\x1b[31m\\u202e"
     assert found.to_frame()["of"][0] == NASTY  # the data itself is as it was
     assert not {"\x1b", "\u202e"} & set(html + repr(found))
-    long = eigen(make.cp(2, 4), k=1, labels=["n" * 300, "b"])._repr_html_()
+    long = eigen(make.cp(2, 4), k=1).labelled(["n" * 300, "b"])._repr_html_()
     assert "n" * 300 in long
     half = eigen(make.cp(2, 4), k=1, labels=["a\ud800", "b"])
     assert half.to_frame()["of"][0] == "a\ud800"

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 
 from bilens import Transformer, TransformerConfig
 from bilens.algebra import CP
-from bilens.decompose import eigen
+from bilens.decompose import Chunks, eigen
 from bilens.features import DictionaryRecipe
 from bilens.training import (
     read_recipe,
@@ -71,7 +71,7 @@ def decompose(folder: Path, resume: bool) -> None:
     del resume  # it always goes on
     generator = torch.Generator().manual_seed(0)
     factors = (torch.randn(shape, generator=generator) for shape in ((120, 40), (40, 60), (40, 60)))
-    eigen(CP(*factors), k=4, chunk=2, folder=folder / "run").save(
+    eigen(CP(*factors), k=4, chunks=Chunks(2, folder=folder / "run")).save(
         folder / "run" / "found.safetensors"
     )
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import bilens
-from bilens.decompose import eigen, hosvd, joint, svd, top_entries
+from bilens.decompose import Chunks, eigen, hosvd, joint, svd, top_entries
 from bilens.features import Dictionary
 from bilens.training import load_tokenizer, train_tokenizer
 
@@ -147,7 +147,7 @@ def recipe(folder: Path) -> None:
 
 
 def chunks(folder: Path) -> None:
-    eigen(tensor(), k=2, chunk=2, folder=folder / "chunks")
+    eigen(tensor(), k=2, chunks=Chunks(2, folder=folder / "chunks"))
 
 
 ARTEFACTS: dict[str, Callable[[Path], None]] = {

@@ -12,7 +12,7 @@ import torch
 import bilens
 from bilens.base.records import Record
 from bilens.cli import main
-from bilens.decompose import eigen
+from bilens.decompose import Chunks, eigen
 from bilens.features import Dictionary
 from bilens.training import load_images, load_text, load_tokenizer, read_documents, read_recipe
 from tests.fuzz.artefacts import tensor
@@ -58,7 +58,7 @@ def load_dictionary(folder: Path, output: Path) -> None:
 
 
 def go_on_with_chunks(folder: Path, output: Path) -> None:
-    repr(eigen(tensor(), k=2, chunk=2, folder=folder / "chunks"))
+    repr(eigen(tensor(), k=2, chunks=Chunks(2, folder=folder / "chunks")))
 
 
 def command(*arguments: str) -> Callable[[Path, Path], None]:

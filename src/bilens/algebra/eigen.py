@@ -1,6 +1,7 @@
 """Eigenpairs as a result: values, vectors, what was left out, how far each can be trusted."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeVar, cast
 
@@ -68,7 +69,7 @@ class Eigen(Result):
         Errors: ArgumentError where only a part of the spectrum was computed.
         """
         if self.spectrum.shape[-1] < self.vectors.shape[-1]:
-            must, todo = "be asked of a whole spectrum", 'Ask eigen for method="dense".'
+            must, todo = "be asked of a whole spectrum", "Ask eigen with solver=Dense()."
             raise ArgumentError(
                 "effective_rank", must=must, got=f"{self.spectrum.shape[-1]} eigenvalues", todo=todo
             )
@@ -87,6 +88,14 @@ class Eigen(Result):
     def degenerate(self) -> list[Any]:
         """The degenerate blocks of two and more, as tuples of positions; nested by the batch dims."""
         return _groups(self.blocks)
+
+    def labelled(self, labels: Sequence[str]) -> "Eigen":
+        """The same with a name for each entry of the leading dim: a class, a direction.
+
+        Errors: ArgumentError unless ``labels`` names all of them.
+        """
+        require_labels(labels, len(self.values))
+        return replace(self, labels=tuple(labels))
 
     def summary(self) -> str:
         batch = self.values.shape[:-1]
@@ -175,6 +184,14 @@ def require_which(which: str) -> None:
     """Raise ArgumentError unless ``which`` is magnitude, top or bottom."""
     if which not in WHICH:
         raise ArgumentError("which", must=f"be one of {WHICH}", got=repr(which))
+
+
+def require_labels(labels: Sequence[str], count: int) -> None:
+    """Raise ArgumentError unless ``labels`` holds ``count`` names, or none at all."""
+    if isinstance(labels, str) or not isinstance(labels, Sequence):
+        raise ArgumentError("labels", must="be a sequence of names", got=repr(labels))
+    if labels and len(labels) != count:
+        raise ArgumentError("labels", must=f"name all {count} directions", got=len(labels))
 
 
 def require_count(k: int | None) -> None:

@@ -12,6 +12,7 @@ from bilens.algebra.quadratic import QuadraticForm
 from bilens.base.axes import MODES, Mode
 from bilens.base.errors import ArgumentError, ShapeError, TooLargeError
 from bilens.base.numerics import (
+    GIB,
     broadcasts,
     dtype_name,
     require_count,
@@ -25,7 +26,6 @@ from bilens.base.numerics import (
 )
 from bilens.base.records import Record
 
-GIB = 2**30
 # √(45 eps): what rounding leaves of a norm whose terms cancel, relative to the terms
 CANCELLED = 1e-7
 # Powers of two that a factor may lie from one where six of them are multiplied, and what lies below

@@ -7,20 +7,22 @@ folder/chunk-00000256.safetensors    one finished chunk, by the number of what c
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from bilens.base.errors import ArgumentError, FileError, Interrupted
 from bilens.base.files import NEW, held, require_empty, write_text
+from bilens.base.numerics import GIB, require_count
 from bilens.base.reading import read_json
 from bilens.base.records import Record
 
 ABOUT = "about.json"
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -36,33 +38,91 @@ class Share:
             raise ArgumentError("Share.process", must=f"be 0 … {self.of - 1}", got=self.process)
 
 
-def write_chunks(
-    folder: Path,
-    about: dict[str, Any],
-    starts: Sequence[int],
-    make: Callable[[int], Record],
-    done: Callable[[], Any],
-    share: Share | None = None,
-) -> list[Path]:
-    """A file with ``make(start)`` for each of ``starts``, in that order; what is in ``folder``
-    already is not made again.
+@dataclass(frozen=True)
+class Chunks:
+    """How a long job is cut up, written down, shared and reported.
 
-    With a ``share`` each process makes every ``share.of``-th chunk, and waits for the others. The
-    folder is held meanwhile: by the first process for all that share the work. Errors: FileError
-    for a folder that holds something else or that others are at work in, or where a chunk cannot be
-    written; Interrupted, which says how far it came.
+    size: things (directions, blocks of text) in a chunk at most.
+    max_bytes: the memory that one chunk may take, where the job knows what it takes.
+    folder: where every finished chunk is written, so that a run that was begun is continued; or
+    None.
+    share: this process's part of the work, where several see one ``folder``.
+    progress: called with (things done, all) after each chunk.
+    Errors: ArgumentError for a ``size`` or ``max_bytes`` below 1, or a ``share`` without a folder.
     """
+
+    size: int = 256  # directions in lock step: enough for GEMMs at full speed
+    max_bytes: int = GIB
+    folder: str | Path | None = None
+    share: Share | None = None
+    progress: Callable[[int, int], Any] | None = None
+
+    def __post_init__(self) -> None:
+        require_count("Chunks.size", self.size)
+        require_count("Chunks.max_bytes", self.max_bytes)
+        if self.share is not None and self.folder is None:
+            must = "come with a folder that all processes see"
+            raise ArgumentError("Chunks.share", must=must, got="none")
+
+    def within(self, bytes_each: int) -> "Chunks":
+        """The same with no more in a chunk than fit in ``max_bytes``, and at least one."""
+        return replace(self, size=max(1, min(self.size, self.max_bytes // bytes_each)))
+
+    def under(self, name: str) -> "Chunks":
+        """The same in a folder ``name`` inside the folder, for one part of a job."""
+        return self if self.folder is None else replace(self, folder=Path(self.folder) / name)
+
+    def starts(self, total: int) -> range:
+        """The number of the first thing in each chunk."""
+        return range(0, total, self.size)
+
+    def tell(self, count: int, total: int) -> None:
+        """Report that ``count`` chunks are done."""
+        if self.progress is not None:
+            self.progress(min(count * self.size, total), total)
+
+
+def require_chunks(value: object) -> None:
+    """Raise ArgumentError unless ``value`` is a Chunks."""
+    if not isinstance(value, Chunks):
+        raise ArgumentError("chunks", must="be a Chunks(size=…, folder=…)", got=repr(value))
+
+
+def make_chunks(chunks: Chunks, total: int, make: Callable[[int], Made]) -> list[Made]:
+    """``make(start)`` for each chunk of ``total`` things, in order and in memory."""
+    every = []
+    for count, start in enumerate(chunks.starts(total), 1):
+        every.append(make(start))
+        chunks.tell(count, total)
+    return every
+
+
+def write_chunks(
+    chunks: Chunks, total: int, about: dict[str, Any], make: Callable[[int], Record]
+) -> list[Path]:
+    """A file with ``make(start)`` for each chunk of ``total`` things, in order; what is in the
+    folder already is not made again.
+
+    With a share each process makes every ``share.of``-th chunk, and waits for the others. The
+    folder is held meanwhile: by the first process for all that share the work. Errors: FileError
+    for a folder that holds something else than ``about`` or that others are at work in, or where a
+    chunk cannot be written; Interrupted, which says how far it came.
+    """
+    if chunks.folder is None:
+        raise ArgumentError("Chunks.folder", must="be where chunks are written", got=None)
+    folder, share, starts = Path(chunks.folder), chunks.share, chunks.starts(total)
     files = [folder / f"chunk-{start:08}.safetensors" for start in starts]
+    every = list(zip(starts, files, strict=True))
+    own = every if share is None else every[share.process :: share.of]
     with _claimed(folder, about, share):
         try:
-            for n, (start, file) in enumerate(zip(starts, files, strict=True)):
-                if share is None or n % share.of == share.process:
-                    if not file.is_file():
-                        make(start).save(file)
-                    done()
+            for count, (start, file) in enumerate(own, 1):
+                if not file.is_file():
+                    make(start).save(file)
+                chunks.tell(count, total)
         except KeyboardInterrupt as stop:
-            made = sum(file.is_file() for file in files)
-            raise Interrupted(f"{folder} stopped with {made} of {len(files)} chunks done") from stop
+            done = sum(file.is_file() for file in files)
+            raise Interrupted(f"{folder} stopped with {done} of {len(files)} chunks done") from stop
         if share is not None:
             share.wait()
     return files

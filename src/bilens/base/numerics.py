@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bilens.base.errors import ArgumentError, NotFiniteError, RangeError, ShapeError
 
+GIB = 2**30  # what a result or a block may take, unless asked for more
 # Relative to the largest term: what an exact identity may miss by, through rounding alone. Half
 # types keep 8 and 11 bits, so a sum of products is good to about 2^-6 and 2^-9.
 TOLERANCE: dict[torch.dtype, float] = {

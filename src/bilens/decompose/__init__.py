@@ -2,11 +2,12 @@
 degenerate.
 """
 
-from bilens.base.chunks import Share
+from bilens.base.chunks import Chunks, Share
 from bilens.decompose.entries.top_entries import TopEntries, top_entries
 from bilens.decompose.similarity import Sampled, Similarities, similarity
 from bilens.decompose.spectra.angles import Angles, angles
 from bilens.decompose.spectra.eigen import effective_rank, eigen
+from bilens.decompose.spectra.solvers import Auto, Dense, Lanczos
 from bilens.decompose.spectra.tail import Tail, tail
 from bilens.decompose.spectra.weighted import OnData, WeightedEigen
 from bilens.decompose.unfoldings.hosvd import HOSVD, hosvd
@@ -17,7 +18,11 @@ __all__ = [
     "HOSVD",
     "SVD",
     "Angles",
+    "Auto",
+    "Chunks",
+    "Dense",
     "Joint",
+    "Lanczos",
     "OnData",
     "Sampled",
     "Share",

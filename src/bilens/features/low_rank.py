@@ -19,7 +19,7 @@ from bilens.algebra import CP
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import is_whole, require_finite
 from bilens.base.results import Result
-from bilens.decompose import eigen
+from bilens.decompose import Auto, eigen
 from bilens.features.dictionary import Dictionary
 from bilens.features.interactions import read_by, require_features
 
@@ -193,7 +193,7 @@ def low_rank(
         )
     chosen, truth, on, counts = chosen[kept.cpu()], truth[:, kept], on[:, kept], counts[kept]
     form = CP(T.out, T.left[:, int(biased) :], T.right[:, int(biased) :])
-    found = eigen(form, reads[chosen], k=max(ranks), norm=False)
+    found = eigen(form, reads[chosen], k=max(ranks), solver=Auto(norm=False))
     slopes = (
         _slopes(T, reads[chosen])
         if biased

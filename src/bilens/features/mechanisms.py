@@ -36,9 +36,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.algebra import CP, Dense, ThirdOrder, Tucker, signs, symmetric_root
-from bilens.algebra.third import GIB
 from bilens.base.errors import ArgumentError, TooLargeError
-from bilens.base.numerics import is_whole
+from bilens.base.numerics import GIB, is_whole
 from bilens.base.results import Result
 from bilens.decompose import hosvd
 

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from bilens.base.chunks import fingerprint, write_chunks
+from bilens.base.chunks import Chunks, fingerprint, write_chunks
 from bilens.base.errors import ArgumentError, Interrupted
 from bilens.base.numerics import require_finite, working_dtype
 from bilens.base.records import Record
@@ -119,7 +119,6 @@ def harvest(
     Memory: one file's rows. Errors: FileError for a folder that holds another model's, text's or
     place's activations.
     """
-    starts, reached = range(0, len(blocks), SHARD), 0
 
     def made(start: int) -> Shard:
         ids = blocks[start : start + SHARD]["input_ids"]
@@ -127,17 +126,14 @@ def harvest(
         require_finite(place, activations=rows)
         return Shard(rows)
 
-    def done() -> None:
-        nonlocal reached
-        reached = min(reached + SHARD, len(blocks))
+    def heard(done: int, of: int) -> None:
         if progress is not None:
-            progress(reached, len(blocks), {})
+            progress(done, of, {})
 
     tokens = torch.from_numpy(blocks.tokens.astype("int64"))
     about = {"activations of": _weights(model), "text": fingerprint(tokens=tokens)}
-    return write_chunks(
-        folder, about | {"place": find_place(place, model.wiring().parts).name}, starts, made, done
-    )
+    about |= {"place": find_place(place, model.wiring().parts).name}
+    return write_chunks(Chunks(SHARD, folder=folder, progress=heard), len(blocks), about, made)
 
 
 def shuffled(files: list[Path], batch_size: int, seed: int) -> Iterator[Float[Tensor, "n d"]]:

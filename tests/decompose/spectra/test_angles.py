@@ -13,7 +13,7 @@ from scipy.linalg import subspace_angles
 
 from bilens.algebra import QuadraticForm
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.decompose import Angles, angles, eigen
+from bilens.decompose import Angles, Dense, Lanczos, angles, eigen
 
 
 def form(basis, *values):
@@ -191,7 +191,7 @@ def test_uncertainty_bounds_what_residuals_can_do(gap, basis):
 
 def test_lanczos_knows_no_gap_beyond_its_last_pair(make):
     tensor = make.cp(2, 300, h=400)
-    one, two = (eigen(tensor, k=4, method=method) for method in ("lanczos", "dense"))
+    one, two = (eigen(tensor, k=4, solver=solver) for solver in (Lanczos(), Dense()))
     found = angles(one, two)
     assert float(found.largest.nan_to_num(0).max()) < 1e-4
     for n in (0, 1):
@@ -204,7 +204,7 @@ def test_lanczos_knows_no_gap_beyond_its_last_pair(make):
 def test_directions_are_compared_pairwise_and_named(make):
     one, two = make.cp(3, 6), make.cp(3, 6)
     names = ["cat", "dog", "cow"]
-    found = angles(eigen(one, k=None, labels=names), eigen(two, k=None))
+    found = angles(eigen(one, k=None).labelled(names), eigen(two, k=None))
     alone = angles(
         eigen(one, torch.eye(3)[1:2].double(), k=None),
         eigen(two, torch.eye(3)[1:2].double(), k=None),

@@ -2,7 +2,6 @@
 eigenvalues; numpy.
 """
 
-import sys
 from functools import partial
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 
 from bilens.algebra import CP, Eigen
 from bilens.base.errors import TooLargeError
-from bilens.decompose import eigen
+from bilens.decompose import Chunks, Dense, Lanczos, eigen
 from bilens.decompose.spectra import inertia, probe
 from bilens.decompose.spectra.lanczos import lanczos
 from bilens.decompose.spectra.product import Product
@@ -95,7 +94,7 @@ def test_what_is_called_complete_is(layer, dtype, tol):
     tensor = LAYERS[layer]().to(dtype)
     for which in ORDER:
         for k in (4, 13):
-            found = eigen(tensor, k=k, which=which, method="lanczos", norm=False)
+            found = eigen(tensor, k=k, which=which, solver=Lanczos(norm=False))
             expected, size = truth(tensor, which, k)
             right = (abs(ORDER[which](found.values.double().numpy()) - expected) <= tol * size).all(
                 -1
@@ -107,7 +106,7 @@ def test_what_is_called_complete_is(layer, dtype, tol):
 
 
 def test_a_repeated_eigenvalue_is_found_as_often_as_it_is_there():
-    found = eigen(ring(300), k=4, which="top", method="lanczos")
+    found = eigen(ring(300), k=4, which="top", solver=Lanczos())
     angles = 2 * np.pi * np.array([0, 1, 1, 2]) / 300
     assert found.values[0].numpy() == pytest.approx(np.cos(angles), abs=1e-10)
     assert (bool(found.complete), bool(found.cut), found.degenerate) == (True, True, [[(1, 2)]])
@@ -119,7 +118,7 @@ def test_no_small_eigenvalue_is_skipped(seed):
         torch.randn(40, 40, generator=torch.Generator().manual_seed(seed), dtype=F64)
     ).Q
     values = torch.tensor([[(-1.0) ** i * 2.0**-i for i in range(40)]], dtype=F64)
-    found = eigen(CP(values, turn, turn), k=20, which="bottom", method="lanczos")
+    found = eigen(CP(values, turn, turn), k=20, which="bottom", solver=Lanczos())
     assert found.values[0].tolist() == pytest.approx(
         [-(2.0 ** -(2 * i + 1)) for i in range(20)], abs=5e-11
     )
@@ -128,12 +127,12 @@ def test_no_small_eigenvalue_is_skipped(seed):
 
 
 def test_bottom_of_a_low_rank_form_is_no_false_alarm():
-    for method in ("lanczos", "dense"):
-        found = eigen(low(), k=4, which="bottom", method=method)
+    for solver in (Lanczos(), Dense()):
+        found = eigen(low(), k=4, which="bottom", solver=solver)
         assert found.converged.all()
         assert found.complete.all()
         assert found.largest.tolist() == pytest.approx(
-            eigen(low(), k=1, method="dense").values[:, 0].tolist()
+            eigen(low(), k=1, solver=Dense()).values[:, 0].tolist()
         )
 
 
@@ -145,7 +144,7 @@ def test_a_certificate_finds_what_a_blind_probe_missed(layer, which, monkeypatch
         "bilens.decompose.spectra.lanczos.unseen",
         lambda product, *_: torch.ones(len(product), dtype=torch.bool),
     )
-    found = eigen(tensor, k=6, which=which, method="lanczos", certify=True)
+    found = eigen(tensor, k=6, which=which, solver=Lanczos(certify=True))
     expected, size = truth(tensor, which, 6)
     assert (abs(ORDER[which](found.values.numpy()) - expected) <= 1e-10 * size).all()
     assert found.complete.all()
@@ -177,7 +176,7 @@ def test_the_chance_is_no_smaller_than_how_often_it_happens():
 
 
 def test_results_say_it_and_keep_it(tmp_path, make):
-    found = eigen(ring(60), k=3, method="lanczos")
+    found = eigen(ring(60), k=3, solver=Lanczos())
     assert found.rows()[0]["complete"] is True
     found.save(tmp_path / "e")
     loaded = Eigen.load(tmp_path / "e")
@@ -191,12 +190,17 @@ def test_results_say_it_and_keep_it(tmp_path, make):
 
 def test_what_did_not_converge_is_not_complete(monkeypatch):
     short = partial(lanczos, max_steps=5)
-    monkeypatch.setattr(sys.modules["bilens.decompose.spectra.eigen"], "lanczos", short)
-    found = eigen(ring(120), k=8, method="lanczos")
+    monkeypatch.setattr("bilens.decompose.spectra.solvers.lanczos", short)
+    found = eigen(ring(120), k=8, solver=Lanczos())
     assert not found.complete.any()
     assert "1 of 1 perhaps not complete" in found.summary()
 
 
 def test_a_certificate_that_does_not_fit_is_refused(refuses):
-    call = lambda: eigen(ring(120), k=2, method="lanczos", certify=True, max_bytes=1000)  # noqa: E731
-    refuses(TooLargeError, call, "eigen(certify=True) must fit in 1,000 bytes", "certify=False")
+    certified, chunks = Lanczos(certify=True), Chunks(max_bytes=1000)
+    refuses(
+        TooLargeError,
+        lambda: eigen(ring(120), k=2, solver=certified, chunks=chunks),
+        "Lanczos(certify=True) must fit in 1,000 bytes",
+        "Chunks(max_bytes=)",
+    )

@@ -8,7 +8,7 @@ import torch
 
 from bilens.algebra import CP
 from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
-from bilens.decompose import effective_rank, eigen
+from bilens.decompose import Auto, Chunks, Dense, Lanczos, effective_rank, eigen
 
 
 @pytest.mark.parametrize("h", [2, 9], ids=["reduced", "full"])
@@ -52,7 +52,7 @@ def test_chunks_do_not_change_the_result(which, make, close):
     tensor, u = make.cp(3, 6), make.randn(5, 3)
     whole, parts = (
         eigen(tensor, u, 2, which=which),
-        eigen(tensor, u, 2, which=which, max_bytes=2 * 2 * 8 * 36),
+        eigen(tensor, u, 2, which=which, chunks=Chunks(max_bytes=2 * 2 * 8 * 36)),
     )
     for name in ("values", "vectors", "residuals", "discarded", "norm", "spectrum"):
         close(getattr(parts, name), getattr(whole, name), scale=float(whole.norm.max()))
@@ -61,7 +61,7 @@ def test_chunks_do_not_change_the_result(which, make, close):
 
 
 def test_labels_name_the_rows(make):
-    found = eigen(make.cp(2, 4), k=1, labels=["cat", "dog"])
+    found = eigen(make.cp(2, 4), k=1).labelled(["cat", "dog"])
     assert [row["of"] for row in found.rows()] == ["cat", "dog"]
     assert [trace["name"] for trace in found.figure()["data"]] == ["cat", "dog"]
 
@@ -74,8 +74,8 @@ def test_effective_rank_counts_equal_directions(make, close):
 
 
 def test_tol_decides_what_converged(make):
-    assert not bool(eigen(make.cp(), tol=0.0, k=None).converged.all())
-    assert bool(eigen(make.cp(), tol=math.inf).converged.all())
+    assert not bool(eigen(make.cp(), k=None, solver=Auto(tol=0.0)).converged.all())
+    assert bool(eigen(make.cp(), solver=Auto(tol=math.inf)).converged.all())
 
 
 @pytest.mark.bad_input
@@ -113,11 +113,39 @@ def test_tol_decides_what_converged(make):
             {"which": "best"},
             "which must be one of ('magnitude', 'top', 'bottom'); got 'best'",
         ),
-        (ArgumentError, {"labels": ["one"]}, "labels must name all 3 directions; got 1"),
+        (ArgumentError, {"solver": "lanczos"}, "solver must be Auto(), Dense() or Lanczos()"),
+        (ArgumentError, {"solver": Lanczos}, "solver must be Auto(), Dense() or Lanczos()"),
+        (ArgumentError, {"chunks": 3}, "chunks must be a Chunks(size=…, folder=…); got 3"),
     ],
 )
 def test_refuses(kind, kwargs, text, make, refuses):
     refuses(kind, lambda: eigen(make.cp(), **kwargs), text)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("labels", [["one"], "one", 3, ["a", "b", "c", "d"]])
+def test_refuses_labels_that_do_not_name_each_direction(labels, make, refuses):
+    whole = make.cp()
+    for found in (eigen(whole), eigen(whole, measure=make.randn(9, 4))):
+        refuses(ArgumentError, lambda found=found: found.labelled(labels), "labels must")
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("solver", [Auto, Dense, Lanczos])
+@pytest.mark.parametrize("tol", [-1e-9, math.nan, "small", True])
+def test_refuses_a_tolerance_that_is_none(solver, tol, refuses):
+    refuses(ArgumentError, lambda: solver(tol=tol), f"{solver.__name__}.tol must be a number ≥ 0")
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("option", ["norm", "certify"])
+@pytest.mark.parametrize("solver", [Auto, Lanczos])
+def test_refuses_an_option_that_is_no_truth_value(solver, option, refuses):
+    refuses(
+        ArgumentError,
+        lambda: solver(**{option: 1}),
+        f"{solver.__name__}.{option} must be True or False; got 1",
+    )
 
 
 @pytest.mark.parametrize("factor", ["out", "left", "right"])
@@ -152,22 +180,19 @@ def test_only_as_many_matrices_as_fit_are_made_at_once(make, form, monkeypatch):
         type(tensor), "interaction", lambda self, u: sizes.append(len(u)) or whole(self, u)
     )
     i = tensor.shape[1]
-    eigen(tensor, u, k=2, max_bytes=2 * (2 * 8 * i * i))
+    eigen(tensor, u, k=2, chunks=Chunks(max_bytes=2 * (2 * 8 * i * i)))
     assert max(sizes) == 2
 
 
-METHODS = ("dense", "lanczos")
+@pytest.mark.parametrize("solver", [Dense(), Lanczos()], ids=["dense", "lanczos"])
+def test_more_pairs_than_there_are_is_all_of_them(make, solver):
+    assert eigen(make.cp(2, 5, h=9), k=40, solver=solver).values.shape == (2, 5)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_more_pairs_than_there_are_is_all_of_them(make, method):
-    assert eigen(make.cp(2, 5, h=9), k=40, method=method).values.shape == (2, 5)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_layer_without_hidden_units_is_zero(method):
+@pytest.mark.parametrize("solver", [Dense(), Lanczos()], ids=["dense", "lanczos"])
+def test_a_layer_without_hidden_units_is_zero(solver):
     empty = CP(torch.zeros(2, 0), torch.zeros(0, 5), torch.zeros(0, 5))
-    found = eigen(empty, k=3, method=method)
+    found = eigen(empty, k=3, solver=solver)
     assert (
         float(found.values.abs().max()),
         float(found.error.max()),
@@ -175,13 +200,13 @@ def test_a_layer_without_hidden_units_is_zero(method):
     ) == (0, 0, True)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("solver", [Dense(), Lanczos()], ids=["dense", "lanczos"])
 @pytest.mark.parametrize(
     "values", [[2.0] * 6, [3.0, -3.0, 2.0, -2.0, 1.0, -1.0]], ids=["all equal", "± pairs"]
 )
-def test_spectra_without_an_order(make, method, values):
+def test_spectra_without_an_order(make, solver, values):
     form = make.spectral(*values)
-    found = eigen(CP(form.weights[None], form.left, form.right), k=4, method=method)
+    found = eigen(CP(form.weights[None], form.left, form.right), k=4, solver=solver)
     assert sorted(found.values[0].abs().tolist(), reverse=True) == pytest.approx(
         [abs(v) for v in values[:4]], abs=1e-9
     )
@@ -193,15 +218,15 @@ def test_spectra_without_an_order(make, method, values):
         assert found.cut.all()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("solver", [Dense(), Lanczos()], ids=["dense", "lanczos"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_low_precision_and_strided_factors(make, method, dtype):
+def test_low_precision_and_strided_factors(make, solver, dtype):
     tensor = make.cp(2, 12, h=20).to(dtype)
     strided = CP(
         tensor.out.mT.contiguous().mT,
         tensor.left.mT.contiguous().mT,
         tensor.right.mT.contiguous().mT,
     )
-    found, truth = eigen(strided, k=3, method=method), eigen(tensor.to(torch.float64), k=3)
+    found, truth = eigen(strided, k=3, solver=solver), eigen(tensor.to(torch.float64), k=3)
     assert found.computed_in == "float32"
     assert (found.values.double() - truth.values).abs().max() < 1e-5 * truth.values.abs().max()

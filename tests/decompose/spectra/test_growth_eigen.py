@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bilens.decompose import eigen
+from bilens.decompose import Lanczos, eigen
 from bilens.decompose.spectra.lanczos import lanczos, room
 from tests.watches import LiveBytes, slope
 
@@ -37,7 +37,7 @@ def memory(make, i: int, h: int, n: int) -> int:
     """The most bytes at once beside the factors."""
     tensor, u = make.cp(5, i, h=h), make.randn(n, 5)
     with LiveBytes() as watch:
-        eigen(tensor, u, k=2, method="lanczos", norm=False)
+        eigen(tensor, u, k=2, solver=Lanczos(norm=False))
     return watch.peak
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bilens.algebra import CP, QuadraticForm
 from bilens.base.errors import ArgumentError, NotFiniteError
-from bilens.decompose import eigen
+from bilens.decompose import Chunks, Dense, Lanczos, eigen
 from bilens.decompose.spectra.lanczos import lanczos
 
 
@@ -35,7 +35,7 @@ def diagonal(*values, size=30):
 def test_it_finds_what_the_dense_solver_finds(make, which, k):
     tensor = random_cp(make)
     found, truth = (
-        eigen(tensor, k=k, method=method, which=which) for method in ("lanczos", "dense")
+        eigen(tensor, k=k, solver=solver, which=which) for solver in (Lanczos(), Dense())
     )
     assert found.method == "lanczos"
     assert found.converged.all()
@@ -84,7 +84,7 @@ def test_copies_are_degenerate_and_a_cut_among_them_is_said():
     turn = diagonal([1.0]).left
     weights = torch.zeros(1, 30, dtype=torch.float64)
     weights[0, :4] = torch.tensor(tensor_values)
-    found = eigen(CP(weights, turn, turn), k=4, method="lanczos")
+    found = eigen(CP(weights, turn, turn), k=4, solver=Lanczos())
     assert found.degenerate == [[(0, 1, 2)]] or found.degenerate[0] == [(0, 1, 2)]
     assert not found.cut.any()
 
@@ -111,8 +111,8 @@ def test_restarts_reach_the_same_pairs(make, monkeypatch):
 def test_lower_precision(make, dtype):
     tensor = random_cp(make).to(dtype)
     found, truth = (
-        eigen(tensor, k=4, method="lanczos"),
-        eigen(tensor.to(torch.float64), k=4, method="dense"),
+        eigen(tensor, k=4, solver=Lanczos()),
+        eigen(tensor.to(torch.float64), k=4, solver=Dense()),
     )
     assert found.computed_in == "float32"
     assert found.converged.all()
@@ -123,14 +123,15 @@ def test_non_contiguous_factors_and_one_direction(make):
     tensor = random_cp(make)
     turned = CP(tensor.out.mT.contiguous().mT, tensor.left.mT.contiguous().mT, tensor.right)
     u = make.randn(1, 4)
-    found = (eigen(one, u, k=3, method="lanczos") for one in (turned, tensor))
+    found = (eigen(one, u, k=3, solver=Lanczos()) for one in (turned, tensor))
     assert torch.allclose(*(one.values for one in found), atol=1e-10)
 
 
 def test_chunks_and_seeds_change_nothing(make):
     tensor, u = random_cp(make), make.randn(7, 4)
     whole, chunked = (
-        eigen(tensor, u, k=3, method="lanczos", max_bytes=size) for size in (2**30, 2**17)
+        eigen(tensor, u, k=3, solver=Lanczos(), chunks=Chunks(max_bytes=size))
+        for size in (2**30, 2**17)
     )
     assert torch.allclose(whole.values, chunked.values, atol=1e-10)
 
@@ -143,7 +144,7 @@ def test_auto_takes_the_cheaper(make):
 
 def test_lanczos_tells_what_it_left_out_only_where_asked(make):
     tensor = random_cp(make)
-    bare, whole = (eigen(tensor, k=3, method="lanczos", norm=norm) for norm in (False, True))
+    bare, whole = (eigen(tensor, k=3, solver=Lanczos(norm=norm)) for norm in (False, True))
     assert torch.equal(bare.values, whole.values)
     assert bare.error.isnan().all()
     assert not whole.error.isnan().any()
@@ -154,7 +155,7 @@ def test_residuals_are_no_smaller_than_what_each_pair_misses(make, matrix):
     """In float32, where rounding is most of it: the bounds of Lanczos alone would promise too much."""
     form = make.cp(8, 200, h=400).to(torch.float32).interaction(torch.eye(8))
     found = eigen(
-        CP(torch.eye(8) @ form.weights, form.left, form.right), k=5, method="lanczos", tol=1e-12
+        CP(torch.eye(8) @ form.weights, form.left, form.right), k=5, solver=Lanczos(tol=1e-12)
     )
     truth = (
         matrix(form) @ found.vectors.double().mT
@@ -165,7 +166,7 @@ def test_residuals_are_no_smaller_than_what_each_pair_misses(make, matrix):
 
 
 def test_a_partial_spectrum_has_no_effective_rank(refuses, make):
-    found = eigen(random_cp(make), k=3, method="lanczos")
+    found = eigen(random_cp(make), k=3, solver=Lanczos())
     refuses(
         ArgumentError,
         lambda: found.effective_rank,
@@ -176,19 +177,14 @@ def test_a_partial_spectrum_has_no_effective_rank(refuses, make):
 @pytest.mark.bad_input
 def test_what_cannot_be_is_refused(refuses, make):
     tensor = random_cp(make)
-    refuses(
-        ArgumentError,
-        lambda: eigen(tensor, method="power"),
-        "method must be one of auto, lanczos, dense",
-    )
     broken = CP(tensor.out, tensor.left * torch.nan, tensor.right)
-    refuses(NotFiniteError, lambda: eigen(broken, k=2, method="lanczos"), "must be finite")
+    refuses(NotFiniteError, lambda: eigen(broken, k=2, solver=Lanczos()), "must be finite")
     refuses(
         NotFiniteError,
-        lambda: eigen(tensor, make.randn(1, 4) * torch.nan, method="lanczos"),
+        lambda: eigen(tensor, make.randn(1, 4) * torch.nan, solver=Lanczos()),
         "directions must be finite",
     )
-    refuses(ArgumentError, lambda: eigen(tensor, k=0, method="lanczos"), "k must be a whole number")
-    zero = eigen(tensor, torch.zeros(1, 4, dtype=torch.float64), k=3, method="lanczos")
+    refuses(ArgumentError, lambda: eigen(tensor, k=0, solver=Lanczos()), "k must be a whole number")
+    zero = eigen(tensor, torch.zeros(1, 4, dtype=torch.float64), k=3, solver=Lanczos())
     assert zero.values.abs().max() == 0
     assert zero.converged.all()

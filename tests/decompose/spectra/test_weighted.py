@@ -7,7 +7,7 @@ import torch
 
 from bilens.algebra import homogeneous
 from bilens.base.errors import NotFiniteError, ShapeError
-from bilens.decompose import WeightedEigen, eigen
+from bilens.decompose import Dense, Lanczos, WeightedEigen, eigen
 from bilens.measure import Gaussian
 
 
@@ -28,9 +28,9 @@ def dense(layer, cube):
     return (s + s.mT) / 2
 
 
-@pytest.mark.parametrize("method", ["dense", "lanczos"])
-def test_it_is_the_spectrum_of_the_whitened_matrices(layer, data, cube, close, method):
-    found = eigen(layer, k=6, measure=data, method=method)
+@pytest.mark.parametrize("solver", [Dense(), Lanczos()], ids=["dense", "lanczos"])
+def test_it_is_the_spectrum_of_the_whitened_matrices(layer, data, cube, close, solver):
+    found = eigen(layer, k=6, measure=data, solver=solver)
     white = data.root @ dense(layer, cube) @ data.root
     truth = torch.linalg.eigvalsh(white)
     close(found.values.sort()[0], truth, tol=1e-9)
@@ -106,7 +106,7 @@ def test_a_blind_measure_says_so_and_reads_nothing_off_its_support(layer, data, 
 
 
 def test_rows_name_both_spectra_and_files_keep_them(layer, data, tmp_path):
-    found = eigen(layer, k=2, measure=data, labels=("a", "b", "c"))
+    found = eigen(layer, k=2, measure=data).labelled(("a", "b", "c"))
     rows = found.rows()
     assert [row["spectrum"] for row in rows] == ["data-weighted"] * 6 + ["plain"] * 6
     assert {"of", "value", "share of variance", "λ E[(v·x)²]", "± s.e."} <= set(rows[0])

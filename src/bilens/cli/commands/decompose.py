@@ -139,16 +139,8 @@ def _eigen(
     rows, labels = _directions(model, tensor, directions)
     shared, bar = bilens.training.shared(folder), progress_bar("directions")
     with shared as (share, meeting), bar as progress:
-        return bilens.decompose.eigen(
-            tensor,
-            rows,
-            k,
-            labels=labels,
-            chunk=chunk,
-            folder=meeting,
-            share=share,
-            progress=progress,
-        )
+        chunks = bilens.decompose.Chunks(chunk, folder=meeting, share=share, progress=progress)
+        return bilens.decompose.eigen(tensor, rows, k, chunks=chunks).labelled(labels)
 
 
 def _directions(model: Any, tensor: "bilens.CP", directions: str) -> tuple[Any, tuple[str, ...]]:

@@ -17,10 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.algebra import CP, Dense, Factored
-from bilens.algebra.third import GIB
 from bilens.base.axes import MODES
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import require_count, require_finite, working_dtype
+from bilens.base.numerics import GIB, require_count, require_finite, working_dtype
 from bilens.base.results import Result
 from bilens.decompose.entries.search import Search
 

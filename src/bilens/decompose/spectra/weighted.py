@@ -12,7 +12,8 @@ Shares of all eigenpairs add up to 1, of plain ones and of weighted ones (whose 
 uncorrelated). Off its support a measure is blind.
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -75,6 +76,11 @@ class WeightedEigen(Eigen):
     total_variance: Float[Tensor, " n"]
     rank: int
     count: int
+
+    def labelled(self, labels: Sequence[str]) -> "WeightedEigen":
+        """The same with names, the plain pairs too."""
+        plain = self.plain.labelled(labels)
+        return replace(self, labels=plain.labels, plain=plain)
 
     def summary(self) -> str:
         size = self.vectors.shape[-1]

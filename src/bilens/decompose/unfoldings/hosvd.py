@@ -12,10 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.algebra import CP, Dense, Tucker
-from bilens.algebra.third import GIB
 from bilens.base.axes import MODES, Mode
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import dtype_name, is_whole, restored_float, scaled
+from bilens.base.numerics import GIB, dtype_name, is_whole, restored_float, scaled
 from bilens.base.results import Result
 from bilens.decompose.spectra.weighted import fitted, whitened
 from bilens.decompose.unfoldings.unfolding import (

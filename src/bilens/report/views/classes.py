@@ -23,7 +23,7 @@ def _build(model: Classifier, query: Query) -> list[Block]:
 
 def _classes(model: Classifier) -> dict[str, Any]:
     tensor = model.tensor(last_layer(model)).detach()
-    pairs = eigen(tensor, k=None, labels=model.config.labels)
+    pairs = eigen(tensor, k=None).labelled(model.config.labels)
     ranks = pairs.effective_rank.tolist()
     return {
         "cards": [_card(model, pairs, n, rank) for n, rank in enumerate(ranks)],
