@@ -138,7 +138,7 @@ class Lanczos:
         close = torch.maximum(residuals, rounding(form.dtype, form.shape[-1]) * largest)
         size = largest.clamp(min=torch.finfo(form.dtype).tiny)
         within = residuals <= _tol(self.tol, form.dtype) * size
-        length = torch.full_like(form.weights[:, 0], torch.nan)
+        length = form.weights.new_full(form.weights.shape[:1], torch.nan)
         if self.norm:
             length = form.norm(form.dtype)
         left = length.double().square() - ritz.values.double().square().sum(-1)
