@@ -11,12 +11,12 @@ from bilens.algebra.affine import (
     linear,
     parts,
 )
-from bilens.algebra.cp import CP
+from bilens.algebra.balance import balanced
+from bilens.algebra.cp import CP, Rounded
 from bilens.algebra.eigen import Eigen
 from bilens.algebra.factored import Factored
 from bilens.algebra.gauge import canonical
 from bilens.algebra.quadratic import Gates, QuadraticForm
-from bilens.algebra.rounding import Rounded
 from bilens.algebra.symmetric import (
     Support,
     signs,
@@ -40,6 +40,7 @@ __all__ = [
     "ThirdOrder",
     "Tucker",
     "affine",
+    "balanced",
     "canonical",
     "constant",
     "homogeneous",

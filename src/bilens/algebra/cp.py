@@ -2,20 +2,31 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from bilens.algebra.balance import balanced
 from bilens.algebra.factored import Factored
 from bilens.algebra.quadratic import QuadraticForm
-from bilens.algebra.rounding import Rounded, rounded
+from bilens.algebra.rounding import PARALLEL, require_rounding, rounded
 from bilens.algebra.symmetric import unit_products
 from bilens.algebra.third import REACH, ThirdOrder, require_factors, require_maps, shared_out
-from bilens.algebra.units import balanced
 from bilens.base.axes import MODES, Mode
-from bilens.base.numerics import peak, powers, scalar, scaled, working_dtype
+from bilens.base.errors import ShapeError
+from bilens.base.numerics import (
+    peak,
+    powers,
+    require_finite,
+    restored_float,
+    scalar,
+    scaled,
+    working_dtype,
+)
+from bilens.base.results import Result
 
 BLOCK = 512  # hidden units at a time: enough for fast products, while h × h is never held
 
@@ -101,7 +112,7 @@ class CP(ThirdOrder):
         *,
         symmetric: bool = False,
         seed: int = 0,
-    ) -> Rounded:
+    ) -> "Rounded":
         """Nearly the same tensor from fewer units: of ``max_rank``, or of the smallest rank found
         with error ≤ ``cutoff``.
 
@@ -118,7 +129,31 @@ class CP(ThirdOrder):
         Chang 1970, Harshman 1970 (alternating least squares); Leurgans et al. 1993 (the pencil);
         Håstad 1990 (the rank is NP-hard).
         """
-        return rounded(self, max_rank, cutoff, symmetric=symmetric, seed=seed)
+        require_rounding(max_rank, cutoff, seed)
+        if symmetric and self.shape[1] != self.shape[2]:
+            must = "be of one space, left and right"
+            raise ShapeError("round(symmetric=True)", must=must, got=self.shape)
+        require_finite("round", **vars(self))
+        work, power = self.to(torch.float64).detach().near_one()
+        factors = work.out.mT, work.left, work.right
+        apart = PARALLEL * torch.finfo(self.dtype).eps
+        gram = partial(work.gram_near_one, symmetric=False, dtype=torch.float64)
+        made = rounded(factors, apart, gram, max_rank, cutoff, symmetric, seed)
+        cp = CP(made.out.mT.contiguous(), made.left, made.right)
+        return Rounded(
+            cp=cp.scaled(power) if power else cp,
+            error=made.error,
+            floor=made.floor,
+            norm=restored_float("round's norm", made.norm, power),
+            exact=made.exact,
+            reduced=made.reduced,
+            ranks=made.ranks,
+            errors=made.errors,
+            sweeps=made.sweeps,
+            converged=made.converged,
+            symmetric=symmetric,
+            asked=cutoff,
+        )
 
     def inner_near_one(self, other: ThirdOrder, *, symmetric: bool = False) -> Float[Tensor, ""]:
         """⟨T, T'⟩ = Σ_hh' (DᵀD')∘K, with K the products of the units' inputs, a tile of h × h' at a
@@ -225,6 +260,74 @@ class CP(ThirdOrder):
 
     def __repr__(self) -> str:
         return super().__repr__().replace(", dtype", f", rank={self.rank}, dtype", 1)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Rounded(Result):
+    """A CP of lower rank and how far it is from the one that was given. The ranks tried are
+    heuristics' best, no proofs.
+
+    Fields:
+        cp: T̂, a CP in float64. Where ``symmetric`` was asked, only its symmetric part is meant.
+        error: ‖T − T̂‖ / ‖T‖, 0 for a zero tensor.  floor: an error below this is rounding.
+        norm: ‖T‖.  exact: whether only units that were zero or parallel were joined.
+        reduced: the rank after that.  ranks, errors, sweeps: of each rank that was tried, in order.
+        converged: whether the last sweep of the one chosen changed as good as nothing; a lower
+        error from another start is possible even then.  asked: the ``cutoff``, or nothing.
+    """
+
+    cp: CP
+    error: float
+    floor: float
+    norm: float
+    exact: bool
+    reduced: int
+    ranks: Int[Tensor, " n"]
+    errors: Float[Tensor, " n"]
+    sweeps: Int[Tensor, " n"]
+    converged: bool
+    symmetric: bool
+    asked: float | None
+
+    @property
+    def rank(self) -> int:
+        """The units of ``cp``."""
+        return self.cp.rank
+
+    @property
+    def reached(self) -> bool:
+        """Whether the error is within the cutoff that was asked for."""
+        return self.asked is None or self.error <= max(self.asked, self.floor)
+
+    def summary(self) -> str:
+        how = "exact"
+        if not self.exact:
+            how = "by alternating least squares" + ("" if self.converged else ", not converged")
+        part = " of the symmetric part" if self.symmetric else ""
+        error = f"relative error {self.error:.3g}{part}"
+        missed = "" if self.reached else f"; {self.asked:.3g} was not reached"
+        return f"rank {self.rank} (of {self.reduced} units that differ), {error}, {how}{missed}"
+
+    def columns(self) -> tuple[str, ...]:
+        return "rank", "relative error", "sweeps", "kept"
+
+    def rows(self) -> list[dict[str, Any]]:
+        tried = zip(self.ranks.tolist(), self.errors.tolist(), self.sweeps.tolist(), strict=True)
+        return [
+            {"rank": r, "relative error": error, "sweeps": n, "kept": r == self.rank}
+            for r, error, n in tried
+        ]
+
+    def figure(self) -> dict[str, Any]:
+        order = self.ranks.argsort()
+        points = {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "x": self.ranks[order].tolist(),
+            "y": self.errors[order].tolist(),
+        }
+        axis = {"title": {"text": "relative error"}, "type": "log", "exponentformat": "power"}
+        return {"data": [points], "layout": {"xaxis": {"title": {"text": "rank"}}, "yaxis": axis}}
 
 
 def _other_order(given: tuple[Any, ...]) -> str:

@@ -1,7 +1,8 @@
 """CP rounding: the same tensor from fewer units, or nearly the same from far fewer.
 
-Exact first: units that are zero go, and units that share two of their three vectors become one
-(``units``).
+Exact first: terms that are zero go, and terms that share two of their three vectors become one:
+
+    a ⊗ b ⊗ c + a' ⊗ βb ⊗ γc = (a + βγ a') ⊗ b ⊗ c    and so for the other two pairs of modes
 
 Then alternating least squares. With left and right of T̂ held fixed, T̂ is linear in its out, and
 its best out solves
@@ -11,37 +12,35 @@ its best out solves
 and so for the other two in turn; ‖T − T̂‖ never grows. Where it ends depends on the start: two are
 tried.
 
-    pivots     the units that explain most of T one after another: pivoted Cholesky of their Gram
+    pivots     the terms that explain most of T one after another: pivoted Cholesky of their Gram
                matrix, O(h² d + h r²)
     pencil     two mixtures of outputs are X diag(u) Yᵀ and X diag(v) Yᵀ in the leading r directions
                of left and right, so X holds the eigenvectors of one times the inverse of the other:
                the answer where T has rank r ≤ i, j exactly
 """
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.algebra.units import Units, inner, joined, reduced
 from bilens.base.axes import MODES, Mode
-from bilens.base.errors import ArgumentError, ShapeError
+from bilens.base.errors import ArgumentError
 from bilens.base.numerics import (
     nonnegative,
     require_count,
-    require_finite,
     require_seed,
     require_share,
-    restored_float,
 )
-from bilens.base.results import Result
 
 SWEEPS = 200
 TRIAL = 10  # sweeps from each start, of which the better goes on
 STALLED = 1e-7  # of the error: a sweep that takes off less is the last
-# in eps of the dtype that was given: how far two unit vectors that are one may lie apart
+BLOCK = 512  # terms at a time
+NEARLY = 1e-9  # of a cosine from one: terms closer than that are compared entry by entry
+# In eps of the dtype that was given: how far two unit vectors that are one may lie apart.
 PARALLEL = 64
 CANCELS = 1e-8  # of ‖T‖²: a square below that is computed from the difference
 INDEPENDENT = 1e-6  # of the largest pivot of a Gram matrix's Cholesky factor: the least one
@@ -52,21 +51,30 @@ SLICES = 2**24  # numbers in a slice, and
 WORK = 10**10
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Rounded(Result):
-    """A CP of lower rank and how far it is from the one that was given. The ranks tried are
-    heuristics' best, no proofs.
+class _Terms(NamedTuple):
+    """The terms of a CP, a row each: out (h, o), left (h, i), right (h, j)."""
 
-    Fields:
-        cp: T̂, a CP in float64. Where ``symmetric`` was asked, only its symmetric part is meant.
-        error: ‖T − T̂‖ / ‖T‖, 0 for a zero tensor.  floor: an error below this is rounding.  norm:
-        ‖T‖. exact: whether only units that were zero or parallel were joined.  reduced: the rank
-        after that. ranks, errors, sweeps: of each rank that was tried, in order.  converged:
-        whether the last sweep of the one kept changed as good as nothing; a lower error from
-        another start is possible even then. asked: the ``cutoff``, or nothing.
-    """
+    out: Float[Tensor, "h o"]
+    left: Float[Tensor, "h i"]
+    right: Float[Tensor, "h j"]
 
-    cp: Any  # a CP, which stands above this file
+    def some(self, rows: Tensor) -> "_Terms":
+        return _Terms(*(factor[rows] for factor in self))
+
+
+class _Fit(NamedTuple):
+    terms: _Terms
+    error: float  # ‖T − T̂‖ / ‖T‖
+    sweeps: int
+    converged: bool
+
+
+class Rounding(NamedTuple):
+    """Fewer terms, a row each, and what ``Rounded`` says of them."""
+
+    out: Float[Tensor, "r o"]
+    left: Float[Tensor, "r i"]
+    right: Float[Tensor, "r j"]
     error: float
     floor: float
     norm: float
@@ -76,68 +84,10 @@ class Rounded(Result):
     errors: Float[Tensor, " n"]
     sweeps: Int[Tensor, " n"]
     converged: bool
-    symmetric: bool
-    asked: float | None
-
-    @property
-    def rank(self) -> int:
-        """The units of ``cp``."""
-        return self.cp.rank
-
-    @property
-    def reached(self) -> bool:
-        """Whether the error is within the cutoff that was asked for."""
-        return self.asked is None or self.error <= max(self.asked, self.floor)
-
-    def summary(self) -> str:
-        how = (
-            "exact"
-            if self.exact
-            else "by alternating least squares" + ("" if self.converged else ", not converged")
-        )
-        missed = "" if self.reached else f"; {self.asked:.3g} was not reached"
-        part = " of the symmetric part" if self.symmetric else ""
-        return f"rank {self.rank} (of {self.reduced} units that differ), relative error {self.error:.3g}{part}, {how}{missed}"
-
-    def columns(self) -> tuple[str, ...]:
-        return "rank", "relative error", "sweeps", "kept"
-
-    def rows(self) -> list[dict[str, Any]]:
-        tried = zip(self.ranks.tolist(), self.errors.tolist(), self.sweeps.tolist(), strict=True)
-        return [
-            {"rank": r, "relative error": error, "sweeps": n, "kept": r == self.rank}
-            for r, error, n in tried
-        ]
-
-    def figure(self) -> dict[str, Any]:
-        order = self.ranks.argsort()
-        points = {
-            "type": "scatter",
-            "mode": "lines+markers",
-            "x": self.ranks[order].tolist(),
-            "y": self.errors[order].tolist(),
-        }
-        axis = {"title": {"text": "relative error"}, "type": "log", "exponentformat": "power"}
-        return {"data": [points], "layout": {"xaxis": {"title": {"text": "rank"}}, "yaxis": axis}}
 
 
-class _Fit(NamedTuple):
-    units: Units
-    error: float  # ‖T − T̂‖ / ‖T‖
-    sweeps: int
-    converged: bool
-
-
-@torch.no_grad()
-def rounded(
-    tensor: Any,
-    max_rank: int | None = None,
-    cutoff: float | None = None,
-    *,
-    symmetric: bool = False,
-    seed: int = 0,
-) -> Rounded:
-    """What ``CP.round`` does."""
+def require_rounding(max_rank: int | None, cutoff: float | None, seed: int) -> None:
+    """Raise ArgumentError for neither of ``max_rank`` and ``cutoff``, or for one that cannot be."""
     if max_rank is None and cutoff is None:
         raise ArgumentError("round", must="be given a max_rank or a cutoff", got="neither")
     if max_rank is not None:
@@ -145,60 +95,61 @@ def rounded(
     if cutoff is not None:
         require_share("cutoff", cutoff, "in [0, 1), relative to ‖T‖")
     require_seed("seed", seed)
-    if symmetric and tensor.shape[1] != tensor.shape[2]:
-        raise ShapeError(
-            "round(symmetric=True)", must="be of one space, left and right", got=tensor.shape
-        )
-    require_finite("round", **vars(tensor))
-    work, power = tensor.to(torch.float64).detach().near_one()
-    least = reduced(
-        Units(work.out.mT, work.left, work.right),
-        PARALLEL * torch.finfo(tensor.dtype).eps,
-        symmetric,
-    )
-    search = _Search(work, least, symmetric, seed)
+
+
+@torch.no_grad()
+def rounded(
+    factors: tuple[Float[Tensor, "h o"], Float[Tensor, "h i"], Float[Tensor, "h j"]],
+    apart: float,
+    gram: Callable[[Mode], Tensor],
+    max_rank: int | None,
+    cutoff: float | None,
+    symmetric: bool,
+    seed: int,
+) -> Rounding:
+    """What ``CP.round`` does to ``factors`` of a scale near one, in float64, a row each term.
+
+    ``apart``: how far two unit vectors that are one may lie apart. ``gram``: of a mode of the CP.
+    """
+    given = _Terms(*factors)
+    least = reduced(given, apart, symmetric)
+    search = _Search(given, least, gram, symmetric, seed)
     most = len(least.out) if max_rank is None else min(max_rank, len(least.out))
-    kept = search.within(cutoff, most) if cutoff is not None else search.fit(most)
-    return Rounded(
-        cp=_put_back(
-            type(work)(kept.units.out.mT.contiguous(), kept.units.left, kept.units.right), power
-        ),
-        error=kept.error,
+    best = search.fit(most) if cutoff is None else search.within(cutoff, most)
+    return Rounding(
+        *best.terms,
+        error=best.error,
         floor=search.floor,
-        norm=restored_float("round's norm", search.norm, power),
-        exact=len(kept.units.out) == len(least.out),
+        norm=search.norm,
+        exact=len(best.terms.out) == len(least.out),
         reduced=len(least.out),
-        ranks=torch.tensor([len(fit.units.out) for fit in search.tried]),
+        ranks=torch.tensor([len(fit.terms.out) for fit in search.tried]),
         errors=torch.tensor([fit.error for fit in search.tried], dtype=torch.float64),
         sweeps=torch.tensor([fit.sweeps for fit in search.tried]),
-        converged=kept.converged,
-        symmetric=symmetric,
-        asked=cutoff,
+        converged=best.converged,
     )
-
-
-def _put_back(tensor: Any, power: int) -> Any:
-    return tensor.scaled(power) if power else tensor
 
 
 class _Search:
     """Fits of several ranks to one tensor, each from the best start that is known."""
 
-    def __init__(self, given: Any, least: Units, symmetric: bool, seed: int) -> None:
-        self.given, self.least, self.symmetric = (
-            Units(given.out.mT, given.left, given.right),
-            least,
-            symmetric,
-        )
-        self.tensor = given
-        self.generator = torch.Generator(given.device).manual_seed(seed)
+    def __init__(
+        self,
+        given: _Terms,
+        least: _Terms,
+        gram: Callable[[Mode], Tensor],
+        symmetric: bool,
+        seed: int,
+    ) -> None:
+        self.given, self.least, self.gram, self.symmetric = given, least, gram, symmetric
+        self.generator = torch.Generator(given.out.device).manual_seed(seed)
         self.tried: list[_Fit] = []
         self.squares = {part: nonnegative(inner(least, least, part)) for part in {False, symmetric}}
         self.norm = self.squares[symmetric] ** 0.5
         self.direct = _affordable(self.given, 2 * (len(self.given.out) + len(least.out)))
-        terms = float(torch.stack([factor.norm(dim=1) for factor in self.given]).prod(0).sum())
+        size = float(torch.stack([factor.norm(dim=1) for factor in self.given]).prod(0).sum())
         self.floor = (
-            8 * terms / self.norm * EPS ** (1.0 if self.direct else 0.5) if self.norm else 0.0
+            8 * size / self.norm * EPS ** (1.0 if self.direct else 0.5) if self.norm else 0.0
         )
 
     def within(self, cutoff: float, most: int) -> _Fit:
@@ -209,18 +160,18 @@ class _Search:
         best = self.fit(rank, enough=enough)
         while best.error > enough and rank < most:
             fails, rank = rank, min(2 * rank, most)
-            best = self.fit(rank, best.units, enough)
+            best = self.fit(rank, best.terms, enough)
         while best.error <= enough and rank - fails > 1:
             middle = (fails + rank) // 2
-            fit = self.fit(middle, best.units, enough)
+            fit = self.fit(middle, best.terms, enough)
             if fit.error <= enough:
                 best, rank = fit, middle
             else:
                 fails = middle
         return best
 
-    def fit(self, rank: int, start: Units | None = None, enough: float | None = None) -> _Fit:
-        """The best of ``rank`` units, from both starts and from another rank's fit, or the first
+    def fit(self, rank: int, start: _Terms | None = None, enough: float | None = None) -> _Fit:
+        """The best of ``rank`` terms, from both starts and from another rank's fit, or the first
         with error ``enough``.
         """
         if rank == len(self.least.out):
@@ -228,36 +179,36 @@ class _Search:
         else:
             starts = [self.least.some(_pivots(self.least, rank)), *self.pencil(rank)]
             trials = [
-                self.sweep(units, TRIAL)
-                for units in starts + ([] if start is None else [self.resized(start, rank)])
+                self.sweep(terms, TRIAL)
+                for terms in starts + ([] if start is None else [self.resized(start, rank)])
             ]
             best = min(trials, key=lambda fit: fit.error)
             best = (
                 best
                 if best.converged or (enough is not None and best.error <= enough)
-                else self.sweep(best.units, SWEEPS, enough)
+                else self.sweep(best.terms, SWEEPS, enough)
             )
             if self.symmetric:
                 best = self.refitted(best)
         self.tried.append(best)
         return best
 
-    def sweep(self, units: Units, sweeps: int, enough: float | None = None) -> _Fit:
-        """Alternating least squares from ``units``, until a sweep takes off next to nothing.
+    def sweep(self, terms: _Terms, sweeps: int, enough: float | None = None) -> _Fit:
+        """Alternating least squares from ``terms``, until a sweep takes off next to nothing.
 
         Where only ``enough`` is asked for: until that is reached, or so far off that all sweeps
         would not take it off.
         """
-        best = _Fit(units, torch.inf, 0, False)
+        best = _Fit(terms, torch.inf, 0, False)
         for n in range(1, sweeps + 1):
             for mode in MODES:
-                units = _solved(self.least, units, mode)
-            error = self.error(units, False)
+                terms = _solved(self.least, terms, mode)
+            error = self.error(terms, False)
             gain = best.error - error
             done = gain <= STALLED * error or error < EPS
             over = enough is not None and (error <= enough or error - SWEEPS * gain > enough)
             best = (
-                _Fit(units, error, n, done)
+                _Fit(terms, error, n, done)
                 if error < best.error
                 else best._replace(sweeps=n, converged=done)
             )
@@ -265,18 +216,15 @@ class _Search:
                 break
         return best
 
-    def pencil(self, rank: int) -> list[Units]:
+    def pencil(self, rank: int) -> list[_Terms]:
         """The start from two mixtures of outputs, where there are that many directions and the
         mixtures come apart.
         """
-        o, i, j = self.tensor.shape
+        o, i, j = (factor.shape[1] for factor in self.given)
         if rank > min(i, j) or o < 2:
             return []
         left, right = (
-            torch.linalg.eigh(
-                self.tensor.gram_near_one(mode, symmetric=False, dtype=torch.float64)
-            ).eigenvectors[:, -rank:]
-            for mode in ("left", "right")
+            torch.linalg.eigh(self.gram(mode)).eigenvectors[:, -rank:] for mode in ("left", "right")
         )
         mixed = self.least.out @ torch.randn(
             o, 2, generator=self.generator, dtype=left.dtype, device=left.device
@@ -292,69 +240,69 @@ class _Search:
             y = torch.linalg.solve(x, a)
         except RuntimeError:  # singular
             return []
-        return [Units(self.least.out.new_zeros(rank, o), (left @ x).mT, y @ right.mT)]
+        return [_Terms(self.least.out.new_zeros(rank, o), (left @ x).mT, y @ right.mT)]
 
-    def resized(self, units: Units, rank: int) -> Units:
-        """Some of the ``units``, or all of them and more of the tensor's own: those that explain
+    def resized(self, terms: _Terms, rank: int) -> _Terms:
+        """Some of the ``terms``, or all of them and more of the tensor's own: those that explain
         most of what is left.
         """
-        if rank <= len(units.out):
-            return units.some(_pivots(units, rank))
-        both = joined(units, self.least)
-        return both.some(_pivots(both, rank, first=len(units.out)))
+        if rank <= len(terms.out):
+            return terms.some(_pivots(terms, rank))
+        both = joined(terms, self.least)
+        return both.some(_pivots(both, rank, first=len(terms.out)))
 
     def refitted(self, fit: _Fit) -> _Fit:
         """Its out solved once more, for the symmetric part."""
-        out = _solved(self.least, fit.units, "out", symmetric=True)
-        return fit._replace(units=out, error=self.error(out, True))
+        out = _solved(self.least, fit.terms, "out", symmetric=True)
+        return fit._replace(terms=out, error=self.error(out, True))
 
-    def error(self, units: Units, symmetric: bool) -> float:
+    def error(self, terms: _Terms, symmetric: bool) -> float:
         """‖T − T̂‖ / ‖T‖, from T − T̂ itself where it is small and that is affordable: inner
         products cancel.
         """
         total = self.squares[symmetric]
         if not total:
             return 0.0
-        square = total - 2 * inner(self.least, units, symmetric) + inner(units, units, symmetric)
+        square = total - 2 * inner(self.least, terms, symmetric) + inner(terms, terms, symmetric)
         if square < CANCELS * total and self.direct:
-            square = _direct(joined(self.given, units._replace(out=-units.out)), symmetric)
+            square = _direct(joined(self.given, terms._replace(out=-terms.out)), symmetric)
         return (nonnegative(square) / total) ** 0.5
 
 
-def _solved(tensor: Units, units: Units, mode: Mode, symmetric: bool = False) -> Units:
-    """``units`` with the best of one factor, the other two held fixed at length one."""
+def _solved(tensor: _Terms, terms: _Terms, mode: Mode, symmetric: bool = False) -> _Terms:
+    """``terms`` with the best of one factor, the other two held fixed at length one."""
     others = {
         name: factor / factor.norm(dim=1, keepdim=True).clamp(min=TINY)
-        for name, factor in units._asdict().items()
+        for name, factor in terms._asdict().items()
     }
     one, two = (name for name in MODES if name != mode)
     a, b, p, q = others[one], others[two], getattr(tensor, one), getattr(tensor, two)
     within, across = (a @ a.mT) * (b @ b.mT), (a @ p.mT) * (b @ q.mT)
     if symmetric:  # of out alone
         within, across = within + (a @ b.mT) * (b @ a.mT), across + (a @ q.mT) * (b @ p.mT)
-    return Units(**others | {mode: _divided(within, across @ getattr(tensor, mode))})
+    return _Terms(**others | {mode: _divided(within, across @ getattr(tensor, mode))})
 
 
 def _divided(within: Float[Tensor, "r r"], target: Float[Tensor, "r d"]) -> Float[Tensor, "r d"]:
-    """within⁻¹ target for a Gram matrix; the pseudo-inverse where units are not independent."""
+    """within⁻¹ target for a Gram matrix; the pseudo-inverse where terms are not independent."""
     corner, fails = torch.linalg.cholesky_ex(within)
     if int(fails) or float(corner.diagonal().min()) < INDEPENDENT * float(corner.diagonal().max()):
         return torch.linalg.pinv(within, rtol=len(within) * EPS, hermitian=True) @ target
     return torch.cholesky_solve(target, corner)
 
 
-def _pivots(units: Units, rank: int, first: int = 0) -> Int[Tensor, " r"]:
-    """``rank`` units that explain most one after another, the ``first`` ones before all others:
+def _pivots(terms: _Terms, rank: int, first: int = 0) -> Int[Tensor, " r"]:
+    """``rank`` terms that explain most one after another, the ``first`` ones before all others:
     pivoted Cholesky.
 
-    Of the Gram matrix of the units only its diagonal and the chosen columns are made.
+    Of the Gram matrix of the terms only its diagonal and the chosen columns are made.
     """
-    left_over = torch.stack([factor.square().sum(1) for factor in units]).prod(0)
+    left_over = torch.stack([factor.square().sum(1) for factor in terms]).prod(0)
     chosen, columns = [], left_over.new_zeros(rank, len(left_over))
     for n in range(rank):
         pivot = n if n < first else int(left_over.argmax())
         column = (
-            torch.stack([factor @ factor[pivot] for factor in units]).prod(0)
+            torch.stack([factor @ factor[pivot] for factor in terms]).prod(0)
             - columns[:n, pivot] @ columns[:n]
         )
         columns[n] = column / left_over[pivot].clamp(min=TINY).sqrt()
@@ -364,24 +312,112 @@ def _pivots(units: Units, rank: int, first: int = 0) -> Int[Tensor, " r"]:
     return torch.tensor(chosen, device=left_over.device)
 
 
-def _affordable(units: Units, rank: int) -> bool:
-    o, i, j = (min(factor.shape[1], rank) for factor in units)
+def _affordable(terms: _Terms, rank: int) -> bool:
+    o, i, j = (min(factor.shape[1], rank) for factor in terms)
     return i * j <= SLICES and rank * o * i * j <= WORK
 
 
-def _direct(units: Units, symmetric: bool) -> float:
-    """‖T‖² as a sum of squares, slice by slice: what cancels between units does so before it is
+def _direct(terms: _Terms, symmetric: bool) -> float:
+    """‖T‖² as a sum of squares, slice by slice: what cancels between terms does so before it is
     squared.
     """
     if symmetric:
-        units = Units(
+        terms = _Terms(
             *(
                 torch.cat(pair)
-                for pair in zip(units, (units.out, units.right, units.left), strict=True)
+                for pair in zip(terms, (terms.out, terms.right, terms.left), strict=True)
             )
         )
     out, left, right = (
-        torch.linalg.qr(f.mT, mode="r").R.mT if f.shape[1] > f.shape[0] else f for f in units
+        torch.linalg.qr(f.mT, mode="r").R.mT if f.shape[1] > f.shape[0] else f for f in terms
     )
     slices = ((left * row[:, None]).mT @ right for row in out.mT)
     return sum(float(part.square().sum()) for part in slices) / (4 if symmetric else 1)
+
+
+def joined(one: _Terms, two: _Terms) -> _Terms:
+    return _Terms(*(torch.cat(pair) for pair in zip(one, two, strict=True)))
+
+
+def inner(one: _Terms, two: _Terms, symmetric: bool) -> float:
+    """⟨T, T'⟩, or that of the symmetric parts, ½ (⟨T, T'⟩ + ⟨T, swap T'⟩); a block of terms at a
+    time.
+    """
+    total = 0.0
+    for rows in torch.arange(len(one.out), device=one.out.device).split(BLOCK):
+        some = one.some(rows)
+        inputs = (some.left @ two.left.mT) * (some.right @ two.right.mT)
+        if symmetric:
+            inputs = 0.5 * (inputs + (some.left @ two.right.mT) * (some.right @ two.left.mT))
+        total += float(((some.out @ two.out.mT) * inputs).sum())
+    return total
+
+
+def reduced(terms: _Terms, apart: float, symmetric: bool) -> _Terms:
+    """The same tensor, of terms none of which is zero or shares two vectors with another, up to
+    ``apart``.
+    """
+    before = len(terms.out) + 1
+    terms = terms.some((torch.stack([factor.norm(dim=1) for factor in terms]) > 0).all(0))
+    if symmetric:
+        terms = _turned(terms)
+    while len(terms.out) < before:
+        before = len(terms.out)
+        for mode in MODES:
+            terms = _merged(terms, mode, apart)
+    return terms
+
+
+def _merged(terms: _Terms, mode: Mode, apart: float) -> _Terms:
+    """_Terms that share their vectors in the other two modes as one."""
+    if not len(terms.out):
+        return terms
+    factors = terms._asdict()
+    lengths = {
+        name: factor.norm(dim=1, keepdim=True) for name, factor in factors.items() if name != mode
+    }
+    (one, a), (two, b) = ((name, factors[name] / length) for name, length in lengths.items())
+    first, sign = _first_like(a, b, apart)
+    heads = first.unique()
+    scaled = factors[mode] * lengths[one] * lengths[two] * sign[:, None]
+    summed = torch.zeros_like(scaled).index_add(0, first, scaled)[heads]
+    kept = _Terms(**{one: a[heads], two: b[heads], mode: summed})
+    return kept.some(summed.norm(dim=1) > 0)
+
+
+def _first_like(
+    a: Float[Tensor, "h p"], b: Float[Tensor, "h q"], apart: float
+) -> tuple[Int[Tensor, " h"], Float[Tensor, " h"]]:
+    """For each unit the first one with the same two vectors up to sign, itself at the latest; and
+    the signs' product.
+    """
+    found, signs = [], []
+    every = torch.arange(len(a), device=a.device)
+    for rows in every.split(BLOCK):
+        cosines = a[rows] @ a.mT, b[rows] @ b.mT
+        first = (
+            torch.stack([cosine.abs() > 1 - NEARLY for cosine in cosines]).all(0).int().argmax(1)
+        )
+        one, two = (cosine.gather(1, first[:, None]).sign() for cosine in cosines)
+        same = ((a[rows] - one * a[first]).norm(dim=1) <= apart) & (
+            (b[rows] - two * b[first]).norm(dim=1) <= apart
+        )
+        found.append(first.where(same, rows))
+        signs.append((one * two)[:, 0].where(same, 1.0))
+    return torch.cat(found), torch.cat(signs)
+
+
+def _turned(terms: _Terms) -> _Terms:
+    """Left and right of each unit in an order of their own, which the symmetric part does not see:
+    swapped twins meet.
+    """
+    probe = torch.linspace(
+        1, 2, terms.left.shape[1], dtype=terms.left.dtype, device=terms.left.device
+    )
+    left, right = (
+        (factor @ probe).abs() / factor.norm(dim=1) for factor in (terms.left, terms.right)
+    )
+    swap = (left < right)[:, None]
+    return _Terms(
+        terms.out, terms.right.where(swap, terms.left), terms.left.where(swap, terms.right)
+    )

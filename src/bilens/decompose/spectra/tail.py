@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.algebra import QuadraticForm, ThirdOrder
-from bilens.algebra.units import balanced
+from bilens.algebra import QuadraticForm, ThirdOrder, balanced
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole, require_finite, restored, working_dtype
 
