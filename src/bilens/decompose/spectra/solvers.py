@@ -1,7 +1,6 @@
 """How spectra are found: dense, by Lanczos, or by whichever is cheaper."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -196,7 +195,7 @@ def require_solver(solver: object) -> None:
 
 
 def _require_tol(who: str, tol: object) -> None:
-    if tol is not None and (not is_number(tol) or math.isnan(tol) or tol < 0):
+    if tol is not None and not (is_number(tol) and tol >= 0):  # type: ignore[operator]
         raise ArgumentError(f"{who}.tol", must="be a number ≥ 0, or None", got=repr(tol))
 
 
