@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_leaves
 from bilens.algebra import CP, QuadraticForm, affine
 from bilens.base.charts import DIVERGING
 from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
-from bilens.features import Dictionary, pairs
+from bilens.decompose import top_pairs
+from bilens.features import Dictionary
 from bilens.features.interactions import PARTS, Interactions, interactions
 
 O, I, H, F_OUT, F_IN, N = 5, 6, 9, 11, 13, 7  # noqa: E741
@@ -164,8 +165,8 @@ def test_top_pairs_over_many_blocks(maker, monkeypatch, coarse, dtype, spread, k
     """In blocks, with and without a first look in bfloat16, and with features whose norms differ by
     orders.
     """
-    monkeypatch.setattr(pairs, "coarse_pays", lambda *_: coarse)
-    monkeypatch.setattr(pairs, "BLOCK", 32)
+    monkeypatch.setattr("bilens.decompose.entries.top_pairs.coarse_pays", lambda *_: coarse)
+    monkeypatch.setattr("bilens.decompose.entries.top_pairs.BLOCK", 32)
     make = maker(seed=3, dtype=dtype)
     writes = make.randn(300, 24) * torch.exp(spread * make.randn(300, 1))
     form = interactions(make.cp(O, 24, h=40), make.randn(2, O), writes).of(1)
@@ -186,11 +187,11 @@ def test_a_product_goes_before_a_square_of_its_entry(make):
     form = QuadraticForm(
         torch.ones(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64), matrix
     )
-    found = pairs.top_pairs(form, torch.eye(2, dtype=torch.float64), 1, "all", "it", ())
+    found = top_pairs(form, torch.eye(2, dtype=torch.float64), 1)
     assert found.indices.tolist() == [[0, 1]]
-    assert found.coefficients.tolist() == [4.0]
+    assert found.values.tolist() == [4.0]
     assert found.certificate == pytest.approx(3.0, rel=1e-9)
-    assert found.searched == found.size == 3
+    assert found.looked_at == found.size == 3
 
 
 @pytest.mark.parametrize(
@@ -200,10 +201,8 @@ def test_a_product_goes_before_a_square_of_its_entry(make):
 def test_pairs_know_no_scale(maker, dtype, power):
     make = maker(seed=5, dtype=dtype)
     form, writes = make.quadratic(8, 5), make.randn(30, 8)
-    plain = pairs.top_pairs(form, writes, 6, "all", "it", ())
-    moved = pairs.top_pairs(
-        QuadraticForm(form.weights * power, form.left, form.right), writes, 6, "all", "it", ()
-    )
+    plain = top_pairs(form, writes, 6)
+    moved = top_pairs(QuadraticForm(form.weights * power, form.left, form.right), writes, 6)
     assert torch.equal(moved.indices, plain.indices)
     assert torch.equal(moved.values, plain.values * power)
     assert moved.certificate == plain.certificate * power
@@ -213,21 +212,21 @@ def test_what_bfloat16_rounds_down_is_found(monkeypatch):
     """Q_fg = w_f0 w_g0 with all w_f0 rounded down to 1, the largest searched last: w_f2 alone sets
     the order.
     """
-    monkeypatch.setattr(pairs, "coarse_pays", lambda *_: True)
-    monkeypatch.setattr(pairs, "BLOCK", 32)
+    monkeypatch.setattr("bilens.decompose.entries.top_pairs.coarse_pays", lambda *_: True)
+    monkeypatch.setattr("bilens.decompose.entries.top_pairs.BLOCK", 32)
     at = torch.linspace(0, 1, 96, dtype=torch.float64)
     zero = torch.zeros_like(at)
     writes = torch.stack([1 + 2**-8 * (0.3 + 0.6 * at), zero, 1 - at / 2, zero], 1)
     form = QuadraticForm(
         *(t.double() for t in (torch.ones(2), torch.eye(4)[[0, 2]], torch.eye(4)[[0, 3]]))
     )
-    found = pairs.top_pairs(form, writes, 20, "all", "it", ())
+    found = top_pairs(form, writes, 20)
     assert found.complete
     assert int(found.indices.min()) > 80
 
 
 def test_the_pairs_are_never_a_whole_matrix(maker, monkeypatch):
-    monkeypatch.setattr(pairs, "BLOCK", 32)
+    monkeypatch.setattr("bilens.decompose.entries.top_pairs.BLOCK", 32)
     largest, make = [], maker(dtype=torch.float32)
 
     class Sizes(TorchDispatchMode):

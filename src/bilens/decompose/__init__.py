@@ -4,6 +4,7 @@ degenerate.
 
 from bilens.base.chunks import Chunks, Share
 from bilens.decompose.entries.top_entries import TopEntries, top_entries
+from bilens.decompose.entries.top_pairs import Kind, top_pairs
 from bilens.decompose.similarity import Sampled, Similarities, similarity
 from bilens.decompose.spectra.angles import Angles, angles
 from bilens.decompose.spectra.eigen import effective_rank, eigen
@@ -22,6 +23,7 @@ __all__ = [
     "Chunks",
     "Dense",
     "Joint",
+    "Kind",
     "Lanczos",
     "OnData",
     "Sampled",
@@ -39,4 +41,5 @@ __all__ = [
     "svd",
     "tail",
     "top_entries",
+    "top_pairs",
 ]

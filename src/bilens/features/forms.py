@@ -20,7 +20,8 @@ from bilens.base.charts import DIVERGING
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import near_one, require_finite, scaled, working_dtype
 from bilens.base.results import SHOWN_ROWS, Result
-from bilens.features.pairs import FeaturePairs, Kind, feature_name, top_pairs
+from bilens.decompose import Kind, top_pairs
+from bilens.features.pairs import FeaturePairs, feature_name, feature_pairs
 
 MEMBERS = 8  # features that a direction is told by, unless asked for more
 
@@ -209,7 +210,8 @@ class FeatureForm(Result):
         self-interaction's of a_f² is Q_ff. Cost h i² + f i² + f² i / 2 at most; the f × f matrix is
         never whole. Errors: ArgumentError, NotFiniteError.
         """
-        return top_pairs(self.form, self.writes, k, kind, self.of, self.names)
+        found = top_pairs(self.form, self.writes, k, kind)
+        return feature_pairs(found, self.of, kind, self.names)
 
     @property
     def selves(self) -> Float[Tensor, " f"]:

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bilens.algebra import CP
 from bilens.decompose import top_entries
-from bilens.decompose.entries.search import Search
+from bilens.decompose.entries.outputs import Outputs
 
 SIZES = [128, 256, 512]
 
@@ -105,7 +105,7 @@ def test_the_reading_that_costs_less_is_taken(maker, kind, monkeypatch):
     )
     flops = []
     for expected in (
-        Search.expected,
+        Outputs.expected,
         lambda self, reading, bounded, output: int(
             not bounded or reading.columns.shape[1] == T.rank
         ),
@@ -113,7 +113,7 @@ def test_the_reading_that_costs_less_is_taken(maker, kind, monkeypatch):
             not bounded or reading.columns.shape[1] != T.rank
         ),
     ):
-        monkeypatch.setattr(Search, "expected", expected)
+        monkeypatch.setattr(Outputs, "expected", expected)
         with FlopCounterMode(display=False) as counter:
             top_entries(T, 10)
         flops.append(counter.get_total_flops())

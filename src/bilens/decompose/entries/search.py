@@ -1,264 +1,281 @@
-"""The search behind ``top_entries``: which rows and columns of a reading to multiply, and which
-entries to look at again.
+"""Branch and bound for the largest entries of matrices that are products of rows and columns.
 
-A reading (``readings``) gives every entry as a product of a row and a column vector, T̃_oij = z_oi
-· b_j in float32, within a slack s_o of the true one. So |T_oij| ≤ ‖z_oi‖ ‖b_j‖ + s_o, and outputs,
-rows and columns go largest first until no bound is above the k-th largest entry so far. Only
-entries with |T̃| > threshold − s_o can be among the largest: these are computed anew from the
-factors in float64. Where they are too many (ties; large terms that cancel) their rows are, as a
-whole.
+An entry is z_a · b_j within a slack of the true one, so |entry| ≤ ‖z_a‖ ‖b_j‖ + slack. Rows go
+largest first, each against the columns that its bound does not exclude, until no bound is above the
+k-th largest entry so far. What was skipped is then at most as large as the largest bound among it.
+
+An entry that may be among the largest is listed at its exact value, where there is a way to compute
+one. Where there is none, it is listed as computed, and ``margin`` says how far below the k-th others
+stay listed too, for their exact values to decide afterwards.
 """
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from bilens.algebra import CP
-from bilens.base.numerics import restored, scaled
-from bilens.decompose.entries import readings
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 ROWS = 64  # at a time, at least, and
 # that many entries: few, so that the k-th best rises early, and enough for fast products
 ENTRIES = 2**18
-OUTPUTS = 32  # whose rows are made at a time
+MANY, SPARE = 4, 1024  # so many times k, and more, are still cheaper one by one
+NEAR = 32  # entries a row that are computed one by one after a coarse look; else the whole block is
+# What bfloat16 takes of an entry, over ‖z‖ ‖b‖: with u = 2⁻⁸, rounding both vectors moves a product
+# by no more than (2 u + u²) ‖z‖ ‖b‖, and rounding the product by u |z·b|; summing included.
+COARSE = 2**-7 + 2**-12
 Places = tuple[Int[Tensor, " n"], Int[Tensor, " n"]]
-SPARE = 1024  # candidates beyond 4 k that are still cheaper one by one
-AGAIN = 128  # outputs before ways are compared again
-CACHED = 2**19  # numbers of rows at a time, where all are multiplied
-PASS = 16  # multiply-adds in the time of one pass over a number in memory, about
-# of the threshold: with more slack than that, a guess, most rows are computed in float64 too
-TRUSTED = 0.25
+
+
+class Exact(NamedTuple):
+    """Exact values: of entries by their keys, and of whole rows against some columns."""
+
+    entries: Callable[[Tensor], Tensor]
+    block: Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows by norm, largest first, and the columns that they meet.
+
+    vectors (n, r) and norms; keys: of each row's entry in column 0, so that an entry's key is its
+    row's and its column's added.
+    columns (m, r), column_norms (what is beyond a column is no larger), column_keys.
+    slack: how far a product may be from the true entry.
+    triangle: columns are those of the rows themselves, in the rows' order, and each unordered pair
+    is met once, the later with the earlier; its rows are taken ``triangle`` at a time. 0: none.
+    coarse: both sides in bfloat16, for a first look, or None.
+    """
+
+    vectors: Float[Tensor, "n r"]
+    norms: Float[Tensor, " n"]
+    keys: Int[Tensor, " n"]
+    columns: Float[Tensor, "m r"]
+    column_norms: Float[Tensor, " m"]
+    column_keys: Int[Tensor, " m"]
+    slack: float = 0.0
+    triangle: int = 0
+    coarse: tuple[Tensor, Tensor] | None = None
+
+    def bounds(self, row: int) -> Float[Tensor, " m"]:
+        """The largest that the entries of a row, and of all rows after it, can be."""
+        return self.norms[row] * self.column_norms + self.slack
 
 
 class Search:
-    """Branch and bound over entries, or over unordered pairs where ``symmetric``: then ``tensor``
-    is T + its swap.
+    """The ``k`` largest entries by absolute value; keys are (o I + i) J + j.
 
-    ``skipped`` is the largest bound of what was not computed, ``looked_at`` the entries that were.
+    unordered: entries (i, j) and (j, i) are one, listed where i ≤ j, a square at half its value.
+    squares: whether i = j is listed then.
+    skipped: the largest bound of what was not computed; given_up: the largest of what was computed
+    and is not listed, as far as there is a ``margin``; −∞ where there is none.
+    looked_at: how many entries were computed.
     """
 
     def __init__(
-        self, tensor: CP, k: int, symmetric: bool, budget: int | None, max_bytes: int
+        self,
+        k: int,
+        shape: tuple[int, int, int],
+        exact: Exact | None = None,
+        *,
+        unordered: bool = False,
+        squares: bool = True,
+        margin: float = 0.0,
+        max_bytes: int,
     ) -> None:
-        self.k, self.symmetric, self.max_bytes = k, symmetric, max_bytes
-        self.tensor, self.power = tensor.near_one()  # float32 has room for numbers near one
-        self.rows, self.columns = (
-            self.tensor.left.mT.contiguous(),
-            self.tensor.right.mT.contiguous(),
-        )
-        o, i, j = tensor.shape
-        self.size = o * i * (i + 1) // 2 if symmetric else o * i * j
-        self.left_of_budget = self.size if budget is None else budget
-        self.looked_at, self.bound = 0, 0.0
-        self.values = tensor.out.new_zeros(0)
-        self.keys = torch.zeros(0, dtype=torch.int64, device=tensor.device)  # (o I + i) J + j
+        self.k, self.exact, self.margin, self.max_bytes = k, exact, margin, max_bytes
+        self.unordered, self.squares = unordered, squares
+        o, self.i, self.j = shape
+        each = self.i * (self.i + (1 if squares else -1)) // 2 if unordered else self.i * self.j
+        self.size = o * each
+        self.budget = self.size
+        self.looked_at, self.skipped, self.given_up = 0, -torch.inf, -torch.inf
+        self.threshold = -1.0  # what an entry must be above; bounds at or below it are skipped
+        self.values, self.keys = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
 
-    @property
-    def threshold(self) -> float:
-        """What an entry must be above to be listed; bounds at or below it are skipped."""
-        return float(self.values[-1].abs()) if len(self.values) == self.k else -1.0
-
-    @property
-    def skipped(self) -> float:
-        """The largest bound of what was not computed; never less than that for falling below
-        float64's range.
-        """
-        found = float(scaled(torch.tensor(self.bound, dtype=torch.float64), self.power))
-        return found if found or not self.bound else torch.finfo(torch.float64).smallest_normal
-
-    def found(self) -> tuple[Int[Tensor, "n 3"], Float[Tensor, " n"]]:
-        """The entries, largest first, and their values."""
-        return torch.stack(self._places(self.keys), 1), restored(
-            "top_entries", self.values, self.power, torch.float64
-        )
-
-    def run(self) -> None:
-        """Outputs by bound, a few at a time, in the way that costs least at the present threshold."""
-        o, i, j = self.tensor.shape
-        plain = readings.plain(self.tensor)
-        short = readings.short(self.tensor, i * j * self.tensor.rank, self.max_bytes)
-        ways = [(plain, False), (plain, True)] + ([] if short is None else [(short, True)])
-        bounds = plain.bounds if short is None else torch.minimum(plain.bounds, short.bounds)
-        order = bounds.argsort(descending=True)
-        (reading, bounded), start, several, until = ways[0], 0, 1, 0
-        while start < o:
-            bound = float(bounds[order[start]])
-            if bound <= self.threshold or self.left_of_budget <= 0:
-                self.skip(bound)
-                return
-            if start >= until:  # after 1, 2, 4, … outputs
-                reading, bounded = min(
-                    ways, key=lambda way: self.expected(*way, order[start : start + 1])
-                )
-                until = start + min(max(1, start), AGAIN)
-            fit = self.max_bytes // (8 * i * (reading.columns.shape[1] + 1))
-            outputs = order[start : start + max(1, min(several, fit))]
-            if bounded:
-                self.search(reading, outputs)
-            else:
-                self.multiply(reading, outputs, bound)
-            start, several = start + len(outputs), min(2 * several, OUTPUTS)
-
-    def expected(self, reading: readings.Reading, bounded: bool, output: Int[Tensor, "1"]) -> int:
-        """The multiply-adds of one output, or what takes as long: its rows, and the products that
-        their bounds leave.
-        """
-        i, (j, r) = len(self.rows), reading.columns.shape
-        slack, passes, pairs = float(reading.slack[output]), 1, i * j
-        if bounded:
-            norms = readings.norms_of(reading.rows(output))
-            passes, pairs = (
-                5,
-                pairs
-                - int(
-                    torch.searchsorted(
-                        reading.norms.flip(0), (self.threshold - slack) / norms
-                    ).sum()
-                ),
-            )
-        twice = 3 if slack > TRUSTED * self.threshold >= 0 else 1
-        return reading.cost + passes * PASS * i * r + twice * pairs * r
-
-    def multiply(self, reading: readings.Reading, outputs: Int[Tensor, " n"], bound: float) -> None:
-        """All rows of some outputs against all columns."""
-        i, (j, r) = len(self.rows), reading.columns.shape
-        for group in outputs.split(max(1, CACHED // (i * r + 1))):
-            z, slack = reading.rows(group), float(reading.slack[group].max())
-            start = 0
-            while start < len(z):
-                if self.left_of_budget <= 0:
-                    self.skip(bound)
-                    return
-                row = torch.arange(start, min(len(z), start + self.several(j)), device=z.device)
-                block = z[start : start + len(row)] @ reading.columns.mT
-                self.take(block, group[row // i], row % i, reading.order, slack)
-                start += len(row)
-
-    def search(self, reading: readings.Reading, outputs: Int[Tensor, " n"]) -> None:
-        """The rows of some outputs, largest first, each against the columns that its bound does not
-        exclude.
-        """
-        slack = float(reading.slack[outputs].max())
-        z = reading.rows(outputs)
-        norms = readings.norms_of(z)
-        largest = float(reading.norms[0])
-        live = norms * largest > self.threshold - slack
-        if not live.all():
-            self.skip(float(norms[~live].max()) * largest + slack)
-        row = live.nonzero()[:, 0]
-        row = row[norms[row].argsort(descending=True)]
-        z, norms = z[row], norms[row]
-        o, i = outputs[row // len(self.rows)], row % len(self.rows)
-        start = 0
-        while start < len(row):
-            bounds = norms[start] * reading.norms + slack
+    def walk(self, rows: Rows) -> None:
+        """Rows, largest first, each against the columns that its bound does not exclude."""
+        start, room = 0, rows.vectors.new_empty(rows.triangle * len(rows.columns))
+        while start < len(rows.vectors):
+            bounds = rows.bounds(start)
             wide = int((bounds > self.threshold).sum())
-            if wide == 0 or self.left_of_budget <= 0:
+            if wide == 0 or self.budget <= 0:
                 self.skip(float(bounds[0]))
                 return
-            if wide < len(bounds):
+            if rows.triangle:
+                some = slice(start, min(start + rows.triangle, len(rows.vectors)))
+                wide = some.stop
+            else:
+                some = slice(start, start + self.several(wide))
+            if wide < len(bounds) and not rows.triangle:
                 self.skip(float(bounds[wide]))
-            some = slice(start, start + self.several(wide))
-            self.take(
-                z[some] @ reading.columns[:wide].mT, o[some], i[some], reading.order[:wide], slack
-            )
+            if not self.glance(rows, some, wide, room):
+                block = _product(rows.vectors[some], rows.columns[:wide], room)
+                self.take(block, rows.keys[some], rows.column_keys[:wide], rows.slack)
             start = some.stop
 
     def several(self, wide: int) -> int:
         """How many rows of ``wide`` entries to compute at a time."""
-        return max(
-            1,
-            min(
-                max(ROWS, ENTRIES // wide),
-                self.max_bytes // (16 * wide),
-                -(-self.left_of_budget // wide),
-            ),
-        )
+        fit, left = self.max_bytes // (16 * wide), -(-self.budget // wide)
+        return max(1, min(max(ROWS, ENTRIES // wide), fit, left))
 
     def take(
         self,
         block: Float[Tensor, "a b"],
-        o: Int[Tensor, " a"],
-        i: Int[Tensor, " a"],
-        j: Int[Tensor, " b"],
+        row_keys: Int[Tensor, " a"],
+        column_keys: Int[Tensor, " b"],
         slack: float,
     ) -> None:
-        """Keep what of a block is among the k largest so far."""
-        computed = int((i[:, None] <= j).sum()) if self.symmetric else block.numel()
-        self.looked_at += computed
-        self.left_of_budget -= computed
+        """Keep what of a block is among the largest so far."""
+        self.count(row_keys, column_keys)
+        self.give_up(self.threshold)
         least, most = torch.aminmax(block)
         if max(float(most), -float(least)) <= self.threshold - slack:
             return
-        sizes = self.sizes(block, i, j)
-        many = 4 * self.k + SPARE
+        sizes = block.abs()
         hits = sizes > self.threshold - slack
-        if int(hits.sum()) > many:
-            self.keep(_largest(sizes, self.k), o, i, j)
-            hits = sizes > self.threshold - slack
-        if int(hits.sum()) > many:
-            row = hits.any(1).nonzero()[:, 0]
-            o, i = o[row], i[row]
-            block = (self.rows[i] * self.tensor.out[o]) @ self.tensor.right[:, j]
-            sizes = self.sizes(block, i, j)
-            sizes = sizes.masked_fill(sizes <= self.threshold, -torch.inf)
-            self.keep(_largest(sizes, self.k), o, i, j)
-        else:
-            a, b = hits.nonzero(as_tuple=True)
-            self.keep((a, b), o, i, j)
+        if int(hits.sum()) > MANY * self.k + SPARE:
+            ranked = self.ranked(sizes, row_keys, column_keys)
+            self.keep(_largest(ranked, self.k), sizes, row_keys, column_keys)
+            self.give_up(self.threshold)
+            hits = ranked > self.threshold - slack
+            if int(hits.sum()) > MANY * self.k + SPARE:
+                self.crowded(hits, ranked, row_keys, column_keys)
+                return
+        self.keep(hits.nonzero(as_tuple=True), sizes, row_keys, column_keys)
 
-    def sizes(
-        self, block: Float[Tensor, "a b"], i: Int[Tensor, " a"], j: Int[Tensor, " b"]
-    ) -> Float[Tensor, "a b"]:
-        """Absolute values, −∞ for what is not to be listed."""
-        return (
-            block.abs().where(i[:, None] <= j, -torch.inf) * self.times(i[:, None], j)
-            if self.symmetric
-            else block.abs()
-        )
-
-    def times(self, i: Int[Tensor, "*#n"], j: Int[Tensor, "*#n"]) -> Float[Tensor, "*n"]:
-        """What an entry counts. Of unordered pairs the tensor holds both orders' sum, and so a
-        square twice.
+    def crowded(
+        self,
+        hits: Bool[Tensor, "a b"],
+        ranked: Float[Tensor, "a b"],
+        row_keys: Int[Tensor, " a"],
+        column_keys: Int[Tensor, " b"],
+    ) -> None:
+        """Where too many may be among the largest (ties; large terms that cancel): their rows as a
+        whole, exactly; or, without exact values, the largest, and a bound for the rest.
         """
-        return (
-            torch.where(i == j, 0.5, 1.0)
-            if self.symmetric
-            else torch.ones_like(i, dtype=torch.float32)
-        )
+        if self.exact is None:
+            best = ranked.flatten().topk(MANY * self.k + SPARE + 1)
+            self.give_up(float(best.values[-1]))
+            at = best.indices[:-1]
+            keys = row_keys[at // len(column_keys)] + column_keys[at % len(column_keys)]
+            self.enlist(keys, best.values[:-1])
+            return
+        row_keys = row_keys[hits.any(1)]
+        sizes = self.exact.block(row_keys, column_keys).abs()
+        ranked = self.ranked(sizes, row_keys, column_keys)
+        ranked = ranked.masked_fill(ranked <= self.threshold, -torch.inf)
+        self.keep(_largest(ranked, self.k), sizes, row_keys, column_keys)
+
+    def count(self, row_keys: Int[Tensor, " a"], column_keys: Int[Tensor, " b"]) -> None:
+        """Count the entries of a block as computed."""
+        computed = len(row_keys) * len(column_keys)
+        if self.unordered:
+            rows = row_keys // self.j % self.i + (0 if self.squares else 1)
+            above = torch.searchsorted(column_keys.sort().values, rows)
+            computed -= int(above.sum())
+        self.looked_at += computed
+        self.budget -= computed
+
+    def ranked(
+        self,
+        sizes: Float[Tensor, "a b"],
+        row_keys: Int[Tensor, " a"],
+        column_keys: Int[Tensor, " b"],
+    ) -> Float[Tensor, "a b"]:
+        """Sizes as they count, −∞ for what is not to be listed."""
+        if not self.unordered:
+            return sizes
+        i, j = (row_keys // self.j % self.i)[:, None], column_keys
+        ranked = sizes.masked_fill(i > j, -torch.inf)
+        halved = 0.5 * sizes if self.squares else torch.full_like(sizes, -torch.inf)
+        return torch.where(i == j, halved, ranked)
 
     def keep(
-        self, places: Places, o: Int[Tensor, " a"], i: Int[Tensor, " a"], j: Int[Tensor, " b"]
+        self,
+        places: Places,
+        sizes: Float[Tensor, "a b"],
+        row_keys: Int[Tensor, " a"],
+        column_keys: Int[Tensor, " b"],
     ) -> None:
-        """List these rows and columns of a block at their values, from the factors, if they are
-        large enough.
-        """
+        """List these places of a block, those that are to be listed."""
         a, b = places
-        keys = (o[a] * len(self.rows) + i[a]) * len(self.columns) + j[b]
-        keys = keys[~torch.isin(keys, self.keys)]
-        values, keys = torch.cat([self.values, self.exactly(keys)]), torch.cat([self.keys, keys])
-        order = values.abs().argsort(descending=True, stable=True)[: self.k]
-        self.values, self.keys = values[order], keys[order]
+        self.admit(row_keys[a] + column_keys[b], sizes[a, b])
 
-    def exactly(self, keys: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        several = max(1, self.max_bytes // (24 * self.tensor.rank + 1))
-        found = [self.values[:0]]
-        for some in keys.split(several):
-            o, i, j = self._places(some)
-            found.append(
-                (self.tensor.out[o] * self.rows[i] * self.columns[j]).sum(1) * self.times(i, j)
-            )
-        return torch.cat(found)
+    def admit(self, keys: Int[Tensor, " n"], sizes: Float[Tensor, " n"]) -> None:
+        """List entries of whole ``sizes``, where they are to be listed."""
+        if self.unordered:
+            i, j = keys // self.j % self.i, keys % self.j
+            listed = i <= j if self.squares else i < j
+            keys, sizes = keys[listed], sizes[listed] * self.times(keys[listed]).to(sizes)
+        self.enlist(keys, sizes)
+
+    def times(self, keys: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """What an entry counts: half for a square of unordered pairs."""
+        if not self.unordered:
+            return torch.ones_like(keys, dtype=torch.float32)
+        return torch.where(keys // self.j % self.i == keys % self.j, 0.5, 1.0)
+
+    def enlist(self, keys: Int[Tensor, " n"], sizes: Float[Tensor, " n"]) -> None:
+        """List entries by their keys: at exact values, or at those computed."""
+        if len(self.keys):
+            new = ~torch.isin(keys, self.keys)
+            keys, sizes = keys[new], sizes[new]
+        values = sizes if self.exact is None else self.exact.entries(keys) * self.times(keys)
+        values = torch.cat([self.values.to(values), values])
+        keys = torch.cat([self.keys.to(keys), keys])
+        absolute = values.abs()
+        order = absolute.argsort(descending=True, stable=True)
+        stay = self.k
+        if self.margin and len(order) > self.k:
+            within = absolute >= absolute[order[self.k - 1]] - self.margin
+            stay = min(int(within.sum()), MANY * self.k + SPARE)
+        if stay < len(order):
+            self.give_up(float(absolute[order[stay]]))
+        self.values, self.keys = values[order[:stay]], keys[order[:stay]]
+        if len(self.values) >= self.k:
+            self.threshold = float(self.values[self.k - 1].abs()) - self.margin
 
     def skip(self, bound: float) -> None:
-        self.bound = max(self.bound, bound)
+        """Note the bound of something that is not computed."""
+        self.skipped = max(self.skipped, bound)
 
-    def _places(self, keys: Int[Tensor, " n"]) -> tuple[Tensor, Tensor, Tensor]:
-        o, rest = (
-            keys // (len(self.rows) * len(self.columns)),
-            keys % (len(self.rows) * len(self.columns)),
-        )
-        return o, rest // len(self.columns), rest % len(self.columns)
+    def give_up(self, size: float) -> None:
+        """Note the size of something computed that is not listed."""
+        self.given_up = max(self.given_up, size)
+
+    def glance(self, rows: Rows, some: slice, wide: int, room: Tensor) -> bool:
+        """Look at a block in bfloat16, and compute one by one what may be large; False where that
+        was not possible, or where it would be too many.
+        """
+        if rows.coarse is None or self.threshold <= 0:
+            return False
+        lost = COARSE * float(rows.norms[some.start]) * float(rows.column_norms[0])
+        cut = (self.threshold - lost) * (1 - COARSE)
+        if cut <= 0:
+            return False
+        vectors, columns = rows.coarse
+        block = _product(vectors[some], columns[:wide], room.view(vectors.dtype))
+        # one pass; few rows are left
+        near = (torch.maximum(block.amax(1), -block.amin(1)) >= cut).nonzero()[:, 0]
+        a, b = (block[near].abs_() >= cut).nonzero(as_tuple=True)
+        if len(a) > NEAR * len(block):
+            return False
+        self.count(rows.keys[some], rows.column_keys[:wide])
+        self.give_up(self.threshold)
+        a = near[a] + some.start
+        sizes = (rows.vectors[a] * rows.columns[b]).sum(1).abs()
+        self.admit(rows.keys[a] + rows.column_keys[b], sizes)
+        return True
+
+
+def _product(rows: Tensor, columns: Tensor, room: Tensor) -> Float[Tensor, "a b"]:
+    """All rows times all columns, in the ``room`` there is."""
+    if not len(room):
+        return rows @ columns.mT
+    out = room[: len(rows) * len(columns)].view(len(rows), len(columns))
+    return torch.mm(rows, columns.mT, out=out)
 
 
 def _largest(sizes: Float[Tensor, "a b"], k: int) -> Places:

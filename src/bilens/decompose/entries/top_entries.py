@@ -5,7 +5,7 @@ Entries are products of a row vector and a column vector, |T_oij| = |z_oi · b_j
 Outputs, rows and columns go by these bounds, largest first, until no bound is above the k-th
 largest entry so far. What was skipped is then at most as large as the largest bound among it: the
 certificate. ``readings`` makes the vectors and says what rounding does to them,
-``search`` goes through them.
+``outputs`` and ``search`` go through them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from bilens.base.axes import MODES
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import GIB, require_count, require_finite, working_dtype
 from bilens.base.results import Result
-from bilens.decompose.entries.search import Search
+from bilens.decompose.entries.outputs import Outputs
 
 MATRIX = ("row", "column")
 # of the terms: what rounding may set T and its swap apart by
@@ -173,9 +173,9 @@ def top_entries(
             )
         # a matrix is a tensor of one output
         tensor = CP(torch.ones_like(work.a[:1]), work.a[wanted].mT, work.b)
-    search = Search(tensor, k, bool(symmetric), budget, max_bytes)
-    search.run()
-    entries, values = search.found()
+    outputs = Outputs(tensor, k, bool(symmetric), budget, max_bytes)
+    outputs.run()
+    search, (entries, values) = outputs.search, outputs.largest()
     entries = entries if cubic else entries[:, 1:]
     entries[:, 0] = wanted[entries[:, 0]]
     return TopEntries(
@@ -183,7 +183,7 @@ def top_entries(
         indices=entries.cpu(),
         values=values.cpu(),
         names=labels,
-        certificate=search.skipped,
+        certificate=outputs.skipped,
         asked=min(k, search.size),
         looked_at=search.looked_at,
         size=search.size,
