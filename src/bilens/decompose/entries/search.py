@@ -127,23 +127,25 @@ class Search:
         column_keys: Int[Tensor, " b"],
         slack: float,
     ) -> None:
-        """Keep what of a block is among the largest so far."""
+        """Keep what of a block is among the largest so far. The block is used up."""
         self.count(row_keys, column_keys)
         self.give_up(self.threshold)
         least, most = torch.aminmax(block)
         if max(float(most), -float(least)) <= self.threshold - slack:
             return
-        sizes = block.abs()
+        sizes = block.abs_()
         hits = sizes > self.threshold - slack
-        if int(hits.sum()) > MANY * self.k + SPARE:
+        if int(hits.count_nonzero()) > MANY * self.k + SPARE:
             ranked = self.ranked(sizes, row_keys, column_keys)
             self.keep(_largest(ranked, self.k), sizes, row_keys, column_keys)
             self.give_up(self.threshold)
             hits = ranked > self.threshold - slack
-            if int(hits.sum()) > MANY * self.k + SPARE:
+            if int(hits.count_nonzero()) > MANY * self.k + SPARE:
                 self.crowded(hits, ranked, row_keys, column_keys)
                 return
-        self.keep(hits.nonzero(as_tuple=True), sizes, row_keys, column_keys)
+        at = hits.flatten().nonzero()[:, 0]
+        places = at // len(column_keys), at % len(column_keys)
+        self.keep(places, sizes, row_keys, column_keys)
 
     def crowded(
         self,
