@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bilens.algebra.symmetric import unit_products
 from bilens.base.axes import MODES, Mode
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import (
@@ -112,7 +113,7 @@ def rounded(
     ``apart``: how far two unit vectors that are one may lie apart. ``gram``: of a mode of the CP.
     """
     given = _Terms(*factors)
-    least = reduced(given, apart, symmetric)
+    least = _reduced(given, apart, symmetric)
     search = _Search(given, least, gram, symmetric, seed)
     most = len(least.out) if max_rank is None else min(max_rank, len(least.out))
     best = search.fit(most) if cutoff is None else search.within(cutoff, most)
@@ -144,7 +145,9 @@ class _Search:
         self.given, self.least, self.gram, self.symmetric = given, least, gram, symmetric
         self.generator = torch.Generator(given.out.device).manual_seed(seed)
         self.tried: list[_Fit] = []
-        self.squares = {part: nonnegative(inner(least, least, part)) for part in {False, symmetric}}
+        self.squares = {
+            part: nonnegative(_inner(least, least, part)) for part in {False, symmetric}
+        }
         self.norm = self.squares[symmetric] ** 0.5
         self.direct = _affordable(self.given, 2 * (len(self.given.out) + len(least.out)))
         size = float(torch.stack([factor.norm(dim=1) for factor in self.given]).prod(0).sum())
@@ -248,7 +251,7 @@ class _Search:
         """
         if rank <= len(terms.out):
             return terms.some(_pivots(terms, rank))
-        both = joined(terms, self.least)
+        both = _joined(terms, self.least)
         return both.some(_pivots(both, rank, first=len(terms.out)))
 
     def refitted(self, fit: _Fit) -> _Fit:
@@ -263,9 +266,9 @@ class _Search:
         total = self.squares[symmetric]
         if not total:
             return 0.0
-        square = total - 2 * inner(self.least, terms, symmetric) + inner(terms, terms, symmetric)
+        square = total - 2 * _inner(self.least, terms, symmetric) + _inner(terms, terms, symmetric)
         if square < CANCELS * total and self.direct:
-            square = _direct(joined(self.given, terms._replace(out=-terms.out)), symmetric)
+            square = _direct(_joined(self.given, terms._replace(out=-terms.out)), symmetric)
         return (nonnegative(square) / total) ** 0.5
 
 
@@ -335,25 +338,23 @@ def _direct(terms: _Terms, symmetric: bool) -> float:
     return sum(float(part.square().sum()) for part in slices) / (4 if symmetric else 1)
 
 
-def joined(one: _Terms, two: _Terms) -> _Terms:
+def _joined(one: _Terms, two: _Terms) -> _Terms:
     return _Terms(*(torch.cat(pair) for pair in zip(one, two, strict=True)))
 
 
-def inner(one: _Terms, two: _Terms, symmetric: bool) -> float:
+def _inner(one: _Terms, two: _Terms, symmetric: bool) -> float:
     """⟨T, T'⟩, or that of the symmetric parts, ½ (⟨T, T'⟩ + ⟨T, swap T'⟩); a block of terms at a
     time.
     """
     total = 0.0
     for rows in torch.arange(len(one.out), device=one.out.device).split(BLOCK):
         some = one.some(rows)
-        inputs = (some.left @ two.left.mT) * (some.right @ two.right.mT)
-        if symmetric:
-            inputs = 0.5 * (inputs + (some.left @ two.right.mT) * (some.right @ two.left.mT))
+        inputs = unit_products(some[1:], two[1:], symmetric)
         total += float(((some.out @ two.out.mT) * inputs).sum())
     return total
 
 
-def reduced(terms: _Terms, apart: float, symmetric: bool) -> _Terms:
+def _reduced(terms: _Terms, apart: float, symmetric: bool) -> _Terms:
     """The same tensor, of terms none of which is zero or shares two vectors with another, up to
     ``apart``.
     """
