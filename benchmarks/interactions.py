@@ -98,8 +98,10 @@ def agreement(found: FeaturePairs, sizes: Tensor, pairs: Tensor) -> float:
     assert found.complete
     assert error < 1e-5, error
     above = float(sizes[-1]) + 2e-5 * scale
-    one, two = ({tuple(pair) for pair, size in zip(listed.tolist(), values.tolist(), strict=True) if abs(size) > above}
-                for listed, values in ((found.indices, found.values), (pairs, sizes)))  # fmt: skip
+    one, two = (
+        {tuple(pair) for pair in listed[values.abs() > above].tolist()}
+        for listed, values in ((found.indices, found.values), (pairs, sizes))
+    )
     assert one <= {tuple(pair) for pair in pairs.tolist()}
     assert two <= {tuple(pair) for pair in found.indices.tolist()}
     return error

@@ -406,7 +406,7 @@ def hidden():
 @pytest.mark.parametrize("size", [1.0, 1e-120, 1e120], ids=["one", "tiny", "huge"])
 @pytest.mark.parametrize("spread", [0.0, 1.0], ids=["a point", "a cloud"])
 def test_what_a_measure_sees_nothing_of_has_no_similarity(spread, size, form_name, make, refuses):
-    """A skew tensor is no function of x, and what cancels leaves rounding, which points anywhere."""
+    """A skew tensor is no function of x; what cancels leaves rounding, which points anywhere."""
     basis = make.randn(4, 4)
     measure = Gaussian(make.randn(4) * size, spread * size**2 * basis @ basis.mT)
     T, g = make.form(form_name, 3, 4), measure.of(make.form(form_name, 3, 4))

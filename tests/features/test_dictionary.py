@@ -143,16 +143,29 @@ def test_the_folder_is_saelens_own(make, tmp_path):
     D.save(tmp_path)
     config = json.loads((tmp_path / "cfg.json").read_text())
     assert config == {
-        "architecture": "skip_transcoder", "d_in": 6, "d_sae": 10, "d_out": 5, "dtype": "float32", "device": "cpu",
-        "apply_b_dec_to_input": False, "normalize_activations": "none", "reshape_activations": "none",
+        "architecture": "skip_transcoder",
+        "d_in": 6,
+        "d_sae": 10,
+        "d_out": 5,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": False,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
         "metadata": {
-            "sae_lens_version": "6.0.0", "hook_name": "layers.1.mlp.input", "hook_name_out": "layers.1.mlp.output",
+            "sae_lens_version": "6.0.0",
+            "hook_name": "layers.1.mlp.input",
+            "hook_name_out": "layers.1.mlp.output",
         },
-    }  # fmt: skip
+    }
     tensors = load_file(tmp_path / "sae_weights.safetensors")
     assert {name: tuple(t.shape) for name, t in tensors.items()} == {
-        "W_enc": (6, 10), "W_dec": (10, 5), "b_enc": (10,), "b_dec": (5,), "W_skip": (5, 6),
-    }  # fmt: skip
+        "W_enc": (6, 10),
+        "W_dec": (10, 5),
+        "b_enc": (10,),
+        "b_dec": (5,),
+        "W_skip": (5, 6),
+    }
 
 
 def test_batchtopk_is_saved_as_jumprelu(make, close, tmp_path, refuses):
@@ -447,8 +460,15 @@ def test_decoder_norms_are_folded_in_what_holds_them(make, tmp_path):
     the very same.
     """
     more = {"rescale_acts_by_decoder_norm": True, "dtype": "bfloat16", "k": 3}
-    weights = {name: make.randn(*shape).bfloat16() for name, shape in
-               {"W_enc": (6, 10), "W_dec": (10, 6), "b_enc": (10,), "b_dec": (6,)}.items()}  # fmt: skip
+    weights = {
+        name: make.randn(*shape).bfloat16()
+        for name, shape in {
+            "W_enc": (6, 10),
+            "W_dec": (10, 6),
+            "b_enc": (10,),
+            "b_dec": (6,),
+        }.items()
+    }
     D = Dictionary.load(folder(make, tmp_path, "topk", weights, **more))
     x = make.randn(4000, 6)
     W_enc, W_dec, b_enc, b_dec = (
@@ -465,8 +485,14 @@ def test_decoder_norms_are_folded_in_what_holds_them(make, tmp_path):
 @pytest.mark.parametrize("kind", ["standard", "topk", "batchtopk"])
 @pytest.mark.bad_input
 def test_a_row_that_is_no_number_is_refused_and_empties_no_other(kind, make, refuses):
-    D = Dictionary(make.randn(6, 10), make.randn(10, 6), make.randn(10), make.randn(6), architecture=kind,
-                   k=None if kind == "standard" else 2)  # fmt: skip
+    D = Dictionary(
+        make.randn(6, 10),
+        make.randn(10, 6),
+        make.randn(10),
+        make.randn(6),
+        architecture=kind,
+        k=None if kind == "standard" else 2,
+    )
     x = make.randn(5, 6)
     x[2, 1] = float("nan")
     refuses(NotFiniteError, lambda: D.encode(x), "x must be finite; got 1 NaN")
@@ -572,7 +598,8 @@ def test_where_it_cannot_be_saved(make, tmp_path, refuses):
         (
             {"W_dec": torch.ones(10, 5).double(), "b_dec": torch.ones(5).double()},
             ShapeError,
-            "Dictionary.W_dec must write the 6 that W_enc reads, as standard is an autoencoder; got (10, 5).",
+            "Dictionary.W_dec must write the 6 that W_enc reads, as standard is an autoencoder; "
+            "got (10, 5).",
         ),
     ],
 )
@@ -623,7 +650,8 @@ def test_fits_a_place(make, refuses):
     refuses(
         ArgumentError,
         lambda: D.require_fits("interactions", width=6, place="mlp0.input"),
-        "interactions must read mlp0.input of width 6; got a dictionary of layers.1.mlp.input of width 6. Where that is",
+        "interactions must read mlp0.input of width 6; "
+        "got a dictionary of layers.1.mlp.input of width 6. Where that is",
     )
     refuses(
         ShapeError,

@@ -36,13 +36,22 @@ ODD = [None, "3", 3.0, [None], True, torch.tensor(2.0), object()]
 def test_what_is_no_feature_is_refused(made, odd):
     form = made[3].of(0)
     calls = [
-        lambda: made[3].of(odd), lambda: made[3].explain(odd, torch.zeros(1, I, dtype=torch.float64)),
-        lambda: form.top(odd if odd is not None else 0), lambda: form.top(3, odd), lambda: form.read(odd),
-        lambda: interactions(odd, made[1], made[2]), lambda: interactions(made[0], odd, made[2]),
-        lambda: interactions(made[0], made[1], odd), lambda: made[3].explain(0, odd), lambda: made[1].encode(odd),
-        lambda: made[1].decode(odd), lambda: Dictionary.train([odd]), lambda: mechanisms(made[0], max_rank=odd),
-        lambda: mechanisms(odd), lambda: Dictionary.load(odd),
-    ]  # fmt: skip
+        lambda: made[3].of(odd),
+        lambda: made[3].explain(odd, torch.zeros(1, I, dtype=torch.float64)),
+        lambda: form.top(odd if odd is not None else 0),
+        lambda: form.top(3, odd),
+        lambda: form.read(odd),
+        lambda: interactions(odd, made[1], made[2]),
+        lambda: interactions(made[0], odd, made[2]),
+        lambda: interactions(made[0], made[1], odd),
+        lambda: made[3].explain(0, odd),
+        lambda: made[1].encode(odd),
+        lambda: made[1].decode(odd),
+        lambda: Dictionary.train([odd]),
+        lambda: mechanisms(made[0], max_rank=odd),
+        lambda: mechanisms(odd),
+        lambda: Dictionary.load(odd),
+    ]
     for call in calls:
         with pytest.raises(BilensError, match=" must ") as caught:
             call()
@@ -54,14 +63,26 @@ def test_what_is_not_finite_or_does_not_fit_is_refused(made, make):
     T, out, into, found = made
     x = torch.zeros(2, I, dtype=torch.float64)
     calls = [
-        lambda: found.explain([0], NAN), lambda: found.explain([0], x[:, :2]), lambda: found.explain([0], x.float()),
-        lambda: found.explain([0], x, x), lambda: found.explain([F_OUT], x), lambda: found.explain([], x),
-        lambda: interactions(Dense(T.dense()), out, into), lambda: interactions(T, into, out),
-        lambda: interactions(T.to(torch.float32), out, into), lambda: interactions(T, out, into, in_names=["a"]),
-        lambda: interactions(CP(T.out * torch.nan, T.left, T.right), out, into), lambda: found.of(0).gates(2, NAN),
-        lambda: found.of(0).gates(2, x), lambda: found.of(0).gates(2, x[:, :2]), lambda: found.of(0).read(NAN),
-        lambda: found.of(-1), lambda: found.top_entries(0), lambda: into.encode(x.float()), lambda: into.pre(NAN),
-    ]  # fmt: skip
+        lambda: found.explain([0], NAN),
+        lambda: found.explain([0], x[:, :2]),
+        lambda: found.explain([0], x.float()),
+        lambda: found.explain([0], x, x),
+        lambda: found.explain([F_OUT], x),
+        lambda: found.explain([], x),
+        lambda: interactions(Dense(T.dense()), out, into),
+        lambda: interactions(T, into, out),
+        lambda: interactions(T.to(torch.float32), out, into),
+        lambda: interactions(T, out, into, in_names=["a"]),
+        lambda: interactions(CP(T.out * torch.nan, T.left, T.right), out, into),
+        lambda: found.of(0).gates(2, NAN),
+        lambda: found.of(0).gates(2, x),
+        lambda: found.of(0).gates(2, x[:, :2]),
+        lambda: found.of(0).read(NAN),
+        lambda: found.of(-1),
+        lambda: found.top_entries(0),
+        lambda: into.encode(x.float()),
+        lambda: into.pre(NAN),
+    ]
     for call in calls:
         with pytest.raises(BilensError, match=" must "):
             call()

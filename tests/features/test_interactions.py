@@ -21,9 +21,14 @@ O, I, H, F_OUT, F_IN, N = 5, 6, 9, 11, 13, 7  # noqa: E741
 
 def dictionary(make, width, latents, centred=True, **more):
     return Dictionary(
-        W_enc=make.randn(width, latents), W_dec=make.randn(latents, width), b_enc=make.randn(latents),
-        b_dec=make.randn(width), hook="layers.0.mlp.input", centred=centred, **more,
-    )  # fmt: skip
+        W_enc=make.randn(width, latents),
+        W_dec=make.randn(latents, width),
+        b_enc=make.randn(latents),
+        b_dec=make.randn(width),
+        hook="layers.0.mlp.input",
+        centred=centred,
+        **more,
+    )
 
 
 def layer(make, biased):
@@ -92,8 +97,14 @@ def test_each_part_is_what_its_name_says(both, make, cube, close):
 
     own = torch.einsum("oij,fi,fj,nf->no", S, W, W, a.square())
     expected = (
-        of(base, base) + out.offset, 2 * of(base, y), own, of(y, y) - own, 2 * of(base, e), 2 * of(y, e), of(e, e),
-    )  # fmt: skip
+        of(base, base) + out.offset,
+        2 * of(base, y),
+        own,
+        of(y, y) - own,
+        2 * of(base, e),
+        2 * of(y, e),
+        of(e, e),
+    )
     parts = found.explain(range(F_OUT), x).parts
     for n, part in enumerate(expected):
         close(parts[..., n], part, scale=float(parts.abs().max()))

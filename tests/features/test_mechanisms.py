@@ -72,7 +72,7 @@ def test_scattered_terms_are_found_at_least_as_sparse_as_they_were_planted(scatt
 
 
 def test_the_largest_entry_of_each_direction_is_positive(make, close):
-    """Directions have no sign of their own; with the rule, a layer and its negative have the same."""
+    """Directions have no sign of their own; by the rule, a layer and its negative share them."""
     T = make.tucker(6, 8, ranks=(4, 5, 5)).symmetrise()
     found, turned = (mechanisms(layer, 4, starts=1, draws=0, steps=30) for layer in (T, -T))
     for basis in found.bases.values():
@@ -188,8 +188,13 @@ def test_rows_figure_carried_save(tmp_path, products, close):
     assert len(found.figure()["data"]) == 4
     assert found.figure()["data"][0]["x"][-1] == len(found.after)
     assert set(found.carried(3)) == {
-        "before", "after", "random before", "random before, spread", "random after", "random after, spread",
-    }  # fmt: skip
+        "before",
+        "after",
+        "random before",
+        "random before, spread",
+        "random after",
+        "random after, spread",
+    }
     assert found.carried(10**9)["after"] == pytest.approx(1)
     assert "random" in found.summary()
     found.save(tmp_path / "found")

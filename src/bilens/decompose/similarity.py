@@ -3,7 +3,7 @@
 A similarity is a cosine under an inner product of the symmetric parts, which are all that acts and
 are free of the gauge:
 
-    of weights alone       ⟨S, S'⟩ (``algebra.symmetric``)                  all inputs count the same
+    of weights alone       ⟨S, S'⟩ (``algebra.symmetric``)                 all inputs count the same
     on Gaussian data       E⟨T(x), T'(x)⟩, in closed form                  ``measure.hermite``
     on activations         the average of ⟨T(x), T'(x)⟩ over them           no Gaussian assumed, but
                            a standard error
@@ -93,7 +93,7 @@ class Similarities(Result):
 
     @property
     def checked(self) -> bool:
-        """Whether the Monte Carlo was made and agrees with every closed form, to 5 standard errors."""
+        """Whether the Monte Carlo was made and agrees with the closed forms, to 5 s.e. each."""
         return self.check is not None and self.z <= FAR
 
     def summary(self) -> str:
@@ -109,7 +109,8 @@ class Similarities(Result):
             else f"Monte Carlo {self.z:.2g} standard errors off at most"
         )
         verdict = "" if self.check is None or self.checked else ": the closed form is not confirmed"
-        return f"{n} × {n} similarities {self.measure}{', centred' * self.centred}{blind}; {how}{verdict}"
+        what = f"{n} × {n} similarities {self.measure}{', centred' * self.centred}"
+        return f"{what}{blind}; {how}{verdict}"
 
     def columns(self) -> tuple[str, ...]:
         beside = {"Monte Carlo": self.check, "on activations": self.empirical}
@@ -128,7 +129,8 @@ class Similarities(Result):
 
     def figure(self) -> dict[str, Any]:
         heat = {
-            "type": "heatmap", "x": list(self.names), "y": list(self.names), "z": self.matrix.tolist(),
+            "type": "heatmap",
+            "x": list(self.names), "y": list(self.names), "z": self.matrix.tolist(),
             "zmin": -1, "zmax": 1, "colorscale": DIVERGING,
         }  # fmt: skip
         axes = {

@@ -88,7 +88,8 @@ class Dictionary(Record):
         if not is_transcoder(self.architecture) and self.d_in != self.d_out:
             raise ShapeError(
                 "Dictionary.W_dec",
-                must=f"write the {self.d_in} that W_enc reads, as {self.architecture} is an autoencoder",
+                must=f"write the {self.d_in} that W_enc reads, "
+                f"as {self.architecture} is an autoencoder",
                 got=tuple(self.W_dec.shape),
                 todo="Name a transcoder architecture.",
             )
@@ -205,7 +206,10 @@ class Dictionary(Record):
         elsewhere = bool(place and mine) and short_name(place) != short_name(mine)
         if size == width and not elsewhere:
             return
-        renamed = "Where that is the same place by another name, use dataclasses.replace(dictionary, hook=...)."
+        renamed = (
+            "Where that is the same place by another name, "
+            "use dataclasses.replace(dictionary, hook=...)."
+        )
         raise (ArgumentError if size == width else ShapeError)(
             who,
             must=f"{verb} {place or 'a place'} of width {width}",
@@ -292,7 +296,8 @@ class Dictionary(Record):
         if (x.dtype, x.device) != (self.W_enc.dtype, self.W_enc.device):
             raise ShapeError(
                 who,
-                must=f"be given {dtype_name(self.W_enc.dtype)} on {self.W_enc.device} like its weights",
+                must=f"be given {dtype_name(self.W_enc.dtype)} on {self.W_enc.device} "
+                "like its weights",
                 got=f"{dtype_name(x.dtype)} on {x.device}",
                 todo="Use .to(...) on either.",
             )

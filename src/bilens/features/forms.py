@@ -288,7 +288,8 @@ class FeatureForm(Result):
         )
 
     def summary(self) -> str:
-        return f"{self.of} over pairs of {len(self.writes):,} input features; constant {float(self.constant):.4g}"
+        pairs = f"pairs of {len(self.writes):,} input features"
+        return f"{self.of} over {pairs}; constant {float(self.constant):.4g}"
 
     def columns(self) -> tuple[str, ...]:
         return "f", "g", "kind", "Q_fg", "coefficient"

@@ -313,7 +313,9 @@ class Interactions(Record):
         return require_features(features, len(self.reads))
 
     def __repr__(self) -> str:
-        return f"<Interactions: {self.shape[0]} output features over pairs of {self.shape[1]}, rank {self.layer.rank}>"
+        outputs, inputs, _ = self.shape
+        pairs = f"{outputs} output features over pairs of {inputs}"
+        return f"<Interactions: {pairs}, rank {self.layer.rank}>"
 
 
 def require_features(features: Sequence[int] | Int[Tensor, " n"], size: int) -> list[int]:

@@ -284,6 +284,6 @@ def _alike(batches: Iterable[Float[Tensor, "n d"]]) -> Iterator[Float[Tensor, "n
 
 
 def _rate(step: int, steps: int) -> float:
-    """Of the learning rate: up over the first 2 %, flat, and down to nothing over the last third."""
+    """Of the learning rate: up over the first 2 %, flat, and down to 0 over the last third."""
     up, down = max(1, steps // 50), max(1, steps // 3)
     return min(1.0, (step + 1) / up, (steps - step) / down)

@@ -95,7 +95,8 @@ class LowRank(Result):
 
     def rows(self) -> list[dict[str, Any]]:
         columns = zip(
-            self.features.tolist(), self.active.tolist(), self.correlation.tolist(), self.low.tolist(), self.high.tolist(),
+            self.features.tolist(), self.active.tolist(),
+            self.correlation.tolist(), self.low.tolist(), self.high.tolist(),
             strict=True,
         )  # fmt: skip
         return [

@@ -163,10 +163,13 @@ class Mechanisms(Result):
             ("layer, HOSVD basis", self.before, "dot", "#1f77b4"),
         ]
         if len(self.random_after):
-            solid += [("random, turned (mean)", self.random_after.mean(0), "solid", "#999999"),
-                      ("random, HOSVD basis (mean)", self.random_before.mean(0), "dot", "#999999")]  # fmt: skip
+            solid += [
+                ("random, turned (mean)", self.random_after.mean(0), "solid", "#999999"),
+                ("random, HOSVD basis (mean)", self.random_before.mean(0), "dot", "#999999"),
+            ]
         lines: list[dict[str, Any]] = [
-            {"type": "scatter", "mode": "lines", "name": name, "x": (at + 1).tolist(), "y": values[at].tolist(),
+            {"type": "scatter", "mode": "lines", "name": name,
+             "x": (at + 1).tolist(), "y": values[at].tolist(),
              "line": {"dash": dash, "color": color}}
             for name, values, dash, color in solid
         ]  # fmt: skip

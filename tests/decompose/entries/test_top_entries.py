@@ -70,7 +70,7 @@ def test_unordered_pairs_of_the_symmetric_part(maker, cube, sizes, k, seed):
 
 
 def test_a_tensor_that_is_the_same_with_its_inputs_swapped_has_unordered_pairs(make, cube):
-    """However it is written; and each order by itself where that is asked for, or where T is not."""
+    """However it is written; each order by itself where that is asked for, or where T is not."""
     T, turn = make.cp(3, 5, h=4), make.randn(5, 5)
     S = T.symmetrise()
     alike = (
@@ -110,7 +110,7 @@ def test_a_matrix(maker, sizes, k, seed):
 
 
 def skewed(make) -> CP:
-    """A large one whose entries differ as a vocabulary's do, so that bounds have something to skip."""
+    """A large one whose entries differ as a vocabulary's do, so that bounds skip something."""
     T = make.cp(60, 300, h=40)
     sizes = torch.linspace(1, 9, 300, dtype=torch.float64).pow(-1.5)
     return CP(

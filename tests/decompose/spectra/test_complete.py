@@ -165,7 +165,7 @@ def test_the_count_of_eigenvalues_beyond_a_shift(make):
 
 
 def test_the_chance_is_no_smaller_than_how_often_it_happens():
-    """An eigenvalue 1 above 59 of (−1, .9): how often a probe of chance .3 overlooks it, of 2,000."""
+    """An eigenvalue 1 above 59 of (−1, .9): how often of 2,000 a probe of chance .3 misses it."""
     values = torch.linspace(-1, 0.9, 60, dtype=F64)
     values[-1] = 1.0
     tensor = CP(values.expand(2000, 60), torch.eye(60, dtype=F64), torch.eye(60, dtype=F64))

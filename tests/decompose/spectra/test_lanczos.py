@@ -152,7 +152,7 @@ def test_lanczos_tells_what_it_left_out_only_where_asked(make):
 
 
 def test_residuals_are_no_smaller_than_what_each_pair_misses(make, matrix):
-    """In float32, where rounding is most of it: the bounds of Lanczos alone would promise too much."""
+    """In float32, where rounding is most of it: Lanczos' bounds alone would promise too much."""
     form = make.cp(8, 200, h=400).to(torch.float32).interaction(torch.eye(8))
     found = eigen(
         CP(torch.eye(8) @ form.weights, form.left, form.right), k=5, solver=Lanczos(tol=1e-12)

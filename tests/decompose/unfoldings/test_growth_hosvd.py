@@ -80,7 +80,7 @@ def test_operations_grow_as_h_squared_times_d(name, make):
     ],
 )
 def test_only_half_of_the_tiles_are_made(name, products, make):
-    """Each product of h × h by d is 2 h² d operations, halved; the tiles on the diagonal are whole."""
+    """Each product of h × h by d is 2 h² d operations, halved; tiles on the diagonal are whole."""
     d, h = 16, 512
     counted = operations(CALLS[name], make.cp(d, d, h=h)) / (h * h * d)
     assert products < counted < products * (1 + BLOCK / h) + 5 * d / h

@@ -57,7 +57,7 @@ class Outputs:
         return torch.stack(self._places(search.keys), 1), values
 
     def run(self) -> None:
-        """Outputs by bound, a few at a time, in the way that costs least at the present threshold."""
+        """Outputs by bound, a few at a time, in the way that costs least at this threshold."""
         o, i, j = self.tensor.shape
         plain = readings.plain(self.tensor)
         short = readings.short(self.tensor, i * j * self.tensor.rank, self.max_bytes)
@@ -115,7 +115,7 @@ class Outputs:
                 start += len(row)
 
     def walk(self, reading: Reading, outputs: Int[Tensor, " n"]) -> None:
-        """The rows of some outputs, largest first, each against the columns that its bound leaves."""
+        """The rows of some outputs, largest first, with the columns that their bounds leave."""
         search, slack = self.search, float(reading.slack[outputs].max())
         z = reading.rows(outputs)
         norms = readings.norms_of(z)

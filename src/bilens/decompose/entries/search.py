@@ -5,8 +5,8 @@ largest first, each against the columns that its bound does not exclude, until n
 k-th largest entry so far. What was skipped is then at most as large as the largest bound among it.
 
 An entry that may be among the largest is listed at its exact value, where there is a way to compute
-one. Where there is none, it is listed as computed, and ``margin`` says how far below the k-th others
-stay listed too, for their exact values to decide afterwards.
+one. Where there is none, it is listed as computed, and ``margin`` says how far below the k-th
+others stay listed too, for their exact values to decide afterwards.
 """
 
 from collections.abc import Callable

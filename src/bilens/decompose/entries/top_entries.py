@@ -69,7 +69,8 @@ class TopEntries(Result):
         )
         largest = f", the largest {float(self.values[0]):.4g}" if len(self.values) else ""
         what = "pairs, both orders summed" if self.symmetric else "entries"
-        return f"{len(self.values)} of {self.size:,} {what}{largest}; {how} ({self.looked_at:,} computed)"
+        listed = f"{len(self.values)} of {self.size:,} {what}{largest}"
+        return f"{listed}; {how} ({self.looked_at:,} computed)"
 
     def columns(self) -> tuple[str, ...]:
         return (*self.modes, "value")

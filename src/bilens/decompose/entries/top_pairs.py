@@ -41,8 +41,8 @@ def top_pairs(
     in Q(Σ_f a_f w_f), by absolute value and exactly.
 
     ``kind``: pairs of both kinds, or those of two different rows ("cross") or of a row with itself
-    ("self") alone. In the result ``values`` are the coefficients, and ``certificate`` bounds that of
-    every pair that is not listed, computed or not.
+    ("self") alone. In the result ``values`` are the coefficients, and ``certificate`` bounds those
+    of all pairs that are not listed, computed or not.
 
     Searched in the form's dtype (half types: float32) with a slack for its rounding, verified in
     float64 from the factors. Cost: h i² + f i² + f² i / 2 multiply-adds at most. Memory: i² + f (2
@@ -120,7 +120,9 @@ def _walk(search: Search, images: Tensor, rows: Tensor) -> Int[Tensor, "n 2"]:
     norms, order = images.norm(dim=1).sort(descending=True)
     images, rows = images[order], rows[order]
     number = torch.arange(len(rows) - 1, -1, -1, device=rows.device)
-    coarse = (images.bfloat16(), rows.bfloat16()) if coarse_pays(*rows.shape, rows.device) else None
+    coarse = None
+    if coarse_pays(len(rows), rows.shape[1], rows.device):
+        coarse = images.bfloat16(), rows.bfloat16()
     longest = rows.norm(dim=1).max().expand(len(rows)) if len(rows) else norms
     search.walk(
         Rows(

@@ -77,7 +77,8 @@ class Angles(Result):
             f", turned {math.degrees(float(trusted.max())):.3g}° at most" if len(trusted) else ""
         )
         left = len(self.of) - len(trusted)
-        return f"{len(self.of)} blocks of eigenpairs; {len(trusted)} trusted to {self.tol:.3g} rad{worst}; {left} not"
+        sure = f"{len(trusted)} trusted to {self.tol:.3g} rad{worst}"
+        return f"{len(self.of)} blocks of eigenpairs; {sure}; {left} not"
 
     def columns(self) -> tuple[str, ...]:
         return (
@@ -117,8 +118,10 @@ class Angles(Result):
         for trusted, name in ((True, "trusted"), (False, "not trusted")):
             rows = [row for row in self.rows() if row["trusted"] is trusted]
             traces.append({
-                "type": "scatter", "mode": "markers", "name": name, "x": [abs(row["value"]) for row in rows],
-                "y": [row["largest angle (°)"] for row in rows], "text": [f"{row['of']}: {row['pairs']}" for row in rows],
+                "type": "scatter", "mode": "markers", "name": name,
+                "x": [abs(row["value"]) for row in rows],
+                "y": [row["largest angle (°)"] for row in rows],
+                "text": [f"{row['of']}: {row['pairs']}" for row in rows],
                 "error_y": {"type": "data", "array": [row["uncertainty (°)"] for row in rows]},
             })  # fmt: skip
         axes = {
@@ -271,7 +274,7 @@ def _kinds(spectrum: Eigen) -> list[list[int]]:
 
 
 def _broken(spectrum: Eigen, matched: set[int]) -> set[int]:
-    """The numbers of blocks that are not all there: cut off, or with members that nothing matches."""
+    """The numbers of blocks that are not whole: cut off, or with members that match nothing."""
     lost = {int(number) for n, number in enumerate(spectrum.blocks) if n not in matched}
     return lost | ({int(spectrum.blocks[-1])} if bool(spectrum.cut) else set())
 

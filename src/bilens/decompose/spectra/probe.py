@@ -82,7 +82,7 @@ def unseen(
 
 
 class _Recurrence:
-    """v_j and v_j−1 of each direction, the last pivots at μ on each side that is asked, and log r."""
+    """v_j and v_j−1 of each direction, the last pivots at μ on each side asked for, and log r."""
 
     def __init__(
         self, product: Product, held: Held, sides: tuple[int, ...], generator: torch.Generator

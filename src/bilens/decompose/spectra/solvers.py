@@ -78,7 +78,7 @@ class Lanczos:
     ``certify``: check the answer by inertia, one matrix at a time, O(i² h + i³) each, which is what
     dense costs without its eigensolver. ``complete`` is then certain, and missing pairs are ritz.
     Without it a random probe looks for missing pairs, and ``known`` gives the chance that it fails.
-    Errors: ArgumentError for a ``tol`` below 0, or a ``norm`` or ``certify`` that is no truth value.
+    Errors: ArgumentError for a ``tol`` below 0, or a ``norm`` or ``certify`` that is no bool.
     Method: see ``spectra.lanczos``.
     """
 

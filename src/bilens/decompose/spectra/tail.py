@@ -85,7 +85,7 @@ def tail(tensor: ThirdOrder, k: int) -> Tail:
 
 
 def _near_one(tensor: ThirdOrder) -> tuple[QuadraticForm, Int[Tensor, " o"]]:
-    """The interaction matrices of all outputs, each over a power of two of its own, and the powers."""
+    """The interaction matrices of all outputs, each over its own power of two, and the powers."""
     tensor = tensor.to(working_dtype(tensor.dtype))
     form = tensor.interaction(torch.eye(tensor.shape[0], dtype=tensor.dtype, device=tensor.device))
     weights, left, right, power = balanced(form.weights, form.left, form.right)

@@ -90,7 +90,8 @@ class WeightedEigen(Eigen):
             else "in closed form under a Gaussian"
         )
         blind = "" if self.rank == size else f" (blind to {size - self.rank} directions)"
-        return f"data-weighted, Σ of rank {self.rank} of {size}{blind}, terms {how}; {super().summary()}"
+        rank = f"Σ of rank {self.rank} of {size}{blind}"
+        return f"data-weighted, {rank}, terms {how}; {super().summary()}"
 
     def columns(self) -> tuple[str, ...]:
         return ("spectrum", *super().columns(), *ON_DATA)

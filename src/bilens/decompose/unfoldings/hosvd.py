@@ -87,8 +87,10 @@ class HOSVD(Result):
         )
         over = "over z = Σ^-½ (x − μ): " if self.weighted else ""
         if not self.norm:
-            return f"{over}zero, or below the noise of {max(self.noise.values()):.3g}; in {self.computed_in}"
-        return f"{over}kept {ranks}; relative error {self.error:.3g} (bound {self.bound:.3g}), in {self.computed_in}"
+            noise = max(self.noise.values())
+            return f"{over}zero, or below the noise of {noise:.3g}; in {self.computed_in}"
+        error = f"relative error {self.error:.3g} (bound {self.bound:.3g})"
+        return f"{over}kept {ranks}; {error}, in {self.computed_in}"
 
     def columns(self) -> tuple[str, ...]:
         return "mode", "component", "singular value", "share of ‖T‖²", "kept", "above noise"

@@ -130,9 +130,11 @@ class Joint(Result):
             for share, count in zip(self.shares, self.held_by, strict=True)
         )
         if not self.norm:
-            return f"of {len(self.spectrum)} input directions none is read, or none above the noise of {self.noise:.3g}"
+            none = f"none is read, or none above the noise of {self.noise:.3g}"
+            return f"of {len(self.spectrum)} input directions {none}"
+        count = f"of {len(self.spectrum)} input directions {len(self.directions)} kept"
         return (
-            f"of {len(self.spectrum)} input directions {len(self.directions)} kept, relative error {self.error:.3g}; "
+            f"{count}, relative error {self.error:.3g}; "
             f"effective rank {self.effective_rank:.3g}; share of ‖S‖² held: {needs}"
         )
 
@@ -270,7 +272,7 @@ class _Held:
         self.known = {len(gram_share): 1.0 if norm else 0.0}
 
     def needed(self, shares: Sequence[float]) -> tuple[int, ...]:
-        """The smallest r that holds each share, by cutting all brackets at once into ``SECTIONS``."""
+        """The smallest r that holds each share, by cutting all brackets at once in ``SECTIONS``."""
         if not self.norm:
             return (0,) * len(shares)
         self.look_at(
