@@ -1,10 +1,10 @@
-"""Floor 2: spectra. Every result carries what was discarded, its error, and which eigenvalues are
-degenerate.
+"""Floor 3: spectra, unfoldings, entries, similarity. Every result says what it left out, its error,
+and which eigenvalues are degenerate.
 """
 
 from bilens.base.chunks import Chunks, Share
 from bilens.decompose.entries.top_entries import TopEntries, top_entries
-from bilens.decompose.entries.top_pairs import Kind, top_pairs
+from bilens.decompose.entries.top_pairs import PairKind, top_pairs
 from bilens.decompose.similarity import Sampled, Similarities, similarity
 from bilens.decompose.spectra.angles import Angles, angles
 from bilens.decompose.spectra.eigen import effective_rank, eigen
@@ -23,9 +23,9 @@ __all__ = [
     "Chunks",
     "Dense",
     "Joint",
-    "Kind",
     "Lanczos",
     "OnData",
+    "PairKind",
     "Sampled",
     "Share",
     "Similarities",

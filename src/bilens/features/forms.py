@@ -20,7 +20,7 @@ from bilens.base.charts import DIVERGING
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import near_one, require_finite, scaled, working_dtype
 from bilens.base.results import SHOWN_ROWS, Result
-from bilens.decompose import Kind, top_pairs
+from bilens.decompose import PairKind, top_pairs
 from bilens.features.pairs import FeaturePairs, feature_name, feature_pairs
 
 MEMBERS = 8  # features that a direction is told by, unless asked for more
@@ -202,7 +202,7 @@ class FeatureForm(Result):
         """
         return self.constant + a @ self.linear + self.form(a @ self.writes)
 
-    def top(self, k: int = 20, kind: Kind = "all") -> FeaturePairs:
+    def top(self, k: int = 20, kind: PairKind = "all") -> FeaturePairs:
         """The ``k`` pairs of largest |coefficient|, exactly; ``kind``: "cross" or "self" for those
         alone.
 

@@ -21,7 +21,7 @@ from bilens.base.numerics import near_one, require_count, require_finite, scaled
 from bilens.decompose.entries.search import Rows, Search
 from bilens.decompose.entries.top_entries import TopEntries
 
-Kind = Literal["all", "cross", "self"]
+PairKind = Literal["all", "cross", "self"]
 BLOCK = 512  # rows whose products with all before them are held at once
 UNITS = 1024  # hidden units that candidates are verified on at once
 # Multiply-adds of float32 in the time of one of bfloat16, where a processor has instructions for
@@ -35,7 +35,7 @@ SLACK = 16
 
 @torch.no_grad()
 def top_pairs(
-    form: QuadraticForm, rows: Float[Tensor, "f i"], k: int = 20, kind: Kind = "all"
+    form: QuadraticForm, rows: Float[Tensor, "f i"], k: int = 20, kind: PairKind = "all"
 ) -> TopEntries:
     """The ``k`` unordered pairs of ``rows`` whose monomials a_f a_g have the largest coefficients
     in Q(Σ_f a_f w_f), by absolute value and exactly.
@@ -49,8 +49,10 @@ def top_pairs(
     i + ``BLOCK``), and O(k i). Errors: ArgumentError for ``k`` or ``kind``; NotFiniteError.
     """
     require_count("k", k)
-    if kind not in get_args(Kind):
-        raise ArgumentError("kind", must=f"be one of {', '.join(get_args(Kind))}", got=repr(kind))
+    if kind not in get_args(PairKind):
+        raise ArgumentError(
+            "kind", must=f"be one of {', '.join(get_args(PairKind))}", got=repr(kind)
+        )
     require_finite("top_pairs", **vars(form), rows=rows)
     work = working_dtype(form.dtype)
     form, power = form.to(work).detach().near_one()
