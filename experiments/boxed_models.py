@@ -60,11 +60,14 @@ def card(name: str, about: dict, rows: list[dict]) -> str:
 
 A bilinear transformer, `bilens.load("{name}")`: {json.dumps(how["model"])}.
 
-- Data: TinyStories (Eldan & Li, arXiv:2305.07759; CDLA-Sharing-1.0), 7,943 training and 600 validation stories.
+- Data: TinyStories (Eldan & Li, arXiv:2305.07759; CDLA-Sharing-1.0), 7,943 training and 600 \
+validation stories.
 - Tokenizer: byte-level BPE of {VOCABULARY:,} tokens, trained on the same stories.
-- Training: {how["steps"]:,} steps of {how["batch_size"]} blocks, {tokens:,} tokens; AdamW, learning rate {rate},
+- Training: {how["steps"]:,} steps of {how["batch_size"]} blocks, {tokens:,} tokens; AdamW, \
+learning rate {rate},
   weight decay {decay}, 5 % warm-up, cosine; float32; seed {how["seed"]}.
-- Loss: {train_losses[-1]:.4f} nats per token in the last steps of training; validation {valid["loss"]:.4f} nats per token,
+- Loss: {train_losses[-1]:.4f} nats per token in the last steps of training; validation \
+{valid["loss"]:.4f} nats per token,
   {valid["bits per byte"]:.4f} bits per byte, over {valid["tokens"]:,} tokens.
 - Command: `python -m experiments.boxed_models --data FOLDER --only {name}`
 - Meant for looking inside, not for use: it writes simple children's stories, and errs often.

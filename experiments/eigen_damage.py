@@ -191,7 +191,8 @@ def picture(frame: pandas.DataFrame) -> Any:
     )
     labels = {"damage": "|change of the loss|, nats per token"}
     return plotly.express.scatter(
-        long, x="size", y="damage", color="spectrum", symbol="layer", facet_col="ranked by", facet_col_wrap=2,
+        long, x="size", y="damage", color="spectrum", symbol="layer", facet_col="ranked by",
+        facet_col_wrap=2,
         log_x=True, log_y=True, opacity=0.5, labels=labels, height=800,
     ).update_xaxes(matches=None, showticklabels=True)  # fmt: skip
 

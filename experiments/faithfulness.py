@@ -1,7 +1,8 @@
 """Do the terms of an expansion rank true knock-out effects? The two-layer model in the box, prompts
 from its own data.
 
-    python -m experiments.faithfulness --data FILE [--prompts 60] [--tokens 24] [--max-terms 10000] [--seed 0]
+    python -m experiments.faithfulness --data FILE [--prompts 60] [--tokens 24] \
+        [--max-terms 10000] [--seed 0]
 
 Target: the model's first prediction less its second, at the last position of each prompt. For every
 head and MLP:
@@ -172,10 +173,12 @@ def show(figures: dict[str, Any]) -> None:
     print(f"\n{'component':<10} {heads}   means over {figures['prompts']} prompts")
     for name, row in figures["components"].items():
         print(
-            f"{name:<10} {row['effect']:>9.3f} {row['write']:>9.3f} {row['removed']:>9.3f} {row['through']:>9.3f}"
+            f"{name:<10} {row['effect']:>9.3f} {row['write']:>9.3f} "
+            f"{row['removed']:>9.3f} {row['through']:>9.3f}"
         )
     print(
-        "\nrank correlation with the effect (magnitudes: with |effect|) within a prompt, mean [95 % interval]"
+        "\nrank correlation with the effect (magnitudes: with |effect|) within a prompt, "
+        "mean [95 % interval]"
     )
     for name, (mean, low, high) in figures["spearman"].items():
         print(f"{name:<20} {mean:6.3f} [{low:.3f}, {high:.3f}]")

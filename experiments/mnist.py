@@ -102,7 +102,7 @@ def similarity(spectra: list[Eigen]) -> dict:
 
 
 def top_vectors(pairs: Eigen, sign: str) -> torch.Tensor:
-    """(class, k, pixels): the eigenvectors of the k largest or smallest eigenvalues of each class."""
+    """(class, k, pixels): eigenvectors of the k largest or smallest eigenvalues of each class."""
     order = pairs.values.argsort(dim=-1, descending=sign == "positive")[:, :MATCHED]
     return torch.stack([vectors[rows] for vectors, rows in zip(pairs.vectors, order, strict=True)])
 

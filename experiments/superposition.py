@@ -296,8 +296,10 @@ def curves(rows: list[dict[str, Any]]) -> Any:
         frame["spearman"] - frame["low"],
     )
     return plotly.express.line(
-        frame, x="p", y="spearman", color="predicted by", facet_col="task", facet_row="readout", log_x=True, markers=True,
-        error_y="above", error_y_minus="below", labels={"p": "probability that a feature is on"}, height=700,
+        frame, x="p", y="spearman", color="predicted by", facet_col="task", facet_row="readout",
+        log_x=True, markers=True,
+        error_y="above", error_y_minus="below",
+        labels={"p": "probability that a feature is on"}, height=700,
         title="Interference predicted from the weights and measured on data",
     )  # fmt: skip
 
@@ -305,7 +307,8 @@ def curves(rows: list[dict[str, Any]]) -> Any:
 def scattered(points: list[dict[str, Any]]) -> Any:
     """Predicted against measured, a point for each pair of features of the first seed."""
     return plotly.express.scatter(
-        points, x="predicted", y="measured", facet_col="p", facet_row="task", color="readout", opacity=0.5, height=700,
+        points, x="predicted", y="measured", facet_col="p", facet_row="task", color="readout",
+        opacity=0.5, height=700,
     ).update_xaxes(matches=None).update_yaxes(matches=None)  # fmt: skip
 
 

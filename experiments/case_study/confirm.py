@@ -28,12 +28,16 @@ MOST, OTHERS = 300, 50
 DRAWS, LEVEL = 10_000, 0.999
 CHECKS = {
     "occurs": f"both latents are active at {LEAST} positions or more, in {BLOCKS} blocks or more",
-    "together": f"where both are, the output latent fires at least {TOGETHER:g} times as often as with either alone",
+    "together": f"where both are, the output latent fires at least {TOGETHER:g} times as often as "
+    "with either alone",
     "share": f"where it fires, the pair's own term is at least {SHARE:.0%} of its pre-activation",
     "interaction": "the interaction on its promoted tokens is positive",
-    "this pair": "it is larger than that of random other pairs, active at the same positions, on these tokens",
-    "these tokens": "it is larger than the same pair's on the tokens of random other output latents",
-    "needs both": "taking out either makes the tokens less likely, and by at most half as much where the other is out",
+    "this pair": "it is larger than that of random other pairs, active at the same positions, "
+    "on these tokens",
+    "these tokens": "it is larger than the same pair's on the tokens of random other "
+    "output latents",
+    "needs both": "taking out either makes the tokens less likely, and by at most half as much "
+    "where the other is out",
 }
 
 
@@ -147,7 +151,8 @@ def effects(
     out = out[out != pair.out][:OTHERS]
     elsewhere = torch.stack([crossed(mine, study.promoted[each]) for each in out.tolist()]).mean(0)
     return {
-        "f with g": whole - no_f, "f without g": no_g - none, "g with f": whole - no_g, "g without f": no_f - none,
+        "f with g": whole - no_f, "f without g": no_g - none,
+        "g with f": whole - no_g, "g without f": no_f - none,
         "interaction": own, "other pairs": pairs, "other tokens": elsewhere,
         "over other pairs": own - pairs, "over other tokens": own - elsewhere,
     }  # fmt: skip

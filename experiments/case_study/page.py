@@ -18,7 +18,8 @@ SHOWN = 4  # contexts of a mechanism
 BEFORE, AFTER = 24, 6  # tokens of a context
 MEMBERS = 3
 BARS = (
-    "f with g", "f without g", "g with f", "g without f", "interaction", "other pairs", "other tokens",
+    "f with g", "f without g", "g with f", "g without f", "interaction", "other pairs",
+    "other tokens",
 )  # fmt: skip
 GLOSSES = {  # by hand, of what was confirmed: what the names and contexts look like
     (751, 739, 787): "“was/felt … and”: a second word for how someone is (“was sad and mad”).",
@@ -33,7 +34,8 @@ GLOSSES = {  # by hand, of what was confirmed: what the names and contexts look 
         985,
         725,
         742,
-    ): "“to/could” and a piece “an”: a verb goes on (“to plan”). It fires seldom, on 2 % of the places.",
+    ): "“to/could” and a piece “an”: a verb goes on (“to plan”). It fires seldom, on 2 % of the "
+    "places.",
     (
         365,
         739,
@@ -111,9 +113,12 @@ def card(
         zip(("both", "f", "g"), (f"{value:.1%}" for value in verdict.rates.values()), strict=True)
     )
     return {
-        "number": pair.out, "pair": pair, "promotes": promotes, "f": latent(pair.f), "g": latent(pair.g),
-        "gloss": GLOSSES.get((pair.out, pair.f, pair.g), ""), "count": f"{verdict.count:,}", "rates": rates,
-        "share": f"{verdict.share:.0%}", "chart": bars(verdict), "contexts": contexts(study, text, verdict, spell),
+        "number": pair.out, "pair": pair, "promotes": promotes,
+        "f": latent(pair.f), "g": latent(pair.g),
+        "gloss": GLOSSES.get((pair.out, pair.f, pair.g), ""), "count": f"{verdict.count:,}",
+        "rates": rates,
+        "share": f"{verdict.share:.0%}", "chart": bars(verdict),
+        "contexts": contexts(study, text, verdict, spell),
         "gates": [{"share": f"{share:.0%}", "a": a, "b": b} for share, a, b in told],
         "pairs": [{"c": f"{c:+.4f}", "f": by_text[f], "g": by_text[g]} for (f, g), c in pairs],
     }  # fmt: skip
@@ -200,9 +205,12 @@ def overview(verdicts: list[Verdict], promotes: list[str], names: list[str]) -> 
         chosen = [v for v in verdicts if v.passed == passed and v.figures]
         found = [v.figures["interaction"] for v in chosen]
         traces.append({
-            "type": "scatter", "mode": "markers", "name": name, "marker": {"color": colour, "size": 7},
+            "type": "scatter", "mode": "markers", "name": name,
+            "marker": {"color": colour, "size": 7},
             "x": [v.term for v in chosen], "y": [mean for mean, _, _ in found],
-            "text": [f"{names[v.pair.f]} × {names[v.pair.g]} → {promotes[v.pair.out]}" for v in chosen],
+            "text": [
+                f"{names[v.pair.f]} × {names[v.pair.g]} → {promotes[v.pair.out]}" for v in chosen
+            ],
             "error_y": whiskers(found),
         })  # fmt: skip
     layout = {
@@ -218,12 +226,15 @@ def overview(verdicts: list[Verdict], promotes: list[str], names: list[str]) -> 
 
 def row(verdict: Verdict, promotes: str, names: list[str]) -> dict[str, Any]:
     pair, found = verdict.pair, verdict.figures.get("interaction")
+    failed = [name for name, passed in verdict.checks.items() if not passed]
     return {
-        "f": f"{pair.f}: {names[pair.f]}", "g": f"{pair.g}: {names[pair.g]}", "promotes": f"{pair.out}: {promotes}",
+        "f": f"{pair.f}: {names[pair.f]}", "g": f"{pair.g}: {names[pair.g]}",
+        "promotes": f"{pair.out}: {promotes}",
         "c": f"{pair.coefficient:.4f}", "count": f"{verdict.count:,}",
-        "rates": " / ".join(f"{value:.0%}" for value in verdict.rates.values()), "share": f"{verdict.share:.0%}",
+        "rates": " / ".join(f"{value:.0%}" for value in verdict.rates.values()),
+        "share": f"{verdict.share:.0%}",
         "interaction": f"{found[0]:+.3f} [{found[1]:+.3f}, {found[2]:+.3f}]" if found else "–",
-        "fails": ", ".join(name for name, passed in verdict.checks.items() if not passed) if found else "occurs",
+        "fails": ", ".join(failed) if found else "occurs",
     }  # fmt: skip
 
 
@@ -238,6 +249,8 @@ def shares(spectra: LowRank) -> dict[str, Any]:
     layout = {
         "yaxis": {"title": {"text": f"share of latents above {spectra.threshold}"}, "range": [0, 1]}
     }
-    how = "by the first eigenvectors of their quadratic form, on held-out tokens where they are active"
-    text = f"Output latents predicted {how}: {spectra.summary()}."
+    text = (
+        "Output latents predicted by the first eigenvectors of their quadratic form, on held-out "
+        f"tokens where they are active: {spectra.summary()}."
+    )
     return {"text": text, "chart": chart({"data": [bar], "layout": layout}, spectra.summary(), 320)}

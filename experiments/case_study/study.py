@@ -70,7 +70,7 @@ def mlp_of(model: Transformer, layer: int) -> Any:
 
 
 def study_of(model: Transformer, layer: int, inputs: Dictionary, outputs: Dictionary) -> Study:
-    """The last MLP of ``model``, whose output meets nothing but the final norm and the unembedding."""
+    """The last MLP of ``model``: its output meets the final norm and the unembedding alone."""
 
     def logp(mid: Tensor, out: Tensor) -> Tensor:
         return model.lm_head(model.model.norm(mid + out)).log_softmax(-1)
@@ -160,9 +160,8 @@ def names_by_weights(
     found = []
     for latent in range(study.inputs.n_latents):
         place = max(means, key=lambda name: float(means[name].values[0, latent]))
-        found.append(
-            f"{place} {' '.join(spell(token) for token in means[place].indices[:, latent].tolist())}"
-        )
+        tokens = means[place].indices[:, latent].tolist()
+        found.append(f"{place} {' '.join(map(spell, tokens))}")
     return found
 
 

@@ -1,7 +1,8 @@
 """Bilinear MLPs against ReLU, GELU, ReLU², ReGLU, GEGLU and SwiGLU, at equal parameters and equal
 tokens.
 
-    python -m experiments.glu_variants --data FOLDER-OR-FILE … --output WORK [--preset small|gpu] [--seeds 3]
+    python -m experiments.glu_variants --data FOLDER-OR-FILE … --output WORK \
+        [--preset small|gpu] [--seeds 3]
 
 Tests, small, the claim after Shazeer (arXiv:2002.05202, table 1) that bilinear layers do better
 than standard MLPs and slightly worse than SwiGLU. Every run becomes a row of

@@ -260,7 +260,8 @@ def test_a_closed_or_full_stdout_is_no_traceback(run, monkeypatch, model):
         (("expand", "nowhere", "--prompt", "a", "--graph", "."), "--graph must be a file"),
         (
             ("expand", "nowhere", "--prompt", "a", "--detail", "writes", "--max-terms", "9"),
-            "--max-terms must be left out with --detail writes; got '9'. Nothing reads it there; it is for pairs, paths.",
+            "--max-terms must be left out with --detail writes; got '9'. Nothing reads it there; "
+            "it is for pairs, paths.",
         ),
         (
             ("expand", "nowhere", "--prompt", "a", "--detail", "writes", "--dictionary", "x"),
@@ -311,13 +312,15 @@ def test_commands_are_listed_with_their_first_sentence():
 
 
 def test_algebra_loads_no_model_library():
-    code = "import sys, bilens; bilens.CP, bilens.decompose, bilens.nn; sys.exit('transformers' in sys.modules)"
+    use = "import sys, bilens; bilens.CP, bilens.decompose, bilens.nn"
+    code = f"{use}; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_a_language_model_from_end_to_end(run, tmp_path):
     (tmp_path / "r.toml").write_text(
-        "steps = 5\nbatch_size = 4\n[model]\nhidden_size = 16\nintermediate_size = 16\nmax_position_embeddings = 16\n"
+        "steps = 5\nbatch_size = 4\n[model]\nhidden_size = 16\nintermediate_size = 16\n"
+        "max_position_embeddings = 16\n"
     )
     code, out, err = run("train", "tokenizer", "--vocab-size", 300, "-o", tmp_path / "words")
     assert (code, "300 tokens" in out) == (0, True), err

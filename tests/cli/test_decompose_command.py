@@ -95,7 +95,7 @@ def test_a_meeting_place_that_nobody_named_goes_in_the_end(run, tmp_path, monkey
 
 
 def test_two_processes_write_what_one_does(tmp_path):
-    """gloo on this machine: each takes its share of the chunks, and each has the whole in the end."""
+    """gloo on this machine: each takes its share of the chunks and has the whole in the end."""
     alone, together = tmp_path / "one", tmp_path / "two"
     command = [
         "-m",
@@ -165,7 +165,8 @@ def test_bad_input_is_one_line(run, arguments, text):
         *(
             (
                 ("--what", what, option, "7"),
-                f"{option} must be left out with --what {what}; got '7'. Nothing reads it there; it is for --what eigen.",
+                f"{option} must be left out with --what {what}; got '7'. "
+                "Nothing reads it there; it is for --what eigen.",
             )
             for what in ("hosvd", "svd", "joint")
             for option in ("--directions", "--folder", "--chunk")

@@ -13,7 +13,10 @@ from bilens.cli.process import _stop
 from bilens.training import save_tokenizer, train_tokenizer
 
 SIZES = "hidden_size = 16\nintermediate_size = 24\nnum_hidden_layers = 1\nnum_attention_heads = 2\n"
-RECIPE = f"steps = 2000\nbatch_size = 4\nvocab_size = 300\n[model]\n{SIZES}max_position_embeddings = 16\n"
+RECIPE = (
+    "steps = 2000\nbatch_size = 4\nvocab_size = 300\n"
+    f"[model]\n{SIZES}max_position_embeddings = 16\n"
+)
 
 
 @pytest.fixture(scope="module")

@@ -155,8 +155,10 @@ def test_their_half_precision_dictionary_that_rescales(tmp_path):
 
 
 RUN = {
-    "lr": 3e-4, "l1_coefficient": 5.0, "train_batch_size_tokens": 4096, "wandb_project": "x", "n_checkpoints": 0,
-    "autocast": False, "act_store_device": "cpu", "training_tokens": 10**6, "streaming": True, "logger": {"a": 1},
+    "lr": 3e-4, "l1_coefficient": 5.0, "train_batch_size_tokens": 4096, "wandb_project": "x",
+    "n_checkpoints": 0,
+    "autocast": False, "act_store_device": "cpu", "training_tokens": 10**6, "streaming": True,
+    "logger": {"a": 1},
 }  # fmt: skip
 
 

@@ -28,7 +28,8 @@ def both():
     torch.manual_seed(0)
     ours = bilens.Transformer(
         bilens.TransformerConfig(
-            vocab_size=11, hidden_size=16, intermediate_size=0, num_hidden_layers=2, num_attention_heads=3, head_dim=4,
+            vocab_size=11, hidden_size=16, intermediate_size=0, num_hidden_layers=2,
+            num_attention_heads=3, head_dim=4,
             norm="none", positions="learned", max_position_embeddings=12, initializer_range=0.5,
         )
     ).eval()  # fmt: skip

@@ -1,4 +1,4 @@
-"""The page: self-contained, described for those who cannot see it, alive when a part of it is not."""
+"""The page: self-contained, described for those who cannot see it, alive when a part is not."""
 
 import base64
 import hashlib

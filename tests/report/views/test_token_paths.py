@@ -66,7 +66,8 @@ def test_a_panel_shows_the_expansion_of_its_token(tmp_path):
     for n in range(ids.shape[1]):
         chances = model.outputs(ids[:, : n + 1])[-1].softmax(-1)
         found = expand(model, ids[:, : n + 1], int(chances.argmax()), max_terms=TERMS)
-        head = f'<h3><bdi>{escape(found.target)}</bdi> <span class="soft">{100 * float(chances.max()):.1f} %</span></h3>'
+        chance = f"{100 * float(chances.max()):.1f} %"
+        head = f'<h3><bdi>{escape(found.target)}</bdi> <span class="soft">{chance}</span></h3>'
         assert head in text
         assert f'<span class="value">{found.total:.6g}</span>together: the logit' in text
 
