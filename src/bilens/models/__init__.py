@@ -2,10 +2,12 @@
 
 from bilens.models.activations import activations
 from bilens.models.classifier import Classifier, ClassifierConfig
+from bilens.models.families import FAMILIES
 from bilens.models.loading import hushed, load
 from bilens.models.transformer import Transformer, TransformerConfig
 
 __all__ = [
+    "FAMILIES",
     "Classifier",
     "ClassifierConfig",
     "Transformer",

@@ -21,10 +21,6 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 NO_WEIGHTS = ("optimizer", "rng_state", "scaler", "scheduler", "training_args")
 # where training scripts put the weights
 NESTED = ("model_state_dict", "state_dict", "model", "module")
-BUFFERS = (
-    ".rotary_emb.inv_freq",
-    ".attn.rotary.inv_freq",
-)  # old files hold RoPE's frequencies; they follow from config.json
 
 
 @dataclass(frozen=True)
@@ -60,9 +56,9 @@ class Checkpoint:
         return sum(map(prod, self.shapes.values()))
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
+def open_checkpoint(folder: Path, derived: tuple[str, ...] = ()) -> Checkpoint:
     """The weights of ``folder``: model.safetensors, or else the shards that
-    model.safetensors.index.json names.
+    model.safetensors.index.json names. Names that end as one of ``derived`` are passed over.
 
     Errors: FileError for a pickle, for files that are missing or damaged, for shards that are no
     plain names in this folder, and for an index that does not say what the shards hold.
@@ -82,12 +78,12 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             raise FileError(
                 f"{file}: {name}", must="be in one shard", got=f"another in {where[name].name}"
             )
-        here = {name: shape for name, shape in here.items() if not name.endswith(BUFFERS)}
+        here = {name: shape for name, shape in here.items() if not name.endswith(derived)}
         where |= dict.fromkeys(here, file)
         shapes |= here
         dtypes |= {dtype for name, dtype in weight_dtypes(file).items() if name in here}
     if files != [folder / WEIGHTS]:
-        _require_index(folder, where)
+        _require_index(folder, where, derived)
     return Checkpoint(folder, where, shapes, frozenset(dtypes))
 
 
@@ -134,10 +130,10 @@ def _weight_map(folder: Path) -> dict[str, str]:
     return found
 
 
-def _require_index(folder: Path, where: dict[str, Path]) -> None:
+def _require_index(folder: Path, where: dict[str, Path], derived: tuple[str, ...]) -> None:
     """Raise FileError where the index and its shards do not say the same."""
     said = {
-        name: shard for name, shard in _weight_map(folder).items() if not name.endswith(BUFFERS)
+        name: shard for name, shard in _weight_map(folder).items() if not name.endswith(derived)
     }
     for name in sorted(said.keys() | where.keys()):
         held = where[name].name if name in where else "no shard"

@@ -2,17 +2,14 @@
 is used.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from torch import Tensor
-from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from bilens.base.errors import ConfigError, FileError
@@ -22,13 +19,7 @@ from bilens.models.carry import EMBED, HEAD, filled, sketched
 from bilens.models.checkpoint import Checkpoint, open_checkpoint
 from bilens.models.classifier import Classifier, ClassifierConfig
 from bilens.models.config import require_tokens
-from bilens.models.families.dooms import (
-    config_from_dooms,
-    is_dooms,
-    shapes_of_dooms,
-    weights_from_dooms,
-)
-from bilens.models.families.llama import FAMILY, config_from_llama
+from bilens.models.families import FAMILIES, Family, Pairing, paired, renamed
 from bilens.models.keys import require_metadata
 from bilens.models.tokenizing import read_tokenizer
 from bilens.models.transformer import Transformer, TransformerConfig
@@ -44,47 +35,10 @@ FETCHED = (
     "spiece.model",
     "*.jinja",
 )
-Shapes = Mapping[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class Family:
-    """One way of writing a model down: what claims a config.json, and how it becomes bilens's
-    names.
-
-    ``config``: of a config.json and the shapes of the weights. ``shapes``: what the files must
-    hold, by their own names, given bilens's; ``weights``: theirs under bilens's names.
-    """
-
-    model: type[PreTrainedModel]
-    config: Callable[[dict[str, Any], Shapes], PreTrainedConfig]
-    shapes: Callable[[Shapes, Any], Shapes] = lambda wanted, config: wanted
-    weights: Callable[[dict[str, Tensor], Any], dict[str, Tensor]] = lambda found, config: found
-
-
-def _own_config(
-    kind: type[PreTrainedConfig], raw: dict[str, Any], shapes: Shapes
-) -> PreTrainedConfig:
-    return kind.from_dict(dict(raw))
-
-
-def _llama_config(raw: dict[str, Any], shapes: Shapes) -> PreTrainedConfig:
-    return config_from_llama(CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw)))
-
-
-FAMILIES: dict[str, Family] = {
-    ClassifierConfig.model_type: Family(Classifier, partial(_own_config, ClassifierConfig)),
-    TransformerConfig.model_type: Family(Transformer, partial(_own_config, TransformerConfig)),
-    **dict.fromkeys(FAMILY, Family(Transformer, _llama_config)),
+MODELS: dict[type[PreTrainedConfig], type[PreTrainedModel]] = {
+    ClassifierConfig: Classifier,
+    TransformerConfig: Transformer,
 }
-DOOMS = Family(Transformer, config_from_dooms, shapes_of_dooms, weights_from_dooms)
-# Sizes that some weight has as a dimension: none may be above the longest there is, or it would be
-# allocated for nothing.
-SIZES = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
-    "head_dim", "d_model", "d_hidden", "n_head",
-)  # fmt: skip
-DEPTHS = ("num_hidden_layers", "n_layer")
 
 
 def load(path: str | Path) -> Any:
@@ -105,8 +59,8 @@ def load(path: str | Path) -> Any:
     file = folder / CONFIG
     raw = _read_config(file)
     family = _family(raw, file)
-    checkpoint = open_checkpoint(folder)
-    _require_sizes(raw, checkpoint, file)
+    checkpoint = open_checkpoint(folder, family.derived)
+    _require_sizes(family, raw, checkpoint, file)
     with hushed():
         with naming(file):
             require_metadata(raw)
@@ -166,25 +120,24 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 def _family(raw: dict[str, Any], file: Path) -> Family:
     """How this folder is written down."""
-    if is_dooms(raw):
-        return DOOMS
     kind = raw.get("model_type")
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        must = f"be one of {', '.join(sorted(FAMILIES))}"
-        raise ConfigError(f"{file}: model_type", must=must, got=repr(kind))
-    return FAMILIES[kind]
+    for family in FAMILIES:
+        if kind in family.kinds or family.claims(raw):
+            return family
+    known = sorted(kind for family in FAMILIES for kind in family.kinds)
+    raise ConfigError(f"{file}: model_type", must=f"be one of {', '.join(known)}", got=repr(kind))
 
 
-def _require_sizes(raw: dict[str, Any], checkpoint: Checkpoint, file: Path) -> None:
+def _require_sizes(family: Family, raw: dict[str, Any], checkpoint: Checkpoint, file: Path) -> None:
     """Raise ConfigError where config.json asks for more than the files hold, before anything of
     that size is made.
     """
-    for keys, most in ((SIZES, checkpoint.longest), (DEPTHS, len(checkpoint.shapes))):
-        for key in keys:
-            value: Any = raw.get(key)
-            if is_whole(value) and value > most:
-                must = f"be at most {most}, as the weights beside it"
-                raise ConfigError(f"{file}: {key}", must=must, got=value)
+    most = {**dict.fromkeys(family.sizes, checkpoint.longest), family.depth: len(checkpoint.shapes)}
+    for key, limit in most.items():
+        value: Any = raw.get(key)
+        if is_whole(value) and value > limit:
+            must = f"be at most {limit}, as the weights beside it"
+            raise ConfigError(f"{file}: {key}", must=must, got=value)
 
 
 def _read(family: Family, config: Any, checkpoint: Checkpoint, file: Path) -> Any:
@@ -192,20 +145,30 @@ def _read(family: Family, config: Any, checkpoint: Checkpoint, file: Path) -> An
     that does not fit.
     """
     with naming(file):
-        model = sketched(family.model, config)  # shapes alone: nothing is allocated
+        model = sketched(MODELS[type(config)], config)  # shapes alone: nothing is allocated
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    wanted = dict(family.shapes(own, config))
-    if getattr(config, "tie_word_embeddings", False) and {EMBED, HEAD} & checkpoint.shapes.keys():
-        for name in {EMBED, HEAD} - checkpoint.shapes.keys():
-            wanted.pop(name, None)
+    pairings = paired(family.weights(config), own, config.num_hidden_layers)
+    _require_shapes(pairings, config, checkpoint)
+    return filled(model, renamed(pairings, checkpoint.read()))
+
+
+def _require_shapes(pairings: Sequence[Pairing], config: Any, checkpoint: Checkpoint) -> None:
+    """Raise FileError for the first weight that is missing, left over or of another shape."""
+    wanted = {one.theirs: one.shape for one in pairings if one.theirs is not None}
+    if getattr(config, "tie_word_embeddings", False):
+        tied = {one.theirs for one in pairings if {EMBED, HEAD} & one.ours.keys()}
+        if tied & checkpoint.shapes.keys():  # either stands for both
+            wanted = {
+                name: wanted[name] for name in wanted.keys() - (tied - checkpoint.shapes.keys())
+            }
     for name in sorted(wanted.keys() | checkpoint.shapes.keys()):
         got = checkpoint.shapes.get(name)
-        if wanted.get(name) != got:
-            must = (
-                f"have shape {wanted[name]}, as {CONFIG} says" if name in wanted else "not be there"
-            )
-            raise FileError(checkpoint.place(name), must=must, got=got or "nothing")
-    return filled(model, family.weights(checkpoint.read(), config))
+        if wanted.get(name) == got:
+            continue
+        must = "not be there"
+        if name in wanted:
+            must = f"have shape {wanted[name]}, as {CONFIG} says"
+        raise FileError(checkpoint.place(name), must=must, got=got or "nothing")
 
 
 def _generation(folder: Path, model: Transformer) -> GenerationConfig:

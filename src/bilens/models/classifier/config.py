@@ -7,8 +7,17 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from bilens.base.errors import ConfigError
+from bilens.base.keys import Flag, Keys, Number, each
 from bilens.base.numerics import is_whole
-from bilens.models.config import require_bool, require_count, require_known_keys
+from bilens.models.config import SIZE, require_known_keys
+
+FIELDS = Keys(
+    {
+        **each(("hidden_size", "num_hidden_layers"), SIZE),
+        **each(("residual", "bias"), Flag()),
+        "input_noise": Number(least=0),
+    }
+)
 
 
 class ClassifierConfig(PreTrainedConfig):
@@ -30,25 +39,13 @@ class ClassifierConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         require_known_keys(self, kwargs)
-        for name in ("hidden_size", "num_hidden_layers"):
-            require_count("ClassifierConfig", name, getattr(self, name))
-        for name in ("residual", "bias"):
-            require_bool("ClassifierConfig", name, getattr(self, name))
+        FIELDS.check_fields(self, "ClassifierConfig.")
         shape = list(self.input_shape) if isinstance(self.input_shape, Sequence) else []
         if not shape or not all(is_whole(n) and n > 0 for n in shape):
             raise ConfigError(
                 "ClassifierConfig.input_shape", must="be whole numbers ≥ 1", got=self.input_shape
             )
         self.input_shape = shape
-        noise = self.input_noise
-        if (
-            isinstance(noise, bool)
-            or not isinstance(noise, int | float)
-            or not 0 <= noise < float("inf")
-        ):
-            raise ConfigError(
-                "ClassifierConfig.input_noise", must="be a finite number ≥ 0", got=repr(noise)
-            )
         super().__post_init__(**kwargs)
         if sorted(self.id2label or ()) != list(range(len(self.id2label or ()))):
             raise ConfigError(

@@ -1,15 +1,24 @@
-"""Doors between bilens and Llama-family checkpoints: name by name, refusing what is not understood."""
+"""Llama and its relatives: the same names of weights, and a few facts apart that no key tells of."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from transformers import LlamaConfig, PreTrainedConfig
+from transformers import (
+    CONFIG_MAPPING,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 from transformers.activations import ACT2FN
 
 from bilens.base.errors import ConfigError
-from bilens.models.keys import require_understood
+from bilens.base.keys import Allowed, Anything, OneOf, Only, each
+from bilens.models.families.family import Family, Shapes
+from bilens.models.keys import understood
 from bilens.models.transformer.config import TransformerConfig
-
-FAMILY = ("llama", "mistral", "qwen2", "qwen3")
 
 # Keys that mean the same on both sides, and are copied.
 SHARED = (
@@ -19,15 +28,39 @@ SHARED = (
     "eos_token_id", "pad_token_id",
 )  # fmt: skip
 BIASES = ("attention_bias", "mlp_bias")
-# Keys whose value must be one of these, because any other changes the function in a way bilens does
-# not have.
-ONLY: dict[str, tuple[Any, ...]] = {
-    "attention_dropout": (0, 0.0, None),
-    "pretraining_tp": (1, None),
-    "sliding_window": (None,),
-    "use_sliding_window": (False, None),
+OWN: dict[str, Allowed] = {
+    # the last is read only where a sliding window is used
+    **each((*SHARED, *BIASES, "layer_types", "max_window_layers"), Anything()),
+    # any other value changes the function in a way that bilens does not have
+    "attention_dropout": Only((0, None)),
+    "pretraining_tp": Only((1, None)),
+    "sliding_window": Only((None,)),
+    "use_sliding_window": Only((False, None)),
 }
-FREE = ("max_window_layers", "layer_types")  # the first is read only where a sliding window is used
+# What every model of the family is, in the fields of bilens's configuration.
+ALIKE = {"norm": "rms", "positions": "rope", "gated": True, "head_bias": False}
+
+
+@dataclass(frozen=True)
+class Relative:
+    """A class of the family. ``biases``: the keys by which its config.json tells of biases.
+    ``always``: what each of its models is, in the fields of bilens's configuration.
+    """
+
+    config: type[PreTrainedConfig]
+    biases: tuple[str, ...]
+    always: Mapping[str, Any]
+
+
+# Llama first: what it does not have, the others are asked for.
+RELATIVES = {
+    "llama": Relative(LlamaConfig, BIASES, {"qk_norm": False}),
+    "mistral": Relative(MistralConfig, (), {"qk_norm": False}),
+    "qwen2": Relative(
+        Qwen2Config, (), {"qk_norm": False, "attention_bias": True, "attention_out_bias": False}
+    ),
+    "qwen3": Relative(Qwen3Config, ("attention_bias",), {"qk_norm": True}),
+}
 
 
 def config_from_llama(config: PreTrainedConfig) -> TransformerConfig:
@@ -36,51 +69,78 @@ def config_from_llama(config: PreTrainedConfig) -> TransformerConfig:
     """
     raw = config.to_dict()
     kind = raw.get("model_type")
-    if kind not in FAMILY:
-        raise ConfigError("model_type", must=f"be one of {', '.join(FAMILY)}", got=repr(kind))
-    _require_family(raw)
+    if not isinstance(kind, str) or kind not in RELATIVES:
+        raise ConfigError("model_type", must=OneOf(tuple(RELATIVES)).must(kind), got=repr(kind))
+    understood(OWN).check(raw)
+    layers = raw.get("layer_types") or ()
+    if any(layer != "full_attention" for layer in layers):
+        raise ConfigError("layer_types", must="be full_attention in every layer", got=layers)
     given = {key: raw[key] for key in SHARED if raw.get(key) is not None}
     given |= {key: raw.get(key, False) for key in BIASES}
-    if kind == "qwen2":  # its q, k and v have biases that no key tells of
-        given |= {"attention_bias": True, "attention_out_bias": False}
-    return TransformerConfig(**given, qk_norm=kind == "qwen3", dtype=raw.get("dtype"))
+    return TransformerConfig(**(given | dict(RELATIVES[kind].always)), dtype=raw.get("dtype"))
 
 
 def config_to_llama(config: TransformerConfig) -> LlamaConfig:
     """The Llama configuration of a bilens one. Errors: ConfigError naming the first key that Llama
     does not have.
     """
-    wanted = {
-        "norm": "rms", "positions": "rope", "gated": True, "qk_norm": False, "head_bias": False,
-        "attention_out_bias": config.attention_bias,
-    }  # fmt: skip
-    for key, value in wanted.items():
+    missed = _missed(config, RELATIVES["llama"])
+    if missed is not None:
+        key, must = missed
+        must = f"be {must}, as in every Llama"
+        raise ConfigError(f"to_llama: {key}", must=must, got=repr(getattr(config, key)))
+    if config.hidden_act not in ACT2FN:
+        must = "be one transformers has"
+        raise ConfigError("to_llama: hidden_act", must=must, got=repr(config.hidden_act))
+    made = _made(config, RELATIVES["llama"])
+    assert isinstance(made, LlamaConfig)
+    return made
+
+
+def stock(config: TransformerConfig) -> PreTrainedConfig | str:
+    """The configuration of the first class of the family that has all of ``config``; in words, what
+    of it Llama does not have where none does.
+    """
+    for relative in RELATIVES.values():
+        if _missed(config, relative) is None and config.hidden_act in ACT2FN:
+            return _made(config, relative)
+    missed = _missed(config, RELATIVES["llama"])
+    key = "hidden_act" if missed is None else missed[0]
+    return f"{key} = {getattr(config, key)!r}"
+
+
+def _missed(config: TransformerConfig, relative: Relative) -> tuple[str, str] | None:
+    """The first field of ``config`` that no model of that class has, and what it is there."""
+    for key, value in {**ALIKE, **_always(config, relative)}.items():
         if getattr(config, key) != value:
-            raise ConfigError(
-                f"to_llama: {key}",
-                must=f"be {value!r}, as in every Llama",
-                got=repr(getattr(config, key)),
-            )
+            return key, repr(value)
     for key in ("num_attention_heads", "intermediate_size"):
         if not getattr(config, key):
-            raise ConfigError(f"to_llama: {key}", must="be at least 1, as in every Llama", got=0)
-    if config.hidden_act not in ACT2FN:
-        raise ConfigError(
-            "to_llama: hidden_act", must="be one transformers has", got=repr(config.hidden_act)
-        )
+            return key, "at least 1"
+    return None
+
+
+def _always(config: TransformerConfig, relative: Relative) -> dict[str, Any]:
+    """What each model of that class is: no biases where no key tells of them, and o_proj's as those
+    of the others.
+    """
+    untold = {key: False for key in BIASES if key not in relative.biases}
+    found = {**relative.always, **untold, "attention_out_bias": config.attention_bias}
+    return found | dict(relative.always)
+
+
+def _made(config: TransformerConfig, relative: Relative) -> PreTrainedConfig:
+    keys = (*SHARED, *relative.biases)
     try:
-        return LlamaConfig(**{key: getattr(config, key) for key in (*SHARED, *BIASES)})
+        return relative.config(**{key: getattr(config, key) for key in keys})
     except Exception as error:  # its strict dataclass raises kinds of its own
         raise ConfigError("to_llama", must="be of sizes that Llama can have", got=error) from error
 
 
-def _require_family(raw: dict[str, Any]) -> None:
-    """Raise ConfigError for the first key of ``raw`` that means something bilens does not have."""
-    require_understood(raw, {*SHARED, *BIASES, *ONLY, *FREE})
-    for key, allowed in ONLY.items():
-        if raw.get(key, allowed[0]) not in allowed:
-            todo = "bilens does not have what it asks for."
-            raise ConfigError(key, must=f"be {allowed[0]!r}", got=repr(raw[key]), todo=todo)
-    kinds = raw.get("layer_types") or ()
-    if any(kind != "full_attention" for kind in kinds):
-        raise ConfigError("layer_types", must="be full_attention in every layer", got=kinds)
+def _config(raw: dict[str, Any], shapes: Shapes) -> TransformerConfig:
+    return config_from_llama(CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw)))
+
+
+LLAMA = Family(
+    kinds=tuple(RELATIVES), config=_config, derived=(".rotary_emb.inv_freq",), stock=stock
+)

@@ -5,37 +5,31 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from bilens.base.errors import ConfigError
-from bilens.models.config import (
-    require_bool,
-    require_count,
-    require_known_keys,
-    require_number,
-    require_tokens,
-)
+from bilens.base.keys import Flag, Keys, Number, OneOf, Whole, each
+from bilens.models.config import SIZE, SIZE_OR_NONE, require_known_keys, require_tokens
 from bilens.models.transformer.rope import THETA, rope_parameters
 from bilens.nn.mlp import ACTIVATIONS
 from bilens.nn.norm import NORMS
 
 POSITIONS = ("rope", "learned", "none")
-COUNTS = ("vocab_size", "hidden_size", "max_position_embeddings")
-FLAGS = (
-    "gated",
-    "attention_bias",
-    "attention_out_bias",
-    "mlp_bias",
-    "head_bias",
-    "qk_norm",
-    "tie_word_embeddings",
-    "folded",
-    "use_cache",
-)
-COUNTS_OR_NONE = (
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "intermediate_size",
-)
 MOST_LAYERS = 10_000
+FLAGS = (
+    "gated", "attention_bias", "attention_out_bias", "mlp_bias", "head_bias", "qk_norm",
+    "tie_word_embeddings", "folded", "use_cache",
+)  # fmt: skip
+FIELDS = Keys(
+    {
+        **each(("vocab_size", "hidden_size", "max_position_embeddings"), SIZE),
+        "num_hidden_layers": Whole(0, MOST_LAYERS),
+        **each(("num_attention_heads", "num_key_value_heads", "intermediate_size"), SIZE_OR_NONE),
+        **each(FLAGS, Flag()),
+        **each(("rms_norm_eps", "initializer_range"), Number(least=0)),
+        "norm": OneOf(tuple(NORMS)),
+        "positions": OneOf(POSITIONS),
+        "hidden_act": OneOf(tuple(ACTIVATIONS)),
+    }
+)
+HEADS = Keys(each(("head_dim", "num_key_value_heads"), SIZE))
 
 
 class TransformerConfig(PreTrainedConfig):
@@ -88,30 +82,12 @@ class TransformerConfig(PreTrainedConfig):
             self.num_key_value_heads = self.num_attention_heads
         if self.attention_out_bias is None:
             self.attention_out_bias = self.attention_bias
-        self._check()
+        FIELDS.check_fields(self, "TransformerConfig.")
+        require_tokens(self, self.vocab_size, "TransformerConfig.")
         self._check_heads()
         given = self.rope_parameters if scaling is None else scaling
         self.rope_parameters = rope_parameters(given, theta or THETA, self.max_position_embeddings)
         super().__post_init__(**kwargs)
-
-    def _check(self) -> None:
-        for names, least in ((COUNTS, 1), (COUNTS_OR_NONE, 0)):
-            for name in names:
-                require_count("TransformerConfig", name, getattr(self, name), least)
-        if self.num_hidden_layers > MOST_LAYERS:
-            _refuse("num_hidden_layers", f"be at most {MOST_LAYERS}", self.num_hidden_layers)
-        for name in FLAGS:
-            require_bool("TransformerConfig", name, getattr(self, name))
-        for name in ("rms_norm_eps", "initializer_range"):
-            require_number("TransformerConfig", name, getattr(self, name), least=0)
-        for name, known in (
-            ("norm", NORMS),
-            ("positions", POSITIONS),
-            ("hidden_act", tuple(ACTIVATIONS)),
-        ):
-            if getattr(self, name) not in known:
-                _refuse(name, f"be one of {', '.join(known)}", repr(getattr(self, name)))
-        require_tokens(self, self.vocab_size, "TransformerConfig.")
 
     def _check_heads(self) -> None:
         heads, groups = self.num_attention_heads, self.num_key_value_heads or 0
@@ -122,8 +98,7 @@ class TransformerConfig(PreTrainedConfig):
                 must = f"be a multiple of num_attention_heads = {heads}, or head_dim be given"
                 _refuse("hidden_size", must, self.hidden_size)
             self.head_dim = self.hidden_size // heads
-        require_count("TransformerConfig", "head_dim", self.head_dim)
-        require_count("TransformerConfig", "num_key_value_heads", groups)
+        HEADS.check_fields(self, "TransformerConfig.")
         if heads % groups:
             _refuse(
                 "num_attention_heads", f"be a multiple of num_key_value_heads = {groups}", heads

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from bilens.base.errors import ConfigError
-from bilens.models.config import require_count, require_number
+from bilens.base.keys import Keys, Number, each
+from bilens.models.config import SIZE
 
 THETA = 10000.0
 # The kinds whose angles do not depend on the length of the text, and what each needs beside its
@@ -17,6 +18,12 @@ ROPES: dict[str, tuple[str, ...]] = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
 WHERE = "TransformerConfig.rope_parameters"
+POSSIBLE = Keys(
+    {
+        "original_max_position_embeddings": SIZE,
+        **each(("rope_theta", "factor", "low_freq_factor", "high_freq_factor"), Number(above=0)),
+    }
+)
 
 
 def rope_parameters(given: Any, theta: Any, context: int) -> dict[str, Any]:
@@ -63,11 +70,7 @@ def _kind(left: dict[str, Any]) -> str:
 
 
 def _require_possible(found: dict[str, Any]) -> None:
-    for key, value in found.items():
-        if key == "original_max_position_embeddings":
-            require_count("TransformerConfig", f"rope_parameters.{key}", value)
-        elif key != "rope_type":
-            require_number("TransformerConfig", f"rope_parameters.{key}", value, above=0)
+    POSSIBLE.check({key: found[key] for key in found if key != "rope_type"}, f"{WHERE}.")
     if "low_freq_factor" in found and found["low_freq_factor"] >= found["high_freq_factor"]:
         must = f"be above low_freq_factor = {found['low_freq_factor']}"
         raise ConfigError(f"{WHERE}.high_freq_factor", must=must, got=found["high_freq_factor"])
