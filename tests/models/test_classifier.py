@@ -1,4 +1,6 @@
-"""The classifier is the tensor it says it is: at every depth, with and without residual and biases."""
+"""The classifier is the tensor it says it is: at every depth, with and without residual and
+biases.
+"""
 
 import itertools
 
@@ -204,7 +206,7 @@ def test_truncation_drops_the_smallest_terms():
         ({"input_shape": 5}, "input_shape must be whole numbers ≥ 1; got 5"),
         ({"residual": "yes"}, "residual must be true or false; got 'yes'"),
         ({"hidden_size": True}, "hidden_size must be a whole number ≥ 1; got True"),
-        ({"hidden_size": 10**12}, "hidden_size must be a whole number ≥ 1"),
+        ({"hidden_size": 10**12}, "hidden_size must be 1 … 2147483647"),
         ({"id2label": {0: "a", 2: "b"}}, "id2label must name the classes 0, 1, 2, …; got [0, 2]"),
         ({"input_noise": float("nan")}, "input_noise must be a finite number ≥ 0; got nan"),
     ],
