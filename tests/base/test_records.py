@@ -1,4 +1,6 @@
-"""Every kind of record saves and loads as it was; damaged and foreign files are refused in words."""
+"""Every kind of record saves and loads as it was; damaged and foreign files are refused in
+words.
+"""
 
 import dataclasses
 import json
@@ -338,7 +340,8 @@ def test_a_tensor_of_another_type_is_named(tmp_path, refuses):
     save_file(
         {".a": torch.ones(2, 2), ".i": torch.ones(2, 2).int()}, tmp_path / "t", metadata=header
     )
-    text = f"{tmp_path / 't'} must hold a whole record; got TypeError: Factored.b is not what that field holds: int32 of shape"
+    text = f"{tmp_path / 't'} must hold a whole record; got TypeError: "
+    text += "Factored.b is not what that field holds: int32 of shape"
     refuses(FileError, lambda: Record.load(tmp_path / "t"), text)
 
 

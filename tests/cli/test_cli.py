@@ -232,7 +232,10 @@ def test_a_closed_or_full_stdout_is_no_traceback(run, monkeypatch, model):
         ),
         (("train", "image", "--output", "MODEL"), "Resume it to go on, or name another folder"),
         (("train", "image", "--output", "new", "--recipe", "best"), "recipe must be one of"),
-        (("train", "image", "--output", "new", "--steps", "-3"), "steps must be at least 1"),
+        (
+            ("train", "image", "--output", "new", "--steps", "-3"),
+            "steps must be a whole number ≥ 1",
+        ),
         (("train", "image", "--output", "new", "--data", "nowhere"), "nowhere must be"),
         (
             ("train", "image", "--output", "new", "--recipe", "accuracy", "--kept", "3"),

@@ -257,10 +257,10 @@ def test_bad_activations(directions, refuses):
         ({"batch_size": True}, "batch_size must be a whole number ≥ 1; got True"),
         ({"k": 1.5}, "k must be a whole number ≥ 1; got 1.5"),
         ({"seed": -1}, "seed must be a whole number from 0 to"),
-        ({"learning_rate": "fast"}, "learning_rate must be finite and ≥ 0; got 'fast'"),
-        ({"sparsity": -1.0}, "sparsity must be finite and ≥ 0; got -1.0"),
-        ({"sparsity": math.nan}, "sparsity must be finite and ≥ 0; got nan"),
-        ({"learning_rate": math.inf}, "learning_rate must be finite and ≥ 0; got inf"),
+        ({"learning_rate": "fast"}, "learning_rate must be a finite number ≥ 0; got 'fast'"),
+        ({"sparsity": -1.0}, "sparsity must be a finite number ≥ 0; got -1.0"),
+        ({"sparsity": math.nan}, "sparsity must be a finite number ≥ 0; got nan"),
+        ({"learning_rate": math.inf}, "learning_rate must be a finite number ≥ 0; got inf"),
     ],
 )
 @pytest.mark.bad_input

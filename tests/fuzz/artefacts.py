@@ -75,13 +75,15 @@ def dooms_model(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     generator = torch.Generator().manual_seed(0)
     shapes = {
-        "transformer.wte.weight": (40, 16), "lm_head.weight": (40, 16), "transformer.h.0.attn.qkv.weight": (48, 16),
+        "transformer.wte.weight": (40, 16), "lm_head.weight": (40, 16),
+        "transformer.h.0.attn.qkv.weight": (48, 16),
         "transformer.h.0.attn.o.weight": (16, 16), "transformer.h.0.mlp.w.weight": (24, 16),
         "transformer.h.0.mlp.p.weight": (16, 12),
     }  # fmt: skip
     weights = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     save_file(weights, folder / "model.safetensors")
-    config = {"bias": False, "bilinear": True, "d_hidden": 12, "d_model": 16, "gate": None, "n_ctx": 32, "n_head": 2,
+    config = {"bias": False, "bilinear": True, "d_hidden": 12, "d_model": 16, "gate": None,
+    "n_ctx": 32, "n_head": 2,
               "n_layer": 1, "tokenizer": "ts-4096"}  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
 
@@ -105,10 +107,13 @@ def results(folder: Path) -> None:
     model = bilens.Transformer(bilens.TransformerConfig(vocab_size=40, **SIZES)).eval()
     ids = torch.tensor([1, 2, 3])
     found = {
-        "eigen": eigen(T, k=2), "hosvd": hosvd(T, max_rank=2), "svd": svd(T, max_rank=2), "joint": joint(T),
+        "eigen": eigen(T, k=2), "hosvd": hosvd(T, max_rank=2), "svd": svd(T, max_rank=2),
+        "joint": joint(T),
         "entries": top_entries(symmetric, 4), "gates": T.interaction(torch.ones(3)).gates(2),
-        "expansion": bilens.expand(model, ids, 5), "weighted": eigen(T, k=2, measure=torch.randn(30, 6)),
-        "knockout": bilens.circuits.knockout(model, ids, "mlp0", 5), "composition": bilens.circuits.composition(model),
+        "expansion": bilens.expand(model, ids, 5),
+        "weighted": eigen(T, k=2, measure=torch.randn(30, 6)),
+        "knockout": bilens.circuits.knockout(model, ids, "mlp0", 5),
+        "composition": bilens.circuits.composition(model),
     }  # fmt: skip
     for name, result in found.items():
         result.save(folder / f"{name}.safetensors")
@@ -152,7 +157,8 @@ def chunks(folder: Path) -> None:
 
 ARTEFACTS: dict[str, Callable[[Path], None]] = {
     "bilens": bilens_model, "llama": llama_model, "sharded": sharded_model, "dooms": dooms_model,
-    "classifier": classifier, "dictionary": dictionary, "results": results, "tokenizer": tokenizer, "texts": texts,
+    "classifier": classifier, "dictionary": dictionary, "results": results, "tokenizer": tokenizer,
+    "texts": texts,
     "images": images, "recipe": recipe, "chunks": chunks,
 }  # fmt: skip
 

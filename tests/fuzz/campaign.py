@@ -50,7 +50,8 @@ class Outcome:
     def table(self) -> str:
         kinds = Counter((fault.door, fault.what[:110]) for fault in self.faults)
         lines = [f"{count:4} × {door}: {what}" for (door, what), count in kinds.most_common()]
-        head = f"{self.cases} cases: {self.refused} refused, {self.let_in} let in and used, {len(self.faults)} faults"
+        head = f"{self.cases} cases: {self.refused} refused, {self.let_in} let in and used, "
+        head += f"{len(self.faults)} faults"
         return "\n".join([head, *lines])
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 ODD: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 3, 7, 2**31, 2**63, 10**30, 1.5, -0.5, 1e300, float("nan"), float("inf"), "", "no", "16",
-    "\x1b[31mred", "\u202eabc", "[/INST]", "\x00", "../../etc/passwd", "x" * 10**5, [], [1], [None] * 3, {}, {"a": 1},
+    None, True, False, 0, -1, 1, 3, 7, 2**31, 2**63, 10**30, 1.5, -0.5, 1e300, float("nan"),
+    float("inf"), "", "no", "16",
+    "\x1b[31mred", "\u202eabc", "[/INST]", "\x00", "../../etc/passwd", "x" * 10**5, [], [1],
+    [None] * 3, {}, {"a": 1},
     {"a": {"b": [{}]}}, "float8_e4m3fn", "int8", "auto",
 )  # fmt: skip
 
@@ -180,7 +182,8 @@ def numbers_odd(file: Path, rng: random.Random) -> None:
     file.write_bytes(raw)
 
 
-ANY = (bytes_cut, bytes_changed, head_changed, bytes_put_in, replaced, tail_doubled, gone, a_folder, a_pipe, a_loop,
+ANY = (bytes_cut, bytes_changed, head_changed, bytes_put_in, replaced, tail_doubled, gone,
+a_folder, a_pipe, a_loop,
        renamed, hole)  # fmt: skip
 OF_SUFFIX: dict[str, tuple[Callable[[Path, random.Random], None], ...]] = {
     ".json": (json_changed,) * 18,

@@ -31,7 +31,8 @@ from bilens.cli.commands.convert import command as convert
 WEIGHTS = "model.safetensors"
 TEXT = "the thing λ"
 LINEAR = {"type": "linear", "factor": 4.0}
-LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0,
+"high_freq_factor": 4.0,
           "original_max_position_embeddings": 16}  # fmt: skip
 
 

@@ -15,7 +15,8 @@ from bilens.base.errors import ArgumentError, ConfigError, ShapeError
 from bilens.nn.attention import rotate
 
 SMALL = {
-    "vocab_size": 40, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "vocab_size": 40, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2,
+    "num_attention_heads": 4,
     "max_position_embeddings": 32,
 }  # fmt: skip
 
@@ -179,7 +180,8 @@ ROPES = {
     "default": {"rope_type": "default", "rope_theta": 10_000.0},
     "linear": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0},
     "llama3": {
-        "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64,
     },
 }  # fmt: skip
@@ -193,7 +195,8 @@ def halved(request, tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp(request.param)
     config = LlamaConfig(
-        vocab_size=64, hidden_size=64, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=64, hidden_size=64, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=2,
         max_position_embeddings=4096, initializer_range=0.2, rope_parameters=ROPES[request.param],
     )  # fmt: skip
     LlamaForCausalLM(config).bfloat16().save_pretrained(folder)

@@ -21,7 +21,8 @@ TEXT = "Once upon a girl"
 def reading(tokenizer, positions="rope", **given):
     torch.manual_seed(0)
     config = TransformerConfig(
-        vocab_size=320, hidden_size=8, intermediate_size=6, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=320, hidden_size=8, intermediate_size=6, num_hidden_layers=2,
+        num_attention_heads=2,
         positions=positions, max_position_embeddings=40, initializer_range=0.5, **given,
     )  # fmt: skip
     model = Transformer(config).double().eval()
@@ -92,7 +93,9 @@ def test_names_of_a_llama_like_tokenizer():
 
 
 def test_tokens_of_a_tokenizer_of_whole_words():
-    """Without a decoder, words are what they are; an id beyond the vocabulary has a number alone."""
+    """Without a decoder, words are what they are; an id beyond the vocabulary has a number
+    alone.
+    """
     words = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1, "girl": 2}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     model = reading(PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>"))

@@ -1,4 +1,6 @@
-"""Text comes in the documents, parts and blocks it should; every damaged source is one clear error."""
+"""Text comes in the documents, parts and blocks it should; every damaged source is one clear
+error.
+"""
 
 import json
 import lzma
@@ -348,7 +350,8 @@ def test_a_dataset_out_of_reach(refuses, hub, monkeypatch):
 
     hub({})
     monkeypatch.setattr(module, "dataset_info", fails)
-    text = "owner/name must be a file, a folder, or a Hugging Face dataset that can be reached and read; got none of them"
+    text = "owner/name must be a file, a folder, or a Hugging Face dataset that can be reached and "
+    text += "read; got none of them"
     refuses(FileError, lambda: read_documents("owner/name"), text, "(no network)")
 
 
@@ -508,7 +511,9 @@ def test_a_large_vocabulary_takes_four_bytes(tokenizer):
 
 
 def _byte_characters():
-    """GPT-2's table from bytes to characters: printable Latin-1 as it is, the rest from U+0100 on."""
+    """GPT-2's table from bytes to characters: printable Latin-1 as it is, the rest from U+0100
+    on.
+    """
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in plain]
     return {byte: chr(byte) for byte in plain} | {

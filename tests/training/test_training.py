@@ -1,4 +1,6 @@
-"""Training: folders are claimed once, damage is passed over, figures and penalties are as by hand."""
+"""Training: folders are claimed once, damage is passed over, figures and penalties are as by
+hand.
+"""
 
 import json
 import math
@@ -14,7 +16,14 @@ from bilens.algebra import CP
 from bilens.base.errors import ConfigError, FileError, NotFiniteError
 from bilens.base.files import held
 from bilens.decompose import eigen
-from bilens.training import evaluate_on, load_images, recipe, run, train_classifier
+from bilens.training import (
+    checkpoints,
+    evaluate_on,
+    load_images,
+    recipe,
+    schedule,
+    train_classifier,
+)
 from bilens.training.classify import TAIL_EVERY, tail_penalty
 
 
@@ -54,7 +63,7 @@ def test_a_folder_in_use_is_refused(refuses, tmp_path, quick):
     refuses(
         FileError,
         lambda: train_classifier("digits", tmp_path, quick, resume=True),
-        "or hold a run; got files",
+        "or hold the run; got files",
     )
     assert [file.name for file in tmp_path.iterdir()] == ["note.txt"]
 
@@ -82,11 +91,11 @@ def test_recipes(refuses):
     assert recipe(steps=None).steps == recipe().steps
     refuses(ConfigError, lambda: recipe("best"), "recipe must be one of interpretable, accuracy")
     refuses(ConfigError, lambda: recipe(widht=3), "recipe.widht must be a field of ImageRecipe")
-    refuses(ConfigError, lambda: recipe(steps=0), "steps must be at least 1")
+    refuses(ConfigError, lambda: recipe(steps=0), "steps must be a whole number ≥ 1")
     refuses(
         ConfigError,
         lambda: recipe(learning_rate=float("nan")),
-        "learning_rate must be finite and ≥ 0",
+        "learning_rate must be a finite number ≥ 0",
     )
     for name in ("steps", "batch_size", "hidden_size", "num_hidden_layers", "kept"):
         for wrong in (1.5, True, "3", -1, math.nan, 2**31):
@@ -100,7 +109,7 @@ def test_recipes(refuses):
             refuses(
                 ConfigError,
                 lambda name=name, wrong=wrong: recipe(**{name: wrong}),
-                f"{name} must be finite",
+                f"{name} must be a finite number",
             )
     refuses(ConfigError, lambda: recipe(bias=1), "bias must be true or false")
 
@@ -154,10 +163,10 @@ def test_damaged_checkpoints_are_passed_over(tmp_path, quick, trained):
     shutil.copytree(trained, tmp_path / "run")
     whole = tmp_path / "whole"
     shutil.copytree(newest, whole)
-    assert run._is_whole(newest)
+    assert checkpoints.is_whole(newest)
     for name, damage in DAMAGES.items():
         damage(newest / name)
-        assert not run._is_whole(newest), name
+        assert not checkpoints.is_whole(newest), name
         shutil.rmtree(newest)
         shutil.copytree(whole, newest)
     truncated(newest / "optimizer.pt")
@@ -181,7 +190,11 @@ def test_intervals_of_checkpoints_on_resuming(refuses, tmp_path, quick, trained)
     shutil.copytree(trained, folder)
     shutil.rmtree(folder / "checkpoints" / "checkpoint-6")
     text = "save_every must be what the run began with, 3; got 2"
-    for wrong, words in ((2, text), (0, "save_every must be at least 1"), (1.5, "whole number")):
+    for wrong, words in (
+        (2, text),
+        (0, "save_every must be a whole number ≥ 1"),
+        (1.5, "whole number"),
+    ):
         given = {"resume": True, "save_every": wrong}
         refuses(
             ConfigError,
@@ -372,4 +385,4 @@ def test_the_schedule(trained, tmp_path):
     [(1000, 100, 20), (1000, 30, 15), (10, 1, 1), (500, 7, 7), (2640, 264, 44), (3, 3, 1)],
 )
 def test_every_checkpoint_falls_on_a_line_of_the_log(steps, every, logged):
-    assert run._logging_steps(steps, every) == logged
+    assert schedule.logging_steps(steps, every) == logged

@@ -13,10 +13,10 @@ class BilensError(Exception):
     The line is safe to print: white space is a single space, control characters are written out,
     and a long value is cut.
 
-    >>> raise ShapeError("CP.left", must="be (h, i) with h = 4", got="(3, 5)", todo="Pass gate_proj.weight as it is.")
+    >>> raise ShapeError("CP.left", must="be (h, i) with h = 4", got="(3, 5)", todo="Transpose it.")
     Traceback (most recent call last):
-    ... bilens.base.errors.ShapeError: CP.left must be (h, i) with h = 4; got (3, 5). Pass
-    gate_proj.weight as it is.
+    ... bilens.base.errors.ShapeError: CP.left must be (h, i) with h = 4; got (3, 5).
+    Transpose it.
     """
 
     def __init__(self, who: str, *, must: str, got: object, todo: str = "") -> None:

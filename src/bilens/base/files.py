@@ -5,17 +5,21 @@ on that folder. A kill lets go of the lock, so what a dead writer left can be to
 one is at, and the next holder sweeps it away.
 """
 
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from safetensors import SafetensorError
 
-from bilens.base.errors import FileError
+from bilens.base.errors import BilensError, FileError
+from bilens.base.reading import read_json_object
 
 fcntl: ModuleType | None
 try:
@@ -110,6 +114,62 @@ def held(folder: str | Path) -> Iterator[Path]:
             sweep(folder)
         stack.callback(_remove_empty, made)
         yield folder
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done in a folder, as ``file`` in it says from the beginning.
+
+    ``about``: what makes it this job and no other; None as a value is what it began with, or that
+    of ``first``. ``name``: how errors call it. ``error``: the kind for a folder that was begun with
+    something else.
+    """
+
+    file: str
+    about: Mapping[str, Any]
+    first: Mapping[str, Any] = field(default_factory=dict)
+    name: str = "the computation"
+    error: type[BilensError] = FileError
+
+    def begun(self) -> dict[str, Any]:
+        """What the file of a new job says."""
+        return dict(self.first) | {
+            key: value for key, value in self.about.items() if value is not None
+        }
+
+    def resumed(self, folder: Path) -> dict[str, Any]:
+        """What the file says of a job that was begun. Errors: ``error`` for the first of ``about``
+        that is another.
+        """
+        file = folder / self.file
+        stored = read_json_object(file)
+        for key, value in self.about.items():
+            if value is not None and stored.get(key) != value:
+                must, todo = f"be what {self.name} began with, ", "Name another folder."
+                must += repr(stored.get(key))
+                raise self.error(f"{file}: {key}", must=must, got=repr(value), todo=todo)
+        return {key: stored.get(key) for key in self.about}
+
+
+@contextmanager
+def claim(folder: str | Path, job: Job, resume: bool = True) -> Iterator[tuple[bool, dict]]:
+    """Hold ``folder`` for ``job`` while the block lasts: whether it is new, and what its file says.
+
+    A folder that is new or empty begins it; with ``resume`` one where it was begun goes on. Errors:
+    FileError for a folder that holds anything else, or that another process is at work in; the
+    job's own where it was begun with something else.
+    """
+    with held(folder) as mine:
+        begun = (mine / job.file).is_file()
+        if begun and resume:
+            yield False, job.resumed(mine)
+            return
+        must = f"{NEW}, or hold {job.name}" if resume else NEW
+        todo = "Resume it to go on, or name another folder." if begun else "Name another folder."
+        require_empty(mine, must, todo)
+        about = job.begun()
+        write_text(mine / job.file, json.dumps(about, indent=2) + "\n")
+        yield True, about
 
 
 @contextmanager

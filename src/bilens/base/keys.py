@@ -73,16 +73,19 @@ class Between(Allowed):
 
 @dataclass(frozen=True)
 class Number(Allowed):
-    """A finite number of at least ``least`` and above ``above``."""
+    """A finite number of at least ``least``, above ``above`` and below ``below``."""
 
     least: float = -math.inf
     above: float = -math.inf
+    below: float = math.inf
 
     def allows(self, value: Any) -> bool:
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and math.isfinite(value) and value >= self.least and value > self.above
+        return number and self.least <= value < self.below and value > self.above
 
     def must(self, value: Any) -> str:
+        if self.below < math.inf:
+            return f"be {self.least:g} … {self.below:g}, without {self.below:g}"
         if self.above > -math.inf:
             return f"be a finite number > {self.above:g}"
         if self.least > -math.inf:

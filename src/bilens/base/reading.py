@@ -25,7 +25,10 @@ WEIGHT_TYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
-TO_CONVERT = "Convert its weights to float32, float16 or bfloat16 first: load it where it was made, .to(torch.bfloat16), save."
+TO_CONVERT = (
+    "Convert its weights to float32, float16 or bfloat16 first: load it where it was made, "
+    ".to(torch.bfloat16), save."
+)
 
 
 def read_json(file: Path) -> Any:

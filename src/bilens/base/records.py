@@ -43,8 +43,10 @@ class Record:
         super().__init_subclass__(**kwargs)
         key = _key(cls)
         if key in Record._kinds:
-            raise ArgumentError(f"class {cls.__name__}", must="be its room's only record of that name",
-                                got=f"a second {key}", todo="Saved records are told apart by it.")  # fmt: skip
+            raise ArgumentError(f"class {cls.__name__}",
+            must="be its room's only record of that name",
+                                got=f"a second {key}",
+                                todo="Saved records are told apart by it.")  # fmt: skip
         Record._kinds[key] = cls
 
     def to(self: R, *targets: torch.dtype | torch.device | str) -> R:
@@ -112,7 +114,9 @@ class _UnknownError(LookupError):
 
 
 def _key(kind: type) -> str:
-    """What a kind of record is called in files: its room and name, the whole module outside bilens."""
+    """What a kind of record is called in files: its room and name, the whole module outside
+    bilens.
+    """
     package, _, inside = kind.__module__.partition(".")
     room = inside.partition(".")[0] if package == "bilens" else kind.__module__
     return f"{room}.{kind.__name__}"
@@ -150,7 +154,9 @@ def _whole(path: Path) -> "Record":
 
 
 def _place(target: object) -> torch.dtype | torch.device:
-    """What ``target`` names. Errors: ArgumentError for neither a real floating dtype nor a device."""
+    """What ``target`` names. Errors: ArgumentError for neither a real floating dtype nor a
+    device.
+    """
     named = (
         getattr(torch, target, None)
         if isinstance(target, str) and target.isidentifier()
@@ -223,7 +229,9 @@ def _on_disk(tensor: Tensor) -> Tensor:
 def _pack(
     value: Any, at: str, tensors: dict[str, Tensor], taken: Callable[[Tensor], Tensor]
 ) -> Any:
-    """``value`` as JSON; its tensors go into ``tensors`` under their path, as ``taken`` makes them."""
+    """``value`` as JSON; its tensors go into ``tensors`` under their path, as ``taken`` makes
+    them.
+    """
     match value:
         case Tensor():
             tensors[at] = taken(value)

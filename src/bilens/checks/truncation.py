@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bilens.base.charts import REFERENCE
 from bilens.base.results import Result
 from bilens.decompose import eigen
 from bilens.models.classifier import Classifier
@@ -58,7 +59,7 @@ class Truncation(Result):
 
         lines = [line("rest left out", self.zero), line("rest at its mean", self.mean, dash="dot")]
         full = [self.full] * len(self.kept)
-        lines.append(line("whole model", full, dash="dash", color="grey") | {"mode": "lines"})
+        lines.append(line("whole model", full, dash="dash", color=REFERENCE) | {"mode": "lines"})
         axes = {
             "xaxis": {
                 "title": {"text": "eigenvectors kept per class"},

@@ -69,7 +69,8 @@ class Verification(Result):
         # a NaN is the worst
         worst = next((error for error in self.errors if error != error), max(self.errors))
         skipped = f"; not checked: {'; '.join(self.skipped)}" if self.skipped else ""
-        return f"{sum(self.holds)} of {len(self.holds)} identities hold; largest error {worst:.2e}{skipped}"
+        held = f"{sum(self.holds)} of {len(self.holds)} identities hold"
+        return f"{held}; largest error {worst:.2e}{skipped}"
 
     def rows(self) -> list[dict[str, Any]]:
         columns = zip(
@@ -127,12 +128,14 @@ def verify(model: Classifier | Transformer, seed: int = 0) -> Verification:
 
 def _require_model(model: object) -> None:
     if not isinstance(model, Classifier | Transformer):
-        todo = "Pass the whole model: a tensor or a layer alone has no forward pass to be held against."
+        todo = "Pass the whole model: a tensor or a layer alone has no forward pass "
+        todo += "to be held against."
         must = "be a bilens Classifier or Transformer"
         raise ArgumentError("verify: model", must=must, got=type(model).__name__, todo=todo)
     for name, module in model.named_modules():
         if "forward" in vars(module):
-            todo = "Verify works on copies of the model, and a forward bound to one object stays with it."
+            todo = "Verify works on copies of the model, "
+            todo += "and a forward bound to one object stays with it."
             who = f"{name}.forward" if name else "the model's forward"
             raise ArgumentError(
                 who, must="be its class's own", got="one of the object's own", todo=todo
@@ -353,7 +356,10 @@ def _gates(form: Any, x: Tensor, where: str) -> list[Check]:
 
 
 def _gauge(tensor: CP, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """⟨S, S'⟩ / ‖S‖² and ‖S'‖² / ‖S‖² for S' on S's gauge orbit, and ones: together, that S' is S."""
+    """⟨S, S'⟩ / ‖S‖² and ‖S'‖² / ‖S‖² for S' on S's gauge orbit, and ones.
+
+    Together they say that S' is S.
+    """
     order = torch.randperm(tensor.rank, generator=generator)
     a, b = (torch.rand(2, tensor.rank, generator=generator, dtype=tensor.dtype) + 0.5)[
         ..., None

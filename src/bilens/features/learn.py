@@ -26,11 +26,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bilens.base.errors import ArgumentError, ConfigError, ShapeError
+from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.fields import setting
+from bilens.base.keys import Between, Keys, Number, OneOf, Whole, each
 from bilens.base.numerics import (
     dtype_name,
-    is_whole,
     near_one,
     require_finite,
     require_floating,
@@ -46,6 +46,14 @@ DEAD = 200  # steps without being active after which a latent counts as dead
 SAMPLE = 8
 AUX = 1 / 32  # weight of what dead latents miss
 KERNEL = 0.05  # of the activations' root mean square about their mean
+FIELDS = Keys(
+    {
+        "architecture": OneOf(LEARNED),
+        **each(("expansion", "k", "steps", "batch_size"), Whole(1)),
+        "seed": Between(0, 2**63 - 1),
+        **each(("sparsity", "learning_rate"), Number(least=0)),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -67,25 +75,7 @@ class DictionaryRecipe:
     seed: int = setting(0, "Seed of every random choice.", min=0, max=2**32 - 1)
 
     def __post_init__(self) -> None:
-        if self.architecture not in LEARNED:
-            raise ConfigError(
-                "architecture", must=f"be one of {', '.join(LEARNED)}", got=repr(self.architecture)
-            )
-        for name in ("expansion", "k", "steps", "batch_size"):
-            if not is_whole(getattr(self, name)) or getattr(self, name) < 1:
-                raise ConfigError(name, must="be a whole number ≥ 1", got=repr(getattr(self, name)))
-        if not is_whole(self.seed) or not 0 <= self.seed < 2**63:
-            raise ConfigError(
-                "seed", must="be a whole number from 0 to 2⁶³ − 1", got=repr(self.seed)
-            )
-        for name in ("sparsity", "learning_rate"):
-            value = getattr(self, name)
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, float | int)
-                or not 0 <= value < float("inf")
-            ):
-                raise ConfigError(name, must="be finite and ≥ 0", got=repr(value))
+        FIELDS.check_fields(self)
 
 
 def learned(

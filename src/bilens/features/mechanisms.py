@@ -36,6 +36,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.algebra import CP, Dense, ThirdOrder, Tucker, signs, symmetric_root
+from bilens.base.charts import POSITIVE, REFERENCE
 from bilens.base.errors import ArgumentError, TooLargeError
 from bilens.base.numerics import GIB, is_whole
 from bilens.base.results import Result
@@ -159,13 +160,13 @@ class Mechanisms(Result):
         )
         at = torch.tensor([count - 1 for count in counts if count])
         solid = [
-            ("layer, turned", self.after, "solid", "#1f77b4"),
-            ("layer, HOSVD basis", self.before, "dot", "#1f77b4"),
+            ("layer, turned", self.after, "solid", POSITIVE),
+            ("layer, HOSVD basis", self.before, "dot", POSITIVE),
         ]
         if len(self.random_after):
             solid += [
-                ("random, turned (mean)", self.random_after.mean(0), "solid", "#999999"),
-                ("random, HOSVD basis (mean)", self.random_before.mean(0), "dot", "#999999"),
+                ("random, turned (mean)", self.random_after.mean(0), "solid", REFERENCE),
+                ("random, HOSVD basis (mean)", self.random_before.mean(0), "dot", REFERENCE),
             ]
         lines: list[dict[str, Any]] = [
             {"type": "scatter", "mode": "lines", "name": name,

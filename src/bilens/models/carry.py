@@ -88,7 +88,8 @@ def settle_tying(config: Any, weights: dict[str, Tensor]) -> None:
         weights[EMBED] = weights[HEAD]
     if HEAD in weights and not torch.equal(weights[HEAD], weights[EMBED]):
         config.tie_word_embeddings = False
-        told = "tie_word_embeddings is true, but lm_head.weight differs from the embedding: they are not tied"
+        told = "tie_word_embeddings is true, but lm_head.weight differs from the embedding: "
+        told += "they are not tied"
         warnings.warn(told, stacklevel=3)
     else:
         weights[HEAD] = weights[EMBED]

@@ -166,10 +166,12 @@ def conversion(pickles: list[Path], output: Path) -> str:
     """
     read = "torch.load(f, map_location='cpu', weights_only=True)"
     inner = f"next((w[n] for n in {NESTED} if isinstance(w.get(n), dict)), w)"
+    files = [str(file) for file in pickles]
+    tensors = "k: v.clone().contiguous() for w in parts for k, v in w.items() if torch.is_tensor(v)"
     code = (
-        f"import torch, safetensors.torch as s; whole = [{read} for f in {[str(file) for file in pickles]}]; "
+        f"import torch, safetensors.torch as s; whole = [{read} for f in {files}]; "
         f"parts = [{inner} for w in whole]; "
-        "s.save_file({k: v.clone().contiguous() for w in parts for k, v in w.items() if torch.is_tensor(v)}, "
+        f"s.save_file({{{tensors}}}, "
         f"{str(output)!r}, metadata={{'format': 'pt'}})"
     )
     return f"python -c {shlex.quote(code)}"

@@ -1,4 +1,6 @@
-"""What a person passes as token ids: tensors, lists, or what a tokenizer returns, padding and all."""
+"""What a person passes as token ids: tensors, lists, or what a tokenizer returns, padding and
+all.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +14,10 @@ from bilens.base.errors import ArgumentError, ShapeError
 READ = {"input_ids", "attention_mask", "position_ids"}
 # a tokenizer's own, for other models
 UNREAD = {"token_type_ids", "special_tokens_mask", "offset_mapping", "length"}
-CHAT = 'ids = tokenizer.apply_chat_template(messages, return_dict=True, return_tensors="pt") writes them out.'
+CHAT = (
+    "ids = tokenizer.apply_chat_template(messages, return_dict=True, "
+    'return_tensors="pt") writes them out.'
+)
 
 
 class Rows(NamedTuple):

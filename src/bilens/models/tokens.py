@@ -28,7 +28,9 @@ class Vocabulary:
 
     @cached_property
     def names(self) -> list[str]:
-        """As they are shown: ␣ and ⏎ visible, the id beside a text that is not one token's alone."""
+        """As they are shown: ␣ and ⏎ visible, the id beside a text that is not one token's
+        alone.
+        """
         return show_tokens(self.texts, range(len(self.texts)))
 
     @cached_property

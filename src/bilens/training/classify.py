@@ -9,24 +9,24 @@ import torch
 from torch import Tensor
 from transformers import set_seed
 
-from bilens.base.errors import ConfigError
 from bilens.base.fields import setting
+from bilens.base.keys import MOST, Anything, Flag, Keys, Number, OneOf, Whole, each, require
 from bilens.decompose import tail
 from bilens.models import Classifier, ClassifierConfig
 from bilens.training.images import ImageData, Images, load_images, require_fits
-from bilens.training.run import (
-    Schedule,
-    accuracy_metric,
-    claim,
-    require_flag,
-    require_number,
-    require_room,
-    require_whole,
-    train,
-)
+from bilens.training.run import Lesson, Run
+from bilens.training.schedule import Schedule, require_room
+from bilens.training.trainer import accuracy_metric
 
 TAIL_EVERY = 4  # steps
 TAIL_FROM, TAIL_WHOLE = 0.3, 0.6  # of the run
+FIELDS = Keys(
+    {
+        **each(("input_noise", "tail_penalty"), Number(least=0)),
+        **each(("residual", "bias"), Flag()),
+        **each(("kept", "hidden_size", "num_hidden_layers"), Whole(1, MOST)),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,7 @@ class ImageRecipe:
 
     def __post_init__(self) -> None:
         self.schedule()  # refuses what no run could follow
-        for name in ("input_noise", "tail_penalty"):
-            require_number(name, getattr(self, name))
-        for name in ("residual", "bias"):
-            require_flag(name, getattr(self, name))
-        for name in ("kept", "hidden_size", "num_hidden_layers"):
-            require_whole(name, getattr(self, name))
+        FIELDS.check_fields(self)
 
     def schedule(self) -> Schedule:
         """How long and how hard to train."""
@@ -82,16 +77,11 @@ def recipe(name: str = "interpretable", **changes: Any) -> ImageRecipe:
     """A named recipe with some fields changed; None leaves a field as it is. Errors: ConfigError
     for an unknown name.
     """
-    if name not in RECIPES:
-        raise ConfigError("recipe", must=f"be one of {', '.join(RECIPES)}", got=repr(name))
-    unknown = set(changes) - {field.name for field in fields(ImageRecipe)}
-    if unknown:
-        raise ConfigError(
-            f"recipe.{min(unknown)}", must="be a field of ImageRecipe", got="an unknown one"
-        )
-    return replace(
-        RECIPES[name], **{field: value for field, value in changes.items() if value is not None}
-    )
+    require("recipe", name, OneOf(tuple(RECIPES)))
+    known = each((field.name for field in fields(ImageRecipe)), Anything())
+    Keys(known, must="be a field of ImageRecipe").check(changes, "recipe.")
+    given = {field: value for field, value in changes.items() if value is not None}
+    return replace(RECIPES[name], **given)
 
 
 def train_classifier(
@@ -120,8 +110,9 @@ def train_classifier(
     # before the folder is claimed: a recipe that cannot be built leaves nothing
     model = Classifier(configure(data, how))
     penalty = partial(tail_penalty, how) if how.tail_penalty else None
-    with claim(output, about, resume, save_every, how.schedule().interval) as run:
-        train(model, data.train, data.valid, run, how.schedule(), accuracy_metric, quiet, penalty)
+    lesson, schedule = Lesson(data.train, data.valid, accuracy_metric, penalty), how.schedule()
+    with Run.claim(output, about, resume, save_every, schedule.interval) as run:
+        run.train(model, lesson, schedule, quiet)
         run.finish({part: evaluate(model, getattr(data, part)) for part in ("valid", "test")})
     return model
 

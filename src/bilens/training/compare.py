@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from bilens.base.charts import MARKER, REFERENCE
 from bilens.base.errors import ArgumentError, Interrupted
 from bilens.base.files import held
 from bilens.base.results import Result
@@ -53,7 +54,8 @@ class Comparison(Result):
         rows = self.rows()
         best = min(rows, key=lambda row: row["loss"])
         others = " < ".join(row["mlp"] for row in sorted(rows, key=lambda row: row["loss"]))
-        return f"{self.data}, {self.tokens:,} tokens, {len(self.seeds)} seeds: {best['mlp']} has the lowest loss ({others})"
+        of = f"{self.data}, {self.tokens:,} tokens, {len(self.seeds)} seeds"
+        return f"{of}: {best['mlp']} has the lowest loss ({others})"
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each variant; ± columns are standard errors over the seeds (NaN for one seed),
@@ -87,13 +89,13 @@ class Comparison(Result):
             "y": [row["loss"] for row in rows],
             "error_y": bars,
         }
-        means |= {"name": "mean ± standard error", "marker": {"size": 9}}
+        means |= {"name": "mean ± standard error", "marker": {"size": MARKER}}
         points = [
             (name, loss) for name, losses in zip(names, self.loss, strict=True) for loss in losses
         ]
         each: dict[str, Any] = {"type": "scatter", "mode": "markers", "name": "one seed"}
         each |= {"x": [name for name, _ in points], "y": [loss for _, loss in points]}
-        each |= {"marker": {"symbol": "line-ew-open", "color": "grey", "size": 9}}
+        each |= {"marker": {"symbol": "line-ew-open", "color": REFERENCE, "size": MARKER}}
         title = {"text": f"{self.data}, {self.tokens:,} tokens, {len(self.seeds)} seeds"}
         return {
             "data": [each, means],

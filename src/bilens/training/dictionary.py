@@ -26,7 +26,7 @@ from bilens.features import Dictionary, DictionaryRecipe
 from bilens.models import Transformer, activations
 from bilens.nn.expandable import eager
 from bilens.nn.hooks import find_place, hooked
-from bilens.training.run import Run, claim, content
+from bilens.training.run import Run, content
 from bilens.training.text import Blocks, TextData, load_text
 
 SHARD = 256  # blocks in a file
@@ -66,7 +66,7 @@ def train_dictionary(
     data = _load(model, source)
     about = {"model": _weights(model), "data": data.name, "place": at.name, "recipe": asdict(how)}
     about |= {"content": content(data.train.tokens, data.valid.tokens)}
-    with claim(output, about, resume) as run:
+    with Run.claim(output, about, resume) as run:
         if (output / "cfg.json").is_file():  # finished before
             return Dictionary.load(output)
         return _harvested_and_learned(model, data, place, run, how, progress)

@@ -134,7 +134,9 @@ def _slice(images: Images, part: slice) -> Images:
 
 
 def require_fits(data: ImageData, shape: tuple[int, ...], classes: int) -> None:
-    """Raise ArgumentError unless a model of ``shape`` and ``classes`` can be asked about ``data``."""
+    """Raise ArgumentError unless a model of ``shape`` and ``classes`` can be asked about
+    ``data``.
+    """
     if data.shape != shape or len(data.classes) > classes:
         raise ArgumentError(
             f"data {data.name}",

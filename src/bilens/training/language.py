@@ -12,11 +12,13 @@ from transformers import PreTrainedTokenizerFast, set_seed
 
 from bilens.base.errors import ArgumentError, ConfigError
 from bilens.base.fields import setting
+from bilens.base.keys import Anything, Keys, Table, each, require
 from bilens.base.reading import read_toml
 from bilens.models import Transformer, TransformerConfig
 from bilens.models.tokenizing import vocabulary_size
 from bilens.training.processes import first_does
-from bilens.training.run import Schedule, claim, content, require_room, train
+from bilens.training.run import Lesson, Run, content
+from bilens.training.schedule import Schedule, require_room
 from bilens.training.text import Blocks, load_text
 from bilens.training.tokenizer import (
     load_tokenizer,
@@ -46,10 +48,7 @@ class TextRecipe:
     def __post_init__(self) -> None:
         self.schedule({})  # refuses what no run could follow
         require_vocabulary(self.vocab_size)
-        if not isinstance(self.model, Mapping):
-            raise ConfigError(
-                "model", must="be a table of TransformerConfig's fields", got=repr(self.model)
-            )
+        require("model", self.model, Table("a table of TransformerConfig's fields"))
         TransformerConfig(**self.model)  # refuses an unknown key before anything is read
 
     def schedule(self, options: Mapping[str, Any]) -> Schedule:
@@ -83,12 +82,8 @@ def read_recipe(path: str | Path | None, **changes: Any) -> TextRecipe:
     given: dict[str, Any] = {}
     if path is not None:
         given = read_toml(Path(path))
-    known = {part.name for part in fields(TextRecipe)}
-    for key in given:
-        if key not in known:
-            raise ConfigError(
-                f"{path}: {key}", must=f"be one of {', '.join(sorted(known))}", got="an unknown key"
-            )
+    known = sorted(part.name for part in fields(TextRecipe))
+    Keys(each(known, Anything()), must=f"be one of {', '.join(known)}").check(given, f"{path}: ")
     try:
         return replace(
             TextRecipe(**given),
@@ -132,9 +127,9 @@ def train_language(
     data = load_text(source, words, model.config.max_position_embeddings)
     about = {"data": data.name, "content": content(data.train.tokens, data.valid.tokens)}
     about |= {"recipe": {**asdict(how), "model": dict(how.model)}}
-    with claim(output, about, resume, save_every, schedule.interval) as run:
+    with Run.claim(output, about, resume, save_every, schedule.interval) as run:
         first_does(lambda: save_tokenizer(words, output))
-        train(model, data.train, data.valid, run, schedule, None, quiet)
+        run.train(model, Lesson(data.train, data.valid), schedule, quiet)
         model.tokenizer = words
         run.finish({"valid": evaluate_text(model, data.valid)})
     return model

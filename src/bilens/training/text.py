@@ -53,7 +53,9 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class _Source:
-    """Ways to read the training documents and, where they come apart from these, the held-out ones."""
+    """Ways to read the training documents and, where they come apart from these, the held-out
+    ones.
+    """
 
     train: Callable[[], Iterator[str]]
     valid: Callable[[], Iterator[str]] | None = None

@@ -11,7 +11,8 @@ import bilens
 from bilens.base.errors import ConfigError, FileError
 
 CONFIG = {
-    "bias": False, "bilinear": True, "d_hidden": 20, "d_model": 12, "gate": None, "n_ctx": 16, "n_head": 3, "n_layer": 2,
+    "bias": False, "bilinear": True, "d_hidden": 20, "d_model": 12, "gate": None, "n_ctx": 16,
+    "n_head": 3, "n_layer": 2,
     "tokenizer": "ts-4096",
 }  # fmt: skip
 
@@ -89,7 +90,8 @@ def write(folder, config=CONFIG, weights=None):
 
 # What transformers adds to config.json when it saves a model of a class of its own.
 WRITTEN = {
-    "architectures": ["Transformer"], "torch_dtype": "float32", "transformers_version": "4.44.0", "model_type": "",
+    "architectures": ["Transformer"], "torch_dtype": "float32", "transformers_version": "4.44.0",
+    "model_type": "",
     "_name_or_path": "x", "repo": "tdooms/ts-medium", "auto_map": {},
 }  # fmt: skip
 

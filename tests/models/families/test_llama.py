@@ -23,8 +23,10 @@ from bilens.base.errors import ConfigError
 from bilens.models.families.llama import config_from_llama
 
 SMALL = {
-    "vocab_size": 50, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 32, "bos_token_id": None, "eos_token_id": None,
+    "vocab_size": 50, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 32, "bos_token_id": None,
+    "eos_token_id": None,
 }  # fmt: skip
 
 
@@ -62,14 +64,18 @@ def tokens(length=11, batch=3, seed=0):
 
 @settings(max_examples=25, deadline=None)
 @given(
-    layers=some.integers(0, 3), kv=some.sampled_from([1, 2, 4]), tied=some.booleans(), attention_bias=some.booleans(),
-    mlp_bias=some.booleans(), length=some.integers(1, 13), head_dim=some.sampled_from([None, 2, 10]),
+    layers=some.integers(0, 3), kv=some.sampled_from([1, 2, 4]), tied=some.booleans(),
+    attention_bias=some.booleans(),
+    mlp_bias=some.booleans(), length=some.integers(1, 13),
+    head_dim=some.sampled_from([None, 2, 10]),
     act=some.sampled_from(["linear", "silu", "gelu"]), theta=some.sampled_from([1e2, 1e4, 5e5]),
 )  # fmt: skip
 def test_any_llama(layers, kv, tied, attention_bias, mlp_bias, length, head_dim, act, theta):
     truth = llama(
-        num_hidden_layers=layers, num_key_value_heads=kv, tie_word_embeddings=tied, attention_bias=attention_bias,
-        mlp_bias=mlp_bias, head_dim=head_dim, hidden_act=act, rope_parameters={"rope_type": "default", "rope_theta": theta},
+        num_hidden_layers=layers, num_key_value_heads=kv, tie_word_embeddings=tied,
+        attention_bias=attention_bias,
+        mlp_bias=mlp_bias, head_dim=head_dim, hidden_act=act,
+        rope_parameters={"rope_type": "default", "rope_theta": theta},
     )  # fmt: skip
     model, text = Transformer.from_llama(truth), tokens(length)
     torch.testing.assert_close(model(text).logits, truth(text).logits, rtol=1e-10, atol=1e-10)
@@ -93,7 +99,8 @@ def test_in_float32_with_nothing_patched(monkeypatch):
     "rope",
     [
         {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0},
-        {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
          "original_max_position_embeddings": 16},
     ],
     ids=lambda rope: rope["rope_type"],

@@ -204,8 +204,9 @@ class Classifier(PreTrainedModel):
     def _pixels(self, pixel_values: Tensor) -> Tensor:
         shape = tuple(pixel_values.shape[1:])
         if shape not in (tuple(self.config.input_shape), (self.config.input_size,)):
-            wanted = f"be (batch, {', '.join(map(str, self.config.input_shape))}) or (batch, {self.config.input_size})"
-            raise ShapeError("pixel_values", must=wanted, got=tuple(pixel_values.shape))
+            sizes = ", ".join(map(str, self.config.input_shape))
+            must = f"be (batch, {sizes}) or (batch, {self.config.input_size})"
+            raise ShapeError("pixel_values", must=must, got=tuple(pixel_values.shape))
         if not pixel_values.is_floating_point():
             todo = "Scale them as in training: images / 255.0 as a rule."
             raise ShapeError("pixel_values", must="be floating", got=pixel_values.dtype, todo=todo)
@@ -226,11 +227,12 @@ class Classifier(PreTrainedModel):
         return tensor.map(left=embed.mT, right=embed.mT)  # maps are (new, old): pixels by width
 
     def _whole(self) -> CP:
-        if self.config.num_hidden_layers > 1:
+        layers = self.config.num_hidden_layers
+        if layers > 1:
             raise NotExactError(
                 "Classifier.tensor()",
                 must="be asked of a model with one layer",
-                got=f"{self.config.num_hidden_layers} layers, whose logits have degree {2**self.config.num_hidden_layers}",
+                got=f"{layers} layers, whose logits have degree {2**layers}",
                 todo="Read it layer by layer: tensor(0), tensor(1), …",
             )
         tensor = self._composed(0).map(out=self.head.weight)

@@ -1,4 +1,6 @@
-"""Llama and its relatives: the same names of weights, and a few facts apart that no key tells of."""
+"""Llama and its relatives: the same names of weights, and a few facts apart that no key tells
+of.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

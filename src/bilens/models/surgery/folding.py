@@ -61,7 +61,9 @@ def fold(old: Body, new: Body, head: nn.Linear) -> None:
 
 
 def _fold(norm: Norm, target: Norm, *readers: nn.Linear) -> None:
-    """Move the weight and bias of ``norm`` into ``readers``, and leave ``target`` with weight one."""
+    """Move the weight and bias of ``norm`` into ``readers``, and leave ``target`` with weight
+    one.
+    """
     if isinstance(norm, NoNorm) or isinstance(target, NoNorm):
         return
     for reader in readers:

@@ -79,7 +79,9 @@ def _nothing_hidden(mask: Tensor) -> bool:
 
 
 def _packs(positions: Tensor | None, batch: int) -> Int[Tensor, "b t"] | None:
-    """The number of the text that each token of a packed row belongs to; None for one text a row."""
+    """The number of the text that each token of a packed row belongs to; None for one text a
+    row.
+    """
     if positions is None:
         return None
     steps = torch.diff(positions, prepend=positions[:, :1] - 1, dim=-1)
