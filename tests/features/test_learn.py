@@ -256,7 +256,7 @@ def test_bad_activations(directions, refuses):
         ({"steps": math.nan}, "steps must be a whole number ≥ 1; got nan"),
         ({"batch_size": True}, "batch_size must be a whole number ≥ 1; got True"),
         ({"k": 1.5}, "k must be a whole number ≥ 1; got 1.5"),
-        ({"seed": -1}, "seed must be a whole number from 0 to"),
+        ({"seed": -1}, "seed must be 0 … 9223372036854775807"),
         ({"learning_rate": "fast"}, "learning_rate must be a finite number ≥ 0; got 'fast'"),
         ({"sparsity": -1.0}, "sparsity must be a finite number ≥ 0; got -1.0"),
         ({"sparsity": math.nan}, "sparsity must be a finite number ≥ 0; got nan"),
