@@ -113,7 +113,7 @@ def test_a_progress_bar_reads_no_markup(monkeypatch, capfd):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
     with progress_bar(NASTY) as bar:
-        bar(1, 2, "[/no] " + NASTY)
+        bar(1, 2, what="[/no] " + NASTY)
     assert "[/no] " + SHOWN in capfd.readouterr().err
 
 

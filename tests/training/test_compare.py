@@ -19,6 +19,10 @@ MODEL = {
 }
 
 
+def hear(told):
+    return lambda *now: told.append(now)
+
+
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     """Small: most of a run of four steps is reading its text and measuring what is held out."""
@@ -42,7 +46,7 @@ def compared(tmp_path_factory, how, text):
     names = ("ReLU", "bilinear", "SwiGLU")
     return (
         folder,
-        compare(text, folder, how, variants=names, seeds=2, quiet=True, on_run=told.append),
+        compare(text, folder, how, variants=names, seeds=2, quiet=True, progress=hear(told)),
         told,
     )
 
@@ -58,7 +62,10 @@ def test_all_have_as_many_parameters(how):
 def test_numbers_are_those_of_the_runs(compared, how):
     folder, found, told = compared
     assert found.variants == ("ReLU", "bilinear", "SwiGLU")
-    assert [run["mlp"] for run in told] == ["ReLU", "bilinear", "SwiGLU"] * 2
+    runs = [f"{name}, seed {seed}" for seed in range(2) for name in found.variants]
+    assert [(done, of, what) for done, of, _, what in told] == [
+        (n + 1, 6, what) for n, what in enumerate(runs)
+    ]
     for name, losses in zip(found.variants, found.loss, strict=True):
         assert losses == tuple(
             read_about(folder / f"{name}-{seed}")["figures"]["valid"]["loss"] for seed in (0, 1)
@@ -93,9 +100,9 @@ def test_it_goes_on_where_it_was_stopped(compared, how, text, tmp_path):
     )
     told = []
     again = compare(
-        text, folder, how, variants=found.variants, seeds=2, quiet=True, on_run=told.append
+        text, folder, how, variants=found.variants, seeds=2, quiet=True, progress=hear(told)
     )
-    assert [(run["mlp"], run["seed"]) for run in told] == [("SwiGLU", 1)]
+    assert [(now[0], now[3]) for now in told] == [(6, "SwiGLU, seed 1")]
     assert again.loss == found.loss
     again.save(tmp_path / "c.safetensors")
     assert Comparison.load(tmp_path / "c.safetensors").rows() == again.rows()

@@ -67,9 +67,7 @@ def data(text, tokenizer):
 def whole(model, text, tmp_path_factory):
     """A run in one go: its folder, its dictionary, what progress heard."""
     folder, told = tmp_path_factory.mktemp("run") / "whole", []
-    made = train_dictionary(
-        model, str(text), PLACE, folder, HOW, progress=lambda *now: told.append(now)
-    )
+    made = train_dictionary(model, str(text), PLACE, folder, HOW, progress=hear(told))
     return folder, made, told
 
 
@@ -79,11 +77,15 @@ def same(one, other):
     )
 
 
+def hear(told):
+    return lambda done, of, figures, what: told.append(((done, of), what))
+
+
 def stop(at):
     """A progress that ends the run like Ctrl-C when it hears of ``at`` = (what, how many)."""
 
-    def progress(what, step, of, figures):
-        if (what, step) == at:
+    def progress(done, of, figures, what):
+        if (what, done) == at:
             raise KeyboardInterrupt
 
     return progress
@@ -111,11 +113,11 @@ def test_from_end_to_end(whole, model, data):
     assert (about["place"], about["recipe"]) == ("mlp0.input", dataclasses.asdict(HOW))
     blocks = len(data.train)
     assert blocks > 2 * module.SHARD
-    assert [now[:3] for now in told if now[0] == "blocks"] == [
-        ("blocks", min(end, blocks), blocks)
+    assert [now for now, what in told if what == "blocks"] == [
+        (min(end, blocks), blocks)
         for end in range(module.SHARD, blocks + module.SHARD, module.SHARD)
     ]
-    assert told[-1][:3] == ("steps", 30, 30)
+    assert told[-1] == ((30, 30), "steps")
 
 
 def test_the_harvest_is_what_the_place_holds(whole, model, data, close):
@@ -147,7 +149,7 @@ def test_a_stopped_run_ends_as_one_in_one_go(whole, model, text, tmp_path, monke
         train_dictionary(*given, resume=True, progress=stop(("steps", 30)))
     assert not (run / "cfg.json").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(Dictionary, "save", lambda *_: stop(("", 0))("", 0, 0, {}))
+        patch.setattr(Dictionary, "save", lambda *_: stop(("", 0))(0, 0, {}, ""))
         with pytest.raises(KeyboardInterrupt):
             train_dictionary(*given, resume=True)
     assert "figures" in read_about(run)  # the dictionary is written last: where it is, they are
@@ -156,7 +158,7 @@ def test_a_stopped_run_ends_as_one_in_one_go(whole, model, text, tmp_path, monke
     assert same(made, whole[1])
     assert read_about(run) == read_about(whole[0])
     told = []
-    assert same(train_dictionary(*given, resume=True, progress=lambda *now: told.append(now)), made)
+    assert same(train_dictionary(*given, resume=True, progress=hear(told)), made)
     assert told == []  # it was finished
 
 

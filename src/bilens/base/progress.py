@@ -1,20 +1,19 @@
-"""How a long job says how far it has come: one shape of report for all of them."""
+"""How a long job says how far it has come: one shape of callback for all of them."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Protocol
+
+NO_FIGURES: Mapping[str, float] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class Step:
-    """``done`` of ``of`` things (``what``: directions, steps, runs), and figures of the last
-    one.
+class Progress(Protocol):
+    """What hears of every step: ``done`` of ``of`` things are done.
+
+    ``figures``: what the last one came to. ``what`` the things are: directions, steps, runs. A job
+    that has neither to say passes the first two alone.
     """
 
-    done: int
-    of: int
-    what: str = ""
-    figures: Mapping[str, Any] = field(default_factory=dict)
-
-
-Progress = Callable[[Step], Any]  # what a caller passes to hear of every step
+    def __call__(
+        self, done: int, of: int, figures: Mapping[str, float] = NO_FIGURES, what: str = ""
+    ) -> Any: ...

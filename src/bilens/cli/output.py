@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from bilens.base.progress import NO_FIGURES
+from bilens.base.progress import Progress as Report
 from bilens.base.words import printable
 
 if TYPE_CHECKING:
@@ -95,9 +97,9 @@ def show(tables: Iterable[Table], as_json: bool = False) -> None:
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callable[..., None]]:
-    """A bar on stderr where that is a terminal, as a function of (done, all, and what is being
-    done).
+def progress_bar(what: str) -> Iterator[Report]:
+    """A bar on stderr where that is a terminal, as what a long job reports to; ``what`` it does
+    where it does not say so itself.
     """
     err = Console(stderr=True)
     words = TextColumn("{task.description}", markup=False)
@@ -107,7 +109,10 @@ def progress_bar(what: str) -> Iterator[Callable[..., None]]:
     ) as progress:
         task = progress.add_task(printable(what), total=None)
 
-        def told(done: int, of: int, now: str = what) -> None:
+        def told(
+            done: int, of: int, figures: Mapping[str, float] = NO_FIGURES, what: str = what
+        ) -> None:
+            now = what + "".join(f", {name} {value:.3g}" for name, value in figures.items())
             progress.update(task, completed=done, total=of, description=printable(now))
 
         yield told

@@ -13,7 +13,7 @@ gate x̂ W_enc + b_gate is open, for x̂ = x − c b_dec: what is read is then s
 ``offset`` is made of b_mag.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from torch import Tensor
 from bilens.algebra.third import require_factors
 from bilens.base.errors import ArgumentError, ConfigError, FileError, ShapeError
 from bilens.base.numerics import dtype_name, is_whole, require_finite
+from bilens.base.progress import Progress
 from bilens.base.records import Record
 from bilens.features import saelens
 from bilens.features.learn import DictionaryRecipe, learned
@@ -223,12 +224,12 @@ class Dictionary(Record):
         activations: Iterable[Float[Tensor, "n d"]],
         how: DictionaryRecipe | None = None,
         hook: str = "",
-        progress: Callable[[int, int, dict[str, float]], Any] | None = None,
+        progress: Progress | None = None,
     ) -> D:
         """A dictionary of what ``activations`` holds: batches of rows, one a step, as many as
         ``how.steps``.
 
-        How it is learned: ``features.learn``. ``progress`` hears of (step, steps, figures: loss,
+        How it is learned: ``features.learn``. ``progress`` hears of each 50 steps (figures: loss,
         L0, dead). Cost of a step: 12 n d f operations; memory 4 n f numbers. Errors: ArgumentError
         where the batches end early; ShapeError where they are not rows of one width and dtype;
         NotFiniteError for activations or weights that are not finite.

@@ -17,7 +17,7 @@ A batchtopk dictionary ends as jumprelu: its threshold is the running mean of th
 kept in a batch (Bussmann et al., arXiv:2412.06410).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -37,6 +37,7 @@ from bilens.base.numerics import (
     scaled,
     working_dtype,
 )
+from bilens.base.progress import Progress
 
 LEARNED = ("batchtopk", "topk", "jumprelu", "standard")
 FIRST = 16  # batches that scale and mean are taken from
@@ -81,7 +82,7 @@ class DictionaryRecipe:
 def learned(
     batches: Iterable[Float[Tensor, "n d"]],
     how: DictionaryRecipe,
-    progress: Callable[[int, int, dict[str, float]], Any] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """The fields of a dictionary (see ``Dictionary.train``), learned with gradients whatever mode
     the caller is in.
@@ -93,7 +94,7 @@ def learned(
 def _learned(
     batches: Iterable[Float[Tensor, "n d"]],
     how: DictionaryRecipe,
-    progress: Callable[[int, int, dict[str, float]], Any] | None,
+    progress: Progress | None,
 ) -> dict[str, Any]:
     stream = _alike(batches)
     first = list(islice(stream, min(FIRST, how.steps)))
@@ -124,7 +125,7 @@ def _learned(
                     "L0": float(active),
                     "dead": float(learner.dead.float().mean()),
                 }
-                progress(step + 1, how.steps, figures)
+                progress(step + 1, how.steps, figures, "steps")
     return learner.fields()
 
 

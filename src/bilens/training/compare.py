@@ -2,7 +2,7 @@
 tokens, over several seeds.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 from bilens.base.charts import MARKER, REFERENCE
 from bilens.base.errors import ArgumentError, Interrupted
 from bilens.base.files import held
+from bilens.base.progress import Progress
 from bilens.base.results import Result
 from bilens.models import TransformerConfig
 from bilens.training.language import TextRecipe, train_language
@@ -115,7 +116,7 @@ def compare(
     seeds: int = 3,
     options: Mapping[str, Any] | None = None,
     quiet: bool = False,
-    on_run: Callable[[dict[str, Any]], None] = lambda run: None,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Train ``how`` with each of ``variants`` and seeds 0 … ``seeds`` − 1, each into
     ``output``/variant-seed.
@@ -123,8 +124,8 @@ def compare(
     ``intermediate_size`` of the recipe is that of the gated MLPs (three matrices); MLPs without a
     gate (two) get 3/2 of it, which is as many weights. One tokenizer serves all. A comparison that
     was stopped goes on where it was: finished runs are read from their folders, the run that was
-    killed resumes from its checkpoint. ``on_run`` is told of every run as it finishes; ``options``
-    are further TrainingArguments.
+    killed resumes from its checkpoint. ``progress`` hears of every run as it finishes, by
+    its MLP and seed; ``options`` are further TrainingArguments.
 
     Cost: variants × seeds trainings. Errors: ArgumentError for a variant not in ``VARIANTS``, for
     nothing to compare, and for an ``intermediate_size`` with no 3/2 of it; ConfigError where
@@ -150,8 +151,9 @@ def compare(
                     source, run, recipe, tokenizer=words, quiet=quiet, options=options
                 )
                 found[name].append(figures)
-                if not finished and processes().is_main_process:
-                    on_run({"data": source, "mlp": name, "seed": seed} | figures)
+                if progress and not finished and processes().is_main_process:
+                    done = sum(map(len, found.values()))
+                    progress(done, seeds * len(variants), figures, f"{name}, seed {seed}")
     return Comparison(
         data=source,
         variants=variants,

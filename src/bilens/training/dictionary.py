@@ -10,6 +10,7 @@ output/cfg.json, sae_weights.safetensors  the dictionary, in SAELens's format, w
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.nn import functional
 from bilens.base.chunks import Chunks, fingerprint, write_chunks
 from bilens.base.errors import ArgumentError, Interrupted
 from bilens.base.numerics import require_finite, working_dtype
+from bilens.base.progress import Progress
 from bilens.base.records import Record
 from bilens.features import Dictionary, DictionaryRecipe
 from bilens.models import Transformer, activations
@@ -32,8 +34,6 @@ from bilens.training.text import Blocks, TextData, load_text
 SHARD = 256  # blocks in a file
 BATCH = 16  # blocks in a forward pass
 HELD = 200  # held-out blocks that the figures are measured on
-# what is done, how far, of how much, figures
-Progress = Callable[[str, int, int, dict[str, float]], Any]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -82,21 +82,15 @@ def _harvested_and_learned(
 ) -> Dictionary:
     at = find_place(place, model.wiring().parts)
 
-    def heard(what: str) -> Callable[[int, int, dict[str, float]], Any]:
-        return lambda step, of, figures: (
-            progress(what, step, of, figures) if progress is not None else None
-        )
-
-    files = harvest(model, data.train, place, run.output / "activations", heard("blocks"))
+    told = None if progress is None else partial(progress, what="blocks")
+    files = harvest(model, data.train, place, run.output / "activations", told)
     name = (
         f"layers.{at.name[3:].partition('.')[0]}.mlp.{at.side}"
         if at.name.startswith("mlp")
         else at.name
     )
     try:
-        made = Dictionary.train(
-            shuffled(files, how.batch_size, how.seed), how, name, heard("steps")
-        )
+        made = Dictionary.train(shuffled(files, how.batch_size, how.seed), how, name, progress)
     except KeyboardInterrupt as stop:
         raise Interrupted(
             f"{run.output} stopped while it learned; its harvest is whole", resume=True
@@ -111,7 +105,7 @@ def harvest(
     blocks: Blocks,
     place: str,
     folder: Path,
-    progress: Callable[[int, int, dict[str, float]], Any] | None = None,
+    progress: Progress | None = None,
 ) -> list[Path]:
     """What ``place`` holds at every token of ``blocks``, in files of ``SHARD`` blocks each; those
     there are kept.

@@ -1,11 +1,13 @@
 """``bilens compare``: MLPs against one another."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from bilens import training
+from bilens.base.progress import NO_FIGURES
 from bilens.cli.options import AsJson, Save, TextName, require_place
 from bilens.cli.output import say, show, table, watched
 from bilens.cli.recipes import recipe_options
@@ -33,9 +35,9 @@ def command(
     several seeds.
     """
 
-    def tell(run: dict[str, Any]) -> None:
+    def tell(done: int, of: int, figures: Mapping[str, float] = NO_FIGURES, what: str = "") -> None:
         if not json:
-            say(f"{run['mlp']}, seed {run['seed']}: {run['loss']:.4f} nats per token")
+            say(f"{what}: {figures['loss']:.4f} nats per token")
 
     require_place("--save", save)
     compared = training.compare(
@@ -45,7 +47,7 @@ def command(
         variants=mlp or tuple(training.VARIANTS),
         seeds=seeds,
         quiet=not watched(),
-        on_run=tell,
+        progress=tell,
     )
     if save is not None:
         compared.save(save)

@@ -43,9 +43,5 @@ def command(
     require_read(context, kind, f"with --architecture {kind}", READ_BY)
     loaded = language_model(model, "MODEL")
     with progress_bar("") as bar:
-
-        def tell(what: str, step: int, of: int, known: dict[str, Any]) -> None:
-            bar(step, of, what + "".join(f", {name} {value:.3g}" for name, value in known.items()))
-
-        training.train_dictionary(loaded, data, at, output, how, resume=resume, progress=tell)
+        training.train_dictionary(loaded, data, at, output, how, resume=resume, progress=bar)
     show([figures("Held out", training.read_about(output)["figures"])])
