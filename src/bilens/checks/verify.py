@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,7 @@ from bilens.nn.expandable import Layer
 
 INPUTS = 64
 TOKENS = 8  # of the text whose logits are written as paths
+M = TypeVar("M", Classifier, Transformer)
 DIRECTIONS = 16  # of a transformer's layer, mixed at random from its outputs
 
 
@@ -160,10 +161,7 @@ class _View:
 
 
 def _classifier(model: Classifier, generator: torch.Generator) -> list[Check]:
-    exact, single = (
-        copy.deepcopy(model).cpu().double().eval(),
-        copy.deepcopy(model).cpu().float().eval(),
-    )
+    exact, single = _copies(model)
     pixels = torch.rand(INPUTS, model.config.input_size, generator=generator, dtype=torch.float64)
     checks = [*_forward(single, pixels.float()), *_forward(exact, pixels), _reloaded(exact, pixels)]
     checks += _paths(exact, pixels[0], list(range(len(model.config.labels)))[:2])
@@ -175,53 +173,50 @@ def _classifier(model: Classifier, generator: torch.Generator) -> list[Check]:
 def _language(
     model: Transformer, generator: torch.Generator
 ) -> tuple[list[Check], tuple[str, ...]]:
-    exact, single = (
-        copy.deepcopy(model).cpu().double().eval(),
-        copy.deepcopy(model).cpu().float().eval(),
-    )
+    exact, single = _copies(model)
     config = exact.config
     length = min(TOKENS, config.max_position_embeddings)
     tokens = torch.randint(0, config.vocab_size, (length,), generator=generator)
     outputs = torch.randint(0, config.vocab_size, (2,), generator=generator).tolist()
     checks = _paths(single, tokens, outputs) + _paths(exact, tokens, outputs)
-    with torch.no_grad():
-        logits = exact(tokens[None]).logits
-        with hushed(), tempfile.TemporaryDirectory() as folder:
-            exact.save_pretrained(folder)
-            checks.append(
-                Check(
-                    "save, load: the same logits",
-                    load(folder).double()(tokens[None]).logits,
-                    logits,
-                )
-            )
-        if config.norm != "none" and not config.folded:
-            checks.append(
-                Check("folded norms: the same logits", exact.folded()(tokens[None]).logits, logits)
-            )
-    mix = torch.randn(
-        min(DIRECTIONS, config.hidden_size),
-        config.hidden_size,
-        generator=generator,
-        dtype=torch.float64,
-    )
-    mix = mix / config.hidden_size**0.5
+    checks += _rewritten(exact, tokens)
+    width = config.hidden_size
+    shape = (min(DIRECTIONS, width), width)
+    mix = torch.randn(shape, generator=generator, dtype=torch.float64) / width**0.5
     for part in exact.wiring().parts:
         if isinstance(part, Layer) and (tensor := part.tensor()) is not None:
-            x = torch.randn(INPUTS, config.hidden_size, generator=generator, dtype=torch.float64)
-            view = _View(
-                f", {part.name}", tensor.detach().map(out=mix), x, partial(_mixed, part.module, mix)
-            )
-            checks.append(
-                Check(
-                    "T(x, x) = what the layer writes" + view.where,
-                    view.tensor(view.inputs),
-                    view.write(x),
-                )
-            )
-            checks += _layer(view, generator)
+            x = torch.randn(INPUTS, width, generator=generator, dtype=torch.float64)
+            seen = tensor.detach().map(out=mix)
+            view = _View(f", {part.name}", seen, x, partial(_mixed, part.module, mix))
+            checks += [_written(view), *_layer(view, generator)]
     against = _stock(exact, tokens)
     return (checks, (against,)) if isinstance(against, str) else ([against, *checks], ())
+
+
+@torch.no_grad()
+def _rewritten(model: Transformer, tokens: Tensor) -> list[Check]:
+    """The model saved and loaded, and with its norms folded, against itself."""
+    logits = model(tokens[None]).logits
+    with hushed(), tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        back = load(folder).double()(tokens[None]).logits
+    checks = [Check("save, load: the same logits", back, logits)]
+    if model.config.norm != "none" and not model.config.folded:
+        folded = model.folded()(tokens[None]).logits
+        checks.append(Check("folded norms: the same logits", folded, logits))
+    return checks
+
+
+def _written(view: _View) -> Check:
+    """The layer's tensor against what its own modules write."""
+    name = "T(x, x) = what the layer writes" + view.where
+    return Check(name, view.tensor(view.inputs), view.write(view.x))
+
+
+def _copies(model: M) -> tuple[M, M]:
+    """The model in float64 and in float32, on the CPU and in evaluation."""
+    exact, single = copy.deepcopy(model), copy.deepcopy(model)
+    return exact.cpu().double().eval(), single.cpu().float().eval()
 
 
 @torch.no_grad()
@@ -267,11 +262,7 @@ def _forward(model: Classifier, pixels: Float[Tensor, "b i"]) -> Iterator[Check]
         yield Check("T(x, x) = logits, whole model", model.tensor()(model.inputs(pixels)), truth)
     for layer in range(model.config.num_hidden_layers):
         view = _pixel_view(model, layer, pixels)
-        yield Check(
-            "T(x, x) = what the layer writes" + view.where,
-            view.tensor(view.inputs),
-            view.write(view.x),
-        )
+        yield _written(view)
 
 
 @torch.no_grad()
