@@ -84,7 +84,7 @@ def test_a_run_is_gone_on_with(run, there, tmp_path):
             "architecture must be one of batchtopk, topk, jumprelu, standard",
         ),
         ({"steps": 0}, "steps must be a whole number ≥ 1"),
-        ({"sparsity": "nan", "architecture": "standard"}, "sparsity must be finite"),
+        ({"sparsity": "nan", "architecture": "standard"}, "sparsity must be a finite number"),
         ({"sparsity": 0.1}, "--sparsity must be left out with --architecture batchtopk"),
         (
             {"k": 3, "architecture": "standard"},

@@ -313,7 +313,7 @@ def test_the_figures_are_those_of_the_saved_model(tmp_path, text):
         ("batch_size = -1", ConfigError, "batch_size must be"),
         ('learning_rate = "fast"', ConfigError, "learning_rate must be a finite number"),
         ("learning_rate = inf", ConfigError, "learning_rate must be a finite number"),
-        ("weight_decay = true", ConfigError, "weight_decay must be finite"),
+        ("weight_decay = true", ConfigError, "weight_decay must be a finite number"),
         ("seed = 1.0", ConfigError, "seed must be"),
         ("model = 3", ConfigError, "model must be a table"),
         ("[steps]\na = 1", ConfigError, "steps must be"),
