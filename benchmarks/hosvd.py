@@ -108,7 +108,7 @@ def measured(d: int, h: int) -> None:
         seconds=round(taken, 1),
         peak_above_weights_GiB=round((peak() * 1024 - before) / 2**30, 2),
         peak_GiB=round(peak() / 2**20, 2),
-        weights_GiB=round(sum(factor.nbytes for factor in vars(tensor).values()) / 2**30, 2),
+        weights_GiB=round(sum(factor.nbytes for factor in tensor.factors().values()) / 2**30, 2),
         summary=found.summary(),
     )
 

@@ -29,7 +29,9 @@ def main() -> None:
     model = bilens.load("tinystories-2l")
     layers = {f"mlp{n}": block.mlp.tensor().detach() for n, block in enumerate(model.blocks)}
     draw = torch.Generator().manual_seed(0)
-    random = [torch.randn(factor.shape, generator=draw) for factor in vars(layers["mlp0"]).values()]
+    random = [
+        torch.randn(factor.shape, generator=draw) for factor in layers["mlp0"].factors().values()
+    ]
     for name, tensor in {**layers, "random": bilens.CP(*random)}.items():
         start = time.perf_counter()
         found = mechanisms(tensor, given.rank, starts=4, draws=4, steps=300)

@@ -1,12 +1,27 @@
 """Biases as the homogeneous coordinate, and back into parts."""
 
 import itertools
+import json
+from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from bilens.algebra import affine, constant, homogeneous, homogeneous_map, linear, parts
-from bilens.base.errors import ShapeError
+from bilens.algebra import (
+    CP,
+    Dense,
+    Tucker,
+    affine,
+    canonical,
+    constant,
+    homogeneous,
+    homogeneous_map,
+    linear,
+)
+from bilens.base.errors import ArgumentError, ShapeError
+from bilens.decompose import hosvd, svd
 
 
 @pytest.mark.parametrize("which", list(itertools.product([False, True], repeat=3)), ids=str)
@@ -86,7 +101,7 @@ def test_parts_split_by_degree(make, close):
         make.randn(5),
         make.randn(5),
     )
-    split, x = parts(tensor), make.randn(6, 4)
+    split, x = tensor.split(), make.randn(6, 4)
     at = lambda scale: tensor(homogeneous(scale * x))  # noqa: E731
     close(split(x), at(1))
     close(split.constant.expand(6, 3), at(0))
@@ -94,12 +109,117 @@ def test_parts_split_by_degree(make, close):
     close(split.quadratic(x), (at(1) + at(-1)) / 2 - at(0))
 
 
-@pytest.mark.parametrize("shape", [(3, 4, 5), (3, 1, 1)])
-def test_parts_refuse_what_is_not_over_one_and_x(shape, make, refuses):
-    tensor = make.cp(*shape)
+def layer(make, o=3, h=5, i=4):
+    factors = make.randn(o, h), make.randn(h, i), make.randn(h, i)
+    return affine(*factors, make.randn(o), make.randn(h), make.randn(h))
+
+
+def test_a_tensor_over_one_and_x_reads_x(make, close):
+    T, x = layer(make), make.randn(2, 6, 4)
+    assert torch.equal(T.read(x), homogeneous(x))
+    assert torch.equal(T.read(homogeneous(x)), homogeneous(x))
+    plain = make.cp()
+    assert plain.read(x) is x
+    assert (T.affine, plain.affine) == (True, False)
+    assert "affine" in repr(T)
+    assert "affine" not in repr(plain)
+
+
+def forms(make, T):
+    eyes = torch.eye(3).double(), torch.eye(5).double(), torch.eye(5).double()
+    return T, Dense(T.dense(), affine=True), Tucker(T.dense(), *eyes, affine=True)
+
+
+KEEPS = {
+    "swap": lambda T: T.swap(),
+    "symmetrise": lambda T: T.symmetrise(),
+    "sum": lambda T: T + T,
+    "difference": lambda T: T - T.swap(),
+    "multiple": lambda T: -2.0 * T,
+    "map of outputs": lambda T: T.map(out=torch.ones(2, 3).double()),
+    "to": lambda T: T.to(torch.float32),
+    "detach": lambda T: T.detach(),
+    "near one": lambda T: (T * 1e300).near_one()[0],
+    "scaled": lambda T: T.scaled(5),
+    "outputs near one": lambda T: (T * 1e300).outputs_near_one(),
+}
+
+
+@pytest.mark.parametrize("verb", KEEPS)
+def test_verbs_keep_what_the_tensor_is_over(verb, make):
+    for T in forms(make, layer(make)):
+        assert KEEPS[verb](T).affine
+        assert not KEEPS[verb](replace(T, affine=False)).affine
+
+
+@pytest.mark.parametrize("verb", ["round", "canonical", "hosvd", "svd", "save"])
+def test_what_makes_a_tensor_of_it_keeps_it(verb, make, tmp_path):
+    T = layer(make)
+    T.save(tmp_path / "t")
+    made = {
+        "round": lambda: T.round(9).cp,
+        "canonical": lambda: canonical(T),
+        "hosvd": lambda: hosvd(T).tucker,
+        "svd": lambda: svd(T).tensor,
+        "save": lambda: CP.load(tmp_path / "t"),
+    }
+    assert made[verb]().affine
+
+
+def test_files_from_before_the_flag_load_without_it(make, tmp_path):
+    T = layer(make)
+    T.save(tmp_path / "new")
+    with safe_open(tmp_path / "new", framework="pt") as file:
+        header = json.loads(file.metadata()["bilens"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+    del header["value"]["fields"]["affine"]
+    save_file(tensors, tmp_path / "old", metadata={"bilens": json.dumps(header)})
+    found = CP.load(tmp_path / "old")
+    assert not found.affine
+    assert torch.equal(found.dense(), T.dense())
+
+
+def test_a_map_keeps_it_where_it_keeps_the_constant(make, close):
+    T, x = layer(make), make.randn(6, 2)
+    m, b = make.randn(4, 2), make.randn(4)
+    step = homogeneous_map(m, b).mT
+    for form in forms(make, T):
+        found = form.map(left=step, right=step)
+        assert found.affine
+        close(found(found.read(x)), T(T.read(x @ m.mT + b)))
+        for other in (step * 2.0, step.flip(1), make.randn(3, 5), torch.zeros(0, 5).double()):
+            assert not form.map(left=other, right=step).affine
+            assert not form.map(right=other).affine
+
+
+def test_the_quadratic_part_is_over_x(make, close):
+    T, x = layer(make), make.randn(6, 4)
+    close(T.quadratic()(x), T.split().quadratic(x))
+    plain = make.cp()
+    assert plain.quadratic() is plain
+
+
+@pytest.mark.parametrize("i", [1, 3])
+def test_two_that_disagree_are_refused(i, make, refuses):
+    T = layer(make, i=i)
+    plain = replace(T, affine=False)
+    text = "join two tensors over (1, x); got one over x. Make both with the affine="
+    for verb in (T.__add__, T.__sub__, T.inner, T.similarity):
+        refuses(ShapeError, lambda verb=verb: verb(plain), text)
+    refuses(ShapeError, lambda: plain + T, "join two tensors over x; got one over (1, x)")
+
+
+@pytest.mark.bad_input
+def test_refusals(make, refuses):
+    T, x = layer(make), make.randn(2, 3)
     refuses(
-        ShapeError,
-        lambda: parts(tensor),
-        "parts must be given a tensor over (1, x) on both inputs",
-        str(shape),
+        ShapeError, lambda: make.cp().split(), "split must be asked of a CP over (1, x); got CP("
     )
+    refuses(ShapeError, lambda: T.map(left=torch.ones(2, 5).double()).read(x), "left and right of")
+    refuses(ShapeError, lambda: T.read(x), "read must end in 5 (T is (3, 5, 5)); got (2, 3).")
+    refuses(ShapeError, lambda: T(make.randn(4)), "T is over (1, x), of a layer with biases")
+    refuses(ShapeError, lambda: make.cp().read(x), "A tensor over (1, x) says so")
+    refuses(ArgumentError, lambda: replace(T, affine=1), "CP.affine must be True or False; got 1.")
+    nothing = make.cp(3, 0)
+    text = "CP(affine=True) must have a constant coordinate in both inputs; got (3, 0, 0)."
+    refuses(ShapeError, lambda: replace(nothing, affine=True), text)

@@ -19,7 +19,6 @@ from bilens.algebra import (
     Tucker,
     affine,
     canonical,
-    parts,
 )
 from bilens.base.errors import ArgumentError, BilensError, NotFiniteError, ShapeError
 from bilens.decompose import Lanczos, eigen, hosvd, joint, similarity, svd, tail, top_entries
@@ -139,7 +138,7 @@ BROKEN = {
 def test_factors_of_the_wrong_kind(name, make):
     change, text = BROKEN[name]
     for T in (make.cp(), make.tucker(), make.dense(), make.factored()):
-        for field, factor in vars(T).items():
+        for field, factor in T.factors().items():
             if name == "layers" and factor.ndim != 2:
                 continue
             line = refused(
@@ -314,8 +313,8 @@ def test_arguments_of_the_wrong_kind(call, form_name, make):
         lambda T, m: similarity([T, T - T.swap()]),
         lambda T, m: similarity([T.to(torch.float32), m.cp(3, 5)]),
         lambda T, m: (T - T.swap()).symmetrise().similarity(T),
-        lambda T, m: parts(m.cp(3, 4, 5)),
-        lambda T, m: parts(3),
+        lambda T, m: m.cp(3, 4, 5).split(),
+        lambda T, m: T.read(m.randn(3)),
         lambda T, m: affine(m.randn(3, 4), m.randn(4, 2), m.randn(4, 2), out_bias=m.randn(7)),
         lambda T, m: affine(m.randn(3, 4), m.randn(4, 2), m.randn(4, 2), left_bias=m.randn(7)),
         lambda T, m: affine(m.randn(3, 4), m.randn(4, 2), m.randn(4, 2), right_bias=3),
@@ -356,7 +355,8 @@ def test_arguments_of_the_verbs_of_a_cp(call, make):
         lambda m: gaussian().map(m.randn(2, 4) * math.nan),
         lambda m: gaussian().sample(3, "x"),
         lambda m: gaussian().sample(3, True),
-        lambda m: gaussian().over(9),
+        lambda m: gaussian().over(m.cp(3, 9)),
+        lambda m: gaussian().over(5),
         lambda m: gaussian().over("x"),
         lambda m: m.factored().trace(),
         lambda m: m.factored() @ 3,

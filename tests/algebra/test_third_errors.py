@@ -54,7 +54,7 @@ def test_factors_that_do_not_fit(call, text, make, refuses):
         (lambda T, m: T(m.randn(5)), "left input must end in 4 (T is (3, 4, 4)); got (5,)."),
         (
             lambda T, m: T(m.randn(3)),
-            "A layer with biases is a tensor over (1, x): pass homogeneous(x).",
+            "A tensor over (1, x) says so: CP(..., affine=True).",
         ),
         (
             lambda T, m: T(m.randn(4), m.randn(2, 6)),

@@ -18,7 +18,6 @@ from bilens.algebra import (
     Factored,
     ThirdOrder,
     affine,
-    parts,
 )
 from bilens.base.errors import ArgumentError, FileError
 from bilens.base.records import Record
@@ -52,7 +51,7 @@ KINDS = {
     "Rounded": lambda m: m.cp().round(2),
     "Gates": lambda m: m.quadratic().gates(),
     "HOSVD": lambda m: hosvd(m.cp(), (1, 2, 3)),
-    "Parts": lambda m: parts(affine(m.randn(3, 5), m.randn(5, 4), m.randn(5, 4), m.randn(3))),
+    "Parts": lambda m: affine(m.randn(3, 5), m.randn(5, 4), m.randn(5, 4), m.randn(3).split()),
 }
 
 

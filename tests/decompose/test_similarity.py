@@ -208,7 +208,7 @@ def test_narrow_and_strided_layers_count_with_the_digits_they_have(dtype, maker,
     layers = [
         CP(make.randn(5, 3).mT, make.randn(4, 5).mT, make.randn(5, 8)[:, ::2]) for _ in range(2)
     ]
-    assert not any(factor.is_contiguous() for factor in vars(layers[0]).values())
+    assert not any(factor.is_contiguous() for factor in layers[0].factors().values())
     for data in (None, measure):
         close(
             similarity(layers, data, samples=0).matrix,
@@ -324,7 +324,7 @@ def test_saves_with_its_samples(layers, make, tmp_path):
         (
             ShapeError,
             lambda a, g: similarity([a], torch.ones(5, 6).double()),
-            "activations must be (n, 4), or (n, 3) of x",
+            "activations must be (n, 4), n ≥ 2",
         ),
         (ShapeError, lambda a, g: similarity([a], torch.ones(1, 4).double()), "got (1, 4)"),
         (

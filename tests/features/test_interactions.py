@@ -259,7 +259,7 @@ def test_the_pairs_are_never_a_whole_matrix(maker, monkeypatch):
 
 def test_a_layer_of_zeros_and_one_of_few_pairs(make):
     zero = interactions(
-        CP(*(0 * t for t in vars(make.cp(O, I, h=H)).values())),
+        CP(*(0 * t for t in make.cp(O, I, h=H).factors().values())),
         make.randn(2, O),
         make.randn(F_IN, I),
     )
@@ -352,7 +352,7 @@ def test_bad_input(both, make, refuses):
     nan = T.out.clone().fill_(float("nan"))
     wide = dictionary(make, I + 3, F_IN)
     refuses(
-        ShapeError, lambda: interactions(T, out, wide), f"write {T.shape[1]}", f"({F_IN}, {I + 3})"
+        ShapeError, lambda: interactions(T, out, wide), f"write the {I} of x", f"({F_IN}, {I + 3})"
     )
     refuses(ShapeError, lambda: interactions(T, wide, into), f"read {O}")
     refuses(ShapeError, lambda: interactions(T, out, into.to(torch.float32)), "float64", "float32")

@@ -3,6 +3,7 @@ a covariance must be.
 """
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -108,7 +109,10 @@ def test_homogeneous_is_the_measure_of_one_and_x(make, close):
     close(found.mean, truth.mean)
     close(found.cov, truth.cov)
     assert found.count == 30
-    assert (found.over(5), found.over(6).mean.shape) == (found, (6,))
+    T = replace(make.cp(3, 5), affine=True)
+    assert found.over(T) is found
+    assert Gaussian.from_batches([x]).over(T).mean.shape == (5,)
+    assert found.over(make.cp(3, 5)) is found
     assert torch.equal(found.root[0], torch.zeros(5).double())
 
 
@@ -273,8 +277,13 @@ def test_a_float32_covariance_is_taken_with_its_own_rounding(make):
         ),
         (
             ShapeError,
-            lambda m: unit(2).over(4),
+            lambda m: unit(2).over(m.cp(3, 4)),
             "measure must be over the layer's 4 inputs; got 2 of them.",
+        ),
+        (
+            ShapeError,
+            lambda m: unit(2).over(m.cp(3, 3)),
+            "got 2 of them. A tensor over (1, x) says so: CP(..., affine=True).",
         ),
     ],
 )

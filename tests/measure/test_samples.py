@@ -79,7 +79,7 @@ def test_a_layer_with_biases_takes_a_measure_of_x(make, measure):
         (
             ShapeError,
             lambda T, m: Samples(m.randn(3, 5)).of(T),
-            "activations must be (n, 4); got (3, 5).",
+            "activations must end in 4 (T is (3, 4, 4)); got (3, 5).",
         ),
         (
             ArgumentError,

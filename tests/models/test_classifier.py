@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from bilens import Classifier, ClassifierConfig, NotExactError
-from bilens.algebra import parts
 from bilens.base.errors import ArgumentError, ConfigError, ShapeError
 from bilens.checks import truncate
 
@@ -67,7 +66,7 @@ def test_one_layer_is_one_tensor(model, pixels, close):
 
 def test_the_parts_of_a_biased_model(pixels, close):
     model = build(1, residual=True, bias=True)
-    found, x = parts(model.tensor()), pixels.flatten(1)
+    found, x = model.tensor().split(), pixels.flatten(1)
     close(found.constant, model(torch.zeros_like(pixels)).logits[0])
     jacobian = torch.func.jacrev(lambda x: model(x[None]).logits[0])(torch.zeros_like(x[0]))
     close(found.linear, jacobian)

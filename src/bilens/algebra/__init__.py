@@ -2,17 +2,9 @@
 else.
 """
 
-from bilens.algebra.affine import (
-    Parts,
-    affine,
-    constant,
-    homogeneous,
-    homogeneous_map,
-    linear,
-    parts,
-)
+from bilens.algebra.affine import affine, constant, homogeneous_map, lifted, linear
 from bilens.algebra.balance import balanced
-from bilens.algebra.cp import CP, Rounded
+from bilens.algebra.cp import CP, Parts, Rounded
 from bilens.algebra.eigen import Eigen
 from bilens.algebra.factored import Factored
 from bilens.algebra.gauge import canonical
@@ -24,7 +16,7 @@ from bilens.algebra.symmetric import (
     symmetric_root,
     unit_products,
 )
-from bilens.algebra.third import ThirdOrder
+from bilens.algebra.third import ThirdOrder, homogeneous
 from bilens.algebra.tucker import Dense, Tucker
 
 __all__ = [
@@ -45,8 +37,8 @@ __all__ = [
     "constant",
     "homogeneous",
     "homogeneous_map",
+    "lifted",
     "linear",
-    "parts",
     "signs",
     "support",
     "symmetric_root",

@@ -1,7 +1,7 @@
 """The CP form: a bilinear layer's tensor as its own three weight matrices."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,15 @@ from bilens.algebra.factored import Factored
 from bilens.algebra.quadratic import QuadraticForm
 from bilens.algebra.rounding import PARALLEL, require_rounding, rounded
 from bilens.algebra.symmetric import unit_products
-from bilens.algebra.third import REACH, ThirdOrder, require_factors, require_maps, shared_out
+from bilens.algebra.third import (
+    REACH,
+    ThirdOrder,
+    keeps_constant,
+    require_affine,
+    require_factors,
+    require_maps,
+    shared_out,
+)
 from bilens.base.axes import MODES, Mode
 from bilens.base.errors import ShapeError
 from bilens.base.numerics import (
@@ -26,6 +34,7 @@ from bilens.base.numerics import (
     scaled,
     working_dtype,
 )
+from bilens.base.records import Record
 from bilens.base.results import Result
 
 BLOCK = 512  # hidden units at a time: enough for fast products, while h × h is never held
@@ -39,6 +48,8 @@ class CP(ThirdOrder):
     checkpoint. CP is closed under every verb here, so it is the one form that layers, feature bases
     and paths need.
 
+    ``affine``: whether it is over (1, x), as ``algebra.affine`` makes it of a layer with biases.
+
     Square weights fit in any order, so nothing can tell where two have changed places: name them,
     CP(out=, left=, right=).
 
@@ -49,6 +60,7 @@ class CP(ThirdOrder):
     out: Float[Tensor, "o h"]
     left: Float[Tensor, "h i"]
     right: Float[Tensor, "h j"]
+    affine: bool = False
 
     def __post_init__(self) -> None:
         given = self.out, self.left, self.right
@@ -57,6 +69,7 @@ class CP(ThirdOrder):
             "CP", _other_order(given), out=(self.out, (None, None)),
             left=(self.left, (hidden, None)), right=(self.right, (hidden, None)),
         )  # fmt: skip
+        require_affine("CP", self)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -100,10 +113,30 @@ class CP(ThirdOrder):
             self.out if out is None else out @ self.out,
             self.left if left is None else self.left @ left.mT,
             self.right if right is None else self.right @ right.mT,
+            self.affine and keeps_constant(left, right),
         )
 
     def swap(self) -> "CP":
-        return CP(self.out, self.right, self.left)
+        return replace(self, left=self.right, right=self.left)
+
+    def split(self) -> "Parts":
+        """T((1, x)) as constant + linear + quadratic in x, exactly: the blocks (0, 0),
+        (0, j) + (j, 0) and (i, j) of T. Cost O(o h i). Errors: ShapeError where T is not over
+        (1, x).
+        """
+        if not self.affine:
+            todo = "CP(..., affine=True) is; so is the tensor of a layer with biases."
+            raise ShapeError("split", must="be asked of a CP over (1, x)", got=self, todo=todo)
+        self.require_one_space("split")
+        quadratic, left0, right0 = self.quadratic(), self.left[:, 0], self.right[:, 0]
+        slope = left0[:, None] * quadratic.right + right0[:, None] * quadratic.left
+        return Parts(self.out @ (left0 * right0), self.out @ slope, quadratic)
+
+    def quadratic(self) -> "CP":
+        """What is quadratic in x, as a tensor over x: views of T's factors; T itself where it is
+        not over (1, x).
+        """
+        return CP(self.out, self.left[:, 1:], self.right[:, 1:]) if self.affine else self
 
     def round(
         self,
@@ -133,13 +166,13 @@ class CP(ThirdOrder):
         if symmetric and self.shape[1] != self.shape[2]:
             must = "be of one space, left and right"
             raise ShapeError("round(symmetric=True)", must=must, got=self.shape)
-        require_finite("round", **vars(self))
+        require_finite("round", **self.factors())
         work, power = self.to(torch.float64).detach().near_one()
         factors = work.out.mT, work.left, work.right
         apart = PARALLEL * torch.finfo(self.dtype).eps
         gram = partial(work.gram_near_one, symmetric=False, dtype=torch.float64)
         made = rounded(factors, apart, gram, max_rank, cutoff, symmetric, seed)
-        cp = CP(made.out.mT.contiguous(), made.left, made.right)
+        cp = CP(made.out.mT.contiguous(), made.left, made.right, self.affine)
         return Rounded(
             cp=cp.scaled(power) if power else cp,
             error=made.error,
@@ -184,7 +217,8 @@ class CP(ThirdOrder):
         work = self.to(working_dtype(self.dtype))
         out, left, right, powers = balanced(work.out, work.left, work.right)
         power = int(powers[out.detach().ne(0).any(1)].max()) if out.detach().any() else 0
-        return CP(scaled(out, (powers - power).clamp(max=0)[:, None]), left, right), power
+        out = scaled(out, (powers - power).clamp(max=0)[:, None])
+        return replace(self, out=out, left=left, right=right), power
 
     def _in_reach(self, reach: int) -> bool:
         sizes = peak(self.out, 0), peak(self.left, 1), peak(self.right, 1)
@@ -192,7 +226,12 @@ class CP(ThirdOrder):
 
     def scaled(self, power: int) -> "CP":
         out, left, right = shared_out(power)
-        return CP(scaled(self.out, out), scaled(self.left, left), scaled(self.right, right))
+        return replace(
+            self,
+            out=scaled(self.out, out),
+            left=scaled(self.left, left),
+            right=scaled(self.right, right),
+        )
 
     def terms_by_output(self) -> Float[Tensor, " o"]:
         """√(Σ_h d_oh² ‖l_h‖² ‖r_h‖²)."""
@@ -207,7 +246,7 @@ class CP(ThirdOrder):
         sizes = powers(peak(self.out, 1))
         if bool((sizes.abs() <= REACH[torch.float64]).all()):
             return self
-        return CP(scaled(self.out, -sizes[:, None]), self.left, self.right)
+        return replace(self, out=scaled(self.out, -sizes[:, None]))
 
     def gram_near_one(
         self, mode: Mode, *, symmetric: bool, dtype: torch.dtype
@@ -241,6 +280,7 @@ class CP(ThirdOrder):
                     self.out[:, block].to(dtype),
                     self.left[block].to(dtype),
                     self.right[block].to(dtype),
+                    self.affine,
                 ),
             )
 
@@ -253,10 +293,11 @@ class CP(ThirdOrder):
             torch.cat([self.out, other.out], dim=1),
             torch.cat([self.left, other.left]),
             torch.cat([self.right, other.right]),
+            self.affine,
         )
 
     def __mul__(self, factor: float | int | Tensor) -> "CP":
-        return CP(self.out * scalar("CP", factor, self._any()), self.left, self.right)
+        return replace(self, out=self.out * scalar("CP", factor, self._any()))
 
     def __repr__(self) -> str:
         return super().__repr__().replace(", dtype", f", rank={self.rank}, dtype", 1)
@@ -328,6 +369,18 @@ class Rounded(Result):
         }
         axis = {"title": {"text": "relative error"}, "type": "log", "exponentformat": "power"}
         return {"data": [points], "layout": {"xaxis": {"title": {"text": "rank"}}, "yaxis": axis}}
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Parts(Record):
+    """T((1, x)) = constant + linear @ x + quadratic(x), exactly; made by ``T.split()``."""
+
+    constant: Float[Tensor, " o"]
+    linear: Float[Tensor, "o i"]
+    quadratic: CP
+
+    def __call__(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
+        return self.constant + x @ self.linear.mT + self.quadratic(x)
 
 
 def _other_order(given: tuple[Any, ...]) -> str:

@@ -50,9 +50,10 @@ class Factored(Record):
             raise ShapeError("Factored", must="get batch dims that broadcast", got=shapes)
         if self.a.dtype != self.b.dtype or self.a.device != self.b.device:
             raise ShapeError(
-                "Factored", must="get two factors of one dtype and device",
-                got=f"{dtype_name(self.a.dtype)} on {self.a.device}, {dtype_name(self.b.dtype)} on {self.b.device}",
-            )  # fmt: skip
+                "Factored",
+                must="get two factors of one dtype and device",
+                got=", ".join(f"{dtype_name(one.dtype)} on {one.device}" for one in self.pair),
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -84,6 +85,10 @@ class Factored(Record):
     @property
     def rdim(self) -> int:
         return self.b.shape[-1]
+
+    def factors(self) -> dict[str, Tensor]:
+        """Both factors, by name."""
+        return {"a": self.a, "b": self.b}
 
     @property
     def pair(self) -> tuple[Tensor, Tensor]:
@@ -264,4 +269,5 @@ class Factored(Record):
         return self * -1.0
 
     def __repr__(self) -> str:
-        return f"Factored(shape={self.shape}, mdim={self.mdim}, dtype={dtype_name(self.dtype)}, device={self.device})"
+        where = f"dtype={dtype_name(self.dtype)}, device={self.device}"
+        return f"Factored(shape={self.shape}, mdim={self.mdim}, {where})"

@@ -59,7 +59,7 @@ def canonical(T: CP, *, swap: bool = True) -> CP:
     out = scaled(work.out * left_length * right_length, one + two)
     _require_kept(work.out, out, dtype)
     order = _order(out, left, right, tie)
-    return CP(out[:, order], left[order], right[order]).to(dtype)
+    return CP(out[:, order], left[order], right[order], T.affine).to(dtype)
 
 
 def _unit_rows(

@@ -39,9 +39,14 @@ class ThirdOrder(Record, ABC):
     through the factors.
 
     Verbs act on T as it stands: ``symmetrise()`` first where the symmetric part is meant. Only
-    ``dense()`` makes the cube. Source: Sharkey, arXiv:2305.03452, section 3 (bilinear layers as
+    ``dense()`` makes the cube.
+
+    ``affine``: whether both inputs are over (1, x), the constant coordinate first, as of a layer
+    with biases. Every verb keeps track of it. Source: Sharkey, arXiv:2305.03452, section 3 (bilinear layers as
     third-order tensors).
     """
+
+    affine: bool
 
     # How each form does it.
 
@@ -85,6 +90,9 @@ class ThirdOrder(Record, ABC):
     ) -> Form:
         """Change of basis: T'[a, b, c] = Σ M_ao N_bi P_cj T_oij with each map (new, old); modes not
         named stay.
+
+        T' is over (1, x) where T is and the maps of left and right keep the constant to itself, as
+        ``homogeneous_map(…).mT`` does: their first columns are (1, 0, 0, …).
         """
 
     @abstractmethod
@@ -165,6 +173,18 @@ class ThirdOrder(Record, ABC):
                 "left and right input", must="have leading dims that broadcast", got=got
             )
         return self._apply(x, y)
+
+    def read(self, x: Float[Tensor, "*b x"]) -> Float[Tensor, "*b i"]:
+        """What T is over, from x: (1, x) where T is ``affine``, x itself where not. So T(T.read(x))
+        is the layer on x.
+
+        An x that has the constant already is taken as it is. Errors: ShapeError.
+        """
+        self.require_one_space("read")
+        lacking = self.affine and isinstance(x, Tensor) and _off_by_one(x, self.shape[1])
+        x = homogeneous(x) if lacking else x
+        self._require_size("read", x, self.shape[1])
+        return x
 
     def contract(
         self,
@@ -272,7 +292,7 @@ class ThirdOrder(Record, ABC):
             self.require_one_space("gram(symmetric=True)")
         given = working_dtype(self.dtype) if dtype is None else dtype
         require_floating("gram(dtype=)", given)
-        require_finite("gram", **vars(self))
+        require_finite("gram", **self.factors())
         near, power = self.near_one(working_dtype(given))
         return restored(
             "gram",
@@ -281,11 +301,16 @@ class ThirdOrder(Record, ABC):
             given,
         )
 
+    def factors(self) -> dict[str, Tensor]:
+        """The tensors that T is made of, by name."""
+        held = vars(self)
+        return {name: value for name, value in held.items() if isinstance(value, Tensor)}
+
     def checked(self, who: str) -> "tuple[ThirdOrder, int]":
         """The tensor over a power of two and the power, as for work in float64, its factors found
         finite.
         """
-        require_finite(who, **vars(self))
+        require_finite(who, **self.factors())
         return self.near_one(torch.float64)
 
     def dense(self, max_bytes: int = GIB) -> Float[Tensor, "o i j"]:
@@ -302,7 +327,8 @@ class ThirdOrder(Record, ABC):
                 "dense()",
                 must=f"stay below max_bytes = {max_bytes:,}",
                 got=f"{o} × {i} × {j} {dtype_name(self.dtype)} = {needed:,} bytes",
-                todo="Every other verb works without the cube; pass max_bytes= to make it all the same.",
+                todo="Every other verb works without the cube; pass max_bytes= to make it all the"
+                " same.",
             )
         require_values("dense()", self._any())
         if 0 in self.shape:
@@ -330,7 +356,9 @@ class ThirdOrder(Record, ABC):
         return self + (-other if isinstance(other, ThirdOrder) else other)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(shape={self.shape}, dtype={dtype_name(self.dtype)}, device={self.device})"
+        what = f"shape={self.shape}{', affine' * self.affine}"
+        where = f"dtype={dtype_name(self.dtype)}, device={self.device}"
+        return f"{type(self).__name__}({what}, {where})"
 
     # Checks.
 
@@ -348,17 +376,7 @@ class ThirdOrder(Record, ABC):
         """Raise ShapeError unless ``vector`` ends in ``size`` and is of the dtype and on the device
         of T.
         """
-        if not isinstance(vector, Tensor):
-            raise ShapeError(who, must="be a torch tensor", got=type(vector).__name__)
-        if vector.ndim == 0 or vector.shape[-1] != size:
-            hint = (
-                "A layer with biases is a tensor over (1, x): pass homogeneous(x)."
-                if _off_by_one(vector, size)
-                else ""
-            )
-            raise ShapeError(
-                who, must=f"end in {size} (T is {self.shape})", got=tuple(vector.shape), todo=hint
-            )
+        self._require_size(who, vector, size)
         if vector.dtype != self.dtype or vector.device != self.device:
             raise ShapeError(
                 who,
@@ -366,6 +384,24 @@ class ThirdOrder(Record, ABC):
                 got=_place(vector),
                 todo="Use .to(...) on either.",
             )
+
+    def _require_size(self, who: str, vector: Tensor, size: int) -> None:
+        if not isinstance(vector, Tensor):
+            raise ShapeError(who, must="be a torch tensor", got=type(vector).__name__)
+        if vector.ndim == 0 or vector.shape[-1] != size:
+            raise ShapeError(
+                who,
+                must=f"end in {size} (T is {self.shape})",
+                got=tuple(vector.shape),
+                todo=self._hint(vector, size),
+            )
+
+    def _hint(self, vector: Tensor, size: int) -> str:
+        if not _off_by_one(vector, size):
+            return ""
+        if self.affine:
+            return "T is over (1, x), of a layer with biases: pass T.read(x) or homogeneous(x)."
+        return "A tensor over (1, x) says so: CP(..., affine=True)."
 
     def require_like(self, who: str, other: object, form: type["ThirdOrder"]) -> None:
         """Raise unless ``other`` is of that form and of T's shape, dtype and device."""
@@ -377,6 +413,10 @@ class ThirdOrder(Record, ABC):
             )
         if other.shape != self.shape:
             raise ShapeError(who, must=f"join two tensors of shape {self.shape}", got=other.shape)
+        if other.affine != self.affine:
+            must = f"join two tensors over {_over(self.affine)}"
+            todo = "Make both with the affine= that is true of them."
+            raise ShapeError(who, must=must, got=f"one over {_over(other.affine)}", todo=todo)
         if other.dtype != self.dtype or other.device != self.device:
             raise ShapeError(
                 who,
@@ -412,6 +452,36 @@ def require_factors(
                 must=f"be {_place(first)} like the first factor",
                 got=_place(factor),
             )
+
+
+def require_affine(who: str, tensor: "ThirdOrder") -> None:
+    """Raise unless ``affine`` is True or False, and True only of inputs that have a constant."""
+    if not isinstance(tensor.affine, bool):
+        got = repr(tensor.affine)
+        raise ArgumentError(f"{who}.affine", must="be True or False", got=got)
+    if tensor.affine and 0 in tensor.shape[1:]:
+        must = "have a constant coordinate in both inputs"
+        raise ShapeError(f"{who}(affine=True)", must=must, got=tensor.shape)
+
+
+def homogeneous(x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b i1"]:
+    """x̃ = (1, x): what a layer with biases is a tensor over."""
+    return torch.cat([torch.ones_like(x[..., :1]), x], dim=-1)
+
+
+def keeps_constant(*maps: Tensor | None) -> bool:
+    """Whether maps (new, old) take (1, x) to (1, …): their first column is (1, 0, 0, …)."""
+    return all(matrix is None or _is_first(matrix.detach()[:, 0]) for matrix in maps)
+
+
+def _is_first(column: Float[Tensor, " n"]) -> bool:
+    if column.is_meta or not len(column):
+        return False
+    return bool(column[0] == 1) and not bool(column[1:].any())
+
+
+def _over(affine: bool) -> str:
+    return "(1, x)" if affine else "x"
 
 
 def shared_out(power: int) -> tuple[int, int, int]:

@@ -1,6 +1,6 @@
 """The Tucker form: a small core in three bases. And the dense cube, the truth for tests."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,7 +9,15 @@ from torch import Tensor
 
 from bilens.algebra.factored import Factored
 from bilens.algebra.quadratic import QuadraticForm
-from bilens.algebra.third import REACH, ThirdOrder, require_factors, require_maps, shared_out
+from bilens.algebra.third import (
+    REACH,
+    ThirdOrder,
+    keeps_constant,
+    require_affine,
+    require_factors,
+    require_maps,
+    shared_out,
+)
 from bilens.base.axes import MODES, Mode
 from bilens.base.numerics import near_one, peak, powers, scalar, scaled, working_dtype
 
@@ -21,9 +29,11 @@ class Dense(ThirdOrder):
     """
 
     array: Float[Tensor, "o i j"]
+    affine: bool = False
 
     def __post_init__(self) -> None:
         require_factors("Dense", array=(self.array, (None, None, None)))
+        require_affine("Dense", self)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -56,10 +66,10 @@ class Dense(ThirdOrder):
         for axis, matrix in enumerate((out, left, right)):
             if matrix is not None:
                 array = (array.movedim(axis, -1) @ matrix.mT).movedim(-1, axis)
-        return Dense(array)
+        return Dense(array, self.affine and keeps_constant(left, right))
 
     def swap(self) -> "Dense":
-        return Dense(self.array.mT)
+        return replace(self, array=self.array.mT)
 
     def inner_near_one(self, other: ThirdOrder, *, symmetric: bool = False) -> Float[Tensor, ""]:
         if isinstance(other, Tucker):
@@ -73,17 +83,18 @@ class Dense(ThirdOrder):
         if dtype is not None and _in_reach(REACH[dtype], self.array):
             return self, 0
         array, power = near_one(self.array.to(working_dtype(self.dtype)))
-        return Dense(array), power
+        return replace(self, array=array), power
 
     def scaled(self, power: int) -> "Dense":
-        return Dense(scaled(self.array, power))
+        return replace(self, array=scaled(self.array, power))
 
     def terms_by_output(self) -> Float[Tensor, " o"]:
         """‖slice‖: no terms are added."""
         return torch.linalg.vector_norm(self.array.detach(), dim=(1, 2), dtype=torch.float64)
 
     def outputs_near_one(self) -> "Dense":
-        return Dense(scaled(self.array, -powers(peak(self.array.flatten(1), 1))[:, None, None]))
+        sizes = powers(peak(self.array.flatten(1), 1))
+        return replace(self, array=scaled(self.array, -sizes[:, None, None]))
 
     def gram_near_one(
         self, mode: Mode, *, symmetric: bool, dtype: torch.dtype
@@ -96,10 +107,10 @@ class Dense(ThirdOrder):
         return self.array
 
     def _plus(self, other: Any) -> "Dense":
-        return Dense(self.array + other.array)
+        return replace(self, array=self.array + other.array)
 
     def __mul__(self, factor: float | int | Tensor) -> "Dense":
-        return Dense(self.array * scalar("Dense", factor, self._any()))
+        return replace(self, array=self.array * scalar("Dense", factor, self._any()))
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -112,6 +123,7 @@ class Tucker(ThirdOrder):
     out: Float[Tensor, "o a"]
     left: Float[Tensor, "i b"]
     right: Float[Tensor, "j c"]
+    affine: bool = False
 
     def __post_init__(self) -> None:
         whole = isinstance(self.core, Tensor) and self.core.ndim == 3
@@ -120,6 +132,7 @@ class Tucker(ThirdOrder):
             "Tucker", core=(self.core, (None, None, None)),
             out=(self.out, (None, a)), left=(self.left, (None, b)), right=(self.right, (None, c)),
         )  # fmt: skip
+        require_affine("Tucker", self)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -154,10 +167,11 @@ class Tucker(ThirdOrder):
             self.out if out is None else out @ self.out,
             self.left if left is None else left @ self.left,
             self.right if right is None else right @ self.right,
+            self.affine and keeps_constant(left, right),
         )
 
     def swap(self) -> "Tucker":
-        return Tucker(self.core.mT, self.out, self.right, self.left)
+        return Tucker(self.core.mT, self.out, self.right, self.left, self.affine)
 
     def inner_near_one(self, other: ThirdOrder, *, symmetric: bool = False) -> Float[Tensor, ""]:
         work, other = self.to(torch.float64), other.to(torch.float64)
@@ -189,12 +203,15 @@ class Tucker(ThirdOrder):
             scaled(basis, -n)
             for basis, n in zip((work.out, work.left, work.right), (a, b, c), strict=True)
         )
-        return Tucker(scaled(work.core, shift), *scaled_bases), power
+        return Tucker(scaled(work.core, shift), *scaled_bases, affine=self.affine), power
 
     def scaled(self, power: int) -> "Tucker":
         core, left, right = shared_out(power)
-        return Tucker(
-            scaled(self.core, core), self.out, scaled(self.left, left), scaled(self.right, right)
+        return replace(
+            self,
+            core=scaled(self.core, core),
+            left=scaled(self.left, left),
+            right=scaled(self.right, right),
         )
 
     def terms_by_output(self) -> Float[Tensor, " o"]:
@@ -206,9 +223,7 @@ class Tucker(ThirdOrder):
         return (self.out.detach().double() * core.flatten(1).norm(dim=1)).norm(dim=1)
 
     def outputs_near_one(self) -> "Tucker":
-        return Tucker(
-            self.core, scaled(self.out, -powers(peak(self.out, 1))[:, None]), self.left, self.right
-        )
+        return replace(self, out=scaled(self.out, -powers(peak(self.out, 1))[:, None]))
 
     def gram_near_one(
         self, mode: Mode, *, symmetric: bool, dtype: torch.dtype
@@ -236,12 +251,10 @@ class Tucker(ThirdOrder):
         bases = zip(
             (self.out, self.left, self.right), (other.out, other.left, other.right), strict=True
         )
-        return Tucker(core, *(torch.cat(pair, dim=1) for pair in bases))
+        return Tucker(core, *(torch.cat(pair, dim=1) for pair in bases), affine=self.affine)
 
     def __mul__(self, factor: float | int | Tensor) -> "Tucker":
-        return Tucker(
-            self.core * scalar("Tucker", factor, self._any()), self.out, self.left, self.right
-        )
+        return replace(self, core=self.core * scalar("Tucker", factor, self._any()))
 
 
 def _symmetrised(array: Float[Tensor, "o i i"]) -> Float[Tensor, "o i i"]:

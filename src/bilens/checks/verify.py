@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bilens.algebra import CP, homogeneous, parts
+from bilens.algebra import CP
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import dtype_name, relative_error, tolerance
 from bilens.base.results import Result
@@ -157,7 +157,7 @@ class _View:
     @property
     def inputs(self) -> Tensor:
         """What the tensor is over: x, or (1, x)."""
-        return homogeneous(self.x) if self.tensor.shape[1] > self.x.shape[1] else self.x
+        return self.tensor.read(self.x)
 
 
 def _classifier(model: Classifier, generator: torch.Generator) -> list[Check]:
@@ -310,9 +310,9 @@ def _layer(view: _View, generator: torch.Generator) -> list[Check]:
             *_gauge(tensor, generator),
         ),
     ]
-    if x.shape[1] > view.x.shape[1]:
+    if tensor.affine:
         checks.append(
-            Check("constant + linear + quadratic = T" + where, parts(tensor)(view.x), tensor(x))
+            Check("constant + linear + quadratic = T" + where, tensor.split()(view.x), tensor(x))
         )
     return checks + _spectra(tensor, symmetric, x, where) + _gates(form, x, where)
 
@@ -371,6 +371,6 @@ def _hessian(view: _View, u: Tensor, generator: torch.Generator) -> tuple[Tensor
     x = view.x[0].detach()
     v = torch.randn(len(x), generator=generator, dtype=x.dtype)
     truth = torch.func.jvp(torch.func.grad(lambda x: view.write(x[None])[0] @ u), (x,), (v,))[1]
-    own = view.tensor.shape[1] - len(x)  # 1 over (1, x)
+    own = int(view.tensor.affine)  # the constant stands first
     product = 2 * (view.tensor.interaction(u) @ torch.nn.functional.pad(v, (own, 0)))
     return product[own:].detach(), truth.detach()

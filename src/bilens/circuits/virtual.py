@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bilens.algebra import CP, Factored, parts
+from bilens.algebra import CP, Factored
 from bilens.base.errors import ArgumentError, NotExactError
 from bilens.circuits.attention import (
     Weights,
@@ -375,8 +375,7 @@ def quadratic(part: Layer) -> CP | None:
     if tensor is None:
         return None
     tensor = tensor.to(torch.float64)
-    if tensor.shape[1] > tensor.shape[0]:  # over (1, x): biases go
-        tensor = parts(tensor).quadratic
+    tensor = tensor.quadratic()  # without what biases give
     return CP(tensor.out, part.norm.transposed(tensor.left), part.norm.transposed(tensor.right))
 
 

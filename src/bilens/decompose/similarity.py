@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.algebra import CP, homogeneous
+from bilens.algebra import CP
 from bilens.base.charts import DIVERGING
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import (
@@ -186,9 +186,7 @@ def similarity(
         )
     require_seed("seed", seed)
     size = tensors[0].shape[1]
-    activations = (
-        _activations(measure, size, tensors[0].device) if isinstance(measure, Tensor) else None
-    )
+    activations = _activations(measure, tensors[0]) if isinstance(measure, Tensor) else None
     given = Gaussian.from_batches(measure.split(CHUNK)) if isinstance(measure, Tensor) else measure
     if given is not None and not isinstance(given, Gaussian):
         must = "be a Gaussian or activations"
@@ -197,7 +195,7 @@ def similarity(
         raise ArgumentError(
             "centred", must="be asked under a measure", got="none", todo="Pass measure=."
         )
-    gaussian = None if given is None else given.over(size)
+    gaussian = None if given is None else given.over(tensors[0])
     if gaussian is not None:
         gaussian, activations, more = _rescaled(gaussian, activations)
         powers = [power + 2 * more for power in powers]
@@ -264,6 +262,9 @@ def _layers(
         if layer.shape != layers[0].shape or layer.device != layers[0].device:
             must = f"be {layers[0].shape} on {layers[0].device} like layer {names[0]}"
             raise ShapeError(f"layer {name}", must=must, got=f"{layer.shape} on {layer.device}")
+        if layer.affine != layers[0].affine:
+            must = f"be over {'(1, x)' if layers[0].affine else 'x'} like layer {names[0]}"
+            raise ShapeError(f"layer {name}", must=must, got="the other")
         layer.require_one_space(f"layer {name}")
         if 0 in layer.shape:
             raise ShapeError(f"layer {name}", must="have no empty mode", got=layer.shape)
@@ -271,18 +272,17 @@ def _layers(
     return names, list(layers)
 
 
-def _activations(x: Tensor, size: int, device: torch.device) -> Tensor:
+def _activations(x: Tensor, layer: CP) -> Tensor:
     """Activations over the layers' inputs, the constant one added where they lack it."""
-    if x.ndim != 2 or len(x) < 2 or x.shape[1] not in (size - 1, size):
-        raise ShapeError(
-            "activations",
-            must=f"be (n, {size}), or (n, {size - 1}) of x alone, n ≥ 2",
-            got=tuple(x.shape),
-        )
+    size = layer.shape[1]
+    fits = (size - 1, size) if layer.affine else (size,)
+    if x.ndim != 2 or len(x) < 2 or x.shape[1] not in fits:
+        alone = f", or (n, {size - 1}) of x alone" if layer.affine else ""
+        must = f"be (n, {size}){alone}, n ≥ 2"
+        raise ShapeError("activations", must=must, got=tuple(x.shape))
     require_floating("activations", x.dtype)
     require_finite("", activations=x)
-    x = x.to(device)
-    return homogeneous(x) if x.shape[1] == size - 1 else x
+    return layer.read(x.to(layer.device))
 
 
 def _rescaled(gaussian: Gaussian, x: Tensor | None) -> tuple[Gaussian, Tensor | None, int]:

@@ -18,7 +18,7 @@ from bilens.algebra import Eigen, Gates, QuadraticForm
 from bilens.algebra.eigen import Which, require_count
 from bilens.base.charts import DIVERGING
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import near_one, require_finite, scaled, working_dtype
+from bilens.base.numerics import near_one, require_finite, scaled
 from bilens.base.results import SHOWN_ROWS, Result
 from bilens.decompose import PairKind, top_pairs
 from bilens.features.pairs import FeaturePairs, feature_name, feature_pairs
@@ -299,11 +299,3 @@ class FeatureForm(Result):
 
     def figure(self) -> dict[str, Any]:
         return self.top(SHOWN_ROWS).figure()
-
-
-def quadratic_over(form: QuadraticForm, size: int) -> QuadraticForm:
-    """The part of a form over x, or over (1, x), that is quadratic in the x of ``size``."""
-    first = form.shape[-1] - size
-    return QuadraticForm(form.weights, form.left[..., first:], form.right[..., first:]).to(
-        working_dtype(form.dtype)
-    )

@@ -15,7 +15,7 @@ maths of feature construction, after Sharkey, arXiv:2305.03452, section 4.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,15 +23,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.algebra import CP, Factored, homogeneous
-from bilens.algebra.affine import constant
+from bilens.algebra import CP, Factored, constant
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import dtype_name, is_whole, require_finite, working_dtype
 from bilens.base.records import Record
 from bilens.base.results import Result
 from bilens.decompose import TopEntries, top_entries
 from bilens.features.dictionary import Dictionary
-from bilens.features.forms import FeatureForm, quadratic_over
+from bilens.features.forms import FeatureForm
 from bilens.features.pairs import feature_name
 
 PARTS = ("constant", "linear", "self", "cross", "error", "features × error", "error × error")
@@ -116,6 +115,11 @@ class Interactions(Record):
     in_names: tuple[str, ...]
     outputs: Dictionary | None = None
 
+    def __post_init__(self) -> None:
+        # files from before a CP said so itself hold layers over (1, x) that do not
+        if not self.layer.affine and self.layer.shape[1] == self.writes.shape[1] + 1:
+            object.__setattr__(self, "layer", replace(self.layer, affine=True))
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(f_out, f_in, f_in)."""
@@ -124,7 +128,7 @@ class Interactions(Record):
     @property
     def biased(self) -> bool:
         """Whether the layer is a tensor over (1, x)."""
-        return self.layer.shape[1] == self.writes.shape[1] + 1
+        return self.layer.affine
 
     @cached_property
     def tensor(self) -> CP:
@@ -137,9 +141,8 @@ class Interactions(Record):
         if self.biased:
             rows = torch.cat([torch.zeros_like(rows[:, :1]), rows], 1)
             rows[0, 0] = 1
-        return self.layer.map(out=self.reads, left=rows, right=rows) + constant(
-            self.offset, len(rows)
-        )
+        mapped = self.layer.map(out=self.reads, left=rows, right=rows)
+        return replace(mapped, affine=True) + constant(self.offset, len(rows))
 
     @cached_property
     def constant(self) -> Float[Tensor, " f_out"]:
@@ -171,15 +174,13 @@ class Interactions(Record):
         Errors: ArgumentError for an index out of range; NotFiniteError.
         """
         (feature,) = self._require((feature,))
-        whole = self.layer.interaction(self.reads[feature])
+        form = self._over_x.interaction(self.reads[feature])
         left, right = self._hidden(self.base, True)
-        weights = whole.weights
-        form = quadratic_over(whole, self.writes.shape[1])
-        slope = (weights * right) @ self._without_one(self.layer.left) + (
-            weights * left
-        ) @ self._without_one(self.layer.right)
+        weights = form.weights
+        slope = (weights * right) @ form.left + (weights * left) @ form.right
         value = (weights * left * right).sum() + self.offset[feature]
         name = f"output {feature_name(self.out_names, feature)}"
+        form = form.to(working_dtype(form.dtype))
         writes = self.writes.to(form.dtype)
         return FeatureForm(feature, name, form, writes, value, self.writes @ slope, self.in_names)
 
@@ -245,22 +246,22 @@ class Interactions(Record):
 
     def _written(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
         """m(x): what the layer writes."""
-        return self.layer(homogeneous(x) if self.biased else x)
+        return self.layer(self.layer.read(x))
 
     @cached_property
     def _out(self) -> Float[Tensor, "f_out h"]:
         return self.reads @ self.layer.out
 
-    def _without_one(self, factor: Float[Tensor, "h j"]) -> Float[Tensor, "h i"]:
-        return factor[:, 1:] if self.biased else factor
+    @property
+    def _over_x(self) -> CP:
+        """The layer's quadratic part."""
+        return self.layer.quadratic()
 
     def _hidden(
         self, x: Float[Tensor, "*b i"], one: bool
     ) -> tuple[Float[Tensor, "*b h"], Float[Tensor, "*b h"]]:
         """L x̃ and R x̃, the constant coordinate of x̃ being 1 or 0."""
-        left, right = (
-            x @ self._without_one(side).mT for side in (self.layer.left, self.layer.right)
-        )
+        left, right = (x @ side.mT for side in self._over_x.inputs)
         return (
             (left + self.layer.left[:, 0], right + self.layer.right[:, 0])
             if one and self.biased
@@ -372,9 +373,10 @@ def interactions(
         raise ShapeError("interactions(T)", must="have left and right of one size", got=T.shape)
     reads, offset = read_by(outputs, T)
     writes = inputs.writes if isinstance(inputs, Dictionary) else inputs
-    if writes.ndim != 2 or not len(writes) or writes.shape[1] not in (one, one - 1):
-        must = f"write {one}, or {one - 1} where T is over (1, x)"
-        raise ShapeError("interactions(inputs)", must=must, got=f"one of {tuple(writes.shape)}")
+    width = one - T.affine
+    if writes.ndim != 2 or not len(writes) or writes.shape[1] != width:
+        got = f"one of {tuple(writes.shape)}"
+        raise ShapeError("interactions(inputs)", must=f"write the {width} of x", got=got)
     require_like("interactions(inputs)", writes, T)
     base = inputs.base if isinstance(inputs, Dictionary) else torch.zeros_like(writes[0])
     require_finite("interactions", out=T.out, left=T.left, right=T.right, writes=writes, base=base)

@@ -162,20 +162,13 @@ def low_rank(
         raise ArgumentError("names", must=f"name all {outputs.n_latents} latents", got=len(names))
     reads, _ = read_by(outputs, T)
     width = x.shape[-1]
-    if x.ndim != 2 or width not in (T.shape[1], T.shape[1] - 1) or T.shape[1] != T.shape[2]:
-        raise ShapeError(
-            "x",
-            must=f"be (n, {T.shape[1]}), or one less where T is over (1, x)",
-            got=tuple(x.shape),
-        )
+    if x.ndim != 2 or width != T.shape[1] - T.affine or T.shape[1] != T.shape[2]:
+        raise ShapeError("x", must=f"be (n, {T.shape[1] - T.affine})", got=tuple(x.shape))
     require_finite("low_rank", x=x, out=T.out, left=T.left, right=T.right)
-    biased = width < T.shape[1]
     chosen = torch.as_tensor(
         range(len(reads)) if features is None else require_features(features, len(reads))
     )
-    truth = outputs.encode(T(torch.cat([torch.ones_like(x[:, :1]), x], 1) if biased else x))[
-        :, chosen
-    ]
+    truth = outputs.encode(T(T.read(x)))[:, chosen]
     on = truth != 0
     counts = on.sum(0)
     highest, lowest = (
@@ -193,13 +186,9 @@ def low_rank(
             "outputs", must=f"have a latent that is active on {least} tokens", got=got, todo=todo
         )
     chosen, truth, on, counts = chosen[kept.cpu()], truth[:, kept], on[:, kept], counts[kept]
-    form = CP(T.out, T.left[:, int(biased) :], T.right[:, int(biased) :])
-    found = eigen(form, reads[chosen], k=max(ranks), solver=Auto(norm=False))
-    slopes = (
-        _slopes(T, reads[chosen])
-        if biased
-        else torch.zeros_like(reads[chosen][:, :1]).expand(-1, width)
-    )
+    found = eigen(T.quadratic(), reads[chosen], k=max(ranks), solver=Auto(norm=False))
+    seen = T.map(out=reads[chosen])
+    slopes = seen.split().linear if T.affine else x.new_zeros(len(chosen), width)
     block = max(1, NUMBERS // (len(x) * found.values.shape[1]))
     parts = [
         _correlations(x, found.values[b], found.vectors[b], slopes[b], truth[:, b], on[:, b], ranks)
@@ -224,12 +213,6 @@ def low_rank(
         level,
         complete,
     )
-
-
-def _slopes(T: CP, reads: Float[Tensor, "m o"]) -> Float[Tensor, "m i"]:
-    """The part of reads · T((1, x)) that is linear in x."""
-    weights = reads @ T.out
-    return (weights * T.left[:, 0]) @ T.right[:, 1:] + (weights * T.right[:, 0]) @ T.left[:, 1:]
 
 
 def _correlations(

@@ -179,26 +179,29 @@ class Gaussian(Record):
         """
         return self._homogeneous
 
-    def over(self, size: int) -> "Gaussian":
-        """The measure as a tensor over ``size`` inputs needs it: itself, or ``homogeneous()`` for
-        one input more.
+    def over(self, tensor: ThirdOrder) -> "Gaussian":
+        """The measure of what ``tensor`` reads: itself, or ``homogeneous()`` where the tensor is
+        over (1, x) and the measure of x.
 
-        Errors: ShapeError for any other size.
+        Errors: ArgumentError for what is no tensor; ShapeError for any other size.
         """
-        if size == len(self.mean) + 1:
+        if not isinstance(tensor, ThirdOrder):
+            got = type(tensor).__name__
+            raise ArgumentError("measure", must="be asked for one over a tensor", got=got)
+        size, own = tensor.shape[1], len(self.mean)
+        if tensor.affine and own == size - 1:
             return self.homogeneous()
-        if size != len(self.mean):
-            raise ShapeError(
-                "measure",
-                must=f"be over the layer's {size} inputs",
-                got=f"{len(self.mean)} of them",
-            )
+        if own != size:
+            must = f"be over the layer's {size} inputs"
+            told = tensor.affine or own != size - 1
+            todo = "" if told else "A tensor over (1, x) says so: CP(..., affine=True)."
+            raise ShapeError("measure", must=must, got=f"{own} of them", todo=todo)
         return self
 
     def of(self, tensor: ThirdOrder) -> "OnGaussian":
         """``tensor`` as a function of x under this measure.
 
-        A measure of one input less than the tensor has is of x where the tensor is over (1, x).
+        A tensor over (1, x) takes a measure of x.
         Errors: ArgumentError for what is no tensor; ShapeError where it does not fit.
         """
         return OnGaussian(tensor, self)
@@ -270,7 +273,7 @@ class OnGaussian(Record):
             got = type(self.tensor).__name__
             raise ArgumentError("Gaussian.of", must="be given a tensor", got=got)
         self.tensor.require_one_space("Gaussian.of")
-        self.measure.over(self.tensor.shape[1])
+        self.measure.over(self.tensor)
 
     def inner(self, other: "OnGaussian", *, centred: bool = False) -> Float[Tensor, ""]:
         """E⟨T(x), S(x)⟩; tr Cov(T(x), S(x)) where ``centred``."""
@@ -323,13 +326,13 @@ class OnGaussian(Record):
         if parts.vanishes(length):
             return True
         near, own = self.tensor.near_one(torch.float64)
-        center, spread, more = self.measure.over(self.tensor.shape[1]).near_one()
+        center, spread, more = self.measure.over(self.tensor).near_one()
         reach = float(center.square().sum() + spread.square().sum())
         return math.ldexp(length, power - own - 2 * more) <= ROUNDED * reach * near.terms()
 
     def _near_one(self) -> tuple[Hermite, int]:
         tensor, power = self.tensor.checked("Gaussian.of")
-        center, spread, more = self.measure.over(tensor.shape[1]).near_one()
+        center, spread, more = self.measure.over(tensor).near_one()
         center, spread = center.to(tensor.device), spread.to(tensor.device)
         found, last = hermite(tensor.to(torch.float64), center, spread).near_one()
         return found, power + 2 * more + last

@@ -78,9 +78,10 @@ class OnSamples(Record):
             raise ArgumentError("Samples.of", must="be given a tensor", got=got)
         self.tensor.require_one_space("Samples.of")
         size = self.tensor.shape[1]
-        if self.samples.x.shape[1] != size:
-            got = tuple(self.samples.x.shape)
-            raise ShapeError("activations", must=f"be (n, {size})", got=got)
+        fits = (size - 1, size) if self.tensor.affine else (size,)
+        if self.samples.x.shape[1] not in fits:
+            must = f"end in {fits[0]} (T is {self.tensor.shape})"
+            raise ShapeError("activations", must=must, got=tuple(self.samples.x.shape))
 
     @torch.no_grad()
     def inner(self, other: "OnSamples", *, centred: bool = False) -> Estimate:
@@ -117,9 +118,10 @@ class OnSamples(Record):
 
     def _values(self, centred: bool) -> tuple[Float[Tensor, "n o"], int]:
         """T(x) over a power of two, and the power."""
-        require_finite("Samples.of", **vars(self.tensor))
+        require_finite("Samples.of", **self.tensor.factors())
         form, power = self.tensor.to(torch.float64).near_one()
-        inputs, more = near_one(self.samples.x.to(form.device, torch.float64))
+        x = form.read(self.samples.x.to(form.device, torch.float64))
+        inputs, more = near_one(x)
         values, last = near_one(form(inputs))
         values = values - values.mean(0) if centred else values
         return values, power + 2 * more + last

@@ -2,6 +2,8 @@
 out as one.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -87,7 +89,7 @@ def test_activations_are_averaged_with_standard_errors(layer, data):
 
 def test_a_layer_with_biases_takes_a_measure_over_x(make, data):
     """The linear part has its share too: all shares of a plain spectrum add up to one."""
-    layer = make.cp(3, 7, h=9)
+    layer = replace(make.cp(3, 7, h=9), affine=True)
     found, x = eigen(layer, k=None, measure=data), data.sample(300_000)
     assert found.rank == 6
     assert "blind to 1 directions" in found.summary()

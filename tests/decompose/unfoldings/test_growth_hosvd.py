@@ -100,7 +100,7 @@ def test_memory(name, make, monkeypatch):
     assert math.log2(whole / short) == pytest.approx(0 if blocked else 1, abs=0.15)
     if not blocked:
         assert math.log2(whole / narrow) == pytest.approx(1, abs=0.2)
-        assert whole < 2.5 * sum(factor.nbytes for factor in vars(tensor).values())
+        assert whole < 2.5 * sum(factor.nbytes for factor in tensor.factors().values())
 
 
 def test_blocks_are_small_by_default(make, monkeypatch):

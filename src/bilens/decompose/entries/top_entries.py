@@ -157,7 +157,7 @@ def top_entries(
         raise ShapeError("top_entries", must="be given one matrix", got=T.shape)
     if symmetric not in (None, True, False):
         raise ArgumentError("symmetric", must="be True, False or None", got=repr(symmetric))
-    require_finite("top_entries", **vars(T))
+    require_finite("top_entries", **T.factors())
     work = T.to(torch.float64).detach()
     cubic = isinstance(work, CP)
     modes = MODES if cubic else MATRIX

@@ -71,7 +71,7 @@ def eigen(
     tensor.require_fits("interaction", directions, tensor.shape[0])
     tensor, directions, power = _near_one(tensor, directions)
     if measure is not None:
-        gaussian, activations = fitted(measure, tensor.shape[1])
+        gaussian, activations = fitted(measure, tensor)
         plain, white = (
             eigen(one, directions, k, which=which, solver=solver, chunks=chunks.under(name))
             for name, one in (("plain", tensor), ("weighted", whitened(tensor, gaussian)))
@@ -91,7 +91,7 @@ def eigen(
 
     if chunks.folder is None:
         return _join(make_chunks(chunks, len(directions), make))
-    given = fingerprint(**_factors(tensor), directions=directions, power=power)
+    given = fingerprint(**tensor.factors(), directions=directions, power=power)
     about = {"eigen of": given, "k": pairs, "which": which} | chosen.about(work)
     files = write_chunks(chunks, len(directions), about | {"chunk": chunks.size}, make)
     return _join([Eigen.load(file).to(tensor.device) for file in files])
@@ -102,7 +102,7 @@ def _require_tensor(tensor: object) -> None:
         raise ArgumentError("eigen", must="be given a tensor", got=type(tensor).__name__)
     if 0 in tensor.shape:
         raise ShapeError("eigen", must="be given a tensor with no empty mode", got=tensor.shape)
-    require_finite("eigen", **vars(tensor))
+    require_finite("eigen", **tensor.factors())
 
 
 def _output_directions(tensor: ThirdOrder, directions: Tensor | None) -> Float[Tensor, "n o"]:
@@ -130,10 +130,6 @@ def _near_one(
     tensor, power = tensor.near_one(tensor.dtype)
     directions = scaled(directions, -apart[:, None])
     return tensor, directions, apart + power
-
-
-def _factors(tensor: ThirdOrder) -> dict[str, Tensor]:
-    return {name: value for name, value in vars(tensor).items() if isinstance(value, Tensor)}
 
 
 def effective_rank(form: QuadraticForm) -> Float[Tensor, "*b"]:

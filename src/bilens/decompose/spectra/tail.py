@@ -70,7 +70,7 @@ def tail(tensor: ThirdOrder, k: int) -> Tail:
     size = tensor.shape[1]
     if not is_whole(k) or not 1 <= k <= size:
         raise ArgumentError("k", must=f"be 1 … {size}", got=repr(k))
-    require_finite("tail", **vars(tensor))
+    require_finite("tail", **tensor.factors())
     form, power = _near_one(tensor)
     with torch.no_grad():
         start = torch.randn(min(k + SPARE, size), size, generator=torch.Generator().manual_seed(0))

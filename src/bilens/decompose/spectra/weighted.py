@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.algebra import Eigen, QuadraticForm, ThirdOrder, homogeneous
+from bilens.algebra import Eigen, QuadraticForm, ThirdOrder
 from bilens.algebra.eigen import at_scale
 from bilens.algebra.third import Form
 from bilens.base.errors import ShapeError
@@ -142,25 +142,22 @@ class WeightedEigen(Eigen):
 
 
 def fitted(
-    measure: Gaussian | Float[Tensor, "m _"], size: int
+    measure: Gaussian | Float[Tensor, "m _"], tensor: ThirdOrder
 ) -> tuple[Gaussian, Float[Tensor, "m i"] | None]:
-    """The Gaussian of a measure over ``size`` inputs, and the activations it was fitted to, where
-    these were given.
+    """The Gaussian of a measure over what ``tensor`` reads, and the activations it was fitted to,
+    where these were given.
 
     A measure over x serves a layer over (1, x). Errors: ShapeError; NotFiniteError.
     """
     if isinstance(measure, Gaussian):
-        return measure.over(size), None
-    if (
-        not isinstance(measure, Tensor)
-        or measure.ndim != 2
-        or measure.shape[1] not in (size, size - 1)
-    ):
+        return measure.over(tensor), None
+    size = tensor.shape[1]
+    fits = (size, size - 1) if tensor.affine else (size,)
+    if not isinstance(measure, Tensor) or measure.ndim != 2 or measure.shape[1] not in fits:
         got = tuple(measure.shape) if isinstance(measure, Tensor) else type(measure).__name__
         raise ShapeError("measure", must=f"be a Gaussian or activations (m, {size})", got=got)
     require_finite("measure", activations=measure)
-    activations = homogeneous(measure) if measure.shape[1] == size - 1 else measure
-    return Gaussian.from_batches([measure]).over(size), activations
+    return Gaussian.from_batches([measure]).over(tensor), tensor.read(measure)
 
 
 def whitened(tensor: Form, measure: Gaussian) -> Form:

@@ -52,6 +52,7 @@ class HOSVD(Result):
         rounding. norm: ‖T‖; 0, as ``error`` and ``bound``, where T is zero as far as can be told.
         symmetric: whether all this is of T's symmetric part. precision, computed_in: how the
         spectra were found, and the dtype of the work.  weighted: whether by a data measure.
+        affine: whether T̂ is over (1, x), as T.
     """
 
     spectrum: dict[str, Float[Tensor, " s"]]
@@ -66,6 +67,7 @@ class HOSVD(Result):
     precision: str
     weighted: bool
     computed_in: str
+    affine: bool = False
 
     @property
     def ranks(self) -> tuple[int, int, int]:
@@ -78,7 +80,9 @@ class HOSVD(Result):
         set max_rank.
         """
         core = self.core.dense(max_bytes=GIB)
-        return Tucker((core + core.mT) / 2 if self.symmetric else core, **self.bases)
+        return Tucker(
+            (core + core.mT) / 2 if self.symmetric else core, **self.bases, affine=self.affine
+        )
 
     def summary(self) -> str:
         ranks = ", ".join(
@@ -167,9 +171,10 @@ def hosvd(
     require_cutoff(cutoff)
     require_tensor("hosvd", tensor, symmetric, precision)
     tensor, power = rescaled(tensor, precision)
+    affine = tensor.affine and measure is None
     if measure is not None:
         tensor.require_one_space("hosvd(measure=)")
-        tensor = whitened(tensor, fitted(measure, tensor.shape[1])[0])
+        tensor = whitened(tensor, fitted(measure, tensor)[0])
     tensor, more = rescaled(tensor, precision)
     found: dict[Mode, Unfolding] = {
         mode: unfolding(tensor, mode, symmetric, precision) for mode in ("out", "left")
@@ -206,6 +211,7 @@ def hosvd(
         precision=precision,
         weighted=measure is not None,
         computed_in=dtype_name(dtype),
+        affine=affine,
     )
 
 
@@ -230,4 +236,4 @@ def _ranks(max_rank: int | Sequence[int] | None, symmetric: bool) -> tuple[int |
 
 def _copied(core: CP | Dense | Tucker) -> CP | Dense | Tucker:
     """The core with memory of its own: a view would keep the whole turned tensor."""
-    return replace(core, **{name: factor.clone() for name, factor in vars(core).items()})
+    return replace(core, **{name: factor.clone() for name, factor in core.factors().items()})

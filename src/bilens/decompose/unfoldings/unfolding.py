@@ -66,7 +66,7 @@ def require_tensor(who: str, tensor: object, symmetric: bool, precision: str) ->
         raise ArgumentError(
             "precision", must=f"be one of {', '.join(get_args(Precision))}", got=repr(precision)
         )
-    require_finite(who, **vars(tensor))
+    require_finite(who, **tensor.factors())
 
 
 def rescaled(tensor: Form, precision: Precision) -> tuple[Form, int]:
@@ -238,18 +238,21 @@ def turned(tensor: Form, bases: Mapping[str, Float[Tensor, "s r"]]) -> Form:
     factors = {"out": tensor.out.mT, "left": tensor.left, "right": tensor.right}
     for mode, basis in bases.items():
         factors[mode] = torch.cat([rows.to(dtype) @ basis for rows in factors[mode].split(BLOCK)])
-    return CP(factors["out"].mT.to(dtype), factors["left"].to(dtype), factors["right"].to(dtype))
+    cast = (factors["out"].mT.to(dtype), factors["left"].to(dtype), factors["right"].to(dtype))
+    return CP(*cast, affine=tensor.affine and set(bases) == {"out"})
 
 
 def box(tensor: ThirdOrder, out: slice = ALL, left: slice = ALL, right: slice = ALL) -> Form:
     """A box of the cube, in the same form: views of the factors."""
+    affine = tensor.affine and left == right == ALL
     match tensor:
         case CP():
-            return CP(tensor.out[out], tensor.left[:, left], tensor.right[:, right])
-        case Tucker():
-            return Tucker(tensor.core, tensor.out[out], tensor.left[left], tensor.right[right])
+            return CP(tensor.out[out], tensor.left[:, left], tensor.right[:, right], affine)
+        case Tucker(core=core):
+            bases = tensor.out[out], tensor.left[left], tensor.right[right]
+            return Tucker(core, *bases, affine=affine)
         case Dense():
-            return Dense(tensor.array[out, left, right])
+            return Dense(tensor.array[out, left, right], affine)
     raise ArgumentError("box", must="be of a CP, Dense or Tucker", got=type(tensor).__name__)
 
 

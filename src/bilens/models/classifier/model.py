@@ -16,7 +16,7 @@ from transformers import (
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 from transformers.utils.generic import can_return_tuple
 
-from bilens.algebra import CP, constant, homogeneous, homogeneous_map, linear
+from bilens.algebra import CP, constant, homogeneous, homogeneous_map, lifted, linear
 from bilens.base.errors import ArgumentError, NotExactError, ShapeError
 from bilens.base.numerics import is_whole
 from bilens.models.arguments import IGNORED, cross_entropy, require_known, switch, whole_numbers
@@ -240,10 +240,7 @@ class Classifier(PreTrainedModel):
             return tensor
         # the skip is linear: it needs the constant coordinate even without biases
         if not self.config.bias:
-            zero = tensor.left.new_zeros(tensor.rank, 1)
-            tensor = CP(
-                tensor.out, torch.cat([zero, tensor.left], 1), torch.cat([zero, tensor.right], 1)
-            )
+            tensor = CP(tensor.out, *map(lifted, tensor.inputs), affine=True)
         offset = self.head.bias
         if self.config.residual:
             tensor = tensor + linear(self.head.weight @ self.embed.weight)
