@@ -99,7 +99,7 @@ def test_a_layer_with_biases_takes_a_measure_of_x(make, measure):
         (
             ArgumentError,
             lambda T, m: (f := Samples(m.randn(3, 4))).of(T).similarity(f.of(T * 0.0)),
-            "similarity must compare two tensors that are not zero on the samples; got a norm of 0.",
+            "must compare two tensors that are not zero on the samples; got a norm of 0.",
         ),
     ],
 )

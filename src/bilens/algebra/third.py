@@ -42,8 +42,8 @@ class ThirdOrder(Record, ABC):
     ``dense()`` makes the cube.
 
     ``affine``: whether both inputs are over (1, x), the constant coordinate first, as of a layer
-    with biases. Every verb keeps track of it. Source: Sharkey, arXiv:2305.03452, section 3 (bilinear layers as
-    third-order tensors).
+    with biases. Every verb keeps track of it. Source: Sharkey, arXiv:2305.03452, section 3
+    (bilinear layers as third-order tensors).
     """
 
     affine: bool
