@@ -78,13 +78,13 @@ def same(one, other):
 
 
 def hear(told):
-    return lambda done, of, figures, what: told.append(((done, of), what))
+    return lambda done, of, figures=None, what="": told.append(((done, of), what))
 
 
 def stop(at):
     """A progress that ends the run like Ctrl-C when it hears of ``at`` = (what, how many)."""
 
-    def progress(done, of, figures, what):
+    def progress(done, of, figures=None, what=""):
         if (what, done) == at:
             raise KeyboardInterrupt
 
@@ -206,9 +206,15 @@ def test_a_finished_run_is_of_its_own_model(whole, text, tokenizer, refuses):
 def test_a_harvest_of_something_else(whole, model, data, refuses):
     folder = whole[0] / "activations"
     for given, text in (
-        ((model_of(1), data.train, PLACE), "activations of must be what was begun with"),
-        ((model, data.valid, PLACE), "text must be what was begun with"),
-        ((model, data.train, "mlp0.output"), "place must be what was begun with, 'mlp0.input'"),
+        (
+            (model_of(1), data.train, PLACE),
+            "activations of must be what the computation began with",
+        ),
+        ((model, data.valid, PLACE), "text must be what the computation began with"),
+        (
+            (model, data.train, "mlp0.output"),
+            "place must be what the computation began with, 'mlp0.input'",
+        ),
     ):
         refuses(FileError, lambda given=given: harvest(*given, folder), text)
 

@@ -6,7 +6,6 @@ folder/chunk-00000256.safetensors    one finished chunk, by the number of what c
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -15,10 +14,10 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from bilens.base.errors import ArgumentError, FileError, Interrupted
-from bilens.base.files import NEW, held, require_empty, write_text
+from bilens.base.errors import ArgumentError, Interrupted
+from bilens.base.files import Job, claim
 from bilens.base.numerics import GIB, require_count
-from bilens.base.reading import read_json
+from bilens.base.progress import Progress
 from bilens.base.records import Record
 
 ABOUT = "about.json"
@@ -55,7 +54,7 @@ class Chunks:
     max_bytes: int = GIB
     folder: str | Path | None = None
     share: Share | None = None
-    progress: Callable[[int, int], Any] | None = None
+    progress: Progress | None = None
 
     def __post_init__(self) -> None:
         require_count("Chunks.size", self.size)
@@ -143,38 +142,15 @@ def _claimed(folder: Path, about: dict[str, Any], share: Share | None) -> Iterat
     """Hold an empty folder, or one that says the same. Of several processes the first does, and the
     others wait for it.
     """
+    job = Job(ABOUT, about)
     with ExitStack() as stack:
         if share is not None and share.process > 0:
             share.wait()
-            _require_same(folder / ABOUT, about)
+            job.resumed(folder)
         else:
             try:
-                stack.enter_context(held(folder))
-                _begin(folder, about)
+                stack.enter_context(claim(folder, job))
             finally:
                 if share is not None:
                     share.wait()
         yield
-
-
-def _begin(folder: Path, about: dict[str, Any]) -> None:
-    file = folder / ABOUT
-    if file.is_file():
-        _require_same(file, about)
-    else:
-        require_empty(folder, f"{NEW}, or hold this very computation")
-        write_text(file, json.dumps(about, indent=2) + "\n")
-
-
-def _require_same(file: Path, about: dict[str, Any]) -> None:
-    stored = read_json(file)
-    for key, value in about.items():
-        if not isinstance(stored, dict) or stored.get(key) != value:
-            was = stored.get(key) if isinstance(stored, dict) else stored
-            todo = "Name another folder."
-            raise FileError(
-                f"{file}: {key}",
-                must=f"be what was begun with, {was!r}",
-                got=repr(value),
-                todo=todo,
-            )

@@ -120,14 +120,10 @@ def harvest(
         require_finite(place, activations=rows)
         return Shard(rows)
 
-    def heard(done: int, of: int) -> None:
-        if progress is not None:
-            progress(done, of, {})
-
     tokens = torch.from_numpy(blocks.tokens.astype("int64"))
     about = {"activations of": _weights(model), "text": fingerprint(tokens=tokens)}
     about |= {"place": find_place(place, model.wiring().parts).name}
-    return write_chunks(Chunks(SHARD, folder=folder, progress=heard), len(blocks), about, made)
+    return write_chunks(Chunks(SHARD, folder=folder, progress=progress), len(blocks), about, made)
 
 
 def shuffled(files: list[Path], batch_size: int, seed: int) -> Iterator[Float[Tensor, "n d"]]:

@@ -98,7 +98,7 @@ def test_another_computation_is_refused(layer, tmp_path, refuses, change):
     refuses(
         FileError,
         lambda: eigen(other, **{**given, **changed}, chunks=chunks),
-        "must be what was begun with",
+        "must be what the computation began with",
         "Name another folder",
     )
 
