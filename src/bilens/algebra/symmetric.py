@@ -18,10 +18,10 @@ from bilens.base.numerics import near_one, scaled
 
 
 def unit_products(
-    one: tuple[Float[Tensor, "*b h i"], Float[Tensor, "*b h j"]],
-    two: tuple[Float[Tensor, "*b h2 i"], Float[Tensor, "*b h2 j"]],
+    one: tuple[Float[Tensor, "*#b h i"], Float[Tensor, "*#b h j"]],
+    two: tuple[Float[Tensor, "*#b h2 i"], Float[Tensor, "*#b h2 j"]],
     symmetric: bool = True,
-) -> Float[Tensor, "*b h h2"]:
+) -> Float[Tensor, "*#b h h2"]:
     """⟨l_h ⊗ r_h, l'_h' ⊗ r'_h'⟩ of the units' two vectors, or of the symmetric parts of these.
 
     ``one`` and ``two`` are (left, right). The symmetric part needs i = j. Cost O(h h' (i + j)),
