@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 NO_FIGURES: Mapping[str, float] = MappingProxyType({})
 
 
+@runtime_checkable
 class Progress(Protocol):
     """What hears of every step: ``done`` of ``of`` things are done.
 
