@@ -37,8 +37,8 @@ import bilens
 from benchmarks.record import record
 from bilens import decompose
 from bilens.models import activations
-from bilens.nn.hooks import hooked
 from bilens.training import load_text
+from bilens.wiring import hooked
 
 RESULTS = Path(__file__).parent / "results" / "eigen_damage.jsonl"
 MODEL = "tinystories-2l"

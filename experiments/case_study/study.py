@@ -13,7 +13,7 @@ from torch import Tensor
 from bilens import CP
 from bilens.features import Dictionary, Interactions, interactions
 from bilens.models import Transformer
-from bilens.nn.hooks import hooked
+from bilens.wiring import hooked
 
 PROMOTED = 3  # tokens an output latent is told by, and that are watched
 STRAIGHT = 0.3  # |cos| of two writes from which their product counts as a square of one direction

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from bilens import Transformer, TransformerConfig
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.models import activations
-from bilens.nn.expandable import Prompt
+from bilens.wiring import Prompt
 from tests.tokenizers_made import byte_level, llama_like, metaspace
 
 KINDS = {"byte-level": byte_level, "▁, bytes": llama_like, "▁, unigram": metaspace}

@@ -20,7 +20,6 @@ from bilens.circuits import expand
 from bilens.circuits.expansion import Detail
 from bilens.decompose import eigen, hosvd
 from bilens.models import Classifier, Transformer, hushed, load
-from bilens.nn.expandable import Layer
 
 INPUTS = 64
 TOKENS = 8  # of the text whose logits are written as paths
@@ -184,7 +183,8 @@ def _language(
     shape = (min(DIRECTIONS, width), width)
     mix = torch.randn(shape, generator=generator, dtype=torch.float64) / width**0.5
     for part in exact.wiring().parts:
-        if isinstance(part, Layer) and (tensor := part.tensor()) is not None:
+        if part.attention is None and part.forms():
+            tensor = part.module.tensor()  # type: ignore[operator]
             x = torch.randn(INPUTS, width, generator=generator, dtype=torch.float64)
             seen = tensor.detach().map(out=mix)
             view = _View(f", {part.name}", seen, x, partial(_mixed, part.module, mix))

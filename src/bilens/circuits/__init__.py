@@ -15,10 +15,10 @@ from bilens.circuits.expansion import Expansion, Groups, Term, expand
 from bilens.circuits.graph import graph
 from bilens.circuits.knockout import Knockout, Removal, knockout
 from bilens.circuits.pairs import PairMatrix, Pairs, pairs
-from bilens.circuits.recording import Recording, Source, record
+from bilens.circuits.recording import Recording, record
 from bilens.circuits.targets import At
 from bilens.circuits.virtual import virtual
-from bilens.nn.expandable import Prompt
+from bilens.wiring import Prompt, Source
 
 __all__ = [
     "At",

@@ -24,19 +24,11 @@ from bilens.base.charts import DIVERGING
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole
 from bilens.base.results import Result
+from bilens.circuits.paths import ONE
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.understood import require_ends, require_scores, require_weights
 from bilens.nn.attention import rotate
-from bilens.nn.expandable import (
-    ONE,
-    Expandable,
-    Heads,
-    Wiring,
-    explained,
-    explains,
-    require_expandable,
-)
-from bilens.nn.hooks import hooked
+from bilens.wiring import Expandable, Heads, Wiring, explained, explains, hooked, require_expandable
 
 MOST_TOKENS = 2**20  # of random texts: drawn before any of them is read
 
@@ -182,15 +174,21 @@ def head_weights(part: Heads, head: int) -> Weights:
     return Weights(w_q, w_k, w_v, part.module.per_head("o_proj")[head])
 
 
+def attentions(wiring: Wiring) -> list[tuple[int, Heads]]:
+    """The parts with queries and keys, after their places. Errors: ArgumentError without any."""
+    found = [
+        (n, part.attention) for n, part in enumerate(wiring.parts) if part.attention is not None
+    ]
+    if not found:
+        raise ArgumentError("model", must="have attention heads", got="none")
+    return found
+
+
 def attention_part(wiring: Wiring, layer: int, head: int) -> tuple[int, Heads]:
     """The attention of ``layer``, after its place among the parts. Errors: ArgumentError for a
     layer or head not there.
     """
-    layers = {
-        part.layer: (n, part) for n, part in enumerate(wiring.parts) if isinstance(part, Heads)
-    }
-    if not layers:
-        raise ArgumentError("model", must="have attention heads", got="none")
+    layers = {heads.layer: (n, heads) for n, heads in attentions(wiring)}
     if not is_whole(layer) or layer not in layers:
         raise ArgumentError(
             "layer", must=f"be one with heads: {', '.join(map(str, layers))}", got=layer
@@ -241,9 +239,8 @@ def attention_scores(
     require_expandable(model)
     n, part = attention_part(model.wiring(), layer, head)
     found = record(model, inputs)
-    part = found.wiring.parts[n]
-    assert isinstance(part, Heads)
-    require_scores(part, part.norm(found.streams[n]), found.patterns[n])
+    part = _heads(found, n)
+    require_scores(part, part.norm(found.streams[n]), found.patterns(n))
     query, key = (found.position(at, name) for name, at in (("query", query), ("key", key)))
     if key > query:
         raise ArgumentError(
@@ -270,8 +267,7 @@ def _side(
     """The turned query or key of one head at ``position``, source by source, and last what the
     constant gives.
     """
-    part = found.wiring.parts[n]
-    assert isinstance(part, Heads)
+    part = _heads(found, n)
     module, weights = part.module, part.module.per_head(name)[head]
     reads = found.reads[n]
     parts = found.linear(n, found.writes[reads.start : reads.stop, position], position) @ weights
@@ -292,8 +288,7 @@ def _side(
 
 def _measured(found: Recording, n: int, head: int, query: int, key: int) -> float:
     """The score from the queries and keys that the model's own modules make in a forward pass."""
-    part = found.wiring.parts[n]
-    assert isinstance(part, Heads)
+    part = _heads(found, n)
     module, made = part.module, {}
     ends = {"q": module.q_norm or module.q_proj, "k": module.k_norm or module.k_proj}
     with (
@@ -312,8 +307,7 @@ def _measured(found: Recording, n: int, head: int, query: int, key: int) -> floa
 
 
 def _given(found: Recording, n: int, head: int, query: int, key: int) -> tuple[str, ...]:
-    part = found.wiring.parts[n]
-    assert isinstance(part, Heads)
+    part = _heads(found, n)
     held = [*found.scale_held(n, query), *found.scale_held(n, key)]
     if part.module.q_norm is not None:
         held += [f"σ {part.heads[head]}.q@{query}", f"σ {part.heads[head]}.k@{key}"]
@@ -329,9 +323,9 @@ def qk_circuit(model: Expandable, layer: int, head: int, offset: int = 0) -> Fac
     1: with a norm, multiply by σ at the query and σ at the key. Biases are left out. Without RoPE
     the offset changes nothing; with it, cos and sin are made in float32 as everywhere, so that
     Rot_tᵀ Rot_s is Rot_(s−t) to 1e-7. Gradients flow. Of a half-precision model the factors are in
-    float32, over a copy of its weights (see ``nn.expandable.explained``). Cost O(vocab d d_head);
-    the vocab × vocab matrix is never made. Errors: ArgumentError for a layer, head or offset that
-    is not there, and for parts that do not do what their weights say. Source: Elhage et al. 2021.
+    float32, over a copy of its weights (see ``wiring.explained``). Cost O(vocab d d_head); the
+    vocab × vocab matrix is never made. Errors: ArgumentError for a layer, head or offset that is
+    not there, and for parts that do not do what their weights say. Source: Elhage et al. 2021.
     """
     require_expandable(model)
     require_offset(offset)
@@ -351,8 +345,8 @@ def ov_circuit(model: Expandable, layer: int, head: int) -> Factored:
     What looking at a token adds to each logit. Norm weights, the readout's too, are in it and norm
     scales are left at 1; biases are left out. Gradients flow. Of a half-precision model the factors
     are in float32, over a copy of its weights. Cost O(vocab d d_head); the vocab × vocab matrix is
-    never made. Errors: ArgumentError for a layer or head that is not there, and for parts that do
-    not do what their weights say. Source: Elhage et al. 2021.
+    never made. Errors: ArgumentError for a layer or head that is not there, and for
+    parts that do not do what their weights say. Source: Elhage et al. 2021.
     """
     require_expandable(model)
     model = explained(model)
@@ -394,13 +388,9 @@ def head_scores(model: Expandable, block: int = 16, texts: int = 4, seed: int = 
         must = f"ask for at most {MOST_TOKENS:,} tokens, by a seed below 2⁶³"
         raise ArgumentError("head_scores", must=must, got=f"{block * texts:,}, by {seed}")
     wiring = model.wiring()
-    layers = [part for part in wiring.parts if isinstance(part, Heads)]
-    if not layers:
-        raise ArgumentError("model", must="have attention heads", got="none")
+    layers = [heads for _, heads in attentions(wiring)]
     tokens = _said_twice(len(model.leaf_weights()["embed"]), block, texts, seed)
-    patterns = torch.stack(
-        [torch.cat(list(record(model, text).patterns.values())) for text in tokens]
-    )
+    patterns = torch.stack([_patterns(record(model, text)) for text in tokens])
     copying = [
         _copying(ov_circuit(model, part.layer, head))
         for part in layers
@@ -413,6 +403,17 @@ def head_scores(model: Expandable, block: int = 16, texts: int = 4, seed: int = 
         induction=_stripe(patterns, block - 1, block),
         tokens=tokens,
     )
+
+
+def _heads(found: Recording, n: int) -> Heads:
+    heads = found.wiring.parts[n].attention
+    assert heads is not None
+    return heads
+
+
+def _patterns(found: Recording) -> Float[Tensor, "head t s"]:
+    """Those of all heads of a pass."""
+    return torch.cat([found.patterns(n) for n, _ in attentions(found.wiring)])
 
 
 def _copying(ov: Factored) -> float:

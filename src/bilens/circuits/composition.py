@@ -4,8 +4,8 @@ chance.
 A part writes along G_w and reads along G_r, two d × d Grams: for a head that writes W_OV and reads
 through W,
 
-    ‖W_OV W‖² = ⟨G_w, G_r⟩     G_w = W_OVᵀ W_OV     G_r = W Wᵀ     ‖W_OV‖² = tr G_w     ‖W‖² = tr
-                               G_r
+    ‖W_OV W‖² = ⟨G_w, G_r⟩     G_w = W_OVᵀ W_OV     G_r = W Wᵀ
+    ‖W_OV‖² = tr G_w           ‖W‖² = tr G_r
 
 and the same for the symmetric tensor S of a bilinear layer, with G_w = Gram_out(S) and G_r =
 Gram_in(S) where one of its two inputs is the first part and the other is anything. So strength² =
@@ -18,12 +18,15 @@ By chance: turn what is written by a random rotation Q, all weights else as they
 Both inputs of a layer: strength² = Σ_o tr(S_o G S_o G) / (‖S‖² t²), with G = G_w, t = tr G and u =
 tr G². By rotation the second moments of G' = Q G Qᵀ are
 
-    E[G'_ij G'_kl] = α δ_ij δ_kl + β (δ_ik δ_jl + δ_il δ_jk)     t² = α d² + 2 β d     u = α d + β d
-                                                                 (d + 1)
+    E[G'_ij G'_kl] = α δ_ij δ_kl + β (δ_ik δ_jl + δ_il δ_jk)
+    t² = α d² + 2 β d     u = α d + β d (d + 1)
     β = (d u − t²) / (d (d − 1) (d + 2))     α + β = (d t² + (d − 2) u) / (d (d − 1) (d + 2))
     E[Σ_o tr(S_o G' S_o G')] = (α + β) ‖S‖² + β Σ_o (tr S_o)²
 """
 
+import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,15 +34,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.algebra import CP
 from bilens.base.charts import DIVERGING
 from bilens.base.results import Result
 from bilens.circuits.attention import head_weights
 from bilens.circuits.understood import require_weights
-from bilens.circuits.virtual import quadratic
-from bilens.nn.expandable import Expandable, Heads, Layer, explained, explains, require_expandable
+from bilens.wiring import Expandable, Form, Part, explained, explains, quadratic, require_expandable
 
 ONE_INPUT, BOTH_INPUTS = "one input", "both inputs"
+BLOCK = 512  # hidden units at a time
+_Row = tuple[str, str, str, float, float]  # first, second, kind, strength, by chance
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -112,17 +115,17 @@ class Composition(Result):
         }
 
 
-class _Part(NamedTuple):
-    """What one part of the wiring writes and reads: W of G_w = Wᵀ W and of G_r = W Wᵀ, both scaled
-    to trace 1.
+class _Piece(NamedTuple):
+    """Sources of one part and of one shape: W of G_w = Wᵀ W and of G_r = W Wᵀ, all of trace 1.
 
-    ``layer`` is S of a bilinear layer, as T: S = ½ (T + its swap).
+    ``product`` is the form of a bilinear layer; ``linear``: whether they are of degree 1.
     """
 
     names: tuple[str, ...]
-    writers: Float[Tensor, "part m d"]
-    readers: dict[str, Float[Tensor, "part d m"]]
-    layer: CP | None
+    writers: Float[Tensor, "source m d"]
+    readers: dict[str, Float[Tensor, "source d m"]]
+    product: Form | None = None
+    linear: bool = False
 
 
 @explains
@@ -152,12 +155,15 @@ def composition(model: Expandable) -> Composition:
     require_expandable(model)
     wiring = explained(model).wiring()
     require_weights(wiring, wiring.parts)
-    parts = [_heads(part) if isinstance(part, Heads) else _layer(part) for part in wiring.parts]
-    rows: list[tuple[str, str, str, float, float]] = []
-    for n, second in enumerate(parts):
-        for first in parts[:n] if wiring.accumulates else parts[max(n - 1, 0) : n]:
-            if first is not None and second is not None:
+    parts = [_pieces(part) for part in wiring.parts]
+    rows: list[_Row] = []
+    for n, pieces in enumerate(parts):
+        for second in pieces:
+            both = None if second.product is None else _BothInputs(second.names[0], second.product)
+            for first in itertools.chain(*_read_by(n, parts, wiring.accumulates)):
                 rows += _between(first, second)
+                if both is not None and first.linear:
+                    rows += both.rows(first)
     columns = list(zip(*rows, strict=True)) or [()] * 5
     return Composition(
         first=columns[0],
@@ -166,38 +172,49 @@ def composition(model: Expandable) -> Composition:
         strength=torch.tensor(columns[3], dtype=torch.float64),
         random=torch.tensor(columns[4], dtype=torch.float64),
         opaque=tuple(
-            part.name for part, found in zip(wiring.parts, parts, strict=True) if found is None
+            part.name for part, pieces in zip(wiring.parts, parts, strict=True) if not pieces
         ),
     )
 
 
-def _between(first: _Part, second: _Part) -> list[tuple[str, str, str, float, float]]:
+def _read_by(n: int, parts: Sequence[list[_Piece]], accumulates: bool) -> Sequence[list[_Piece]]:
+    """The parts that part n reads."""
+    return parts[:n] if accumulates else parts[max(n - 1, 0) : n]
+
+
+def _between(first: _Piece, second: _Piece) -> list[_Row]:
     chance = first.writers.shape[-1] ** -0.5
-    found = []
+    rows = []
     for kind, readers in second.readers.items():
-        strengths = torch.einsum("amd,bdn->abmn", first.writers, readers).flatten(2).norm(dim=-1)
-        for a, b in torch.cartesian_prod(
-            torch.arange(len(first.names)), torch.arange(len(second.names))
-        ).tolist():
-            found.append((first.names[a], second.names[b], kind, float(strengths[a, b]), chance))
-    if second.layer is not None and first.layer is None:
-        found += _on_both_inputs(first, second.names[0], second.layer)
-    return found
+        composed = torch.einsum("amd,bdn->abmn", first.writers, readers)
+        strengths = composed.flatten(2).norm(dim=-1)
+        for (a, one), (b, other) in itertools.product(
+            enumerate(first.names), enumerate(second.names)
+        ):
+            rows.append((one, other, kind, float(strengths[a, b]), chance))
+    return rows
 
 
-def _on_both_inputs(
-    first: _Part, second: str, layer: CP
-) -> list[tuple[str, str, str, float, float]]:
-    """Heads on both inputs of a layer, by strength and by chance."""
-    gram, total = layer.out.mT @ layer.out, _symmetric_norm(layer, layer.out.mT @ layer.out)
-    traces = float((layer.out @ (layer.left * layer.right).sum(1)).square().sum())
-    found = []
-    for name, writer in zip(first.names, first.writers, strict=True):
-        written = layer.map(left=writer, right=writer)
-        strength = _symmetric_norm(written, gram) / total if total else 0.0
-        share = traces / total**2 if total else 0.0
-        found.append((name, second, BOTH_INPUTS, strength, _chance_on_both(writer, share)))
-    return found
+class _BothInputs:
+    """One bilinear layer fed twice with the same: what all heads before it need is made once."""
+
+    def __init__(self, name: str, form: Form) -> None:
+        left, right = (leg.weight for leg in form.legs)
+        self.name, self.left, self.right = name, left, right
+        self.gram = form.out.mT @ form.out
+        self.total = _symmetric_norm(left, right, self.gram)
+        traces = float((form.out @ (left * right).sum(1)).square().sum())
+        self.traces = traces / self.total**2 if self.total else 0.0
+
+    def rows(self, first: _Piece) -> list[_Row]:
+        """Heads on both inputs of the layer, by strength and by chance."""
+        made = []
+        for name, writer in zip(first.names, first.writers, strict=True):
+            written = _symmetric_norm(self.left @ writer.mT, self.right @ writer.mT, self.gram)
+            strength = written / self.total if self.total else 0.0
+            chance = _chance_on_both(writer, self.traces)
+            made.append((name, self.name, BOTH_INPUTS, strength, chance))
+        return made
 
 
 def _chance_on_both(writer: Float[Tensor, "m d"], traces: float) -> float:
@@ -212,33 +229,65 @@ def _chance_on_both(writer: Float[Tensor, "m d"], traces: float) -> float:
     return square**0.5 if t else 1.0 / d
 
 
-def _symmetric_norm(tensor: CP, gram: Float[Tensor, "h h"]) -> float:
-    """‖S‖ of the symmetric part, with DᵀD given: ½ Σ DᵀD ∘ [(L Lᵀ)∘(R Rᵀ) + (L Rᵀ)∘(R Lᵀ)]."""
-    cross = tensor.left @ tensor.right.mT
-    inputs = (tensor.left @ tensor.left.mT) * (tensor.right @ tensor.right.mT) + cross * cross.mT
-    return float((0.5 * (gram * inputs).sum()).clamp(min=0).sqrt())
+def _symmetric_norm(
+    left: Float[Tensor, "h i"], right: Float[Tensor, "h i"], gram: Float[Tensor, "h h"]
+) -> float:
+    """‖S‖ of the symmetric part, with DᵀD given: ½ Σ DᵀD ∘ [(L Lᵀ)∘(R Rᵀ) + (L Rᵀ)∘(R Lᵀ)].
+
+    All matrices are symmetric, so blocks above the diagonal count twice; a block stays in cache.
+    """
+    total = 0.0
+    for start in range(0, len(left), BLOCK):
+        own = slice(start, start + BLOCK)
+        for other in range(start, len(left), BLOCK):
+            rest = slice(other, other + BLOCK)
+            one, two = left[own] @ left[rest].mT, left[own] @ right[rest].mT
+            one.mul_(right[own] @ right[rest].mT)
+            one.addcmul_(two, two.mT if start == other else right[own] @ left[rest].mT)
+            total += float((gram[own, rest] * one).sum()) * (0.5 if start == other else 1.0)
+    return max(total, 0.0) ** 0.5
 
 
-def _heads(part: Heads) -> _Part:
-    weights = [head_weights(part, head) for head in range(part.module.n_heads)]
-    w_q, w_k, w_v, w_o = (torch.stack(matrices).double() for matrices in zip(*weights, strict=True))
-    # ‖W X‖ = ‖R X‖, R of d_head columns
-    thin_q, thin_k, thin_v = (torch.linalg.qr(w)[1] for w in (w_q, w_k, w_v))
-    thin_o = torch.linalg.qr(w_o.mT)[1]
-    readers = {"Q": w_q @ thin_k.mT, "K": w_k @ thin_q.mT, "V": w_v @ thin_o.mT}
-    return _Part(
-        part.heads, _scaled(thin_v @ w_o), {kind: _scaled(w) for kind, w in readers.items()}, None
-    )
+def _pieces(part: Part) -> list[_Piece]:
+    """What a part's sources write and read, over the stream and in float64."""
+    forms = {
+        name: form.double().behind(part.norm.transposed) for name, form in part.forms().items()
+    }
+    if forms and all(form.degree == 1 for form in forms.values()):
+        return [_linear(part, forms)]
+    return [_product(name, form) for name, form in forms.items()]
 
 
-def _layer(part: Layer) -> _Part | None:
-    tensor = quadratic(part)
-    if tensor is None:
-        return None
-    tensor = tensor.to(torch.float64)
-    symmetric = tensor.symmetrise()
-    writer, reader = (_root(symmetric.gram(mode))[None] for mode in ("out", "left"))
-    return _Part((part.name,), _scaled(writer), {ONE_INPUT: _scaled(reader)}, tensor)
+def _linear(part: Part, forms: dict[str, Form]) -> _Piece:
+    """Heads, and whatever else is W_V W_O given what mixes it."""
+    w_v = torch.stack([form.legs[0].weight.mT for form in forms.values()])
+    w_o = torch.stack([form.out.mT for form in forms.values()])
+    thin_v, thin_o = torch.linalg.qr(w_v)[1], torch.linalg.qr(w_o.mT)[1]  # ‖W X‖ = ‖R X‖
+    readers, heads = {}, part.attention
+    if heads is not None:
+        weights = [head_weights(heads, head) for head in range(len(forms))]
+        w_q, w_k = (torch.stack([w[n] for w in weights]).double() for n in (0, 1))
+        thin_q, thin_k = torch.linalg.qr(w_q)[1], torch.linalg.qr(w_k)[1]
+        readers = {"Q": w_q @ thin_k.mT, "K": w_k @ thin_q.mT}
+    readers["V"] = w_v @ thin_o.mT
+    scaled = {kind: _scaled(w) for kind, w in readers.items()}
+    return _Piece(tuple(forms), _scaled(thin_v @ w_o), scaled, linear=True)
+
+
+def _product(name: str, form: Form) -> _Piece:
+    """A bilinear layer by its symmetric part; a longer product leg by leg."""
+    if form.degree == 2:
+        symmetric = quadratic(form).symmetrise()
+        writer, reader = (_root(symmetric.gram(mode))[None] for mode in ("out", "left"))
+        return _Piece((name,), _scaled(writer), {ONE_INPUT: _scaled(reader)}, form)
+    hidden = [leg.weight @ leg.weight.mT for leg in form.legs]
+    written = form.out.mT @ form.out
+    readers = {}
+    for n, leg in enumerate(form.legs):
+        others = math.prod(hidden[:n] + hidden[n + 1 :], start=written)
+        readers[f"input {n + 1}"] = _scaled(_root(leg.weight.mT @ others @ leg.weight)[None])
+    writer = _root(form.out @ math.prod(hidden) @ form.out.mT)[None]
+    return _Piece((name,), _scaled(writer), readers)
 
 
 def _root(gram: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:

@@ -1,21 +1,20 @@
-"""The engine of expansions: the value of every way to take one node of a path one step further
-apart.
+"""The engine of expansions: the value of every way to take one node of a path one step further apart.
 
-A functional q on what a node writes goes down the path: through a head, given its pattern, by the
-transpose of its weights; through a bilinear layer by S(·, x), with x what the other input gets. A
-node has children whose values add up to its own:
+Two verbs. ``pull``: a functional on what a node writes goes down to one on what an input of it is,
+through a head, given its pattern, by the transpose of its weights; through a product by all that
+its other inputs give. ``split``: a node as children whose values add up to its own:
 
-    a head at t          q · Σ_s A_ts W_O W_V x̂_s            over the positions s and all that x̂_s
-                         is a sum of
-    a bilinear layer     q · T(x̂, x̂) = Σ_a Q_aa + Σ_a<b 2 Q_ab    over unordered pairs of all that
-                         x̂ is a sum of
+    a head at t          q · Σ_s A_ts W_O W_V x̂_s            over positions s and all that x̂_s is
+    a bilinear layer     q · T(x̂, x̂) = Σ_a Q_aa + Σ_a<b 2 Q_ab    over unordered pairs of its inputs
+    a longer product     leg by leg: first over which leg reads the stream and which its constant
 
-Two equal inputs of a layer are taken apart together, into unordered pairs, so that no path is met
-twice. A layer that reads through a dictionary has its latents, base and error in place of what the
-stream is a sum of; they are ends.
+Two equal inputs of a bilinear layer are taken apart together, into unordered pairs, so that no path
+is met twice. A layer that reads through a dictionary has its latents, base and error in place of
+what the stream is a sum of; they are ends.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,20 +22,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.circuits.paths import CONSTANT, Tree
-from bilens.circuits.recording import Recording, Source
+from bilens.circuits.paths import Apply, Latent, Node, One, Stream, Write, position
+from bilens.circuits.recording import Recording
+from bilens.wiring import Multilinear
 
 BLOCK = 1024  # rows of a matrix of pairs at a time
 KEPT = 4096  # hidden features of subtrees kept for reuse
 
 
 class Children(NamedTuple):
-    """The children's values; their trees, made when asked for; the value of those too small to be
+    """The children's values; their nodes, made when asked for; the value of those too small to be
     kept, and their number.
     """
 
     values: Float[np.ndarray, " n"]
-    tree: Callable[[int], Tree]
+    node: Callable[[int], Node]
     rest: float = 0.0
     dropped: int = 0
 
@@ -45,7 +45,15 @@ class Parts(NamedTuple):
     """The children of a node as vectors, not yet as values."""
 
     vectors: Float[Tensor, "n d"]
-    tree: Callable[[int], Tree]
+    node: Callable[[int], Node]
+
+
+class Read(NamedTuple):
+    """All that a product reads at one position: a node, where it stands, and its features by leg."""
+
+    nodes: list[Node]
+    at: list[int]
+    features: tuple[Float[Tensor, "n k"], ...]
 
 
 class Engine:
@@ -53,267 +61,350 @@ class Engine:
 
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
-        self._inputs: dict[tuple[int, int], tuple[Tensor, Tensor, list[Tree]]] = {}
-        self._features: dict[tuple[int, int, Tree], tuple[Tensor, Tensor]] = {}
+        self._constants = {
+            name: recording.constants(product) for name, product in recording.products.items()
+        }
+        self._read: dict[tuple[str, int], Read] = {}
+        self._features: dict[tuple[str, int, Node], tuple[Tensor, ...]] = {}
 
-    def expandable(self, tree: Tree) -> bool:
-        """Whether anything in ``tree`` can be taken further apart."""
-        match tree:
-            case ("write", name, _):
-                return self._source(name).kind in ("head", "layer")
-            case ("look", _, _, _, child):
-                return self.expandable(child)
-            case ("pair", _, _, left, right):
-                return self.expandable(left) or self.expandable(right)
-        return tree[0] == "stream"
+    def expandable(self, node: Node) -> bool:
+        """Whether anything in ``node`` can be taken further apart."""
+        match node:
+            case Write(source, _):
+                return source in self.recording.products
+            case Apply(_, _, inputs):
+                return any(map(self.expandable, inputs))
+        return isinstance(node, Stream)
 
-    def children(self, tree: Tree, q: Float[Tensor, " d"], room: int) -> Children:
-        """One step further apart; where equal inputs of a layer come apart, the ``room`` largest
-        are kept.
+    # Split: one step further apart.
+
+    def split(self, node: Node, q: Float[Tensor, " d"], room: int) -> Children:
+        """The children of ``node``, valued by ``q`` on what it writes.
+
+        Where equal inputs of a layer come apart, the ``room`` largest are kept.
         """
-        match tree:
-            case ("write", name, t):
-                source = self._source(name)
-                return self._looks(name, t, q) if source.kind == "head" else self._pairs(name, t, q)
-            case ("stream", part, s):
-                return self._reads(part, s, q)
-            case ("look", name, t, s, child):
-                inner = self.children(child, self._through_head(name, t, s, q), room)
-                return inner._replace(tree=lambda n: ("look", name, t, s, inner.tree(n)))
-            case ("pair", name, t, left, right):
-                return self._inside(name, t, left, right, q, room)
-        raise AssertionError(tree)
+        match node:
+            case Write(source, t):
+                return self._write(self.recording.products[source], t, q)
+            case Stream(reader, s):
+                return self._stream(reader, s, q)
+            case Apply():
+                return self._inside(node, q, room)
+        raise AssertionError(node)
 
-    def vector(self, tree: Tree, t: int) -> Float[Tensor, " d"]:
-        """What a path writes at position ``t``."""
-        match tree:
-            case ("write", name, at):
-                return self.recording.writes[self.recording.index[name], at]
-            case ("stream", part, s):
-                return self.recording.streams[part][s]
-            case ("look", name, at, s, child):
-                return self._looked(name, at, s, child)
-            case ("pair", name, at, left, right):
-                part = self._source(name).part
-                (a, b), (c, d) = self._hidden(part, at, left), self._hidden(part, at, right)
-                return self.recording.tensors[part].out @ (
-                    a * b if left == right else a * d + c * b
-                )
-        raise AssertionError(tree)
+    def _write(self, product: Multilinear, t: int, q: Tensor) -> Children:
+        match product.degree:
+            case 1:
+                return self._by_source(product, t, q)
+            case 2:
+                half, read = self._half(product, t, q)
+                return _unordered(_numpy(half), _pair(product, t, read))
+        parts = self._legs(product, t)
+        return Children(_numpy(parts.vectors @ q), parts.node)
 
-    # Heads: linear, given the pattern.
+    def _by_source(self, product: Multilinear, t: int, q: Tensor) -> Children:
+        """Degree 1 at t, over (source, position) and its constant. O(sources · positions · d)."""
+        record, name, part = self.recording, product.source.name, product.source.part
+        hidden = product.down(q, t)
+        down = hidden @ product.form.legs[0].weight
+        mix = product.mix(0)
+        if mix is None:
+            vectors, nodes = record.inputs_of(product.source, t)
+            values = vectors @ down
+        else:
+            seen, reads = mix.seen(t), record.reads[part]
+            weights = mix.values[t, : seen.stop] * record.scales[part][: seen.stop, 0]
+            writes = record.writes[reads.start : reads.stop, : seen.stop]
+            values = ((writes @ record.norm(part).transposed(down)) * weights).flatten()
+        constant = self._constants[name][0]
+        if constant is not None:
+            values = torch.cat([values, (product.mass(0, t) * (constant @ hidden))[None]])
 
-    def _looks(self, name: str, t: int, q: Tensor) -> Children:
-        """A head at t, over (source, position) and its constant. O(sources · t · d)."""
-        record, source, head = self.recording, self._source(name), self.recording.heads[name]
-        reads = record.reads[source.part]
-        pulled = record.norm(source.part).transposed(head.w_v @ (head.w_o @ q))
-        weights = head.pattern[t, : t + 1] * record.scales[source.part][: t + 1, 0]
-        values = ((record.writes[reads.start : reads.stop, : t + 1] @ pulled) * weights).flatten()
-        if head.constant is not None:
-            constant = head.pattern[t].sum() * (head.constant @ (head.w_o @ q))
-            values = torch.cat([values, constant[None]])
+        def node(n: int) -> Node:
+            if mix is None:
+                return Apply(name, t, (nodes[n] if n < len(nodes) else One(),))
+            row, s = divmod(n, seen.stop)
+            if row < len(reads):
+                return Apply(name, t, (Write(record.sources[reads[row]].name, s),), (s,))
+            return Apply(name, t, (One(),), (t,))
 
-        def tree(n: int) -> Tree:
-            row, s = divmod(n, t + 1)
-            child = ("write", record.sources[reads[row]].name, s) if row < len(reads) else CONSTANT
-            return ("look", name, t, s if row < len(reads) else t, child)
+        return Children(_numpy(values), node)
 
-        return Children(_numpy(values), tree)
-
-    def _through_head(self, name: str, t: int, s: int, q: Tensor) -> Tensor:
-        head = self.recording.heads[name]
-        return head.pattern[t, s] * self.recording.pull(
-            self._source(name).part, head.w_v @ (head.w_o @ q), s
-        )
-
-    def _looked(self, name: str, t: int, s: int, child: Tree) -> Tensor:
-        head = self.recording.heads[name]
-        if child == CONSTANT:
-            assert head.constant is not None
-            return head.pattern[t].sum() * (head.constant @ head.w_o)
-        read = self.recording.linear(self._source(name).part, self.vector(child, s), s)
-        return head.pattern[t, s] * (read @ head.w_v @ head.w_o)
-
-    def _reads(self, part: int, s: int, q: Tensor) -> Children:
-        """All that a part reads at s, by source."""
-        record = self.recording
-        reads = record.reads[part]
-        values = record.writes[reads.start : reads.stop, s] @ q
-        return Children(_numpy(values), lambda n: ("write", record.sources[reads[n]].name, s))
-
-    # Bilinear layers: quadratic.
-
-    def _pairs(self, name: str, t: int, q: Tensor) -> Children:
-        """A layer at t, over unordered pairs of what it reads, and its output bias. O(h n²) for n
-        sources.
-        """
-        half, nodes = self._half(name, t, q)
-        return _unordered(_numpy(half), lambda a, b: ("pair", name, t, nodes[a], nodes[b]))
+    def _stream(self, reader: str, s: int, q: Tensor) -> Children:
+        """All that a source reads at s, by what wrote it."""
+        parts = self._stream_parts(reader, s)
+        return Children(_numpy(parts.vectors @ q), parts.node)
 
     def pair_matrix(
         self, name: str, t: int, q: Float[Tensor, " d"]
-    ) -> tuple[Float[Tensor, "n n"], list[Tree]]:
+    ) -> tuple[Float[Tensor, "n n"], list[Node]]:
         """A layer's unordered pairs at t in the upper triangle, both orders together, and what its
         rows stand for.
         """
-        half, nodes = self._half(name, t, q)
-        return half.triu() + half.mT.triu(1), nodes
+        half, read = self._half(self.recording.products[name], t, q)
+        return half.triu() + half.mT.triu(1), read.nodes
 
-    def _half(self, name: str, t: int, q: Tensor) -> tuple[Tensor, list[Tree]]:
-        """(L X)ᵀ Λ (R X) over all that the layer reads at t."""
-        part = self._source(name).part
-        left, right, nodes = self._layer_inputs(part, t)
-        return (left * (self.recording.tensors[part].out.mT @ q)) @ right.mT, nodes
+    def _half(self, product: Multilinear, t: int, q: Tensor) -> tuple[Tensor, Read]:
+        """(L X)ᵀ Λ (R X) over all that the layer reads at t. O(h n²) for n sources."""
+        read = self._reads(product, t)
+        left, right = read.features
+        return (left * product.down(q, t)) @ right.mT, read
 
-    def _inside(self, name: str, t: int, left: Tree, right: Tree, q: Tensor, room: int) -> Children:
-        """Inside a layer fed with two things: the first that comes apart, or both where they are
-        equal.
-        """
-        record, part = self.recording, self._source(name).part
-        weights = record.tensors[part].out.mT @ q
-        if left == right:
-            found = self._parts(left, t)
-            a, b = record.hidden(part, record.linear(part, found.vectors, t))
-            return _largest_pairs(
-                a * weights, b, lambda i, j: ("pair", name, t, found.tree(i), found.tree(j)), room
+    def _inside(self, node: Apply, q: Tensor, room: int) -> Children:
+        """Inside a product: the first input that comes apart, or both of a layer that are equal."""
+        product = self.recording.products[node.source]
+        if _twice(node):
+            parts = self._parts(node.inputs[0])
+            s = position(node.inputs[0], node.t)
+            a, b = self._legs_of(product, parts.vectors, node.t, s)
+            hidden = product.down(q, node.t)
+            return _largest_pairs(a * hidden, b, _paired(node, parts), room)
+        n = next(n for n, child in enumerate(node.inputs) if self.expandable(child))
+        inner = self.split(node.inputs[n], self.pull(node, n, q), room)
+        return inner._replace(node=lambda m: _with(node, n, inner.node(m)))
+
+    # Pull: a functional down one step.
+
+    def pull(self, node: Apply, n: int, q: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
+        """From a functional on what ``node`` writes to one on the stream that input n is part of."""
+        product, t = self.recording.products[node.source], node.t
+        s = position(node.inputs[n], t)
+        hidden = product.down(q, t)
+        legs = product.form.legs
+        if product.degree == 2:  # the other input stands on either leg
+            others = self.features(product, t, node.inputs[1 - n])
+            down = sum(
+                product.weight(leg, t, s) * ((hidden * others[1 - leg]) @ legs[leg].weight)
+                for leg in (0, 1)
             )
-        first = self.expandable(left)
-        moved, fixed = (left, right) if first else (right, left)
-        a, b = self._hidden(part, t, fixed)
-        tensor = record.tensors[part]
-        own = tensor.shape[1] - len(q)
-        down = (weights * b) @ tensor.left[:, own:] + (weights * a) @ tensor.right[:, own:]
-        inner = self.children(moved, record.pull(part, down, t), room)
-        if first:
-            return inner._replace(tree=lambda n: ("pair", name, t, inner.tree(n), right))
-        return inner._replace(tree=lambda n: ("pair", name, t, left, inner.tree(n)))
+        else:
+            for m, child in enumerate(node.inputs):
+                if m != n:
+                    hidden = hidden * self.features(product, t, child)[m]
+            down = product.weight(n, t, s) * (hidden @ legs[n].weight)
+        return self.recording.pull(product.source.part, down, s)
 
-    def _parts(self, tree: Tree, t: int) -> Parts:
-        """The children of ``tree`` as vectors at ``t``, where they are to be paired with one
-        another.
-        """
-        record = self.recording
-        match tree:
-            # by position alone: pairs of them are many
-            case ("write", name, at) if self._source(name).kind == "head":
-                head, part = record.heads[name], self._source(name).part
-                read = record.linear(part, record.streams[part][: at + 1], slice(0, at + 1))
-                vectors = head.pattern[at, : at + 1, None] * (read @ head.w_v @ head.w_o)
-                if head.constant is not None:
-                    vectors = torch.cat(
-                        [vectors, (head.pattern[at].sum() * (head.constant @ head.w_o))[None]]
-                    )
-                return Parts(vectors, lambda n: _position(name, part, at, n))
-            case ("write", name, at):
-                return self._pair_vectors(name, at)
-            case ("stream", part, s):
-                reads = record.reads[part]
-                vectors = record.writes[reads.start : reads.stop, s]
-                return Parts(vectors, lambda n: ("write", record.sources[reads[n]].name, s))
-            case ("look", name, at, s, child):
-                inner = self._parts(child, s)
-                head, part = record.heads[name], self._source(name).part
-                vectors = head.pattern[at, s] * (
-                    record.linear(part, inner.vectors, s) @ head.w_v @ head.w_o
-                )
-                return Parts(vectors, lambda n: ("look", name, at, s, inner.tree(n)))
-            case ("pair", name, at, left, right):
-                return self._parts_of_pair(name, at, left, right)
-        raise AssertionError(tree)
+    # What paths write.
 
-    def _pair_vectors(self, name: str, t: int) -> Parts:
-        part = self._source(name).part
-        left, right, nodes = self._layer_inputs(part, t)
-        rows, columns = torch.triu_indices(len(nodes), len(nodes))
-        mixed = (
-            left[rows] * right[columns] + (left[columns] * right[rows]) * (rows != columns)[:, None]
-        )
-        vectors = mixed @ self.recording.tensors[part].out.mT
-        return Parts(
-            vectors, lambda n: ("pair", name, t, nodes[int(rows[n])], nodes[int(columns[n])])
-        )
+    def vector(self, node: Node) -> Float[Tensor, " d"]:
+        """What a path writes where it stands."""
+        match node:
+            case Write(source, t):
+                return self.recording.writes[self.recording.index[source], t]
+            case Stream(reader, s):
+                return self.recording.streams[self.recording.source(reader).part][s]
+            case Apply(source, t, inputs):
+                product = self.recording.products[source]
+                return product.up(self._product(product, t, inputs), t)
+        raise AssertionError(node)
 
-    def _parts_of_pair(self, name: str, t: int, left: Tree, right: Tree) -> Parts:
-        record, part = self.recording, self._source(name).part
-        out = record.tensors[part].out.mT
-        if left == right:
-            found = self._parts(left, t)
-            a, b = record.hidden(part, record.linear(part, found.vectors, t))
-            rows, columns = torch.triu_indices(len(a), len(a))
-            mixed = a[rows] * b[columns] + (a[columns] * b[rows]) * (rows != columns)[:, None]
-            return Parts(
-                mixed @ out,
-                lambda n: ("pair", name, t, found.tree(int(rows[n])), found.tree(int(columns[n]))),
-            )
-        first = self.expandable(left)
-        found = self._parts(left if first else right, t)
-        c, d = self._hidden(part, t, right if first else left)
-        a, b = record.hidden(part, record.linear(part, found.vectors, t))
-        vectors = (a * d + c * b) @ out
-        if first:
-            return Parts(vectors, lambda n: ("pair", name, t, found.tree(n), right))
-        return Parts(vectors, lambda n: ("pair", name, t, left, found.tree(n)))
+    def _product(self, product: Multilinear, t: int, inputs: Sequence[Node]) -> Tensor:
+        """The hidden features of a product of ``inputs``; of two, both orders where they differ."""
+        features = [self.features(product, t, child) for child in inputs]
+        if product.degree == 2:
+            (a, b), (c, d) = features
+            return a * b if inputs[0] == inputs[1] else a * d + c * b
+        made = features[0][0]
+        for n, feature in enumerate(features[1:], 1):
+            made = made * feature[n]
+        return made
 
-    def _layer_inputs(self, part: int, t: int) -> tuple[Tensor, Tensor, list[Tree]]:
-        """Hidden features, left and right, of all that a layer reads at t, the constant first where
-        there is one.
-        """
-        if (part, t) not in self._inputs:
-            record = self.recording
-            vectors, nodes = record.inputs_of(part, t)
-            left, right = record.hidden(part, vectors)
-            constant = record.hidden_constant(part)
-            if constant is not None:
-                left, right, nodes = (
-                    torch.cat([constant[0], left]),
-                    torch.cat([constant[1], right]),
-                    [CONSTANT, *nodes],
-                )
-            self._inputs[part, t] = left, right, nodes
-        return self._inputs[part, t]
-
-    def _hidden(self, part: int, t: int, tree: Tree) -> tuple[Tensor, Tensor]:
-        """Hidden features, (h) each, of what a subtree gives to a layer at t."""
-        if tree[0] == "latent":
-            left, right, nodes = self._layer_inputs(part, t)
-            n = nodes.index(tree)
-            return left[n], right[n]
-        key = (part, t, tree)
+    def features(self, product: Multilinear, t: int, node: Node) -> tuple[Tensor, ...]:
+        """Hidden features, (k) for each leg, of what a path gives to a product at t."""
+        key = (product.source.name, t, node)
         if key not in self._features:
             if len(self._features) >= KEPT:
                 self._features.clear()
-            record = self.recording
-            if tree == CONSTANT:
-                constant = record.hidden_constant(part)
-                assert constant is not None
-                left, right = constant
-            else:
-                left, right = record.hidden(
-                    part, record.linear(part, self.vector(tree, t)[None], t)
-                )
-            self._features[key] = left[0], right[0]
+            self._features[key] = self._made_features(product, t, node)
         return self._features[key]
 
-    def _source(self, name: str) -> Source:
-        return self.recording.sources[self.recording.index[name]]
+    def _made_features(self, product: Multilinear, t: int, node: Node) -> tuple[Tensor, ...]:
+        match node:
+            case One():
+                constants = self._constants[product.source.name]
+                zero = self.recording.writes.new_zeros(product.form.out.shape[1])
+                return tuple(
+                    zero if constant is None else product.mass(leg, t) * constant
+                    for leg, constant in enumerate(constants)
+                )
+            case Latent():
+                read = self._reads(product, t)
+                n = read.nodes.index(node)
+                return tuple(side[n] for side in read.features)
+        s = position(node, t)
+        return tuple(side[0] for side in self._legs_of(product, self.vector(node)[None], t, s))
+
+    def _legs_of(
+        self, product: Multilinear, vectors: Float[Tensor, "n d"], t: int, s: int
+    ) -> tuple[Float[Tensor, "n k"], ...]:
+        """Hidden features at t, by leg, of what was written at s."""
+        read = self.recording.linear(product.source.part, vectors, s)
+        features = (read @ leg.weight.mT for leg in product.form.legs)
+        if not product.looks:
+            return tuple(features)
+        return tuple(product.weight(leg, t, s) * side for leg, side in enumerate(features))
+
+    def _reads(self, product: Multilinear, t: int) -> Read:
+        """All that a product reads at t by leg, the constant first where there is one."""
+        key = (product.source.name, t)
+        if key not in self._read:
+            self._read[key] = self._made_reads(product, t)
+        return self._read[key]
+
+    def _made_reads(self, product: Multilinear, t: int) -> Read:
+        legs = range(product.degree)
+        nodes: list[Node] = []
+        at: list[int] = []
+        sides: list[list[Tensor]] = [[] for _ in legs]
+        if any(constant is not None for constant in self._constants[product.source.name]):
+            nodes, at = [One()], [t]
+            for leg, side in enumerate(self._made_features(product, t, One())):
+                sides[leg].append(side[None])
+        for s in sorted(set().union(*(product.seen(leg, t) for leg in legs))):
+            vectors, named = self.recording.inputs_of(product.source, s)
+            nodes, at = nodes + named, at + [s] * len(named)
+            for leg in legs:
+                features = vectors @ product.form.legs[leg].weight.mT
+                weight = product.weight(leg, t, s)
+                sides[leg].append(features if not product.looks else weight * features)
+        return Read(nodes, at, tuple(torch.cat(side) for side in sides))
+
+    # Children as vectors, where they are to be multiplied with one another.
+
+    def _parts(self, node: Node) -> Parts:
+        match node:
+            case Write(source, t):
+                product = self.recording.products[source]
+                match product.degree:
+                    case 1:
+                        return self._write_parts(product, t)
+                    case 2:
+                        return self._pair_parts(product, t)
+                return self._legs(product, t)
+            case Stream(reader, s):
+                return self._stream_parts(reader, s)
+            case Apply():
+                return self._apply_parts(node)
+        raise AssertionError(node)
+
+    def _stream_parts(self, reader: str, s: int) -> Parts:
+        record = self.recording
+        reads = record.reads[record.source(reader).part]
+        vectors = record.writes[reads.start : reads.stop, s]
+        return Parts(vectors, lambda n: Write(record.sources[reads[n]].name, s))
+
+    def _write_parts(self, product: Multilinear, t: int) -> Parts:
+        """Of degree 1, by position alone where it looks, as pairs of its sources would be many."""
+        name, constant = product.source.name, self._constants[product.source.name][0]
+        mix, weight = product.mix(0), product.form.legs[0].weight
+        if mix is None:
+            vectors, nodes = self.recording.inputs_of(product.source, t)
+            hidden, at = vectors @ weight.mT, [()] * len(nodes)
+        else:
+            part, seen = product.source.part, mix.seen(t)
+            stream = self.recording.streams[part][: seen.stop]
+            read = self.recording.linear(part, stream, slice(0, seen.stop))
+            hidden = mix.values[t, : seen.stop, None] * (read @ weight.mT)
+            nodes, at = [Stream(name, s) for s in seen], [(s,) for s in seen]
+        if constant is not None:
+            hidden = torch.cat([hidden, (product.mass(0, t) * constant)[None]])
+            nodes, at = [*nodes, One()], [*at, (t,) if product.looks else ()]
+        return Parts(product.up(hidden, t), lambda n: Apply(name, t, (nodes[n],), at[n]))
+
+    def _pair_parts(self, product: Multilinear, t: int) -> Parts:
+        """A layer's write as the vectors of all its unordered pairs."""
+        read = self._reads(product, t)
+        left, right = read.features
+        rows, columns = torch.triu_indices(len(left), len(left))
+        pair = _pair(product, t, read)
+        return Parts(
+            product.up(_mixed(left, right, rows, columns), t),
+            lambda n: pair(int(rows[n]), int(columns[n])),
+        )
+
+    def _legs(self, product: Multilinear, t: int) -> Parts:
+        """Any degree: each leg on the stream at one position, or on its constant."""
+        name = product.source.name
+        choices = []
+        for leg, constant in enumerate(self._constants[name]):
+            choice = [(Stream(name, s), s) for s in product.seen(leg, t)]
+            choices.append(choice if constant is None else [*choice, (One(), t)])
+        nodes = [
+            Apply(name, t, tuple(node for node, _ in chosen), self._at(product, chosen))
+            for chosen in itertools.product(*choices)
+        ]
+        return Parts(torch.stack([self.vector(node) for node in nodes]), lambda n: nodes[n])
+
+    def _at(self, product: Multilinear, chosen: Sequence[tuple[Node, int]]) -> tuple[int, ...]:
+        return tuple(s for _, s in chosen) if product.looks else ()
+
+    def _apply_parts(self, node: Apply) -> Parts:
+        """The children of what comes apart inside a product, as what the product makes of them."""
+        product, t = self.recording.products[node.source], node.t
+        if _twice(node):
+            inner = self._parts(node.inputs[0])
+            a, b = self._legs_of(product, inner.vectors, t, position(node.inputs[0], t))
+            rows, columns = torch.triu_indices(len(a), len(a))
+            pair = _paired(node, inner)
+            return Parts(
+                product.up(_mixed(a, b, rows, columns), t),
+                lambda m: pair(int(rows[m]), int(columns[m])),
+            )
+        n = next(n for n, child in enumerate(node.inputs) if self.expandable(child))
+        inner, s = self._parts(node.inputs[n]), position(node.inputs[n], t)
+        moved = self._legs_of(product, inner.vectors, t, s)
+        if product.degree == 2:
+            c, d = self.features(product, t, node.inputs[1 - n])
+            hidden = moved[0] * d + c * moved[1]
+        else:
+            hidden = moved[n]
+            for m, child in enumerate(node.inputs):
+                if m != n:
+                    hidden = hidden * self.features(product, t, child)[m]
+        return Parts(product.up(hidden, t), lambda m: _with(node, n, inner.node(m)))
 
 
-def _position(name: str, part: int, t: int, n: int) -> Tree:
-    return ("look", name, t, n, ("stream", part, n)) if n <= t else ("look", name, t, t, CONSTANT)
+def _twice(node: Apply) -> bool:
+    """Whether it is a layer fed twice with the same: these come apart together."""
+    return len(node.inputs) == 2 and node.inputs[0] == node.inputs[1]
 
 
-def _unordered(half: np.ndarray, tree: Callable[[int, int], Tree]) -> Children:
+def _with(node: Apply, n: int, child: Node) -> Apply:
+    """The same product with another n-th input."""
+    inputs = (*node.inputs[:n], child, *node.inputs[n + 1 :])
+    return Apply(node.source, node.t, inputs, node.at)
+
+
+def _paired(node: Apply, parts: Parts) -> Callable[[int, int], Node]:
+    return lambda i, j: Apply(node.source, node.t, (parts.node(i), parts.node(j)), node.at)
+
+
+def _pair(product: Multilinear, t: int, read: Read) -> Callable[[int, int], Node]:
+    """The node of two things that a product reads at t, by number."""
+
+    def made(a: int, b: int) -> Node:
+        at = (read.at[a], read.at[b]) if product.looks else ()
+        return Apply(product.source.name, t, (read.nodes[a], read.nodes[b]), at)
+
+    return made
+
+
+def _mixed(left: Tensor, right: Tensor, rows: Tensor, columns: Tensor) -> Float[Tensor, "n k"]:
+    """Both orders of each pair together; one of what is paired with itself."""
+    other = (left[columns] * right[rows]) * (rows != columns)[:, None]
+    return left[rows] * right[columns] + other
+
+
+def _unordered(half: np.ndarray, node: Callable[[int, int], Node]) -> Children:
     """Σ_ab half_ab over unordered pairs."""
     rows, columns = np.triu_indices(len(half))
-    values = np.where(
-        rows == columns, half[rows, columns], half[rows, columns] + half[columns, rows]
-    )
-    return Children(values, lambda n: tree(int(rows[n]), int(columns[n])))
+    both = half[rows, columns] + half[columns, rows]
+    values = np.where(rows == columns, half[rows, columns], both)
+    return Children(values, lambda n: node(int(rows[n]), int(columns[n])))
 
 
 def _largest_pairs(
-    left: Tensor, right: Tensor, tree: Callable[[int, int], Tree], room: int
+    left: Tensor, right: Tensor, node: Callable[[int, int], Node], room: int
 ) -> Children:
     """The ``room`` largest unordered pairs of left · right, and the sum of the others; a block of
     rows at a time.
@@ -328,12 +419,14 @@ def _largest_pairs(
         mirrored[:, : stop - start] = np.triu(mirrored[:, : stop - start], 1)
         a, b = np.nonzero(np.arange(len(left) - start)[None] >= np.arange(stop - start)[:, None])
         values = np.concatenate([values, (block + mirrored)[a, b]])
-        rows, columns = np.concatenate([rows, a + start]), np.concatenate([columns, b + start])
+        rows = np.concatenate([rows, a + start])
+        columns = np.concatenate([columns, b + start])
         if len(values) > room:
-            order = np.argpartition(-np.abs(values), room - 1)
-            rest, dropped = rest + float(values[order[room:]].sum()), dropped + len(values) - room
-            values, rows, columns = (column[order[:room]] for column in (values, rows, columns))
-    return Children(values, lambda n: tree(int(rows[n]), int(columns[n])), rest, dropped)
+            by_size = np.argpartition(-np.abs(values), room - 1)
+            rest += float(values[by_size[room:]].sum())
+            dropped += len(values) - room
+            values, rows, columns = (kept[by_size[:room]] for kept in (values, rows, columns))
+    return Children(values, lambda n: node(int(rows[n]), int(columns[n])), rest, dropped)
 
 
 def _numpy(values: Tensor) -> np.ndarray:

@@ -4,7 +4,7 @@ detail.
 
 import heapq
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Literal, get_args
@@ -18,11 +18,20 @@ from bilens.base.records import Record
 from bilens.base.results import Result
 from bilens.circuits import paths
 from bilens.circuits.engine import Engine
-from bilens.circuits.paths import CONSTANT, Tree
+from bilens.circuits.paths import Apply, Latent, Node, One, Write
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.targets import Goal, Target, resolve
 from bilens.circuits.understood import require_sum
-from bilens.nn.expandable import Expandable, Sparse, explains
+from bilens.wiring import (
+    BIAS,
+    EMBEDDING,
+    POSITION,
+    Expandable,
+    Multilinear,
+    Source,
+    Sparse,
+    explains,
+)
 
 Detail = Literal["writes", "pairs", "paths"]
 By = Literal["component", "position", "order", "layer"]
@@ -41,7 +50,7 @@ class Term(Record):
     ``opaque``: it starts at a layer that has no tensor, whose write is a source of its own.
     """
 
-    tree: Tree
+    tree: Node
     value: float
     share: float
     layer: int
@@ -62,7 +71,7 @@ class Term(Record):
     @property
     def component(self) -> str:
         """The residual write through which the path reaches the target."""
-        return "bias" if self.tree == CONSTANT else self.tree[1]
+        return self.tree.source if isinstance(self.tree, Write | Apply) else "bias"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -122,6 +131,7 @@ class Expansion(Result):
     forward: float
     left_out: int
     opaque: tuple[str, ...]
+    sources: tuple[Source, ...] = ()
     prompt: str = ""
     as_run: float | None = None
 
@@ -341,26 +351,31 @@ class _Search:
     ) -> None:
         self.recording, self.goal, self.engine = recording, goal, Engine(recording)
         self.ends = frozenset(
-            source.name for source in recording.sources if source.kind in ("leaf", "bias")
+            source.name
+            for source in recording.sources
+            if source.kind in (EMBEDDING, POSITION, BIAS)
+        )
+        self.embeddings = frozenset(
+            source.name for source in recording.sources if source.kind == EMBEDDING
         )
         self.remainder, self.left_out = 0.0, 0
-        self.closed: list[tuple[float, Tree]] = []
-        self.open: list[tuple[float, int, float, Tree]] = []
+        self.closed: list[tuple[float, Node]] = []
+        self.open: list[tuple[float, int, float, Node]] = []
         self.count = itertools.count()
-        values = [float(goal.q @ self.engine.vector(root, goal.position)) for root in goal.roots]
+        values = [float(goal.q @ self.engine.vector(root)) for root in goal.roots]
         size = sum(map(abs, values)) + abs(goal.constant)
         require_sum(sum(values) + goal.constant, goal.forward, size, recording.writes.dtype)
         self.floor = cutoff * size
         self.limit = max_terms
         if goal.constant:
-            self.closed.append((goal.constant, CONSTANT))
+            self.closed.append((goal.constant, One()))
         for value, root in zip(values, goal.roots, strict=True):
             if abs(value) >= self.floor:
                 self.push(value, root)
             else:
                 self.remainder, self.left_out = self.remainder + value, self.left_out + 1
 
-    def push(self, value: float, tree: Tree) -> None:
+    def push(self, value: float, tree: Node) -> None:
         if self.engine.expandable(tree):
             heapq.heappush(self.open, (-abs(value), next(self.count), value, tree))
         else:
@@ -382,7 +397,7 @@ class _Search:
         while waiting and self.room > 0 and misfits < MISFITS:
             _, _, value, tree = heapq.heappop(waiting)
             room = self.room - (len(waiting) if once else 0)
-            found = self.engine.children(tree, self.goal.q, room + 1)
+            found = self.engine.split(tree, self.goal.q, room + 1)
             large = np.flatnonzero(np.abs(found.values) >= self.floor)
             if len(large) > room:
                 self.closed.append((value, tree))
@@ -392,11 +407,11 @@ class _Search:
             self.left_out += found.dropped + len(found.values) - len(large)
             for n in large:
                 add = self.close if once else self.push
-                add(float(found.values[n]), found.tree(int(n)))
+                add(float(found.values[n]), found.node(int(n)))
         if once:
             self.open = waiting
 
-    def close(self, value: float, tree: Tree) -> None:
+    def close(self, value: float, tree: Node) -> None:
         self.closed.append((value, tree))
 
     def result(self) -> Expansion:
@@ -411,44 +426,50 @@ class _Search:
             remainder=self.remainder,
             forward=self.goal.forward,
             left_out=self.left_out,
-            opaque=tuple(
-                source.name for source in self.recording.sources if source.kind == "opaque"
-            ),
+            opaque=self.recording.opaque,
+            sources=self.recording.sources,
             prompt=self.recording.text,
             as_run=self.goal.as_run,
         )
 
-    def term(self, value: float, tree: Tree, total: float) -> Term:
+    def term(self, value: float, tree: Node, total: float) -> Term:
         record = self.recording
-        source = None if tree == CONSTANT else record.sources[record.index[tree[1]]]
-        named = [node[1] for node in paths.walk(tree) if node[0] == "write"]
+        top = record.source(tree.source).layer if isinstance(tree, Write | Apply) else -1
+        written = {node.source for node in paths.walk(tree) if isinstance(node, Write)}
         return Term(
             tree=tree,
             value=value,
             share=value / total if total else 0.0,
-            layer=-1 if source is None else source.layer,
-            order=paths.order(tree, self.ends),
+            layer=top,
+            order=paths.order(tree, self.ends, self.embeddings),
             given=self.given(tree),
-            opaque=any(record.sources[record.index[name]].kind == "opaque" for name in named),
+            opaque=not written.isdisjoint(record.opaque),
         )
 
-    def given(self, tree: Tree) -> tuple[str, ...]:
-        """Patterns A, norm scales σ and latents along a path, by part and position."""
+    def given(self, tree: Node) -> tuple[str, ...]:
+        """Patterns A, gates and latents along a path, then norm scales σ, by part and position."""
         record, goal = self.recording, self.goal
-        held = [] if goal.part < 0 or tree == CONSTANT else [(goal.part, goal.position)]
-        found = []
+        fixed: list[str] = []
+        read = [(goal.part, goal.position)] if goal.part >= 0 and tree != One() else []
         for node in paths.walk(tree):
-            if node[0] == "look":
-                found.append(f"A {node[1]}[{node[2]},{node[3]}]")
-                held += (
-                    [(record.sources[record.index[node[1]]].part, node[3])]
-                    if node[4] != CONSTANT
-                    else []
-                )
-            elif node[0] == "latent" and not paths.constant(node):
-                found.append(f"latents {node[1]}.input@{node[2]}")
-            elif node[0] == "pair" and not (paths.constant(node[3]) and paths.constant(node[4])):
-                held.append((record.sources[record.index[node[1]]].part, node[2]))
-        for part, position in held:
-            found += record.scale_held(part, position)
-        return tuple(dict.fromkeys(found))
+            if isinstance(node, Apply):
+                product = record.products[node.source]
+                stands = node.at or (node.t,)
+                fixed += _fixed(product, node.t, stands)
+                if not all(map(paths.constant, node.inputs)):
+                    read += [(product.source.part, s) for s in stands]
+            elif isinstance(node, Latent) and not paths.constant(node):
+                part = record.wiring.parts[record.source(node.reader).part]
+                fixed.append(f"latents {part.name}.input@{node.t}")
+        for part, position in read:
+            fixed += record.scale_held(part, position)
+        return tuple(dict.fromkeys(fixed))
+
+
+def _fixed(product: Multilinear, t: int, stands: Sequence[int]) -> Iterator[str]:
+    """The patterns and the gate by which a source at ``t`` reads what stands at ``stands``."""
+    for mix, s in zip(product.mixes, stands, strict=False):
+        if mix is not None and mix.given:
+            yield f"{mix.given}[{t},{s}]"
+    if product.gate is not None:
+        yield f"{product.gate.given}@{t}"

@@ -2,17 +2,16 @@
 bilinear layers.
 """
 
-import re
+import itertools
 from collections import defaultdict
 from typing import Any, NamedTuple
 
 from bilens.base.errors import ArgumentError
 from bilens.base.words import show_token
 from bilens.circuits.expansion import Expansion
-from bilens.circuits.paths import BASE, CONSTANT, ERROR, HEAD, LAYER, Tree, text
+from bilens.circuits.paths import BASE, ERROR, Apply, Latent, Node, Stream, Write, text
 
 SCHEMA = 1
-NUMBER = re.compile(r"\d+")
 TARGET = "target"
 
 
@@ -78,12 +77,12 @@ class _Build:
         self.pairs: dict[str, dict[tuple[str, str], float]] = defaultdict(
             lambda: defaultdict(float)
         )
-        self.opaque = set(expansion.opaque)
+        self.sources = {source.name: source for source in expansion.sources}
         layers = max((term.layer for term in expansion.terms), default=0)
         self.node(TARGET, str(layers + 1), expansion.position, "logit", expansion.target)
         self.nodes[TARGET]["influence"] = expansion.total
 
-    def path(self, tree: Tree, value: float) -> None:
+    def path(self, tree: Node, value: float) -> None:
         """Add one path's value to the nodes, links and pairs that it passes."""
         passed = _Passed({}, {})
         top = self.below(tree, self.expansion.position, passed)
@@ -95,32 +94,42 @@ class _Build:
         for node, left, right in passed.pairs:
             self.pairs[node][left, right] += value
 
-    def below(self, tree: Tree, position: int, passed: "_Passed") -> str:
+    def below(self, tree: Node, position: int, passed: "_Passed") -> str:
         """The node at the top of ``tree``; the links and pairs below it go to ``passed``."""
         match tree:
-            case ("write", name, t):
-                return self.node(f"{name}@{t}", _layer(name), t, self.kind(name), name)
-            case ("look", name, t, s, child):
-                node = self.node(f"{name}@{t}", _layer(name), t, "attention head", name)
-                passed.links[self.below(child, s, passed), node] = None
-                return node
-            case ("pair", name, t, left, right):
-                node = self.node(f"{name}@{t}", _layer(name), t, "bilinear layer", name)
-                ends = self.below(left, t, passed), self.below(right, t, passed)
+            case Write(source, t):
+                return self.component(source, t)
+            case Apply(source, t, inputs):
+                node = self.component(source, t)
+                stands = tree.at or (t,) * len(inputs)
+                ends = [
+                    self.below(child, s, passed) for child, s in zip(inputs, stands, strict=True)
+                ]
                 for end in ends:
                     passed.links[end, node] = None
-                passed.pairs[node, min(ends), max(ends)] = None
+                for one, other in itertools.combinations(ends, 2):
+                    passed.pairs[node, min(one, other), max(one, other)] = None
                 return node
-            case ("latent", name, t, what):
+            case Latent(reader, t, what):
                 kind = {BASE: "bias", ERROR: "reconstruction error"}.get(what, "latent")
-                label = f"{text(tree)} of {name}.input"
-                node = self.node(f"{name}.{text(tree)}@{t}", _layer(name), t, kind, label)
+                label = f"{text(tree)} of {reader}.input"
+                node = self.node(f"{reader}.{text(tree)}@{t}", self.layer(reader), t, kind, label)
                 self.nodes[node]["feature"] = what if kind == "latent" else None
                 return node
-            case ("stream", part, s):
-                return self.node(f"x{part}@{s}", "E", s, "residual stream", "all that is read")
-        assert tree == CONSTANT
+            case Stream(reader, s):
+                name = f"x{self.sources[reader].part}@{s}"
+                return self.node(name, "E", s, "residual stream", "all that is read")
         return self.node(f"1@{position}", "E", position, "bias", "1")
+
+    def component(self, source: str, t: int) -> str:
+        """The node of what one source writes at ``t``."""
+        kind = self.sources[source].kind
+        return self.node(f"{source}@{t}", self.layer(source), t, kind, source)
+
+    def layer(self, source: str) -> str:
+        """The layer a source is in, "E" for what stands before all of them."""
+        layer = self.sources[source].layer
+        return str(layer) if layer >= 0 else "E"
 
     def node(self, name: str, layer: str, position: int, kind: str, label: str) -> str:
         """The node of that name, made where it is new; its label says at which token of the input
@@ -135,15 +144,6 @@ class _Build:
                 "influence": 0.0, "activation": None, "token_prob": 0.0, "is_target_logit": name == TARGET,
             }  # fmt: skip
         return name
-
-    def kind(self, name: str) -> str:
-        if name in self.opaque:
-            return "opaque layer"
-        if name.endswith(".bias"):
-            return "bias"
-        if HEAD.fullmatch(name):
-            return "attention head"
-        return "bilinear layer" if LAYER.fullmatch(name) else "embedding"
 
     def nodes_with_pairs(self) -> list[dict[str, Any]]:
         found = []
@@ -161,9 +161,3 @@ class _Passed(NamedTuple):
 
     links: dict[tuple[str, str], None]
     pairs: dict[tuple[str, str, str], None]
-
-
-def _layer(name: str) -> str:
-    """The layer a component is in, "E" for what stands before all of them."""
-    number = NUMBER.search(name)
-    return number.group() if number else "E"

@@ -13,10 +13,19 @@ from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole, tolerance
 from bilens.base.records import Record
 from bilens.base.results import Result
-from bilens.circuits.recording import Recording, Source, record
+from bilens.circuits.recording import Recording, record
 from bilens.circuits.targets import Goal, Target, resolve
-from bilens.nn.expandable import Expandable, Heads, Layer, explains
-from bilens.nn.hooks import Hook, hooked
+from bilens.wiring import (
+    BIAS,
+    EMBEDDING,
+    POSITION,
+    Expandable,
+    Hook,
+    Outlet,
+    Source,
+    explains,
+    hooked,
+)
 
 Replacement = Literal["zero", "mean"]
 Verdict = Literal["confirms", "contradicts in sign", "differs in size"]
@@ -250,7 +259,9 @@ class _Taken:
         parts = self.recording.wiring.parts
         with ExitStack() as hooks:
             yield [
-                hooks.enter_context(_removed(parts[source.part], source, way, self.where))
+                hooks.enter_context(
+                    _removed(parts[source.part].outlet(source.name), way, self.where)
+                )
                 for source in self.sources
             ]
 
@@ -299,45 +310,34 @@ class _Taken:
 
 
 def _sources(recording: Recording, names: Sequence[str]) -> list[Source]:
-    """The heads and layers that ``names`` mean."""
-    parts = {part.name: part for part in recording.wiring.parts}
+    """The sources that ``names`` mean: one each, or all of a part that come apart from it."""
+    ends = (EMBEDDING, POSITION, BIAS)
+    single = [source for source in recording.sources if source.kind not in ends]
+    known = {source.name: [source] for source in single}
+    for n, part in enumerate(recording.wiring.parts):
+        known.setdefault(part.name, [source for source in single if source.part == n])
     found = []
     for name in names:
-        part = parts.get(name)
-        for single in part.heads if isinstance(part, Heads) else (name,):
-            source = (
-                recording.sources[recording.index[single]] if single in recording.index else None
-            )
-            if source is None or source.kind not in ("head", "layer", "opaque"):
-                known = [
-                    source.name
-                    for source in recording.sources
-                    if source.kind in ("head", "layer", "opaque")
-                ]
-                raise ArgumentError("writes", must=f"be among {', '.join(known)}", got=repr(name))
-            found.append(source)
+        if not known.get(name):
+            listed = ", ".join(source.name for source in single)
+            raise ArgumentError("writes", must=f"be among {listed}", got=repr(name))
+        found += known[name]
     if not found:
         raise ArgumentError("writes", must="name at least one component", got="none")
     return list(dict.fromkeys(found))
 
 
 def _removed(
-    part: Heads | Layer, source: Source, way: Replacement, where: Sequence[int]
+    outlet: Outlet, way: Replacement, where: Sequence[int]
 ) -> AbstractContextManager[Hook]:
-    """While it lasts the model's own module writes nothing, or its mean, at the positions
-    ``where``.
-    """
-    if isinstance(part, Layer):
-        return hooked(part.module, "output", lambda out: _replaced(out, way, where))
-    width = part.module.d_head
-    own = slice(source.head * width, (source.head + 1) * width)
+    """While it lasts zero or the mean passes at the positions ``where``."""
 
-    def without_head(z: Tensor) -> Tensor:
+    def without(z: Tensor) -> Tensor:
         z = z.clone()
-        z[..., own] = _replaced(z[..., own], way, where)
+        z[..., outlet.columns] = _replaced(z[..., outlet.columns], way, where)
         return z
 
-    return hooked(part.module.o_proj, "input", without_head)
+    return hooked(outlet.module, outlet.side, without)
 
 
 def _replaced(

@@ -11,10 +11,10 @@ from bilens.base.charts import DIVERGING
 from bilens.base.records import Record
 from bilens.base.results import Result
 from bilens.circuits.engine import Engine
-from bilens.circuits.paths import text
+from bilens.circuits.paths import Write, text
 from bilens.circuits.recording import record
 from bilens.circuits.targets import Target, resolve
-from bilens.nn.expandable import Expandable, explains
+from bilens.wiring import Expandable, explains
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,10 +109,8 @@ def pairs(model: Expandable, inputs: Any, target: Target = None, position: int =
     recording = record(model, inputs)
     goal = resolve(model, recording, target, position, measured=False)
     engine, found = Engine(recording), []
-    for part in sorted(recording.tensors):
-        layer = recording.wiring.parts[part].name
-        if ("write", layer, goal.position) in goal.roots:
-            values, nodes = engine.pair_matrix(layer, goal.position, goal.q)
-            found.append(PairMatrix(layer, tuple(text(node) for node in nodes), values))
-    opaque = tuple(source.name for source in recording.sources if source.kind == "opaque")
-    return Pairs(goal.name, goal.position, tuple(found), opaque)
+    for name, product in recording.products.items():
+        if product.degree == 2 and Write(name, goal.position) in goal.roots:
+            values, nodes = engine.pair_matrix(name, goal.position, goal.q)
+            found.append(PairMatrix(name, tuple(map(text, nodes)), values))
+    return Pairs(goal.name, goal.position, tuple(found), recording.opaque)

@@ -1,78 +1,145 @@
-"""Paths: how an output comes from embeddings, as trees. A head has one child, a bilinear layer two.
+"""Paths: how an output comes from embeddings, as one kind of tree, over inputs and over weights.
 
-A tree is nested tuples of plain values, so that it compares, hashes and saves:
+A node is a record of plain values, so that it compares, hashes and saves. Positions ``t`` are None
+where no input is fixed (``virtual``). A path is written and read in one grammar:
 
-    ("write", name, t)                 all that a source writes at position t: a leaf, or not taken
-                                       apart
-    ("look", name, t, s, child)        a head at t looking at s, there reading child
-    ("pair", name, t, left, right)     a bilinear layer at t fed with two things; both orders, where
-                                       they differ
-    ("stream", part, s)                everything that a part reads at s
-    ("latent", name, t, what)          what a layer reads at t, by a dictionary: latent number
-                                       ``what``, its BASE or ERROR
-    ("1",)                             the constant that biases multiply
+    expression := "W_U" ["·"] path  |  name ["[" offset "]"] ".QK(" path "," path ")"  |  path
+    path       := "1"  |  "x"  |  latent  |  name [look] ["(" path {"," path} ")"]
+    look       := "@" s {"," s} "→" t  |  "[" offset "]"        offset := 0 | -1 | -2 | …
+    latent     := "f" number  |  "base"  |  "error"
+
+``parse(text(node), node's position)`` is the node itself.
 """
 
 import re
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple, NoReturn
 
-from bilens.nn.expandable import ONE
+from bilens.base.errors import ArgumentError
+from bilens.base.records import Record
 
-Tree = tuple
-CONSTANT: Tree = (ONE,)
+ONE = "1"  # the constant that biases multiply
+STREAM = "x"
+READOUT = "W_U"
+SCORE = "QK"
 BASE, ERROR = "base", "error"  # of a dictionary: its decoder's bias, and what it misses
-HEAD = re.compile(r"L(\d+)H(\d+)")
-LAYER = re.compile(r"mlp(\d+)")
 
 
-def text(tree: Tree) -> str:
-    """A path as it is read: ``mlp1(L0H3@5→9(embed), mlp0(embed, embed))``, the look of a head as
-    from→to.
+class Node(Record):
+    """One step of a path."""
 
-    ``mlp1(f17, error)``: latent 17 of the dictionary at the layer's input, and what that dictionary
-    misses.
 
+@dataclass(frozen=True)
+class Write(Node):
+    """All that ``source`` writes at ``t``: a leaf, or not taken apart."""
+
+    source: str
+    t: int | None = None
+
+
+@dataclass(frozen=True)
+class Apply(Node):
+    """``source`` on ``inputs``: a head has one, a bilinear layer two, in both orders where they
+    differ. ``at``: where the inputs stand, if the source looks elsewhere than at ``t``; with no
+    position fixed, at which offset it looks.
+    """
+
+    source: str
+    t: int | None
+    inputs: tuple[Node, ...]
+    at: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stream(Node):
+    """Everything that the source ``reader`` reads at ``t``; the residual space where none reads."""
+
+    reader: str = ""
+    t: int | None = None
+
+
+@dataclass(frozen=True)
+class Latent(Node):
+    """What the source ``reader`` reads at ``t`` by a dictionary: a latent's number, BASE or ERROR."""
+
+    reader: str
+    t: int | None
+    what: int | str
+
+
+@dataclass(frozen=True)
+class One(Node):
+    """The constant that biases multiply."""
+
+
+@dataclass(frozen=True)
+class Score(Node):
+    """The score of a head between what two paths give, at the query and, at ``offset``, the key."""
+
+    source: str
+    query: Node
+    key: Node
+    offset: int = 0
+
+
+def text(node: Node) -> str:
+    """A path as it is read: ``mlp1(L0H3@5→9(embed), mlp0(embed, embed))``.
+
+    ``mlp1(f17, error)``: latent 17 of the dictionary at the layer's input, and what that misses.
     At 9, L0H3 looks at position 5 and reads the embedding there; other parts stand at the position
     of what reads them.
     """
-    match tree:
-        case ("write", name, _):
-            return name
-        case ("look", name, t, s, child):
-            return f"{name}@{s}→{t}({text(child)})"
-        case ("pair", name, _, left, right):
-            return f"{name}({text(left)}, {text(right)})"
-        case ("stream", _, _):
-            return "x"
-        case ("latent", _, _, what):
-            return what if what in (BASE, ERROR) else f"f{what}"
+    match node:
+        case Write(source, _):
+            return source
+        case Apply(source, None, (child,)) if source == READOUT:
+            return f"{READOUT} {text(child)}"
+        case Apply(source, t, inputs, at):
+            return f"{source}{_look(t, at)}({', '.join(map(text, inputs))})"
+        case Stream():
+            return STREAM
+        case Latent(_, _, what):
+            return what if isinstance(what, str) else f"f{what}"
+        case Score(source, query, key, offset):
+            look = _look(None, (offset,) if offset else ())
+            return f"{source}{look}.{SCORE}({text(query)}, {text(key)})"
     return ONE
 
 
-def latex(tree: Tree) -> str:
-    """A path in the note's notation: B for a bilinear layer, A for a pattern, W_OV for a head's
-    weights.
-    """
-    match tree:
-        case ("write", name, t):
-            return _latex_write(name, t)
-        case ("look", name, t, s, child):
-            layer, head = _numbers(HEAD, name)
-            at = f"{layer},{head}"
-            return rf"A^{{{at}}}_{{{t},{s}}} W_{{OV}}^{{{at}}} {latex(child)}"
-        case ("pair", name, _, left, right):
-            (layer,) = _numbers(LAYER, name)
+def _look(t: int | None, at: tuple[int, ...]) -> str:
+    if not at:
+        return ""
+    positions = ",".join(map(str, at))
+    return f"[{positions}]" if t is None else f"@{positions}→{t}"
+
+
+def latex(node: Node) -> str:
+    """A path in the note's notation: B for a bilinear layer, A for a pattern, W_OV for a head."""
+    match node:
+        case Write("embed", t):
+            return f"W_E t_{{{t}}}"
+        case Write("pos", t):
+            return rf"W_{{\mathrm{{pos}},{t}}}"
+        case Write(source, t):
+            return rf"\mathrm{{{_escaped(source)}}}_{{{t}}}"
+        case Apply(source, t, (child,), at):
+            pattern = rf"A^{{{_index(source)}}}_{{{t},{at[0]}}} " if at else ""
+            return rf"{pattern}W_{{OV}}^{{{_index(source)}}} {latex(child)}"
+        case Apply(source, _, (left, right)):
             factor = "" if left == right else "2 "
-            return rf"{factor}\left( {latex(left)} \cdot_{{12}} B^{{{layer}}} \cdot_{{21}} {latex(right)} \right)"
-        case ("stream", _, s):
-            return f"x_{{{s}}}"
-        case ("latent", name, t, what):
-            (layer,) = _numbers(LAYER, name)
-            return _latex_latent(layer, t, what)
+            middle = rf"\cdot_{{12}} B^{{{_index(source)}}} \cdot_{{21}}"
+            return rf"{factor}\left( {latex(left)} {middle} {latex(right)} \right)"
+        case Apply(source, t, inputs):
+            return rf"T^{{{_index(source)}}}_{{{t}}}\left( {', '.join(map(latex, inputs))} \right)"
+        case Stream(_, t):
+            return f"x_{{{t}}}"
+        case Latent(reader, t, what):
+            return _latex_latent(_index(reader), t, what)
     return ONE
 
 
-def _latex_latent(layer: str, t: int, what: int | str) -> str:
+def _latex_latent(layer: str, t: int | None, what: int | str) -> str:
     if what == BASE:
         return rf"b_{{\mathrm{{dec}}}}^{{{layer}}}"
     if what == ERROR:
@@ -80,65 +147,232 @@ def _latex_latent(layer: str, t: int, what: int | str) -> str:
     return rf"a^{{{layer}}}_{{{t},{what}}} w^{{{layer}}}_{{{what}}}"
 
 
-def _latex_write(name: str, t: int) -> str:
-    if name == "embed":
-        return f"W_E t_{{{t}}}"
-    if name == "pos":
-        return rf"W_{{\mathrm{{pos}},{t}}}"
-    return rf"\mathrm{{{name.replace('_', chr(92) + '_')}}}_{{{t}}}"
+def _index(name: str) -> str:
+    """The numbers in a name, as a superscript: "0,3" for L0H3."""
+    return ",".join(re.findall(r"\d+", name)) or rf"\mathrm{{{_escaped(name)}}}"
 
 
-def _numbers(pattern: re.Pattern, name: str) -> tuple[str, ...]:
-    found = pattern.fullmatch(name)
-    return found.groups() if found else (rf"\mathrm{{{name}}}", "")[: pattern.groups]
+def _escaped(name: str) -> str:
+    return name.replace("_", r"\_")
 
 
-def cut(tree: Tree, depth: int) -> Tree:
-    """``tree`` down to ``depth`` levels; what is below stands as the whole write of its component."""
-    match tree:
-        case ("look", name, t, s, child):
-            return ("look", name, t, s, cut(child, depth - 1)) if depth else ("write", name, t)
-        case ("pair", name, t, left, right):
-            return (
-                ("pair", name, t, cut(left, depth - 1), cut(right, depth - 1))
-                if depth
-                else ("write", name, t)
-            )
-    return tree
+# The tree.
 
 
-def walk(tree: Tree) -> Iterator[Tree]:
+def children(node: Node) -> tuple[Node, ...]:
+    """The nodes right below."""
+    match node:
+        case Apply(_, _, inputs):
+            return inputs
+        case Score(_, query, key):
+            return query, key
+    return ()
+
+
+def walk(node: Node) -> Iterator[Node]:
     """The tree's nodes, each before those below it."""
-    yield tree
-    if tree[0] == "look":
-        yield from walk(tree[4])
-    if tree[0] == "pair":
-        yield from walk(tree[3])
-        yield from walk(tree[4])
+    yield node
+    for child in children(node):
+        yield from walk(child)
 
 
-def order(tree: Tree, ends: Collection[str]) -> int | None:
-    """The degree in the embedding of the inputs: how often a path reads it. None where it is not
-    taken apart to the
-    ``ends``: the names of leaves and biases. A dictionary's latents and its error are read in the
-    embedding's stead and count as it does; its base is a constant."""
+def position(node: Node, otherwise: int) -> int:
+    """Where a node stands; the constant stands wherever it is read."""
+    t = getattr(node, "t", None)
+    return otherwise if t is None else t
+
+
+def cut(node: Node, depth: int) -> Node:
+    """The tree to ``depth`` levels; what is below stands as the whole write of its source."""
+    match node:
+        case Apply(source, t, inputs):
+            if not depth:
+                return Write(source, t)
+            return replace(node, inputs=tuple(cut(child, depth - 1) for child in inputs))
+    return node
+
+
+def order(node: Node, ends: Collection[str], embeddings: Collection[str]) -> int | None:
+    """The degree in the embedding of the inputs: how often a path reads one of ``embeddings``.
+
+    None where it is not taken apart to the ``ends``: the names of leaves and biases. A dictionary's
+    latents and its error are read in the embedding's stead and count as it does; its base is a
+    constant.
+    """
     degree = 0
-    for node in walk(tree):
-        if node[0] == "stream" or (node[0] == "write" and node[1] not in ends):
-            return None
-        degree += node[:2] == ("write", "embed") or (node[0] == "latent" and node[3] != BASE)
+    for one in walk(node):
+        match one:
+            case Stream():
+                return None
+            case Write(source, _) if source not in ends:
+                return None
+            case Write(source, _):
+                degree += source in embeddings
+            case Latent(_, _, what):
+                degree += what != BASE
     return degree
 
 
-def constant(tree: Tree) -> bool:
-    """Whether ``tree`` is the same whatever is read: the constant of biases, or a dictionary's
-    base.
-    """
-    return tree == CONSTANT or (tree[0] == "latent" and tree[3] == BASE)
+def constant(node: Node) -> bool:
+    """Whether it is the same whatever is read: the constant of biases, or a dictionary's base."""
+    return isinstance(node, One) or (isinstance(node, Latent) and node.what == BASE)
 
 
-def positions(tree: Tree) -> tuple[int, ...]:
+def positions(node: Node) -> tuple[int, ...]:
     """The positions at which a path starts, in order."""
-    return tuple(
-        sorted({node[2] for node in walk(tree) if node[0] in ("write", "stream", "latent")})
-    )
+    starts = (one.t for one in walk(node) if isinstance(one, Write | Stream | Latent))
+    return tuple(sorted({t for t in starts if t is not None}))
+
+
+# From text to nodes.
+
+TOKEN = re.compile(
+    rf"\s*(?P<text>[A-Za-z_]\w*(?:\.(?!{SCORE}\b)\w+)*|[-−]?\d+|[()\[\],.·@→])", re.UNICODE
+)
+NAME = re.compile(r"[A-Za-z_]")
+LATENT = re.compile(r"f(\d+)")
+RESERVED = re.compile(rf"f\d+|{BASE}|{ERROR}|{STREAM}|{READOUT}|{SCORE}")
+
+
+class _Token(NamedTuple):
+    text: str
+    at: int
+
+
+def parse(expr: str, t: int | None = None) -> Node:
+    """The path written as ``expr``, read at position ``t``; None: over weights, no input fixed.
+
+    Errors: ArgumentError where it does not read, saying at which character.
+    """
+    return _Reader(expr).expression(t)
+
+
+class _Reader:
+    """Recursive descent, one method a rule of the grammar."""
+
+    def __init__(self, expr: str) -> None:
+        if not isinstance(expr, str):
+            must = 'be a text like "W_U mlp0(embed, L0H3)"'
+            raise ArgumentError("a path", must=must, got=type(expr).__name__)
+        self.expr, self.n = expr, 0
+        self.tokens = self.split()
+
+    def split(self) -> list[_Token]:
+        found, at, end = [], 0, len(self.expr.rstrip())
+        while at < end:
+            token = TOKEN.match(self.expr, at)
+            if token is None:
+                at += len(self.expr[at:]) - len(self.expr[at:].lstrip())
+                self.refuse(
+                    "be made of names, numbers and ( ) [ ] , . @ →", _Token(self.expr[at], at)
+                )
+            found.append(_Token(token["text"], token.start("text")))
+            at = token.end()
+        return [*found, _Token("", end)]
+
+    def expression(self, t: int | None) -> Node:
+        if self.peek.text == READOUT:
+            self.take()
+            if self.peek.text == "·":
+                self.take()
+            found: Node = Apply(READOUT, None, (self.path("", t),))
+        else:
+            found = self.path("", t, alone=True)
+        if self.peek.text:
+            self.refuse("end", self.peek)
+        return found
+
+    def path(self, reader: str, t: int | None, alone: bool = False) -> Node:
+        """A path that ``reader`` reads at ``t``; by itself it may be a score."""
+        token = self.take()
+        name = token.text
+        if name == ONE:
+            return One()
+        if not NAME.match(name) or name in (READOUT, SCORE):
+            self.refuse("have a leaf, a head like L0H3 or a layer like mlp0", token)
+        if name == STREAM:
+            return Stream(reader, t)
+        if reader and RESERVED.fullmatch(name):
+            number = LATENT.fullmatch(name)
+            return Latent(reader, t, int(number[1]) if number else name)
+        return self.source(name, t, alone)
+
+    def source(self, name: str, t: int | None, alone: bool) -> Node:
+        at, to = self.look(t)
+        if self.peek.text == ".":
+            dot = self.take()
+            if not alone:
+                must = "have a score only by itself, not inside a path or below W_U"
+                self.refuse(must, dot)
+            self.expect(SCORE)
+            return Score(name, *self.two(name, to), at[0] if at else 0)
+        if self.peek.text != "(":
+            return Write(name, to) if not at else Apply(name, to, (Write("embed", None),), at)
+        return Apply(name, to, self.inputs(name, to, at), at)
+
+    def look(self, t: int | None) -> tuple[tuple[int, ...], int | None]:
+        """Where a source looks, and where it stands."""
+        if self.peek.text == "[":
+            self.take()
+            offset = self.number(
+                r"0|[-−]\d+", "an offset 0, -1, -2, … (key position − query position)"
+            )
+            self.expect("]")
+            return ((offset,) if offset else ()), t
+        if self.peek.text != "@":
+            return (), t
+        self.take()
+        at = [self.number(r"\d+", "a position")]
+        while self.peek.text == ",":
+            self.take()
+            at.append(self.number(r"\d+", "a position"))
+        self.expect("→")
+        return tuple(at), self.number(r"\d+", "a position")
+
+    def inputs(self, reader: str, t: int | None, at: tuple[int, ...]) -> tuple[Node, ...]:
+        """One path or several, each read where ``at`` says."""
+        stands = [t] if t is None or not at else list(at)
+        self.expect("(")
+        made = [self.path(reader, stands[0])]
+        while self.peek.text == ",":
+            self.take()
+            made.append(self.path(reader, stands[min(len(made), len(stands) - 1)]))
+        self.expect(")")
+        return tuple(made)
+
+    def two(self, reader: str, t: int | None) -> tuple[Node, Node]:
+        self.expect("(")
+        left = self.path(reader, t)
+        self.expect(",")
+        right = self.path(reader, t)
+        self.expect(")")
+        return left, right
+
+    def number(self, pattern: str, what: str) -> int:
+        token = self.take()
+        if not re.fullmatch(pattern, token.text):
+            self.refuse(f"have {what}", token)
+        return int(token.text.replace("−", "-"))
+
+    @property
+    def peek(self) -> _Token:
+        return self.tokens[self.n]
+
+    def take(self) -> _Token:
+        token = self.peek
+        self.n = min(self.n + 1, len(self.tokens) - 1)
+        return token
+
+    def expect(self, what: str) -> None:
+        token = self.take()
+        if token.text != what:
+            self.refuse(f"have {what!r}", token)
+
+    def refuse(self, must: str, token: _Token) -> NoReturn:
+        got = repr(token.text) if token.text else "the end"
+        raise ArgumentError(who(self.expr), must=f"{must} at character {token.at + 1}", got=got)
+
+
+def who(expr: str) -> str:
+    """A path, as a refusal names it."""
+    return f"the path {expr!r}"

@@ -1,57 +1,39 @@
 """One forward pass taken apart: what every source wrote, and what was held fixed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.algebra import CP
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole, require_finite
-from bilens.circuits.latents import Latents, placed, take_apart
-from bilens.circuits.paths import Tree
-from bilens.circuits.understood import require_heads, require_layer, require_norm, require_plain
-from bilens.nn.expandable import (
+from bilens.circuits.paths import RESERVED, Node
+from bilens.circuits.paths import Write as Whole
+from bilens.circuits.replaced import Replaced, placed, take_apart
+from bilens.circuits.understood import require_norm, require_plain, require_writes
+from bilens.nn.norm import NoNorm, Norm
+from bilens.wiring import (
+    BIAS,
+    EMBEDDING,
+    POSITION,
     Expandable,
-    Heads,
+    Multilinear,
+    Part,
+    Source,
     Sparse,
     Wiring,
     Worded,
+    Write,
     eager,
     explained,
     explains,
     is_half,
     require_expandable,
 )
-from bilens.nn.norm import NoNorm
-
-Kind = Literal["leaf", "head", "bias", "layer", "opaque"]
-
-
-@dataclass(frozen=True)
-class Source:
-    """What one part of the model writes: ``part`` is its place among the wiring's parts (−1 for
-    what stands first).
-    """
-
-    name: str
-    kind: Kind
-    part: int = -1
-    head: int = 0
-    layer: int = -1
-
-
-class Head(NamedTuple):
-    """A head given its pattern: Σ_s pattern_ts (x̂_s W_V + constant) W_O."""
-
-    w_v: Float[Tensor, "d d_head"]
-    w_o: Float[Tensor, "d_head d"]
-    constant: Float[Tensor, " d_head"] | None  # its bias, and what the norm's constant gives
-    pattern: Float[Tensor, "t s"]
 
 
 class Pass(NamedTuple):
@@ -82,12 +64,11 @@ class Recording:
     names: tuple[str, ...]  # of the positions, special tokens among them
     sources: tuple[Source, ...]
     writes: Float[Tensor, "n t d"]
+    products: dict[str, Multilinear]  # what comes further apart, by source
     reads: tuple[range, ...]
     scales: tuple[Float[Tensor, "t 1"], ...]
-    patterns: dict[int, Float[Tensor, "head t s"]]
-    tensors: dict[int, CP]  # of the layers that have one
     streams: tuple[Float[Tensor, "t d"], ...]
-    latents: dict[int, Latents]  # of the layers that read through a dictionary
+    replaced: dict[int, Replaced]  # of the parts that read through a dictionary
 
     @property
     def length(self) -> int:
@@ -112,16 +93,30 @@ class Recording:
         outputs = self.wiring.norm(self.streams[-1][position]) @ self.wiring.readout.mT
         return outputs if self.wiring.readout_bias is None else outputs + self.wiring.readout_bias
 
-    def norm(self, part: int) -> Any:
+    def norm(self, part: int) -> Norm:
         """The norm that part ``part`` reads through; the readout's for the last."""
-        return self.wiring.parts[part].norm if part < len(self.wiring.parts) else self.wiring.norm
+        parts = self.wiring.parts
+        return parts[part].norm if part < len(parts) else self.wiring.norm
 
     def scale_held(self, part: int, position: int) -> tuple[str, ...]:
-        """The name of the norm scale that reading there holds fixed; none where there is no norm."""
+        """The norm scale that reading there holds fixed, by name; none where there is no norm."""
         if isinstance(self.norm(part), NoNorm):
             return ()
         name = self.wiring.parts[part].name if part < len(self.wiring.parts) else "final"
         return (f"σ {name}@{position}",)
+
+    @property
+    def opaque(self) -> tuple[str, ...]:
+        """The sources that are not taken apart, though they read."""
+        ends = (EMBEDDING, POSITION, BIAS)
+        return tuple(
+            source.name
+            for source in self.sources
+            if source.kind not in ends and source.name not in self.products
+        )
+
+    def source(self, name: str) -> Source:
+        return self.sources[self.index[name]]
 
     def linear(
         self, part: int, x: Float[Tensor, "*b d"], position: int | slice
@@ -135,70 +130,33 @@ class Recording:
         """The transpose of ``linear``: from a functional on what is read to one on the stream."""
         return self.scales[part][position] * self.norm(part).transposed(q)
 
-    @cached_property
-    def heads(self) -> dict[str, Head]:
-        """The heads by name."""
-        found = {}
-        for n, part in enumerate(self.wiring.parts):
-            if isinstance(part, Heads):
-                w_v, w_o = (
-                    part.module.per_head("v_proj").detach(),
-                    part.module.per_head("o_proj").detach(),
-                )
-                constant = part.module.bias_per_head("v_proj").detach()
-                shift = part.norm.shift
-                if shift is not None:
-                    constant = constant + shift.detach() @ w_v
-                biased = shift is not None or part.module.v_proj.bias is not None
-                for head, name in enumerate(part.heads):
-                    found[name] = Head(
-                        w_v[head],
-                        w_o[head],
-                        constant[head] if biased else None,
-                        self.patterns[n][head],
-                    )
-        return found
+    def patterns(self, part: int) -> Float[Tensor, "head t s"]:
+        """The patterns by which the sources of ``part`` are mixed."""
+        mixes = [p.mix(0) for p in self.products.values() if p.source.part == part]
+        return torch.stack([mix.values for mix in mixes if mix is not None])
 
-    def inputs_of(self, part: int, position: int) -> tuple[Float[Tensor, "n d"], list[Tree]]:
-        """All that a layer reads at ``position`` but the constant: what each source gives after the
-        norm, and its name.
+    def inputs_of(self, reader: Source, position: int) -> tuple[Float[Tensor, "n d"], list[Node]]:
+        """All that ``reader`` reads at ``position`` but the constant, after the norm, by name."""
+        if reader.part in self.replaced:
+            return self.replaced[reader.part].at(reader.name, position)
+        reads = self.reads[reader.part]
+        vectors = self.linear(
+            reader.part, self.writes[reads.start : reads.stop, position], position
+        )
+        return vectors, [Whole(self.sources[n].name, position) for n in reads]
+
+    def constants(self, product: Multilinear) -> tuple[Float[Tensor, " k"] | None, ...]:
+        """What each leg reads whatever the sources wrote: its bias, and the norm's shift.
+
+        A dictionary takes apart what is read after the norm, whose shift is then in its sources.
         """
-        if part in self.latents:
-            return self.latents[part].at(position)
-        reads = self.reads[part]
-        vectors = self.linear(part, self.writes[reads.start : reads.stop, position], position)
-        return vectors, [("write", self.sources[n].name, position) for n in reads]
-
-    def hidden(
-        self, part: int, x: Float[Tensor, "n d"]
-    ) -> tuple[Float[Tensor, "n h"], Float[Tensor, "n h"]]:
-        """Left and right hidden features of ``x``, which layer ``part`` reads (see ``linear``)."""
-        tensor = self.tensors[part]
-        own = tensor.shape[1] - x.shape[-1]  # 1 where the tensor is over (1, x̂)
-        return x @ tensor.left[:, own:].mT, x @ tensor.right[:, own:].mT
-
-    def hidden_constant(
-        self, part: int
-    ) -> tuple[Float[Tensor, "1 h"], Float[Tensor, "1 h"]] | None:
-        """Hidden features of the constant that layer ``part`` reads, from its own biases and its
-        norm's; None without.
-
-        A dictionary takes apart what is read after the norm, whose constant is then in its sources.
-        """
-        tensor, shift = self.tensors[part], None if part in self.latents else self.norm(part).shift
-        biased = tensor.shape[1] > self.writes.shape[2]
-        if not biased and shift is None:
-            return None
-        sides = [
-            side[:, :1].mT if biased else torch.zeros_like(side[:, :1].mT)
-            for side in (tensor.left, tensor.right)
-        ]
-        if shift is not None:
-            sides = [
-                side + more
-                for side, more in zip(sides, self.hidden(part, shift.detach()[None]), strict=True)
-            ]
-        return sides[0], sides[1]
+        part = product.source.part
+        shift = None if part in self.replaced else self.norm(part).shift
+        moved = [None if shift is None else leg.weight @ shift for leg in product.form.legs]
+        return tuple(
+            more if leg.bias is None else leg.bias if more is None else leg.bias + more
+            for leg, more in zip(product.form.legs, moved, strict=True)
+        )
 
 
 @explains
@@ -210,7 +168,7 @@ def record(
     apart.
 
     A half-precision model is run in float32, over a copy of its weights (see
-    ``nn.expandable.explained``).
+    ``wiring.explained``).
     ``dictionaries`` by place ("mlp1.input") take apart what layers read there. Errors:
     ArgumentError where inputs, model or dictionaries are not what they must be, and for a part
     whose weights do not add up to its own forward pass (``circuits.understood``); NotFiniteError
@@ -219,63 +177,26 @@ def record(
     require_expandable(model)
     require_plain(model.wiring())
     run = _pass(explained(model), inputs)
-    given, wiring = run.inputs, run.model.wiring()
-    names = tuple(run.model.input_names(given))
-    leaves = run.model.leaves(given)
-    sources = [Source(name, "leaf") for name in wiring.leaves]
-    writes = [leaves[name] for name in wiring.leaves]
-    reads, scales, streams = [], [], [_sum(writes)]
-    patterns: dict[int, Tensor] = {}
-    tensors: dict[int, CP] = {}
-    by_part, latents = placed(dictionaries, wiring.parts, wiring.readout.shape[1]), {}
+    wiring, found = run.model.wiring(), _Found(run)
+    by_part = placed(dictionaries, wiring.parts, wiring.readout.shape[1])
     for n, part in enumerate(wiring.parts):
-        reads.append(_reads(wiring, sources, n))
-        scales.append(part.norm.scale(streams[-1]))
-        require_norm(f"the norm of {part.name}", part.norm, streams[-1])
-        read = part.norm(streams[-1])
-        if isinstance(part, Heads):
-            by_head, pattern = part.module.by_head(read[None], part.turn(len(read), read.dtype))
-            patterns[n] = pattern[0]
-            require_heads(part, read, by_head[0], pattern[0])
-            sources += [
-                Source(name, "head", n, head, part.layer) for head, name in enumerate(part.heads)
-            ]
-            writes += list(by_head[0])
-            if part.module.o_proj.bias is not None:
-                sources.append(Source(f"{part.name}.bias", "bias", n, layer=part.layer))
-                writes.append(part.module.o_proj.bias.expand(len(read), -1))
-        else:
-            if (tensor := part.tensor()) is not None:
-                tensors[n] = tensor.detach()
-            if n in by_part:
-                latents[n] = take_apart(part.name, by_part[n], read)
-            sources.append(
-                Source(part.name, "layer" if n in tensors else "opaque", n, layer=part.layer)
-            )
-            writes.append(part.module(read))
-            require_layer(part, read, writes[-1])
-        written = _sum(writes[reads[-1].stop :])
-        streams.append(streams[-1] + written if wiring.accumulates else written)
-    reads.append(_reads(wiring, sources, len(wiring.parts)))
-    scales.append(wiring.norm.scale(streams[-1]))
-    require_norm("the final norm", wiring.norm, streams[-1])
-    stacked = torch.stack(writes).detach()
-    require_finite("the forward pass", writes=stacked)
+        found.part(n, part, by_part.get(n))
+    found.readout()
+    names = tuple(run.model.input_names(run.inputs))
     return Recording(
         run=run,
         as_run=_pass(eager(model), inputs) if is_half(model) else None,
         wiring=wiring,
-        inputs=given,
-        text=run.model.text(given) if isinstance(run.model, Worded) else " ".join(names),
+        inputs=run.inputs,
+        text=run.model.text(run.inputs) if isinstance(run.model, Worded) else " ".join(names),
         names=names,
-        sources=tuple(sources),
-        writes=stacked,
-        reads=tuple(reads),
-        scales=tuple(scales),
-        patterns=patterns,
-        tensors=tensors,
-        streams=tuple(streams),
-        latents=latents,
+        sources=tuple(found.sources),
+        writes=found.stacked(),
+        products=found.products,
+        reads=tuple(found.reads),
+        scales=tuple(found.scales),
+        streams=tuple(found.streams),
+        replaced=found.replaced,
     )
 
 
@@ -283,13 +204,65 @@ def _pass(model: Expandable, inputs: Any) -> Pass:
     return Pass(model, model.read(inputs))
 
 
-def _reads(wiring: Wiring, sources: list[Source], part: int) -> range:
-    """Which of the sources so far part ``part`` reads."""
-    if wiring.accumulates or part == 0:
-        return range(len(sources))
-    return range(
-        next(n for n, source in enumerate(sources) if source.part == part - 1), len(sources)
-    )
+class _Found:
+    """A recording in the making: the stream, part by part."""
+
+    def __init__(self, run: Pass) -> None:
+        self.wiring = run.model.wiring()
+        leaves = run.model.leaves(run.inputs)
+        self.sources = list(self.wiring.leaves)
+        self.writes = [leaves[source.name] for source in self.sources]
+        self.streams = [_sum(self.writes)]
+        self.products: dict[str, Multilinear] = {}
+        self.reads: list[range] = []
+        self.scales: list[Tensor] = []
+        self.replaced: dict[int, Replaced] = {}
+
+    def part(self, n: int, part: Part, dictionary: Sparse | None) -> None:
+        """What one part reads and writes."""
+        read = self.read(n, f"the norm of {part.name}", part.norm)
+        written = part.writes(read)
+        values = require_writes(part, read, written)
+        if dictionary is not None:
+            self.replaced[n] = take_apart(part.name, dictionary, read)
+        for write, value in zip(written, values, strict=True):
+            self.write(n, write, value)
+        total = _sum(values)
+        self.streams.append(self.streams[-1] + total if self.wiring.accumulates else total)
+
+    def write(self, n: int, write: Write, value: Tensor) -> None:
+        source = replace(write.source, part=n)
+        if RESERVED.fullmatch(source.name) or source.name in {one.name for one in self.sources}:
+            raise ArgumentError(
+                "a source's name", must="be its own and none of a path's words", got=source.name
+            )
+        self.sources.append(source)
+        self.writes.append(value)
+        if isinstance(write, Multilinear):
+            self.products[source.name] = replace(write, source=source)
+
+    def read(self, n: int, who: str, norm: Norm) -> Tensor:
+        """What is read through ``norm`` of the stream so far."""
+        stream = self.streams[-1]
+        self.reads.append(self.read_by(n))
+        self.scales.append(norm.scale(stream))
+        require_norm(who, norm, stream)
+        return norm(stream)
+
+    def readout(self) -> None:
+        self.read(len(self.wiring.parts), "the final norm", self.wiring.norm)
+
+    def read_by(self, n: int) -> range:
+        """Which of the sources so far part ``n`` reads."""
+        if self.wiring.accumulates or n == 0:
+            return range(len(self.sources))
+        first = next(i for i, source in enumerate(self.sources) if source.part == n - 1)
+        return range(first, len(self.sources))
+
+    def stacked(self) -> Float[Tensor, "n t d"]:
+        stacked = torch.stack(self.writes).detach()
+        require_finite("the forward pass", writes=stacked)
+        return stacked
 
 
 def _sum(writes: list[Tensor]) -> Tensor:

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import require_finite
-from bilens.circuits.paths import Tree
+from bilens.circuits.paths import Node, Write
 from bilens.circuits.recording import Pass, Recording
-from bilens.nn.expandable import Expandable
-from bilens.nn.hooks import find_place, hear
+from bilens.wiring import Expandable, find_place, hear
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +43,7 @@ class Goal:
 
     name: str
     q: Float[Tensor, " d"]
-    roots: tuple[Tree, ...]
+    roots: tuple[Node, ...]
     constant: float
     forward: float
     part: int  # what reads the roots; −1 where a layer's own write is explained
@@ -153,14 +152,16 @@ def _inside(record: Recording, target: At, position: int, measured: bool) -> Goa
     )
     name = f"{target.name} at {place}"
     if side == "output":
-        roots: tuple[Tree, ...] = (("write", record.wiring.parts[n].name, position),)
+        roots: tuple[Node, ...] = tuple(
+            Write(source.name, position) for source in record.sources if source.part == n
+        )
         return Goal(name, u, roots, 0.0, forward, -1, position, as_run)
     constant, roots = _constant(record, n, u), _roots(record, n, position)
     return Goal(name, record.pull(n, u, position), roots, constant, forward, n, position, as_run)
 
 
-def _roots(record: Recording, part: int, position: int) -> tuple[Tree, ...]:
-    return tuple(("write", record.sources[n].name, position) for n in record.reads[part])
+def _roots(record: Recording, part: int, position: int) -> tuple[Node, ...]:
+    return tuple(Write(record.sources[n].name, position) for n in record.reads[part])
 
 
 def _constant(record: Recording, part: int, u: Tensor) -> float:

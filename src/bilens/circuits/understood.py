@@ -9,17 +9,16 @@ is understood, however it was made.
 A miss is relative to the sizes that were added up, not to the sum, which may cancel.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bilens.algebra import homogeneous
 from bilens.base.errors import ArgumentError
 from bilens.nn.attention import causal_mask, rotate
-from bilens.nn.expandable import Expandable, Heads, Layer, Wiring
 from bilens.nn.norm import Norm
+from bilens.wiring import Expandable, Heads, Multilinear, Part, Wiring, Write
 
 PROBES = 5  # random vectors, at as many positions, on which weights are tried
 # A miss that is another function: rounding is amplified where patterns are sharp, and stays far
@@ -53,25 +52,31 @@ def require_norm(who: str, norm: Norm, x: Float[Tensor, "t d"]) -> None:
     )
 
 
-def require_heads(
-    part: Heads,
-    read: Float[Tensor, "t d"],
-    by_head: Float[Tensor, "head t d"],
-    pattern: Float[Tensor, "head t s"],
-) -> None:
-    """Raise ArgumentError unless an attention layer writes Σ_s pattern_ts (x̂_s W_V + b_V) W_O +
-    b_O, summed over heads.
+def require_writes(
+    part: Part, read: Float[Tensor, "t d"], writes: Sequence[Write]
+) -> list[Float[Tensor, "t d"]]:
+    """What each of a part's writes wrote where it read ``read``.
 
-    Cost: the layer's own forward pass, and its weights once.
+    Errors: ArgumentError unless they add up to the part's own forward pass, and each is what its
+    weights say. Cost: that pass, and the weights once.
     """
-    module, out = part.module, part.module.per_head("o_proj")
-    values = read @ module.per_head("v_proj") + module.bias_per_head("v_proj")[:, None]
-    bias = torch.zeros_like(read[0]) if module.o_proj.bias is None else module.o_proj.bias
-    does = module(read[None], part.turn(len(read), read.dtype))[0][0]
-    says = (pattern @ values @ out).sum(0) + bias
-    size = (pattern @ values.abs()).amax() * out.abs().sum(1).max() + bias.abs().max()
-    _require_same(part.name, does, says, size, "W_V and W_O, given its patterns")
-    _require_same(part.name, does, by_head.sum(0) + bias, size, "the sum of its heads")
+    does, made, sizes = part.run(read), [], [read.new_zeros(())]
+    for write in writes:
+        value = does if write.value is None and len(writes) == 1 else write.value
+        if isinstance(write, Multilinear):
+            says, size = write.says(read)
+            value = says if value is None else value
+            who = part.name if len(writes) == 1 else f"{write.source.name} of {part.name}"
+            _require_same(who, value, says, size, "what its weights say of its writes")
+            sizes.append(torch.as_tensor(size))
+        if value is None:
+            must = "say what it wrote, as its part writes more than that"
+            raise ArgumentError(f"{write.source.name} of {part.name}", must=must, got="no value")
+        sizes.append(value.abs().max() if value.numel() else read.new_zeros(()))
+        made.append(value)
+    total = torch.stack(made).sum(0)
+    _require_same(part.name, does, total, max(map(float, sizes)), "the sum of its writes")
+    return made
 
 
 def require_scores(
@@ -120,21 +125,8 @@ def require_sum(says: float, does: float, size: float, dtype: torch.dtype) -> No
     _require_same("the model", got[:, 0], got[:, 1], torch.tensor(size), what)
 
 
-def require_layer(part: Layer, read: Float[Tensor, "t d"], written: Float[Tensor, "t d"]) -> None:
-    """Raise ArgumentError unless a layer that has a tensor writes T(x̂, x̂). Cost: the layer once
-    more.
-    """
-    tensor = part.tensor()
-    if tensor is None:
-        return
-    x = homogeneous(read) if tensor.shape[1] > read.shape[1] else read
-    hidden = (x @ tensor.left.mT) * (x @ tensor.right.mT)
-    size = (hidden.abs() @ tensor.out.abs().mT).max()
-    _require_same(part.name, written, hidden @ tensor.out.mT, size, "its tensor")
-
-
 @torch.no_grad()
-def require_weights(wiring: Wiring, parts: Iterable[Heads | Layer]) -> None:
+def require_weights(wiring: Wiring, parts: Iterable[Part]) -> None:
     """Raise ArgumentError unless ``parts`` and the final norm do what their weights say, on a few
     random vectors.
 
@@ -146,13 +138,14 @@ def require_weights(wiring: Wiring, parts: Iterable[Heads | Layer]) -> None:
     for part in parts:
         require_norm(f"the norm of {part.name}", part.norm, x)
         read = part.norm(x)
-        if isinstance(part, Layer):
-            require_layer(part, read, part.module(read))
-        else:
-            by_head, pattern = part.module.by_head(read[None], part.turn(PROBES, read.dtype))
-            require_heads(part, read, by_head[0], pattern[0])
-            require_scores(part, read, pattern[0])
-            require_turns(part, _random(wiring.readout, part.module.d_head))
+        writes = part.writes(read)
+        require_writes(part, read, writes)
+        heads = part.attention
+        if heads is not None:
+            mixes = [write.mix(0) for write in writes if isinstance(write, Multilinear)]
+            pattern = torch.stack([mix.values for mix in mixes if mix is not None])
+            require_scores(heads, read, pattern)
+            require_turns(heads, _random(wiring.readout, heads.module.d_head))
 
 
 @torch.no_grad()
@@ -205,7 +198,7 @@ def _require_plain_weight(who: str, weight: object) -> None:
     raise ArgumentError(who, must="have a plain weight of a floating dtype", got=got, todo=todo)
 
 
-def _require_same(who: str, does: Tensor, says: Tensor, size: Tensor, what: str) -> None:
+def _require_same(who: str, does: Tensor, says: Tensor, size: Tensor | float, what: str) -> None:
     """What is not finite is told elsewhere, by name."""
     if does.numel() == 0 or not bool(torch.isfinite(does).all()):
         return

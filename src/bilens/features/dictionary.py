@@ -30,7 +30,7 @@ from bilens.base.records import Record
 from bilens.features import saelens
 from bilens.features.learn import DictionaryRecipe, learned
 from bilens.features.saelens import TENSORS, is_transcoder
-from bilens.nn.hooks import short_name
+from bilens.wiring import short_name
 
 BOX = Path(__file__).parent / "box"
 D = TypeVar("D", bound="Dictionary")  # not Self: beartype checks methods one by one

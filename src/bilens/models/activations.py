@@ -12,8 +12,7 @@ from bilens.base.errors import ArgumentError
 from bilens.base.numerics import working_dtype
 from bilens.models.inputs import positions, token_rows
 from bilens.models.transformer import Transformer
-from bilens.nn.expandable import eager, require_expandable
-from bilens.nn.hooks import find_place, hear
+from bilens.wiring import eager, find_place, hear, require_expandable
 
 
 @torch.no_grad()

@@ -2,8 +2,6 @@
 
 from bilens.nn.attention import Attention, Rotary
 from bilens.nn.bilinear import Bilinear
-from bilens.nn.expandable import is_half
-from bilens.nn.hooks import find_place
 from bilens.nn.mlp import MLP, BilinearMLP, GatedMLP
 from bilens.nn.norm import LayerNorm, NoNorm, RMSNorm
 
@@ -17,6 +15,4 @@ __all__ = [
     "NoNorm",
     "RMSNorm",
     "Rotary",
-    "find_place",
-    "is_half",
 ]

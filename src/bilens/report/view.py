@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bilens.models import Classifier, Transformer
-from bilens.nn.expandable import Prompt
 from bilens.training import ImageData
+from bilens.wiring import Prompt
 
 
 @dataclass(frozen=True)

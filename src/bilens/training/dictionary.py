@@ -26,10 +26,9 @@ from bilens.base.progress import Progress
 from bilens.base.records import Record
 from bilens.features import Dictionary, DictionaryRecipe
 from bilens.models import Transformer, activations
-from bilens.nn.expandable import eager
-from bilens.nn.hooks import find_place, hooked
 from bilens.training.run import Run, content
 from bilens.training.text import Blocks, TextData, load_text
+from bilens.wiring import eager, find_place, hooked
 
 SHARD = 256  # blocks in a file
 BATCH = 16  # blocks in a forward pass

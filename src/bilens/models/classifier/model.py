@@ -22,7 +22,7 @@ from bilens.base.numerics import is_whole
 from bilens.models.arguments import IGNORED, cross_entropy, require_known, switch, whole_numbers
 from bilens.models.classifier.config import ClassifierConfig
 from bilens.nn import Bilinear
-from bilens.nn.expandable import NO_NORM, Layer, Wiring
+from bilens.wiring import BIAS, EMBEDDING, Layer, Source, Wiring
 
 
 class Classifier(PreTrainedModel):
@@ -124,17 +124,19 @@ class Classifier(PreTrainedModel):
                 x = self._step(before, x)
         return homogeneous(x) if self.config.bias else x
 
-    # What circuits see (nn.expandable.Expandable).
+    # What circuits see (wiring.Expandable).
 
     def wiring(self) -> Wiring:
         """The embedding of the image, then layer after layer; the head reads the last, or with
         ``residual`` all of them.
         """
-        parts = [Layer(f"mlp{n}", n, NO_NORM, layer) for n, layer in enumerate(self.layers)]
-        leaves = ("embed", "embed.bias") if self.config.bias else ("embed",)
-        return Wiring(
-            leaves, tuple(parts), NO_NORM, self.head.weight, self.head.bias, self.config.residual
-        )
+        none = NoNorm()
+        parts = [Layer(f"mlp{n}", n, none, layer) for n, layer in enumerate(self.layers)]
+        leaves = [Source("embed", EMBEDDING)]
+        if self.config.bias:
+            leaves.append(Source("embed.bias", BIAS))
+        readout = (self.head.weight, self.head.bias)
+        return Wiring(tuple(leaves), tuple(parts), none, *readout, self.config.residual)
 
     def read(self, inputs: Float[Tensor, "*shape"]) -> Float[Tensor, "1 i"]:
         """One image, in its shape or flat, with or without a batch dim of one. Errors: ShapeError

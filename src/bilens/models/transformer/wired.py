@@ -1,4 +1,4 @@
-"""How a transformer is wired, for circuits (``nn.expandable.Expandable``)."""
+"""How a transformer is wired, for circuits (``wiring.Expandable``)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from bilens.base.numerics import is_whole
 from bilens.models.inputs import token_rows
 from bilens.models.tokens import require_unicode, vocabulary
 from bilens.models.transformer.blocks import Block, Body
-from bilens.nn.expandable import Heads, Layer, Prompt, Wiring
+from bilens.wiring import EMBEDDING, POSITION, Heads, Layer, Part, Prompt, Source, Wiring
 
 
 class Wired:
@@ -27,11 +27,15 @@ class Wired:
         """Embeddings, then for each block its heads and its MLP; the final norm and W_U read them
         all.
         """
-        parts: list[Heads | Layer] = []
+        parts: list[Part] = []
         for n, block in enumerate(self.model.blocks):
             parts += _parts(n, block, self.model)
-        leaves = ("embed", "pos") if self.config.positions == "learned" else ("embed",)
-        return Wiring(leaves, tuple(parts), self.model.norm, self.lm_head.weight, self.lm_head.bias)
+        leaves = [Source("embed", EMBEDDING)]
+        if self.config.positions == "learned":
+            leaves.append(Source("pos", POSITION))
+        return Wiring(
+            tuple(leaves), tuple(parts), self.model.norm, self.lm_head.weight, self.lm_head.bias
+        )
 
     def read(self, inputs: Any) -> Int[Tensor, "1 t"]:
         """Token ids of one text: what ``model(**tokenizer(text))`` reads.
@@ -150,8 +154,8 @@ class Wired:
         return self.tokenizer(text)["input_ids"] if prompt.special_tokens else plain
 
 
-def _parts(n: int, block: Block, body: Body) -> list[Heads | Layer]:
-    parts: list[Heads | Layer] = []
+def _parts(n: int, block: Block, body: Body) -> list[Part]:
+    parts: list[Part] = []
     if block.self_attn is not None:
         parts.append(Heads(f"attn{n}", n, block.input_layernorm, block.self_attn, body.rotary_emb))
     if block.mlp is not None:

@@ -5,9 +5,9 @@ from typing import Any
 
 from bilens.circuits import pairs
 from bilens.models import Transformer
-from bilens.nn.expandable import Prompt
 from bilens.report.page import result
 from bilens.report.view import Block, Query, View, is_language_model, prompt_text, sentence
+from bilens.wiring import Prompt
 
 
 def _fits(model: object) -> bool:

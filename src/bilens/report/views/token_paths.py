@@ -7,8 +7,8 @@ from typing import Any
 
 from bilens.circuits import Expansion, Term, expand, paths
 from bilens.models import Transformer
-from bilens.nn.expandable import Prompt, is_half
 from bilens.report.view import Block, Query, View, is_language_model, prompt_text
+from bilens.wiring import Prompt, is_half
 
 TERMS = 400  # of each token's expansion
 BRANCHES = 10  # shown under one node; the others are added up

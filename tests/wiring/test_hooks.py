@@ -12,7 +12,7 @@ from bilens import Transformer, TransformerConfig, load
 from bilens.base.errors import ArgumentError
 from bilens.circuits import At, attention_scores, expand, knockout
 from bilens.models import activations
-from bilens.nn.hooks import Place, find_place, hear, hooked
+from bilens.wiring import Place, find_place, hear, hooked
 
 MODEL = load("tinystories-2l")
 PARTS = MODEL.wiring().parts

@@ -1,12 +1,10 @@
-"""Dictionaries as sources: what a layer reads, taken apart into active latents, the dictionary's
-base and its error.
+"""What a part reads, taken apart another way: sources that add up to it, the error being one.
 
-    x̂_t = Σ_f a_tf w_f + b + ε_t     a = encode(x̂), w_f = writes[f], b = base, and ε what of x̂ is
-                                      then missing
+    x̂_t = Σ_f a_tf w_f + b + ε_t     a = encode(x̂), w_f = writes[f], b = base, ε what x̂ has beside
 
-The sum is x̂ by construction, whatever the dictionary is worth, so a bilinear layer's write T(x̂,
-x̂) is the sum over unordered pairs of these. x̂ is what the layer reads after its norm, and a
-latent is an end: nothing before it is asked.
+That is a dictionary's way. The sum is x̂ by construction, whatever the dictionary is worth, so a
+bilinear layer's write T(x̂, x̂) is the sum over unordered pairs of these. x̂ is what the layer reads
+after its norm, and each of the sources is an end: nothing before it is asked.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,42 +16,31 @@ from torch import Tensor
 
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import require_finite
-from bilens.circuits.paths import BASE, ERROR, Tree
-from bilens.nn.expandable import Heads, Layer, Sparse
-from bilens.nn.hooks import find_place
+from bilens.circuits.paths import BASE, ERROR, Latent, Node
+from bilens.wiring import Part, Sparse, find_place
 
 
 @dataclass(frozen=True, eq=False)
-class Latents:
-    """What ``layer`` read in one pass, as its dictionary has it: ``activations`` @ ``writes`` +
+class Replaced:
+    """What a part read in one pass, as its dictionary has it: ``activations`` @ ``writes`` +
     ``base`` + ``error``.
     """
 
-    layer: str  # "mlp1"
     activations: Float[Tensor, "t f"]
     writes: Float[Tensor, "f d"]
     base: Float[Tensor, " d"]
     error: Float[Tensor, "t d"]
 
-    def at(self, t: int) -> tuple[Float[Tensor, "n d"], list[Tree]]:
-        """The sources at position ``t`` as vectors that add up to what is read there: active
-        latents, base, error.
-        """
+    def at(self, reader: str, t: int) -> tuple[Float[Tensor, "n d"], list[Node]]:
+        """What the source ``reader`` reads at ``t``: active latents, base, error, and their names."""
         active = self.activations[t].nonzero()[:, 0]
-        vectors = torch.cat(
-            [
-                self.activations[t, active, None] * self.writes[active],
-                self.base[None],
-                self.error[t, None],
-            ]
-        )
-        return vectors, [
-            ("latent", self.layer, t, what) for what in (*active.tolist(), BASE, ERROR)
-        ]
+        latents = self.activations[t, active, None] * self.writes[active]
+        vectors = torch.cat([latents, self.base[None], self.error[t, None]])
+        return vectors, [Latent(reader, t, what) for what in (*active.tolist(), BASE, ERROR)]
 
 
-def take_apart(layer: str, dictionary: Sparse, read: Float[Tensor, "t d"]) -> Latents:
-    """What ``layer`` reads, by ``dictionary``, which encodes in its own dtype; all else is in that
+def take_apart(part: str, dictionary: Sparse, read: Float[Tensor, "t d"]) -> Replaced:
+    """What ``part`` reads, by ``dictionary``, which encodes in its own dtype; all else is in that
     of ``read``.
 
     Cost: the encoder and the decoder once, O(t f d); memory t × f. Errors: NotFiniteError for
@@ -63,12 +50,12 @@ def take_apart(layer: str, dictionary: Sparse, read: Float[Tensor, "t d"]) -> La
     activations = dictionary.encode(read.to(writes)).detach().to(read)
     writes, base = writes.to(read), base.to(read)
     error = read - activations @ writes - base
-    require_finite(f"the dictionary at {layer}.input", latents=activations, error=error)
-    return Latents(layer, activations, writes, base, error)
+    require_finite(f"the dictionary at {part}.input", latents=activations, error=error)
+    return Replaced(activations, writes, base, error)
 
 
 def placed(
-    dictionaries: Mapping[str, Sparse] | None, parts: Sequence[Heads | Layer], width: int
+    dictionaries: Mapping[str, Sparse] | None, parts: Sequence[Part], width: int
 ) -> dict[int, Sparse]:
     """Dictionaries by the part that reads their place.
 
@@ -82,19 +69,18 @@ def placed(
         raise ArgumentError("dictionaries", must=must, got=type(dictionaries).__name__)
     for text, dictionary in (dictionaries or {}).items():
         part, side, place = find_place(text, parts)
-        layer = parts[part]
-        if side != "input" or not isinstance(layer, Layer):
-            raise ArgumentError(
-                "a dictionary's place", must="be the input of a layer, mlp0.input say", got=place
-            )
-        if layer.tensor() is None:
-            todo = f"{layer.name} is a source of its own: nothing that it reads is."
-            raise ArgumentError(
-                "a dictionary's place",
-                must="be before a layer with a tensor",
-                got=f"{place}: opaque",
-                todo=todo,
-            )
+        who = "a dictionary's place"
+        if side != "input" or parts[part].looks:
+            must = "be the input of a layer, mlp0.input say"
+            raise ArgumentError(who, must=must, got=place)
+        degrees = [form.degree for form in parts[part].forms().values()]
+        if not degrees:
+            todo = f"{parts[part].name} is a source of its own: nothing that it reads is."
+            must = "be before a layer with a tensor"
+            raise ArgumentError(who, must=must, got=f"{place}: opaque", todo=todo)
+        if max(degrees) > 2:
+            must = "be before a layer of degree 1 or 2"
+            raise ArgumentError(who, must=must, got=f"{place}, of degree {max(degrees)}")
         if part in found:
             raise ArgumentError("dictionaries", must="name a place once", got=f"{place} twice")
         _require_fitting(f"the dictionary at {place}", dictionary, place, parts, width)
@@ -103,7 +89,7 @@ def placed(
 
 
 def _require_fitting(
-    who: str, dictionary: Sparse, place: str, parts: Sequence[Heads | Layer], width: int
+    who: str, dictionary: Sparse, place: str, parts: Sequence[Part], width: int
 ) -> None:
     if not isinstance(dictionary, Sparse):
         raise ArgumentError(who, must="have encode, writes and base", got=type(dictionary).__name__)
@@ -126,7 +112,7 @@ def _require_fitting(
         raise ShapeError(who, must=f"be of the model's width {width}", got=got)
 
 
-def _name(hook: str, parts: Sequence[Heads | Layer]) -> str:
+def _name(hook: str, parts: Sequence[Part]) -> str:
     """The place that a dictionary was made for, in the words of ``find_place`` where it knows it."""
     try:
         return find_place(hook, parts).name

@@ -1,60 +1,16 @@
 """Reading and changing what a module is given or gives, while a model runs."""
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bilens.base.errors import ArgumentError
-from bilens.nn.expandable import Heads, Layer
-
-PLACE = re.compile(
-    r"(?:(attn|mlp)(\d+)|(?:model\.)?layers\.(\d+)\.(mlp|self_attn))\.(input|output)"
-)
-
-
-class Place(NamedTuple):
-    """Where in a model: what a part reads, after its norm, or what it writes."""
-
-    part: int
-    side: str
-    name: str  # "mlp1.input"
-
-
-def find_place(text: str, parts: Sequence[Heads | Layer]) -> Place:
-    """The place called ``text``: "mlp1.input", or with the names of modules "layers.1.mlp.input".
-
-    Errors: ArgumentError where there is no such place; heads write one by one, so an attention
-    layer has no output.
-    """
-    names = {part.name: n for n, part in enumerate(parts)}
-    if not isinstance(text, str):
-        raise ArgumentError("place", must="be a name, mlp0.input say", got=type(text).__name__)
-    side = text.rpartition(".")[2]
-    name = short_name(text).removesuffix(f".{side}")
-    if not PLACE.fullmatch(text) or name not in names:
-        places = ", ".join(f"{name}.input" for name in names)
-        raise ArgumentError("place", must=f"be one of {places}, or .output of a layer", got=text)
-    if side == "output" and isinstance(parts[names[name]], Heads):
-        raise ArgumentError(
-            "place", must="be the output of an mlp", got=text, todo="Heads write one by one."
-        )
-    return Place(names[name], side, f"{name}.{side}")
-
-
-def short_name(text: str) -> str:
-    """The short name of a place, "mlp1.input" for "layers.1.mlp.input"; any other text as it is."""
-    found = PLACE.fullmatch(text)
-    if not found:
-        return text
-    part = found[1] or {"mlp": "mlp", "self_attn": "attn"}[found[4]]
-    return f"{part}{found[2] or found[3]}.{found[5]}"
 
 
 @dataclass(eq=False)
@@ -84,7 +40,7 @@ def hooked(module: nn.Module, side: str, act: Callable[[Tensor], Tensor | None])
     asyncio task and what that one starts. Other threads run through the same modules untouched. (So
     a layer recomputed in a backward pass on another thread, as checkpoints are on CUDA, is not
     acted on.) Modules compiled in place do not run their hooks: see
-    ``nn.expandable.eager``. Yields a ``Hook``, which counts.
+    ``wiring.eager``. Yields a ``Hook``, which counts.
     """
     hook = Hook()
 

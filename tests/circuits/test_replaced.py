@@ -17,7 +17,7 @@ import bilens
 from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
 from bilens.circuits import At, Expansion, expand, graph, record
 from bilens.circuits.engine import Engine
-from bilens.circuits.latents import take_apart
+from bilens.circuits.replaced import take_apart
 
 PLACES = {
     "mlp0.input": "layers.0.mlp.input",

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import bilens
-from bilens.nn.expandable import eager, explained, is_half
+from bilens.wiring import eager, explained, is_half
 
 
 def tiny(dtype=torch.float32, **given):

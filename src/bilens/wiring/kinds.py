@@ -1,0 +1,202 @@
+"""What a part of a model writes: multilinear in what it reads given what a pass fixed, or an end.
+
+    y_t = out · gate_t ∘ ∏_i (Σ_s mixⁱ_ts (W_i x̂_s + b_i))        elementwise over hidden features
+
+A head has one leg, mixed by its pattern (degree 1); a bilinear layer has two (degree 2). A gated
+layer has a gate, an expert is gated by its router, a convolution is mixed by a kernel that no pass
+fixes. They differ in these fields and nowhere else.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bilens.algebra import CP
+from bilens.base.records import Record
+
+
+@dataclass(frozen=True)
+class Source(Record):
+    """Who writes: ``name`` ("L0H3", "mlp0", "embed") and, in words, its ``kind``.
+
+    ``layer`` is −1 for what stands before all layers. ``part`` is its place among the wiring's
+    parts, −1 for what the model writes first; a recording fills it in.
+    """
+
+    name: str
+    kind: str
+    layer: int = -1
+    part: int = -1
+
+
+EMBEDDING, POSITION, BIAS = "embedding", "position embedding", "bias"
+HEAD, BILINEAR, OPAQUE = "attention head", "bilinear layer", "opaque layer"
+
+
+@dataclass(frozen=True, eq=False)
+class Leg:
+    """One input of a product: the hidden features W x̂ + b of what is read."""
+
+    weight: Float[Tensor, "k d"]
+    bias: Float[Tensor, " k"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """The weights of a write: y = out · ∏_i (W_i x̂_i + b_i), elementwise over hidden features."""
+
+    legs: tuple[Leg, ...]
+    out: Float[Tensor, "d k"]
+
+    @property
+    def degree(self) -> int:
+        return len(self.legs)
+
+    @classmethod
+    def of(cls, tensor: CP) -> "Form":
+        """A third-order tensor over x̂, or over (1, x̂), whose first column is then the bias."""
+        sides = (tensor.left, tensor.right)
+        legs = (Leg(side[:, 1:], side[:, 0]) if tensor.affine else Leg(side) for side in sides)
+        return cls(tuple(legs), tensor.out)
+
+    def detach(self) -> "Form":
+        """The same form cut off from autograd."""
+        return self._over(Tensor.detach)
+
+    def double(self) -> "Form":
+        """The same form in float64."""
+        return self._over(Tensor.double)
+
+    def behind(self, linear: Callable[[Tensor], Tensor]) -> "Form":
+        """The linear part over what stands before a norm whose transposed map is ``linear``."""
+        return Form(tuple(Leg(linear(leg.weight)) for leg in self.legs), self.out)
+
+    def _over(self, change: Callable[[Tensor], Tensor]) -> "Form":
+        legs = (
+            Leg(change(leg.weight), None if leg.bias is None else change(leg.bias))
+            for leg in self.legs
+        )
+        return Form(tuple(legs), change(self.out))
+
+
+@dataclass(frozen=True, eq=False)
+class Mix:
+    """How much of each position s is read at t. ``given`` names it where the pass fixed it, as a
+    pattern; a kernel of the weights is nothing given.
+    """
+
+    values: Float[Tensor, "t s"]
+    given: str = ""
+
+    @cached_property
+    def causal(self) -> bool:
+        """Whether nothing later than t is read at t."""
+        return not bool(self.values.triu(1).any())
+
+    def seen(self, t: int) -> range:
+        """The positions that may be read at t."""
+        return range(t + 1 if self.causal else self.values.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """A factor of each hidden feature, or of all of them, that the pass fixed; ``given`` names it."""
+
+    values: Float[Tensor, "t k"] | Float[Tensor, "t 1"]
+    given: str
+
+
+@dataclass(frozen=True, eq=False)
+class Multilinear:
+    """What ``source`` writes given a pass: ``form`` on what is read, mixed leg by leg and gated.
+
+    ``mixes`` has an entry for each leg, None where it reads its own position, or is empty.
+    ``value`` is what it wrote in the pass, where that can be had apart from the part's other
+    writes; one write alone is what the part writes.
+    """
+
+    source: Source
+    form: Form
+    mixes: tuple[Mix | None, ...] = ()
+    gate: Gate | None = None
+    value: Float[Tensor, "t d"] | None = None
+
+    @property
+    def degree(self) -> int:
+        return self.form.degree
+
+    @property
+    def looks(self) -> bool:
+        """Whether any leg reads other positions than its own."""
+        return any(mix is not None for mix in self.mixes)
+
+    def mix(self, leg: int) -> Mix | None:
+        return self.mixes[leg] if self.mixes else None
+
+    def weight(self, leg: int, t: int, s: int) -> Float[Tensor, ""] | float:
+        """How much of position s the leg reads at t."""
+        mix = self.mix(leg)
+        return float(s == t) if mix is None else mix.values[t, s]
+
+    def mass(self, leg: int, t: int) -> Float[Tensor, ""] | float:
+        """How often the leg's constant is read at t: Σ_s mix_ts."""
+        mix = self.mix(leg)
+        return 1.0 if mix is None else mix.values[t].sum()
+
+    def seen(self, leg: int, t: int) -> range:
+        """The positions that the leg may read at t."""
+        mix = self.mix(leg)
+        return range(t, t + 1) if mix is None else mix.seen(t)
+
+    def down(self, q: Float[Tensor, " d"], t: int) -> Float[Tensor, " k"]:
+        """From a functional on what is written at t to one on the hidden features."""
+        hidden = q @ self.form.out
+        return hidden if self.gate is None else hidden * self.gate.values[t]
+
+    def up(self, hidden: Float[Tensor, "*b k"], t: int) -> Float[Tensor, "*b d"]:
+        """What hidden features write at t."""
+        gated = hidden if self.gate is None else hidden * self.gate.values[t]
+        return gated @ self.form.out.mT
+
+    def says(self, x: Float[Tensor, "t d"]) -> tuple[Float[Tensor, "t d"], float]:
+        """What the weights say is written where ``x`` is read, and the size of what is added up."""
+        hidden, sizes = torch.ones_like(x[:, :1]), torch.ones_like(x[:, :1])
+        for n, leg in enumerate(self.form.legs):
+            features = x @ leg.weight.mT
+            features = features if leg.bias is None else features + leg.bias
+            mix = self.mix(n)
+            hidden = hidden * (features if mix is None else mix.values @ features)
+            sizes = sizes * (features.abs() if mix is None else mix.values.abs() @ features.abs())
+        if self.gate is not None:
+            hidden, sizes = hidden * self.gate.values, sizes * self.gate.values.abs()
+        size = (sizes @ self.form.out.abs().mT).max() if sizes.numel() else 0.0
+        return hidden @ self.form.out.mT, float(size)
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """What ``source`` writes whatever is read: a bias. An end."""
+
+    source: Source
+    value: Float[Tensor, "t d"]
+
+
+@dataclass(frozen=True, eq=False)
+class Opaque:
+    """What ``source`` writes, not taken apart. An end. ``value`` as in ``Multilinear``."""
+
+    source: Source
+    value: Float[Tensor, "t d"] | None = None
+
+
+Write = Multilinear | Constant | Opaque
+
+
+def quadratic(form: Form) -> CP:
+    """A form of degree 2 as a third-order tensor over what is read, its biases left out."""
+    left, right = form.legs
+    return CP(form.out, left.weight, right.weight)

@@ -1,0 +1,123 @@
+"""What circuits need of a model: what it writes first, its parts in order, and its readout.
+
+A model says how it is wired and circuits do the rest, so that a classifier expands as a transformer
+does. In a residual stream every part reads the sum of all earlier writes; without one it reads what
+the part before it wrote, alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bilens.base.errors import ArgumentError
+from bilens.nn.norm import Norm
+from bilens.wiring.kinds import Source
+from bilens.wiring.parts import Part
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text, and whether the tokenizer puts its own special tokens around it: what
+    ``tokenizer(text)`` does.
+
+    A plain string is read with them, as people run a model; ``Prompt(text, special_tokens=False)``
+    is read without.
+    """
+
+    text: str
+    special_tokens: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Wiring:
+    """How a model is put together. ``readout`` (out, d) and ``readout_bias`` make the outputs of
+    what ``norm`` reads.
+    """
+
+    leaves: tuple[Source, ...]  # what is written first: "embed", "pos", …
+    parts: tuple[Part, ...]
+    norm: Norm
+    readout: Float[Tensor, "out d"]
+    readout_bias: Float[Tensor, " out"] | None = None
+    accumulates: bool = True  # a residual stream
+
+
+@runtime_checkable
+class Expandable(Protocol):
+    """A model whose outputs can be written as sums of paths."""
+
+    def wiring(self) -> Wiring:
+        """Its parts, in the order in which they write."""
+        ...
+
+    def read(self, inputs: Any) -> Tensor:
+        """What a person passes, as the model takes it: token ids (1, t), or one image (1, i).
+        Errors say what is wrong.
+        """
+        ...
+
+    def leaves(self, inputs: Tensor) -> dict[str, Float[Tensor, "t d"]]:
+        """What ``wiring().leaves`` write for ``inputs`` (of ``read``), position by position."""
+        ...
+
+    def leaf_weights(self) -> dict[str, Float[Tensor, "n d"]]:
+        """What each leaf can write, a row for each of its entries: W_E by token, W_pos by position.
+        Gradients flow.
+        """
+        ...
+
+    def outputs(self, inputs: Tensor) -> Float[Tensor, "t out"]:
+        """The model's own forward pass: the outputs at every position."""
+        ...
+
+    def output_index(self, name: str | int) -> int:
+        """The output of that name: a token, a class. Errors: ArgumentError where there is none."""
+        ...
+
+    def output_names(self, indices: Int[Tensor, " n"] | Sequence[int]) -> list[str]:
+        """Names of outputs, to be read by people."""
+        ...
+
+    def input_names(self, inputs: Tensor) -> list[str]:
+        """Names of the positions of ``inputs``: their tokens."""
+        ...
+
+
+@runtime_checkable
+class Worded(Protocol):
+    """A model that reads text: what it read can be written out."""
+
+    def text(self, inputs: Tensor) -> str:
+        """What a person wrote to get ``inputs`` (of ``read``): special tokens left out."""
+        ...
+
+
+@runtime_checkable
+class Sparse(Protocol):
+    """A sparse dictionary, as circuits need it: x̂ = encode(x̂) @ writes + base + what it misses."""
+
+    @property
+    def writes(self) -> Float[Tensor, "f d"]:
+        """What each latent adds where it is 1: decoder rows."""
+        ...
+
+    @property
+    def base(self) -> Float[Tensor, " d"]:
+        """What is there with no latent active: the decoder's bias."""
+        ...
+
+    def encode(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b f"]:
+        """How active each latent is, zero for most."""
+        ...
+
+
+def require_expandable(model: object) -> None:
+    """Raise ArgumentError unless ``model`` is one that circuits can read."""
+    if not isinstance(model, Expandable):
+        must = "be a bilens model, or satisfy wiring.Expandable"
+        raise ArgumentError(
+            "model", must=must, got=type(model).__name__, todo="Load it with bilens.load."
+        )

@@ -1,0 +1,144 @@
+"""The parts of a model, each as a list of writes: what circuits ask, and all that they ask."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bilens.base.errors import NotExactError
+from bilens.nn.attention import Attention, Rotary
+from bilens.nn.norm import Norm
+from bilens.wiring.kinds import (
+    BIAS,
+    BILINEAR,
+    HEAD,
+    OPAQUE,
+    Constant,
+    Form,
+    Leg,
+    Mix,
+    Multilinear,
+    Opaque,
+    Source,
+    Write,
+)
+
+
+class Outlet(NamedTuple):
+    """Where in the modules all that one source writes passes by, and nothing else does."""
+
+    module: nn.Module
+    side: str  # "input" or "output" of the module
+    columns: slice  # of what passes there
+
+
+@dataclass(frozen=True, eq=False)
+class Part(ABC):
+    """A part reads the stream through ``norm``, and ``module`` makes what it writes.
+
+    A new kind of part says what its writes are (``writes``), what their weights are (``forms``),
+    and, where its module is not called with what it reads alone, how it runs.
+    """
+
+    name: str  # "attn0", "mlp0"
+    layer: int
+    norm: Norm
+    module: nn.Module
+
+    looks = False  # whether it reads other positions than its own
+
+    @abstractmethod
+    def forms(self) -> dict[str, Form]:
+        """The weights of its writes by source, in order. Empty where it is opaque. Gradients flow."""
+
+    @abstractmethod
+    def writes(self, x: Float[Tensor, "t d"]) -> list[Write]:
+        """What it writes given that it read ``x``: all of them add up to ``run(x)``."""
+
+    def run(self, x: Float[Tensor, "t d"]) -> Float[Tensor, "t d"]:
+        """Its own forward pass."""
+        return self.module(x)
+
+    def outlet(self, source: str) -> Outlet:
+        """Where what ``source`` writes can be taken out."""
+        return Outlet(self.module, "output", slice(None))
+
+    @property
+    def attention(self) -> "Heads | None":
+        """Itself, where it has queries and keys."""
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class Heads(Part):
+    """An attention layer: given its pattern each head is linear in what it reads where it looks."""
+
+    module: Attention
+    rotary: Rotary | None = None
+
+    looks = True
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """ "L0H0", "L0H1", …"""
+        return tuple(f"L{self.layer}H{head}" for head in range(self.module.n_heads))
+
+    @property
+    def attention(self) -> "Heads":
+        return self
+
+    def forms(self) -> dict[str, Form]:
+        """A head's W_V W_O, and its bias b_V."""
+        w_v, w_o = self.module.per_head("v_proj"), self.module.per_head("o_proj")
+        biased = self.module.v_proj.bias is not None
+        b_v = self.module.bias_per_head("v_proj") if biased else [None] * len(w_v)
+        weights = zip(self.heads, w_v, b_v, w_o, strict=True)
+        return {name: Form((Leg(v.mT, bias),), o.mT) for name, v, bias, o in weights}
+
+    def writes(self, x: Float[Tensor, "t d"]) -> list[Write]:
+        by_head, patterns = self.module.by_head(x[None], self.turn(len(x), x.dtype))
+        made: list[Write] = []
+        for (name, form), value, pattern in zip(
+            self.forms().items(), by_head[0], patterns[0], strict=True
+        ):
+            source, mix = Source(name, HEAD, self.layer), Mix(pattern, f"A {name}")
+            made.append(Multilinear(source, form.detach(), (mix,), value=value))
+        if self.module.o_proj.bias is not None:
+            source = Source(f"{self.name}.bias", BIAS, self.layer)
+            made.append(Constant(source, self.module.o_proj.bias.expand(len(x), -1)))
+        return made
+
+    def run(self, x: Float[Tensor, "t d"]) -> Float[Tensor, "t d"]:
+        return self.module(x[None], self.turn(len(x), x.dtype))[0][0]
+
+    def outlet(self, source: str) -> Outlet:
+        """The columns of o_proj's input that are one head's."""
+        head, width = self.heads.index(source), self.module.d_head
+        return Outlet(self.module.o_proj, "input", slice(head * width, (head + 1) * width))
+
+    def turn(self, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        """cos and sin of positions 0 … length − 1."""
+        if self.rotary is None:
+            return None
+        positions = torch.arange(length, device=self.module.q_proj.weight.device)
+        return self.rotary(positions[None], dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer(Part):
+    """An MLP or a bilinear layer: quadratic where it has a tensor, and opaque where it has none."""
+
+    def forms(self) -> dict[str, Form]:
+        """The factors of its exact tensor."""
+        try:
+            return {self.name: Form.of(self.module.tensor())}  # type: ignore[operator]
+        except NotExactError:
+            return {}
+
+    def writes(self, x: Float[Tensor, "t d"]) -> list[Write]:
+        for form in self.forms().values():
+            return [Multilinear(Source(self.name, BILINEAR, self.layer), form.detach())]
+        return [Opaque(Source(self.name, OPAQUE, self.layer))]

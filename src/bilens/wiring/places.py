@@ -1,0 +1,46 @@
+"""Places in a model by name: what a part reads, and what it writes."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from bilens.base.errors import ArgumentError
+from bilens.wiring.parts import Part
+
+# Llama's names of modules, and the short ones of parts.
+MODULES = re.compile(r"(?:model\.)?layers\.(\d+)\.(mlp|self_attn)\.(input|output)")
+SHORT = {"mlp": "mlp", "self_attn": "attn"}
+
+
+class Place(NamedTuple):
+    """Where in a model: what a part reads, after its norm, or what it writes."""
+
+    part: int
+    side: str
+    name: str  # "mlp1.input"
+
+
+def find_place(text: str, parts: Sequence[Part]) -> Place:
+    """The place called ``text``: "mlp1.input", or with the names of modules "layers.1.mlp.input".
+
+    Errors: ArgumentError where there is no such place; heads write one by one, so an attention
+    layer has no output.
+    """
+    names = {part.name: n for n, part in enumerate(parts)}
+    if not isinstance(text, str):
+        raise ArgumentError("place", must="be a name, mlp0.input say", got=type(text).__name__)
+    name, _, side = short_name(text).rpartition(".")
+    if side not in ("input", "output") or name not in names:
+        places = ", ".join(f"{name}.input" for name in names)
+        raise ArgumentError("place", must=f"be one of {places}, or .output of a layer", got=text)
+    if side == "output" and parts[names[name]].attention is not None:
+        raise ArgumentError(
+            "place", must="be the output of an mlp", got=text, todo="Heads write one by one."
+        )
+    return Place(names[name], side, f"{name}.{side}")
+
+
+def short_name(text: str) -> str:
+    """The short name of a place, "mlp1.input" for "layers.1.mlp.input"; any other text as it is."""
+    found = MODULES.fullmatch(text)
+    return f"{SHORT[found[2]]}{found[1]}.{found[3]}" if found else text
