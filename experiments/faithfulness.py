@@ -125,9 +125,8 @@ def passing(found: Expansion, of: Callable[[float], float]) -> dict[str, float]:
     """
     sums: dict[str, float] = {}
     for term in found.terms:
-        for name in {
-            node[1] for node in paths.walk(term.tree) if node[0] in ("write", "look", "pair")
-        }:
+        steps = (node for node in paths.walk(term.tree) if isinstance(node, Apply | Write))
+        for name in {node.source for node in steps}:
             sums[name] = sums.get(name, 0.0) + of(term.value)
     return sums
 

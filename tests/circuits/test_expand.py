@@ -88,7 +88,7 @@ def test_every_term_is_what_its_path_writes(model):
     q = engine.recording.pull(len(engine.recording.wiring.parts), u, 2)
     for term in ex.terms:
         if term.component != "bias":
-            assert float(q @ engine.vector(term.tree, 2)) == pytest.approx(
+            assert float(q @ engine.vector(term.tree)) == pytest.approx(
                 term.value, rel=1e-9, abs=1e-12
             )
     assert len({term.tree for term in ex.terms}) == len(ex.terms)
@@ -320,7 +320,7 @@ def test_the_largest_pairs_block_by_block(monkeypatch, block, room):
         for j in range(i, 10)
     }
     found = _largest_pairs(left, right, lambda i, j: (i, j), room)
-    kept = {found.tree(n): float(value) for n, value in enumerate(found.values)}
+    kept = {found.node(n): float(value) for n, value in enumerate(found.values)}
     largest = sorted(whole, key=lambda pair: -abs(whole[pair]))[:room]
     assert set(kept) == set(largest)
     assert kept == pytest.approx({pair: whole[pair] for pair in largest}, rel=1e-12)

@@ -11,6 +11,7 @@ from jsonschema import Draft202012Validator
 import bilens
 from bilens.base.errors import ArgumentError
 from bilens.circuits import expand, graph
+from bilens.circuits.paths import Apply, One, Stream
 
 SCHEMA = json.loads((Path(__file__).parent / "graph.schema.json").read_text())
 TOKENS = torch.tensor([1, 4, 2, 7])
@@ -56,32 +57,31 @@ def test_graphs_are_valid(kind):
 
 def top(tree, position):
     """The name of the node at the top of a path."""
-    match tree[0]:
-        case "stream":
-            return f"x{tree[1]}@{tree[2]}"
-        case "1":
+    match tree:
+        case One():
             return f"1@{position}"
-    return f"{tree[1]}@{tree[2]}"
+        case Stream(reader, t):
+            return (
+                f"x{2 * int(reader[1])}@{t}"  # attn0, mlp0, attn1, …: what L1H0 reads, part 2 does
+            )
+    return f"{tree.source}@{tree.t}"
 
 
 def edges(tree, position):
     """Every link of a path, as often as it is passed, and the pairs."""
     match tree:
-        case ("look", _, _, s, child):
-            yield top(child, s), top(tree, position)
-            yield from edges(child, s)
-        case ("pair", _, t, left, right):
-            for side in (left, right):
-                yield top(side, t), top(tree, position)
-                yield from edges(side, t)
+        case Apply(_, t, inputs, at):
+            for child, s in zip(inputs, at or [t] * len(inputs), strict=True):
+                yield top(child, s), top(tree, position)
+                yield from edges(child, s)
 
 
 def products(tree):
     """Every (layer's node, its two inputs' nodes) of a path, as often as it multiplies there."""
     match tree:
-        case ("look", _, _, _, child):
+        case Apply(_, _, (child,)):
             yield from products(child)
-        case ("pair", _, t, left, right):
+        case Apply(_, t, (left, right)):
             yield top(tree, t), *sorted((top(left, t), top(right, t)))
             yield from products(left)
             yield from products(right)

@@ -5,6 +5,7 @@ import torch
 
 import bilens
 from bilens.circuits import PairMatrix, Pairs, expand, pairs
+from bilens.circuits.paths import Apply
 
 TOKENS = torch.tensor([1, 4, 2, 7])
 
@@ -26,7 +27,11 @@ def test_pairs_are_the_terms_of_one_step_further(norm):
     assert [matrix.layer for matrix in found.matrices] == ["mlp0", "mlp1"]
     assert found.matrices[0].sources == ("1", "embed", "L0H0", "L0H1")
     terms = expand(model, TOKENS, 3, detail="pairs", max_terms=None, cutoff=0).terms
-    values = {term.path: term.value for term in terms if term.tree[0] == "pair"}
+    values = {
+        term.path: term.value
+        for term in terms
+        if isinstance(term.tree, Apply) and len(term.tree.inputs) == 2
+    }
     rows = {f"{row['layer']}({row['left']}, {row['right']})": row["value"] for row in found.rows()}
     assert set(rows) == set(values)
     for path, value in values.items():

@@ -90,8 +90,8 @@ def test_what_is_written_differently_is_read_the_same():
 @pytest.mark.parametrize(
     ("expr", "must"),
     [
-        ("", "at character 1, got the end"),
-        ("mlp0(embed", "have ')' at character 11, got the end"),
+        ("", "at character 1; got the end"),
+        ("mlp0(embed", "have ')' at character 11; got the end"),
         ("mlp0(embed, )", "at character 13"),
         ("L0H3[1](x)", "have an offset 0, -1, -2, "),
         ("L0H3@(x)", "have a position at character 6"),

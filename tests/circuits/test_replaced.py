@@ -17,6 +17,7 @@ import bilens
 from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
 from bilens.circuits import At, Expansion, expand, graph, record
 from bilens.circuits.engine import Engine
+from bilens.circuits.paths import Apply, Latent
 from bilens.circuits.replaced import take_apart
 
 PLACES = {
@@ -144,7 +145,7 @@ def test_every_term_is_what_its_path_writes(made):
     )
     for term in ex.terms:
         if term.component != "bias":
-            assert float(q @ engine.vector(term.tree, 2)) == pytest.approx(
+            assert float(q @ engine.vector(term.tree)) == pytest.approx(
                 term.value, rel=1e-9, abs=1e-12
             )
     assert len({term.tree for term in ex.terms}) == len(ex.terms)
@@ -196,9 +197,9 @@ def test_only_active_latents_are_sources():
     read = torch.randn(5, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     found = take_apart("mlp0", D, read)
     for t in range(5):
-        vectors, nodes = found.at(t)
+        vectors, nodes = found.at("mlp0", t)
         assert torch.allclose(vectors.sum(0), read[t], rtol=0, atol=1e-14)
-        assert [node[3] for node in nodes] == [
+        assert [node.what for node in nodes] == [
             *D.encode(read[t]).nonzero()[:, 0].tolist(),
             "base",
             "error",
@@ -267,10 +268,8 @@ def test_order_positions_and_what_is_given():
         "σ final@1",
     }
     assert terms["mlp0(base, base)"].given == terms["mlp0(1, base)"].given == ("σ final@1",)
-    assert terms[f"mlp0({one}, error)"].tree[2:] == (
-        1,
-        ("latent", "mlp0", 1, int(one[1:])),
-        ("latent", "mlp0", 1, "error"),
+    assert terms[f"mlp0({one}, error)"].tree == Apply(
+        "mlp0", 1, (Latent("mlp0", 1, int(one[1:])), Latent("mlp0", 1, "error"))
     )
     latent = rf"a^{{0}}_{{1,{one[1:]}}} w^{{0}}_{{{one[1:]}}}"
     latex = rf"2 \left( {latent} \cdot_{{12}} B^{{0}} \cdot_{{21}} \varepsilon^{{0}}_{{1}} \right)"
@@ -378,10 +377,12 @@ def test_boxed_model(dtype, limit):
     ex = expand(model, story, " girl", cutoff=0, max_terms=2000, dictionaries=at)
     assert relative(ex) < limit
     pairs = [
-        term.tree[3:] for term in ex.terms if term.component == "mlp1" and term.tree[0] == "pair"
+        term.tree.inputs
+        for term in ex.terms
+        if term.component == "mlp1" and isinstance(term.tree, Apply)
     ]
     assert len(pairs) == 34 * 35 // 2
-    assert len({node[3] for pair in pairs for node in pair}) == 34
+    assert len({node.what for pair in pairs for node in pair}) == 34
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_entries_are_the_terms_of_expand(changes, silent):
     }
     found = record(model, TOKENS)
     (a0, m0, a1, m1), final = [scale[:, 0] for scale in found.scales[:4]], found.scales[4][2, 0]
-    look = {(part, head): found.patterns[2 * part][head] for part in (0, 1) for head in (0, 1)}
+    look = {(part, head): found.patterns(2 * part)[head] for part in (0, 1) for head in (0, 1)}
     t0, t1, t2 = TOKENS
     entry = {
         "W_U L0H1(embed)": ("L0H1@0→2(embed)", (5, t0), look[0, 1][2, 0] * a0[0]),
@@ -242,18 +242,21 @@ def test_no_array_of_vocabulary_squared():
             "W_U W_U embed",
             "have a leaf, a head like L0H3 or a layer like mlp0 at character 5; got 'W_U'",
         ),
-        ("mlp0(embed", "must have ',' at character 11; got the end"),
-        ("mlp0(embed)", "must have ',' at character 11; got ')'"),
-        ("mlp0", "must have '(' at character 5; got the end"),
+        ("mlp0(embed", "must have ')' at character 11; got the end"),
+        ("mlp0(embed)", "must say what is read, mlp0(path, path); got 'mlp0(embed)'"),
+        ("mlp0", "must say what is read, mlp0(path, path)"),
         ("L0H1(embed) x", "must end at character 13; got 'x'"),
         ("L0H1(embed", "must have ')' at character 11; got the end"),
-        ("mlp0(x, %)", "must be made of names, numbers and ( ) [ ] , . at character 9; got '%'"),
+        (
+            "mlp0(x, %)",
+            "must be made of names, numbers and ( ) [ ] , . @ → at character 9; got '%'",
+        ),
         (
             "L0H1[1]",
             "must have an offset 0, -1, -2, … (key position − query position) at character 6; got '1'",
         ),
         ("L0H1[-1", "must have ']' at character 8; got the end"),
-        ("L0H1.OV(x, x)", "must have 'QK' at character 6; got 'OV'"),
+        ("L0H1.OV(x, x)", "must be made of what the model has (embed, x, L0H0, "),
         (
             "W_U L0H1.QK(x, x)",
             "have a score only by itself, not inside a path or below W_U at character 9; got '.'",
@@ -263,26 +266,26 @@ def test_no_array_of_vocabulary_squared():
             "have a score only by itself, not inside a path or below W_U at character 10",
         ),
         ("L0H1.QK(x)", "must have ',' at character 10; got ')'"),
-        ("nothing", "must start from one of embed, x at character 1; got 'nothing'"),
-        ("L0H1(pos)", "must start from one of embed, x at character 6; got 'pos'"),
+        ("nothing", "must be made of what the model has (embed, x, L0H0, "),
+        ("L0H1(pos)", "L1H1, mlp1); got 'pos'"),
         (
             "W_U L5H0",
-            "name a head of the model at character 5: its layer must be one with heads: 0, 1; got L5H0",
+            "must be made of what the model has (embed, x, L0H0, L0H1, mlp0, L1H0, L1H1, mlp1); got 'L5H0'",
         ),
-        ("L0H7", "name a head of the model at character 1: its head must be 0 … 1; got L0H7"),
-        ("mlp3(x, x)", "must name a layer of the model (mlp0, mlp1) at character 1; got mlp3"),
+        ("L0H7", "must be made of what the model has"),
+        ("mlp3(x, x)", "must be made of what the model has"),
         (
             "L0H1(mlp0(x, x))",
-            "must let L0H1 at character 1 read what it reads in the model; got mlp0",
+            "must let L0H1 read what it reads in the model; got mlp0",
         ),
-        ("L1H0(L1H1)", "must let L1H0 at character 1 read what it reads in the model; got attn1"),
+        ("L1H0(L1H1)", "must let L1H0 read what it reads in the model; got attn1"),
         (
             "mlp0(x, L1H0)",
-            "must let mlp0 at character 1 read what it reads in the model; got attn1",
+            "must let mlp0 read what it reads in the model; got attn1",
         ),
         (
             "L0H0.QK(L0H1, x)",
-            "must let L0H0 at character 1 read what it reads in the model; got attn0",
+            "must let L0H0 read what it reads in the model; got attn0",
         ),
     ],
 )
@@ -332,12 +335,12 @@ def test_a_layer_of_a_chain_reads_the_one_before_it_alone(refuses):
     refuses(
         ArgumentError,
         lambda: virtual(chain, "mlp1(embed, embed)"),
-        "let mlp1 at character 1 read",
+        "let mlp1 read",
         "the first writes",
     )
     refuses(
         ArgumentError,
         lambda: virtual(chain, "W_U mlp0(embed, embed)"),
-        "let W_U at character 1 read",
+        "let W_U read",
         "got mlp0",
     )

@@ -21,7 +21,7 @@ from bilens.base.errors import ArgumentError, NotExactError, ShapeError
 from bilens.base.numerics import is_whole
 from bilens.models.arguments import IGNORED, cross_entropy, require_known, switch, whole_numbers
 from bilens.models.classifier.config import ClassifierConfig
-from bilens.nn import Bilinear
+from bilens.nn import Bilinear, NoNorm
 from bilens.wiring import BIAS, EMBEDDING, Layer, Source, Wiring
 
 
