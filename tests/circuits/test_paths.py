@@ -8,6 +8,7 @@ from bilens.base.errors import ArgumentError
 from bilens.circuits.paths import (
     BASE,
     ERROR,
+    NOWHERE,
     READOUT,
     Apply,
     Latent,
@@ -30,8 +31,8 @@ PLACES = st.integers(0, 99)
 
 
 @st.composite
-def nodes(draw, reader="", t=None, depth=3):
-    """What ``reader`` reads at ``t``; None: over weights."""
+def nodes(draw, reader="", t=NOWHERE, depth=3):
+    """What ``reader`` reads at ``t``; NOWHERE: over weights."""
     kinds = ["write", "one", "stream"] + ["apply"] * 3 * (depth > 0) + ["latent"] * bool(reader)
     match draw(st.sampled_from(kinds)):
         case "one":
@@ -43,9 +44,9 @@ def nodes(draw, reader="", t=None, depth=3):
         case "write":
             return Write(draw(LEAVES), t)
     source, n = draw(SOURCES), draw(st.integers(1, 5))
-    if t is None:
+    if t == NOWHERE:
         at = draw(st.just(()) | st.tuples(st.integers(-9, -1)))
-        inputs = [draw(nodes(source, None, depth - 1)) for _ in range(n)]
+        inputs = [draw(nodes(source, NOWHERE, depth - 1)) for _ in range(n)]
     else:
         at = draw(st.just(()) | st.tuples(*[PLACES] * n))
         stands = at or (t,) * n
@@ -64,7 +65,7 @@ def expressions(draw):
     if kind == "path":
         return draw(nodes())
     if kind == "readout":
-        return Apply(READOUT, None, (draw(nodes()),))
+        return Apply(READOUT, NOWHERE, (draw(nodes()),))
     source = draw(SOURCES)
     return Score(source, draw(nodes(source)), draw(nodes(source)), draw(st.integers(-9, 0)))
 
@@ -84,7 +85,7 @@ def test_nodes_compare_hash_and_save_as_values(node):
 def test_what_is_written_differently_is_read_the_same():
     assert parse("W_U · mlp0( embed ,x)") == parse("W_U mlp0(embed, x)")
     assert parse("L1H2[−1].QK(embed, pos)") == Score("L1H2", Write("embed"), Write("pos"), -1)
-    assert parse("L1H2[0](x)") == Apply("L1H2", None, (Stream("L1H2"),))
+    assert parse("L1H2[0](x)") == Apply("L1H2", NOWHERE, (Stream("L1H2"),))
 
 
 @pytest.mark.parametrize(

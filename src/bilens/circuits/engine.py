@@ -24,7 +24,7 @@ from torch import Tensor
 
 from bilens.circuits.paths import Apply, Latent, Node, One, Stream, Write, position
 from bilens.circuits.recording import Recording
-from bilens.wiring import Multilinear
+from bilens.wiring import Mix, Multilinear
 
 BLOCK = 1024  # rows of a matrix of pairs at a time
 KEPT = 4096  # hidden features of subtrees kept for reuse
@@ -103,32 +103,38 @@ class Engine:
         return Children(_numpy(parts.vectors @ q), parts.node)
 
     def _by_source(self, product: Multilinear, t: int, q: Tensor) -> Children:
-        """Degree 1 at t, over (source, position) and its constant. O(sources · positions · d)."""
-        record, name, part = self.recording, product.source.name, product.source.part
+        """Degree 1 at t, over all that is read and its constant. O(sources · positions · d)."""
+        name, mix = product.source.name, product.mix(0)
         hidden = product.down(q, t)
         down = hidden @ product.form.legs[0].weight
-        mix = product.mix(0)
         if mix is None:
-            vectors, nodes = record.inputs_of(product.source, t)
-            values = vectors @ down
+            vectors, nodes = self.recording.inputs_of(product.source, t)
+            values, node = vectors @ down, lambda n: Apply(name, t, (nodes[n],))
         else:
-            seen, reads = mix.seen(t), record.reads[part]
-            weights = mix.values[t, : seen.stop] * record.scales[part][: seen.stop, 0]
-            writes = record.writes[reads.start : reads.stop, : seen.stop]
-            values = ((writes @ record.norm(part).transposed(down)) * weights).flatten()
+            values, node = self._over_positions(product, mix, t, down)
         constant = self._constants[name][0]
-        if constant is not None:
-            values = torch.cat([values, (product.mass(0, t) * (constant @ hidden))[None]])
+        if constant is None:
+            return Children(_numpy(values), node)
+        values = torch.cat([values, (product.mass(0, t) * (constant @ hidden))[None]])
+        last = Apply(name, t, (One(),), () if mix is None else (t,))
+        end = len(values) - 1
+        return Children(_numpy(values), lambda n: last if n == end else node(n))
+
+    def _over_positions(
+        self, product: Multilinear, mix: Mix, t: int, down: Tensor
+    ) -> tuple[Tensor, Callable[[int], Node]]:
+        """What each source gives from each position where a head looks, and its node."""
+        record, name, part = self.recording, product.source.name, product.source.part
+        reads, stop = record.reads[part], mix.seen(t).stop
+        weights = mix.values[t, :stop] * record.scales[part][:stop, 0]
+        writes = record.writes[reads.start : reads.stop, :stop]
+        values = (writes @ record.norm(part).transposed(down)) * weights
 
         def node(n: int) -> Node:
-            if mix is None:
-                return Apply(name, t, (nodes[n] if n < len(nodes) else One(),))
-            row, s = divmod(n, seen.stop)
-            if row < len(reads):
-                return Apply(name, t, (Write(record.sources[reads[row]].name, s),), (s,))
-            return Apply(name, t, (One(),), (t,))
+            row, s = divmod(n, stop)
+            return Apply(name, t, (Write(record.sources[reads[row]].name, s),), (s,))
 
-        return Children(_numpy(values), node)
+        return values.flatten(), node
 
     def _stream(self, reader: str, s: int, q: Tensor) -> Children:
         """All that a source reads at s, by what wrote it."""
@@ -172,11 +178,9 @@ class Engine:
         hidden = product.down(q, t)
         legs = product.form.legs
         if product.degree == 2:  # the other input stands on either leg
-            others = self.features(product, t, node.inputs[1 - n])
-            down = sum(
-                product.weight(leg, t, s) * ((hidden * others[1 - leg]) @ legs[leg].weight)
-                for leg in (0, 1)
-            )
+            a, b = self.features(product, t, node.inputs[1 - n])
+            down = product.weight(0, t, s) * ((hidden * b) @ legs[0].weight)
+            down = down + product.weight(1, t, s) * ((hidden * a) @ legs[1].weight)
         else:
             for m, child in enumerate(node.inputs):
                 if m != n:

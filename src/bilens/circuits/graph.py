@@ -111,7 +111,8 @@ class _Build:
                     passed.pairs[node, min(one, other), max(one, other)] = None
                 return node
             case Latent(reader, t, what):
-                kind = {BASE: "bias", ERROR: "reconstruction error"}.get(what, "latent")
+                kinds: dict[int | str, str] = {BASE: "bias", ERROR: "reconstruction error"}
+                kind = kinds.get(what, "latent")
                 label = f"{text(tree)} of {reader}.input"
                 node = self.node(f"{reader}.{text(tree)}@{t}", self.layer(reader), t, kind, label)
                 self.nodes[node]["feature"] = what if kind == "latent" else None

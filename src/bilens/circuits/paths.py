@@ -1,7 +1,7 @@
 """Paths: how an output comes from embeddings, as one kind of tree, over inputs and over weights.
 
-A node is a record of plain values, so that it compares, hashes and saves. Positions ``t`` are None
-where no input is fixed (``virtual``). A path is written and read in one grammar:
+A node is a record of plain values, so that it compares, hashes and saves. Positions ``t`` are
+``NOWHERE`` where no input is fixed (``virtual``). A path is written and read in one grammar:
 
     expression := "W_U" ["·"] path  |  name ["[" offset "]"] ".QK(" path "," path ")"  |  path
     path       := "1"  |  "x"  |  latent  |  name [look] ["(" path {"," path} ")"]
@@ -23,6 +23,7 @@ ONE = "1"  # the constant that biases multiply
 STREAM = "x"
 READOUT = "W_U"
 SCORE = "QK"
+NOWHERE = -1
 BASE, ERROR = "base", "error"  # of a dictionary: its decoder's bias, and what it misses
 
 
@@ -35,7 +36,7 @@ class Write(Node):
     """All that ``source`` writes at ``t``: a leaf, or not taken apart."""
 
     source: str
-    t: int | None = None
+    t: int = NOWHERE
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Apply(Node):
     """
 
     source: str
-    t: int | None
+    t: int
     inputs: tuple[Node, ...]
     at: tuple[int, ...] = ()
 
@@ -56,7 +57,7 @@ class Stream(Node):
     """Everything that the source ``reader`` reads at ``t``; the residual space where none reads."""
 
     reader: str = ""
-    t: int | None = None
+    t: int = NOWHERE
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Latent(Node):
     """What the source ``reader`` reads at ``t`` by a dictionary: a latent's number, BASE or ERROR."""
 
     reader: str
-    t: int | None
+    t: int
     what: int | str
 
 
@@ -93,7 +94,7 @@ def text(node: Node) -> str:
     match node:
         case Write(source, _):
             return source
-        case Apply(source, None, (child,)) if source == READOUT:
+        case Apply(source, _, (child,)) if source == READOUT:
             return f"{READOUT} {text(child)}"
         case Apply(source, t, inputs, at):
             return f"{source}{_look(t, at)}({', '.join(map(text, inputs))})"
@@ -102,16 +103,16 @@ def text(node: Node) -> str:
         case Latent(_, _, what):
             return what if isinstance(what, str) else f"f{what}"
         case Score(source, query, key, offset):
-            look = _look(None, (offset,) if offset else ())
+            look = _look(NOWHERE, (offset,) if offset else ())
             return f"{source}{look}.{SCORE}({text(query)}, {text(key)})"
     return ONE
 
 
-def _look(t: int | None, at: tuple[int, ...]) -> str:
+def _look(t: int, at: tuple[int, ...]) -> str:
     if not at:
         return ""
     positions = ",".join(map(str, at))
-    return f"[{positions}]" if t is None else f"@{positions}→{t}"
+    return f"[{positions}]" if t == NOWHERE else f"@{positions}→{t}"
 
 
 def latex(node: Node) -> str:
@@ -139,7 +140,7 @@ def latex(node: Node) -> str:
     return ONE
 
 
-def _latex_latent(layer: str, t: int | None, what: int | str) -> str:
+def _latex_latent(layer: str, t: int, what: int | str) -> str:
     if what == BASE:
         return rf"b_{{\mathrm{{dec}}}}^{{{layer}}}"
     if what == ERROR:
@@ -178,8 +179,7 @@ def walk(node: Node) -> Iterator[Node]:
 
 def position(node: Node, otherwise: int) -> int:
     """Where a node stands; the constant stands wherever it is read."""
-    t = getattr(node, "t", None)
-    return otherwise if t is None else t
+    return getattr(node, "t", otherwise)
 
 
 def cut(node: Node, depth: int) -> Node:
@@ -221,7 +221,7 @@ def constant(node: Node) -> bool:
 def positions(node: Node) -> tuple[int, ...]:
     """The positions at which a path starts, in order."""
     starts = (one.t for one in walk(node) if isinstance(one, Write | Stream | Latent))
-    return tuple(sorted({t for t in starts if t is not None}))
+    return tuple(sorted(set(starts) - {NOWHERE}))
 
 
 # From text to nodes.
@@ -239,8 +239,8 @@ class _Token(NamedTuple):
     at: int
 
 
-def parse(expr: str, t: int | None = None) -> Node:
-    """The path written as ``expr``, read at position ``t``; None: over weights, no input fixed.
+def parse(expr: str, t: int = NOWHERE) -> Node:
+    """The path written as ``expr``, read at position ``t``; over weights where no input is fixed.
 
     Errors: ArgumentError where it does not read, saying at which character.
     """
@@ -270,19 +270,19 @@ class _Reader:
             at = token.end()
         return [*found, _Token("", end)]
 
-    def expression(self, t: int | None) -> Node:
+    def expression(self, t: int) -> Node:
         if self.peek.text == READOUT:
             self.take()
             if self.peek.text == "·":
                 self.take()
-            found: Node = Apply(READOUT, None, (self.path("", t),))
+            found: Node = Apply(READOUT, NOWHERE, (self.path("", t),))
         else:
             found = self.path("", t, alone=True)
         if self.peek.text:
             self.refuse("end", self.peek)
         return found
 
-    def path(self, reader: str, t: int | None, alone: bool = False) -> Node:
+    def path(self, reader: str, t: int, alone: bool = False) -> Node:
         """A path that ``reader`` reads at ``t``; by itself it may be a score."""
         token = self.take()
         name = token.text
@@ -297,7 +297,7 @@ class _Reader:
             return Latent(reader, t, int(number[1]) if number else name)
         return self.source(name, t, alone)
 
-    def source(self, name: str, t: int | None, alone: bool) -> Node:
+    def source(self, name: str, t: int, alone: bool) -> Node:
         at, to = self.look(t)
         if self.peek.text == ".":
             dot = self.take()
@@ -307,10 +307,10 @@ class _Reader:
             self.expect(SCORE)
             return Score(name, *self.two(name, to), at[0] if at else 0)
         if self.peek.text != "(":
-            return Write(name, to) if not at else Apply(name, to, (Write("embed", None),), at)
+            return Write(name, to) if not at else Apply(name, to, (Write("embed"),), at)
         return Apply(name, to, self.inputs(name, to, at), at)
 
-    def look(self, t: int | None) -> tuple[tuple[int, ...], int | None]:
+    def look(self, t: int) -> tuple[tuple[int, ...], int]:
         """Where a source looks, and where it stands."""
         if self.peek.text == "[":
             self.take()
@@ -329,9 +329,9 @@ class _Reader:
         self.expect("→")
         return tuple(at), self.number(r"\d+", "a position")
 
-    def inputs(self, reader: str, t: int | None, at: tuple[int, ...]) -> tuple[Node, ...]:
+    def inputs(self, reader: str, t: int, at: tuple[int, ...]) -> tuple[Node, ...]:
         """One path or several, each read where ``at`` says."""
-        stands = [t] if t is None or not at else list(at)
+        stands = [t] if t == NOWHERE or not at else list(at)
         self.expect("(")
         made = [self.path(reader, stands[0])]
         while self.peek.text == ",":
@@ -340,7 +340,7 @@ class _Reader:
         self.expect(")")
         return tuple(made)
 
-    def two(self, reader: str, t: int | None) -> tuple[Node, Node]:
+    def two(self, reader: str, t: int) -> tuple[Node, Node]:
         self.expect("(")
         left = self.path(reader, t)
         self.expect(",")

@@ -11,6 +11,7 @@ from bilens.algebra import CP, Factored
 from bilens.base.errors import ArgumentError, NotExactError
 from bilens.circuits.attention import head_weights, score_form
 from bilens.circuits.paths import (
+    NOWHERE,
     READOUT,
     STREAM,
     Apply,
@@ -119,7 +120,7 @@ class _Circuits:
             case Write(source) if source in self.leaves:
                 return _Path(Factored(self.leaves[source], self.identity), -1)
             case Write(source):
-                return self.apply(Apply(source, None, (Write("embed"),)))
+                return self.apply(Apply(source, NOWHERE, (Write("embed"),)))
             case Apply():
                 return self.apply(node)
         raise self.refuse(

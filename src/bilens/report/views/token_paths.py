@@ -70,7 +70,7 @@ def _token(n: int, name: str, found: Expansion, probability: float) -> dict[str,
 
 def _branches(terms: list[Term], depth: int, top: float) -> tuple[Branch, ...]:
     """``terms`` grouped by their first ``depth`` levels, the largest groups first."""
-    groups: dict[tuple, list[Term]] = {}
+    groups: dict[paths.Node, list[Term]] = {}
     for term in terms:
         groups.setdefault(paths.cut(term.tree, depth), []).append(term)
     made = [_branch(group, depth, top) for group in groups.values()]
