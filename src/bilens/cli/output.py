@@ -134,7 +134,7 @@ def _show_tabbed(found: Table) -> None:
 
 
 def _show_aligned(found: Table, room: int) -> None:
-    """In columns of equal width. Columns go before anything is cut or broken, but never the first."""
+    """In columns of equal width. Columns go before anything is cut or broken, never the first."""
     lines = _lines(found)[: SHOWN_ROWS + 1]  # with the names of the columns
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     count = _fitting(widths, room)
