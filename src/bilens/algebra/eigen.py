@@ -86,7 +86,7 @@ class Eigen(Result):
 
     @property
     def degenerate(self) -> list[Any]:
-        """The degenerate blocks of two and more, as tuples of positions; nested by the batch dims."""
+        """The degenerate blocks of two and more, as tuples of positions, nested by batch dims."""
         return _groups(self.blocks)
 
     def labelled(self, labels: Sequence[str]) -> "Eigen":
@@ -108,8 +108,9 @@ class Eigen(Result):
             if math.isnan(worst)
             else f"left out at most {worst:.3g} of the norm"
         )
+        size, how = self.vectors.shape[-1], f"{self.method} in {self.computed_in}"
         return (
-            f"{pairs} eigenpairs by {self.which} of size {self.vectors.shape[-1]}, {self.method} in {self.computed_in}; "
+            f"{pairs} eigenpairs by {self.which} of size {size}, {how}; "
             f"{left_out}; {int((~self.converged).sum())} not converged; {self._whole()}"
         )
 

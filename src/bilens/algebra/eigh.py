@@ -63,7 +63,10 @@ def _coupling(
     skew, apart = (turn - turn.mT) / 2, values[..., None, :] - values[..., None]
     noise = eps**0.5 * (turn.abs().amax((-2, -1)) + (by_values.abs() * largest).amax(-1))
     if bool((skew.abs() * same > noise[..., None, None]).any()):
-        todo = "Ask for functions of whole blocks (see .degenerate): projectors, Σ λ v vᵀ, or values alone."
+        todo = (
+            "Ask for functions of whole blocks (see .degenerate): projectors, Σ λ v vᵀ, or values"
+            " alone."
+        )
         must = "depend on the span of equal eigenvalues alone"
         raise NotExactError(
             "a gradient through eigenvectors",

@@ -76,7 +76,7 @@ def _unit_rows(
 def _require_kept(
     before: Float[Tensor, "o h"], after: Float[Tensor, "o h"], dtype: torch.dtype
 ) -> None:
-    """Raise RangeError unless ``dtype`` holds the strength of every unit, none of which was zero."""
+    """Raise RangeError unless ``dtype`` holds the strength of every unit; none was zero."""
     sizes = peak(after, 0)
     kind = torch.finfo(dtype)
     lost = int(((sizes > kind.max) | (sizes < kind.tiny)).sum())

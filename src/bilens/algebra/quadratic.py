@@ -23,7 +23,7 @@ from bilens.algebra.eigen import (
 )
 from bilens.algebra.eigh import symmetric_eigh
 from bilens.algebra.symmetric import signs, unit_products
-from bilens.base.errors import ShapeError
+from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import (
     broadcasts,
     dtype_name,
@@ -346,7 +346,8 @@ class QuadraticForm(Record):
         )
 
     def __repr__(self) -> str:
-        return f"QuadraticForm(shape={self.shape}, hidden={self.left.shape[-2]}, dtype={dtype_name(self.dtype)})"
+        hidden, dtype = self.left.shape[-2], dtype_name(self.dtype)
+        return f"QuadraticForm(shape={self.shape}, hidden={hidden}, dtype={dtype})"
 
     def _require_fits(self, x: Tensor) -> None:
         require_tensor("QuadraticForm's input", x)
@@ -448,7 +449,7 @@ def _take_rows(vectors: Float[Tensor, "*b i n"], order: Tensor) -> Float[Tensor,
 
 
 def _eigh_small(form: QuadraticForm) -> tuple[Tensor, Tensor]:
-    """Eigenpairs within the row space of [L; R], where all non-zero ones live: a 2h × 2h problem."""
+    """Eigenpairs within the row space of [L; R], where all non-zero ones live: 2h × 2h."""
     basis, _ = torch.linalg.qr(_stack(form.left, form.right).mT)  # (..., i, 2h)
     small = QuadraticForm(form.weights, form.left @ basis, form.right @ basis)
     values, vectors = symmetric_eigh(small.dense())
