@@ -34,6 +34,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bilens.algebra import symmetric_root
 from bilens.base.charts import DIVERGING
 from bilens.base.results import Result
 from bilens.circuits.attention import head_weights
@@ -41,7 +42,7 @@ from bilens.circuits.understood import require_weights
 from bilens.wiring import Expandable, Form, Part, explained, explains, quadratic, require_expandable
 
 ONE_INPUT, BOTH_INPUTS = "one input", "both inputs"
-BLOCK = 512  # hidden units at a time
+BLOCK = 256  # hidden units at a time
 _Row = tuple[str, str, str, float, float]  # first, second, kind, strength, by chance
 
 
@@ -118,13 +119,15 @@ class Composition(Result):
 class _Piece(NamedTuple):
     """Sources of one part and of one shape: W of G_w = Wᵀ W and of G_r = W Wᵀ, all of trace 1.
 
-    ``product`` is the form of a bilinear layer; ``linear``: whether they are of degree 1.
+    ``product`` is the form of a bilinear layer and ``size`` the ‖S‖ of its symmetric part;
+    ``linear``: whether they are of degree 1.
     """
 
     names: tuple[str, ...]
     writers: Float[Tensor, "source m d"]
     readers: dict[str, Float[Tensor, "source d m"]]
     product: Form | None = None
+    size: float = 0.0
     linear: bool = False
 
 
@@ -159,7 +162,7 @@ def composition(model: Expandable) -> Composition:
     rows: list[_Row] = []
     for n, pieces in enumerate(parts):
         for second in pieces:
-            both = None if second.product is None else _BothInputs(second.names[0], second.product)
+            both = _BothInputs.of(second)
             for first in itertools.chain(*_read_by(n, parts, wiring.accumulates)):
                 rows += _between(first, second)
                 if both is not None and first.linear:
@@ -198,20 +201,24 @@ def _between(first: _Piece, second: _Piece) -> list[_Row]:
 class _BothInputs:
     """One bilinear layer fed twice with the same: what all heads before it need is made once."""
 
-    def __init__(self, name: str, form: Form) -> None:
+    @classmethod
+    def of(cls, piece: _Piece) -> "_BothInputs | None":
+        return None if piece.product is None else cls(piece.names[0], piece.product, piece.size)
+
+    def __init__(self, name: str, form: Form, size: float) -> None:
         left, right = (leg.weight for leg in form.legs)
-        self.name, self.left, self.right = name, left, right
+        self.name, self.left, self.right, self.total = name, left, right, size
         self.gram = form.out.mT @ form.out
-        self.total = _symmetric_norm(left, right, self.gram)
         traces = float((form.out @ (left * right).sum(1)).square().sum())
         self.traces = traces / self.total**2 if self.total else 0.0
 
     def rows(self, first: _Piece) -> list[_Row]:
         """Heads on both inputs of the layer, by strength and by chance."""
-        made = []
-        for name, writer in zip(first.names, first.writers, strict=True):
-            written = _symmetric_norm(self.left @ writer.mT, self.right @ writer.mT, self.gram)
-            strength = written / self.total if self.total else 0.0
+        made, flat = [], first.writers.flatten(0, 1)
+        width = first.writers.shape[1]
+        sides = ((side @ flat.mT).split(width, 1) for side in (self.left, self.right))
+        for name, writer, left, right in zip(first.names, first.writers, *sides, strict=True):
+            strength = _symmetric_norm(left, right, self.gram) / self.total if self.total else 0.0
             chance = _chance_on_both(writer, self.traces)
             made.append((name, self.name, BOTH_INPUTS, strength, chance))
         return made
@@ -234,17 +241,18 @@ def _symmetric_norm(
 ) -> float:
     """‖S‖ of the symmetric part, with DᵀD given: ½ Σ DᵀD ∘ [(L Lᵀ)∘(R Rᵀ) + (L Rᵀ)∘(R Lᵀ)].
 
-    All matrices are symmetric, so blocks above the diagonal count twice; a block stays in cache.
+    As ``unit_products`` has it, a tile at a time: all four products of a tile are one GEMM, and stay
+    in cache. Everything is symmetric, so tiles above the diagonal count twice.
     """
+    units = [torch.cat(both) for both in zip(left.split(BLOCK), right.split(BLOCK), strict=True)]
     total = 0.0
-    for start in range(0, len(left), BLOCK):
-        own = slice(start, start + BLOCK)
-        for other in range(start, len(left), BLOCK):
-            rest = slice(other, other + BLOCK)
-            one, two = left[own] @ left[rest].mT, left[own] @ right[rest].mT
-            one.mul_(right[own] @ right[rest].mT)
-            one.addcmul_(two, two.mT if start == other else right[own] @ left[rest].mT)
-            total += float((gram[own, rest] * one).sum()) * (0.5 if start == other else 1.0)
+    for a, rows in enumerate(units):
+        for b, columns in enumerate(units[a:], a):
+            n, m = len(rows) // 2, len(columns) // 2
+            four = rows @ columns.mT
+            products = four[:n, :m].mul_(four[n:, m:]).addcmul_(four[:n, m:], four[n:, :m])
+            products.mul_(gram[a * BLOCK :, b * BLOCK :][:n, :m])
+            total += float(products.sum()) * (0.5 if a == b else 1.0)
     return max(total, 0.0) ** 0.5
 
 
@@ -277,23 +285,21 @@ def _linear(part: Part, forms: dict[str, Form]) -> _Piece:
 def _product(name: str, form: Form) -> _Piece:
     """A bilinear layer by its symmetric part; a longer product leg by leg."""
     if form.degree == 2:
-        symmetric = quadratic(form).symmetrise()
-        writer, reader = (_root(symmetric.gram(mode))[None] for mode in ("out", "left"))
-        return _Piece((name,), _scaled(writer), {ONE_INPUT: _scaled(reader)}, form)
+        tensor = quadratic(form)
+        written, read = (tensor.gram(mode, symmetric=True) for mode in ("out", "left"))
+        writer, reader = (symmetric_root(gram)[None] for gram in (written, read))
+        size = float(written.trace()) ** 0.5
+        return _Piece((name,), _scaled(writer), {ONE_INPUT: _scaled(reader)}, form, size)
     hidden = [leg.weight @ leg.weight.mT for leg in form.legs]
     written = form.out.mT @ form.out
     readers = {}
     for n, leg in enumerate(form.legs):
         others = math.prod(hidden[:n] + hidden[n + 1 :], start=written)
-        readers[f"input {n + 1}"] = _scaled(_root(leg.weight.mT @ others @ leg.weight)[None])
-    writer = _root(form.out @ math.prod(hidden) @ form.out.mT)[None]
+        readers[f"input {n + 1}"] = _scaled(
+            symmetric_root(leg.weight.mT @ others @ leg.weight)[None]
+        )
+    writer = symmetric_root(form.out @ math.prod(hidden) @ form.out.mT)[None]
     return _Piece((name,), _scaled(writer), readers)
-
-
-def _root(gram: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
-    """The symmetric root: G = W W, which is Wᵀ W and W Wᵀ."""
-    values, vectors = torch.linalg.eigh(gram)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.mT
 
 
 def _scaled(factors: Float[Tensor, "part a b"]) -> Float[Tensor, "part a b"]:
