@@ -6,7 +6,7 @@ PIP := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pyt
 LENSES := .venv-interop
 
 # The rooms whose every shape is checked at run time in the tests (transformers rewrites the classes of models).
-SHAPED := bilens.base,bilens.algebra,bilens.measure,bilens.decompose,bilens.nn,bilens.circuits,bilens.features
+SHAPED := bilens.base,bilens.algebra,bilens.measure,bilens.decompose,bilens.nn,bilens.wiring,bilens.circuits,bilens.features
 
 .PHONY: demo test check interop format hooks clean
 

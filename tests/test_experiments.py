@@ -38,7 +38,9 @@ def known_solution(*frequencies: int) -> CP:
 
 
 def test_the_known_solution_is_recognised():
-    """Waves of one frequency in both halves, phases that turn with the class, and nothing beside."""
+    """Waves of one frequency in both halves, phases that turn with the class, and nothing
+    beside.
+    """
     tensor = known_solution(3, 5)
     found = modular_addition.waves(eigen(tensor, k=None))
     weight = found.values.square() / found.values.square().sum()

@@ -14,7 +14,10 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 STORY = [
-    "Once upon a time there was a little girl.\nShe had a cat – née Mäuschen – and the cat had the girl."
+    (
+        "Once upon a time there was a little girl.\n"
+        "She had a cat – née Mäuschen – and the cat had the girl."
+    )
 ] * 9
 
 

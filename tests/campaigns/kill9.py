@@ -168,7 +168,8 @@ def campaign(kills: int, seed: int, place: Path) -> int:
             off += made(folder) != truth
             remains += len(left(folder))
         print(
-            f"{job}: {lasts:.1f} s, killed {kills} times in {next(tries) - 1} runs, {off} other bits, {remains} files left"
+            f"{job}: {lasts:.1f} s, killed {kills} times in {next(tries) - 1} runs, "
+            f"{off} other bits, {remains} files left"
         )
         wrong += off + remains
     return wrong

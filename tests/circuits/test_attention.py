@@ -23,8 +23,17 @@ TOKENS = torch.tensor([3, 1, 4, 1, 5])
 
 def transformer(seed=0, **changes):
     """Two layers in float64 with weights large enough that every source counts."""
-    fields = {"vocab_size": 11, "hidden_size": 8, "intermediate_size": 5, "num_hidden_layers": 2, "num_attention_heads": 4,
-              "num_key_value_heads": 2, "head_dim": 4, "norm": "none", "max_position_embeddings": 40}  # fmt: skip
+    fields = {
+        "vocab_size": 11,
+        "hidden_size": 8,
+        "intermediate_size": 5,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 4,
+        "norm": "none",
+        "max_position_embeddings": 40,
+    }
     model = bilens.Transformer(bilens.TransformerConfig(**fields | changes)).double()
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -154,8 +163,9 @@ def test_rows_are_the_pairs_largest_first(tmp_path):
     assert [colour for _, colour in cells.colorscale] == ["#D55E00", "#f7f7f7", "#0072B2"]
     assert layout.yaxis.autorange == "reversed"  # rows as in the table, the first on top
     assert [axis.title.text.split(",")[0] for axis in (layout.xaxis, layout.yaxis)] == [
-        "at the key", "at the query"
-    ]  # fmt: skip
+        "at the key",
+        "at the query",
+    ]
     score.save(tmp_path / "s.safetensors")
     assert AttentionScores.load(tmp_path / "s.safetensors").rows() == score.rows()
 
@@ -248,9 +258,16 @@ def built() -> bilens.Transformer:
     v, context = 20, 40
     width = 2 * v + context
     config = bilens.TransformerConfig(
-        vocab_size=v, hidden_size=width, intermediate_size=0, num_hidden_layers=2, num_attention_heads=2,
-        head_dim=context, norm="none", positions="learned", max_position_embeddings=context,
-    )  # fmt: skip
+        vocab_size=v,
+        hidden_size=width,
+        intermediate_size=0,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        head_dim=context,
+        norm="none",
+        positions="learned",
+        max_position_embeddings=context,
+    )
     model = bilens.Transformer(config).double().requires_grad_(False)
     for parameter in model.parameters():
         parameter.zero_()

@@ -13,8 +13,17 @@ D = 6
 
 
 def transformer(seed=0, **changes):
-    fields = {"vocab_size": 9, "hidden_size": D, "intermediate_size": 5, "num_hidden_layers": 2, "num_attention_heads": 2,
-              "num_key_value_heads": 1, "head_dim": 4, "norm": "none", "max_position_embeddings": 7}  # fmt: skip
+    fields = {
+        "vocab_size": 9,
+        "hidden_size": D,
+        "intermediate_size": 5,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 4,
+        "norm": "none",
+        "max_position_embeddings": 7,
+    }
     model = bilens.Transformer(bilens.TransformerConfig(**fields | changes)).double()
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -103,9 +103,16 @@ def test_float32_is_as_exact_as_float32_can_be(model):
 
 def one_layer(heads=3, norm="none", **given):
     config = bilens.TransformerConfig(
-        vocab_size=9, hidden_size=6, intermediate_size=4, num_hidden_layers=1, num_attention_heads=heads,
-        norm=norm, max_position_embeddings=32, head_dim=2, **given,
-    )  # fmt: skip
+        vocab_size=9,
+        hidden_size=6,
+        intermediate_size=4,
+        num_hidden_layers=1,
+        num_attention_heads=heads,
+        norm=norm,
+        max_position_embeddings=32,
+        head_dim=2,
+        **given,
+    )
     return shaken(bilens.Transformer(config).double())
 
 
@@ -219,9 +226,16 @@ def test_classifiers_expand(residual, bias, layers):
 )
 def test_directions_inside_the_model(place):
     config = bilens.TransformerConfig(
-        vocab_size=9, hidden_size=6, intermediate_size=4, num_hidden_layers=2, num_attention_heads=2, head_dim=4,
-        norm="layer", mlp_bias=True, attention_bias=True,
-    )  # fmt: skip
+        vocab_size=9,
+        hidden_size=6,
+        intermediate_size=4,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        head_dim=4,
+        norm="layer",
+        mlp_bias=True,
+        attention_bias=True,
+    )
     model = shaken(bilens.Transformer(config).double())
     u = torch.randn(6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     layer, side = int(place.split(".")[0][-1]), place.split(".")[1]

@@ -20,9 +20,16 @@ TOKENS = torch.tensor([1, 4, 2, 7])
 def build(norm="rms", layers=2, **given):
     torch.manual_seed(0)
     config = bilens.TransformerConfig(
-        vocab_size=9, hidden_size=6, intermediate_size=4, num_hidden_layers=layers,
-        num_attention_heads=2, head_dim=4, norm=norm, initializer_range=0.5, **given,
-    )  # fmt: skip
+        vocab_size=9,
+        hidden_size=6,
+        intermediate_size=4,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        head_dim=4,
+        norm=norm,
+        initializer_range=0.5,
+        **given,
+    )
     return bilens.Transformer(config).double().eval()
 
 

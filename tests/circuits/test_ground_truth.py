@@ -31,9 +31,16 @@ SHARP = 60.0  # a score so far above the others, which are 0, that the pattern i
 def blank(layers: int = 1, heads: int = 1, hidden: int = 0) -> bilens.Transformer:
     """Embeddings write their one-hots, W_U reads ``out``; heads and MLPs write nothing yet."""
     config = bilens.TransformerConfig(
-        vocab_size=V, hidden_size=WIDTH, intermediate_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
-        head_dim=max(V, CONTEXT), norm="none", positions="learned", max_position_embeddings=CONTEXT,
-    )  # fmt: skip
+        vocab_size=V,
+        hidden_size=WIDTH,
+        intermediate_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        head_dim=max(V, CONTEXT),
+        norm="none",
+        positions="learned",
+        max_position_embeddings=CONTEXT,
+    )
     model = bilens.Transformer(config).double().eval().requires_grad_(False)
     for parameter in model.parameters():
         parameter.zero_()
@@ -226,7 +233,9 @@ RULES = {(1, 2): (5, 4.0), (2, 1): (6, 3.0), (3, 2): (5, -2.0)}
 
 
 def skip_trigrams() -> bilens.Transformer:
-    """Each rule is a hidden unit; and every token says 5 a little, by itself and by the one before."""
+    """Each rule is a hidden unit; and every token says 5 a little, by itself and by the one
+    before.
+    """
     model = previous_token(hidden=len(RULES))
     for unit, ((before, current), (out, weight)) in enumerate(RULES.items()):
         rule(model, unit, PREVIOUS.start + before, TOKEN.start + current, OUT.start + out, weight)

@@ -32,9 +32,14 @@ HALVES = (torch.float16, torch.bfloat16)
 def built(dtype, scale=1.0, **given):
     torch.manual_seed(0)
     config = bilens.TransformerConfig(
-        vocab_size=9, hidden_size=8, intermediate_size=6, num_hidden_layers=2, num_attention_heads=2,
-        initializer_range=0.5, **{"positions": "learned"} | given,
-    )  # fmt: skip
+        vocab_size=9,
+        hidden_size=8,
+        intermediate_size=6,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        initializer_range=0.5,
+        **{"positions": "learned"} | given,
+    )
     model = bilens.Transformer(config).eval()
     with torch.no_grad():
         for norm in (

@@ -28,9 +28,15 @@ def reading(tokenizer, **given):
     """A model in Llama's family, so that stock transformers runs it too."""
     torch.manual_seed(0)
     config = TransformerConfig(
-        vocab_size=320, hidden_size=8, intermediate_size=6, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=40, initializer_range=0.5, **given,
-    )  # fmt: skip
+        vocab_size=320,
+        hidden_size=8,
+        intermediate_size=6,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=40,
+        initializer_range=0.5,
+        **given,
+    )
     model = Transformer(config).double().eval()
     model.tokenizer = tokenizer
     return model

@@ -11,9 +11,16 @@ from bilens.circuits import At, Knockout, Removal, expand, knockout
 def build(norm="rms", layers=2, **given):
     torch.manual_seed(0)
     config = bilens.TransformerConfig(
-        vocab_size=9, hidden_size=6, intermediate_size=4, num_hidden_layers=layers, num_attention_heads=2, head_dim=4,
-        norm=norm, initializer_range=0.5, **given,
-    )  # fmt: skip
+        vocab_size=9,
+        hidden_size=6,
+        intermediate_size=4,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        head_dim=4,
+        norm=norm,
+        initializer_range=0.5,
+        **given,
+    )
     return bilens.Transformer(config).double().eval().requires_grad_(False)
 
 
@@ -134,8 +141,10 @@ def test_both_ways_are_tried_side_by_side():
         assert len(alone.removals) == 1
         assert (alone.after, alone.direct) == (removal.after, removal.direct)
     assert (both.after, both.effect, both.direct) == (
-        both.removals[0].after, both.removals[0].effect, both.removals[0].direct
-    )  # fmt: skip
+        both.removals[0].after,
+        both.removals[0].effect,
+        both.removals[0].direct,
+    )
     single = knockout(model, TOKENS[:1], "L0H1", 3)
     assert [removal.replaced_by for removal in single.removals] == ["zero"]
     rows = both.rows()

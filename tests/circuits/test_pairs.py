@@ -13,9 +13,16 @@ TOKENS = torch.tensor([1, 4, 2, 7])
 def build(norm="rms", **given):
     torch.manual_seed(0)
     config = bilens.TransformerConfig(
-        vocab_size=9, hidden_size=6, intermediate_size=4, num_hidden_layers=2,
-        num_attention_heads=2, head_dim=4, norm=norm, initializer_range=0.5, **given,
-    )  # fmt: skip
+        vocab_size=9,
+        hidden_size=6,
+        intermediate_size=4,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        head_dim=4,
+        norm=norm,
+        initializer_range=0.5,
+        **given,
+    )
     return bilens.Transformer(config).double().eval().requires_grad_(False)
 
 
@@ -69,8 +76,11 @@ def made():
 def test_rows_rank_by_both_orders_together(tmp_path):
     rows = [tuple(row.values()) for row in made().rows()]
     assert rows[:4] == [
-        ("mlp1", "a", "c", 4.0), ("mlp0", "a", "b", -2.0), ("mlp0", "a", "a", 1.0), ("mlp0", "b", "b", 0.5)
-    ]  # fmt: skip
+        ("mlp1", "a", "c", 4.0),
+        ("mlp0", "a", "b", -2.0),
+        ("mlp0", "a", "a", 1.0),
+        ("mlp0", "b", "b", 0.5),
+    ]
     assert len(rows) == 6
     found = pairs(build(), TOKENS, 3)
     found.save(tmp_path / "p.safetensors")

@@ -63,8 +63,15 @@ def random_dictionary(d=6, f=9, seed=0, dtype=torch.float64, **given):
 
 def build(layers=1, seed=0, **given):
     """A small model in float64 whose every path counts."""
-    config = {"vocab_size": 9, "hidden_size": 6, "intermediate_size": 4, "num_hidden_layers": layers,
-              "num_attention_heads": 2, "head_dim": 2, "max_position_embeddings": 8} | given  # fmt: skip
+    config = {
+        "vocab_size": 9,
+        "hidden_size": 6,
+        "intermediate_size": 4,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2,
+        "head_dim": 2,
+        "max_position_embeddings": 8,
+    } | given
     model = bilens.Transformer(bilens.TransformerConfig(**config)).double()
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -97,8 +104,16 @@ def models(draw):
     norm = draw(st.sampled_from(["rms", "layer", "none"]))
     gated = draw(st.booleans())
     act = "linear" if gated else "square"
-    model = build(layers, draw(st.integers(0, 99)), num_attention_heads=heads, num_key_value_heads=heads, norm=norm,
-                  gated=gated, hidden_act=act, **biased)  # fmt: skip
+    model = build(
+        layers,
+        draw(st.integers(0, 99)),
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        norm=norm,
+        gated=gated,
+        hidden_act=act,
+        **biased,
+    )
     places = draw(
         st.lists(st.sampled_from(list(PLACES.values())[:layers]), unique=True, min_size=1)
     )
@@ -153,7 +168,9 @@ def test_every_term_is_what_its_path_writes(made):
 
 @pytest.mark.parametrize("norm", ["none", "rms", "layer"])
 def test_by_hand_every_pair_of_one_layer(norm):
-    """2 u · T(a_f w_f, a_g w_g), and all the others, from the dense cube and the layer's own input."""
+    """2 u · T(a_f w_f, a_g w_g), and all the others, from the dense cube and the layer's
+    own input.
+    """
     model, D = build(norm=norm, mlp_bias=True), random_dictionary()
     heard, tokens = [], torch.tensor([1, 4, 2])
     hook = model.blocks[0].mlp.register_forward_hook(lambda _, given, out: heard.append(given[0]))
@@ -253,9 +270,14 @@ def test_order_positions_and_what_is_given():
     one, two = sorted(
         {part for path in terms for part in path.strip("mlp0()").split(", ") if part[0] == "f"}
     )
-    assert {path: terms[path].order for path in ("mlp0(base, base)", "mlp0(1, base)", f"mlp0({one}, base)")} == {
-        "mlp0(base, base)": 0, "mlp0(1, base)": 0, f"mlp0({one}, base)": 1,
-    }  # fmt: skip
+    assert {
+        path: terms[path].order
+        for path in ("mlp0(base, base)", "mlp0(1, base)", f"mlp0({one}, base)")
+    } == {
+        "mlp0(base, base)": 0,
+        "mlp0(1, base)": 0,
+        f"mlp0({one}, base)": 1,
+    }
     assert terms[f"mlp0({one}, {two})"].order == terms[f"mlp0({one}, error)"].order == 2
     assert set(terms[f"mlp0({one}, {two})"].given) == {
         "latents mlp0.input@1",
@@ -388,23 +410,63 @@ def test_boxed_model(dtype, limit):
 @pytest.mark.parametrize(
     ("at", "kind", "text"),
     [
-        ({"mlp7.input": random_dictionary()}, ArgumentError, "place must be one of attn0.input, mlp0.input"),
-        ({"mlp0.output": random_dictionary()}, ArgumentError, "be the input of a layer, mlp0.input say; got mlp0.output"),
-        ({"attn0.input": random_dictionary()}, ArgumentError, "got attn0.input"),
-        (dict.fromkeys(("mlp0.input", "layers.0.mlp.input"), random_dictionary()), ArgumentError, "got mlp0.input twice"),
-        ({"mlp0.input": random_dictionary(5)}, ShapeError, "the dictionary at mlp0.input must be of the model's width 6"),
-        ({"mlp0.input": random_dictionary(hook="layers.1.mlp.input")}, ArgumentError, "must read mlp0.input; got layers.1"),
-        ({"mlp0.input": random_dictionary(hook="blocks.0.hook")}, ArgumentError, "must read mlp0.input; got blocks.0.hook"),
-        ({"mlp0.input": random_dictionary(hook_out="layers.0.mlp.output")}, ArgumentError, "Transcoders are not sources"),
-        ({"mlp0.input": random_dictionary(architecture="transcoder")}, ArgumentError, "got a transcoder to another place"),
-        ({"mlp0.input": torch.nn.Linear(6, 6)}, ArgumentError, "must have encode, writes and base; got Linear"),
         (
-            {"mlp0.input": replace(random_dictionary(), writes=torch.full((9, 6), torch.nan, dtype=torch.float64))},
+            {"mlp7.input": random_dictionary()},
+            ArgumentError,
+            "place must be one of attn0.input, mlp0.input",
+        ),
+        (
+            {"mlp0.output": random_dictionary()},
+            ArgumentError,
+            "be the input of a layer, mlp0.input say; got mlp0.output",
+        ),
+        ({"attn0.input": random_dictionary()}, ArgumentError, "got attn0.input"),
+        (
+            dict.fromkeys(("mlp0.input", "layers.0.mlp.input"), random_dictionary()),
+            ArgumentError,
+            "got mlp0.input twice",
+        ),
+        (
+            {"mlp0.input": random_dictionary(5)},
+            ShapeError,
+            "the dictionary at mlp0.input must be of the model's width 6",
+        ),
+        (
+            {"mlp0.input": random_dictionary(hook="layers.1.mlp.input")},
+            ArgumentError,
+            "must read mlp0.input; got layers.1",
+        ),
+        (
+            {"mlp0.input": random_dictionary(hook="blocks.0.hook")},
+            ArgumentError,
+            "must read mlp0.input; got blocks.0.hook",
+        ),
+        (
+            {"mlp0.input": random_dictionary(hook_out="layers.0.mlp.output")},
+            ArgumentError,
+            "Transcoders are not sources",
+        ),
+        (
+            {"mlp0.input": random_dictionary(architecture="transcoder")},
+            ArgumentError,
+            "got a transcoder to another place",
+        ),
+        (
+            {"mlp0.input": torch.nn.Linear(6, 6)},
+            ArgumentError,
+            "must have encode, writes and base; got Linear",
+        ),
+        (
+            {
+                "mlp0.input": replace(
+                    random_dictionary(), writes=torch.full((9, 6), torch.nan, dtype=torch.float64)
+                )
+            },
             NotFiniteError,
             "the dictionary at mlp0.input",
         ),
     ],
-)  # fmt: skip
+)
 @pytest.mark.bad_input
 def test_what_cannot_be_is_refused(refuses, at, kind, text):
     refuses(kind, lambda: expand(build(), [1, 2], 3, dictionaries=at), text)

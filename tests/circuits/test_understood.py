@@ -31,9 +31,16 @@ RELU = torch.nn.functional.relu
 def build(norm="rms", **given):
     torch.manual_seed(0)
     config = bilens.TransformerConfig(
-        vocab_size=9, hidden_size=6, intermediate_size=4, num_hidden_layers=2,
-        num_attention_heads=2, head_dim=4, norm=norm, initializer_range=0.5, **given,
-    )  # fmt: skip
+        vocab_size=9,
+        hidden_size=6,
+        intermediate_size=4,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        head_dim=4,
+        norm=norm,
+        initializer_range=0.5,
+        **given,
+    )
     return bilens.Transformer(config).double().eval().requires_grad_(False)
 
 
@@ -177,22 +184,34 @@ def bound(layer, path, act):
 WRITES = {
     "forward of attention": (turned(TwoScoresInForward), "attn1 must"),
     "the fast path alone": (turned(FastOnly), "attn1 must"),
-    "a hook on attention": (hooked(1, "self_attn", lambda out: (1.5 * out[0], out[1])), "attn1 must"),
-    "a pre-hook on o_proj": (hooked(0, "self_attn.o_proj", lambda x: x.flip(-1), pre=True), "attn0 must"),
+    "a hook on attention": (
+        hooked(1, "self_attn", lambda out: (1.5 * out[0], out[1])),
+        "attn1 must",
+    ),
+    "a pre-hook on o_proj": (
+        hooked(0, "self_attn.o_proj", lambda x: x.flip(-1), pre=True),
+        "attn0 must",
+    ),
     "a hook on v_proj": (hooked(1, "self_attn.v_proj", RELU), "attn1 must"),
     "an adapter at v_proj": (with_module(1, "self_attn.v_proj", Adapted), "attn1 must"),
     "an adapter at o_proj": (with_module(0, "self_attn.o_proj", Adapted), "attn0 must"),
     "a linear layer's forward": (of_class(1, "self_attn.o_proj", Doubled), "attn1 must"),
-    "a forward bound to the object": (bound(1, "self_attn", lambda out: (-out[0], out[1])), "attn1 must"),
+    "a forward bound to the object": (
+        bound(1, "self_attn", lambda out: (-out[0], out[1])),
+        "attn1 must",
+    ),
     "forward of a layer": (of_class(1, "mlp", Rectified), "mlp1 must"),
     "a hook on a layer": (hooked(0, "mlp", RELU), "mlp0 must"),
     "a pre-hook on a layer": (hooked(1, "mlp", torch.tanh, pre=True), "mlp1 must"),
     "a hook inside a layer": (hooked(1, "mlp.gate_proj", torch.tanh), "mlp1 must"),
     "an adapter inside a layer": (with_module(0, "mlp.down_proj", Adapted), "mlp0 must"),
     "a norm's forward": (of_class(1, "input_layernorm", OnePlus), "the norm of attn1 must"),
-    "a norm's transpose": (of_class(1, "post_attention_layernorm", OnePlusHalf), "the norm of mlp1 must"),
+    "a norm's transpose": (
+        of_class(1, "post_attention_layernorm", OnePlusHalf),
+        "the norm of mlp1 must",
+    ),
     "a hook on a norm": (hooked(0, "input_layernorm", torch.tanh), "the norm of attn0 must"),
-}  # fmt: skip
+}
 # What changes patterns alone: given the patterns the sum is right, but the scores are not these.
 SCORES = {
     "a second pair of queries and keys": turned(TwoScores),
@@ -288,7 +307,9 @@ class Halved(Block):
 
 @pytest.mark.bad_input
 def test_a_model_put_together_in_another_way_is_refused(refuses):
-    """Every part is what it says, and the blocks do not add: the sum of the parts is another model."""
+    """Every part is what it says, and the blocks do not add: the sum of the parts is
+    another model.
+    """
     texts = ("the model must", "what its parts add up to", "a difference of ")
     for bias in (False, True):
         model = build(head_bias=bias)
@@ -384,9 +405,15 @@ def test_no_dtype_is_refused_for_its_rounding(dtype, norm):
     for seed in range(3):
         torch.manual_seed(seed)
         config = bilens.TransformerConfig(
-            vocab_size=9, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-            num_attention_heads=4, norm=norm, initializer_range=0.3, qk_norm=seed == 1,
-        )  # fmt: skip
+            vocab_size=9,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            norm=norm,
+            initializer_range=0.3,
+            qk_norm=seed == 1,
+        )
         model = bilens.Transformer(config).to(dtype).eval()
         expand(model, TOKENS, 3, detail="writes")
         assert len(composition(model).rows()) > 0

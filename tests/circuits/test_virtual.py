@@ -16,8 +16,17 @@ TOKENS = [3, 1, 4]
 
 
 def transformer(seed=0, **changes):
-    fields = {"vocab_size": V, "hidden_size": D, "intermediate_size": 5, "num_hidden_layers": 2, "num_attention_heads": 2,
-              "num_key_value_heads": 1, "head_dim": 4, "norm": "none", "max_position_embeddings": 7}  # fmt: skip
+    fields = {
+        "vocab_size": V,
+        "hidden_size": D,
+        "intermediate_size": 5,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 4,
+        "norm": "none",
+        "max_position_embeddings": 7,
+    }
     model = bilens.Transformer(bilens.TransformerConfig(**fields | changes)).double()
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -140,18 +149,28 @@ def test_entries_are_the_terms_of_expand(changes, silent):
     t0, t1, t2 = TOKENS
     entry = {
         "W_U L0H1(embed)": ("L0H1@0→2(embed)", (5, t0), look[0, 1][2, 0] * a0[0]),
-        "W_U L1H0(L0H1)": ("L1H0@1→2(L0H1@0→1(embed))", (5, t0), look[1, 0][2, 1] * a1[1] * look[0, 1][1, 0] * a0[0]),
+        "W_U L1H0(L0H1)": (
+            "L1H0@1→2(L0H1@0→1(embed))",
+            (5, t0),
+            look[1, 0][2, 1] * a1[1] * look[0, 1][1, 0] * a0[0],
+        ),
         "W_U mlp0(embed, embed)": ("mlp0(embed, embed)", (5, t2, t2), m0[2] ** 2),
-        "W_U mlp1(embed, L0H1)": ("mlp1(embed, L0H1@1→2(embed))", (5, t2, t1), m1[2] ** 2 * look[0, 1][2, 1] * a0[1]),
+        "W_U mlp1(embed, L0H1)": (
+            "mlp1(embed, L0H1@1→2(embed))",
+            (5, t2, t1),
+            m1[2] ** 2 * look[0, 1][2, 1] * a0[1],
+        ),
         "W_U mlp0(L0H0, L0H1)": (
-            "mlp0(L0H0@0→2(embed), L0H1@1→2(embed))", (5, t0, t1),
+            "mlp0(L0H0@0→2(embed), L0H1@1→2(embed))",
+            (5, t0, t1),
             m0[2] ** 2 * look[0, 0][2, 0] * a0[0] * look[0, 1][2, 1] * a0[1],
         ),
         "W_U L1H1(mlp0(embed, L0H0))": (
-            "L1H1@1→2(mlp0(embed, L0H0@0→1(embed)))", (5, t1, t0),
+            "L1H1@1→2(mlp0(embed, L0H0@0→1(embed)))",
+            (5, t1, t0),
             look[1, 1][2, 1] * a1[1] * m0[1] ** 2 * look[0, 0][1, 0] * a0[0],
         ),
-    }  # fmt: skip
+    }
     heard = {expr: found for expr, found in entry.items() if f"mlp{silent}" not in expr}
     assert len(heard) == (3 if silent == 0 else 5)
     for expr, (path, at, held) in heard.items():
@@ -178,16 +197,22 @@ def test_scores_over_paths(changes):
     near(form.dense(), e @ over_x @ (e @ dense.ov(0, 0)).T)
     near(virtual(model, "L1H1[-2].QK(L0H0, embed)").dense(), e @ dense.ov(0, 0) @ over_x @ e.T)
     pair = dense.pair(0, e, dense.eye)
-    near(virtual(model, "L1H1[-2].QK(mlp0(embed, x), L0H0)").dense(),
-         torch.einsum("oab,ok->kab", pair, over_x @ (e @ dense.ov(0, 0)).T))  # fmt: skip
-    near(virtual(model, "L1H1[-2].QK(L0H0, mlp0(embed, x))").dense(),
-         torch.einsum("oab,qo->qab", pair, e @ dense.ov(0, 0) @ over_x))  # fmt: skip
+    near(
+        virtual(model, "L1H1[-2].QK(mlp0(embed, x), L0H0)").dense(),
+        torch.einsum("oab,ok->kab", pair, over_x @ (e @ dense.ov(0, 0)).T),
+    )
+    near(
+        virtual(model, "L1H1[-2].QK(L0H0, mlp0(embed, x))").dense(),
+        torch.einsum("oab,qo->qab", pair, e @ dense.ov(0, 0) @ over_x),
+    )
 
 
 def test_learned_positions_are_a_leaf():
     model = transformer(positions="learned")
-    near(virtual(model, "L1H0.QK(pos, embed)").dense(),
-         model.W_pos @ model.W_Q[1, 0] @ model.W_K[1, 0].T @ model.W_E.T / 2)  # fmt: skip
+    near(
+        virtual(model, "L1H0.QK(pos, embed)").dense(),
+        model.W_pos @ model.W_Q[1, 0] @ model.W_K[1, 0].T @ model.W_E.T / 2,
+    )
     assert virtual(model, "W_U mlp0(pos, L0H1(pos))").shape == (V, 7, 7)
 
 
@@ -235,7 +260,8 @@ def test_no_array_of_vocabulary_squared():
     [
         (
             "",
-            "the path '' must have a leaf, a head like L0H3 or a layer like mlp0 at character 1; got the end.",
+            "the path '' must have a leaf, a head like L0H3 or a layer like mlp0 at character 1; "
+            "got the end.",
         ),
         ("W_U", "at character 4; got the end"),
         (
@@ -253,7 +279,8 @@ def test_no_array_of_vocabulary_squared():
         ),
         (
             "L0H1[1]",
-            "must have an offset 0, -1, -2, … (key position − query position) at character 6; got '1'",
+            "must have an offset 0, -1, -2, … (key position − query position) at character 6; "
+            "got '1'",
         ),
         ("L0H1[-1", "must have ']' at character 8; got the end"),
         ("L0H1.OV(x, x)", "must be made of what the model has (embed, x, L0H0, "),
@@ -270,7 +297,8 @@ def test_no_array_of_vocabulary_squared():
         ("L0H1(pos)", "L1H1, mlp1); got 'pos'"),
         (
             "W_U L5H0",
-            "must be made of what the model has (embed, x, L0H0, L0H1, mlp0, L1H0, L1H1, mlp1); got 'L5H0'",
+            "must be made of what the model has (embed, x, L0H0, L0H1, mlp0, L1H0, L1H1, mlp1); "
+            "got 'L5H0'",
         ),
         ("L0H7", "must be made of what the model has"),
         ("mlp3(x, x)", "must be made of what the model has"),

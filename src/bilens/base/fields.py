@@ -12,7 +12,9 @@ from jaxtyping import jaxtyped
 
 
 def setting(default: Any, help: str, **limits: int) -> Any:
-    """A field of a recipe, with a sentence for people, and ``min`` and ``max`` where it has them."""
+    """A field of a recipe, with a sentence for people, and ``min`` and ``max`` where it has
+    them.
+    """
     return field(default=default, metadata={"help": help, **limits})
 
 

@@ -66,10 +66,14 @@ class AttentionScores(Result):
 
     def summary(self) -> str:
         held = f"given {', '.join(self.given)}" if self.given else "nothing given: exact outright"
-        return (
-            f"{self.head} from {self.tokens[0]!r} at {self.query} to {self.tokens[1]!r} at {self.key}: "
-            f"{self.values.numel()} pairs = {self.total:.6g} (forward {self.forward:.6g}, error {self.error:.1e}); {held}"
-        )
+        query, key = (f"{name!r} at {n}" for name, n in self._ends)
+        found = f"{self.values.numel()} pairs = {self.total:.6g}"
+        checked = f"forward {self.forward:.6g}, error {self.error:.1e}"
+        return f"{self.head} from {query} to {key}: {found} ({checked}); {held}"
+
+    @property
+    def _ends(self) -> tuple[tuple[str, int], tuple[str, int]]:
+        return (self.tokens[0], self.query), (self.tokens[1], self.key)
 
     def columns(self) -> tuple[str, ...]:
         return "query source", "key source", "value", "share"
@@ -88,8 +92,14 @@ class AttentionScores(Result):
         ]
 
     def figure(self) -> dict[str, Any]:
-        pairs = {"type": "heatmap", "x": list(self.key_sources), "y": list(self.query_sources), "z": self.values.tolist(),
-                 "colorscale": DIVERGING, "zmid": 0}  # fmt: skip
+        pairs = {
+            "type": "heatmap",
+            "x": list(self.key_sources),
+            "y": list(self.query_sources),
+            "z": self.values.tolist(),
+            "colorscale": DIVERGING,
+            "zmid": 0,
+        }
         axes = {"xaxis": {"title": {"text": f"at the key, {self.tokens[1]!r}"}}}
         axes |= {
             "yaxis": {
@@ -121,7 +131,8 @@ class HeadScores(Result):
             for name, values in self._columns
         ]
         texts, length = self.tokens.shape
-        return f"{len(self.heads)} heads on {texts} × {length} random tokens; most {', most '.join(best)}"
+        read = f"{texts} × {length} random tokens"
+        return f"{len(self.heads)} heads on {read}; most {', most '.join(best)}"
 
     def columns(self) -> tuple[str, ...]:
         return ("head", *(name for name, _ in self._columns))
@@ -202,7 +213,9 @@ def attention_part(wiring: Wiring, layer: int, head: int) -> tuple[int, Heads]:
 def score_form(
     part: Heads, queries: Float[Tensor, "q d_head"], keys: Float[Tensor, "k d_head"], offset: int
 ) -> Factored:
-    """Queries and keys, not yet turned, as their scores where the key stands at query + ``offset``."""
+    """Queries and keys, not yet turned, as their scores where the key stands at query +
+    ``offset``.
+    """
     if part.rotary is not None:
         at = [torch.tensor([[position]], device=queries.device) for position in (0, offset)]
         queries, keys = (

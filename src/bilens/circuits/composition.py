@@ -69,7 +69,8 @@ class Composition(Result):
         if not len(self.strength):
             return f"no part reads another{opaque}"
         n = int(self.ratio.argmax())
-        best = f"{self.first[n]} → {self.second[n]} {self.kinds[n]}, {float(self.ratio[n]):.2f} times chance"
+        pair = f"{self.first[n]} → {self.second[n]} {self.kinds[n]}"
+        best = f"{pair}, {float(self.ratio[n]):.2f} times chance"
         return f"{len(self.strength)} compositions; the strongest: {best}{opaque}"
 
     def columns(self) -> tuple[str, ...]:
@@ -241,8 +242,8 @@ def _symmetric_norm(
 ) -> float:
     """‖S‖ of the symmetric part, with DᵀD given: ½ Σ DᵀD ∘ [(L Lᵀ)∘(R Rᵀ) + (L Rᵀ)∘(R Lᵀ)].
 
-    As ``unit_products`` has it, a tile at a time: all four products of a tile are one GEMM, and stay
-    in cache. Everything is symmetric, so tiles above the diagonal count twice.
+    As ``unit_products`` has it, a tile at a time: all four products of a tile are one GEMM, and
+    stay in cache. Everything is symmetric, so tiles above the diagonal count twice.
     """
     units = [torch.cat(both) for both in zip(left.split(BLOCK), right.split(BLOCK), strict=True)]
     total = 0.0

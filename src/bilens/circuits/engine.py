@@ -1,11 +1,13 @@
-"""The engine of expansions: the value of every way to take one node of a path one step further apart.
+"""The engine of expansions: the value of every way to take one node of a path one step further
+apart.
 
 Two verbs. ``pull``: a functional on what a node writes goes down to one on what an input of it is,
 through a head, given its pattern, by the transpose of its weights; through a product by all that
 its other inputs give. ``split``: a node as children whose values add up to its own:
 
     a head at t          q · Σ_s A_ts W_O W_V x̂_s            over positions s and all that x̂_s is
-    a bilinear layer     q · T(x̂, x̂) = Σ_a Q_aa + Σ_a<b 2 Q_ab    over unordered pairs of its inputs
+    a bilinear layer     q · T(x̂, x̂) = Σ_a Q_aa + Σ_a<b 2 Q_ab    over unordered pairs of its
+                         inputs
     a longer product     leg by leg: first over which leg reads the stream and which its constant
 
 Two equal inputs of a bilinear layer are taken apart together, into unordered pairs, so that no path
@@ -49,7 +51,9 @@ class Parts(NamedTuple):
 
 
 class Read(NamedTuple):
-    """All that a product reads at one position: a node, where it stands, and its features by leg."""
+    """All that a product reads at one position: a node, where it stands, and its features
+    by leg.
+    """
 
     nodes: list[Node]
     at: list[int]
@@ -172,7 +176,9 @@ class Engine:
     # Pull: a functional down one step.
 
     def pull(self, node: Apply, n: int, q: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
-        """From a functional on what ``node`` writes to one on the stream that input n is part of."""
+        """From a functional on what ``node`` writes to one on the stream that input n is
+        part of.
+        """
         product, t = self.recording.products[node.source], node.t
         s = position(node.inputs[n], t)
         hidden = product.down(q, t)

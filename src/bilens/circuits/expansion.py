@@ -163,7 +163,8 @@ class Expansion(Result):
         opaque = f"; opaque: {', '.join(self.opaque)}" if self.opaque else ""
         half = "" if self.as_run is None else f", as run in half precision {self.as_run:.6g}"
         return (
-            f"{self.target} at {self.position}: {len(self.terms)} terms + remainder {self.remainder:.6g} = {self.total:.6g} "
+            f"{self.target} at {self.position}: {len(self.terms)} terms "
+            f"+ remainder {self.remainder:.6g} = {self.total:.6g} "
             f"(forward {self.forward:.6g}, error {self.error:.1e}{half}){held}{opaque}"
         )
 

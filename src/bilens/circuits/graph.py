@@ -139,11 +139,21 @@ class _Build:
         if name not in self.nodes:
             inputs = self.expansion.inputs
             self.nodes[name] = {
-                "node_id": name, "jsNodeId": name, "feature": None, "layer": layer, "ctx_idx": position,
-                "reverse_ctx_idx": len(inputs) - 1 - position, "run_idx": 0, "run_reverse_idx": 0,
-                "feature_type": kind, "clerp": f"{label} at {position} {show_token(inputs[position])}",
-                "influence": 0.0, "activation": None, "token_prob": 0.0, "is_target_logit": name == TARGET,
-            }  # fmt: skip
+                "node_id": name,
+                "jsNodeId": name,
+                "feature": None,
+                "layer": layer,
+                "ctx_idx": position,
+                "reverse_ctx_idx": len(inputs) - 1 - position,
+                "run_idx": 0,
+                "run_reverse_idx": 0,
+                "feature_type": kind,
+                "clerp": f"{label} at {position} {show_token(inputs[position])}",
+                "influence": 0.0,
+                "activation": None,
+                "token_prob": 0.0,
+                "is_target_logit": name == TARGET,
+            }
         return name
 
     def nodes_with_pairs(self) -> list[dict[str, Any]]:

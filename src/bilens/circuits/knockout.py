@@ -117,7 +117,8 @@ class Knockout(Result):
 
     def summary(self) -> str:
         tried = "; ".join(_told(removal) for removal in self.removals)
-        return f"{self.target} at {self.position} without {', '.join(self.writes)}, {self.before:.6g} before: {tried}"
+        without = f"without {', '.join(self.writes)}, {self.before:.6g} before"
+        return f"{self.target} at {self.position} {without}: {tried}"
 
     def rows(self) -> list[dict[str, Any]]:
         return [

@@ -1,4 +1,6 @@
-"""The pair matrix of each bilinear layer: which pairs of what it reads make the target, directly."""
+"""The pair matrix of each bilinear layer: which pairs of what it reads make the target,
+directly.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +63,9 @@ class Pairs(Result):
         return sorted(found, key=lambda row: -abs(row["value"]))
 
     def figure(self) -> dict[str, Any]:
-        """A heat map of each layer, in one scale of colours; a layer further up has more sources."""
+        """A heat map of each layer, in one scale of colours; a layer further up has more
+        sources.
+        """
         largest = max((float(matrix.values.abs().max()) for matrix in self.matrices), default=0.0)
         maps, layout = [], {}
         for n, matrix in enumerate(self.matrices):

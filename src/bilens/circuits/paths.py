@@ -62,7 +62,9 @@ class Stream(Node):
 
 @dataclass(frozen=True)
 class Latent(Node):
-    """What the source ``reader`` reads at ``t`` by a dictionary: a latent's number, BASE or ERROR."""
+    """What the source ``reader`` reads at ``t`` by a dictionary: a latent's number, BASE or
+    ERROR.
+    """
 
     reader: str
     t: int

@@ -1,10 +1,11 @@
 """What a part reads, taken apart another way: sources that add up to it, the error being one.
 
-    x̂_t = Σ_f a_tf w_f + b + ε_t     a = encode(x̂), w_f = writes[f], b = base, ε what x̂ has beside
+    x̂_t = Σ_f a_tf w_f + b + ε_t     a = encode(x̂), w_f = writes[f], b = base, ε what x̂ has
+                                      beside
 
 That is a dictionary's way. The sum is x̂ by construction, whatever the dictionary is worth, so a
-bilinear layer's write T(x̂, x̂) is the sum over unordered pairs of these. x̂ is what the layer reads
-after its norm, and each of the sources is an end: nothing before it is asked.
+bilinear layer's write T(x̂, x̂) is the sum over unordered pairs of these. x̂ is what the layer
+reads after its norm, and each of the sources is an end: nothing before it is asked.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,9 @@ class Replaced:
     error: Float[Tensor, "t d"]
 
     def at(self, reader: str, t: int) -> tuple[Float[Tensor, "n d"], list[Node]]:
-        """What the source ``reader`` reads at ``t``: active latents, base, error, and their names."""
+        """What the source ``reader`` reads at ``t``: active latents, base, error, and their
+        names.
+        """
         active = self.activations[t].nonzero()[:, 0]
         latents = self.activations[t, active, None] * self.writes[active]
         vectors = torch.cat([latents, self.base[None], self.error[t, None]])
@@ -113,7 +116,9 @@ def _require_fitting(
 
 
 def _name(hook: str, parts: Sequence[Part]) -> str:
-    """The place that a dictionary was made for, in the words of ``find_place`` where it knows it."""
+    """The place that a dictionary was made for, in the words of ``find_place`` where it
+    knows it.
+    """
     try:
         return find_place(hook, parts).name
     except ArgumentError:

@@ -82,7 +82,9 @@ def require_writes(
 def require_scores(
     part: Heads, read: Float[Tensor, "t d"], pattern: Float[Tensor, "head t s"]
 ) -> None:
-    """Raise ArgumentError unless a layer's patterns are the softmax of its scores by W_Q and W_K."""
+    """Raise ArgumentError unless a layer's patterns are the softmax of its scores by W_Q
+    and W_K.
+    """
     queries, keys = (_turned(part, read, name) for name in ("q_proj", "k_proj"))
     scores = (queries @ keys.mT) * part.module.d_head**-0.5
     seen = causal_mask(len(read), len(read), read.device)

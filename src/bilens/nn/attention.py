@@ -52,7 +52,9 @@ class Rotary(nn.Module):
         return (angles.cos() * self.scale).to(dtype), (angles.sin() * self.scale).to(dtype)
 
     def _beside(self, positions: Tensor) -> Tensor:
-        """The frequencies on the device of ``positions``, where they then stay; meta has no values."""
+        """The frequencies on the device of ``positions``, where they then stay; meta has no
+        values.
+        """
         moved = self.inv_freq.to(positions.device)
         if positions.device.type != "meta":
             self.inv_freq = moved

@@ -70,7 +70,9 @@ class LayerNorm(nn.Module):
 
 
 class NoNorm(nn.Module):
-    """N(x) = x: the models for which expansions hold with nothing but the attention patterns given."""
+    """N(x) = x: the models for which expansions hold with nothing but the attention
+    patterns given.
+    """
 
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         return x

@@ -104,7 +104,9 @@ class Mix:
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """A factor of each hidden feature, or of all of them, that the pass fixed; ``given`` names it."""
+    """A factor of each hidden feature, or of all of them, that the pass fixed; ``given``
+    names it.
+    """
 
     values: Float[Tensor, "t k"] | Float[Tensor, "t 1"]
     given: str

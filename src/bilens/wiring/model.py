@@ -97,7 +97,9 @@ class Worded(Protocol):
 
 @runtime_checkable
 class Sparse(Protocol):
-    """A sparse dictionary, as circuits need it: x̂ = encode(x̂) @ writes + base + what it misses."""
+    """A sparse dictionary, as circuits need it: x̂ = encode(x̂) @ writes + base + what it
+    misses.
+    """
 
     @property
     def writes(self) -> Float[Tensor, "f d"]:

@@ -52,7 +52,9 @@ class Part(ABC):
 
     @abstractmethod
     def forms(self) -> dict[str, Form]:
-        """The weights of its writes by source, in order. Empty where it is opaque. Gradients flow."""
+        """The weights of its writes by source, in order. Empty where it is opaque.
+        Gradients flow.
+        """
 
     @abstractmethod
     def writes(self, x: Float[Tensor, "t d"]) -> list[Write]:
