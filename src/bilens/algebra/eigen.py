@@ -75,7 +75,7 @@ class Eigen(Result):
             )
         size = torch.where(self.largest == 0, 1.0, self.largest)[..., None].detach()
         shares = self.spectrum / size  # near one: squares stay in range
-        noise = rounding(getattr(torch, self.computed_in), self.vectors.shape[-1])
+        noise = eigen_noise(getattr(torch, self.computed_in), self.vectors.shape[-1])
         # |λ| has no slope there but rounding's
         shares = shares.masked_fill(shares.detach().abs() <= noise, 0.0)
         squares = shares.square().sum(-1)
@@ -264,7 +264,7 @@ def _groups(blocks: Tensor) -> list[Any]:
     return [tuple(group) for group in members.values() if len(group) > 1]
 
 
-def rounding(dtype: torch.dtype, size: int) -> float:
+def eigen_noise(dtype: torch.dtype, size: int) -> float:
     """How far rounding alone moves eigenvalues, over the largest: a few ulps growing as √size (a
     heuristic: LAPACK promises a modest polynomial in the size and delivers about its root)."""
     return 4 * torch.finfo(dtype).eps * size**0.5

@@ -16,10 +16,10 @@ from bilens.algebra.eigen import (
     at_scale,
     best_first,
     degenerate_blocks,
+    eigen_noise,
     length,
     require_count,
     require_which,
-    rounding,
 )
 from bilens.algebra.eigh import symmetric_eigh
 from bilens.algebra.symmetric import signs, unit_products
@@ -256,7 +256,7 @@ class QuadraticForm(Record):
         # off the row space λ is exactly 0
         spectrum = torch.nn.functional.pad(spectrum, (0, size - spectrum.shape[-1]))
         largest = spectrum.detach().abs().amax(-1, keepdim=True)
-        bound = rounding(form.dtype, size) * largest.expand_as(spectrum).clone()
+        bound = eigen_noise(form.dtype, size) * largest.expand_as(spectrum).clone()
         bound[..., :k] = torch.maximum(bound[..., :k], residuals)
         blocks = degenerate_blocks(spectrum.detach(), bound)
         found = Eigen(
@@ -326,7 +326,7 @@ class QuadraticForm(Record):
         form = self.to(working_dtype(self.dtype))
         pairs = form.eigh()
         computed_in, form = pairs.computed_in, form.to(pairs.values.dtype)
-        noise = rounding(getattr(torch, computed_in), form.shape[-1]) * float(pairs.largest)
+        noise = eigen_noise(getattr(torch, computed_in), form.shape[-1]) * float(pairs.largest)
         order = pairs.values.argsort(descending=True)
         values, vectors = pairs.values[order], pairs.vectors[order].to(form.dtype)
         count = min(int((values > noise).sum()), int((values < -noise).sum()), k or form.shape[-1])

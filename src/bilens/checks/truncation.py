@@ -11,7 +11,7 @@ from torch import Tensor
 from bilens.base.charts import REFERENCE
 from bilens.base.results import Result
 from bilens.decompose import eigen
-from bilens.models.classifier import Classifier
+from bilens.models import Classifier
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -16,8 +16,7 @@ from bilens.base.errors import ArgumentError
 from bilens.base.numerics import dtype_name, relative_error, tolerance
 from bilens.base.results import Result
 from bilens.checks.stock import stock
-from bilens.circuits import expand
-from bilens.circuits.expansion import Detail
+from bilens.circuits import Detail, expand
 from bilens.decompose import eigen, hosvd
 from bilens.models import Classifier, Transformer, hushed, load
 

@@ -11,7 +11,7 @@ from bilens.circuits.attention import (
     qk_circuit,
 )
 from bilens.circuits.composition import Composition, composition
-from bilens.circuits.expansion import Expansion, Groups, Term, expand
+from bilens.circuits.expansion import Detail, Expansion, Groups, Term, expand
 from bilens.circuits.graph import graph
 from bilens.circuits.knockout import Knockout, Removal, knockout
 from bilens.circuits.pairs import PairMatrix, Pairs, pairs
@@ -24,6 +24,7 @@ __all__ = [
     "At",
     "AttentionScores",
     "Composition",
+    "Detail",
     "Expansion",
     "Groups",
     "HeadScores",

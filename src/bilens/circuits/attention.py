@@ -27,7 +27,7 @@ from bilens.base.results import Result
 from bilens.circuits.paths import ONE
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.understood import require_ends, require_scores, require_weights
-from bilens.nn.attention import rotate
+from bilens.nn import rotate
 from bilens.wiring import Expandable, Heads, Wiring, explained, explains, hooked, require_expandable
 
 MOST_TOKENS = 2**20  # of random texts: drawn before any of them is read

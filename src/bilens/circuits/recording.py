@@ -15,7 +15,7 @@ from bilens.circuits.paths import RESERVED, Node
 from bilens.circuits.paths import Write as Whole
 from bilens.circuits.replaced import Replaced, placed, take_apart
 from bilens.circuits.understood import require_norm, require_plain, require_writes
-from bilens.nn.norm import NoNorm, Norm
+from bilens.nn import NoNorm, Norm
 from bilens.wiring import (
     BIAS,
     EMBEDDING,

@@ -16,8 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bilens.base.errors import ArgumentError
-from bilens.nn.attention import causal_mask, rotate
-from bilens.nn.norm import Norm
+from bilens.nn import Norm, causal_mask, rotate
 from bilens.wiring import Expandable, Heads, Multilinear, Part, Wiring, Write
 
 PROBES = 5  # random vectors, at as many positions, on which weights are tried

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.algebra.third import require_factors
+from bilens.algebra import require_factors
 from bilens.base.errors import ArgumentError, ConfigError, FileError, ShapeError
 from bilens.base.numerics import dtype_name, is_whole, require_finite
 from bilens.base.progress import Progress

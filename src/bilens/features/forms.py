@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.algebra import Eigen, Gates, QuadraticForm
-from bilens.algebra.eigen import Which, require_count
+from bilens.algebra import Eigen, Gates, QuadraticForm, Which, require_count
 from bilens.base.charts import DIVERGING
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import near_one, require_finite, scaled

@@ -4,10 +4,12 @@ from bilens.models.activations import activations
 from bilens.models.classifier import Classifier, ClassifierConfig
 from bilens.models.families import FAMILIES
 from bilens.models.loading import hushed, load
+from bilens.models.tokenizing import PAIR, read_tokenizer, vocabulary_size
 from bilens.models.transformer import Transformer, TransformerConfig
 
 __all__ = [
     "FAMILIES",
+    "PAIR",
     "Classifier",
     "ClassifierConfig",
     "Transformer",
@@ -15,4 +17,6 @@ __all__ = [
     "activations",
     "hushed",
     "load",
+    "read_tokenizer",
+    "vocabulary_size",
 ]

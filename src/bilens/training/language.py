@@ -14,8 +14,7 @@ from bilens.base.errors import ArgumentError, ConfigError
 from bilens.base.fields import setting
 from bilens.base.keys import Anything, Keys, Table, each, require
 from bilens.base.reading import read_toml
-from bilens.models import Transformer, TransformerConfig
-from bilens.models.tokenizing import vocabulary_size
+from bilens.models import Transformer, TransformerConfig, vocabulary_size
 from bilens.training.processes import first_does
 from bilens.training.run import Lesson, Run, content
 from bilens.training.schedule import Schedule, require_room

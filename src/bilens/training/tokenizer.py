@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from bilens.base.errors import ArgumentError, FileError
 from bilens.base.files import new_folder, reason, saved_together
 from bilens.base.numerics import is_whole
-from bilens.models.tokenizing import PAIR, read_tokenizer
+from bilens.models import PAIR, read_tokenizer
 from bilens.training.text import END, pieces, split_documents
 
 SMALLEST = 256 + 1  # every byte, and the end of text

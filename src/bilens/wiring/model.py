@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.base.errors import ArgumentError
-from bilens.nn.norm import Norm
+from bilens.nn import Norm
 from bilens.wiring.kinds import Source
 from bilens.wiring.parts import Part
 

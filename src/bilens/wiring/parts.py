@@ -9,8 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bilens.base.errors import NotExactError
-from bilens.nn.attention import Attention, Rotary
-from bilens.nn.norm import Norm
+from bilens.nn import Attention, Norm, Rotary
 from bilens.wiring.kinds import (
     BIAS,
     BILINEAR,

@@ -20,8 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from bilens.algebra import Eigen
-from bilens.algebra.eigen import Which, preference, rounding
+from bilens.algebra import Eigen, Which, eigen_noise, preference
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.results import Result
 from bilens.decompose.spectra.weighted import WeightedEigen
@@ -281,7 +280,7 @@ def _broken(spectrum: Eigen, matched: set[int]) -> set[int]:
 
 def _floor(spectrum: Eigen) -> float:
     """How far rounding alone moves eigenvalues."""
-    return rounding(getattr(torch, spectrum.computed_in), spectrum.vectors.shape[-1]) * float(
+    return eigen_noise(getattr(torch, spectrum.computed_in), spectrum.vectors.shape[-1]) * float(
         spectrum.largest
     )
 

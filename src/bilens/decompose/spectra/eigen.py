@@ -8,9 +8,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.algebra import Eigen, QuadraticForm, ThirdOrder
-from bilens.algebra.eigen import Which, at_scale, require_count, require_which
-from bilens.algebra.quadratic import REACH
+from bilens.algebra import (
+    REACH,
+    Eigen,
+    QuadraticForm,
+    ThirdOrder,
+    Which,
+    at_scale,
+    require_count,
+    require_which,
+)
 from bilens.base.chunks import Chunks, fingerprint, make_chunks, require_chunks, write_chunks
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import peak, powers, require_finite, scaled, working_dtype

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.algebra.eigen import Which
+from bilens.algebra import Which
 from bilens.decompose.spectra.probe import SIDES
 
 CERTIFIED = "certified by inertia"

@@ -21,8 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from bilens.algebra import QuadraticForm
-from bilens.algebra.eigen import Which, preference, rounding
+from bilens.algebra import QuadraticForm, Which, eigen_noise, preference
 from bilens.base.numerics import tolerance
 from bilens.decompose.spectra.probe import CHANCE, LEAVING, SURE, Held, unseen
 from bilens.decompose.spectra.product import Product
@@ -110,7 +109,9 @@ def _floor(
     Where another is known to lie that close, only what is above both counts."""
     first, bounds = _preferred(found.values[rows], which), found.bounds[rows]
     missed = torch.where(bounds <= tol * found.largest[rows, None], bounds, 0.0).norm(dim=-1)
-    told = rounding(bounds.dtype, found.vectors.shape[-1]) + min(tol, tolerance(bounds.dtype)) / 100
+    told = (
+        eigen_noise(bounds.dtype, found.vectors.shape[-1]) + min(tol, tolerance(bounds.dtype)) / 100
+    )
     near = told * found.largest[rows] + 2 * missed
     near = near.clamp(min=torch.finfo(bounds.dtype).tiny)
     last = first[:, k - 1]

@@ -31,7 +31,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from bilens.algebra.eigen import Which
+from bilens.algebra import Which
 from bilens.decompose.spectra.product import Product
 
 # that an eigenvalue is missed at the very edge of what is kept (further in, far less)

@@ -8,8 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.algebra import Eigen, QuadraticForm, signs
-from bilens.algebra.eigen import Which, at_scale, degenerate_blocks, preference, rounding
+from bilens.algebra import (
+    Eigen,
+    QuadraticForm,
+    Which,
+    at_scale,
+    degenerate_blocks,
+    eigen_noise,
+    preference,
+    signs,
+)
 from bilens.base.errors import ArgumentError, TooLargeError
 from bilens.base.numerics import dtype_name, is_number, require_finite, root, tolerance
 from bilens.decompose.spectra import inertia
@@ -134,7 +142,7 @@ class Lanczos:
         """Lanczos' pairs as a result, and how close two of them are one."""
         largest = ritz.largest[:, None]
         residuals = _residuals(form, ritz)
-        close = torch.maximum(residuals, rounding(form.dtype, form.shape[-1]) * largest)
+        close = torch.maximum(residuals, eigen_noise(form.dtype, form.shape[-1]) * largest)
         size = largest.clamp(min=torch.finfo(form.dtype).tiny)
         within = residuals <= _tol(self.tol, form.dtype) * size
         length = form.weights.new_full(form.weights.shape[:1], torch.nan)

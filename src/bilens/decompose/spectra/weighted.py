@@ -20,9 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.algebra import Eigen, QuadraticForm, ThirdOrder
-from bilens.algebra.eigen import at_scale
-from bilens.algebra.third import Form
+from bilens.algebra import Eigen, Form, QuadraticForm, ThirdOrder, at_scale
 from bilens.base.errors import ShapeError
 from bilens.base.numerics import require_finite, restored
 from bilens.base.records import Record

@@ -23,8 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.algebra import CP, Dense, Tucker, signs
-from bilens.algebra.third import CANCELLED
+from bilens.algebra import CANCELLED, CP, Dense, Tucker, signs
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import (
     dtype_name,

@@ -24,9 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.algebra import CP, Dense, ThirdOrder, Tucker
-from bilens.algebra.cp import BLOCK
-from bilens.algebra.third import CANCELLED
+from bilens.algebra import BLOCK, CANCELLED, CP, Dense, ThirdOrder, Tucker
 from bilens.base.axes import MODES, Mode
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import is_whole, nonnegative, require_finite, require_share

@@ -11,9 +11,17 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from bilens.models.transformer.config import TransformerConfig
-from bilens.nn import MLP, Attention, GatedMLP, LayerNorm, NoNorm, RMSNorm, Rotary
-from bilens.nn.attention import frequencies
-from bilens.nn.norm import make_norm
+from bilens.nn import (
+    MLP,
+    Attention,
+    GatedMLP,
+    LayerNorm,
+    NoNorm,
+    RMSNorm,
+    Rotary,
+    frequencies,
+    make_norm,
+)
 
 
 class Block(GradientCheckpointingLayer):

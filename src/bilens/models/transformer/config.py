@@ -8,8 +8,7 @@ from bilens.base.errors import ConfigError
 from bilens.base.keys import Flag, Keys, Number, OneOf, Whole, each
 from bilens.models.config import SIZE, SIZE_OR_NONE, require_known_keys, require_tokens
 from bilens.models.transformer.rope import THETA, rope_parameters
-from bilens.nn.mlp import ACTIVATIONS
-from bilens.nn.norm import NORMS
+from bilens.nn import ACTIVATIONS, NORMS
 
 POSITIONS = ("rope", "learned", "none")
 MOST_LAYERS = 10_000

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.nn.attention import Mask
+from bilens.nn import Mask
 
 
 def attention_mask(
