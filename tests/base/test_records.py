@@ -51,7 +51,7 @@ KINDS = {
     "Rounded": lambda m: m.cp().round(2),
     "Gates": lambda m: m.quadratic().gates(),
     "HOSVD": lambda m: hosvd(m.cp(), (1, 2, 3)),
-    "Parts": lambda m: affine(m.randn(3, 5), m.randn(5, 4), m.randn(5, 4), m.randn(3).split()),
+    "Parts": lambda m: affine(m.randn(3, 5), m.randn(5, 4), m.randn(5, 4), m.randn(3)).split(),
 }
 
 

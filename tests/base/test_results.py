@@ -98,7 +98,7 @@ def test_text_from_outside_is_shown_and_does_nothing(make):
     assert not {"\x1b", "\u202e"} & set(html + repr(found))
     long = eigen(make.cp(2, 4), k=1).labelled(["n" * 300, "b"])._repr_html_()
     assert "n" * 300 in long
-    half = eigen(make.cp(2, 4), k=1, labels=["a\ud800", "b"])
+    half = eigen(make.cp(2, 4), k=1).labelled(["a\ud800", "b"])
     assert half.to_frame()["of"][0] == "a\ud800"
     assert b"a\\ud800" in half._repr_html_().encode()
 

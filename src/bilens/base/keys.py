@@ -46,7 +46,7 @@ class Whole(Allowed):
     """A whole number from ``least`` to ``most``."""
 
     least: int = 1
-    most: float = math.inf
+    most: int | float = math.inf
 
     def allows(self, value: Any) -> bool:
         return is_whole(value) and self.least <= value <= self.most
@@ -75,9 +75,9 @@ class Between(Allowed):
 class Number(Allowed):
     """A finite number of at least ``least``, above ``above`` and below ``below``."""
 
-    least: float = -math.inf
-    above: float = -math.inf
-    below: float = math.inf
+    least: int | float = -math.inf
+    above: int | float = -math.inf
+    below: int | float = math.inf
 
     def allows(self, value: Any) -> bool:
         number = isinstance(value, int | float) and not isinstance(value, bool)
