@@ -74,6 +74,7 @@ _ROOMS = (
     "nn",
     "report",
     "training",
+    "wiring",
 )
 
 __all__ = [

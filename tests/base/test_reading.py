@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bilens.base import reading
+from bilens.base import reading, weights
 from bilens.base.errors import FileError
 
 
@@ -33,7 +33,7 @@ def test_a_pipe_and_a_folder_are_not_read(tmp_path, refuses):
     os.mkfifo(pipe)
     for file in (pipe, tmp_path, tmp_path / "absent.json", tmp_path / ("x" * 300)):
         refuses(FileError, lambda file=file: reading.read_json(file), str(file)[:50])
-        refuses(FileError, lambda file=file: reading.weight_shapes(file), str(file)[:50])
+        refuses(FileError, lambda file=file: weights.weight_shapes(file), str(file)[:50])
 
 
 def test_a_huge_file_is_refused_before_it_is_read(tmp_path, refuses):
@@ -50,11 +50,11 @@ KINDS = [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn]
 def test_weights_that_are_no_real_numbers_are_refused_by_name(tmp_path, refuses, kind):
     file = tmp_path / "model.safetensors"
     save_file({"good": torch.ones(2), "odd": torch.ones(2).to(kind)}, file)
-    refuses(FileError, lambda: reading.load_weights(file), str(file), "odd", "Convert")
+    refuses(FileError, lambda: weights.load_weights(file), str(file), "odd", "Convert")
 
 
 def test_weights_keep_their_type(tmp_path):
     file = tmp_path / "model.safetensors"
     save_file({"a": torch.ones(2, 3, dtype=torch.bfloat16)}, file)
-    assert reading.weight_shapes(file) == {"a": (2, 3)}
-    assert reading.load_weights(file)["a"].dtype is torch.bfloat16
+    assert weights.weight_shapes(file) == {"a": (2, 3)}
+    assert weights.load_weights(file)["a"].dtype is torch.bfloat16

@@ -355,7 +355,10 @@ def _gauge(tensor: CP, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         ..., None
     ].unbind()
     moved = CP(
-        (tensor.out / (a * b).T)[:, order], (tensor.right * b)[order], (tensor.left * a)[order]
+        (tensor.out / (a * b).T)[:, order],
+        (tensor.right * b)[order],
+        (tensor.left * a)[order],
+        tensor.affine,
     )
     there, here = moved.symmetrise(), tensor.symmetrise()
     square = here.inner(here)

@@ -19,7 +19,8 @@ from torch import Tensor
 from bilens.base.errors import ArgumentError, ConfigError, FileError
 from bilens.base.files import atomic_write
 from bilens.base.numerics import TOLERANCE, dtype_name, is_whole, near_one, scaled, working_dtype
-from bilens.base.reading import load_weights, read_json_object
+from bilens.base.reading import read_json_object
+from bilens.base.weights import load_weights
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 VERSION = "6.0.0"  # of the layout written; SAELens takes a folder without one for its older layout

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from bilens.base.errors import FileError
-from bilens.base.reading import load_weights, read_json_object, weight_dtypes, weight_shapes
+from bilens.base.reading import read_json_object
+from bilens.base.weights import load_weights, weight_dtypes, weight_shapes
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"

@@ -120,6 +120,16 @@ class Attention(nn.Module):
         self.q_norm = None if qk_norm_eps is None else RMSNorm(self.d_head, qk_norm_eps)
         self.k_norm = None if qk_norm_eps is None else RMSNorm(self.d_head, qk_norm_eps)
 
+    @property
+    def readers(self) -> tuple[nn.Linear, ...]:
+        """What reads the residual stream."""
+        return self.q_proj, self.k_proj, self.v_proj
+
+    @property
+    def writers(self) -> tuple[nn.Linear, ...]:
+        """What writes to it."""
+        return (self.o_proj,)
+
     def forward(
         self,
         x: Float[Tensor, "b t d"],

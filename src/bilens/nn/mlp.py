@@ -39,6 +39,16 @@ class GatedMLP(nn.Module):
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         return self.down_proj(ACTIVATIONS[self.act](self.gate_proj(x)) * self.up_proj(x))
 
+    @property
+    def readers(self) -> tuple[nn.Linear, ...]:
+        """What reads the residual stream."""
+        return self.gate_proj, self.up_proj
+
+    @property
+    def writers(self) -> tuple[nn.Linear, ...]:
+        """What writes to it."""
+        return (self.down_proj,)
+
     def tensor(self) -> CP:
         """This very layer as a tensor: a view of the weights, gradients flow. Over (1, x) where it
         has biases.
@@ -75,6 +85,16 @@ class MLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         return self.down_proj(ACTIVATIONS[self.act](self.up_proj(x)))
+
+    @property
+    def readers(self) -> tuple[nn.Linear, ...]:
+        """What reads the residual stream."""
+        return (self.up_proj,)
+
+    @property
+    def writers(self) -> tuple[nn.Linear, ...]:
+        """What writes to it."""
+        return (self.down_proj,)
 
     def tensor(self) -> CP:
         """The layer as a tensor with left = right, where ``act`` is square. Errors: NotExactError

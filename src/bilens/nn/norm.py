@@ -38,6 +38,7 @@ class RMSNorm(nn.Module):
 
     transposed = linear
     shift = None
+    centred = False  # whether it takes the mean out of what it reads
 
 
 class LayerNorm(nn.Module):
@@ -64,6 +65,8 @@ class LayerNorm(nn.Module):
         x = x * self.weight
         return x - x.mean(-1, keepdim=True)
 
+    centred = True
+
     @property
     def shift(self) -> Float[Tensor, " d"]:
         return self.bias
@@ -85,6 +88,7 @@ class NoNorm(nn.Module):
 
     transposed = linear
     shift = None
+    centred = False  # whether it takes the mean out of what it reads
 
 
 Norm = RMSNorm | LayerNorm | NoNorm

@@ -28,7 +28,7 @@ from bilens.features import Dictionary, DictionaryRecipe
 from bilens.models import Transformer, activations
 from bilens.training.run import Run, content
 from bilens.training.text import Blocks, TextData, load_text
-from bilens.wiring import eager, find_place, hooked
+from bilens.wiring import eager, find_place, hooked, module_name
 
 SHARD = 256  # blocks in a file
 BATCH = 16  # blocks in a forward pass
@@ -83,11 +83,7 @@ def _harvested_and_learned(
 
     told = None if progress is None else partial(progress, what="blocks")
     files = harvest(model, data.train, place, run.output / "activations", told)
-    name = (
-        f"layers.{at.name[3:].partition('.')[0]}.mlp.{at.side}"
-        if at.name.startswith("mlp")
-        else at.name
-    )
+    name = module_name(at.name)
     try:
         made = Dictionary.train(shuffled(files, how.batch_size, how.seed), how, name, progress)
     except KeyboardInterrupt as stop:

@@ -23,7 +23,7 @@ from bilens.wiring.kinds import (
 )
 from bilens.wiring.model import Expandable, Prompt, Sparse, Wiring, Worded, require_expandable
 from bilens.wiring.parts import Heads, Layer, Outlet, Part
-from bilens.wiring.places import Place, find_place, short_name
+from bilens.wiring.places import Place, find_place, module_name, short_name
 from bilens.wiring.precision import eager, explained, explains, is_half
 
 __all__ = [
@@ -60,6 +60,7 @@ __all__ = [
     "hear",
     "hooked",
     "is_half",
+    "module_name",
     "quadratic",
     "require_expandable",
     "short_name",

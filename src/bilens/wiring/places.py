@@ -10,6 +10,8 @@ from bilens.wiring.parts import Part
 # Llama's names of modules, and the short ones of parts.
 MODULES = re.compile(r"(?:model\.)?layers\.(\d+)\.(mlp|self_attn)\.(input|output)")
 SHORT = {"mlp": "mlp", "self_attn": "attn"}
+PARTS = re.compile(r"(mlp|attn)(\d+)\.(input|output)")
+LONG = {short: module for module, short in SHORT.items()}
 
 
 class Place(NamedTuple):
@@ -44,3 +46,11 @@ def short_name(text: str) -> str:
     """The short name of a place, "mlp1.input" for "layers.1.mlp.input"; any other text as it is."""
     found = MODULES.fullmatch(text)
     return f"{SHORT[found[2]]}{found[1]}.{found[3]}" if found else text
+
+
+def module_name(text: str) -> str:
+    """A place with the names of modules, "layers.1.mlp.input" for "mlp1.input"; any other text as
+    it is.
+    """
+    found = PARTS.fullmatch(text)
+    return f"layers.{found[2]}.{LONG[found[1]]}.{found[3]}" if found else text

@@ -23,7 +23,6 @@ from bilens.cli.options import (
 )
 from bilens.cli.output import Table, show, table
 from bilens.cli.subjects import language_model
-from bilens.wiring import find_place, is_half
 
 DETAILS = ("writes", "pairs", "paths")
 TERMS = 20  # in a table
@@ -85,7 +84,9 @@ def command(
         require_place(flag, file)
     todo = "Expand a classifier in Python: bilens.expand(model, image, target)."
     loaded = language_model(model, str(model), todo)
-    if not is_half(loaded):  # that is explained in float32, beside what it gives as it is
+    if not bilens.wiring.is_half(
+        loaded
+    ):  # that is explained in float32, beside what it gives as it is
         loaded = loaded.double()
     expansion = bilens.expand(
         loaded,
@@ -146,7 +147,7 @@ def _dictionary(folder: Path, model: "bilens.Transformer") -> "bilens.features.D
         must = "name the place it reads: hook_name in cfg.json"
         raise ArgumentError(str(folder), must=must, got="none")
     try:
-        find_place(made.hook, wiring.parts)
+        bilens.wiring.find_place(made.hook, wiring.parts)
     except ArgumentError as error:
         raise FileError(f"{folder}: hook_name", must=error.must, got=error.got) from error
     made.require_fits(str(folder), width=wiring.readout.shape[1], place=made.hook)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bilens.models.transformer.blocks import Body
 from bilens.models.transformer.config import TransformerConfig
-from bilens.nn import GatedMLP, LayerNorm, NoNorm, RMSNorm
+from bilens.nn import LayerNorm, NoNorm, RMSNorm
 
 Norm = RMSNorm | LayerNorm | NoNorm
 
@@ -46,17 +46,12 @@ def fold(old: Body, new: Body, head: nn.Linear) -> None:
     """
     for before, after in zip(old.blocks, new.blocks, strict=True):
         if after.self_attn is not None:
-            readers = [after.self_attn.q_proj, after.self_attn.k_proj, after.self_attn.v_proj]
-            _fold(before.input_layernorm, after.input_layernorm, *readers)
+            _fold(before.input_layernorm, after.input_layernorm, *after.self_attn.readers)
         if after.mlp is not None:
-            readers = (
-                [after.mlp.gate_proj, after.mlp.up_proj]
-                if isinstance(after.mlp, GatedMLP)
-                else [after.mlp.up_proj]
-            )
-            _fold(before.post_attention_layernorm, after.post_attention_layernorm, *readers)
+            norms = before.post_attention_layernorm, after.post_attention_layernorm
+            _fold(*norms, *after.mlp.readers)
     _fold(old.norm, new.norm, head)
-    if isinstance(old.norm, LayerNorm):
+    if old.norm.centred:
         _centre_writers(new)
 
 
@@ -67,8 +62,8 @@ def _fold(norm: Norm, target: Norm, *readers: nn.Linear) -> None:
     if isinstance(norm, NoNorm) or isinstance(target, NoNorm):
         return
     for reader in readers:
-        if isinstance(norm, LayerNorm):
-            reader.bias.add_(reader.weight @ norm.bias.to(reader.weight))
+        if norm.shift is not None:
+            reader.bias.add_(reader.weight @ norm.shift.to(reader.weight))
         reader.weight.mul_(norm.weight)
     target.weight.fill_(1)
 
@@ -78,9 +73,8 @@ def _centre_writers(body: Body) -> None:
     embeddings = [part for part in body.children() if isinstance(part, nn.Embedding)]
     for embedding in embeddings:
         embedding.weight.sub_(embedding.weight.mean(1, keepdim=True))
-    writers = [block.self_attn.o_proj for block in body.blocks if block.self_attn is not None]
-    writers += [block.mlp.down_proj for block in body.blocks if block.mlp is not None]
-    for writer in writers:
+    parts = [part for block in body.blocks for part in (block.self_attn, block.mlp) if part]
+    for writer in (writer for part in parts for writer in part.writers):
         writer.weight.sub_(writer.weight.mean(0, keepdim=True))
         if writer.bias is not None:
             writer.bias.sub_(writer.bias.mean())
