@@ -84,9 +84,8 @@ def command(
         require_place(flag, file)
     todo = "Expand a classifier in Python: bilens.expand(model, image, target)."
     loaded = language_model(model, str(model), todo)
-    if not bilens.wiring.is_half(
-        loaded
-    ):  # that is explained in float32, beside what it gives as it is
+    # half precision is explained in float32, beside what the model gives as it is
+    if not bilens.wiring.is_half(loaded):
         loaded = loaded.double()
     expansion = bilens.expand(
         loaded,
