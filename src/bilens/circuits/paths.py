@@ -164,19 +164,18 @@ def _escaped(name: str) -> str:
 
 def children(node: Node) -> tuple[Node, ...]:
     """The nodes right below."""
-    match node:
-        case Apply(_, _, inputs):
-            return inputs
-        case Score(_, query, key):
-            return query, key
-    return ()
+    if isinstance(node, Apply):
+        return node.inputs
+    return (node.query, node.key) if isinstance(node, Score) else ()
 
 
 def walk(node: Node) -> Iterator[Node]:
     """The tree's nodes, each before those below it."""
-    yield node
-    for child in children(node):
-        yield from walk(child)
+    ahead = [node]
+    while ahead:
+        one = ahead.pop()
+        yield one
+        ahead += reversed(children(one))
 
 
 def position(node: Node, otherwise: int) -> int:

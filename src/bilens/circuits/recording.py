@@ -105,7 +105,7 @@ class Recording:
         name = self.wiring.parts[part].name if part < len(self.wiring.parts) else "final"
         return (f"σ {name}@{position}",)
 
-    @property
+    @cached_property
     def opaque(self) -> tuple[str, ...]:
         """The sources that are not taken apart, though they read."""
         ends = (EMBEDDING, POSITION, BIAS)
