@@ -110,9 +110,9 @@ def test_what_does_not_read_is_refused_with_its_character(expr, must, refuses):
 def test_order_positions_and_cut():
     node = parse("mlp1(L0H3@5→9(embed), mlp0(embed, 1))", 9)
     ends = {"embed", "pos"}
-    assert order(node, ends, {"embed"}) == 2
-    assert order(parse("mlp1(L0H3, embed)", 9), ends, {"embed"}) is None
-    assert order(parse("mlp1(f3, base)", 9), ends, {"embed"}) == 1
+    assert order(walk(node), ends, {"embed"}) == 2
+    assert order(walk(parse("mlp1(L0H3, embed)", 9)), ends, {"embed"}) is None
+    assert order(walk(parse("mlp1(f3, base)", 9)), ends, {"embed"}) == 1
     assert positions(node) == (5, 9)
     assert text(cut(node, 1)) == "mlp1(L0H3, mlp0)"
     assert latex(node).startswith(r"2 \left( A^{0,3}_{9,5} W_{OV}^{0,3} W_E t_{5} \cdot_{12} B^{1}")

@@ -15,8 +15,10 @@ is met twice. A layer that reads through a dictionary has its latents, base and 
 what the stream is a sum of; they are ends.
 """
 
+import functools
 import itertools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -169,7 +171,7 @@ class Engine:
             a, b = self._legs_of(product, parts.vectors, node.t, s)
             hidden = product.down(q, node.t)
             return _largest_pairs(a * hidden, b, _paired(node, parts), room)
-        n = next(n for n, child in enumerate(node.inputs) if self.expandable(child))
+        n = self._first(node)
         inner = self.split(node.inputs[n], self.pull(node, n, q), room)
         return inner._replace(node=lambda m: _with(node, n, inner.node(m)))
 
@@ -182,17 +184,24 @@ class Engine:
         product, t = self.recording.products[node.source], node.t
         s = position(node.inputs[n], t)
         hidden = product.down(q, t)
-        legs = product.form.legs
-        if product.degree == 2:  # the other input stands on either leg
-            a, b = self.features(product, t, node.inputs[1 - n])
-            down = product.weight(0, t, s) * ((hidden * b) @ legs[0].weight)
-            down = down + product.weight(1, t, s) * ((hidden * a) @ legs[1].weight)
-        else:
-            for m, child in enumerate(node.inputs):
-                if m != n:
-                    hidden = hidden * self.features(product, t, child)[m]
-            down = product.weight(n, t, s) * (hidden @ legs[n].weight)
-        return self.recording.pull(product.source.part, down, s)
+        pulled = (
+            product.weight(leg, t, s) * ((hidden * others) @ product.form.legs[leg].weight)
+            for leg, others in self._beside(node, n)
+        )
+        return self.recording.pull(product.source.part, _sum(pulled), s)
+
+    def _beside(self, node: Apply, n: int) -> list[tuple[int, Tensor | float]]:
+        """The legs that input n stands on, and what the other inputs give beside it there: of two
+        inputs, each stands on either leg.
+        """
+        product, t = self.recording.products[node.source], node.t
+        if product.degree == 2:
+            left, right = self.features(product, t, node.inputs[1 - n])
+            return [(0, right), (1, left)]
+        others = [
+            self.features(product, t, child)[m] for m, child in enumerate(node.inputs) if m != n
+        ]
+        return [(n, math.prod(others))] if others else [(n, 1.0)]
 
     # What paths write.
 
@@ -214,10 +223,7 @@ class Engine:
         if product.degree == 2:
             (a, b), (c, d) = features
             return a * b if inputs[0] == inputs[1] else a * d + c * b
-        made = features[0][0]
-        for n, feature in enumerate(features[1:], 1):
-            made = made * feature[n]
-        return made
+        return math.prod(feature[leg] for leg, feature in enumerate(features))  # type: ignore[return-value]
 
     def features(self, product: Multilinear, t: int, node: Node) -> tuple[Tensor, ...]:
         """Hidden features, (k) for each leg, of what a path gives to a product at t."""
@@ -324,13 +330,7 @@ class Engine:
     def _pair_parts(self, product: Multilinear, t: int) -> Parts:
         """A layer's write as the vectors of all its unordered pairs."""
         read = self._reads(product, t)
-        left, right = read.features
-        rows, columns = torch.triu_indices(len(left), len(left))
-        pair = _pair(product, t, read)
-        return Parts(
-            product.up(_mixed(left, right, rows, columns), t),
-            lambda n: pair(int(rows[n]), int(columns[n])),
-        )
+        return _all_pairs(product, t, read.features, _pair(product, t, read))
 
     def _legs(self, product: Multilinear, t: int) -> Parts:
         """Any degree: each leg on the stream at one position, or on its constant."""
@@ -353,25 +353,17 @@ class Engine:
         product, t = self.recording.products[node.source], node.t
         if _twice(node):
             inner = self._parts(node.inputs[0])
-            a, b = self._legs_of(product, inner.vectors, t, position(node.inputs[0], t))
-            rows, columns = torch.triu_indices(len(a), len(a))
-            pair = _paired(node, inner)
-            return Parts(
-                product.up(_mixed(a, b, rows, columns), t),
-                lambda m: pair(int(rows[m]), int(columns[m])),
-            )
-        n = next(n for n, child in enumerate(node.inputs) if self.expandable(child))
+            sides = self._legs_of(product, inner.vectors, t, position(node.inputs[0], t))
+            return _all_pairs(product, t, sides, _paired(node, inner))
+        n = self._first(node)
         inner, s = self._parts(node.inputs[n]), position(node.inputs[n], t)
         moved = self._legs_of(product, inner.vectors, t, s)
-        if product.degree == 2:
-            c, d = self.features(product, t, node.inputs[1 - n])
-            hidden = moved[0] * d + c * moved[1]
-        else:
-            hidden = moved[n]
-            for m, child in enumerate(node.inputs):
-                if m != n:
-                    hidden = hidden * self.features(product, t, child)[m]
+        hidden = _sum(moved[leg] * others for leg, others in self._beside(node, n))
         return Parts(product.up(hidden, t), lambda m: _with(node, n, inner.node(m)))
+
+    def _first(self, node: Apply) -> int:
+        """The first input that comes further apart."""
+        return next(n for n, child in enumerate(node.inputs) if self.expandable(child))
 
 
 def _twice(node: Apply) -> bool:
@@ -399,10 +391,23 @@ def _pair(product: Multilinear, t: int, read: Read) -> Callable[[int, int], Node
     return made
 
 
-def _mixed(left: Tensor, right: Tensor, rows: Tensor, columns: Tensor) -> Float[Tensor, "n k"]:
-    """Both orders of each pair together; one of what is paired with itself."""
+def _all_pairs(
+    product: Multilinear,
+    t: int,
+    sides: Sequence[Float[Tensor, "n k"]],
+    node: Callable[[int, int], Node],
+) -> Parts:
+    """All unordered pairs of n things on the two legs, both orders of each together."""
+    left, right = sides
+    rows, columns = torch.triu_indices(len(left), len(left))
     other = (left[columns] * right[rows]) * (rows != columns)[:, None]
-    return left[rows] * right[columns] + other
+    hidden = left[rows] * right[columns] + other
+    return Parts(product.up(hidden, t), lambda n: node(int(rows[n]), int(columns[n])))
+
+
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    """Of one tensor or several."""
+    return functools.reduce(torch.add, terms)
 
 
 def _unordered(half: np.ndarray, node: Callable[[int, int], Node]) -> Children:

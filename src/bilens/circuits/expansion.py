@@ -2,6 +2,7 @@
 detail.
 """
 
+import functools
 import heapq
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -356,6 +357,7 @@ class _Search:
             for source in recording.sources
             if source.kind in (EMBEDDING, POSITION, BIAS)
         )
+        self.held = functools.cache(recording.scale_held)
         self.embeddings = frozenset(
             source.name for source in recording.sources if source.kind == EMBEDDING
         )
@@ -436,34 +438,35 @@ class _Search:
     def term(self, value: float, tree: Node, total: float) -> Term:
         record = self.recording
         top = record.source(tree.source).layer if isinstance(tree, Write | Apply) else -1
-        written = {node.source for node in paths.walk(tree) if isinstance(node, Write)}
+        nodes = tuple(paths.walk(tree))
+        written = {node.source for node in nodes if isinstance(node, Write)}
         return Term(
             tree=tree,
             value=value,
             share=value / total if total else 0.0,
             layer=top,
-            order=paths.order(tree, self.ends, self.embeddings),
-            given=self.given(tree),
+            order=paths.order(nodes, self.ends, self.embeddings),
+            given=self.given(tree, nodes),
             opaque=not written.isdisjoint(record.opaque),
         )
 
-    def given(self, tree: Node) -> tuple[str, ...]:
+    def given(self, tree: Node, nodes: Sequence[Node]) -> tuple[str, ...]:
         """Patterns A, gates and latents along a path, then norm scales σ, by part and position."""
         record, goal = self.recording, self.goal
         fixed: list[str] = []
         read = [(goal.part, goal.position)] if goal.part >= 0 and tree != One() else []
-        for node in paths.walk(tree):
+        for node in nodes:
             if isinstance(node, Apply):
-                product = record.products[node.source]
-                stands = node.at or (node.t,)
+                product, stands = record.products[node.source], paths.stands(node)
                 fixed += _fixed(product, node.t, stands)
-                if not all(map(paths.constant, node.inputs)):
-                    read += [(product.source.part, s) for s in stands]
+                for child, s in zip(node.inputs, stands, strict=True):
+                    if not paths.constant(child):
+                        read.append((product.source.part, s))
             elif isinstance(node, Latent) and not paths.constant(node):
                 part = record.wiring.parts[record.source(node.reader).part]
                 fixed.append(f"latents {part.name}.input@{node.t}")
-        for part, position in read:
-            fixed += record.scale_held(part, position)
+        for part, position in dict.fromkeys(read):
+            fixed += self.held(part, position)
         return tuple(dict.fromkeys(fixed))
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from bilens.base.errors import ArgumentError
 from bilens.base.words import show_token
 from bilens.circuits.expansion import Expansion
-from bilens.circuits.paths import BASE, ERROR, Apply, Latent, Node, Stream, Write, text
+from bilens.circuits.paths import BASE, ERROR, Apply, Latent, Node, Stream, Write, stands, text
 
 SCHEMA = 1
 TARGET = "target"
@@ -101,10 +101,8 @@ class _Build:
                 return self.component(source, t)
             case Apply(source, t, inputs):
                 node = self.component(source, t)
-                stands = tree.at or (t,) * len(inputs)
-                ends = [
-                    self.below(child, s, passed) for child, s in zip(inputs, stands, strict=True)
-                ]
+                at = stands(tree)
+                ends = [self.below(child, s, passed) for child, s in zip(inputs, at, strict=True)]
                 for end in ends:
                     passed.links[end, node] = None
                 for one, other in itertools.combinations(ends, 2):

@@ -12,7 +12,7 @@ A node is a record of plain values, so that it compares, hashes and saves. Posit
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple, NoReturn
 
@@ -178,6 +178,11 @@ def walk(node: Node) -> Iterator[Node]:
         ahead += reversed(children(one))
 
 
+def stands(node: Apply) -> tuple[int, ...]:
+    """Where each of its inputs stands."""
+    return node.at or (node.t,) * len(node.inputs)
+
+
 def position(node: Node, otherwise: int) -> int:
     """Where a node stands; the constant stands wherever it is read."""
     return getattr(node, "t", otherwise)
@@ -193,24 +198,23 @@ def cut(node: Node, depth: int) -> Node:
     return node
 
 
-def order(node: Node, ends: Collection[str], embeddings: Collection[str]) -> int | None:
+def order(nodes: Iterable[Node], ends: Collection[str], embeddings: Collection[str]) -> int | None:
     """The degree in the embedding of the inputs: how often a path reads one of ``embeddings``.
 
-    None where it is not taken apart to the ``ends``: the names of leaves and biases. A dictionary's
-    latents and its error are read in the embedding's stead and count as it does; its base is a
-    constant.
+    ``nodes``: those of the path, as ``walk`` gives them. None where it is not taken apart to the
+    ``ends``: the names of leaves and biases. A dictionary's latents and its error are read in the
+    embedding's stead and count as it does; its base is a constant.
     """
     degree = 0
-    for one in walk(node):
-        match one:
-            case Stream():
+    for node in nodes:
+        if isinstance(node, Write):
+            if node.source not in ends:
                 return None
-            case Write(source, _) if source not in ends:
-                return None
-            case Write(source, _):
-                degree += source in embeddings
-            case Latent(_, _, what):
-                degree += what != BASE
+            degree += node.source in embeddings
+        elif isinstance(node, Stream):
+            return None
+        elif isinstance(node, Latent):
+            degree += node.what != BASE
     return degree
 
 
