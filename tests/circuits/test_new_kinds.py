@@ -2,6 +2,7 @@
 of three. Made here alone, and understood by all of circuits.
 """
 
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -223,7 +224,8 @@ def test_a_term_is_what_its_product_is(model):
     assert looked.value == pytest.approx(
         float(pull @ (0.25 * model.blocks[0].w @ before)), abs=1e-14
     )
-    assert not [one for one in looked.given if "conv" in one and not one.startswith("σ")]
+    conv = [one for one in looked.given if "conv" in one]
+    assert conv == ([] if isinstance(model.norms[0], NoNorm) else ["σ conv0@0"])
 
 
 def test_a_gate_is_given_by_name(model):
@@ -262,7 +264,10 @@ def test_knockout(model, what):
     assert found.after != found.before
 
 
-def test_composition_and_virtual():
+@pytest.mark.parametrize("block", [2, 256])
+def test_composition_and_virtual(block, monkeypatch):
+    """Hidden units in one tile, and in several."""
+    monkeypatch.setattr(sys.modules["bilens.circuits.composition"], "BLOCK", block)
     torch.manual_seed(0)
     model = Model().double().eval()
     found = circuits.composition(model)
