@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bilens.base.charts import ranked
 from bilens.base.results import Result
 from bilens.decompose import TopEntries
 
@@ -69,23 +70,7 @@ class FeaturePairs(Result):
 
     def figure(self) -> dict[str, Any]:
         labels = [f"{row['f']} · {row['g']}" for row in self.rows()]
-        bars = {
-            "type": "bar",
-            "orientation": "h",
-            "x": self.coefficients.tolist(),
-            "y": list(range(len(labels))),
-        }
-        ticks = {
-            "tickvals": list(range(len(labels))),
-            "ticktext": labels,
-            "autorange": "reversed",
-            "automargin": True,
-        }
-        title = {"title": {"text": "coefficient of a_f a_g"}}
-        return {
-            "data": [bars],
-            "layout": {"title": {"text": self.of}, "xaxis": title, "yaxis": ticks},
-        }
+        return ranked(labels, self.coefficients.tolist(), "coefficient of a_f a_g", self.of)
 
     def _name(self, f: int) -> str:
         return feature_name(self.names, f)

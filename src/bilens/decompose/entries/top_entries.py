@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bilens.algebra import CP, Dense, Factored
 from bilens.base.axes import MODES
+from bilens.base.charts import ranked
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import GIB, require_count, require_finite, working_dtype
 from bilens.base.results import Result
@@ -84,23 +85,7 @@ class TopEntries(Result):
 
     def figure(self) -> dict[str, Any]:
         labels = [" · ".join(str(row[mode]) for mode in self.modes) for row in self.rows()]
-        bars = {
-            "type": "bar",
-            "orientation": "h",
-            "x": self.values.tolist(),
-            "y": list(range(len(labels))),
-        }
-        ticks = {
-            "tickvals": list(range(len(labels))),
-            "ticktext": labels,
-            "autorange": "reversed",
-            "automargin": True,
-        }
-        title = {"text": " · ".join(self.modes)}
-        return {
-            "data": [bars],
-            "layout": {"title": title, "xaxis": {"title": {"text": self.measured}}, "yaxis": ticks},
-        }
+        return ranked(labels, self.values.tolist(), self.measured, " · ".join(self.modes))
 
     def _name(self, mode: str, n: int) -> str | int:
         return self.names[mode][n] if mode in self.names else n
