@@ -7,8 +7,8 @@ After Elhage et al. 2022 (Toy Models of Superposition), with a bilinear layer in
 features x_f are each on with probability p, uniform in [0, 1] when on; y = readout(D[(Lx) ⊙ (Rx)] +
 c) is trained on two tasks, with too few units:
 
-    squares   y_f = x_f², 24 outputs through 8 units            ANDs   y_k = x_2k x_2k+1, 12 outputs
-              through 4 units
+    squares   y_f = x_f², 24 outputs through 8 units
+    ANDs      y_k = x_2k x_2k+1, 12 outputs through 4 units
 
 The readout is linear or a ReLU. With a linear one superposition cannot pay: D has rank h, the
 outputs do not correlate, and so no h units do better than h of the outputs. A ReLU cuts what

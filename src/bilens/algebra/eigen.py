@@ -22,20 +22,25 @@ class Eigen(Result):
     """Eigenpairs of symmetric interaction matrices Q, best first: Q ≈ Σ_k λ_k v_k v_kᵀ.
 
     Fields:
-        values: λ, ordered by ``which``. vectors: row k is v_k, of unit length, its largest entry
-        positive. residuals: ‖Q v − λ v‖, measured on the factors. Some true eigenvalue lies within
-        it of λ. converged: whether the residual is below ``tol`` times ``largest``: whether each
-        pair is right. complete: whether none is missing before the last kept one, as far as
-        ``known`` says. blocks: pairs with the same number are degenerate: closer than their error
-        bounds. Only their span has meaning. cut: whether the last kept pair is degenerate with one
-        that was left out. spectrum: all eigenvalues in the same order; those found, where
-        ``method`` is lanczos. discarded: ‖Q − Σ kept‖, the Frobenius norm of what was left out:
-        from ``spectrum``, or as √(‖Q‖² − Σλ²). norm: ‖Q‖, from the factors and not from the
-        eigenvalues. largest: ‖Q‖₂, the largest |λ| of the whole spectrum; where ``method`` is
-        lanczos, the largest that was seen. labels: names of the leading dim's entries (classes,
-        directions), or none. which, method, computed_in: how the pairs were chosen, found, and in
-        which dtype. known: how ``complete`` is known: from the whole spectrum, by a random probe
-        and with which chance, or by inertia.
+        values: λ, ordered by ``which``.
+        vectors: row k is v_k, of unit length, its largest entry positive.
+        residuals: ‖Q v − λ v‖, measured on the factors. Some true eigenvalue lies within it of λ.
+        converged: whether the residual is below ``tol`` times ``largest``: whether each pair is
+            right.
+        complete: whether none is missing before the last kept one, as far as ``known`` says.
+        blocks: pairs with the same number are degenerate: closer than their error bounds. Only
+            their span has meaning.
+        cut: whether the last kept pair is degenerate with one that was left out.
+        spectrum: all eigenvalues in the same order; those found, where ``method`` is lanczos.
+        discarded: ‖Q − Σ kept‖, the Frobenius norm of what was left out: from ``spectrum``, or as
+            √(‖Q‖² − Σλ²).
+        norm: ‖Q‖, from the factors and not from the eigenvalues.
+        largest: ‖Q‖₂, the largest |λ| of the whole spectrum; where ``method`` is lanczos, the
+            largest that was seen.
+        labels: names of the leading dim's entries (classes, directions), or none.
+        which, method, computed_in: how the pairs were chosen, found, and in which dtype.
+        known: how ``complete`` is known: from the whole spectrum, by a random probe and with which
+            chance, or by inertia.
     """
 
     values: Float[Tensor, "*b k"]

@@ -1,8 +1,8 @@
 """The axis glossary: one letter, one meaning, in every signature and docstring of bilens.
 
     o   output of a layer (a class, a residual direction, a vocabulary entry)
-    i   left input          j   right input          (i and j index the same space unless a map made
-                            them differ)
+    i   left input
+    j   right input (i and j index the same space unless a map made them differ)
     h   hidden unit of a layer: the rank of its CP form
     d   model width, where input and output are one residual stream
     n   direction in output space (one interaction matrix each)

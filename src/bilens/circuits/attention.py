@@ -5,8 +5,9 @@ Given the norms' scales an attention score is bilinear in the residual stream, e
 layer is:
 
     score_ts = q_t · k_s / √d_head     q_t = Rot_t (x̂_t W_Q + b_Q)     k_s = Rot_s (x̂_s W_K + b_K)
-             = Σ_ab score(a at t, b at s)     over all that x̂_t and x̂_s are sums of, and the
-                                              constant "1"
+             = Σ_ab score(a at t, b at s)
+
+over all that x̂_t and x̂_s are sums of, and the constant "1".
 
 Rot_tᵀ Rot_s = Rot_(s−t), so the weights alone say it for every pair of tokens at a given offset s −
 t.

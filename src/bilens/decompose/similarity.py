@@ -3,10 +3,9 @@
 A similarity is a cosine under an inner product of the symmetric parts, which are all that acts and
 are free of the gauge:
 
-    of weights alone       ⟨S, S'⟩ (``algebra.symmetric``)                 all inputs count the same
-    on Gaussian data       E⟨T(x), T'(x)⟩, in closed form                  ``measure.hermite``
-    on activations         the average of ⟨T(x), T'(x)⟩ over them           no Gaussian assumed, but
-                           a standard error
+    of weights alone    ⟨S, S'⟩ (``algebra.symmetric``)          all inputs count the same
+    on Gaussian data    E⟨T(x), T'(x)⟩, in closed form           ``measure.hermite``
+    on activations      the average of ⟨T(x), T'(x)⟩ over them   no Gaussian assumed, but an error
 
 Each closed form is checked by sampling what it averages over: x of the measure, or ⟨S, S'⟩ = E⟨S(x,
 y), S'(x, y)⟩ over standard normal x and y.
@@ -58,14 +57,16 @@ class Similarities(Result):
     """Cosines between layers as functions, with how far they can be trusted.
 
     Fields:
-        names: of the layers, in order. matrix: the similarities, in closed form: of the weights, or
-        on Gaussian data. norms: ‖S‖, or the root of E‖T(x)‖² under the measure. shares: of each
-        layer's E‖T(x)‖²: its constant, linear and quadratic part. Without a measure the last is
-        all. measure: what the inner product is of, in words. centred: whether means were taken off.
+        names: of the layers, in order.
+        matrix: the similarities, in closed form: of the weights, or on Gaussian data.
+        norms: ‖S‖, or the root of E‖T(x)‖² under the measure.
+        shares: of each layer's E‖T(x)‖²: its constant, linear and quadratic part. Without a measure
+            the last is all.
+        measure: what the inner product is of, in words. centred: whether means were taken off.
         rank, size: of Σ; below ``size`` the measure is blind off its support. Without a measure
-        both are the inputs. check: the same by Monte Carlo, over the exact norms; None where no
-        samples were asked for. empirical: on the activations themselves; None where a Gaussian or
-        nothing was given.
+            both are the inputs.
+        check: the same by Monte Carlo, over the exact norms; None where no samples were asked for.
+        empirical: on the activations themselves; None where a Gaussian or nothing was given.
     """
 
     names: tuple[str, ...]

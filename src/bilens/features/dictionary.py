@@ -43,13 +43,16 @@ class Dictionary(Record):
 
     Fields (tensors are named and shaped as in SAELens's files, but for W_skip, which lies there
     transposed):
-        W_enc, W_dec, b_enc, b_dec: encoder and decoder. A gated dictionary has no b_enc. threshold:
-        what a pre-activation must exceed, for jumprelu (a batchtopk dictionary is one once it is
-        trained). b_gate, r_mag, b_mag: for gated.  W_skip: for skip transcoders. architecture: one
-        of those in ``saelens.TENSORS``. k: latents kept a row (topk) or kept a row on average
-        (batchtopk). hook: the place it reads ("layers.1.mlp.input").  hook_out: the place a
-        transcoder writes; "" for autoencoders. centred: whether b_dec is taken off what is read
-        (SAELens's apply_b_dec_to_input). meta: everything else of cfg.json.
+        W_enc, W_dec, b_enc, b_dec: encoder and decoder. A gated dictionary has no b_enc.
+        threshold: what a pre-activation must exceed, for jumprelu (a batchtopk dictionary is one
+            once it is trained).
+        b_gate, r_mag, b_mag: for gated.  W_skip: for skip transcoders.
+        architecture: one of those in ``saelens.TENSORS``.
+        k: latents kept a row (topk) or kept a row on average (batchtopk).
+        hook: the place it reads ("layers.1.mlp.input").  hook_out: the place a transcoder writes;
+            "" for autoencoders.
+        centred: whether b_dec is taken off what is read (SAELens's apply_b_dec_to_input).
+        meta: everything else of cfg.json.
     """
 
     W_enc: Float[Tensor, "d_in f"]

@@ -5,8 +5,8 @@ A latent of the outputs is pre_o = reads_o · m(x) + offset_o. An input is x = b
 e, where e is what its dictionary leaves. With ã = (1, a) and W̃ of rows base, w_1, w_2, …, x = W̃ᵀ
 ã + e, so that
 
-    pre(x) = T'(ã, ã) + 2 S'(W̃ᵀ ã, e) + S'(e, e),        T'_oab = Σ reads_ok T_kij W̃_ai W̃_bj +
-                                                          offset_o [a = b = 0]
+    pre(x) = T'(ã, ã) + 2 S'(W̃ᵀ ã, e) + S'(e, e)
+    T'_oab = Σ reads_ok T_kij W̃_ai W̃_bj + offset_o [a = b = 0]
 
 exactly, with S' the symmetric part over x. T' is a CP of rank h + 1. Its blocks over ã are a
 constant (0,0), a linear part (0,f) + (f,0) and the quadratic part (f,g). A layer with biases is a

@@ -4,8 +4,8 @@ terms in it.
 HOSVD keeps the out directions u_a and the input directions v_b that hold most of the symmetric part
 S:
 
-    S ≈ Σ_a Σ_bc g_abc u_a ⊗ v_b ⊗ v_c,      S(x) ≈ Σ_a Σ_{b ≤ c} (2 − δ_bc) g_abc (v_b·x)(v_c·x)
-                                             u_a,  a term for each b ≤ c
+    S ≈ Σ_a Σ_bc g_abc u_a ⊗ v_b ⊗ v_c
+    S(x) ≈ Σ_a Σ_{b ≤ c} (2 − δ_bc) g_abc (v_b·x)(v_c·x) u_a      a term for each b ≤ c
 
 Its directions are those of most norm, not those of fewest terms, but their spans are all that
 matters to the error: within them the bases may be turned, u by any orthogonal A and v by any
@@ -59,13 +59,17 @@ class Mechanisms(Result):
 
     Fields:
         bases: "out" (o, a) and "in" (i, b), columns of most norm first, the largest entry of each
-        positive. core: S in these bases, symmetric in its last two axes. norm: ‖S‖.  error: ‖S − Ŝ‖
-        / ‖S‖ of the truncation; turning adds none. before, after: the part of ‖S‖² in the 1, 2, …
-        largest terms, in the HOSVD basis and in the turned one. random_before, random_after: the
-        same of random cores with the same Grams, turned by the same steps, a row each. mismatch:
-        how far the worst Gram of a random core is from the layer's, relative. history: the
-        criterion, Σ s² over (Σ s)², after each step of the start that ended highest. criteria:
-        where each start ended; ``steady``: whether each one's last step gained less than ``tol``.
+            positive.
+        core: S in these bases, symmetric in its last two axes.
+        norm: ‖S‖.  error: ‖S − Ŝ‖ / ‖S‖ of the truncation; turning adds none.
+        before, after: the part of ‖S‖² in the 1, 2, … largest terms, in the HOSVD basis and in the
+            turned one.
+        random_before, random_after: the same of random cores with the same Grams, turned by the
+            same steps, a row each.
+        mismatch: how far the worst Gram of a random core is from the layer's, relative.
+        history: the criterion, Σ s² over (Σ s)², after each step of the start that ended highest.
+        criteria: where each start ended; ``steady``: whether each one's last step gained less than
+            ``tol``.
     """
 
     bases: dict[str, Float[Tensor, "s r"]]

@@ -3,8 +3,8 @@
 With x = μ + Σ^½ z, z standard normal, and S the symmetric part of T in the coordinates of z, T(x)
 is
 
-    T(x) = m + J z + [S_z(z, z) − tr S_z]       m = T(μ, μ) + tr S_z       J = 2 S(μ, Σ^½ ·)
-                                                S_z = S(Σ^½ ·, Σ^½ ·)
+    T(x) = m + J z + [S_z(z, z) − tr S_z]
+    m = T(μ, μ) + tr S_z       J = 2 S(μ, Σ^½ ·)       S_z = S(Σ^½ ·, Σ^½ ·)
 
 a constant, a linear and a purely quadratic part: Hermite polynomials of degree 0, 1 and 2, which do
 not correlate. So

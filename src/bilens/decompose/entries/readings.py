@@ -2,8 +2,8 @@
 makes of it.
 
     plain   T_oij = (D_o ∘ L_i) · R_j       vectors of length h, rows for nothing
-    short   T_oij = (b_iᵀ C_o) · b'_j       L = M Bᵀ, R = M' B'ᵀ, orthonormal B and B', C_o = Mᵀ
-            diag(D_o) M'
+    short   T_oij = (b_iᵀ C_o) · b'_j       L = M Bᵀ, R = M' B'ᵀ, orthonormal B and B',
+                                            C_o = Mᵀ diag(D_o) M'
 
 with C_o as small as what the factors span. A metric W between the two vectors, z → W^½ z and b →
 W^-½ b, changes no entry and all bounds ‖z‖ ‖b‖. With orthonormal b the least tr(W Σ z zᵀ) tr(W⁻¹),

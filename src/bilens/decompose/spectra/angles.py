@@ -32,16 +32,22 @@ class Angles(Result):
 
     Fields:
         of: the direction (flattened batch) that the block is of. labels: names of the directions,
-        or none. positions: of the block's eigenpairs in each of the two spectra. values: the mean
-        eigenvalue of the block in each. size: how many eigenpairs it has. angles: of each block,
-        its principal angles in radians, smallest first; none where it is not ``whole``. gap: the
-        distance of its eigenvalues to all others, in each; at least this, where not all were
-        computed. uncertainty: how far its span in both may be off by the residuals, in radians
-        (π/2: by anything). whole: whether all of it was kept on both sides. A part of a degenerate
-        block has no direction to compare. change: the least ‖Q_A − Q_B‖ that turns it so far. norm:
-        ‖Q‖, the larger of the two; NaN where not measured. unmatched: eigenpairs of either side
-        that have no counterpart on the other, since of another sign. tol: the uncertainty up to
-        which an angle is ``trusted``.
+            or none.
+        positions: of the block's eigenpairs in each of the two spectra.
+        values: the mean eigenvalue of the block in each. size: how many eigenpairs it has.
+        angles: of each block, its principal angles in radians, smallest first; none where it is not
+            ``whole``.
+        gap: the distance of its eigenvalues to all others, in each; at least this, where not all
+            were computed.
+        uncertainty: how far its span in both may be off by the residuals, in radians (π/2: by
+            anything).
+        whole: whether all of it was kept on both sides. A part of a degenerate block has no
+            direction to compare.
+        change: the least ‖Q_A − Q_B‖ that turns it so far. norm: ‖Q‖, the larger of the two; NaN
+            where not measured.
+        unmatched: eigenpairs of either side that have no counterpart on the other, since of another
+            sign.
+        tol: the uncertainty up to which an angle is ``trusted``.
     """
 
     of: Int[Tensor, " m"]

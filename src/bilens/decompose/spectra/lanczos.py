@@ -44,10 +44,11 @@ class Ritz:
     """What Lanczos found, best first: ``values`` (n, k) and ``vectors`` (n, k, i).
 
     bounds: on what each misses by, β |s_last|, all along one unit vector ``along`` per direction.
-    converged: whether all k bounds are within the tolerance. complete: whether nothing beyond the
-    last is left, as probed. next: the best eigenvalue seen beyond the k, NaN where none was.
-    largest: the largest |θ| of all, ‖Q‖₂ from below. joined: whether pairs come from several runs,
-    so that ``along`` is not theirs.
+    converged: whether all k bounds are within the tolerance.
+    complete: whether nothing beyond the last is left, as probed.
+    next: the best eigenvalue seen beyond the k, NaN where none was.
+    largest: the largest |θ| of all, ‖Q‖₂ from below.
+    joined: whether pairs come from several runs, so that ``along`` is not theirs.
     """
 
     values: Float[Tensor, "n k"]

@@ -6,15 +6,14 @@ of dimension n. The vectors v_1 = w, v_2, … of the three-term recurrence β_j 
 v_j − β_j−1 v_j−1 have along an eigenvector u of eigenvalue λ the parts x_j = u·v_j, which obey
 the same recurrence, β_j x_j+1 = (λ − α_j) x_j − β_j−1 x_j−1. So x_j+1 / x_j = d_j / β_j with
 
-    d_1 = λ − α_1,    d_j = λ − α_j − β_j−1² / d_j−1        the pivots of λ − T_j, T_j the
-                      tridiagonal of α and β
+    d_1 = λ − α_1,    d_j = λ − α_j − β_j−1² / d_j−1
 
-and as |x_j+1| ≤ 1, |u·w| ≤ r_j = Π β / d. While all pivots at μ are positive, T_j lies below μ
-(Sylvester), and r_j at any λ ≥ μ is no more than at μ. A random unit vector has so small a part
-along a given u with a chance of at most √(2n/π) r_j: that is the chance that an eigenvalue ≥ μ is
-there unseen, and each step multiplies it by β / d. A pivot that is not positive says that one is
-there. Nothing but two vectors is kept, and none need be orthogonal: only x, one number, has to
-obey its recurrence.
+the pivots of λ − T_j, T_j the tridiagonal of α and β; and as |x_j+1| ≤ 1, |u·w| ≤ r_j = Π β / d.
+While all pivots at μ are positive, T_j lies below μ (Sylvester), and r_j at any λ ≥ μ is no more
+than at μ. A random unit vector has so small a part along a given u with a chance of at most √(2n/π)
+r_j: that is the chance that an eigenvalue ≥ μ is there unseen, and each step multiplies it by β /
+d. A pivot that is not positive says that one is there. Nothing but two vectors is kept, and none
+need be orthogonal: only x, one number, has to obey its recurrence.
 
 What is held need not be exact. Ritz pairs (θ_i, y_i) of one Lanczos run miss by ρ_i along one
 vector all; taken out, they lower what is left of an eigenvalue ≥ μ by at most Σ ρ_i² / (μ − θ_i)

@@ -61,10 +61,12 @@ class WeightedEigen(Eigen):
     Σ^½ Q Σ^½.
 
     Fields:
-        plain: the eigenpairs of Q itself, as many. data, plain_data: what the terms of each are on
-        the data. total_mean, total_variance: of xᵀQx, on the same data. rank: of Σ: the number of
-        directions that inputs vary in. count: the activations that terms were averaged over, 0 for
-        the closed form under the Gaussian.
+        plain: the eigenpairs of Q itself, as many.
+        data, plain_data: what the terms of each are on the data.
+        total_mean, total_variance: of xᵀQx, on the same data.
+        rank: of Σ: the number of directions that inputs vary in.
+        count: the activations that terms were averaged over, 0 for the closed form under the
+            Gaussian.
     """
 
     plain: Eigen

@@ -40,18 +40,20 @@ class HOSVD(Result):
     """T ≈ core ×_out U_o ×_left U_l ×_right U_r with orthonormal bases, each mode's best first.
 
     Fields:
-        spectrum: all singular values of each mode's unfolding, largest first. bases: the kept
-        singular vectors of each mode, as columns (size, kept). core: T in those bases, still
-        factored; ``tucker`` multiplies it out, and symmetrises it where ``symmetric``. discarded:
-        per mode, the root of the summed squares of the singular values left out. error: ‖T − T̂‖ /
-        ‖T‖, computed from inner products and not from the spectra; where terms cancel so far that
-        rounding
-            would raise it above ``bound``, that.
+        spectrum: all singular values of each mode's unfolding, largest first.
+        bases: the kept singular vectors of each mode, as columns (size, kept).
+        core: T in those bases, still factored; ``tucker`` multiplies it out, and symmetrises it
+            where ``symmetric``.
+        discarded: per mode, the root of the summed squares of the singular values left out.
+        error: ‖T − T̂‖ / ‖T‖, computed from inner products and not from the spectra; where terms
+            cancel so far that rounding would raise it above ``bound``, that.
         bound: what ``error`` is at most, from the spectra: all modes' discarded squares, with the
-        noise in them. noise: per mode, the singular value below which this precision leaves only
-        rounding. norm: ‖T‖; 0, as ``error`` and ``bound``, where T is zero as far as can be told.
-        symmetric: whether all this is of T's symmetric part. precision, computed_in: how the
-        spectra were found, and the dtype of the work.  weighted: whether by a data measure.
+            noise in them.
+        noise: per mode, the singular value below which this precision leaves only rounding.
+        norm: ‖T‖; 0, as ``error`` and ``bound``, where T is zero as far as can be told.
+        symmetric: whether all this is of T's symmetric part.
+        precision, computed_in: how the spectra were found, and the dtype of the work.  weighted:
+            whether by a data measure.
         affine: whether T̂ is over (1, x), as T.
     """
 

@@ -4,9 +4,8 @@ outputs at once.
 The left and right unfoldings of the symmetric part S have one Gram, Gram_in = Σ_o Q_o². Its
 eigenvectors are the basis whose first r directions hold most of all Q_o together, by
 
-    share of the Gram    Σ_{k≤r} σ_k² / ‖S‖²      = ‖P S‖² / ‖S‖²     one input of the two within
-                         the r directions
-    share held           ‖P S P‖² / ‖S‖²                              both of them
+    share of the Gram    Σ_{k≤r} σ_k² / ‖S‖²  = ‖P S‖² / ‖S‖²    one input of the two within them
+    share held           ‖P S P‖² / ‖S‖²                         both of them
 
 and 2·(share of the Gram) − 1 ≤ share held ≤ share of the Gram. The second is what is left of the
 layer when its inputs are projected on the r directions. It has no spectrum of its own, and is
@@ -60,18 +59,19 @@ class Joint(Result):
     """One orthonormal basis of input directions for all outputs of a layer, most used first.
 
     Fields:
-        spectrum: all singular values σ of the input unfolding of S. directions: row k is the k-th
-        direction, those kept, its largest entry positive. shares: of ‖S‖², as asked.  held_by,
-        gram_by: how many directions each share needs with both inputs within them, and
-            with one.
+        spectrum: all singular values σ of the input unfolding of S.
+        directions: row k is the k-th direction, those kept, its largest entry positive.
+        shares: of ‖S‖², as asked.  held_by, gram_by: how many directions each share needs with both
+            inputs within them, and with one.
         sizes, held: ‖P S P‖² / ‖S‖² for the first ``sizes`` directions, exact; a row for each r
-        that was looked at. captured: per output, ‖P Q_o P‖² / ‖Q_o‖² within the kept directions,
-        exact; 0 for an output that is zero, or nothing
-            but the rounding of terms that cancel.
+            that was looked at.
+        captured: per output, ‖P Q_o P‖² / ‖Q_o‖² within the kept directions, exact; 0 for an output
+            that is zero, or nothing but the rounding of terms that cancel.
         error: ‖S − P S P‖ / ‖S‖ for the kept directions.  discarded: the root of the summed squares
-                                                           of σ left out.
-        noise: the singular value below which this precision leaves only rounding. norm: ‖S‖; 0, as
-        all shares, where S is zero as far as can be told.  labels: names of the outputs, or none.
+            of σ left out.
+        noise: the singular value below which this precision leaves only rounding.
+        norm: ‖S‖; 0, as all shares, where S is zero as far as can be told.  labels: names of the
+            outputs, or none.
         precision, computed_in: how the spectrum was found, and the dtype of the work.
     """
 

@@ -42,15 +42,18 @@ class SVD(Result):
     best first.
 
     Fields:
-        values: σ_k of the components kept, all above ``noise``. directions: row k is u_k, its
-        largest entry positive: what ``eigen`` takes as directions. tensor: (k, i, j), still
-        factored: its k-th slice is M_k; where ``symmetric``, the symmetric part of the slice.
-        spectrum: all o singular values. discarded: the root of the summed squares of those left
-        out. error: ‖T − T̂‖ / ‖T‖, from inner products and not from the spectrum; never above what
-        the spectrum allows. noise: the singular value below which this precision leaves only
-        rounding. norm: ‖T‖; 0, as ``error``, where T is zero as far as can be told. symmetric:
-        whether all this is of T's symmetric part. precision, computed_in: how the spectrum was
-        found, and the dtype of the work.
+        values: σ_k of the components kept, all above ``noise``.
+        directions: row k is u_k, its largest entry positive: what ``eigen`` takes as directions.
+        tensor: (k, i, j), still factored: its k-th slice is M_k; where ``symmetric``, the symmetric
+            part of the slice.
+        spectrum: all o singular values.
+        discarded: the root of the summed squares of those left out.
+        error: ‖T − T̂‖ / ‖T‖, from inner products and not from the spectrum; never above what the
+            spectrum allows.
+        noise: the singular value below which this precision leaves only rounding.
+        norm: ‖T‖; 0, as ``error``, where T is zero as far as can be told.
+        symmetric: whether all this is of T's symmetric part.
+        precision, computed_in: how the spectrum was found, and the dtype of the work.
     """
 
     values: Float[Tensor, " k"]

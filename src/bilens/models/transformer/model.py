@@ -1,8 +1,8 @@
 """A transformer whose MLPs are bilinear: Llama's family, so that stock transformers runs its
 checkpoints, and the toys.
 
-    x⁰ = W_E t (+ W_pos)     x^mid = x + Σ_h head_h(N(x))     x' = x^mid + m(N(x^mid))     logits =
-                             W_U N(x_L)
+    x⁰ = W_E t (+ W_pos)     x^mid = x + Σ_h head_h(N(x))     x' = x^mid + m(N(x^mid))
+    logits = W_U N(x_L)
 
 Attention-only models have ``intermediate_size=0``, MLP-only ones ``num_attention_heads=0``.
 """
