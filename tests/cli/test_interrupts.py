@@ -19,6 +19,14 @@ RECIPE = (
 )
 
 
+@pytest.fixture(autouse=True)
+def _heard():
+    """SIGINT is heard here even where the whole run is in the background and was told not to."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def there(tmp_path_factory):
     folder = tmp_path_factory.mktemp("there")
@@ -96,3 +104,39 @@ def test_a_stopped_job_says_where_and_how_to_go_on(job, run, there, tmp_path, mo
     assert str(tmp_path / "out") in line
     assert how in line
     assert "stopped" in line
+
+
+def test_a_tokenizer_is_stopped_in_its_trainer_and_leaves_nothing(run, tmp_path, monkeypatch):
+    """The trainer is not Python and hears of a signal only where it asks for more text."""
+    text = tmp_path / "text.txt"
+    text.write_text("\n<|endoftext|>\n".join(f"{n} cats" for n in range(3000)))
+    asked = []
+
+    def stop(document):
+        asked.append(document)
+        if len(asked) == 2000:
+            os.kill(os.getpid(), signal.SIGINT)
+        yield document
+
+    monkeypatch.setattr("bilens.training.tokenizer.pieces", stop)
+    code, _, err = run("train", "tokenizer", "-o", tmp_path / "out", "--data", text)
+    assert (code, err) == (130, "bilens: interrupted\n")
+    assert len(asked) >= 2000
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("job", ["image", "decompose"])
+def test_a_folder_that_vanishes_is_one_line(job, run, there, tmp_path):
+    words, reached, _ = JOBS[job]
+    places = {"OUT": tmp_path / "out", "MODEL": there / "model"}
+
+    def vanish():
+        while not any((tmp_path / "out").glob(reached.removeprefix("OUT/"))):
+            time.sleep(0.002)
+        (tmp_path / "out").rename(tmp_path / "elsewhere")
+
+    threading.Thread(target=vanish, daemon=True).start()
+    code, _, err = run(*(places.get(word, word) for word in words.split()))
+    assert code == 2, err
+    assert str(tmp_path / "out") in err.splitlines()[-1]
+    assert "Traceback" not in err

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 import bilens
+from bilens.base.reading import naming
 from bilens.cli.options import ModelFolder, require_one_of
 from bilens.cli.output import say
 from bilens.cli.subjects import language_model
@@ -23,5 +24,7 @@ def command(
     """A language model from and to the Llama family, tokenizer and all."""
     require_one_of("--to", to, KINDS)
     loaded = language_model(model, "MODEL")
-    bilens.training.export(loaded.to_llama() if to == "llama" else loaded, output)
+    with naming(model):
+        made = loaded.to_llama() if to == "llama" else loaded
+    bilens.training.export(made, output)
     say(f"{to} model in {output}")
