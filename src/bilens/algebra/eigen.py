@@ -248,16 +248,18 @@ def at_scale(found: Pairs, power: Int[Tensor, "*b"]) -> Pairs:
     fits = reached.numel() == 0 or (int(reached.min()) >= low and int(reached.max()) <= high)
     dtype = found.values.dtype if fits else torch.float64
 
-    def put_back(name: str) -> Tensor:
-        values = getattr(found, name)
-        rows = power.reshape(power.shape + (1,) * (values.ndim - power.ndim))
-        return scaled(values.to(dtype), rows)
-
     for size, by in zip(
         found.largest.flatten().double(), power.expand(found.largest.shape).flatten(), strict=True
     ):
         restored("eigenvalues", size, by, torch.float64)
-    return replace(found, **{name: put_back(name) for name in figures})
+    return replace(
+        found, **{name: _times(getattr(found, name).to(dtype), power) for name in figures}
+    )
+
+
+def _times(values: Float[Tensor, "*values"], power: Int[Tensor, "*b"]) -> Float[Tensor, "*values"]:
+    """Each row of ``values`` times its own power of two."""
+    return scaled(values, power.reshape(power.shape + (1,) * (values.ndim - power.ndim)))
 
 
 def _groups(blocks: Tensor) -> list[Any]:

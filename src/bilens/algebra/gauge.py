@@ -11,7 +11,7 @@ that differ by a gauge alone have equal canonical factors. Layers that are equal
 not: parallel units are not merged.
 """
 
-from functools import cmp_to_key
+from functools import cmp_to_key, partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -98,6 +98,12 @@ def _before(one: Float[Tensor, "h i"], two: Float[Tensor, "h i"], tie: float) ->
     return apart.gather(-1, first)[:, 0] > tie
 
 
+def _compared(entries: Float[Tensor, "h i"], tie: float, a: int, b: int) -> int:
+    """1 where row a comes later than row b, -1 where b does."""
+    one, two = entries[[a]], entries[[b]]
+    return int(_before(two, one, tie)) - int(_before(one, two, tie))
+
+
 def _order(out: Tensor, left: Tensor, right: Tensor, tie: float) -> Int[Tensor, " kept"]:
     """Strongest unit first; chains of strengths that tie, by their entries."""
     power = powers(peak(out, 0))
@@ -110,12 +116,9 @@ def _order(out: Tensor, left: Tensor, right: Tensor, tie: float) -> Int[Tensor, 
         return order
     entries = torch.cat([left, right, (out / strength).mT], dim=1).detach()
 
-    def compare(a: int, b: int) -> int:
-        one, two = entries[a][None], entries[b][None]
-        return int(_before(two, one, tie)) - int(_before(one, two, tie))
-
+    later = cmp_to_key(partial(_compared, entries, tie))
     groups: dict[int, list[int]] = {}
     for number, unit in zip(chain.tolist(), order.tolist(), strict=True):
         groups.setdefault(number, []).append(unit)
-    units = [unit for group in groups.values() for unit in sorted(group, key=cmp_to_key(compare))]
+    units = [unit for group in groups.values() for unit in sorted(group, key=later)]
     return torch.tensor(units, device=order.device)

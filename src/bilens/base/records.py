@@ -8,7 +8,8 @@ cannot be half-written or mismatched.
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -56,15 +57,7 @@ class Record:
         A dtype or a device may be named: ``.to("float32")``, ``.to("cuda")``. Errors: ArgumentError
         for what is neither.
         """
-        places = [_place(target) for target in targets]
-
-        def move(tensor: Tensor) -> Tensor:
-            for target in places:
-                if tensor.is_floating_point() or not isinstance(target, torch.dtype):
-                    tensor = tensor.to(target)
-            return tensor
-
-        return _map_tensors(self, move)
+        return _map_tensors(self, partial(_moved, [_place(target) for target in targets]))
 
     def detach(self: R) -> R:
         """The same record cut off from autograd."""
@@ -220,6 +213,13 @@ def _map_tensors(value: Any, change: Any) -> Any:
             return tuple(_map_tensors(item, change) for item in value)
         case _:
             return value
+
+
+def _moved(places: Sequence[torch.dtype | torch.device], tensor: Tensor) -> Tensor:
+    for place in places:
+        if tensor.is_floating_point() or not isinstance(place, torch.dtype):
+            tensor = tensor.to(place)
+    return tensor
 
 
 def _on_disk(tensor: Tensor) -> Tensor:

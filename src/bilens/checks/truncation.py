@@ -95,14 +95,14 @@ def truncate(
             rest = terms[:, k:].sum(-1)
             zero[n, :, c] = logits[:, c] - rest
             mean[n, :, c] = zero[n, :, c] + rest.mean()
-
-    def accuracy(scores: Tensor) -> float:
-        return float((scores.argmax(-1) == labels).double().mean())
-
     return Truncation(
         kept=tuple(kept),
-        zero=tuple(accuracy(scores) for scores in zero),
-        mean=tuple(accuracy(scores) for scores in mean),
-        full=accuracy(logits),
+        zero=tuple(_accuracy(scores, labels) for scores in zero),
+        mean=tuple(_accuracy(scores, labels) for scores in mean),
+        full=_accuracy(logits, labels),
         images=len(labels),
     )
+
+
+def _accuracy(scores: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> float:
+    return float((scores.argmax(-1) == labels).double().mean())

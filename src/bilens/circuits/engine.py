@@ -135,12 +135,10 @@ class Engine:
         weights = mix.values[t, :stop] * record.scales[part][:stop, 0]
         writes = record.writes[reads.start : reads.stop, :stop]
         values = (writes @ record.norm(part).transposed(down)) * weights
-
-        def node(n: int) -> Node:
-            row, s = divmod(n, stop)
-            return Apply(name, t, (Write(record.sources[reads[row]].name, s),), (s,))
-
-        return values.flatten(), node
+        names = [record.sources[row].name for row in reads]
+        return values.flatten(), lambda n: Apply(
+            name, t, (Write(names[n // stop], n % stop),), (n % stop,)
+        )
 
     def _stream(self, reader: str, s: int, q: Tensor) -> Children:
         """All that a source reads at s, by what wrote it."""
@@ -383,12 +381,12 @@ def _paired(node: Apply, parts: Parts) -> Callable[[int, int], Node]:
 
 def _pair(product: Multilinear, t: int, read: Read) -> Callable[[int, int], Node]:
     """The node of two things that a product reads at t, by number."""
-
-    def made(a: int, b: int) -> Node:
-        at = (read.at[a], read.at[b]) if product.looks else ()
-        return Apply(product.source.name, t, (read.nodes[a], read.nodes[b]), at)
-
-    return made
+    return lambda a, b: Apply(
+        product.source.name,
+        t,
+        (read.nodes[a], read.nodes[b]),
+        (read.at[a], read.at[b]) if product.looks else (),
+    )
 
 
 def _all_pairs(

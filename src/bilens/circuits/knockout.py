@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -332,13 +333,15 @@ def _removed(
     outlet: Outlet, way: Replacement, where: Sequence[int]
 ) -> AbstractContextManager[Hook]:
     """While it lasts zero or the mean passes at the positions ``where``."""
+    return hooked(
+        outlet.module, outlet.side, partial(_without, columns=outlet.columns, way=way, where=where)
+    )
 
-    def without(z: Tensor) -> Tensor:
-        z = z.clone()
-        z[..., outlet.columns] = _replaced(z[..., outlet.columns], way, where)
-        return z
 
-    return hooked(outlet.module, outlet.side, without)
+def _without(z: Tensor, columns: slice, way: Replacement, where: Sequence[int]) -> Tensor:
+    z = z.clone()
+    z[..., columns] = _replaced(z[..., columns], way, where)
+    return z
 
 
 def _replaced(

@@ -13,6 +13,7 @@ y), S'(x, y)⟩ over standard normal x and y.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -349,22 +350,27 @@ def _check(
 ) -> Sampled:
     """The closed forms by sampling, over the exact norms: an estimate that has no bias."""
     generator = torch.Generator().manual_seed(seed)
-
-    def draw(count: int) -> tuple[Tensor, ...]:
-        if gaussian is not None:
-            return (gaussian.sample(count, generator).to(norms.device),)
-        shape = 2, count, tensors[0].shape[1]
-        return tuple(torch.randn(shape, generator=generator, dtype=torch.float64).to(norms.device))
-
+    draw = partial(_drawn, gaussian, tensors[0].shape[1], generator)
     count = torch.tensor(
         [len(part) for part in torch.arange(samples).tensor_split(min(BLOCKS, samples))]
     )
-    totals = torch.stack([_products(tensors, draw(n), means) for n in count.tolist()])
+    totals = torch.stack(
+        [_products(tensors, [x.to(norms.device) for x in draw(n)], means) for n in count.tolist()]
+    )
     scale = norms.outer(norms)
     matrix, errors = _jackknife(totals, count, lambda averages: averages / scale)
     return Sampled(
         matrix, errors, samples, "standard normal pairs" if gaussian is None else "the Gaussian"
     )
+
+
+def _drawn(
+    gaussian: Gaussian | None, size: int, generator: torch.Generator, count: int
+) -> tuple[Float[Tensor, "n i"], ...]:
+    """Samples of the Gaussian, or standard normal pairs."""
+    if gaussian is not None:
+        return (gaussian.sample(count, generator),)
+    return tuple(torch.randn((2, count, size), generator=generator, dtype=torch.float64))
 
 
 def _empirical(
@@ -394,7 +400,7 @@ def _empirical(
 
 
 def _products(
-    tensors: Sequence[CP], inputs: tuple[Tensor, ...], means: Tensor
+    tensors: Sequence[CP], inputs: Sequence[Tensor], means: Tensor
 ) -> Float[Tensor, "n n"]:
     """Σ ⟨T(x) − mean, T'(x) − mean'⟩ over samples x for all pairs of layers; over pairs (x, y),
     ⟨S(x, y), S'(x, y)⟩.

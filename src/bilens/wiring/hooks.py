@@ -15,12 +15,42 @@ from bilens.base.errors import ArgumentError
 
 @dataclass(eq=False)
 class Hook:
-    """What became of a hook: how often it was called, and how often it put something else in place
-    of what it was told.
+    """``act`` on what a module is given or gives, and what became of it: how often it was called,
+    and how often it put something else in place of what it was told.
     """
 
+    act: Callable[[Tensor], Tensor | None]
     calls: int = 0
     changed: int = 0
+
+    def told(self, x: Tensor) -> Tensor | None:
+        """What is put in place of ``x``, in a pass of the context that set this hook."""
+        if self not in _SET_HERE.get():
+            return None
+        self.calls += 1
+        made = self.act(x)
+        if made is not None:
+            self.changed += not torch.equal(made, x)
+        return made
+
+    def before(self, _: nn.Module, given: tuple, named: dict[str, Any] | None = None) -> Any:
+        """As torch calls it, with what a module is given."""
+        # another thread's pass, while torch is halfway through adding or removing the hook
+        if named is None:
+            return None
+        if given:
+            made = self.told(given[0])
+            return None if made is None else ((made, *given[1:]), named)
+        name = next(iter(named))  # x = ... by name
+        made = self.told(named[name])
+        return None if made is None else (given, {**named, name: made})
+
+    def after(self, _: nn.Module, given: tuple, out: Any) -> Any:
+        """As torch calls it, with what a module gives."""
+        if not isinstance(out, tuple):
+            return self.told(out)
+        made = self.told(out[0])
+        return None if made is None else (made, *out[1:])
 
 
 # The hooks of this thread, or of this asyncio task. Modules are shared, so another thread's passes
@@ -42,39 +72,12 @@ def hooked(module: nn.Module, side: str, act: Callable[[Tensor], Tensor | None])
     acted on.) Modules compiled in place do not run their hooks: see
     ``wiring.eager``. Yields a ``Hook``, which counts.
     """
-    hook = Hook()
-
-    def told(x: Tensor) -> Tensor | None:
-        if hook not in _SET_HERE.get():
-            return None
-        hook.calls += 1
-        made = act(x)
-        if made is not None:
-            hook.changed += not torch.equal(made, x)
-        return made
-
-    def before(_: nn.Module, given: tuple, named: dict[str, Any] | None = None) -> Any:
-        # another thread's pass, while torch is halfway through adding or removing the hook
-        if named is None:
-            return None
-        if given:
-            made = told(given[0])
-            return None if made is None else ((made, *given[1:]), named)
-        name = next(iter(named))  # x = ... by name
-        made = told(named[name])
-        return None if made is None else (given, {**named, name: made})
-
-    def after(_: nn.Module, given: tuple, out: Any) -> Any:
-        if not isinstance(out, tuple):
-            return told(out)
-        made = told(out[0])
-        return None if made is None else (made, *out[1:])
-
+    hook = Hook(act)
     with _REGISTER:
         if side == "input":
-            handle = module.register_forward_pre_hook(before, with_kwargs=True)
+            handle = module.register_forward_pre_hook(hook.before, with_kwargs=True)
         else:
-            handle = module.register_forward_hook(after)
+            handle = module.register_forward_hook(hook.after)
     _SET_HERE.set(_SET_HERE.get() | {hook})
     try:
         yield hook
