@@ -2,6 +2,8 @@
 dtype's tolerance.
 """
 
+from collections import Counter
+
 import jaxtyping
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 from bilens.algebra import CP, Dense, Factored, QuadraticForm, ThirdOrder, Tucker
 from bilens.base.numerics import tolerance
 
+SHAPED = pytest.StashKey[bool]()
 FORMS = ("cp", "symmetric cp", "tucker", "dense")
 
 
@@ -20,12 +23,25 @@ def pytest_configure(config):
     torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    """Shapes are held against the signatures in the first case of every test and in each fifth
+    after it: checking takes several times as long as what is checked, and the cases of one test
+    mostly repeat its shapes. (Five shares no factor with numbers of dtypes, forms and layouts.)
+    """
+    cases = Counter()
+    for item in items:
+        test, _, _ = item.nodeid.partition("[")
+        item.stash[SHAPED] = cases[test] % 5 == 0
+        cases[test] += 1
+
+
 @pytest.fixture(autouse=True)
 def _unchecked(request):
     """Let bilens itself meet what jaxtyping would refuse, in tests marked ``bad_input``."""
     marked = request.node.get_closest_marker("bad_input") is not None
     before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", marked or before)
+    off = before or marked or not request.node.stash[SHAPED]
+    jaxtyping.config.update("jaxtyping_disable", off)
     yield
     jaxtyping.config.update("jaxtyping_disable", before)
 
