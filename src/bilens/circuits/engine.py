@@ -72,14 +72,14 @@ class Engine:
         }
         self._read: dict[tuple[str, int], Read] = {}
         self._features: dict[tuple[str, int, Node], tuple[Tensor, ...]] = {}
+        self._leaf = functools.cache(Write)  # one of each: they stand in very many paths
 
     def expandable(self, node: Node) -> bool:
         """Whether anything in ``node`` can be taken further apart."""
-        match node:
-            case Write(source, _):
-                return source in self.recording.products
-            case Apply(_, _, inputs):
-                return any(map(self.expandable, inputs))
+        if isinstance(node, Apply):
+            return any(map(self.expandable, node.inputs))
+        if isinstance(node, Write):
+            return node.source in self.recording.products
         return isinstance(node, Stream)
 
     # Split: one step further apart.
@@ -135,9 +135,9 @@ class Engine:
         weights = mix.values[t, :stop] * record.scales[part][:stop, 0]
         writes = record.writes[reads.start : reads.stop, :stop]
         values = (writes @ record.norm(part).transposed(down)) * weights
-        names = [record.sources[row].name for row in reads]
+        names, write = [record.sources[row].name for row in reads], self._leaf
         return values.flatten(), lambda n: Apply(
-            name, t, (Write(names[n // stop], n % stop),), (n % stop,)
+            name, t, (write(names[n // stop], n % stop),), (n % stop,)
         )
 
     def _stream(self, reader: str, s: int, q: Tensor) -> Children:
@@ -305,7 +305,7 @@ class Engine:
         record = self.recording
         reads = record.reads[record.source(reader).part]
         vectors = record.writes[reads.start : reads.stop, s]
-        return Parts(vectors, lambda n: Write(record.sources[reads[n]].name, s))
+        return Parts(vectors, lambda n: self._leaf(record.sources[reads[n]].name, s))
 
     def _write_parts(self, product: Multilinear, t: int) -> Parts:
         """Of degree 1, by position alone where it looks, as pairs of its sources would be many."""

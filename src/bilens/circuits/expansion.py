@@ -3,9 +3,11 @@ detail.
 """
 
 import functools
+import gc
 import heapq
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Literal, get_args
@@ -340,9 +342,24 @@ def expand(
     recording = record(model, inputs, dictionaries)
     goal = resolve(model, recording, target, position)
     search = _Search(recording, goal, max_terms, cutoff)
-    if detail != "writes":
-        search.deepen(once=detail == "pairs")
-    return search.result()
+    with _uncollected():
+        if detail != "writes":
+            search.deepen(once=detail == "pairs")
+        return search.result()
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection: no path is part of a cycle, and ten thousand new ones make Python
+    walk everything that torch has loaded, which takes as long as the search.
+    """
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 class _Search:
@@ -358,6 +375,7 @@ class _Search:
             if source.kind in (EMBEDDING, POSITION, BIAS)
         )
         self.held = functools.cache(recording.scale_held)
+        self.fixed = functools.cache(functools.partial(_fixed, recording.products))
         self.embeddings = frozenset(
             source.name for source in recording.sources if source.kind == EMBEDDING
         )
@@ -408,9 +426,9 @@ class _Search:
                 continue
             self.remainder += found.rest + float(found.values.sum() - found.values[large].sum())
             self.left_out += found.dropped + len(found.values) - len(large)
-            for n in large:
-                add = self.close if once else self.push
-                add(float(found.values[n]), found.node(int(n)))
+            add = self.close if once else self.push
+            for value, n in zip(found.values[large].tolist(), large.tolist(), strict=True):
+                add(value, found.node(n))
         if once:
             self.open = waiting
 
@@ -439,7 +457,6 @@ class _Search:
         record = self.recording
         top = record.source(tree.source).layer if isinstance(tree, Write | Apply) else -1
         nodes = tuple(paths.walk(tree))
-        written = {node.source for node in nodes if isinstance(node, Write)}
         return Term(
             tree=tree,
             value=value,
@@ -447,33 +464,38 @@ class _Search:
             layer=top,
             order=paths.order(nodes, self.ends, self.embeddings),
             given=self.given(tree, nodes),
-            opaque=not written.isdisjoint(record.opaque),
+            opaque=any(isinstance(one, Write) and one.source in record.opaque for one in nodes),
         )
 
     def given(self, tree: Node, nodes: Sequence[Node]) -> tuple[str, ...]:
         """Patterns A, gates and latents along a path, then norm scales σ, by part and position."""
         record, goal = self.recording, self.goal
         fixed: list[str] = []
-        read = [(goal.part, goal.position)] if goal.part >= 0 and tree != One() else []
+        at_target = goal.part >= 0 and not isinstance(tree, One)
+        read = [(goal.part, goal.position)] if at_target else []
         for node in nodes:
             if isinstance(node, Apply):
-                product, stands = record.products[node.source], paths.stands(node)
-                fixed += _fixed(product, node.t, stands)
+                part, stands = record.products[node.source].source.part, paths.stands(node)
+                fixed += self.fixed(node.source, node.t, stands)
                 for child, s in zip(node.inputs, stands, strict=True):
                     if not paths.constant(child):
-                        read.append((product.source.part, s))
+                        read.append((part, s))
             elif isinstance(node, Latent) and not paths.constant(node):
-                part = record.wiring.parts[record.source(node.reader).part]
-                fixed.append(f"latents {part.name}.input@{node.t}")
+                name = record.wiring.parts[record.source(node.reader).part].name
+                fixed.append(f"latents {name}.input@{node.t}")
         for part, position in dict.fromkeys(read):
             fixed += self.held(part, position)
         return tuple(dict.fromkeys(fixed))
 
 
-def _fixed(product: Multilinear, t: int, stands: Sequence[int]) -> Iterator[str]:
+def _fixed(
+    products: Mapping[str, Multilinear], source: str, t: int, stands: Sequence[int]
+) -> list[str]:
     """The patterns and the gate by which a source at ``t`` reads what stands at ``stands``."""
-    for mix, s in zip(product.mixes, stands, strict=False):
-        if mix is not None and mix.given:
-            yield f"{mix.given}[{t},{s}]"
-    if product.gate is not None:
-        yield f"{product.gate.given}@{t}"
+    product = products[source]
+    fixed = [
+        f"{mix.given}[{t},{s}]"
+        for mix, s in zip(product.mixes, stands, strict=False)
+        if mix is not None and mix.given
+    ]
+    return fixed if product.gate is None else [*fixed, f"{product.gate.given}@{t}"]

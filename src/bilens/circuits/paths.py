@@ -175,7 +175,8 @@ def walk(node: Node) -> Iterator[Node]:
     while ahead:
         one = ahead.pop()
         yield one
-        ahead += reversed(children(one))
+        if below := children(one):
+            ahead += below[::-1]
 
 
 def stands(node: Apply) -> tuple[int, ...]:
