@@ -25,7 +25,10 @@ from bilens.decompose.spectra.inertia import CERTIFIED
 from bilens.decompose.spectra.lanczos import Ritz, lanczos, room
 from bilens.decompose.spectra.probe import CHANCE
 
-PROBED = f"probed: a pair beyond the last kept one is missing with a chance of at most {CHANCE:g}"
+PROBED = (
+    "probed: a pair beyond the last kept one, by more than twice the norm of all residuals, is "
+    f"missing with a chance of at most {CHANCE:g}"
+)
 
 # The cost model behind Auto, in operations of a float32 GEMM; measured by
 # ``python -m benchmarks.eigen --model``.
