@@ -114,7 +114,7 @@ def checked(name: str, tensor: CP, dtype: torch.dtype) -> Counter[str]:
         best = preference(truth, which).sort(-1, True).values[:, :k]
         off = (preference(pairs.values.double(), which) - best).abs() / largest
         undecided = 2 * pairs.residuals.double().norm(dim=-1, keepdim=True) / largest
-        noise = eigen_noise(dtype, truth.shape[-1])
+        noise = eigen_noise(dtype, truth.shape[-1]) + DTYPES[dtype] / 50
         wrong = (off > (undecided + noise).clamp(min=DTYPES[dtype])).any(-1)
         good = pairs.complete & pairs.converged.all(-1)
         figures += Counter(

@@ -230,7 +230,7 @@ def test_models_with_less_in_them():
     opaque = composition(transformer(hidden_act="silu"))
     assert opaque.opaque == ("mlp0", "mlp1")
     assert len(opaque.strength) == 12
-    assert "left out as opaque: mlp0, mlp1" in opaque.summary()
+    assert "left out, no tensor by weights alone: mlp0, mlp1" in opaque.summary()
     single = composition(transformer(num_hidden_layers=1, intermediate_size=0))
     assert single.rows() == []
     assert single.summary() == "no part reads another"

@@ -179,18 +179,6 @@ def test_what_is_given_is_named():
     }
 
 
-@pytest.mark.parametrize(("act", "gated"), [("silu", True), ("relu", False)])
-def test_a_layer_without_a_tensor_is_an_opaque_source(act, gated):
-    model = one_layer(1, hidden_act=act, gated=gated)
-    ex = expand(model, [1, 2, 3], 4, max_terms=None, cutoff=0)
-    assert relative(ex) < 1e-12
-    assert ex.opaque == ("mlp0",)
-    assert "opaque: mlp0" in ex.summary()
-    opaque = [term for term in ex.terms if term.opaque]
-    assert [term.path for term in opaque] == ["mlp0"]
-    assert opaque[0].order is None
-
-
 def test_a_squared_mlp_is_taken_apart():
     ex = expand(
         one_layer(1, hidden_act="square", gated=False), [1, 2, 3], 4, max_terms=None, cutoff=0

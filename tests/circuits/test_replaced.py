@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from torch import Tensor
 
 import bilens
-from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
+from bilens.base.errors import ArgumentError, NotExactError, NotFiniteError, ShapeError
 from bilens.circuits import At, Expansion, expand, graph, record
 from bilens.circuits.engine import Engine
 from bilens.circuits.paths import Apply, Latent
@@ -472,14 +472,38 @@ def test_what_cannot_be_is_refused(refuses, at, kind, text):
     refuses(kind, lambda: expand(build(), [1, 2], 3, dictionaries=at), text)
 
 
+class Unsaid(torch.nn.Module):
+    """A layer that says nothing of its write."""
+
+    def __init__(self, inside):
+        super().__init__()
+        self.inside = inside
+
+    def tensor(self):
+        raise NotExactError("Unsaid", must="be a tensor", got="none")
+
+    def forward(self, x):
+        return self.inside(x)
+
+
+def test_before_a_gated_layer_latents_are_pairs_given_its_gates():
+    model = build(hidden_act="silu")
+    ex = expand(model, [1, 2], 3, dictionaries={"mlp0.input": random_dictionary()}, max_terms=None)
+    assert ex.error < 1e-12 * max(abs(term.value) for term in ex.terms)
+    latents = [term for term in ex.terms if term.path.startswith("mlp0(f")]
+    assert latents
+    assert all("gates mlp0@1" in term.given for term in latents)
+
+
 @pytest.mark.bad_input
 def test_an_opaque_layer_is_refused(refuses):
     model = build(hidden_act="silu")
+    model.model.layers[0].mlp = Unsaid(model.model.layers[0].mlp)
     at = {"mlp0.input": random_dictionary()}
     refuses(
         ArgumentError,
         lambda: expand(model, [1, 2], 3, dictionaries=at),
-        "before a layer with a tensor; got mlp0.input: opaque",
+        "before a layer that comes apart; got mlp0.input: opaque",
     )
 
 

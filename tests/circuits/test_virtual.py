@@ -342,7 +342,7 @@ def test_what_is_not_exact_is_refused(refuses):
     refuses(
         NotExactError,
         lambda: virtual(opaque, "mlp0(x, x)"),
-        "must go through bilinear layers; got mlp0, opaque",
+        "must go through bilinear layers; got mlp0, which weights alone do not make a tensor",
     )
 
 

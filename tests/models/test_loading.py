@@ -193,7 +193,7 @@ IN_BOTH = [
     ("mlp_bias", 1), ("rms_norm_eps", NAN), ("rms_norm_eps", -1), ("rms_norm_eps", "1e-5"),
     ("initializer_range", NAN),
     ("initializer_range", -1), ("tie_word_embeddings", "yes"), ("use_cache", 3),
-    ("hidden_act", "tanh"),
+    ("hidden_act", "mish"),
     ("hidden_act", ["silu"]), ("dtype", "int8"), ("dtype", "Tensor"),
     ("torch_dtype", "float8_e4m3fn"), ("dtype", [1]),
     ("bos_token_id", 20), ("bos_token_id", -1), ("eos_token_id", [1, 99]), ("eos_token_id", []),

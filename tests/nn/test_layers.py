@@ -103,6 +103,8 @@ def test_activations_are_torchs(act, make, close):
         "gelu_pytorch_tanh": torch.nn.GELU("tanh"),
         "silu": lambda v: v * torch.sigmoid(v),
         "sigmoid": lambda v: 1 / (1 + torch.exp(-v)),
+        "quick_gelu": lambda v: v / (1 + torch.exp(-1.702 * v)),
+        "tanh": lambda v: (torch.exp(v) - torch.exp(-v)) / (torch.exp(v) + torch.exp(-v)),
     }[act]
     gated, plain = filled(GatedMLP(4, 7, True, act), make), filled(MLP(4, 7, True, act), make)
     close(gated(x), gated.down_proj(truth(gated.gate_proj(x)) * gated.up_proj(x)))
@@ -116,7 +118,7 @@ def test_a_nonlinear_layer_has_no_exact_tensor(kind, exact, act, refuses):
         NotExactError,
         kind(4, 7, act=act).tensor,
         f'{kind.__name__}.tensor() must be asked of a layer with act="{exact}"; got act="{act}"',
-        "Train with BilinearMLP, or treat this layer as an opaque source.",
+        "Train with BilinearMLP, or read it given its gates, as circuits do.",
     )
 
 

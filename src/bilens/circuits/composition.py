@@ -50,7 +50,8 @@ _Row = tuple[str, str, str, float, float]  # first, second, kind, strength, by c
 class Composition(Result):
     """A row for each ordered pair of parts and each way in: ``strength`` = ‖composed‖ / (‖first‖
     ‖second‖), and ``random``, its root mean square by chance. ``kinds``: "Q", "K", "V", "one
-    input", "both inputs". ``opaque`` layers are left out."""
+    input", "both inputs". Layers whose weights alone are no
+    tensor (``opaque``: their gates are those of a pass) are left out."""
 
     first: tuple[str, ...]
     second: tuple[str, ...]
@@ -65,7 +66,8 @@ class Composition(Result):
         return self.strength / self.random
 
     def summary(self) -> str:
-        opaque = f"; left out as opaque: {', '.join(self.opaque)}" if self.opaque else ""
+        left_out = f"; left out, no tensor by weights alone: {', '.join(self.opaque)}"
+        opaque = left_out if self.opaque else ""
         if not len(self.strength):
             return f"no part reads another{opaque}"
         n = int(self.ratio.argmax())

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import linear
 
 from bilens.circuits.paths import Apply, Latent, Node, One, Stream, Write, position
 from bilens.circuits.recording import Recording
@@ -214,6 +215,17 @@ class Engine:
                 product = self.recording.products[source]
                 return product.up(self._product(product, t, inputs), t)
         raise AssertionError(node)
+
+    def units(
+        self, product: Multilinear, t: int, q: Float[Tensor, " d"]
+    ) -> tuple[Float[Tensor, " k"], Float[Tensor, "n k"]]:
+        """What each hidden feature of a product writes at t towards ``q``, and the sides that are
+        multiplied. The product reads its own position alone.
+        """
+        part = product.source.part
+        read = self.recording.norm(part)(self.recording.streams[part][t])
+        sides = torch.stack([linear(read, leg.weight, leg.bias) for leg in product.form.legs])
+        return product.down(q, t) * sides.prod(0), sides
 
     def _product(self, product: Multilinear, t: int, inputs: Sequence[Node]) -> Tensor:
         """The hidden features of a product of ``inputs``; of two, both orders where they differ."""

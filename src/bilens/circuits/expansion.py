@@ -14,6 +14,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole
@@ -37,7 +39,7 @@ from bilens.wiring import (
 )
 
 Detail = Literal["writes", "pairs", "paths"]
-By = Literal["component", "position", "order", "layer"]
+By = Literal["component", "position", "order", "layer", "unit"]
 SHOWN = 20
 SAID = 3  # terms that a refusal names
 MISFITS = 32  # paths found too many to take apart, before the search is given up
@@ -49,8 +51,8 @@ class Term(Record):
 
     ``share`` is its part of the total (shares of opposite sign cancel). ``order`` is its degree in
     the embeddings (and in a dictionary's latents and error), None where it is not taken apart to
-    the end. ``given``: the patterns, norm scales and latents of the pass that it holds fixed.
-    ``opaque``: it starts at a layer that has no tensor, whose write is a source of its own.
+    the end. ``given``: the patterns, norm scales, gates and latents of the pass that it holds
+    fixed. ``opaque``: it starts at a part that says nothing of its write, a source of its own.
     """
 
     tree: Node
@@ -75,6 +77,24 @@ class Term(Record):
     def component(self) -> str:
         """The residual write through which the path reaches the target."""
         return self.tree.source if isinstance(self.tree, Write | Apply) else "bias"
+
+
+@dataclass(frozen=True, eq=False)
+class Units(Record):
+    """What a layer writes to a target, by hidden unit: ``values``, and ``sides``: the features that
+    are multiplied, a row for each (the gated one first, as it is before the gate).
+    """
+
+    layer: str
+    values: Float[Tensor, " k"]
+    sides: Float[Tensor, "n k"]
+
+    def named(self) -> Iterator[tuple[str, float]]:
+        """Each unit that writes anything, with the signs of its sides: "mlp1.u17 (+-)"."""
+        signs = ["".join("+" if a > 0 else "-" for a in unit) for unit in self.sides.T.tolist()]
+        for n, value in enumerate(self.values.tolist()):
+            if value:
+                yield f"{self.layer}.u{n} ({signs[n]})", value
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -118,9 +138,10 @@ class Expansion(Result):
     the model itself says.
 
     Terms come largest first. ``remainder`` is the value of all paths that were met and not kept.
-    ``opaque`` names layers without a tensor, which are not taken apart. ``position`` is where the
-    target is; ``inputs`` names the positions, the special tokens that the tokenizer adds among
-    them, and ``prompt`` is the text as it was written.
+    ``opaque`` names parts that say nothing of what they write, which are not taken apart.
+    ``position`` is where the target is; ``inputs`` names the positions, the special tokens that the
+    tokenizer adds among them, and ``prompt`` is the text as it was written. ``writes``: what
+    each source writes to the target, whole, and ``units`` the same by hidden unit, of layers.
 
     A half-precision model is explained in float32, where its weights are exact: ``forward`` is that
     pass, and ``as_run`` what the model says as it is (None in full precision).
@@ -137,6 +158,8 @@ class Expansion(Result):
     sources: tuple[Source, ...] = ()
     prompt: str = ""
     as_run: float | None = None
+    writes: tuple[tuple[str, ...], tuple[float, ...]] = ((), ())
+    units: tuple[Units, ...] = ()
 
     @property
     def total(self) -> float:
@@ -156,8 +179,15 @@ class Expansion(Result):
         )
 
     def summary(self) -> str:
-        latents = any(name.startswith("latents ") for name in self.given)
-        fixed = "patterns, norm scales and latents" if latents else "patterns and norm scales"
+        fixed = _listed(
+            "patterns",
+            "norm scales",
+            *(
+                kind
+                for kind in ("gates", "latents")
+                if any(name.startswith(f"{kind} ") for name in self.given)
+            ),
+        )
         held = (
             f"; given {len(self.given)} {fixed}"
             if self.given
@@ -214,12 +244,15 @@ class Expansion(Result):
 
     def by(self, what: By) -> Groups:
         """The terms added up by component (the write that reaches the target), start position,
-        order or layer.
+        order or layer. Largest first; last what was not kept.
 
-        Largest first; last what was not kept.
+        "unit": the layers' writes to the target by hidden unit, whole whatever terms were kept,
+        with the sign of each side, the gate's first: "mlp1.u17 (+-)". Other writes are one each.
         """
         if what not in get_args(By):
             raise ArgumentError("by", must=f"be one of {', '.join(get_args(By))}", got=repr(what))
+        if what == "unit":
+            return self._by_unit()
         found: dict[str, float] = {}
         for term in self.terms:
             name = self._group(term, what)
@@ -227,6 +260,16 @@ class Expansion(Result):
         names = sorted(found, key=lambda name: -abs(found[name]))
         values = [found[name] for name in names]
         return Groups(what, (*names, "remainder"), (*values, self.remainder))
+
+    def _by_unit(self) -> Groups:
+        layers = {units.layer for units in self.units}
+        rows = dict(itertools.chain.from_iterable(units.named() for units in self.units))
+        for component, value in zip(*self.writes, strict=True):
+            if component not in layers:
+                rows[component] = value
+        names = sorted(rows, key=lambda name: -abs(rows[name]))
+        rest = self.total - float(np.sum(list(rows.values())))
+        return Groups("unit", (*names, "remainder"), (*(rows[name] for name in names), rest))
 
     def ablate(self, removed: "Term | str | Iterable[Term | str]") -> float:
         """The target with these paths taken out of the sum, all else as it was: patterns and norm
@@ -268,6 +311,10 @@ class Expansion(Result):
 
     def _tokens(self, term: Term) -> str:
         return " · ".join(self.inputs[n] for n in paths.positions(term.tree))
+
+
+def _listed(*words: str) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _named(removed: Any) -> Iterator[str]:
@@ -323,11 +370,14 @@ def expand(
     ``mlp1(f17, error)``. These are ends; they add up to what is read, so the sum stays exact. A
     latent's own pre-activation, less its offset, is the target ``At(dictionary.reads[f], place)``.
 
-    Attention patterns and norm scales are those of this pass: each term says which of them it holds
-    fixed (``given``). Cost: a forward pass in parts, then O(h d + h n²) for each layer taken apart
-    with n sources and O(n t d) for each head. Errors: ArgumentError for inputs, target, position,
-    numbers or dictionaries that cannot be. Source: Elhage et al. 2021 for attention-only models;
-    Sharkey, arXiv:2305.03452, section 3 for bilinear layers.
+    Attention patterns, norm scales and the gates of layers that are no tensor are those of this
+    pass: each term says which of them it holds fixed (``given``). A gated layer is then quadratic,
+    D [s ⊙ (G x) ⊙ (U x)] with s = act(a) / a at a = G x, and a plain one linear, D [s ⊙ (U x)].
+
+    Cost: a forward pass in parts, then O(h d + h n²) for each layer taken apart with n sources and
+    O(n t d) for each head. Errors: ArgumentError for inputs, target, position, numbers or
+    dictionaries that cannot be. Source: Elhage et al. 2021 for attention-only models; Sharkey,
+    arXiv:2305.03452, section 3 for bilinear layers.
     """
     if detail not in get_args(Detail):
         raise ArgumentError(
@@ -388,6 +438,10 @@ class _Search:
         require_sum(sum(values) + goal.constant, goal.forward, size, recording.writes.dtype)
         self.floor = cutoff * size
         self.limit = max_terms
+        self.writes = [("bias", goal.constant)] if goal.constant else []
+        self.units: list[Units] = []
+        for value, root in zip(values, goal.roots, strict=True):
+            self.whole(value, root)
         if goal.constant:
             self.closed.append((goal.constant, One()))
         for value, root in zip(values, goal.roots, strict=True):
@@ -395,6 +449,16 @@ class _Search:
                 self.push(value, root)
             else:
                 self.remainder, self.left_out = self.remainder + value, self.left_out + 1
+
+    def whole(self, value: float, root: Node) -> None:
+        """Keep what a source writes to the target, and a layer's by hidden unit."""
+        if isinstance(root, Write):
+            self.writes.append((root.source, value))
+            product = self.recording.products.get(root.source)
+            if product is not None and not product.looks:
+                self.units.append(
+                    Units(root.source, *self.engine.units(product, root.t, self.goal.q))
+                )
 
     def push(self, value: float, tree: Node) -> None:
         if self.engine.expandable(tree):
@@ -451,6 +515,8 @@ class _Search:
             sources=self.recording.sources,
             prompt=self.recording.text,
             as_run=self.goal.as_run,
+            writes=tuple(zip(*self.writes, strict=True)) or ((), ()),
+            units=tuple(self.units),
         )
 
     def term(self, value: float, tree: Node, total: float) -> Term:

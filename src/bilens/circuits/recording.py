@@ -13,7 +13,7 @@ from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole, require_finite
 from bilens.circuits.paths import RESERVED, Node
 from bilens.circuits.paths import Write as Whole
-from bilens.circuits.replaced import Replaced, placed, take_apart
+from bilens.circuits.replaced import Replaced, placed, require_short, take_apart
 from bilens.circuits.understood import require_norm, require_plain, require_writes
 from bilens.nn import NoNorm, Norm
 from bilens.wiring import (
@@ -224,6 +224,7 @@ class _Found:
         written = part.writes(read)
         values = require_writes(part, read, written)
         if dictionary is not None:
+            require_short(part, written)
             self.replaced[n] = take_apart(part.name, dictionary, read)
         for write, value in zip(written, values, strict=True):
             self.write(n, write, value)

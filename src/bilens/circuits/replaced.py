@@ -18,7 +18,7 @@ from torch import Tensor
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import require_finite
 from bilens.circuits.paths import BASE, ERROR, Latent, Node
-from bilens.wiring import Part, Sparse, find_place
+from bilens.wiring import Multilinear, Part, Sparse, Write, find_place
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +62,8 @@ def placed(
 ) -> dict[int, Sparse]:
     """Dictionaries by the part that reads their place.
 
-    Errors: ArgumentError for a place that is not the input of a layer with a tensor, a place given
-    twice, a dictionary made for another place, a transcoder; ShapeError for another width than the
-    model's.
+    Errors: ArgumentError for a place that is not the input of a layer, a place given twice, a
+    dictionary made for another place, a transcoder; ShapeError for another width than the model's.
     """
     found: dict[int, Sparse] = {}
     if dictionaries is not None and not isinstance(dictionaries, Mapping):
@@ -76,19 +75,26 @@ def placed(
         if side != "input" or parts[part].looks:
             must = "be the input of a layer, mlp0.input say"
             raise ArgumentError(who, must=must, got=place)
-        degrees = [form.degree for form in parts[part].forms().values()]
-        if not degrees:
-            todo = f"{parts[part].name} is a source of its own: nothing that it reads is."
-            must = "be before a layer with a tensor"
-            raise ArgumentError(who, must=must, got=f"{place}: opaque", todo=todo)
-        if max(degrees) > 2:
-            must = "be before a layer of degree 1 or 2"
-            raise ArgumentError(who, must=must, got=f"{place}, of degree {max(degrees)}")
         if part in found:
             raise ArgumentError("dictionaries", must="name a place once", got=f"{place} twice")
         _require_fitting(f"the dictionary at {place}", dictionary, place, parts, width)
         found[part] = dictionary
     return found
+
+
+def require_short(part: Part, writes: Sequence[Write]) -> None:
+    """Raise ArgumentError unless all that ``part`` writes is a product of one or two of what it
+    reads.
+    """
+    who, place = "a dictionary's place", f"{part.name}.input"
+    degrees = [write.degree for write in writes if isinstance(write, Multilinear)]
+    if len(degrees) < len(writes):
+        todo = f"{part.name} is a source of its own: nothing that it reads is."
+        must = "be before a layer that comes apart"
+        raise ArgumentError(who, must=must, got=f"{place}: opaque", todo=todo)
+    if max(degrees) > 2:
+        must = "be before a layer of degree 1 or 2"
+        raise ArgumentError(who, must=must, got=f"{place}, of degree {max(degrees)}")
 
 
 def _require_fitting(

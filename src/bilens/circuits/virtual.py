@@ -69,8 +69,9 @@ def virtual(model: Expandable, expr: str) -> CP | Factored:
 
     Errors: ArgumentError where the expression does not read, saying at which character; for a part
     that the model does not have, that reads what is written after it, or that does not do what its
-    weights say. NotExactError for a layer that is opaque, and for two bilinear layers in one
-    expression: its order would be four or more, which is no CP over two inputs.
+    weights say. NotExactError for a layer that is no tensor by its weights alone, and for two
+    bilinear layers in one expression: its order would be four or more, which is no CP over two
+    inputs.
     Source: Elhage et al. 2021 (virtual heads); Sharkey, arXiv:2305.03452, section 3.
 
     >>> virtual(model, "W_U mlp0(embed, L0H3)")  # which two tokens write which token
@@ -161,8 +162,8 @@ class _Circuits:
     def require_known(self, source: str) -> None:
         for part in self.wiring.parts:
             if part.name == source and not part.forms():
-                todo = f"Start from x after it, or expand() an input: {source} is then a source."
-                got = f"{source}, opaque"
+                todo = f"Start from x after it, or expand() an input, given {source}'s gates there."
+                got = f"{source}, which weights alone do not make a tensor"
                 must = "go through bilinear layers"
                 raise NotExactError(who(self.expr), must=must, got=got, todo=todo)
         known = ", ".join([*self.leaves, STREAM, *self.sources])

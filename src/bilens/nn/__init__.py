@@ -1,14 +1,16 @@
 """Floor 2: layers. Weights leave a layer through one door, ``layer.tensor()``."""
 
+from bilens.nn.activations import ACTIVATIONS, Activation
 from bilens.nn.attention import Attention, Mask, Rotary, causal_mask, frequencies, rotate
 from bilens.nn.bilinear import Bilinear
-from bilens.nn.mlp import ACTIVATIONS, MLP, BilinearMLP, GatedMLP
+from bilens.nn.mlp import MLP, BilinearMLP, GatedMLP, Routed, Side
 from bilens.nn.norm import NORMS, LayerNorm, NoNorm, Norm, RMSNorm, make_norm
 
 __all__ = [
     "ACTIVATIONS",
     "MLP",
     "NORMS",
+    "Activation",
     "Attention",
     "Bilinear",
     "BilinearMLP",
@@ -19,6 +21,8 @@ __all__ = [
     "Norm",
     "RMSNorm",
     "Rotary",
+    "Routed",
+    "Side",
     "causal_mask",
     "frequencies",
     "make_norm",

@@ -1,25 +1,57 @@
 """The MLPs of a transformer block, with Llama's module names: bilinear, gated, and plain."""
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from bilens.algebra import CP, affine
 from bilens.base.errors import ConfigError, NotExactError
+from bilens.nn.activations import ACTIVATIONS
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "linear": lambda x: x,
-    "relu": functional.relu,
-    "relu2": lambda x: functional.relu(x).square(),
-    "square": torch.square,
-    "gelu": functional.gelu,
-    "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
-    "silu": functional.silu,
-    "sigmoid": torch.sigmoid,
-}
+
+class Side(NamedTuple):
+    """Hidden features W x + b, linear in what the layer reads."""
+
+    weight: Float[Tensor, "k d"]
+    bias: Float[Tensor, " k"] | None = None
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> "Side":
+        return cls(linear.weight, linear.bias)
+
+    @classmethod
+    def ones(cls, units: int, like: Float[Tensor, "k d"]) -> "Side":
+        """Features that are 1 whatever is read."""
+        return cls(like.new_zeros(units, like.shape[1]), like.new_ones(units))
+
+    def beside(self, other: "Side") -> "Side":
+        """The features of both."""
+        biases = [
+            side.weight.new_zeros(len(side.weight)) if side.bias is None else side.bias
+            for side in (self, other)
+        ]
+        biased = self.bias is not None or other.bias is not None
+        weight = torch.cat([self.weight, other.weight])
+        return Side(weight, torch.cat(biases) if biased else None)
+
+
+class Routed(NamedTuple):
+    """What a layer writes, given its gates: out [gates ∘ ∏ sides], of degree 1 or 2 in what
+    it reads.
+    """
+
+    out: Float[Tensor, "d k"]
+    sides: tuple[Side, ...]
+    gates: Float[Tensor, "*b k"]
+
+    def open(self, out: Float[Tensor, "d k"] | Float[Tensor, " d"], *sides: Side) -> "Routed":
+        """With further units whose gate is 1."""
+        more = out.reshape(len(self.out), -1)
+        ones = self.gates.new_ones(*self.gates.shape[:-1], more.shape[1])
+        beside = tuple(side.beside(other) for side, other in zip(self.sides, sides, strict=True))
+        return Routed(torch.cat([self.out, more], 1), beside, torch.cat([self.gates, ones], -1))
 
 
 class GatedMLP(nn.Module):
@@ -48,6 +80,19 @@ class GatedMLP(nn.Module):
     def writers(self) -> tuple[nn.Linear, ...]:
         """What writes to it."""
         return (self.down_proj,)
+
+    def routed(self, x: Float[Tensor, "*b d"]) -> Routed:
+        """What it writes where it reads ``x``, quadratic given its gates s: D [s ⊙ a ⊙ b] + act(0)
+        D b, with a = L x, b = R x and biases in them. Views of the weights where it has no biases.
+        """
+        act, down, up = ACTIVATIONS[self.act], self.down_proj, Side.of(self.up_proj)
+        gates = act.gate(self.gate_proj(x))
+        made = Routed(down.weight, (Side.of(self.gate_proj), up), gates)
+        if act.at_zero:
+            made = made.open(act.at_zero * down.weight, Side.ones(len(up.weight), up.weight), up)
+        if down.bias is not None:
+            made = made.open(down.bias, Side.ones(1, up.weight), Side.ones(1, up.weight))
+        return made
 
     def tensor(self) -> CP:
         """This very layer as a tensor: a view of the weights, gradients flow. Over (1, x) where it
@@ -96,6 +141,17 @@ class MLP(nn.Module):
         """What writes to it."""
         return (self.down_proj,)
 
+    def routed(self, x: Float[Tensor, "*b d"]) -> Routed:
+        """What it writes where it reads ``x``, linear given its gates s: D [s ⊙ a] + act(0) D 1,
+        with a = U x and biases in it. Views of the weights where it has no biases.
+        """
+        act, down, up = ACTIVATIONS[self.act], self.down_proj, self.up_proj
+        made = Routed(down.weight, (Side.of(up),), act.gate(up(x)))
+        constant = down.bias
+        if act.at_zero:
+            constant = act.at_zero * down.weight.sum(1) + (0.0 if constant is None else constant)
+        return made if constant is None else made.open(constant, Side.ones(1, up.weight))
+
     def tensor(self) -> CP:
         """The layer as a tensor with left = right, where ``act`` is square. Errors: NotExactError
         for any other.
@@ -119,5 +175,5 @@ def _not_exact(layer: str, act: str, exact: str) -> NotExactError:
         f"{layer}.tensor()",
         must=f'be asked of a layer with act="{exact}"',
         got=f'act="{act}", whose output is not quadratic in its input',
-        todo="Train with BilinearMLP, or treat this layer as an opaque source.",
+        todo="Train with BilinearMLP, or read it given its gates, as circuits do.",
     )

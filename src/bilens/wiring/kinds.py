@@ -35,6 +35,7 @@ class Source(Record):
 
 EMBEDDING, POSITION, BIAS = "embedding", "position embedding", "bias"
 HEAD, BILINEAR, OPAQUE = "attention head", "bilinear layer", "opaque layer"
+GATED = "layer given its gates"
 
 
 @dataclass(frozen=True, eq=False)

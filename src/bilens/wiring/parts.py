@@ -13,10 +13,12 @@ from bilens.nn import Attention, Norm, Rotary
 from bilens.wiring.kinds import (
     BIAS,
     BILINEAR,
+    GATED,
     HEAD,
     OPAQUE,
     Constant,
     Form,
+    Gate,
     Leg,
     Mix,
     Multilinear,
@@ -51,8 +53,8 @@ class Part(ABC):
 
     @abstractmethod
     def forms(self) -> dict[str, Form]:
-        """The weights of its writes by source, in order. Empty where it is opaque.
-        Gradients flow.
+        """The weights of its writes by source, in order. Empty where weights alone do not say what
+        it writes: a gated layer's gates are those of a pass. Gradients flow.
         """
 
     @abstractmethod
@@ -130,7 +132,9 @@ class Heads(Part):
 
 @dataclass(frozen=True, eq=False)
 class Layer(Part):
-    """An MLP or a bilinear layer: quadratic where it has a tensor, and opaque where it has none."""
+    """An MLP or a bilinear layer: quadratic where it has a tensor; given its gates quadratic where
+    they are on one of two sides, and linear where there is one side; else opaque.
+    """
 
     def forms(self) -> dict[str, Form]:
         """The factors of its exact tensor."""
@@ -142,4 +146,9 @@ class Layer(Part):
     def writes(self, x: Float[Tensor, "t d"]) -> list[Write]:
         for form in self.forms().values():
             return [Multilinear(Source(self.name, BILINEAR, self.layer), form.detach())]
-        return [Opaque(Source(self.name, OPAQUE, self.layer))]
+        if not hasattr(self.module, "routed"):
+            return [Opaque(Source(self.name, OPAQUE, self.layer))]
+        out, sides, gates = self.module.routed(x)  # type: ignore[operator]
+        form = Form(tuple(Leg(*side) for side in sides), out).detach()
+        gate = Gate(gates, f"gates {self.name}")
+        return [Multilinear(Source(self.name, GATED, self.layer), form, gate=gate)]

@@ -144,7 +144,7 @@ def test_a_nonlinear_gate_is_marked_not_exact():
     ("config", "key"),
     [
         (LlamaConfig(**SMALL, attention_dropout=0.1), "attention_dropout"),
-        (LlamaConfig(**SMALL, hidden_act="tanh"), "hidden_act"),
+        (LlamaConfig(**SMALL, hidden_act="mish"), "hidden_act"),
         (LlamaConfig(**SMALL, logit_softcap=30.0), "logit_softcap"),
         (
             LlamaConfig(

@@ -26,8 +26,8 @@ from bilens.decompose.spectra.lanczos import Ritz, lanczos, room
 from bilens.decompose.spectra.probe import CHANCE
 
 PROBED = (
-    "probed: a pair beyond the last kept one, by more than twice the norm of all residuals, is "
-    f"missing with a chance of at most {CHANCE:g}"
+    "probed: a pair beyond the last kept one, by more than twice the norm of all residuals and "
+    f"what rounding leaves, is missing with a chance of at most {CHANCE:g}"
 )
 
 # The cost model behind Auto, in operations of a float32 GEMM; measured by
