@@ -7,7 +7,7 @@ LENSES := .venv-interop
 
 # The rooms whose every shape is checked at run time in the tests (transformers rewrites the classes of models).
 # Of circuits all but the engine and its paths, which make thousands of nodes in a test.
-ROOMS := bilens.base,bilens.algebra,bilens.measure,bilens.decompose,bilens.nn,bilens.wiring,bilens.features
+ROOMS := bilens.base,bilens.algebra,bilens.measure,bilens.decompose,bilens.nn,bilens.nearest,bilens.wiring,bilens.features
 WEIGHED := bilens.circuits.attention,bilens.circuits.composition,bilens.circuits.virtual
 RECORDED := bilens.circuits.recording,bilens.circuits.replaced,bilens.circuits.understood,bilens.circuits.targets
 ASKED := bilens.circuits.expansion,bilens.circuits.graph,bilens.circuits.knockout,bilens.circuits.pairs

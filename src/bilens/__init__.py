@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         features,
         measure,
         models,
+        nearest,
         nn,
         report,
         training,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from bilens.circuits import expand
     from bilens.measure import Gaussian
     from bilens.models import Classifier, ClassifierConfig, Transformer, TransformerConfig, load
+    from bilens.nearest import approximate
 
 _HOMES = {
     **dict.fromkeys(
@@ -59,6 +61,7 @@ _HOMES = {
         ("Classifier", "ClassifierConfig", "Transformer", "TransformerConfig", "load"), "models"
     ),
     "Gaussian": "measure",
+    "approximate": "nearest",
     "expand": "circuits",
     "verify": "checks",
 }
@@ -71,6 +74,7 @@ _ROOMS = (
     "features",
     "measure",
     "models",
+    "nearest",
     "nn",
     "report",
     "training",
@@ -93,6 +97,7 @@ __all__ = [
     "TransformerConfig",
     "Tucker",
     "algebra",
+    "approximate",
     "base",
     "checks",
     "circuits",
@@ -103,6 +108,7 @@ __all__ = [
     "load",
     "measure",
     "models",
+    "nearest",
     "nn",
     "report",
     "training",

@@ -27,6 +27,7 @@ from bilens.circuits.paths import Apply, Latent, Node, One, Write
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.targets import Goal, Target, resolve
 from bilens.circuits.understood import require_sum
+from bilens.nearest import Approximation
 from bilens.wiring import (
     BIAS,
     EMBEDDING,
@@ -347,6 +348,7 @@ def expand(
     max_terms: int | None = 1000,
     cutoff: float | int = 1e-4,
     dictionaries: Mapping[str, Sparse] | None = None,
+    replacements: Mapping[str, Approximation] | None = None,
 ) -> Expansion:
     """``target`` at ``position`` of one input as a sum of paths, exact at every step: Σ terms +
     remainder = forward.
@@ -370,6 +372,10 @@ def expand(
     ``mlp1(f17, error)``. These are ends; they add up to what is read, so the sum stays exact. A
     latent's own pre-activation, less its offset, is the target ``At(dictionary.reads[f], place)``.
 
+    ``replacements`` by layer ("mlp0"): the layer comes apart as its nearest tensor (what
+    ``bilens.approximate`` gave), quadratic with no gates given, beside a source of its own for what
+    that misses, ``mlp0.error``. The sum stays exact.
+
     Attention patterns, norm scales and the gates of layers that are no tensor are those of this
     pass: each term says which of them it holds fixed (``given``). A gated layer is then quadratic,
     D [s ⊙ (G x) ⊙ (U x)] with s = act(a) / a at a = G x, and a plain one linear, D [s ⊙ (U x)].
@@ -389,7 +395,7 @@ def expand(
         raise ArgumentError(
             "cutoff", must="be in [0, 1), relative to the sum of all |residual writes|", got=cutoff
         )
-    recording = record(model, inputs, dictionaries)
+    recording = record(model, inputs, dictionaries, replacements)
     goal = resolve(model, recording, target, position)
     search = _Search(recording, goal, max_terms, cutoff)
     with _uncollected():
@@ -438,7 +444,7 @@ class _Search:
         require_sum(sum(values) + goal.constant, goal.forward, size, recording.writes.dtype)
         self.floor = cutoff * size
         self.limit = max_terms
-        self.writes = [("bias", goal.constant)] if goal.constant else []
+        self.writes = {"bias": goal.constant} if goal.constant else {}
         self.units: list[Units] = []
         for value, root in zip(values, goal.roots, strict=True):
             self.whole(value, root)
@@ -453,7 +459,7 @@ class _Search:
     def whole(self, value: float, root: Node) -> None:
         """Keep what a source writes to the target, and a layer's by hidden unit."""
         if isinstance(root, Write):
-            self.writes.append((root.source, value))
+            self.writes[root.source] = value
             product = self.recording.products.get(root.source)
             if product is not None and not product.looks:
                 self.units.append(
@@ -515,7 +521,7 @@ class _Search:
             sources=self.recording.sources,
             prompt=self.recording.text,
             as_run=self.goal.as_run,
-            writes=tuple(zip(*self.writes, strict=True)) or ((), ()),
+            writes=(tuple(self.writes), tuple(self.writes.values())),
             units=tuple(self.units),
         )
 

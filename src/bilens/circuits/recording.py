@@ -13,8 +13,9 @@ from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole, require_finite
 from bilens.circuits.paths import RESERVED, Node
 from bilens.circuits.paths import Write as Whole
-from bilens.circuits.replaced import Replaced, placed, require_short, take_apart
+from bilens.circuits.replaced import Replaced, placed, require_short, take_apart, with_nearest
 from bilens.circuits.understood import require_norm, require_plain, require_writes
+from bilens.nearest import Approximation
 from bilens.nn import NoNorm, Norm
 from bilens.wiring import (
     BIAS,
@@ -162,14 +163,18 @@ class Recording:
 @explains
 @torch.no_grad()
 def record(
-    model: Expandable, inputs: Any, dictionaries: Mapping[str, Sparse] | None = None
+    model: Expandable,
+    inputs: Any,
+    dictionaries: Mapping[str, Sparse] | None = None,
+    replacements: Mapping[str, Approximation] | None = None,
 ) -> Recording:
     """Run ``model`` part by part on one input. Cost: two forward passes, and each head's write
     apart.
 
     A half-precision model is run in float32, over a copy of its weights (see
     ``wiring.explained``).
-    ``dictionaries`` by place ("mlp1.input") take apart what layers read there. Errors:
+    ``dictionaries`` by place ("mlp1.input") take apart what layers read there; ``replacements`` by
+    layer ("mlp1") what they write. Errors:
     ArgumentError where inputs, model or dictionaries are not what they must be, and for a part
     whose weights do not add up to its own forward pass (``circuits.understood``); NotFiniteError
     for a write that is not finite.
@@ -177,7 +182,8 @@ def record(
     require_expandable(model)
     require_plain(model.wiring())
     run = _pass(explained(model), inputs)
-    wiring, found = run.model.wiring(), _Found(run)
+    wiring = with_nearest(run.model.wiring(), replacements)
+    found = _Found(run, wiring)
     by_part = placed(dictionaries, wiring.parts, wiring.readout.shape[1])
     for n, part in enumerate(wiring.parts):
         found.part(n, part, by_part.get(n))
@@ -207,8 +213,8 @@ def _pass(model: Expandable, inputs: Any) -> Pass:
 class _Found:
     """A recording in the making: the stream, part by part."""
 
-    def __init__(self, run: Pass) -> None:
-        self.wiring = run.model.wiring()
+    def __init__(self, run: Pass, wiring: Wiring) -> None:
+        self.wiring = wiring
         leaves = run.model.leaves(run.inputs)
         self.sources = list(self.wiring.leaves)
         self.writes = [leaves[source.name] for source in self.sources]

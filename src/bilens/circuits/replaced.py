@@ -1,4 +1,5 @@
-"""What a part reads, taken apart another way: sources that add up to it, the error being one.
+"""What a part reads or writes, taken apart another way: sources that add up to it, the error being
+one.
 
     x̂_t = Σ_f a_tf w_f + b + ε_t     a = encode(x̂), w_f = writes[f], b = base, ε what x̂ has
                                       beside
@@ -6,19 +7,37 @@
 That is a dictionary's way. The sum is x̂ by construction, whatever the dictionary is worth, so a
 bilinear layer's write T(x̂, x̂) is the sum over unordered pairs of these. x̂ is what the layer
 reads after its norm, and each of the sources is an end: nothing before it is asked.
+
+A layer's nearest tensor (``bilens.approximate``) is the other way: what the layer writes is what
+that tensor writes, which comes apart like a bilinear layer's, and an error that is a source.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bilens.algebra import CP
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import require_finite
 from bilens.circuits.paths import BASE, ERROR, Latent, Node
-from bilens.wiring import Multilinear, Part, Sparse, Write, find_place
+from bilens.nearest import Approximation
+from bilens.nn import Hidden
+from bilens.wiring import (
+    MISSED,
+    NEAREST,
+    Form,
+    Multilinear,
+    Opaque,
+    Part,
+    Source,
+    Sparse,
+    Wiring,
+    Write,
+    find_place,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +74,57 @@ def take_apart(part: str, dictionary: Sparse, read: Float[Tensor, "t d"]) -> Rep
     error = read - activations @ writes - base
     require_finite(f"the dictionary at {part}.input", latents=activations, error=error)
     return Replaced(activations, writes, base, error)
+
+
+@dataclass(frozen=True, eq=False)
+class Nearest(Part):
+    """A layer as its nearest tensor and what that misses, "mlp0.error": an end."""
+
+    tensor: CP
+
+    def forms(self) -> dict[str, Form]:
+        return {self.name: Form.of(self.tensor)}
+
+    def writes(self, x: Float[Tensor, "t d"]) -> list[Write]:
+        says = self.tensor(self.tensor.read(x))
+        (form,) = self.forms().values()
+        near, missed = Source(self.name, NEAREST, self.layer), f"{self.name}.error"
+        error = Opaque(Source(missed, MISSED, self.layer), self.run(x) - says)
+        return [Multilinear(near, form, value=says), error]
+
+
+def with_nearest(wiring: Wiring, replacements: Mapping[str, Approximation] | None) -> Wiring:
+    """The wiring whose layers named in ``replacements`` ("mlp0") are their nearest tensors.
+
+    Errors: ArgumentError for a name that is no layer's, for what is no approximation, and for one
+    of another layer.
+    """
+    if replacements is not None and not isinstance(replacements, Mapping):
+        must = "map layers to what approximate() gave, or be None"
+        raise ArgumentError("replacements", must=must, got=type(replacements).__name__)
+    given = dict(replacements or {})
+    parts = list(wiring.parts)
+    for n, part in enumerate(parts):
+        if part.name in given:
+            parts[n] = _nearest(part, given.pop(part.name))
+    if given:
+        layers = ", ".join(part.name for part in parts if hasattr(part.module, "hidden"))
+        who, got = "replacements", ", ".join(map(repr, given))
+        raise ArgumentError(who, must=f"name layers ({layers or 'there are none'})", got=got)
+    return replace(wiring, parts=tuple(parts))
+
+
+def _nearest(part: Part, found: object) -> Nearest:
+    who = f"the replacement of {part.name}"
+    if not isinstance(found, Approximation):
+        raise ArgumentError(who, must="be what approximate() gave", got=type(found).__name__)
+    asked = getattr(part.module, "hidden", None)
+    own: Hidden | None = None if asked is None else asked().detach()
+    if own is None or not found.stands_for(own):
+        todo = f"Call approximate() on the module of {part.name}."
+        raise ArgumentError(who, must="be of this very layer", got="another's", todo=todo)
+    tensor = found.tensor.to(own.out.dtype).to(own.out.device)
+    return Nearest(part.name, part.layer, part.norm, part.module, tensor)
 
 
 def placed(

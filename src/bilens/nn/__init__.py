@@ -3,8 +3,9 @@
 from bilens.nn.activations import ACTIVATIONS, Activation
 from bilens.nn.attention import Attention, Mask, Rotary, causal_mask, frequencies, rotate
 from bilens.nn.bilinear import Bilinear
-from bilens.nn.mlp import MLP, BilinearMLP, GatedMLP, Routed, Side
+from bilens.nn.mlp import MLP, BilinearMLP, GatedMLP
 from bilens.nn.norm import NORMS, LayerNorm, NoNorm, Norm, RMSNorm, make_norm
+from bilens.nn.units import Hidden, Routed, Side
 
 __all__ = [
     "ACTIVATIONS",
@@ -15,6 +16,7 @@ __all__ = [
     "Bilinear",
     "BilinearMLP",
     "GatedMLP",
+    "Hidden",
     "LayerNorm",
     "Mask",
     "NoNorm",

@@ -26,7 +26,7 @@ class Activation:
     gate: Elementwise
     at_zero: float = 0.0
 
-    def __call__(self, a: Float[Tensor, "*b h"]) -> Float[Tensor, "*b h"]:
+    def __call__(self, a: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         return self.function(a)
 
 

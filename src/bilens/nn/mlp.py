@@ -1,57 +1,12 @@
 """The MLPs of a transformer block, with Llama's module names: bilinear, gated, and plain."""
 
-from typing import NamedTuple
-
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from bilens.algebra import CP, affine
 from bilens.base.errors import ConfigError, NotExactError
 from bilens.nn.activations import ACTIVATIONS
-
-
-class Side(NamedTuple):
-    """Hidden features W x + b, linear in what the layer reads."""
-
-    weight: Float[Tensor, "k d"]
-    bias: Float[Tensor, " k"] | None = None
-
-    @classmethod
-    def of(cls, linear: nn.Linear) -> "Side":
-        return cls(linear.weight, linear.bias)
-
-    @classmethod
-    def ones(cls, units: int, like: Float[Tensor, "k d"]) -> "Side":
-        """Features that are 1 whatever is read."""
-        return cls(like.new_zeros(units, like.shape[1]), like.new_ones(units))
-
-    def beside(self, other: "Side") -> "Side":
-        """The features of both."""
-        biases = [
-            side.weight.new_zeros(len(side.weight)) if side.bias is None else side.bias
-            for side in (self, other)
-        ]
-        biased = self.bias is not None or other.bias is not None
-        weight = torch.cat([self.weight, other.weight])
-        return Side(weight, torch.cat(biases) if biased else None)
-
-
-class Routed(NamedTuple):
-    """What a layer writes, given its gates: out [gates ∘ ∏ sides], of degree 1 or 2 in what
-    it reads.
-    """
-
-    out: Float[Tensor, "d k"]
-    sides: tuple[Side, ...]
-    gates: Float[Tensor, "*b k"]
-
-    def open(self, out: Float[Tensor, "d k"] | Float[Tensor, " d"], *sides: Side) -> "Routed":
-        """With further units whose gate is 1."""
-        more = out.reshape(len(self.out), -1)
-        ones = self.gates.new_ones(*self.gates.shape[:-1], more.shape[1])
-        beside = tuple(side.beside(other) for side, other in zip(self.sides, sides, strict=True))
-        return Routed(torch.cat([self.out, more], 1), beside, torch.cat([self.gates, ones], -1))
+from bilens.nn.units import Hidden, Routed, Side
 
 
 class GatedMLP(nn.Module):
@@ -80,6 +35,11 @@ class GatedMLP(nn.Module):
     def writers(self) -> tuple[nn.Linear, ...]:
         """What writes to it."""
         return (self.down_proj,)
+
+    def hidden(self) -> Hidden:
+        """Its hidden units: views of the weights."""
+        down, gate, up = self.down_proj, self.gate_proj, self.up_proj
+        return Hidden(self.act, down.weight, gate.weight, gate.bias, up.weight, up.bias, down.bias)
 
     def routed(self, x: Float[Tensor, "*b d"]) -> Routed:
         """What it writes where it reads ``x``, quadratic given its gates s: D [s ⊙ a ⊙ b] + act(0)
@@ -140,6 +100,11 @@ class MLP(nn.Module):
     def writers(self) -> tuple[nn.Linear, ...]:
         """What writes to it."""
         return (self.down_proj,)
+
+    def hidden(self) -> Hidden:
+        """Its hidden units: views of the weights."""
+        down, up = self.down_proj, self.up_proj
+        return Hidden(self.act, down.weight, up.weight, up.bias, None, None, down.bias)
 
     def routed(self, x: Float[Tensor, "*b d"]) -> Routed:
         """What it writes where it reads ``x``, linear given its gates s: D [s ⊙ a] + act(0) D 1,

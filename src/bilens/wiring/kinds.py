@@ -36,6 +36,7 @@ class Source(Record):
 EMBEDDING, POSITION, BIAS = "embedding", "position embedding", "bias"
 HEAD, BILINEAR, OPAQUE = "attention head", "bilinear layer", "opaque layer"
 GATED = "layer given its gates"
+NEAREST, MISSED = "nearest tensor", "error of the nearest tensor"
 
 
 @dataclass(frozen=True, eq=False)

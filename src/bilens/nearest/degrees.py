@@ -1,0 +1,146 @@
+"""How bilinear an MLP is: the shares of E‖f(x)‖² by Hermite degree, x of a Gaussian.
+
+In z = Σ^−½ (x − μ) the part of degree n of act(a) b is the symmetric tensor
+
+    A_n = (1/n!) [P_n g⊗…⊗g + n E_{n−1} sym(g⊗…⊗g ⊗ u)]     P_n = m_b E_n + c E_{n+1}
+
+with g and u the unit's rows over z, E_n = E[act⁽ⁿ⁾(a)]. Parts of different degree do not correlate
+(Parseval), so with M = DᵀD, G, U, X the products g·g', u·u', g·u', elementwise,
+
+    E‖f_n‖² = (1/n!) Σ M [P P' Gⁿ + 2 n P E' G^{n−1} X + n E E' (G^{n−1} U + (n−1) G^{n−2} X Xᵀ)]
+
+What is beyond the highest degree is all else: E‖f − q‖², q the part of degree 2 and less, by
+sampling (it has nothing in common with q, so little noise), less degrees 3 and above.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bilens.base.results import Result
+from bilens.measure import Gaussian
+from bilens.nearest.averages import averages
+from bilens.nearest.quadratic import Moments, closed, sides
+from bilens.nn import Hidden
+
+HIGHEST = 4
+ROWS = 1024  # hidden units at a time
+DRAWS = 2**14
+BATCH = 1024  # draws at a time
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Degrees(Result):
+    """``powers``: E‖f_n‖² for degrees 0 … 4, exact under the Gaussian, and last all beyond;
+    ``error``: the standard error of the last, which is sampled.
+    """
+
+    powers: Float[Tensor, " n"]
+    error: Float[Tensor, ""]
+
+    @property
+    def shares(self) -> Float[Tensor, " n"]:
+        """Of E‖f‖², the constant part among it."""
+        return self.powers / self.powers.sum()
+
+    @property
+    def unexplained(self) -> Float[Tensor, ""]:
+        """What no polynomial of degree 2 has of the variance: degrees from 3 over those from 1."""
+        return self.powers[3:].sum() / self.powers[1:].sum()
+
+    def summary(self) -> str:
+        shares = ", ".join(
+            f"{name} {share:.3g}"
+            for name, share in zip(self._names(), self.shares.tolist(), strict=True)
+        )
+        return f"shares of E‖f‖² by degree: {shares} (beyond: ± {self._relative():.1g})"
+
+    def columns(self) -> tuple[str, ...]:
+        return "degree", "power", "share", "standard error"
+
+    def rows(self) -> list[dict[str, Any]]:
+        errors = [0.0] * (len(self.powers) - 1) + [self._relative()]
+        columns = zip(
+            self._names(), self.powers.tolist(), self.shares.tolist(), errors, strict=True
+        )
+        return [
+            {"degree": name, "power": power, "share": share, "standard error": error}
+            for name, power, share, error in columns
+        ]
+
+    def figure(self) -> dict[str, Any]:
+        bars = {"type": "bar", "x": self._names(), "y": self.shares.tolist()}
+        layout = {"title": {"text": "degree spectrum"}, "xaxis": {"title": {"text": "degree"}}}
+        return {"data": [bars], "layout": layout | {"yaxis": {"title": {"text": "share of E‖f‖²"}}}}
+
+    def _names(self) -> list[str]:
+        return [*map(str, range(len(self.powers) - 1)), "beyond"]
+
+    def _relative(self) -> float:
+        return float(self.error / self.powers.sum())
+
+
+@torch.no_grad()
+def degree_spectrum(hidden: Hidden, measure: Gaussian, seed: int = 0) -> Degrees:
+    """The degrees of an MLP in float64. Cost O(h² (i + d)) and DRAWS passes; memory O(h i)."""
+    hidden = hidden.to(torch.float64).detach()
+    moments = Moments.of(hidden, measure)
+    found = averages(hidden.act, moments.mean_a, moments.var_a.sqrt(), HIGHEST + 1).values
+    mean, cov = moments.mean_b, moments.cov
+    slopes = mean * found[:-1] + cov * found[1:]  # P_0 … P_4
+    constant = hidden.out @ slopes[0] + (0.0 if hidden.bias is None else hidden.bias)
+    powers = [constant.square().sum()]
+    below = found[:-1] if hidden.gated else torch.zeros_like(slopes)
+    powers += list(_powers(hidden, measure, slopes, below))
+    rest, error = _sampled(hidden, measure, moments, seed)
+    beyond = (rest - sum(powers[3:], rest.new_zeros(()))).clamp(min=0)
+    return Degrees(torch.stack([*powers, beyond]), error)
+
+
+def _powers(
+    hidden: Hidden, measure: Gaussian, slopes: Float[Tensor, "n h"], below: Float[Tensor, "n h"]
+) -> Float[Tensor, " degree"]:
+    """E‖f_n‖² for n = 1 … HIGHEST, a block of rows at a time."""
+    cov, up = measure.cov.double(), hidden.up
+    total = slopes.new_zeros(HIGHEST)
+    for rows in torch.arange(len(hidden.weight), device=cov.device).split(ROWS):
+        spread = hidden.weight[rows] @ cov
+        outer = hidden.out[:, rows].mT @ hidden.out
+        inner = spread @ hidden.weight.mT
+        if up is None:
+            both = across = back = None
+        else:
+            across, both = spread @ up.mT, (up[rows] @ cov) @ up.mT
+            back = (up[rows] @ cov) @ hidden.weight.mT
+        for n in range(1, HIGHEST + 1):
+            p, e = slopes[n], below[n - 1]
+            part = p[rows, None] * p * inner**n
+            if across is not None and back is not None and both is not None:
+                part += (
+                    n * inner ** (n - 1) * (p[rows, None] * e * across + e[rows, None] * p * back)
+                )
+                mixed = inner ** (n - 1) * both
+                if n > 1:
+                    mixed += (n - 1) * inner ** (n - 2) * across * back
+                part += n * e[rows, None] * e * mixed
+            total[n - 1] += (outer * part).sum() / math.factorial(n)
+    return total
+
+
+def _sampled(
+    hidden: Hidden, measure: Gaussian, moments: Moments, seed: int
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """E‖f − q‖² over draws, and its standard error."""
+    units, _ = closed(hidden, moments)
+    generator = torch.Generator().manual_seed(seed)
+    squares = []
+    for _ in range(DRAWS // BATCH):
+        x = measure.sample(BATCH, generator).to(hidden.out)
+        missed = hidden(x) - units(*sides(hidden, moments, x))
+        squares.append((missed @ hidden.out.mT).square().sum(-1))
+    values = torch.cat(squares)
+    return values.mean(), values.std() / len(values) ** 0.5

@@ -1,0 +1,131 @@
+"""Each hidden unit's best polynomial of degree 2, and the layer's as a tensor over (1, x).
+
+With a = g·x and b = u·x of a unit about their means, the L²-best polynomial under x ~ N(μ, Σ) is
+
+    act(a) b ≈ E φ + (m_b E_1 + c E_2) a + E_0 b + E_1 (a b − c) + ½ (m_b E_2 + c E_3) (a² − v)
+
+with E_n = E[act⁽ⁿ⁾(a)], v = Var a, c = Cov(a, b), E φ = m_b E_0 + c E_1; of a plain unit E φ = E_0,
+slope E_1 and ½ E_2 (a² − v). All units share that form, φ ≈ p (1, a, b, a b, a²), whatever gave
+the coefficients. The quadratic part a (p_ab b + p_aa a) is of rank 1 a unit, so the layer's has the
+layer's own hidden units; the linear part is one matrix, of rank i + 1 over (1, x).
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import linear
+
+from bilens.algebra import CP
+from bilens.measure import Gaussian
+from bilens.nearest.averages import averages
+from bilens.nn import Hidden
+
+
+class Moments(NamedTuple):
+    """Of a unit's two sides under a measure: means, variances and their covariance."""
+
+    mean_a: Float[Tensor, " h"]
+    var_a: Float[Tensor, " h"]
+    mean_b: Float[Tensor, " h"]
+    var_b: Float[Tensor, " h"]
+    cov: Float[Tensor, " h"]
+
+    @classmethod
+    def of(cls, hidden: Hidden, measure: Gaussian) -> "Moments":
+        """O(h i²); memory h · i."""
+        mean, cov = measure.mean.double(), measure.cov.double()
+        mean_a = linear(mean, hidden.weight, hidden.weight_bias)
+        spread = hidden.weight @ cov
+        var_a = (spread * hidden.weight).sum(1).clamp(min=0)
+        if hidden.up is None:  # b = 1
+            zero = torch.zeros_like(mean_a)
+            return cls(mean_a, var_a, torch.ones_like(zero), zero, zero)
+        shared = (spread * hidden.up).sum(1)
+        var_b = ((hidden.up @ cov) * hidden.up).sum(1).clamp(min=0)
+        return cls(mean_a, var_a, linear(mean, hidden.up, hidden.up_bias), var_b, shared)
+
+
+class Polynomials(NamedTuple):
+    """Of every unit: ``constant`` + ``a`` a + ``b`` b + ``ab`` a b + ``aa`` a², a and b less their
+    means.
+    """
+
+    constant: Float[Tensor, " h"]
+    a: Float[Tensor, " h"]
+    b: Float[Tensor, " h"]
+    ab: Float[Tensor, " h"]
+    aa: Float[Tensor, " h"]
+
+    def __call__(
+        self, a: Float[Tensor, "n h"], b: Float[Tensor, "n h"] | None
+    ) -> Float[Tensor, "n h"]:
+        """Their values at ``a`` and ``b`` (less their means; None: a plain layer)."""
+        value = self.constant + a * (self.a + self.aa * a)
+        return value if b is None else value + b * (self.b + self.ab * a)
+
+
+def closed(hidden: Hidden, moments: Moments) -> tuple[Polynomials, float]:
+    """The best under the Gaussian, and the error of the averages it is made of."""
+    found, error = averages(hidden.act, moments.mean_a, moments.var_a.sqrt(), 3)
+    e0, e1, e2, e3 = found
+    m, c = moments.mean_b, moments.cov
+    curve = 0.5 * (m * e2 + c * e3)
+    constant = m * e0 + c * e1 - e1 * c - curve * moments.var_a
+    plain = hidden.up is None
+    zero = torch.zeros_like(e0)
+    made = Polynomials(
+        constant, m * e1 + c * e2, zero if plain else e0, zero if plain else e1, curve
+    )
+    return made, error
+
+
+def as_tensor(hidden: Hidden, moments: Moments, units: Polynomials) -> CP:
+    """The layer whose units are these polynomials: exact, over (1, x), of rank h + i + 1."""
+    left = _lifted(hidden.weight, hidden.weight_bias, moments.mean_a)
+    right = units.aa[:, None] * left
+    slope = units.a[:, None] * left
+    if hidden.up is not None:
+        up = _lifted(hidden.up, hidden.up_bias, moments.mean_b)
+        right = right + units.ab[:, None] * up
+        slope = slope + units.b[:, None] * up
+    linear = hidden.out @ slope
+    linear[:, 0] += hidden.out @ units.constant
+    if hidden.bias is not None:
+        linear[:, 0] += hidden.bias
+    return joined(hidden.out, left, right, linear)
+
+
+def joined(
+    out: Float[Tensor, "d h"],
+    left: Float[Tensor, "h i1"],
+    right: Float[Tensor, "h i1"],
+    linear: Float[Tensor, "d i1"],
+) -> CP:
+    """out [(left x̃) ⊙ (right x̃)] + linear x̃ as one tensor over x̃ = (1, x)."""
+    size = left.shape[1]
+    one = left.new_zeros(size, size)
+    one[:, 0] = 1.0
+    eye = torch.eye(size).to(left)
+    return CP(
+        torch.cat([out, linear], 1), torch.cat([left, eye]), torch.cat([right, one]), affine=True
+    )
+
+
+def sides(
+    hidden: Hidden, moments: Moments, x: Float[Tensor, "n i"]
+) -> tuple[Float[Tensor, "n h"], Float[Tensor, "n h"] | None]:
+    """a and b of every unit at ``x``, less their means."""
+    a = linear(x, hidden.weight, hidden.weight_bias) - moments.mean_a
+    if hidden.up is None:
+        return a, None
+    return a, linear(x, hidden.up, hidden.up_bias) - moments.mean_b
+
+
+def _lifted(
+    weight: Float[Tensor, "h i"], bias: Float[Tensor, " h"] | None, mean: Float[Tensor, " h"]
+) -> Float[Tensor, "h i1"]:
+    """A side less its mean, over (1, x)."""
+    constant = -mean if bias is None else bias - mean
+    return torch.cat([constant[:, None], weight], 1)
