@@ -1,4 +1,4 @@
-"""Floor 6: models held against what bilens claims of them."""
+"""Floor 7: models held against what bilens claims of them."""
 
 from bilens.checks.truncation import Truncation, truncate
 from bilens.checks.verify import Verification, verify

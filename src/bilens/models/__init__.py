@@ -1,4 +1,4 @@
-"""Floor 5: models as Hugging Face ``PreTrainedModel``s, and the door that loads them."""
+"""Floor 6: models as Hugging Face ``PreTrainedModel``s, and the door that loads them."""
 
 from bilens.models.activations import activations
 from bilens.models.classifier import Classifier, ClassifierConfig

@@ -1,4 +1,4 @@
-"""Floor 4: how a model offers itself. Each part is a list of writes, multilinear given what a pass
+"""Floor 5: how a model offers itself. Each part is a list of writes, multilinear given what a pass
 fixed, or ends.
 """
 
