@@ -1,4 +1,4 @@
-"""Floor 3: circuits. Every output of a model as an exact sum of paths, and what the weights alone
+"""Floor 6: circuits. Every output of a model as an exact sum of paths, and what the weights alone
 compose.
 """
 

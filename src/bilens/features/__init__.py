@@ -1,4 +1,4 @@
-"""Floor 3: features. Sparse dictionaries, and what they do to a layer's tensor."""
+"""Floor 6: features. Sparse dictionaries, and what they do to a layer's tensor."""
 
 from bilens.features.dictionary import Dictionary
 from bilens.features.forms import FeatureEigen, FeatureForm, FeatureGates, Readings

@@ -1,4 +1,4 @@
-"""Floor 2: layers. Weights leave a layer through one door, ``layer.tensor()``."""
+"""Floor 3: layers. Weights leave a layer through one door, ``layer.tensor()``."""
 
 from bilens.nn.activations import ACTIVATIONS, Activation
 from bilens.nn.attention import Attention, Mask, Rotary, causal_mask, frequencies, rotate

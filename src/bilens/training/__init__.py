@@ -1,4 +1,4 @@
-"""Floor 4: training, thin, through Hugging Face ``Trainer``."""
+"""Floor 7: training, thin, through Hugging Face ``Trainer``."""
 
 from bilens.training.classify import (
     RECIPES,
