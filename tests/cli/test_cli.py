@@ -127,7 +127,17 @@ def test_demo(run, tmp_path, monkeypatch):
     assert not free_folder(tmp_path / "model").exists()  # an earlier demo makes way for the next
 
 
-COMMANDS = ("eval", "compare", "convert", "decompose", "expand", "report", "verify", "demo")
+COMMANDS = (
+    "approximate",
+    "eval",
+    "compare",
+    "convert",
+    "decompose",
+    "expand",
+    "report",
+    "verify",
+    "demo",
+)
 TRAINING = ("image", "tokenizer", "text", "dictionary")
 
 
@@ -295,7 +305,7 @@ def run(*words):
     except SystemExit:
         assert not {"torch", "transformers"} & set(sys.modules), words
 run(), run("train", "--help"), run("evil"), run("verify")
-for name in ("demo", "eval", "convert", "decompose", "expand", "report", "verify"):
+for name in ("approximate", "demo", "eval", "convert", "decompose", "expand", "report", "verify"):
     run(name, "--help")
 run("expand", "nowhere", "--prompt", "a", "--detail", "all")
 """

@@ -20,6 +20,9 @@ TRAIN_HELP = "Train a model."
 
 # The commands by name, in the order of the help, each with the first sentence of its own help.
 COMMANDS = {
+    "approximate": "The nearest tensor of each MLP: what it misses of the layer's output on a "
+    "text, how much of that the worst 1 % of tokens carry, and the shares of the output by degree, "
+    "under a Gaussian of what the layer reads.",
     "demo": "The main job on what is built in: train a classifier on digits, verify it, "
     "decompose it, and write a page; and a page of the paths inside the language model in the box.",
     "eval": "Accuracy of a classifier on the test part of DATA, loss of a language model on its "

@@ -64,7 +64,8 @@ def _prepare() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    for kind in (FutureWarning, DeprecationWarning):  # of libraries about themselves
+        warnings.filterwarnings("ignore", category=kind)
     warnings.showwarning = _warn
     # where there is no λ it is written \u03bb: no two names become one
     for stream in (sys.stdout, sys.stderr):
