@@ -1,13 +1,14 @@
-"""Expansions: the pair matrices of every MLP against one forward pass, best-first search by time,
-and its memory.
+"""Expansions: the pair matrices of every MLP against one forward pass, best-first search by time
+and memory, and a SwiGLU model against its bilinear twin.
 
-    python -m benchmarks.expansion [--only pairs|terms|memory] [--runs 7]
+    python -m benchmarks.expansion [--only pairs|terms|memory|gated] [--runs 7]
 
 Random weights, one target, agreement with the forward pass checked in the same run. Rows go to
 benchmarks/results/expansion.jsonl.
 """
 
 import argparse
+import functools
 import multiprocessing
 import statistics
 import time
@@ -42,20 +43,24 @@ CUTOFF = 0.0  # so that the budget alone ends the search
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--only", choices=["pairs", "terms", "memory"])
+    options.add_argument("--only", choices=["pairs", "terms", "memory", "gated"])
     options.add_argument("--runs", type=int, default=7)
     given = options.parse_args()
-    measures = {"pairs": pair_matrices, "terms": best_first, "memory": memory}
+    measures = {
+        "pairs": pair_matrices, "terms": best_first, "memory": memory, "gated": gated
+    }  # fmt: skip
     for name, measure in measures.items():
         if given.only in (None, name):
             measure(given.runs)
 
 
-def make(shape: dict[str, Any], length: int) -> tuple[bilens.Transformer, torch.Tensor]:
+def make(
+    shape: dict[str, Any], length: int, act: str = "linear"
+) -> tuple[bilens.Transformer, torch.Tensor]:
     """A model with random weights, as it is before training, and a text of random tokens."""
     torch.manual_seed(0)
     config = bilens.TransformerConfig(
-        vocab_size=VOCABULARY, max_position_embeddings=256, norm="rms", **shape
+        vocab_size=VOCABULARY, max_position_embeddings=256, norm="rms", hidden_act=act, **shape
     )
     return bilens.Transformer(config).eval(), torch.randint(0, VOCABULARY, (length,))
 
@@ -128,6 +133,28 @@ def memory(_: int) -> None:
             max_terms=max_terms,
             **found,
         )
+
+
+def gated(runs: int, max_terms: int = 1000) -> None:
+    """A model whose layers are given their gates, in units of the same one without gates."""
+    bilinear, text = make(LARGE, 64)
+    swiglu, _ = make(LARGE, 64, "silu")
+    sides = {
+        name: functools.partial(expand, model, text, TARGET, max_terms=max_terms)
+        for name, model in (("bilinear", bilinear), ("SwiGLU", swiglu))
+    }
+    found = sides["SwiGLU"]()
+    seconds = interleaved(sides, runs)
+    record(
+        RESULTS,
+        what="SwiGLU given its gates, against bilinear",
+        shape=LARGE,
+        tokens=len(text),
+        max_terms=max_terms,
+        seconds={name: round(value, 2) for name, value in seconds.items()},
+        ratio=round(seconds["SwiGLU"] / seconds["bilinear"], 2),
+        **figures(found),
+    )
 
 
 def peak(max_terms: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """How bilinear are the MLPs of a language model? Every layer's nearest tensor, by each fit.
 
-    python -m experiments.nearest_tensors MODEL --data FILE … [--other FILE …] [--tokens 16384]
+    python -m experiments.nearest_tensors MODEL --data FILE … [--other FILE …] [--tokens 8192]
 
 MODEL: a folder that ``bilens.load`` reads. For every layer, over the texts of --data: the degree
 spectrum under the Gaussian of what it reads, and the share of its output's variance that the
@@ -30,7 +30,7 @@ from bilens.wiring import hooked
 
 RESULTS = Path(__file__).parent / "results" / "nearest_tensors.jsonl"
 LENGTH = 512  # tokens a text
-LOSS = 4096  # tokens of each kind on which the loss is taken
+LOSS = 1024  # tokens of each kind on which the loss is taken
 WORST = 3  # tokens that are named
 
 
@@ -39,7 +39,7 @@ def main() -> None:
     options.add_argument("model")
     options.add_argument("--data", nargs="+", type=Path, required=True)
     options.add_argument("--other", nargs="*", type=Path, default=[])
-    options.add_argument("--tokens", type=int, default=16_384)
+    options.add_argument("--tokens", type=int, default=8_192)
     given = options.parse_args()
     model = bilens.load(given.model).eval()
     ids = torch.cat([texts(model, file, given.tokens // len(given.data)) for file in given.data])
@@ -56,7 +56,8 @@ def main() -> None:
             | {"closed": told(row["closed"])}
             | {"nats": {name: round(after[name] - before[name], 4) for name in held}}
         )
-        record(RESULTS, what="nearest tensors", model=Path(given.model).name, **figures)
+        name = Path(given.model).name
+        record(RESULTS, what="nearest tensors", model=name, tokens=given.tokens, **figures)
 
 
 def texts(model: Any, file: Path, tokens: int, skip: int = 0) -> Tensor:
