@@ -137,6 +137,8 @@ def test_the_other_verbs_take_gated_layers(act, gated):
     assert {node["feature_type"] for node in graph(ex)["nodes"]} >= {"layer given its gates"}
     found = pairs(model, IDS, TARGET)
     assert [matrix.layer for matrix in found.matrices] == (["mlp0", "mlp1"] if gated else [])
+    assert found.given == (("gates mlp0@2", "gates mlp1@2") if gated else ())
+    assert ("given gates mlp0@2" in found.summary()) == gated
     removal = knockout(model, IDS, "mlp0", TARGET)
     with torch.no_grad():
         mlp = model.model.layers[0].mlp

@@ -32,19 +32,24 @@ class PairMatrix(Record):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Pairs(Result):
-    """The pair matrices of all layers that write to the target. ``opaque`` layers have none."""
+    """The pair matrices of all layers that write to the target. ``opaque`` layers have none.
+    ``given``: the gates that the values hold as they were ("gates mlp1@4").
+    """
 
     target: str
     position: int
     matrices: tuple[PairMatrix, ...]
     opaque: tuple[str, ...]
+    given: tuple[str, ...] = ()
 
     def summary(self) -> str:
         opaque = f"; opaque: {', '.join(self.opaque)}" if self.opaque else ""
         totals = ", ".join(
             f"{matrix.layer} {float(matrix.values.sum()):.4g}" for matrix in self.matrices
         )
-        return f"pairs towards {self.target} at {self.position}: {totals or 'no layer'}{opaque}"
+        given = f"; given {', '.join(self.given)}" if self.given else ""
+        head = f"pairs towards {self.target} at {self.position}: {totals or 'no layer'}"
+        return f"{head}{given}{opaque}"
 
     def columns(self) -> tuple[str, ...]:
         return "layer", "left", "right", "value"
@@ -112,9 +117,11 @@ def pairs(model: Expandable, inputs: Any, target: Target = None, position: int =
     """
     recording = record(model, inputs)
     goal = resolve(model, recording, target, position, measured=False)
-    engine, found = Engine(recording), []
+    engine, found, given = Engine(recording), [], []
     for name, product in recording.products.items():
         if product.degree == 2 and Write(name, goal.position) in goal.roots:
             values, nodes = engine.pair_matrix(name, goal.position, goal.q)
             found.append(PairMatrix(name, tuple(map(text, nodes)), values))
-    return Pairs(goal.name, goal.position, tuple(found), recording.opaque)
+            if product.gate is not None:
+                given.append(f"{product.gate.given}@{goal.position}")
+    return Pairs(goal.name, goal.position, tuple(found), recording.opaque, tuple(given))
