@@ -171,6 +171,30 @@ def test_the_third_degree_is_that_of_the_cubic():
     assert float(found.powers[5]) < 5 * float(found.error)
 
 
+def test_what_a_layer_becomes_later_is_another_layer(refuses):
+    of = model("silu")
+    near = replaced(of)
+    with torch.no_grad():
+        of.model.layers[0].mlp.up_proj.weight[0, 0] += 1e-12
+    refuses(
+        ArgumentError,
+        lambda: bilens.expand(of, [1, 2], 3, replacements={"mlp0": near}),
+        "must be of this very layer",
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_tensor_is_in_the_layers_dtype(dtype):
+    module, given = layer(GatedMLP, "silu", dtype=dtype), measure()
+    found = approximate(module, given)
+    assert found.tensor.dtype == torch.float32
+    truth = approximate(module.double(), given).tensor
+    x = given.sample(20)
+    says = truth(truth.read(x))
+    off = found.tensor(found.tensor.read(x.float())).double() - says
+    assert float(off.abs().max()) < 1e-5 * float(says.abs().max())
+
+
 def test_heavy_tails_are_seen():
     module, given = layer(GatedMLP, "silu"), measure()
     x = given.sample(1000, 4)

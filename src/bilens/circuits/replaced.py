@@ -120,7 +120,7 @@ def _nearest(part: Part, found: object) -> Nearest:
         raise ArgumentError(who, must="be what approximate() gave", got=type(found).__name__)
     asked = getattr(part.module, "hidden", None)
     own: Hidden | None = None if asked is None else asked().detach()
-    if own is None or not found.stands_for(own):
+    if own is None or not found.hidden.same_as(own):
         todo = f"Call approximate() on the module of {part.name}."
         raise ArgumentError(who, must="be of this very layer", got="another's", todo=todo)
     tensor = found.tensor.to(own.out.dtype).to(own.out.device)

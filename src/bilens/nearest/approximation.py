@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bilens.algebra import CP
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import require_finite, require_floating
+from bilens.base.numerics import require_finite, require_floating, working_dtype
 from bilens.base.results import Result
 from bilens.measure import Estimate, Gaussian
 from bilens.nearest.degrees import Degrees, degree_spectrum
@@ -18,7 +18,6 @@ from bilens.nearest.fits import by_output, by_units, pieces
 from bilens.nearest.quadratic import Moments, as_tensor, closed, sides
 from bilens.nn import Hidden
 
-_WEIGHTS = ("out", "weight", "weight_bias", "up", "up_bias", "bias")
 Fit = Literal["closed", "units", "output"]
 Data = Tensor | Sequence[Tensor]
 ROUNDED = 1e-24  # of the squares of what is written: less is no movement but rounding
@@ -30,8 +29,9 @@ class Approximation(Result):
     """An MLP's nearest polynomial of degree 2, as an exact tensor of its own.
 
     Fields:
-        tensor: the polynomial, a CP over (1, x): the layer's hidden units, then the linear part.
-        hidden: the layer that it stands for.
+        tensor: the polynomial, a CP over (1, x): the layer's hidden units, then the linear part; in
+            the layer's dtype (half types: float32).
+        hidden: the layer that it stands for, its weights as they were.
         measure: what inputs are like.
         fit: "closed", "units" or "output".
         quadrature: the error of the averages under the Gaussian, relative; 0 for closed forms.
@@ -56,15 +56,6 @@ class Approximation(Result):
     def degrees(self) -> Degrees:
         """The layer's shares of E‖f‖² by Hermite degree under the measure. Computed when asked."""
         return degree_spectrum(self.hidden, self.measure)
-
-    def stands_for(self, hidden: Hidden) -> bool:
-        """Whether it is of these very weights, whatever their dtype."""
-        mine, theirs = self.hidden.to(torch.float64), hidden.to(torch.float64)
-        pairs = [(getattr(mine, name), getattr(theirs, name)) for name in _WEIGHTS]
-        return mine.act == theirs.act and all(
-            one is other if one is None or other is None else torch.equal(one, other.to(one.device))
-            for one, other in pairs
-        )
 
     @torch.no_grad()
     def error(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b d"]:
@@ -133,27 +124,29 @@ def approximate(
     measured on them; of a fit by least squares on every fifth sample, which the fit does not see.
     The layer stays as it is, and what the tensor misses is ``error(x)``.
 
-    In float64. Cost: "closed" O(h i²), memory O(h i); "units" O(n h i); "output" O(n (h + i)²) and
-    O((h + i)³). Errors: ArgumentError for what is no MLP of bilens, another ``fit``, or no data
-    where they are needed; ShapeError for a measure or data of another width; NotFiniteError.
+    Work is in float64. Cost: "closed" O(h i (i + d)), memory a copy of the weights and the tensor;
+    "units" O(n h i); "output" O(n (h + i)²) and O((h + i)³), memory O((h + i)²). Errors:
+    ArgumentError for what is no MLP of bilens, another ``fit``, or no data where they are needed;
+    ShapeError for a measure or data of another width; NotFiniteError.
     """
     hidden, measure = _asked(layer, measure, fit)
     moments = Moments.of(hidden, measure)
     units, quadrature = closed(hidden, moments)
     learnt, seen = _parted(data, hidden, fit)
+    exact = hidden.to(torch.float64) if seen else hidden
     if fit == "units":
-        units = by_units(hidden, moments, learnt)
+        units = by_units(exact, moments, learnt)
     if fit == "output":
-        tensor = by_output(hidden, moments, units, learnt)
+        tensor = by_output(exact, moments, units, learnt).to(hidden.out.dtype)
     else:
         tensor = as_tensor(hidden, moments, units)
     require_finite("approximate", tensor=tensor.out)
     missing = torch.full_like(moments.mean_a, torch.nan)
-    tokens, unexplained = tensor.out.new_zeros(0), None
+    tokens, unexplained = moments.mean_a.new_zeros(0), None
     if seen:
-        tokens, unexplained = _missed(hidden, tensor, seen)
+        tokens, unexplained = _missed(exact, tensor.to(torch.float64), seen)
         if fit != "output":
-            missing = _by_unit(hidden, moments, units, seen)
+            missing = _by_unit(exact, moments, units, seen)
     return Approximation(tensor, hidden, measure, fit, quadrature, missing, tokens, unexplained)
 
 
@@ -168,11 +161,11 @@ def _asked(layer: object, measure: object, fit: object) -> tuple[Hidden, Gaussia
         raise ArgumentError("measure", must="be a Gaussian", got=got, todo=todo)
     if fit not in get_args(Fit):
         raise ArgumentError("fit", must=f"be one of {', '.join(get_args(Fit))}", got=repr(fit))
-    hidden: Hidden = layer.hidden().detach()  # type: ignore[operator]
+    hidden: Hidden = layer.hidden().copied()  # type: ignore[operator]
     width = hidden.weight.shape[1]
     if len(measure.mean) != width:
         raise ShapeError("measure", must=f"be over the {width} inputs", got=len(measure.mean))
-    hidden = hidden.to(torch.float64)
+    hidden = hidden.to(working_dtype(hidden.out.dtype))
     require_finite("approximate", out=hidden.out, weight=hidden.weight)
     return hidden, measure.to(hidden.out.device)
 

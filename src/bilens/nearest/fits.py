@@ -43,7 +43,7 @@ def by_output(
     """The pairs of ``units`` as they are, and output, linear part and constant by least squares
     on what the layer writes. Cost O(n (h + i)²) and O((h + i)³); memory O((h + i)²).
     """
-    tensor = as_tensor(hidden, moments, units)
+    tensor = as_tensor(hidden, moments, units)  # in float64, as all that is given here
     size = tensor.shape[1]
     left, right = tensor.left[:-size], tensor.right[:-size]
     gram = left.new_zeros(len(left) + size, len(left) + size)

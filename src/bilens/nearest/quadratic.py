@@ -10,6 +10,7 @@ the coefficients. The quadratic part a (p_ab b + p_aa a) is of rank 1 a unit, so
 layer's own hidden units; the linear part is one matrix, of rank i + 1 over (1, x).
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,8 @@ from bilens.algebra import CP
 from bilens.measure import Gaussian
 from bilens.nearest.averages import averages
 from bilens.nn import Hidden
+
+ROWS = 2048  # units at a time
 
 
 class Moments(NamedTuple):
@@ -34,7 +37,12 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, hidden: Hidden, measure: Gaussian) -> "Moments":
-        """O(h i²); memory h · i."""
+        """In float64, some units at a time. O(h i²)."""
+        parts = [cls._of(units, measure) for units in some(hidden)]
+        return cls(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    @classmethod
+    def _of(cls, hidden: Hidden, measure: Gaussian) -> "Moments":
         mean, cov = measure.mean.double(), measure.cov.double()
         mean_a = linear(mean, hidden.weight, hidden.weight_bias)
         spread = hidden.weight @ cov
@@ -82,19 +90,36 @@ def closed(hidden: Hidden, moments: Moments) -> tuple[Polynomials, float]:
 
 
 def as_tensor(hidden: Hidden, moments: Moments, units: Polynomials) -> CP:
-    """The layer whose units are these polynomials: exact, over (1, x), of rank h + i + 1."""
-    left = _lifted(hidden.weight, hidden.weight_bias, moments.mean_a)
-    right = units.aa[:, None] * left
-    slope = units.a[:, None] * left
-    if hidden.up is not None:
-        up = _lifted(hidden.up, hidden.up_bias, moments.mean_b)
-        right = right + units.ab[:, None] * up
-        slope = slope + units.b[:, None] * up
-    linear = hidden.out @ slope
-    linear[:, 0] += hidden.out @ units.constant
+    """The layer whose units are these polynomials: exact, over (1, x), of rank h + i + 1.
+
+    Made in float64, some units at a time, and held in the layer's dtype.
+    """
+    h, i = hidden.weight.shape
+    left, right = (hidden.weight.new_empty(h, i + 1) for _ in range(2))
+    plain = moments.mean_a.new_zeros(len(hidden.out), i + 1)
     if hidden.bias is not None:
-        linear[:, 0] += hidden.bias
-    return joined(hidden.out, left, right, linear)
+        plain[:, 0] += hidden.bias
+    rows = torch.arange(h, device=left.device).split(ROWS)
+    for at, part in zip(rows, some(hidden), strict=True):
+        own = Polynomials(*(values[at] for values in units))
+        sides = _lifted(part.weight, part.weight_bias, moments.mean_a[at])
+        other, slope = own.aa[:, None] * sides, own.a[:, None] * sides
+        if part.up is not None:
+            up = _lifted(part.up, part.up_bias, moments.mean_b[at])
+            other, slope = other + own.ab[:, None] * up, slope + own.b[:, None] * up
+        slope[:, 0] += own.constant
+        left[at], right[at] = sides.to(left), other.to(right)
+        plain += part.out @ slope
+    return joined(hidden.out, left, right, plain.to(left))
+
+
+def some(hidden: Hidden) -> Iterator[Hidden]:
+    """The layer by ROWS of its units, in float64, without its own bias."""
+    for at in torch.arange(len(hidden.weight), device=hidden.weight.device).split(ROWS):
+        given = hidden.weight_bias, hidden.up, hidden.up_bias
+        bias, up, up_bias = (None if part is None else part[at].double() for part in given)
+        weight = hidden.weight[at].double()
+        yield Hidden(hidden.act, hidden.out[:, at].double(), weight, bias, up, up_bias, None)
 
 
 def joined(

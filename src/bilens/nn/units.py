@@ -1,6 +1,6 @@
 """An MLP by its hidden units: what circuits hold of a pass, and what is approximated."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -55,6 +55,10 @@ class Routed(NamedTuple):
         return Routed(torch.cat([self.out, more], 1), beside, torch.cat([self.gates, ones], -1))
 
 
+ROWS = 1024  # rows of a weight at a time
+WEIGHTS = ("out", "weight", "weight_bias", "up", "up_bias", "bias")
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class Hidden(Record):
     """An MLP by its hidden units: out [act(W x + b) ⊙ (U x + c)] + bias, without U where it
@@ -69,6 +73,24 @@ class Hidden(Record):
     up_bias: Float[Tensor, " h"] | None
     bias: Float[Tensor, " d"] | None
 
+    def copied(self) -> "Hidden":
+        """The weights as they are now, whatever becomes of the layer."""
+        fields = {name: getattr(self, name) for name in WEIGHTS}
+        return replace(
+            self,
+            **{
+                name: None if weight is None else weight.detach().clone()
+                for name, weight in fields.items()
+            },
+        )
+
+    def same_as(self, other: "Hidden") -> bool:
+        """Whether both have the very same weights, whatever the dtypes that hold them."""
+        pairs = [(getattr(self, name), getattr(other, name)) for name in WEIGHTS]
+        return self.act == other.act and all(
+            one is two if one is None or two is None else _equal(one, two) for one, two in pairs
+        )
+
     @property
     def gated(self) -> bool:
         return self.up is not None
@@ -81,3 +103,10 @@ class Hidden(Record):
     def write(self, units: Float[Tensor, "*b h"]) -> Float[Tensor, "*b d"]:
         """What the layer gives where its units give ``units``."""
         return linear(units, self.out, self.bias)
+
+
+def _equal(one: Tensor, two: Tensor) -> bool:
+    if one.shape != two.shape:
+        return False
+    pairs = zip(one.split(ROWS), two.detach().to(one.device).split(ROWS), strict=True)
+    return all(bool((a.double() == b.double()).all()) for a, b in pairs)
