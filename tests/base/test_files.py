@@ -154,7 +154,8 @@ def test_of_many_at_once_one_gets_it(tmp_path):
     for thread in threads:
         thread.join()
     assert (most, len(refused)) == ([1], 7)
-    assert not list(tmp_path.iterdir())
+    # an empty folder may stay: made by one that was refused, in the moment before another held it
+    assert not [place for place in tmp_path.rglob("*") if place != tmp_path / "x"]
 
 
 def test_what_the_dead_left_is_swept_and_what_the_living_write_is_not(tmp_path):
