@@ -8,6 +8,7 @@ one is at, and the next holder sweeps it away.
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,6 +29,7 @@ except ImportError:  # a system without such locks
     fcntl = None
 
 SAVING = ".saving-"
+NEWLY = 0o777 | stat.S_ISVTX  # the mode of a folder that nobody has held yet, see _settled
 NEW = "be a new or empty folder"
 
 
@@ -111,6 +113,8 @@ def held(folder: str | Path) -> Iterator[Path]:
                 raise FileError(str(folder), must=NEW, got="a file")
             made = _missing(folder)
             stack.enter_context(_locked(folder))
+            if _settled(folder) and not made:  # another made it, and is refused
+                made = [folder]
             sweep(folder)
         stack.callback(_remove_empty, made)
         yield folder
@@ -200,6 +204,18 @@ def _missing(folder: Path) -> list[Path]:
     return [place for place in (folder, *folder.parents) if not place.exists()]
 
 
+def _settled(folder: Path) -> bool:
+    """Whether ``folder`` was made to be held, and is held for the first time: its sticky bit says
+    so, and comes off. Of two that begin at one moment the one that made it may be refused, and the
+    other then knows that it is to go again.
+    """
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    newly = bool(mode & stat.S_ISVTX) and not any(folder.iterdir())
+    if newly:
+        folder.chmod(mode & ~stat.S_ISVTX)
+    return newly
+
+
 def _remove_empty(made: list[Path]) -> None:
     with suppress(OSError):  # of the first that holds something
         for place in made:
@@ -212,7 +228,7 @@ def _locked(folder: Path) -> Iterator[None]:
     removed it meanwhile).
     """
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(NEWLY, parents=True, exist_ok=True)
         with ExitStack() as stack:
             try:
                 same = stack.enter_context(_lock(folder))
