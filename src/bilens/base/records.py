@@ -59,6 +59,10 @@ class Record:
         """
         return _map_tensors(self, partial(_moved, [_place(target) for target in targets]))
 
+    def clone(self: R) -> R:
+        """A copy, with tensors of its own; gradients flow to the first."""
+        return _map_tensors(self, torch.clone)
+
     def detach(self: R) -> R:
         """The same record cut off from autograd."""
         return _map_tensors(self, Tensor.detach)

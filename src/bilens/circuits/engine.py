@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import linear
 
 from bilens.circuits.paths import Apply, Latent, Node, One, Stream, Write, position
 from bilens.circuits.recording import Recording
@@ -224,7 +223,7 @@ class Engine:
         """
         part = product.source.part
         read = self.recording.norm(part)(self.recording.streams[part][t])
-        sides = torch.stack([linear(read, leg.weight, leg.bias) for leg in product.form.legs])
+        sides = torch.stack([leg(read) for leg in product.form.legs])
         return product.down(q, t) * sides.prod(0), sides
 
     def _product(self, product: Multilinear, t: int, inputs: Sequence[Node]) -> Tensor:
@@ -233,7 +232,7 @@ class Engine:
         if product.degree == 2:
             (a, b), (c, d) = features
             return a * b if inputs[0] == inputs[1] else a * d + c * b
-        return math.prod(feature[leg] for leg, feature in enumerate(features))  # type: ignore[return-value]
+        return functools.reduce(torch.mul, (side[leg] for leg, side in enumerate(features)))
 
     def features(self, product: Multilinear, t: int, node: Node) -> tuple[Tensor, ...]:
         """Hidden features, (k) for each leg, of what a path gives to a product at t."""

@@ -24,7 +24,6 @@ from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import require_finite
 from bilens.circuits.paths import BASE, ERROR, Latent, Node
 from bilens.nearest import Approximation
-from bilens.nn import Hidden
 from bilens.wiring import (
     MISSED,
     NEAREST,
@@ -108,7 +107,7 @@ def with_nearest(wiring: Wiring, replacements: Mapping[str, Approximation] | Non
         if part.name in given:
             parts[n] = _nearest(part, given.pop(part.name))
     if given:
-        layers = ", ".join(part.name for part in parts if hasattr(part.module, "hidden"))
+        layers = ", ".join(part.name for part in parts if part.hidden() is not None)
         who, got = "replacements", ", ".join(map(repr, given))
         raise ArgumentError(who, must=f"name layers ({layers or 'there are none'})", got=got)
     return replace(wiring, parts=tuple(parts))
@@ -118,8 +117,7 @@ def _nearest(part: Part, found: object) -> Nearest:
     who = f"the replacement of {part.name}"
     if not isinstance(found, Approximation):
         raise ArgumentError(who, must="be what approximate() gave", got=type(found).__name__)
-    asked = getattr(part.module, "hidden", None)
-    own: Hidden | None = None if asked is None else asked().detach()
+    own = part.hidden()
     if own is None or not found.hidden.same_as(own):
         todo = f"Call approximate() on the module of {part.name}."
         raise ArgumentError(who, must="be of this very layer", got="another's", todo=todo)

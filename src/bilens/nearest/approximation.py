@@ -15,7 +15,7 @@ from bilens.base.results import Result
 from bilens.measure import Estimate, Gaussian
 from bilens.nearest.degrees import Degrees, degree_spectrum
 from bilens.nearest.fits import by_output, by_units, pieces
-from bilens.nearest.quadratic import Moments, as_tensor, closed, sides
+from bilens.nearest.quadratic import Moments, Polynomials, as_tensor, closed, sides
 from bilens.nn import Hidden
 
 Fit = Literal["closed", "units", "output"]
@@ -70,7 +70,8 @@ class Approximation(Result):
         if not len(self.tokens):
             raise ArgumentError("tail", must="be asked of one with data", got="none")
         number = max(1, round(share * len(self.tokens)))
-        return float(self.tokens.topk(number).values.sum() / self.tokens.sum())
+        total = float(self.tokens.sum())
+        return float(self.tokens.topk(number).values.sum()) / total if total else share
 
     def summary(self) -> str:
         d, h = self.hidden.out.shape
@@ -161,7 +162,7 @@ def _asked(layer: object, measure: object, fit: object) -> tuple[Hidden, Gaussia
         raise ArgumentError("measure", must="be a Gaussian", got=got, todo=todo)
     if fit not in get_args(Fit):
         raise ArgumentError("fit", must=f"be one of {', '.join(get_args(Fit))}", got=repr(fit))
-    hidden: Hidden = layer.hidden().copied()  # type: ignore[operator]
+    hidden: Hidden = layer.hidden().detach().clone()  # type: ignore[operator]
     width = hidden.weight.shape[1]
     if len(measure.mean) != width:
         raise ShapeError("measure", must=f"be over the {width} inputs", got=len(measure.mean))
@@ -224,7 +225,7 @@ def _missed(
 
 
 def _by_unit(
-    hidden: Hidden, moments: Moments, units: Any, batches: Iterable[Float[Tensor, "_ i"]]
+    hidden: Hidden, moments: Moments, units: Polynomials, batches: Iterable[Float[Tensor, "_ i"]]
 ) -> Float[Tensor, " h"]:
     """The share of each unit's variance that its polynomial does not have; NaN where it does not
     move.

@@ -94,39 +94,34 @@ def degree_spectrum(hidden: Hidden, measure: Gaussian, seed: int = 0) -> Degrees
     slopes = mean * found[:-1] + cov * found[1:]  # P_0 … P_4
     constant = hidden.out @ slopes[0] + (0.0 if hidden.bias is None else hidden.bias)
     powers = [constant.square().sum()]
-    below = found[:-1] if hidden.gated else torch.zeros_like(slopes)
-    powers += list(_powers(hidden, measure, slopes, below))
+    powers += list(_powers(hidden, measure, slopes, found))
     rest, error = _sampled(hidden, measure, moments, seed)
     beyond = (rest - sum(powers[3:], rest.new_zeros(()))).clamp(min=0)
     return Degrees(torch.stack([*powers, beyond]), error)
 
 
 def _powers(
-    hidden: Hidden, measure: Gaussian, slopes: Float[Tensor, "n h"], below: Float[Tensor, "n h"]
+    hidden: Hidden, measure: Gaussian, slopes: Float[Tensor, "n h"], averaged: Float[Tensor, "m h"]
 ) -> Float[Tensor, " degree"]:
-    """E‖f_n‖² for n = 1 … HIGHEST, a block of rows at a time."""
-    cov, up = measure.cov.double(), hidden.up
+    """E‖f_n‖² for n = 1 … HIGHEST, a block of rows at a time; ``averaged``: E_0, E_1, …"""
+    cov, (first, *others) = measure.cov.double(), hidden.legs
     total = slopes.new_zeros(HIGHEST)
-    for rows in torch.arange(len(hidden.weight), device=cov.device).split(ROWS):
-        spread = hidden.weight[rows] @ cov
-        outer = hidden.out[:, rows].mT @ hidden.out
-        inner = spread @ hidden.weight.mT
-        if up is None:
-            both = across = back = None
-        else:
-            across, both = spread @ up.mT, (up[rows] @ cov) @ up.mT
-            back = (up[rows] @ cov) @ hidden.weight.mT
-        for n in range(1, HIGHEST + 1):
-            p, e = slopes[n], below[n - 1]
-            part = p[rows, None] * p * inner**n
-            if across is not None and back is not None and both is not None:
-                part += (
-                    n * inner ** (n - 1) * (p[rows, None] * e * across + e[rows, None] * p * back)
-                )
-                mixed = inner ** (n - 1) * both
+    for rows in torch.arange(len(first.weight), device=cov.device).split(ROWS):
+        spread = first.weight[rows] @ cov
+        outer, inner = hidden.out[:, rows].mT @ hidden.out, spread @ first.weight.mT
+        parts = [p[rows, None] * p * inner**n for n, p in enumerate(slopes[1:], 1)]
+        for leg in others:
+            wide = leg.weight[rows] @ cov
+            across, back = spread @ leg.weight.mT, wide @ first.weight.mT
+            both = wide @ leg.weight.mT
+            for n, part in enumerate(parts, 1):
+                p, e, below = slopes[n], averaged[n - 1], inner ** (n - 1)
+                part += n * below * (p[rows, None] * e * across + e[rows, None] * p * back)
+                mixed = below * both
                 if n > 1:
                     mixed += (n - 1) * inner ** (n - 2) * across * back
                 part += n * e[rows, None] * e * mixed
+        for n, part in enumerate(parts, 1):
             total[n - 1] += (outer * part).sum() / math.factorial(n)
     return total
 

@@ -16,23 +16,21 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import linear
 
 from bilens.algebra import CP
 from bilens.measure import Gaussian
 from bilens.nearest.averages import averages
-from bilens.nn import Hidden
+from bilens.nn import Hidden, Leg
 
 ROWS = 2048  # units at a time
 
 
 class Moments(NamedTuple):
-    """Of a unit's two sides under a measure: means, variances and their covariance."""
+    """Of a unit's two legs under a measure: their means, the first's variance, their covariance."""
 
     mean_a: Float[Tensor, " h"]
     var_a: Float[Tensor, " h"]
     mean_b: Float[Tensor, " h"]
-    var_b: Float[Tensor, " h"]
     cov: Float[Tensor, " h"]
 
     @classmethod
@@ -44,15 +42,14 @@ class Moments(NamedTuple):
     @classmethod
     def _of(cls, hidden: Hidden, measure: Gaussian) -> "Moments":
         mean, cov = measure.mean.double(), measure.cov.double()
-        mean_a = linear(mean, hidden.weight, hidden.weight_bias)
-        spread = hidden.weight @ cov
-        var_a = (spread * hidden.weight).sum(1).clamp(min=0)
-        if hidden.up is None:  # b = 1
-            zero = torch.zeros_like(mean_a)
-            return cls(mean_a, var_a, torch.ones_like(zero), zero, zero)
-        shared = (spread * hidden.up).sum(1)
-        var_b = ((hidden.up @ cov) * hidden.up).sum(1).clamp(min=0)
-        return cls(mean_a, var_a, linear(mean, hidden.up, hidden.up_bias), var_b, shared)
+        a, *others = hidden.legs
+        spread = a.weight @ cov
+        var_a = (spread * a.weight).sum(1).clamp(min=0)
+        if not others:  # b = 1
+            zero = torch.zeros_like(var_a)
+            return cls(a(mean), var_a, torch.ones_like(zero), zero)
+        (b,) = others
+        return cls(a(mean), var_a, b(mean), (spread * b.weight).sum(1))
 
 
 class Polynomials(NamedTuple):
@@ -102,13 +99,14 @@ def as_tensor(hidden: Hidden, moments: Moments, units: Polynomials) -> CP:
     rows = torch.arange(h, device=left.device).split(ROWS)
     for at, part in zip(rows, some(hidden), strict=True):
         own = Polynomials(*(values[at] for values in units))
-        sides = _lifted(part.weight, part.weight_bias, moments.mean_a[at])
-        other, slope = own.aa[:, None] * sides, own.a[:, None] * sides
-        if part.up is not None:
-            up = _lifted(part.up, part.up_bias, moments.mean_b[at])
-            other, slope = other + own.ab[:, None] * up, slope + own.b[:, None] * up
+        first, *others = part.legs
+        a = _lifted(first, moments.mean_a[at])
+        other, slope = own.aa[:, None] * a, own.a[:, None] * a
+        for leg in others:
+            b = _lifted(leg, moments.mean_b[at])
+            other, slope = other + own.ab[:, None] * b, slope + own.b[:, None] * b
         slope[:, 0] += own.constant
-        left[at], right[at] = sides.to(left), other.to(right)
+        left[at], right[at] = a.to(left), other.to(right)
         plain += part.out @ slope
     return joined(hidden.out, left, right, plain.to(left))
 
@@ -142,15 +140,12 @@ def sides(
     hidden: Hidden, moments: Moments, x: Float[Tensor, "n i"]
 ) -> tuple[Float[Tensor, "n h"], Float[Tensor, "n h"] | None]:
     """a and b of every unit at ``x``, less their means."""
-    a = linear(x, hidden.weight, hidden.weight_bias) - moments.mean_a
-    if hidden.up is None:
-        return a, None
-    return a, linear(x, hidden.up, hidden.up_bias) - moments.mean_b
+    first, *others = hidden.legs
+    a = first(x) - moments.mean_a
+    return a, others[0](x) - moments.mean_b if others else None
 
 
-def _lifted(
-    weight: Float[Tensor, "h i"], bias: Float[Tensor, " h"] | None, mean: Float[Tensor, " h"]
-) -> Float[Tensor, "h i1"]:
-    """A side less its mean, over (1, x)."""
-    constant = -mean if bias is None else bias - mean
-    return torch.cat([constant[:, None], weight], 1)
+def _lifted(leg: Leg, mean: Float[Tensor, " h"]) -> Float[Tensor, "h i1"]:
+    """A leg less its mean, over (1, x)."""
+    constant = -mean if leg.bias is None else leg.bias - mean
+    return torch.cat([constant[:, None], leg.weight], 1)

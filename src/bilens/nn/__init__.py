@@ -5,7 +5,7 @@ from bilens.nn.attention import Attention, Mask, Rotary, causal_mask, frequencie
 from bilens.nn.bilinear import Bilinear
 from bilens.nn.mlp import MLP, BilinearMLP, GatedMLP
 from bilens.nn.norm import NORMS, LayerNorm, NoNorm, Norm, RMSNorm, make_norm
-from bilens.nn.units import Hidden, Routed, Side
+from bilens.nn.units import Hidden, Leg, Routed
 
 __all__ = [
     "ACTIVATIONS",
@@ -18,13 +18,13 @@ __all__ = [
     "GatedMLP",
     "Hidden",
     "LayerNorm",
+    "Leg",
     "Mask",
     "NoNorm",
     "Norm",
     "RMSNorm",
     "Rotary",
     "Routed",
-    "Side",
     "causal_mask",
     "frequencies",
     "make_norm",

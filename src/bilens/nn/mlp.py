@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from bilens.algebra import CP, affine
 from bilens.base.errors import ConfigError, NotExactError
 from bilens.nn.activations import ACTIVATIONS
-from bilens.nn.units import Hidden, Routed, Side
+from bilens.nn.units import Hidden
 
 
 class GatedMLP(nn.Module):
@@ -40,19 +40,6 @@ class GatedMLP(nn.Module):
         """Its hidden units: views of the weights."""
         down, gate, up = self.down_proj, self.gate_proj, self.up_proj
         return Hidden(self.act, down.weight, gate.weight, gate.bias, up.weight, up.bias, down.bias)
-
-    def routed(self, x: Float[Tensor, "*b d"]) -> Routed:
-        """What it writes where it reads ``x``, quadratic given its gates s: D [s ⊙ a ⊙ b] + act(0)
-        D b, with a = L x, b = R x and biases in them. Views of the weights where it has no biases.
-        """
-        act, down, up = ACTIVATIONS[self.act], self.down_proj, Side.of(self.up_proj)
-        gates = act.gate(self.gate_proj(x))
-        made = Routed(down.weight, (Side.of(self.gate_proj), up), gates)
-        if act.at_zero:
-            made = made.open(act.at_zero * down.weight, Side.ones(len(up.weight), up.weight), up)
-        if down.bias is not None:
-            made = made.open(down.bias, Side.ones(1, up.weight), Side.ones(1, up.weight))
-        return made
 
     def tensor(self) -> CP:
         """This very layer as a tensor: a view of the weights, gradients flow. Over (1, x) where it
@@ -105,17 +92,6 @@ class MLP(nn.Module):
         """Its hidden units: views of the weights."""
         down, up = self.down_proj, self.up_proj
         return Hidden(self.act, down.weight, up.weight, up.bias, None, None, down.bias)
-
-    def routed(self, x: Float[Tensor, "*b d"]) -> Routed:
-        """What it writes where it reads ``x``, linear given its gates s: D [s ⊙ a] + act(0) D 1,
-        with a = U x and biases in it. Views of the weights where it has no biases.
-        """
-        act, down, up = ACTIVATIONS[self.act], self.down_proj, self.up_proj
-        made = Routed(down.weight, (Side.of(up),), act.gate(up(x)))
-        constant = down.bias
-        if act.at_zero:
-            constant = act.at_zero * down.weight.sum(1) + (0.0 if constant is None else constant)
-        return made if constant is None else made.open(constant, Side.ones(1, up.weight))
 
     def tensor(self) -> CP:
         """The layer as a tensor with left = right, where ``act`` is square. Errors: NotExactError

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bilens.algebra import CP
 from bilens.base.records import Record
+from bilens.nn import Leg
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,6 @@ EMBEDDING, POSITION, BIAS = "embedding", "position embedding", "bias"
 HEAD, BILINEAR, OPAQUE = "attention head", "bilinear layer", "opaque layer"
 GATED = "layer given its gates"
 NEAREST, MISSED = "nearest tensor", "error of the nearest tensor"
-
-
-@dataclass(frozen=True, eq=False)
-class Leg:
-    """One input of a product: the hidden features W x̂ + b of what is read."""
-
-    weight: Float[Tensor, "k d"]
-    bias: Float[Tensor, " k"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,8 +163,7 @@ class Multilinear:
         """What the weights say is written where ``x`` is read, and the size of what is added up."""
         hidden, sizes = torch.ones_like(x[:, :1]), torch.ones_like(x[:, :1])
         for n, leg in enumerate(self.form.legs):
-            features = x @ leg.weight.mT
-            features = features if leg.bias is None else features + leg.bias
+            features = leg(x)
             mix = self.mix(n)
             hidden = hidden * (features if mix is None else mix.values @ features)
             sizes = sizes * (features.abs() if mix is None else mix.values.abs() @ features.abs())

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bilens.base.errors import NotExactError
-from bilens.nn import Attention, Norm, Rotary
+from bilens.nn import Attention, Hidden, Leg, Norm, Rotary
 from bilens.wiring.kinds import (
     BIAS,
     BILINEAR,
@@ -19,7 +19,6 @@ from bilens.wiring.kinds import (
     Constant,
     Form,
     Gate,
-    Leg,
     Mix,
     Multilinear,
     Opaque,
@@ -72,6 +71,10 @@ class Part(ABC):
     @property
     def attention(self) -> "Heads | None":
         """Itself, where it has queries and keys."""
+        return None
+
+    def hidden(self) -> Hidden | None:
+        """Its hidden units, where it is an MLP."""
         return None
 
 
@@ -146,9 +149,15 @@ class Layer(Part):
     def writes(self, x: Float[Tensor, "t d"]) -> list[Write]:
         for form in self.forms().values():
             return [Multilinear(Source(self.name, BILINEAR, self.layer), form.detach())]
-        if not hasattr(self.module, "routed"):
+        hidden = self.hidden()
+        if hidden is None:
             return [Opaque(Source(self.name, OPAQUE, self.layer))]
-        out, sides, gates = self.module.routed(x)  # type: ignore[operator]
-        form = Form(tuple(Leg(*side) for side in sides), out).detach()
+        out, legs, gates = hidden.routed(x)
         gate = Gate(gates, f"gates {self.name}")
+        form = Form(legs, out).detach()
         return [Multilinear(Source(self.name, GATED, self.layer), form, gate=gate)]
+
+    def hidden(self) -> Hidden | None:
+        """Those that its module says it has."""
+        asked = getattr(self.module, "hidden", None)
+        return None if asked is None else asked()
