@@ -9,7 +9,7 @@ from bilens.training.classify import (
     recipe,
     train_classifier,
 )
-from bilens.training.compare import VARIANTS, Comparison, compare
+from bilens.training.compare import VARIANTS, Comparison, compare, with_mlp
 from bilens.training.dictionary import harvest, measure, shuffled, train_dictionary
 from bilens.training.export import export
 from bilens.training.idx import read_idx
@@ -60,4 +60,5 @@ __all__ = [
     "train_dictionary",
     "train_language",
     "train_tokenizer",
+    "with_mlp",
 ]

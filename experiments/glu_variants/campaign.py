@@ -1,0 +1,162 @@
+"""The runs of one text: each MLP's learning rate and initial scale, chosen, and then compared."""
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import record
+from bilens.base.errors import FileError, NotFiniteError
+from bilens.models import Transformer
+from bilens.training import (
+    VARIANTS,
+    Comparison,
+    TextRecipe,
+    load_tokenizer,
+    read_about,
+    read_documents,
+    save_tokenizer,
+    train_language,
+    train_tokenizer,
+    with_mlp,
+)
+
+RATES = (1e-3, 3e-3, 1e-2)
+SCALES = (0.02, 0.05, 0.125)  # standard deviations; 1/√d is .088 for a d of 128
+MIDDLE = SCALES[1]
+TUNING_SEED = 0
+SEEDS = (1, 2, 3)
+SAVE_EVERY = 100  # steps; each time the whole of the held-out text is read too
+
+
+@dataclass(frozen=True)
+class Trial:
+    """All that tells one run on a text from another."""
+
+    mlp: str
+    learning_rate: float
+    scale: float
+    seed: int
+    steps: int
+
+    def recipe(self, how: TextRecipe) -> TextRecipe:
+        """``how`` with what this trial decides; ``scale`` is the config's initializer_range."""
+        model = {**with_mlp(how, self.mlp).model, "initializer_range": self.scale}
+        rate, seed = self.learning_rate, self.seed
+        return replace(how, model=model, learning_rate=rate, seed=seed, steps=self.steps)
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """The trials on ``source``, one row of the file ``results`` each.
+
+    ``about`` is what all their rows share: a trial whose row is there is not run again. ``work``
+    holds the run that is being made.
+    """
+
+    source: str
+    how: TextRecipe
+    work: Path
+    results: Path
+    about: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+    def compared(self) -> Comparison:
+        """All MLPs over SEEDS, each with its own rate and scale, and all steps of ``how``."""
+        chosen = {mlp: self.chosen(mlp) for mlp in VARIANTS}
+        rows: dict[str, list[dict[str, Any]]] = {mlp: [] for mlp in VARIANTS}
+        for seed in SEEDS:
+            for mlp, trial in chosen.items():
+                final = replace(trial, seed=seed, steps=self.how.steps)
+                rows[mlp].append(self.row(final, "final"))
+        return Comparison(
+            data=self.about["data"],
+            variants=tuple(rows),
+            seeds=SEEDS,
+            loss=tuple(tuple(figure(row, "loss") for row in of) for of in rows.values()),
+            bits_per_byte=tuple(
+                tuple(figure(row, "bits per byte") for row in of) for of in rows.values()
+            ),
+            parameters=tuple(of[0]["parameters"] for of in rows.values()),
+            tokens=self.how.tokens,
+        )
+
+    def chosen(self, mlp: str) -> Trial:
+        """The best rate at the middle scale, then the best scale at that rate.
+
+        Found in half the steps, on a seed that is not compared.
+        """
+        steps = self.how.steps // 2
+        rates = [Trial(mlp, rate, MIDDLE, TUNING_SEED, steps) for rate in RATES]
+        best = self.best(rates, "learning rate")
+        return self.best([replace(best, scale=scale) for scale in SCALES], "scale")
+
+    def best(self, trials: Sequence[Trial], phase: str) -> Trial:
+        return min(trials, key=lambda trial: figure(self.row(trial, phase), "loss"))
+
+    def row(self, trial: Trial, phase: str) -> dict[str, Any]:
+        """The row of ``trial``, which is trained where there is none."""
+        known = {**self.about, **asdict(trial)}
+        for row in rows_of(self.results):
+            if known.items() <= row.items():
+                return row
+        run = self.work / "-".join(map(str, astuple(trial)))
+        record(self.results, **known, phase=phase, **self.trained(trial, run))
+        shutil.rmtree(run, ignore_errors=True)
+        return self.row(trial, phase)
+
+    def trained(self, trial: Trial, run: Path) -> dict[str, Any]:
+        """The figures of ``trial``, which goes on where it was; no loss for one that diverged."""
+        words = self.work / "tokenizer"
+        if not (words / "tokenizer_config.json").is_file():
+            save_tokenizer(train_tokenizer(self.source, self.how.vocab_size), words)
+        recipe = trial.recipe(self.how)
+        try:
+            train_language(
+                self.source,
+                run,
+                recipe,
+                tokenizer=words,
+                resume=run.exists(),
+                save_every=SAVE_EVERY,
+                quiet=True,
+                options=self.options,
+            )
+        except NotFiniteError:
+            valid = {}
+        else:
+            valid = read_about(run)["figures"]["valid"]
+        model = Transformer(recipe.configure(load_tokenizer(words)))
+        figures = {name: valid.get(name) for name in ("loss", "bits per byte")}
+        return figures | {"parameters": model.num_parameters()}
+
+
+def figure(row: Mapping[str, Any], name: str) -> float:
+    """Infinite for a run that diverged."""
+    return math.inf if row[name] is None else row[name]
+
+
+def rows_of(results: Path) -> list[dict[str, Any]]:
+    """Errors: FileError for a line that is no JSON object."""
+    if not results.is_file():
+        return []
+    lines = results.read_text(encoding="utf-8").splitlines()
+    try:
+        return [dict(json.loads(line)) for line in lines]
+    except (ValueError, TypeError) as error:
+        raise FileError(str(results), must="hold a JSON object a line", got=error) from error
+
+
+def digest(source: str) -> str:
+    """Of the documents of ``source``, so that rows of another text are not taken for its own.
+
+    Errors: FileError where it cannot be read.
+    """
+    text = hashlib.blake2b(digest_size=8)
+    for document in read_documents(source):
+        text.update(document.encode() + b"\0")
+    return text.hexdigest()
