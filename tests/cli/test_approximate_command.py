@@ -7,6 +7,7 @@ import torch
 
 import bilens
 from bilens.models import activations
+from bilens.report.views import nearest_tensors
 from bilens.training import load_text, save_tokenizer, train_tokenizer
 
 
@@ -59,6 +60,23 @@ def test_one_layer_is_saved(run, there, tmp_path):
     assert found.fit == "units"
     model = bilens.load(there / "model")
     assert bilens.expand(model, [1, 2], 3, replacements={"mlp1": found}).opaque == ("mlp1.error",)
+
+
+def test_a_report_takes_a_text(run, there, tmp_path, monkeypatch):
+    monkeypatch.setattr("bilens.report.writing.VIEWS", (nearest_tensors.VIEW,))
+    words = ("report", there / "model", "-o", tmp_path)
+    code, _, err = run(*words, "--data", there / "text.txt")
+    assert code == 0, err
+    assert "held-out tokens of" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert run(*words)[0] == 0  # without a record of its training
+    assert nearest_tensors.NO_TEXT in (tmp_path / "index.html").read_text(encoding="utf-8")
+    code, _, err = run(*words, "--data", there / "gone.txt")
+    assert (code, "gone.txt must be" in err) == (2, True)
+    record = there / "model" / "training.json"
+    record.write_text(json.dumps({"data": str(there / "text.txt"), "recipe": {}}))
+    assert run(*words)[0] == 0
+    assert "held-out tokens of" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    record.unlink()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from bilens import Transformer, TransformerConfig
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.models import activations
+from bilens.models import activations, mlp_inputs
 from bilens.wiring import Prompt
 from tests.tokenizers_made import byte_level, llama_like, metaspace
 
@@ -147,6 +147,19 @@ def test_padding_is_no_text(side, positions):
     # without a mask all is text
     (everything,) = activations(model, [padded["input_ids"]], "mlp1.input")
     assert len(everything) == padded["input_ids"].numel()
+
+
+@pytest.mark.parametrize(("held", "passes"), [(2**28, 2), (1, 4)], ids=["at once", "one by one"])
+def test_what_all_mlps_read_is_heard_in_one_pass(held, passes):
+    model = reading(byte_level(), "rope")
+    ids, seen = torch.arange(24).reshape(4, 6).split(2), []
+    model.model.embed_tokens.register_forward_hook(lambda *_: seen.append(1))
+    found = dict(mlp_inputs(model, ids, [1, 0], held))
+    assert len(seen) == passes
+    assert list(found) == [1, 0]
+    for n, batches in found.items():
+        for rows, truth in zip(batches, activations(model, ids, f"mlp{n}.input"), strict=True):
+            assert torch.equal(rows, truth)
 
 
 def test_what_a_tokenizer_returns_is_read():

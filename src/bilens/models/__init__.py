@@ -1,6 +1,6 @@
 """Floor 6: models as Hugging Face ``PreTrainedModel``s, and the door that loads them."""
 
-from bilens.models.activations import activations
+from bilens.models.activations import activations, mlp_inputs
 from bilens.models.classifier import Classifier, ClassifierConfig
 from bilens.models.families import FAMILIES
 from bilens.models.loading import hushed, load
@@ -17,6 +17,7 @@ __all__ = [
     "activations",
     "hushed",
     "load",
+    "mlp_inputs",
     "read_tokenizer",
     "vocabulary_size",
 ]

@@ -1,6 +1,6 @@
 """What a model's parts read and write over many texts, batch by batch."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,9 @@ from bilens.base.errors import ArgumentError
 from bilens.base.numerics import working_dtype
 from bilens.models.inputs import positions, token_rows
 from bilens.models.transformer import Transformer
-from bilens.wiring import eager, find_place, hear, require_expandable
+from bilens.wiring import eager, find_place, hear_each, require_expandable
+
+HELD = 2**28  # numbers that are held of several layers at once: 1 GiB in float32
 
 
 @torch.no_grad()
@@ -30,6 +32,33 @@ def activations(
     ArgumentError for a place that is not there, and for what is no token ids. Cost: a forward pass
     without its logits for each batch.
     """
+    for (rows,) in _at(model, batches, [place]):
+        yield rows
+
+
+@torch.no_grad()
+def mlp_inputs(
+    model: Transformer, batches: Sequence[Any], layers: Sequence[int], held: int = HELD
+) -> Iterator[tuple[int, list[Float[Tensor, "_ d"]]]]:
+    """What the MLP of each of ``layers`` reads at every token: the layer's number, and its
+    ``activations`` batch by batch.
+
+    The model runs over the texts once for as many layers as there is room for among ``held``
+    numbers: for all of them, but where tokens × width × layers are very many.
+    """
+    tokens = sum(token_rows(batch).ids.numel() for batch in batches)
+    number = max(1, held // max(1, tokens * model.config.hidden_size))
+    for start in range(0, len(layers), number):
+        group = layers[start : start + number]
+        heard = list(_at(model, batches, [f"mlp{n}.input" for n in group]))
+        for at, n in enumerate(group):
+            yield n, [rows[at] for rows in heard]
+
+
+def _at(
+    model: Transformer, batches: Iterable[Any], places: Sequence[str]
+) -> Iterator[list[Float[Tensor, "n d"]]]:
+    """What each of ``places`` holds, from one pass a batch."""
     require_expandable(model)
     if not isinstance(batches, Iterable) or (isinstance(batches, Tensor) and batches.ndim < 2):
         raise ArgumentError(
@@ -37,7 +66,8 @@ def activations(
         )
     model = eager(model)
     parts = model.wiring().parts
-    at = find_place(place, parts)
+    found = [find_place(place, parts) for place in places]
+    modules = [(parts[at.part].module, at.side) for at in found]
     for batch in batches:
         if isinstance(batch, str):
             todo = "Tokenise it: model.tokenizer(texts, return_tensors='pt', padding=True)."
@@ -51,7 +81,8 @@ def activations(
             else {"attention_mask": real.long(), "position_ids": positions(real)}
         )
         run = partial(model, input_ids=ids, **padded, use_cache=False, logits_to_keep=1)
-        yield _full(hear(parts[at.part].module, at.side, run).reshape(*real.shape, -1)[real])
+        heard = hear_each(modules, run)
+        yield [_full(rows.reshape(*real.shape, -1)[real]) for rows in heard]
 
 
 def _full(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:

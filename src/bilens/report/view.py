@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bilens.models import Classifier, Transformer
-from bilens.training import ImageData
+from bilens.training import HeldOut, ImageData
 from bilens.wiring import Prompt
 
 
@@ -15,6 +15,7 @@ class Query:
 
     images: ImageData | None = None  # for a classifier
     prompts: tuple[str | Prompt, ...] = ()  # for a language model
+    text: HeldOut | None = None  # for one whose MLPs are no tensors
     about: dict[str, Any] = field(default_factory=dict)  # what training.json says of its run
 
     def tested_on(self) -> ImageData:

@@ -1,6 +1,7 @@
 """The page of any model."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from bilens.models import Classifier, Transformer
 from bilens.report.page import Page, made, write_sections
 from bilens.report.view import Query
 from bilens.report.views import VIEWS
-from bilens.training import ImageData
+from bilens.training import HeldOut, ImageData
 from bilens.wiring import Prompt
 
 STORY = "Once upon a time there was a little"
@@ -20,15 +21,17 @@ def write_page(
     data: ImageData | Sequence[str | Prompt] | None,
     folder: str | Path,
     about: dict[str, Any] | None = None,
+    text: HeldOut | None = None,
 ) -> Page:
     """Write ``folder``/index.html about ``model``. A part that fails shows its error; the page
     survives, and names it.
 
     ``data``: images for a classifier (their test part is used); prompts for a language model
-    (default: one). ``about`` is what training.json says of the run, if anything. Errors:
-    ArgumentError where the data are not of the model's kind.
+    (default: one). ``about`` is what training.json says of the run, if anything. ``text``: on what
+    the MLPs of a language model are held against their nearest tensors, where they are none.
+    Errors: ArgumentError where the data are not of the model's kind.
     """
-    query = _query(model, data, about or {})
+    query = replace(_query(model, data, about or {}), text=text)
     model = model.eval()
     blocks = [block for view in VIEWS if view.fits(model) for block in view.build(model, query)]
     return write_sections(folder, [made(block) for block in blocks])

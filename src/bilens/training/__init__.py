@@ -18,19 +18,29 @@ from bilens.training.language import (
     TextRecipe,
     evaluate_text,
     evaluate_text_on,
+    held_out_ids,
     read_recipe,
     train_language,
 )
 from bilens.training.processes import shared
 from bilens.training.run import read_about
-from bilens.training.text import Blocks, TextData, load_text, read_documents
+from bilens.training.text import (
+    BUILT_IN,
+    Blocks,
+    HeldOut,
+    TextData,
+    load_text,
+    read_documents,
+)
 from bilens.training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 
 __all__ = [
+    "BUILT_IN",
     "RECIPES",
     "VARIANTS",
     "Blocks",
     "Comparison",
+    "HeldOut",
     "ImageData",
     "ImageRecipe",
     "Images",
@@ -43,6 +53,7 @@ __all__ = [
     "evaluate_text_on",
     "export",
     "harvest",
+    "held_out_ids",
     "load_images",
     "load_images_for",
     "load_text",

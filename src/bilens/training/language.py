@@ -18,13 +18,15 @@ from bilens.models import Transformer, TransformerConfig, vocabulary_size
 from bilens.training.processes import first_does
 from bilens.training.run import Lesson, Run, content
 from bilens.training.schedule import Schedule, require_room
-from bilens.training.text import Blocks, load_text
+from bilens.training.text import Blocks, HeldOut, held_out, load_text
 from bilens.training.tokenizer import (
     load_tokenizer,
     require_vocabulary,
     save_tokenizer,
     train_tokenizer,
 )
+
+LENGTH = 512  # tokens of a held-out text that activations are taken on
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,18 @@ def evaluate_text_on(model: Transformer, source: str) -> dict[str, float]:
     """``evaluate_text`` on the held-out part of ``source``, packed as in training: documents one
     after another with the tokenizer's end between them, and no BOS in front. Errors: ArgumentError
     for a model without a tokenizer."""
+    return evaluate_text(model, _held_out(model, source, model.config.max_position_embeddings))
+
+
+def held_out_ids(model: Transformer, source: str, tokens: int) -> HeldOut:
+    """About the first ``tokens`` held-out tokens of ``source``, packed as in training, in texts of
+    LENGTH tokens or what the model reads at most. Errors as in ``evaluate_text_on``."""
+    length = min(model.config.max_position_embeddings, LENGTH)
+    blocks = _held_out(model, source, length)
+    return HeldOut(source, blocks[: max(1, tokens // length)]["input_ids"])
+
+
+def _held_out(model: Transformer, source: str, length: int) -> Blocks:
     if model.tokenizer is None:
         raise ArgumentError(
             "the model",
@@ -168,6 +182,4 @@ def evaluate_text_on(model: Transformer, source: str) -> dict[str, float]:
             got="none",
             todo="Save one into its folder.",
         )
-    return evaluate_text(
-        model, load_text(source, model.tokenizer, model.config.max_position_embeddings).valid
-    )
+    return held_out(source, model.tokenizer, length)

@@ -154,6 +154,23 @@ def load_text(source: str, tokenizer: PreTrainedTokenizerFast, length: int) -> T
     )
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out texts of a named source, as token ids."""
+
+    name: str
+    ids: Int[Tensor, "n length"]
+
+
+def held_out(source: str, tokenizer: PreTrainedTokenizerFast, length: int) -> Blocks:
+    """The held-out part of ``source`` alone, in the very blocks that ``load_text`` makes of it.
+
+    Errors: those of ``load_text``, but for what its training part may lack.
+    """
+    documents = split_documents(source).valid
+    return pack(documents, tokenizer, length, f"the held-out text of {source}")
+
+
 def pack(
     documents: Iterable[str],
     tokenizer: PreTrainedTokenizerFast,

@@ -2,7 +2,7 @@
 fixed, or ends.
 """
 
-from bilens.wiring.hooks import Hook, hear, hooked
+from bilens.wiring.hooks import Hook, hear, hear_each, hooked
 from bilens.wiring.kinds import (
     BIAS,
     BILINEAR,
@@ -64,6 +64,7 @@ __all__ = [
     "explains",
     "find_place",
     "hear",
+    "hear_each",
     "hooked",
     "is_half",
     "module_name",

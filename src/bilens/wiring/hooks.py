@@ -1,7 +1,7 @@
 """Reading and changing what a module is given or gives, while a model runs."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from threading import Lock
@@ -93,12 +93,21 @@ def hear(module: nn.Module, side: str, run: Callable[[], Any]) -> Tensor:
 
     Errors: ArgumentError for a pass that does not call the module.
     """
-    heard: list[Tensor] = []
-    with hooked(module, side, heard.append):
+    (heard,) = hear_each([(module, side)], run)
+    return heard
+
+
+def hear_each(places: Sequence[tuple[nn.Module, str]], run: Callable[[], Any]) -> list[Tensor]:
+    """What several modules are given or give in the one pass that ``run`` makes. Errors as
+    in ``hear``.
+    """
+    heard: list[list[Tensor]] = [[] for _ in places]
+    with ExitStack() as stack:
+        for (module, side), kept in zip(places, heard, strict=True):
+            stack.enter_context(hooked(module, side, kept.append))
         run()
-    if not heard:
-        must = "call the modules that its wiring names"
-        raise ArgumentError(
-            "the model's forward pass", must=must, got=f"no call of {type(module).__name__}"
-        )
-    return heard[0].detach()
+    for (module, _), kept in zip(places, heard, strict=True):
+        if not kept:
+            must, got = "call the modules that its wiring names", type(module).__name__
+            raise ArgumentError("the model's forward pass", must=must, got=f"no call of {got}")
+    return [kept[0].detach() for kept in heard]

@@ -1,6 +1,5 @@
 """``bilens approximate``: how near to bilinear the MLPs of a language model are."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,10 +49,11 @@ def command(
     if save is not None and len(chosen) > 1:
         todo = "Use --layer."
         raise ArgumentError("--save", must="be given for one layer", got=len(chosen), todo=todo)
-    batches = _batches(loaded, data, tokens)
-    rows = [_row(loaded, n, batches, fit, save) for n in chosen]
+    ids = bilens.training.held_out_ids(loaded, data, tokens).ids
+    read = bilens.models.mlp_inputs(loaded, ids.split(BATCH), chosen)
+    rows = [_row(loaded, n, x, fit, save) for n, x in read]
     columns = tuple(rows[0]) if rows else ()
-    title = f"nearest tensors by fit {fit}, on {sum(map(len, batches)):,} texts of {data}"
+    title = f"nearest tensors by fit {fit}, on {len(ids):,} texts of {data}"
     show([Table(title, columns, rows)], json)
 
 
@@ -68,21 +68,10 @@ def _chosen(model: "bilens.Transformer", layer: str) -> list[int]:
     return [int(layer)]
 
 
-def _batches(model: "bilens.Transformer", data: str, tokens: int) -> "list[Any]":
-    """Token ids of the held-out text, up to ``tokens`` of them."""
-    if model.tokenizer is None:
-        raise ArgumentError("MODEL", must="have a tokenizer beside it", got="none")
-    length = min(model.config.max_position_embeddings, 512)
-    blocks = bilens.training.load_text(data, model.tokenizer, length).valid
-    ids = blocks[: max(1, tokens // length)]["input_ids"]
-    return list(ids.split(BATCH))
-
-
 def _row(
-    model: "bilens.Transformer", n: int, batches: "Iterable[Any]", fit: str, save: Path | None
+    model: "bilens.Transformer", n: int, x: "list[Any]", fit: str, save: Path | None
 ) -> dict[str, Any]:
-    """One layer's figures."""
-    x = list(bilens.models.activations(model, batches, f"mlp{n}.input"))
+    """One layer's figures, of what its MLP reads."""
     measure = bilens.Gaussian.from_batches(x)
     found = bilens.approximate(model.model.layers[n].mlp, measure, fit, x)  # type: ignore[arg-type]
     if save is not None:

@@ -11,13 +11,18 @@ from bilens.base.errors import ArgumentError
 from bilens.cli.options import ModelFolder, SpecialTokens, require_folder
 from bilens.cli.output import say, warn_of
 
+TOKENS = 8192  # of the held-out text
+
 
 def command(
     model: ModelFolder,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for index.html.")],
     data: Annotated[
         str | None,
-        typer.Option(help="Images to test a classifier on; by default what it was trained on."),
+        typer.Option(
+            help="Images to test a classifier on, or text on which a language model's MLPs are "
+            "held against their nearest tensors; by default what it was trained on."
+        ),
     ] = None,
     prompt: Annotated[
         list[str] | None, typer.Option(help="A text for a language model; repeat it for more.")
@@ -27,22 +32,42 @@ def command(
     """Everything about a model as one page that opens from file:// with no network."""
     require_folder("--output", output)
     loaded, about = bilens.load(str(model)), bilens.training.read_about(model)
+    text = None
     if isinstance(loaded, bilens.Transformer):
-        subject = _prompts(loaded, prompt or (), data, special_tokens)
+        text = _text(loaded, data, about.get("data"))
+        subject = _prompts(loaded, prompt or (), special_tokens)
     else:
         subject = _images(loaded, data or about.get("data"), prompt)
-    page = bilens.report.write_page(loaded, subject, output, about)
+    page = bilens.report.write_page(loaded, subject, output, about, text)
     say(f"Open {page.path.resolve().as_uri()}")
     raise typer.Exit(1 if warn_of(page.broken) else 0)
 
 
-def _prompts(
-    model: "bilens.Transformer", texts: Sequence[str], data: str | None, special_tokens: bool
-) -> Any:
+def _text(
+    model: "bilens.Transformer", data: str | None, learned: object
+) -> "bilens.training.HeldOut | None":
+    """Held-out text for MLPs that are no tensors: of ``data``, or of what the model ``learned``
+    from where that is still there.
+    """
+    if model.config.is_exact:
+        if data is not None:
+            must = "be left out for a language model whose MLPs are tensors"
+            raise ArgumentError("--data", must=must, got=data, todo="Pass --prompt.")
+        return None
+    source = data or _still_there(learned)
+    return None if source is None else bilens.training.held_out_ids(model, source, TOKENS)
+
+
+def _still_there(source: object) -> str | None:
+    """What training.json names, where it can be read from here without a network."""
+    named = isinstance(source, str) and (
+        source == bilens.training.BUILT_IN or Path(source).exists()
+    )
+    return str(source) if named else None
+
+
+def _prompts(model: "bilens.Transformer", texts: Sequence[str], special_tokens: bool) -> Any:
     """The texts that a page unfolds; None leaves it to the page."""
-    if data is not None:
-        todo = "Pass --prompt."
-        raise ArgumentError("--data", must="be left out for a language model", got=data, todo=todo)
     prompts = [bilens.circuits.Prompt(text, special_tokens) for text in texts]
     for each in prompts:
         model.read(each)  # refused here rather than shown as a broken part of the page

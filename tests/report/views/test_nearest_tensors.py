@@ -1,0 +1,94 @@
+"""MLPs beside their nearest tensors, on a page: the figures are the library's, the tokens stand in
+their text.
+"""
+
+import json
+import re
+
+import pytest
+import torch
+
+import bilens
+from bilens.models import activations
+from bilens.report import write_page
+from bilens.report.views import nearest_tensors as view
+from bilens.report.views.nearest_tensors import FIRST, NO_TEXT, TITLE
+from bilens.training import HeldOut
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = bilens.TransformerConfig(
+        vocab_size=1024,
+        hidden_size=8,
+        intermediate_size=6,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        hidden_act="silu",
+        initializer_range=0.5,
+    )
+    made = bilens.Transformer(config)
+    made.tokenizer = bilens.load("tinystories-1l").tokenizer
+    return made.eval()
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch):
+    """The section without the others, which take longer."""
+    monkeypatch.setattr("bilens.report.writing.VIEWS", (view.VIEW,))
+
+
+def section(page):
+    text = page.path.read_text(encoding="utf-8")
+    (found,) = [part for part in text.split("<section>") if TITLE in part] or [""]
+    return found
+
+
+def test_the_figures_are_the_librarys(model, tmp_path):
+    ids = torch.randint(100, 1000, (20, 12), generator=torch.Generator().manual_seed(0))
+    page = write_page(model, [[1, 2]], tmp_path, text=HeldOut("some <b>text", ids))
+    shown = section(page)
+    assert page.broken == ()
+    assert "240 held-out tokens of some &lt;b&gt;text" in shown
+    spectra, rungs = map(json.loads, re.findall(r'application/json">(.*?)</script>', shown))
+    for n in range(2):
+        batches = list(activations(model, ids.split(view.BATCH), f"mlp{n}.input"))
+        mlp, measure = model.model.layers[n].mlp, bilens.Gaussian.from_batches(batches)
+        truth = {fit: bilens.approximate(mlp, measure, fit, batches) for fit in view.RUNGS}
+        powers = truth["closed"].degrees.powers[1:]
+        assert [bar["y"][n] for bar in spectra["data"]] == pytest.approx(
+            (100 * powers / powers.sum()).tolist(), rel=1e-4
+        )
+        for line, found in zip(rungs["data"], truth.values(), strict=True):
+            share = found.unexplained
+            assert line["y"][n] == pytest.approx(100 * float(share.value), rel=1e-4)
+            assert line["error_y"]["array"][n] == pytest.approx(200 * float(share.error), rel=1e-3)
+        # the one token that carries most, with what stands before and after it
+        errors = truth["closed"].error(torch.cat(batches)).square().sum(-1)
+        row, at = divmod(int(errors.argmax()), 12)
+        names = model.output_names(ids[row])
+        before = "".join(names[max(0, at - view.BEFORE) : at])
+        marked = f"<bdi>{before}</bdi><mark><bdi>{names[at]}</bdi></mark>"
+        part = shown.split("<details")[2 + n]
+        assert marked in part
+        assert f"{100 * float(errors.max() / errors.sum()):.2g} %</td>" in part
+        # a kind's share is that of all its tokens, wherever they stand
+        first = errors.reshape(20, 12)[:, 0].sum() / errors.sum()
+        kinds = dict(re.findall(r"<mark><bdi>([^<]*)</bdi></mark> \d+ times: (\S+) %", part))
+        if FIRST in kinds:
+            assert float(kinds[FIRST]) == pytest.approx(100 * float(first), rel=0.06)
+    assert FIRST in shown  # of both layers: twenty in 240 tokens
+
+
+def test_too_few_tokens_fit_no_output(model, tmp_path):
+    ids = torch.arange(14).reshape(1, 14)  # 14 features: a hidden unit each, and the linear part
+    shown = section(write_page(model, [[1, 2]], tmp_path, text=HeldOut("few", ids)))
+    assert "With too few tokens for its features an output is not fitted." in shown
+    assert "output by least squares</th>" in shown
+    assert '<td class="n">–</td>' in shown
+
+
+def test_without_a_text_it_says_what_is_missing_and_exact_models_have_no_section(model, tmp_path):
+    assert NO_TEXT in section(write_page(model, [[1, 2]], tmp_path / "a"))
+    assert section(write_page(bilens.load("tinystories-1l"), ["A"], tmp_path / "b")) == ""
