@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from bilens.training import read_recipe, save_tokenizer, train_language, train_tokenizer
+from bilens.training import VARIANTS, read_recipe, save_tokenizer, train_language, train_tokenizer
 
 RECIPES = Path(__file__).parent / "boxed"
 BOX = Path(__file__).parent.parent / "src" / "bilens" / "models" / "box"
@@ -53,12 +53,13 @@ def put_in_the_box(run: Path, name: str) -> None:
 
 def card(name: str, about: dict, rows: list[dict]) -> str:
     how, valid = about["recipe"], about["figures"]["valid"]
+    config = json.loads((BOX / name / "config.json").read_text(encoding="utf-8"))
     train_losses = [row["loss"] for row in rows if "loss" in row]
     rate, decay = how["learning_rate"], how["weight_decay"]
     tokens = how["steps"] * how["batch_size"] * how["model"]["max_position_embeddings"]
     return f"""# {name}
 
-A bilinear transformer, `bilens.load("{name}")`: {json.dumps(how["model"])}.
+{kind(config["hidden_act"], config["gated"])}, `bilens.load("{name}")`: {json.dumps(how["model"])}.
 
 - Data: TinyStories (Eldan & Li, arXiv:2305.07759; CDLA-Sharing-1.0), 7,943 training and 600 \
 validation stories.
@@ -72,6 +73,12 @@ learning rate {rate},
 - Command: `python -m experiments.boxed_models --data FOLDER --only {name}`
 - Meant for looking inside, not for use: it writes simple children's stories, and errs often.
 """
+
+
+def kind(act: str, gated: bool) -> str:
+    """What a model is, by its MLPs."""
+    name = {mlp: name for name, mlp in VARIANTS.items()}[act, gated]
+    return "A bilinear transformer" if name == "bilinear" else f"A transformer with {name} MLPs"
 
 
 if __name__ == "__main__":

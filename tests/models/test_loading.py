@@ -59,7 +59,8 @@ def test_a_folder_that_is_not_there(refuses, tmp_path):
     refuses(
         FileError,
         lambda: bilens.load(tmp_path / "nope"),
-        "nope must be a model folder, or one in the box (tinystories-1l, tinystories-2l); got",
+        "nope must be a model folder, or one in the box (tinystories-1l, tinystories-2l, "
+        "tinystories-2l-swiglu); got",
     )
 
 
