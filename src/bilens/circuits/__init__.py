@@ -17,6 +17,7 @@ from bilens.circuits.knockout import Knockout, Removal, knockout
 from bilens.circuits.pairs import PairMatrix, Pairs, pairs
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.targets import At
+from bilens.circuits.units import PathUnits, units
 from bilens.circuits.virtual import virtual
 from bilens.wiring import Prompt, Source
 
@@ -31,6 +32,7 @@ __all__ = [
     "Knockout",
     "PairMatrix",
     "Pairs",
+    "PathUnits",
     "Prompt",
     "Recording",
     "Removal",
@@ -46,5 +48,6 @@ __all__ = [
     "pairs",
     "qk_circuit",
     "record",
+    "units",
     "virtual",
 ]

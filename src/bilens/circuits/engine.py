@@ -215,16 +215,20 @@ class Engine:
                 return product.up(self._product(product, t, inputs), t)
         raise AssertionError(node)
 
-    def units(
-        self, product: Multilinear, t: int, q: Float[Tensor, " d"]
-    ) -> tuple[Float[Tensor, " k"], Float[Tensor, "n k"]]:
-        """What each hidden feature of a product writes at t towards ``q``, and the sides that are
-        multiplied. The product reads its own position alone.
+    def by_unit(self, node: Write | Apply, q: Float[Tensor, " d"]) -> Float[Tensor, " k"]:
+        """What each hidden feature of a product writes in ``node`` towards ``q``: they add up to
+        q · its vector. The product reads its own position alone.
         """
+        product, t = self.recording.products[node.source], node.t
+        if isinstance(node, Apply):
+            return product.down(q, t) * self._product(product, t, node.inputs)
+        return product.down(q, t) * self.sides(product, t).prod(0)
+
+    def sides(self, product: Multilinear, t: int) -> Float[Tensor, "n k"]:
+        """The features that a product multiplies at t, a row for each leg, of all that it reads."""
         part = product.source.part
         read = self.recording.norm(part)(self.recording.streams[part][t])
-        sides = torch.stack([leg(read) for leg in product.form.legs])
-        return product.down(q, t) * sides.prod(0), sides
+        return torch.stack([leg(read) for leg in product.form.legs])
 
     def _product(self, product: Multilinear, t: int, inputs: Sequence[Node]) -> Tensor:
         """The hidden features of a product of ``inputs``; of two, both orders where they differ."""

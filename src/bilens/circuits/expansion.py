@@ -249,6 +249,7 @@ class Expansion(Result):
 
         "unit": the layers' writes to the target by hidden unit, whole whatever terms were kept,
         with the sign of each side, the gate's first: "mlp1.u17 (+-)". Other writes are one each.
+        ``circuits.units`` says which units carry one term.
         """
         if what not in get_args(By):
             raise ArgumentError("by", must=f"be one of {', '.join(get_args(By))}", got=repr(what))
@@ -462,9 +463,9 @@ class _Search:
             self.writes[root.source] = value
             product = self.recording.products.get(root.source)
             if product is not None and not product.looks:
-                self.units.append(
-                    Units(root.source, *self.engine.units(product, root.t, self.goal.q))
-                )
+                values = self.engine.by_unit(root, self.goal.q)
+                sides = self.engine.sides(product, root.t)
+                self.units.append(Units(root.source, values, sides))
 
     def push(self, value: float, tree: Node) -> None:
         if self.engine.expandable(tree):
