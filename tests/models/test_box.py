@@ -12,6 +12,7 @@ from bilens.models.loading import BOX, boxed
 KINDS = {
     "tinystories-1l": "A bilinear transformer",
     "tinystories-2l": "A bilinear transformer",
+    "tinystories-2l-gelu": "A transformer with GELU MLPs",
     "tinystories-2l-swiglu": "A transformer with SwiGLU MLPs",
 }
 
@@ -22,7 +23,7 @@ def test_there_is_a_box():
 
 def test_twins_are_of_one_size():
     twins = [bilens.load(name) for name in KINDS if name.startswith("tinystories-2l")]
-    assert len(twins) == 2
+    assert len(twins) == 3
     assert len({twin.num_parameters() for twin in twins}) == 1
     assert all(twin.tokenizer.get_vocab() == twins[0].tokenizer.get_vocab() for twin in twins)
 

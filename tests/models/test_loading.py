@@ -60,7 +60,7 @@ def test_a_folder_that_is_not_there(refuses, tmp_path):
         FileError,
         lambda: bilens.load(tmp_path / "nope"),
         "nope must be a model folder, or one in the box (tinystories-1l, tinystories-2l, "
-        "tinystories-2l-swiglu); got",
+        "tinystories-2l-gelu, tinystories-2l-swiglu); got",
     )
 
 

@@ -45,13 +45,13 @@ def load(path: str | Path) -> Any:
     """The model in folder ``path``, or of that name on the Hugging Face hub, in evaluation mode,
     with its ``.tokenizer``.
 
-    It may be one in the box ("tinystories-1l", "tinystories-2l" and its twin with SwiGLU,
-    "tinystories-2l-swiglu"), any bilens model, a Llama-family model (Llama, Mistral, Qwen2, Qwen3),
-    or one of tdooms' bilinear language models; config.json tells which. The weights stay as they
-    are in the files. Where they are of several types all get the one that holds each exactly, with
-    a warning; a model tied in name whose two matrices differ is not tied, with a warning, as in
-    transformers. Stop tokens and sampling come from generation_config.json. Memory: the files'
-    size; twice for fused weights. Errors: FileError
+    It may be one in the box ("tinystories-1l", "tinystories-2l" and its twins with other MLPs,
+    "tinystories-2l-gelu" and "tinystories-2l-swiglu"), any bilens model, a Llama-family model
+    (Llama, Mistral, Qwen2, Qwen3), or one of tdooms' bilinear language models; config.json tells
+    which. The weights stay as they are in the files. Where they are of several types all get the
+    one that holds each exactly, with a warning; a model tied in name whose two matrices differ is
+    not tied, with a warning, as in transformers. Stop tokens and sampling come from
+    generation_config.json. Memory: the files' size; twice for fused weights. Errors: FileError
     where the folder, config.json, the weights, the tokenizer or generation_config.json are missing,
     damaged, a pickle, or do not fit one another; ConfigError for a model type, key or value bilens
     does not know; NotFiniteError for NaN or infinite weights.
