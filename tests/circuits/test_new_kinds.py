@@ -110,7 +110,7 @@ class ExpertsPart(Part):
         weights = self.module.router(x).softmax(-1)
         made = []
         for n, (name, form) in enumerate(self.forms().items()):
-            gate = Gate(weights[:, n, None], f"router {name}")
+            gate = Gate(weights[:, n, None], (f"router {name}",))
             value = gate.values * self.module.experts[n](x)
             made.append(
                 Multilinear(Source(name, BILINEAR, self.layer), form, gate=gate, value=value)

@@ -79,6 +79,44 @@ def test_a_report_takes_a_text(run, there, tmp_path, monkeypatch):
     record.unlink()
 
 
+def test_experts_are_taken_one_by_one(run, there, tmp_path):
+    """On the tokens that are routed to each; without figures where there are none."""
+    torch.manual_seed(0)
+    old = bilens.load(there / "model")
+    said = {key: getattr(old.config, key) for key in ("vocab_size", "max_position_embeddings")}
+    model = bilens.Transformer(
+        bilens.TransformerConfig(
+            **said,
+            hidden_size=8,
+            intermediate_size=6,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            hidden_act="silu",
+            mlp_bias=True,
+            num_local_experts=3,
+            initializer_range=0.5,
+        )
+    )
+    with torch.no_grad():
+        model.model.layers[0].mlp.gate.bias[2] = -1e4
+    model.save_pretrained(tmp_path / "model")
+    save_tokenizer(old.tokenizer, tmp_path / "model")
+    words = (tmp_path / "model", "--data", there / "text.txt", "--tokens", 320, "--json")
+    code, out, err = run("approximate", *words)
+    assert code == 0, err
+    rows = json.loads(out)["rows"]
+    assert [row["layer"] for row in rows] == ["0.expert0", "0.expert1", "0.expert2"]
+    assert [row["tokens"] for row in rows] == [320, 320, 0]
+    assert rows[2]["unexplained"] is None
+    ids = load_text(str(there / "text.txt"), old.tokenizer, 16).valid[:20]["input_ids"]
+    x = torch.cat(list(activations(model, [ids], "mlp0.input")))
+    mlp, measure = model.model.layers[0].mlp, bilens.Gaussian.from_batches([x])
+    found = bilens.approximate(mlp.experts[1], measure, data=x)
+    assert rows[1]["unexplained"] == pytest.approx(float(found.unexplained.value), rel=1e-5)
+    code, out, err = run("approximate", *words, "--layer", "0.expert2", "--save", tmp_path / "near")
+    assert (code, len(err.splitlines())) == (2, 1), err
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

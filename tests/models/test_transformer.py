@@ -51,6 +51,8 @@ KINDS = [
     {"num_key_value_heads": 2, "qk_norm": True, "head_dim": 10},
     {"gated": False, "hidden_act": "gelu", "norm": "layer"},
     {"num_hidden_layers": 0},
+    {"num_local_experts": 4, "hidden_act": "silu"},
+    {"num_local_experts": 3, "norm_topk_prob": False, "norm": "layer", "gated": False},
 ]
 
 

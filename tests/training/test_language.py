@@ -219,27 +219,36 @@ def test_gradient_checkpointing_works_or_is_refused(refuses, tmp_path, text, sho
     assert all(torch.allclose(whole[name], value, atol=1e-6) for name, value in same.items())
 
 
-def test_label_smoothing_is_of_the_next_token(tmp_path, text, short, monkeypatch):
-    """The logged loss of a batch is torch's own, of the model before that step; held-out losses are
-    not smoothed.
+@pytest.mark.parametrize("experts", [0, 3])
+def test_label_smoothing_is_of_the_next_token(tmp_path, text, short, monkeypatch, experts):
+    """The logged loss of a batch is torch's own, of the model before that step, and what experts'
+    unequal shares add to it; held-out losses are not smoothed, and nothing is added.
     """
     seen, forward = [], bilens.Transformer.forward
 
     def heard(self, *given, **named):
         found = forward(self, *given, **named)
         if self.training:
-            seen.append((named["input_ids"], found.logits.detach().double()))
+            extra = 0.5 * unequal.pop().item() if experts else 0.0  # of its one layer
+            seen.append((named["input_ids"], found.logits.detach().double(), extra))
         return found
 
+    unequal, balance = [], bilens.nn.Experts.balance
+    monkeypatch.setattr(
+        bilens.nn.Experts,
+        "balance",
+        lambda self, x: unequal.append(balance(self, x)) or unequal[-1],
+    )
     monkeypatch.setattr(bilens.Transformer, "forward", heard)
-    how = replace(short, steps=2)
+    model = {**SMALL, "num_local_experts": experts, "router_aux_loss_coef": 0.5}
+    how = replace(short, steps=2, model=model)
     train_language(str(text), tmp_path, how, quiet=True, options={"label_smoothing_factor": 0.3})
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     truth = []
-    for ids, logits in seen:
+    for ids, logits, extra in seen:
         log = logits[:, :-1].log_softmax(-1)
         right = log.gather(-1, ids[:, 1:, None])[..., 0]
-        truth.append(float(-(0.7 * right + 0.3 * log.mean(-1)).mean()))
+        truth.append(extra - float((0.7 * right + 0.3 * log.mean(-1)).mean()))
     assert [row["loss"] for row in rows if "loss" in row] == pytest.approx(truth, rel=1e-5)
     held_out = [row["eval_loss"] for row in rows if "eval_loss" in row][-1]
     assert held_out == pytest.approx(

@@ -261,18 +261,23 @@ def attention_scores(
             "key", must=f"be no later than query = {query}", got=key, todo="Heads look back only."
         )
     queries, keys = _side(found, n, "q_proj", head, query), _side(found, n, "k_proj", head, key)
-    names = tuple(found.sources[i].name for i in found.reads[n])
+    asked, looked_at = (_sources(found, n, at) for at in (query, key))
     return AttentionScores(
         head=part.heads[head],
         query=query,
         key=key,
         tokens=(found.names[query], found.names[key]),
-        query_sources=names + (ONE,) * (len(queries) - len(names)),
-        key_sources=names + (ONE,) * (len(keys) - len(names)),
+        query_sources=asked + (ONE,) * (len(queries) - len(asked)),
+        key_sources=looked_at + (ONE,) * (len(keys) - len(looked_at)),
         values=(queries @ keys.mT) * part.module.d_head**-0.5,
         forward=_measured(found, n, head, query, key),
         given=_given(found, n, head, query, key),
     )
+
+
+def _sources(found: Recording, n: int, position: int) -> tuple[str, ...]:
+    """The names of what part ``n`` reads at ``position``."""
+    return tuple(found.sources[i].name for i in found.written(n, position)[1])
 
 
 def _side(
@@ -283,8 +288,7 @@ def _side(
     """
     part = _heads(found, n)
     module, weights = part.module, part.module.per_head(name)[head]
-    reads = found.reads[n]
-    parts = found.linear(n, found.writes[reads.start : reads.stop, position], position) @ weights
+    parts = found.linear(n, found.written(n, position)[0], position) @ weights
     if part.norm.shift is not None or getattr(module, name).bias is not None:
         constant = module.bias_per_head(name)[head]
         constant = constant if part.norm.shift is None else constant + part.norm.shift @ weights

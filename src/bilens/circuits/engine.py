@@ -136,9 +136,15 @@ class Engine:
         writes = record.writes[reads.start : reads.stop, :stop]
         values = (writes @ record.norm(part).transposed(down)) * weights
         names, write = [record.sources[row].name for row in reads], self._leaf
-        return values.flatten(), lambda n: Apply(
-            name, t, (write(names[n // stop], n % stop),), (n % stop,)
-        )
+
+        def node(n: int) -> Apply:
+            return Apply(name, t, (write(names[n // stop], n % stop),), (n % stop,))
+
+        there = record.present[reads.start : reads.stop, :stop].flatten()
+        if bool(there.all()):
+            return values.flatten(), node
+        at = there.nonzero()[:, 0].tolist()
+        return values.flatten()[there], lambda n: node(at[n])
 
     def _stream(self, reader: str, s: int, q: Tensor) -> Children:
         """All that a source reads at s, by what wrote it."""
@@ -318,8 +324,7 @@ class Engine:
 
     def _stream_parts(self, reader: str, s: int) -> Parts:
         record = self.recording
-        reads = record.reads[record.source(reader).part]
-        vectors = record.writes[reads.start : reads.stop, s]
+        vectors, reads = record.written(record.source(reader).part, s)
         return Parts(vectors, lambda n: self._leaf(record.sources[reads[n]].name, s))
 
     def _write_parts(self, product: Multilinear, t: int) -> Parts:

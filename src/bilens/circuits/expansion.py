@@ -41,6 +41,8 @@ from bilens.wiring import (
 
 Detail = Literal["writes", "pairs", "paths"]
 By = Literal["component", "position", "order", "layer", "unit"]
+# how what is given begins, beside patterns and norm scales, and what it is called
+FIXED = {"gates": "gates", "router": "weights of experts", "latents": "latents"}
 SHOWN = 20
 SAID = 3  # terms that a refusal names
 MISFITS = 32  # paths found too many to take apart, before the search is given up
@@ -184,8 +186,8 @@ class Expansion(Result):
             "patterns",
             "norm scales",
             *(
-                kind
-                for kind in ("gates", "latents")
+                told
+                for kind, told in FIXED.items()
                 if any(name.startswith(f"{kind} ") for name in self.given)
             ),
         )
@@ -379,7 +381,9 @@ def expand(
 
     Attention patterns, norm scales and the gates of layers that are no tensor are those of this
     pass: each term says which of them it holds fixed (``given``). A gated layer is then quadratic,
-    D [s ⊙ (G x) ⊙ (U x)] with s = act(a) / a at a = G x, and a plain one linear, D [s ⊙ (U x)].
+    D [s ⊙ (G x) ⊙ (U x)] with s = act(a) / a at a = G x, and a plain one linear, D [s ⊙ (U x)]. Of
+    a mixture of experts each is a source ("mlp0.expert3"), times the router's weight, where tokens
+    are routed to it; elsewhere it is on no path.
 
     Cost: a forward pass in parts, then O(h d + h n²) for each layer taken apart with n sources and
     O(n t d) for each head. Errors: ArgumentError for inputs, target, position, numbers or
@@ -571,4 +575,5 @@ def _fixed(
         for mix, s in zip(product.mixes, stands, strict=False)
         if mix is not None and mix.given
     ]
-    return fixed if product.gate is None else [*fixed, f"{product.gate.given}@{t}"]
+    gates = () if product.gate is None else product.gate.given
+    return [*fixed, *(f"{gate}@{t}" for gate in gates)]

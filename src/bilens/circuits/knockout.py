@@ -1,7 +1,7 @@
 """Taking components out of the model itself, to test what an expansion claims."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -171,8 +171,9 @@ def knockout(
 ) -> Knockout:
     """Run ``model`` with components really taken out, and see what becomes of ``target``.
 
-    ``writes``: heads ("L0H3"), whole attention layers ("attn0") or layers ("mlp1"); ``at``: the
-    positions where, by default all. ``with_``: "zero" writes nothing there; "mean" writes the
+    ``writes``: heads ("L0H3"), whole attention layers ("attn0"), layers ("mlp1") or experts
+    ("mlp1.expert3"; the router's weights of the others stay as they are); ``at``: the positions
+    where, by default all. ``with_``: "zero" writes nothing there; "mean" writes the
     component's mean over the positions of this input; by default both are tried, side by side (an
     input of one position, whose mean is itself, only with zero).
 
@@ -329,13 +330,28 @@ def _sources(recording: Recording, names: Sequence[str]) -> list[Source]:
     return list(dict.fromkeys(found))
 
 
-def _removed(
-    outlet: Outlet, way: Replacement, where: Sequence[int]
-) -> AbstractContextManager[Hook]:
+@contextmanager
+def _removed(outlet: Outlet, way: Replacement, where: Sequence[int]) -> Iterator[Hook]:
     """While it lasts zero or the mean passes at the positions ``where``."""
-    return hooked(
-        outlet.module, outlet.side, partial(_without, columns=outlet.columns, way=way, where=where)
-    )
+    take = partial(_without, columns=outlet.columns, way=way, where=where)
+    with ExitStack() as hooks:
+        if outlet.share is not None:
+            read: list[Tensor] = []
+            hooks.enter_context(hooked(outlet.module, "input", read.append))
+            take = partial(_less, share=outlet.share, read=read, way=way, where=where)
+        yield hooks.enter_context(hooked(outlet.module, outlet.side, take))
+
+
+def _less(
+    y: Tensor,
+    share: Callable[[Tensor], Tensor],
+    read: list[Tensor],
+    way: Replacement,
+    where: Sequence[int],
+) -> Tensor:
+    """``y`` with zero or the mean in place of what ``share`` gives of it."""
+    own = share(read.pop())
+    return y - own + _replaced(own, way, where)
 
 
 def _without(z: Tensor, columns: slice, way: Replacement, where: Sequence[int]) -> Tensor:

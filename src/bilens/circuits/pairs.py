@@ -123,5 +123,5 @@ def pairs(model: Expandable, inputs: Any, target: Target = None, position: int =
             values, nodes = engine.pair_matrix(name, goal.position, goal.q)
             found.append(PairMatrix(name, tuple(map(text, nodes)), values))
             if product.gate is not None:
-                given.append(f"{product.gate.given}@{goal.position}")
+                given += [f"{held}@{goal.position}" for held in product.gate.given]
     return Pairs(goal.name, goal.position, tuple(found), recording.opaque, tuple(given))

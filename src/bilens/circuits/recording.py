@@ -1,12 +1,12 @@
 """One forward pass taken apart: what every source wrote, and what was held fixed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from bilens.base.errors import ArgumentError
@@ -21,6 +21,7 @@ from bilens.wiring import (
     BIAS,
     EMBEDDING,
     POSITION,
+    Constant,
     Expandable,
     Multilinear,
     Part,
@@ -70,6 +71,7 @@ class Recording:
     scales: tuple[Float[Tensor, "t 1"], ...]
     streams: tuple[Float[Tensor, "t d"], ...]
     replaced: dict[int, Replaced]  # of the parts that read through a dictionary
+    present: Bool[Tensor, "n t"]  # where each source writes; experts not where nothing is routed
 
     @property
     def length(self) -> int:
@@ -136,15 +138,25 @@ class Recording:
         mixes = [p.mix(0) for p in self.products.values() if p.source.part == part]
         return torch.stack([mix.values for mix in mixes if mix is not None])
 
+    def written(self, part: int, position: int) -> tuple[Float[Tensor, "n d"], Sequence[int]]:
+        """What of the stream at ``position`` the part of that number reads, and the sources that
+        wrote it: those that write there at all.
+        """
+        reads = self.reads[part]
+        vectors = self.writes[reads.start : reads.stop, position]
+        there = self.present[reads.start : reads.stop, position]
+        if bool(there.all()):
+            return vectors, reads
+        rows = there.nonzero()[:, 0]
+        return vectors[rows], (rows + reads.start).tolist()
+
     def inputs_of(self, reader: Source, position: int) -> tuple[Float[Tensor, "n d"], list[Node]]:
         """All that ``reader`` reads at ``position`` but the constant, after the norm, by name."""
         if reader.part in self.replaced:
             return self.replaced[reader.part].at(reader.name, position)
-        reads = self.reads[reader.part]
-        vectors = self.linear(
-            reader.part, self.writes[reads.start : reads.stop, position], position
-        )
-        return vectors, [Whole(self.sources[n].name, position) for n in reads]
+        vectors, reads = self.written(reader.part, position)
+        nodes: list[Node] = [Whole(self.sources[n].name, position) for n in reads]
+        return self.linear(reader.part, vectors, position), nodes
 
     def constants(self, product: Multilinear) -> tuple[Float[Tensor, " k"] | None, ...]:
         """What each leg reads whatever the sources wrote: its bias, and the norm's shift.
@@ -203,6 +215,7 @@ def record(
         scales=tuple(found.scales),
         streams=tuple(found.streams),
         replaced=found.replaced,
+        present=found.present,
     )
 
 
@@ -223,6 +236,7 @@ class _Found:
         self.reads: list[range] = []
         self.scales: list[Tensor] = []
         self.replaced: dict[int, Replaced] = {}
+        self.rows: dict[int, Tensor] = {}  # of the sources that write at some positions alone
 
     def part(self, n: int, part: Part, dictionary: Sparse | None) -> None:
         """What one part reads and writes."""
@@ -243,6 +257,8 @@ class _Found:
             raise ArgumentError(
                 "a source's name", must="be its own and none of a path's words", got=source.name
             )
+        if not isinstance(write, Constant) and write.rows is not None:
+            self.rows[len(self.sources)] = write.rows
         self.sources.append(source)
         self.writes.append(value)
         if isinstance(write, Multilinear):
@@ -265,6 +281,16 @@ class _Found:
             return range(len(self.sources))
         first = next(i for i, source in enumerate(self.sources) if source.part == n - 1)
         return range(first, len(self.sources))
+
+    @property
+    def present(self) -> Bool[Tensor, "n t"]:
+        """Where each source writes."""
+        length, device = len(self.streams[0]), self.streams[0].device
+        there = torch.ones(len(self.sources), length, dtype=torch.bool, device=device)
+        for n, rows in self.rows.items():
+            there[n] = False
+            there[n, rows] = True
+        return there
 
     def stacked(self) -> Float[Tensor, "n t d"]:
         stacked = torch.stack(self.writes).detach()

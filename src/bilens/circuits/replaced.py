@@ -93,7 +93,8 @@ class Nearest(Part):
 
 
 def with_nearest(wiring: Wiring, replacements: Mapping[str, Approximation] | None) -> Wiring:
-    """The wiring whose layers named in ``replacements`` ("mlp0") are their nearest tensors.
+    """The wiring whose layers named in ``replacements`` ("mlp0", "mlp1.expert3") are their nearest
+    tensors.
 
     Errors: ArgumentError for a name that is no layer's, for what is no approximation, and for one
     of another layer.
@@ -102,15 +103,16 @@ def with_nearest(wiring: Wiring, replacements: Mapping[str, Approximation] | Non
         must = "map layers to what approximate() gave, or be None"
         raise ArgumentError("replacements", must=must, got=type(replacements).__name__)
     given = dict(replacements or {})
-    parts = list(wiring.parts)
-    for n, part in enumerate(parts):
-        if part.name in given:
-            parts[n] = _nearest(part, given.pop(part.name))
+
+    def changed(part: Part) -> Part:
+        return _nearest(part, given.pop(part.name)) if part.name in given else part
+
+    parts = tuple(part.over(changed) for part in wiring.parts)
     if given:
-        layers = ", ".join(part.name for part in parts if part.hidden() is not None)
+        layers = ", ".join(wiring.layers)
         who, got = "replacements", ", ".join(map(repr, given))
         raise ArgumentError(who, must=f"name layers ({layers or 'there are none'})", got=got)
-    return replace(wiring, parts=tuple(parts))
+    return replace(wiring, parts=parts)
 
 
 def _nearest(part: Part, found: object) -> Nearest:

@@ -153,7 +153,9 @@ def _inside(record: Recording, target: At, position: int, measured: bool) -> Goa
     name = f"{target.name} at {place}"
     if side == "output":
         roots: tuple[Node, ...] = tuple(
-            Write(source.name, position) for source in record.sources if source.part == n
+            Write(source.name, position)
+            for source, there in zip(record.sources, record.present[:, position], strict=True)
+            if source.part == n and there
         )
         return Goal(name, u, roots, 0.0, forward, -1, position, as_run)
     constant, roots = _constant(record, n, u), _roots(record, n, position)
@@ -161,7 +163,7 @@ def _inside(record: Recording, target: At, position: int, measured: bool) -> Goa
 
 
 def _roots(record: Recording, part: int, position: int) -> tuple[Node, ...]:
-    return tuple(Write(record.sources[n].name, position) for n in record.reads[part])
+    return tuple(Write(record.sources[n].name, position) for n in record.written(part, position)[1])
 
 
 def _constant(record: Recording, part: int, u: Tensor) -> float:

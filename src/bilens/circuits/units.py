@@ -215,7 +215,7 @@ class _Checked:
         record = self.recording
         match child:
             case Write(source, t) | Apply(source, t):
-                names = [record.sources[n].name for n in record.reads[part]]
+                names = [record.sources[n].name for n in record.written(part, s)[1]]
                 there = source in names and t == s and part not in record.replaced
             case Latent(by, t, _) if part in record.replaced:
                 there = by == reader and child in record.replaced[part].at(reader, t)[1]

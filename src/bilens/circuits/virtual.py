@@ -160,12 +160,11 @@ class _Circuits:
         return n, form.double().behind(self.wiring.parts[n].norm.transposed)
 
     def require_known(self, source: str) -> None:
-        for part in self.wiring.parts:
-            if part.name == source and not part.forms():
-                todo = f"Start from x after it, or expand() an input, given {source}'s gates there."
-                got = f"{source}, which weights alone do not make a tensor"
-                must = "go through bilinear layers"
-                raise NotExactError(who(self.expr), must=must, got=got, todo=todo)
+        if source in {*(part.name for part in self.wiring.parts), *self.wiring.layers}:
+            todo = f"Start from x after it, or expand() an input, given {source}'s gates there."
+            got = f"{source}, which weights alone do not make a tensor"
+            must = "go through bilinear layers"
+            raise NotExactError(who(self.expr), must=must, got=got, todo=todo)
         known = ", ".join([*self.leaves, STREAM, *self.sources])
         raise self.refuse(f"be made of what the model has ({known})", source)
 

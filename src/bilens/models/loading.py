@@ -26,6 +26,7 @@ from bilens.models.transformer import Transformer, TransformerConfig
 
 BOX = Path(__file__).parent / "box"
 CONFIG, GENERATION = "config.json", "generation_config.json"
+EXPERTS = "num_local_experts"
 FETCHED = (
     "*.json",
     "*.safetensors",
@@ -139,6 +140,14 @@ def _require_sizes(family: Family, raw: dict[str, Any], checkpoint: Checkpoint, 
         if is_whole(value) and value > limit:
             must = f"be at most {limit}, as the weights beside it"
             raise ConfigError(f"{file}: {key}", must=must, got=value)
+    layers: Any = raw.get(family.depth)
+    experts: Any = raw.get(EXPERTS)
+    weights = len(checkpoint.shapes)
+    if is_whole(layers) and is_whole(experts) and layers * experts > weights:
+        must = (
+            f"be at most {weights // layers} in each of {layers} layers, as the weights beside it"
+        )
+        raise ConfigError(f"{file}: {EXPERTS}", must=must, got=experts)
 
 
 def _read(family: Family, config: Any, checkpoint: Checkpoint, file: Path) -> Any:

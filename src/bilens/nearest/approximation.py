@@ -153,7 +153,7 @@ def approximate(
 
 def _asked(layer: object, measure: object, fit: object) -> tuple[Hidden, Gaussian]:
     if not isinstance(layer, nn.Module) or not hasattr(layer, "hidden"):
-        todo = "Pass model.model.layers[0].mlp, say."
+        todo = "Pass model.model.layers[0].mlp, say; of experts one, mlp.experts[0]."
         got = type(layer).__name__
         raise ArgumentError("approximate", must="be given an MLP", got=got, todo=todo)
     if not isinstance(measure, Gaussian):

@@ -3,6 +3,7 @@
 from bilens.nn.activations import ACTIVATIONS, Activation
 from bilens.nn.attention import Attention, Mask, Rotary, causal_mask, frequencies, rotate
 from bilens.nn.bilinear import Bilinear
+from bilens.nn.experts import Experts, Share
 from bilens.nn.mlp import MLP, BilinearMLP, GatedMLP
 from bilens.nn.norm import NORMS, LayerNorm, NoNorm, Norm, RMSNorm, make_norm
 from bilens.nn.units import Hidden, Leg, Routed
@@ -15,6 +16,7 @@ __all__ = [
     "Attention",
     "Bilinear",
     "BilinearMLP",
+    "Experts",
     "GatedMLP",
     "Hidden",
     "LayerNorm",
@@ -25,6 +27,7 @@ __all__ = [
     "RMSNorm",
     "Rotary",
     "Routed",
+    "Share",
     "causal_mask",
     "frequencies",
     "make_norm",

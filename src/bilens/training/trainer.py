@@ -48,10 +48,10 @@ class PenalisedTrainer(Trainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         found: Any = super().compute_loss(model, inputs, True, num_items_in_batch)
         loss, outputs = found
-        if self.args.label_smoothing_factor:
-            loss = smoothed_loss(
-                outputs["logits"], inputs["labels"], self.args.label_smoothing_factor
-            )
+        if smoothing := self.args.label_smoothing_factor:
+            given = outputs["logits"], inputs["labels"]
+            # what else the model's own loss holds stays in it: how unequal experts' shares are
+            loss = loss - smoothed_loss(*given, 0.0) + smoothed_loss(*given, smoothing)
         if self.penalty is not None:
             extra = self.penalty(self.accelerator.unwrap_model(model), self.state.global_step)
             loss = loss if extra is None else loss + extra

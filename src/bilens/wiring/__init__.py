@@ -25,7 +25,7 @@ from bilens.wiring.kinds import (
     quadratic,
 )
 from bilens.wiring.model import Expandable, Prompt, Sparse, Wiring, Worded, require_expandable
-from bilens.wiring.parts import Heads, Layer, Outlet, Part
+from bilens.wiring.parts import Heads, Layer, Mixture, Outlet, Part
 from bilens.wiring.places import Place, find_place, module_name, short_name
 from bilens.wiring.precision import eager, explained, explains, is_half
 
@@ -48,6 +48,7 @@ __all__ = [
     "Layer",
     "Leg",
     "Mix",
+    "Mixture",
     "Multilinear",
     "Opaque",
     "Outlet",

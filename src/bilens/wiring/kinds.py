@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.algebra import CP
@@ -99,12 +99,16 @@ class Mix:
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """A factor of each hidden feature, or of all of them, that the pass fixed; ``given``
-    names it.
+    """A factor of each hidden feature, or of all of them, that the pass fixed, at each position
+    where its source writes. ``given`` names it, and each where it is a product of several.
     """
 
-    values: Float[Tensor, "t k"] | Float[Tensor, "t 1"]
-    given: str
+    values: Float[Tensor, "n k"] | Float[Tensor, "n 1"]
+    given: tuple[str, ...]
+
+    def times(self, other: "Gate") -> "Gate":
+        """Both together."""
+        return Gate(self.values * other.values, (*self.given, *other.given))
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +117,8 @@ class Multilinear:
 
     ``mixes`` has an entry for each leg, None where it reads its own position, or is empty.
     ``value`` is what it wrote in the pass, where that can be had apart from the part's other
-    writes; one write alone is what the part writes.
+    writes; one write alone is what the part writes. ``rows``: the positions at which it writes, in
+    order, where that is not all of them; its gate is then of these.
     """
 
     source: Source
@@ -121,6 +126,7 @@ class Multilinear:
     mixes: tuple[Mix | None, ...] = ()
     gate: Gate | None = None
     value: Float[Tensor, "t d"] | None = None
+    rows: Int[Tensor, " n"] | None = None
 
     @property
     def degree(self) -> int:
@@ -151,26 +157,40 @@ class Multilinear:
 
     def down(self, q: Float[Tensor, " d"], t: int) -> Float[Tensor, " k"]:
         """From a functional on what is written at t to one on the hidden features."""
-        hidden = q @ self.form.out
-        return hidden if self.gate is None else hidden * self.gate.values[t]
+        return self._gated(q @ self.form.out, t)
 
     def up(self, hidden: Float[Tensor, "*b k"], t: int) -> Float[Tensor, "*b d"]:
         """What hidden features write at t."""
-        gated = hidden if self.gate is None else hidden * self.gate.values[t]
-        return gated @ self.form.out.mT
+        return self._gated(hidden, t) @ self.form.out.mT
 
     def says(self, x: Float[Tensor, "t d"]) -> tuple[Float[Tensor, "t d"], float]:
         """What the weights say is written where ``x`` is read, and the size of what is added up."""
-        hidden, sizes = torch.ones_like(x[:, :1]), torch.ones_like(x[:, :1])
+        rows = slice(None) if self.rows is None else self.rows
+        hidden, sizes = torch.ones_like(x[rows, :1]), torch.ones_like(x[rows, :1])
         for n, leg in enumerate(self.form.legs):
-            features = leg(x)
             mix = self.mix(n)
-            hidden = hidden * (features if mix is None else mix.values @ features)
-            sizes = sizes * (features.abs() if mix is None else mix.values.abs() @ features.abs())
+            features = leg(x[rows] if mix is None else x)
+            weights = None if mix is None else mix.values[rows]
+            hidden = hidden * (features if weights is None else weights @ features)
+            sizes = sizes * (features if weights is None else weights.abs() @ features.abs()).abs()
         if self.gate is not None:
             hidden, sizes = hidden * self.gate.values, sizes * self.gate.values.abs()
         size = (sizes @ self.form.out.abs().mT).max() if sizes.numel() else 0.0
-        return hidden @ self.form.out.mT, float(size)
+        written = x.new_zeros(len(x), len(self.form.out))
+        written[rows] = hidden @ self.form.out.mT
+        return written, float(size)
+
+    def _gated(self, hidden: Float[Tensor, "*b k"], t: int) -> Float[Tensor, "*b k"]:
+        """Hidden features by the gate at t; nothing where nothing is written."""
+        row = self._row_of.get(t, t if self.rows is None else None)
+        if row is None:
+            return torch.zeros_like(hidden)
+        return hidden if self.gate is None else hidden * self.gate.values[row]
+
+    @cached_property
+    def _row_of(self) -> dict[int, int]:
+        """Where the gate has a position, of those in ``rows``."""
+        return {} if self.rows is None else {t: n for n, t in enumerate(self.rows.tolist())}
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,10 +203,13 @@ class Constant:
 
 @dataclass(frozen=True, eq=False)
 class Opaque:
-    """What ``source`` writes, not taken apart. An end. ``value`` as in ``Multilinear``."""
+    """What ``source`` writes, not taken apart. An end. ``value`` and ``rows`` as in
+    ``Multilinear``.
+    """
 
     source: Source
     value: Float[Tensor, "t d"] | None = None
+    rows: Int[Tensor, " n"] | None = None
 
 
 Write = Multilinear | Constant | Opaque

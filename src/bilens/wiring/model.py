@@ -7,6 +7,7 @@ the part before it wrote, alone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -43,6 +44,12 @@ class Wiring:
     readout: Float[Tensor, "out d"]
     readout_bias: Float[Tensor, " out"] | None = None
     accumulates: bool = True  # a residual stream
+
+    @property
+    def layers(self) -> dict[str, Part]:
+        """Whatever has hidden units, by name: MLPs, and experts one by one ("mlp1.expert3")."""
+        single = chain.from_iterable(part.experts or (part,) for part in self.parts)
+        return {part.name: part for part in single if part.hidden() is not None}
 
 
 @runtime_checkable

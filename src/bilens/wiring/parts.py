@@ -1,7 +1,9 @@
 """The parts of a model, each as a list of writes: what circuits ask, and all that they ask."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -9,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bilens.base.errors import NotExactError
-from bilens.nn import Attention, Hidden, Leg, Norm, Rotary
+from bilens.nn import Attention, Experts, Hidden, Leg, Norm, Rotary, Share
 from bilens.wiring.kinds import (
     BIAS,
     BILINEAR,
@@ -28,11 +30,14 @@ from bilens.wiring.kinds import (
 
 
 class Outlet(NamedTuple):
-    """Where in the modules all that one source writes passes by, and nothing else does."""
+    """Where in the modules what one source writes passes by: alone in its columns, or added to
+    what others write, and then ``share`` gives what it is of what the module reads.
+    """
 
     module: nn.Module
     side: str  # "input" or "output" of the module
     columns: slice  # of what passes there
+    share: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +72,15 @@ class Part(ABC):
     def outlet(self, source: str) -> Outlet:
         """Where what ``source`` writes can be taken out."""
         return Outlet(self.module, "output", slice(None))
+
+    @property
+    def experts(self) -> "tuple[Part, ...]":
+        """The parts of which it is the sum, each weighed by a router."""
+        return ()
+
+    def over(self, change: "Callable[[Part], Part]") -> "Part":
+        """What ``change`` makes of it; of its experts, where it has some."""
+        return change(self)
 
     @property
     def attention(self) -> "Heads | None":
@@ -153,7 +167,7 @@ class Layer(Part):
         if hidden is None:
             return [Opaque(Source(self.name, OPAQUE, self.layer))]
         out, legs, gates = hidden.routed(x)
-        gate = Gate(gates, f"gates {self.name}")
+        gate = Gate(gates, (f"gates {self.name}",))
         form = Form(legs, out).detach()
         return [Multilinear(Source(self.name, GATED, self.layer), form, gate=gate)]
 
@@ -161,3 +175,57 @@ class Layer(Part):
         """Those that its module says it has."""
         asked = getattr(self.module, "hidden", None)
         return None if asked is None else asked()
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture(Part):
+    """A mixture of experts: each writes what it writes alone, times the router's weight, where
+    tokens are routed to it.
+    """
+
+    module: Experts
+    each: tuple[Part, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, layer: int, norm: Norm, module: Experts) -> "Mixture":
+        """Of layers "mlp0.expert0", "mlp0.expert1", …"""
+        experts = (
+            Layer(f"{name}.expert{n}", layer, norm, expert) for n, expert in enumerate(module.mlps)
+        )
+        return cls(name, layer, norm, module, tuple(experts))
+
+    @property
+    def experts(self) -> tuple[Part, ...]:
+        return self.each
+
+    def over(self, change: Callable[[Part], Part]) -> Part:
+        return replace(self, each=tuple(map(change, self.each)))
+
+    def forms(self) -> dict[str, Form]:
+        """None: the router's weights are those of a pass."""
+        return {}
+
+    def writes(self, x: Float[Tensor, "t d"]) -> list[Write]:
+        made: list[Write] = []
+        for expert, share in zip(self.experts, self.module.shares(x), strict=True):
+            read = x[share.rows]
+            for write in expert.writes(read):
+                value = expert.run(read) if write.value is None else write.value
+                weights = share.weights[:, None].to(value)
+                gate = Gate(weights, (f"router {expert.name}",))
+                whole = torch.zeros_like(x).index_copy_(0, share.rows, weights * value)
+                made.append(_routed(write, gate, whole, share))
+        return made
+
+    def outlet(self, source: str) -> Outlet:
+        n = [expert.name for expert in self.experts].index(source)
+        share = partial(self.module.written, n)
+        return Outlet(self.module, "output", slice(None), share)
+
+
+def _routed(write: Write, gate: Gate, value: Tensor, share: Share) -> Write:
+    """An expert's write, by the router's weight."""
+    if isinstance(write, Multilinear):
+        gates = gate if write.gate is None else write.gate.times(gate)
+        return replace(write, gate=gates, value=value, rows=share.rows)
+    return Opaque(write.source, value, share.rows)

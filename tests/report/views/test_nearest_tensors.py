@@ -2,6 +2,7 @@
 their text.
 """
 
+import copy
 import json
 import re
 
@@ -12,7 +13,7 @@ import bilens
 from bilens.models import activations
 from bilens.report import write_page
 from bilens.report.views import nearest_tensors as view
-from bilens.report.views.nearest_tensors import FIRST, NO_TEXT, TITLE
+from bilens.report.views.nearest_tensors import FIRST, NO_TEXT, OF_EXPERTS, TITLE
 from bilens.training import HeldOut
 
 
@@ -92,3 +93,13 @@ def test_too_few_tokens_fit_no_output(model, tmp_path):
 def test_without_a_text_it_says_what_is_missing_and_exact_models_have_no_section(model, tmp_path):
     assert NO_TEXT in section(write_page(model, [[1, 2]], tmp_path / "a"))
     assert section(write_page(bilens.load("tinystories-1l"), ["A"], tmp_path / "b")) == ""
+
+
+def test_of_a_mixture_it_says_where_its_experts_are_told_of(model, tmp_path):
+    config = copy.deepcopy(model.config)
+    config.num_local_experts = 3
+    mixture = bilens.Transformer(config).eval()
+    mixture.tokenizer = model.tokenizer
+    text = HeldOut("a text", torch.randint(100, 1000, (2, 12)))
+    page = write_page(mixture, [[1, 2]], tmp_path, text=text)
+    assert (page.broken, OF_EXPERTS in section(page)) == ((), True)

@@ -1,7 +1,8 @@
 """``bilens approximate``: how near to bilinear the MLPs of a language model are."""
 
+import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,14 +20,21 @@ from bilens.cli.options import (
 from bilens.cli.output import Table, show
 from bilens.cli.subjects import language_model
 
+if TYPE_CHECKING:
+    from bilens.wiring import Part
+
 FITS = ("closed", "units", "output")
 BATCH = 8  # texts at a time
+DEGREES = tuple(f"degree {n}" for n in range(5))
+FIGURES = ("unexplained", "standard error", "worst 1 %", *DEGREES, "beyond")
 
 
 def command(
     model: ModelFolder,
     data: TextName,
-    layer: Annotated[str, typer.Option(help='Which layer, or "all".')] = "all",
+    layer: Annotated[
+        str, typer.Option(help='Which layer ("0"; of experts "0.expert3"), or "all".')
+    ] = "all",
     fit: Annotated[
         str,
         typer.Option(
@@ -50,39 +58,53 @@ def command(
         todo = "Use --layer."
         raise ArgumentError("--save", must="be given for one layer", got=len(chosen), todo=todo)
     ids = bilens.training.held_out_ids(loaded, data, tokens).ids
-    read = bilens.models.mlp_inputs(loaded, ids.split(BATCH), chosen)
-    rows = [_row(loaded, n, x, fit, save) for n, x in read]
+    layers = list(dict.fromkeys(part.layer for part in chosen.values()))
+    rows = []
+    for n, x in bilens.models.mlp_inputs(loaded, ids.split(BATCH), layers):
+        read = _read(loaded, n, x)
+        asked = [name for name in read if name in chosen]
+        rows += [_row(name, chosen[name].module, read[name], fit, save) for name in asked]
     columns = tuple(rows[0]) if rows else ()
     title = f"nearest tensors by fit {fit}, on {len(ids):,} texts of {data}"
     show([Table(title, columns, rows)], json)
 
 
-def _chosen(model: "bilens.Transformer", layer: str) -> list[int]:
-    """The numbers of the layers that are asked for and have an MLP."""
-    there = [n for n, block in enumerate(model.model.layers) if block.mlp is not None]
+def _chosen(model: "bilens.Transformer", layer: str) -> "dict[str, Part]":
+    """The MLPs that are asked for, by their number: "0", or "1.expert3"."""
+    there = {name.removeprefix("mlp"): part for name, part in model.wiring().layers.items()}
     if layer == "all":
         return there
-    if not layer.isdecimal() or int(layer) not in there:
-        must = f'be "all" or one of {", ".join(map(str, there))}'
+    chosen = {n: part for n, part in there.items() if n == layer or n.startswith(f"{layer}.")}
+    if not chosen:
+        must = f'be "all" or one of {", ".join(there)}'
         raise ArgumentError("--layer", must=must, got=repr(layer))
-    return [int(layer)]
+    return chosen
 
 
-def _row(
-    model: "bilens.Transformer", n: int, x: "list[Any]", fit: str, save: Path | None
-) -> dict[str, Any]:
-    """One layer's figures, of what its MLP reads."""
-    measure = bilens.Gaussian.from_batches(x)
-    found = bilens.approximate(model.model.layers[n].mlp, measure, fit, x)  # type: ignore[arg-type]
+def _read(model: "bilens.Transformer", n: int, x: "list[Any]") -> "dict[str, list[Any]]":
+    """What the MLP of a layer reads, or each of its experts, by number."""
+    mlp = model.model.layers[n].mlp
+    if not isinstance(mlp, bilens.nn.Experts):
+        return {str(n): x}
+    by_expert = zip(*map(mlp.reads, x), strict=True)
+    return {f"{n}.expert{e}": list(filter(len, rows)) for e, rows in enumerate(by_expert)}
+
+
+def _row(name: str, layer: Any, x: "list[Any]", fit: str, save: Path | None) -> dict[str, Any]:
+    """One layer's figures; none of an expert whose tokens are too few, or all alike."""
+    expert = "expert" in name
+    begun = {"layer": name, "tokens": sum(map(len, x))} if expert else {"layer": int(name)}
+    try:
+        measure = bilens.Gaussian.from_batches(x)
+        found = bilens.approximate(layer, measure, fit, x)  # type: ignore[arg-type]
+    except ArgumentError:
+        if not expert or save is not None:
+            raise
+        return begun | dict.fromkeys(FIGURES, math.nan)
     if save is not None:
         found.save(save)
     assert found.unexplained is not None
-    degrees = found.degrees.rows()
-    return {
-        "layer": n,
-        "unexplained": float(found.unexplained.value),
-        "standard error": float(found.unexplained.error),
-        "worst 1 %": found.tail(),
-        **{f"degree {row['degree']}": row["share"] for row in degrees[:-1]},
-        "beyond": degrees[-1]["share"],
-    }
+    value, error = float(found.unexplained.value), float(found.unexplained.error)
+    shares = (row["share"] for row in found.degrees.rows())
+    figures = zip(FIGURES, (value, error, found.tail(), *shares), strict=True)
+    return begun | dict(figures)

@@ -117,11 +117,8 @@ def _layers(model: Any, layer: str | None) -> "dict[str, bilens.CP]":
 def _every_layer(model: Any) -> "dict[str, bilens.CP]":
     if isinstance(model, bilens.Classifier):
         return {f"layer{n}": model.tensor(n) for n in range(model.config.num_hidden_layers)}
-    return {
-        f"layer{n}": block.mlp.tensor()
-        for n, block in enumerate(model.blocks)
-        if block.mlp is not None
-    }
+    layers = model.wiring().layers.items()
+    return {f"layer{name.removeprefix('mlp')}": part.module.tensor() for name, part in layers}
 
 
 def _one_of(layers: "Mapping[str, bilens.CP]", layer: str | None) -> "bilens.CP":

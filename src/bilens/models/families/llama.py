@@ -40,7 +40,9 @@ OWN: dict[str, Allowed] = {
     "use_sliding_window": Only((False, None)),
 }
 # What every model of the family is, in the fields of bilens's configuration.
-ALIKE = {"norm": "rms", "positions": "rope", "gated": True, "head_bias": False}
+ALIKE = {
+    "norm": "rms", "positions": "rope", "gated": True, "num_local_experts": 0, "head_bias": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from bilens.models.transformer.config import TransformerConfig
 from bilens.nn import (
     MLP,
     Attention,
+    Experts,
     GatedMLP,
     LayerNorm,
     NoNorm,
@@ -28,7 +29,7 @@ class Block(GradientCheckpointingLayer):
     """x + attention(N(x)), then x + mlp(N(x)); either part may be absent."""
 
     self_attn: Attention | None
-    mlp: GatedMLP | MLP | None
+    mlp: GatedMLP | MLP | Experts | None
     input_layernorm: RMSNorm | LayerNorm | NoNorm
     post_attention_layernorm: RMSNorm | LayerNorm | NoNorm
 
@@ -45,19 +46,22 @@ class Block(GradientCheckpointingLayer):
             )  # fmt: skip
         if config.intermediate_size:
             self.post_attention_layernorm = make_norm(config.norm, d, eps)
-            kind = GatedMLP if config.gated else MLP
-            self.mlp = kind(d, config.intermediate_size, config.mlp_bias, config.hidden_act)
+            self.mlp = _mlp(config)
 
-    def forward(
-        self, x: Float[Tensor, "b t d"], **attend: Any
-    ) -> tuple[Float[Tensor, "b t d"], Tensor | None]:
-        pattern = None
+    def forward(self, x: Float[Tensor, "b t d"], **attend: Any) -> tuple[Tensor | None, ...]:
+        """The stream (b, t, d) after it; its patterns, None where not asked for; and while a
+        mixture of experts is trained, how unequal their shares are.
+        """
+        pattern, balances = None, []
         if self.self_attn is not None:
             written, pattern = self.self_attn(self.input_layernorm(x), **attend)
             x = x + written
         if self.mlp is not None:
-            x = x + self.mlp(self.post_attention_layernorm(x))
-        return x, pattern
+            read = self.post_attention_layernorm(x)
+            if self.training and isinstance(self.mlp, Experts):
+                balances = [self.mlp.balance(read)]
+            x = x + self.mlp(read)
+        return x, pattern, *balances
 
 
 class Body(nn.Module):
@@ -80,6 +84,18 @@ class Body(nn.Module):
     def blocks(self) -> list[Block]:
         """The layers, in order."""
         return list(self.layers)  # type: ignore[arg-type]
+
+
+def _mlp(config: TransformerConfig) -> GatedMLP | MLP | Experts:
+    kind, bias = GatedMLP if config.gated else MLP, config.mlp_bias
+    made = [
+        kind(config.hidden_size, config.intermediate_size, bias, config.hidden_act)
+        for _ in range(config.num_local_experts or 1)
+    ]
+    if not config.num_local_experts:
+        return made[0]
+    active, normalised = config.num_experts_per_tok, config.norm_topk_prob
+    return Experts(made, active, normalised=normalised, bias=bias)
 
 
 def _rotary(config: TransformerConfig) -> Rotary | None:

@@ -12,9 +12,10 @@ from bilens.nn import ACTIVATIONS, NORMS
 
 POSITIONS = ("rope", "learned", "none")
 MOST_LAYERS = 10_000
+MOST_EXPERTS = 10_000
 FLAGS = (
     "gated", "attention_bias", "attention_out_bias", "mlp_bias", "head_bias", "qk_norm",
-    "tie_word_embeddings", "folded", "use_cache",
+    "tie_word_embeddings", "folded", "use_cache", "norm_topk_prob",
 )  # fmt: skip
 FIELDS = Keys(
     {
@@ -22,7 +23,9 @@ FIELDS = Keys(
         "num_hidden_layers": Whole(0, MOST_LAYERS),
         **each(("num_attention_heads", "num_key_value_heads", "intermediate_size"), SIZE_OR_NONE),
         **each(FLAGS, Flag()),
-        **each(("rms_norm_eps", "initializer_range"), Number(least=0)),
+        "num_local_experts": Whole(0, MOST_EXPERTS),
+        "num_experts_per_tok": Whole(1, MOST_EXPERTS),
+        **each(("rms_norm_eps", "initializer_range", "router_aux_loss_coef"), Number(least=0)),
         "norm": OneOf(tuple(NORMS)),
         "positions": OneOf(POSITIONS),
         "hidden_act": OneOf(tuple(ACTIVATIONS)),
@@ -38,6 +41,11 @@ class TransformerConfig(PreTrainedConfig):
     "learned" or "none".
     ``gated``: act(L x) ⊙ (R x) if true, act(U x) if not; ``hidden_act="linear"`` with ``gated`` is
     bilinear.
+    ``num_local_experts``: as many MLPs in each layer, of which each token goes through
+    ``num_experts_per_tok``, weighed by a router (0: one MLP, for all); ``norm_topk_prob``: their
+    weights add up to 1. ``router_aux_loss_coef``: how much the loss counts unequal shares of the
+    experts, while training. (As in MixtralConfig and Qwen3MoeConfig; ``intermediate_size`` is that
+    of one expert.)
     ``attention_out_bias``: a bias on o_proj (default: as ``attention_bias``). ``head_bias``: one on
     lm_head. ``qk_norm``: RMSNorm over each head's query and key. ``folded``: norm weights have been
     folded into what reads them. Errors: ConfigError for an unknown key or an impossible value.
@@ -55,6 +63,10 @@ class TransformerConfig(PreTrainedConfig):
     head_dim: int | None = None
     hidden_act: str = "linear"
     gated: bool = True
+    num_local_experts: int = 0
+    num_experts_per_tok: int = 2
+    norm_topk_prob: bool = True
+    router_aux_loss_coef: float = 0.001
     norm: str = "rms"
     positions: str = "rope"
     max_position_embeddings: int = 256
@@ -84,6 +96,7 @@ class TransformerConfig(PreTrainedConfig):
         FIELDS.check_fields(self, "TransformerConfig.")
         require_tokens(self, self.vocab_size, "TransformerConfig.")
         self._check_heads()
+        self._check_experts()
         given = self.rope_parameters if scaling is None else scaling
         self.rope_parameters = rope_parameters(given, theta or THETA, self.max_position_embeddings)
         super().__post_init__(**kwargs)
@@ -105,12 +118,21 @@ class TransformerConfig(PreTrainedConfig):
         if self.positions == "rope" and self.head_dim % 2:
             _refuse("head_dim", "be even for rotary positions", self.head_dim)
 
+    def _check_experts(self) -> None:
+        experts = self.num_local_experts
+        if experts and self.num_experts_per_tok > experts:
+            must = f"be at most num_local_experts = {experts}"
+            _refuse("num_experts_per_tok", must, self.num_experts_per_tok)
+        if experts and not self.intermediate_size:
+            _refuse("intermediate_size", "be at least 1 where there are experts", 0)
+
     @property
     def is_exact(self) -> bool:
         """Whether every MLP is exactly a tensor."""
-        return self.intermediate_size == 0 or self.hidden_act == (
-            "linear" if self.gated else "square"
-        )
+        if self.intermediate_size == 0:
+            return True
+        exact = "linear" if self.gated else "square"
+        return self.hidden_act == exact and not self.num_local_experts
 
 
 def _refuse(key: str, must: str, got: object) -> None:

@@ -110,7 +110,9 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         count from the first token, padding included, unless ``position_ids`` say otherwise
         (``generate`` makes them from the mask). Labels of −100 do not count; ``shift_labels`` are
         already those of the token after. The loss is the mean, or the sum over
-        ``num_items_in_batch``.
+        ``num_items_in_batch``; while a mixture of experts is trained, and then alone, with
+        ``router_aux_loss_coef`` times the mean ``balance`` of its layers (of all tokens, padding
+        included).
         ``output_hidden_states``: the stream before each block, and last the normed one that lm_head
         reads. ``output_attentions``: the patterns of each layer, (b, head, query, key), by the
         eager path, which ``attn_implementation="eager"`` takes always. Errors: ArgumentError for
@@ -136,16 +138,20 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
             "cache": cache,
             "patterns": patterns or config._attn_implementation == "eager",
         }
-        streams, found = [], []
+        streams, found, balances = [], [], []
         for block in self.blocks:
             if hidden:  # held only where asked for: memory that is freed is used again
                 streams.append(x)
-            x, pattern = block(x, **attend)
+            x, pattern, *balance = block(x, **attend)
             found.append(pattern)
+            balances += balance
         x = self.model.norm(x)
         logits = self.lm_head(_kept(x, logits_to_keep))
+        loss = next_token_loss(logits, labels, shift_labels, num_items_in_batch)
+        if loss is not None and balances and config.router_aux_loss_coef:
+            loss = loss + config.router_aux_loss_coef * torch.stack(balances).mean()
         return CausalLMOutputWithPast(
-            loss=next_token_loss(logits, labels, shift_labels, num_items_in_batch),  # type: ignore[arg-type]
+            loss=loss,  # type: ignore[arg-type]
             logits=logits,
             past_key_values=cache,
             hidden_states=(*streams, x) if hidden else None,  # type: ignore[arg-type]
@@ -291,6 +297,10 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
     def _mlp_weights(self, name: str) -> Tensor:
         if not self.config.intermediate_size or (name == "gate_proj" and not self.config.gated):
             raise ArgumentError(name, must="be asked of a model with such weights", got="none")
+        if self.config.num_local_experts:
+            must, todo = "be asked of one expert", f"model.layers[0].mlp.experts[0].{name}, say."
+            got = f"{self.config.num_local_experts} a layer"
+            raise ArgumentError(name, must=must, got=got, todo=todo)
         return torch.stack([getattr(block.mlp, name).weight.mT for block in self.blocks])
 
     def _embed(self, tokens: Tensor | None, embedded: Tensor | None) -> Float[Tensor, "b t d"]:

@@ -12,7 +12,8 @@ from bilens.base.numerics import is_whole
 from bilens.models.inputs import token_rows
 from bilens.models.tokens import require_unicode, vocabulary
 from bilens.models.transformer.blocks import Block, Body
-from bilens.wiring import EMBEDDING, POSITION, Heads, Layer, Part, Prompt, Source, Wiring
+from bilens.nn import Experts
+from bilens.wiring import EMBEDDING, POSITION, Heads, Layer, Mixture, Part, Prompt, Source, Wiring
 
 
 class Wired:
@@ -159,5 +160,7 @@ def _parts(n: int, block: Block, body: Body) -> list[Part]:
     if block.self_attn is not None:
         parts.append(Heads(f"attn{n}", n, block.input_layernorm, block.self_attn, body.rotary_emb))
     if block.mlp is not None:
-        parts.append(Layer(f"mlp{n}", n, block.post_attention_layernorm, block.mlp))
+        name, norm, mlp = f"mlp{n}", block.post_attention_layernorm, block.mlp
+        of_many = isinstance(mlp, Experts)
+        parts.append(Mixture.of(name, n, norm, mlp) if of_many else Layer(name, n, norm, mlp))
     return parts

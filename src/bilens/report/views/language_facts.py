@@ -38,7 +38,11 @@ def _facts(model: Transformer, query: Query) -> dict[str, Any]:
 def _mlp(config: TransformerConfig) -> str:
     if config.gated and config.is_exact:
         return "bilinear, exactly a tensor"
-    return f"act({config.hidden_act}), " + ("gated" if config.gated else "not gated")
+    kind = f"act({config.hidden_act}), " + ("gated" if config.gated else "not gated")
+    if not config.num_local_experts:
+        return kind
+    active, experts = config.num_experts_per_tok, config.num_local_experts
+    return f"{kind}, {active} of {experts} experts for each token"
 
 
 VIEW = View("language_facts", is_language_model, _build)

@@ -23,6 +23,10 @@ NO_TEXT = (
     "How near depends on what the MLPs read, so it takes a text: "
     "bilens report MODEL -o DIR --data FOLDER, or a text file."
 )
+OF_EXPERTS = (
+    "Each expert has a nearest tensor of its own, on the tokens that are routed to it: "
+    "bilens approximate MODEL --data FOLDER."
+)
 BATCH = 8  # texts at a time
 SAMPLES = 2  # for each feature of a refitted output; with fewer the fit is not made
 WORST = 5  # tokens of a layer that are shown in their text
@@ -74,6 +78,8 @@ def _build(model: Transformer, query: Query) -> list[Block]:
 
 
 def _nearest(model: Transformer, text: HeldOut | None) -> dict[str, Any]:
+    if model.config.num_local_experts:
+        return {"note": OF_EXPERTS}
     if text is None:
         return {"note": NO_TEXT}
     layers = list(_layers(model, text.ids))
