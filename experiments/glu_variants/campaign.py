@@ -25,7 +25,7 @@ from bilens.training import (
     with_mlp,
 )
 
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (3e-3, 1e-2, 3e-2)
 SCALES = (0.02, 0.05, 0.125)  # standard deviations; 1/√d is .088 for a d of 128
 MIDDLE = SCALES[1]
 TUNING_SEED = 0
