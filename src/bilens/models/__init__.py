@@ -4,6 +4,7 @@ from bilens.models.activations import activations, mlp_inputs
 from bilens.models.classifier import Classifier, ClassifierConfig
 from bilens.models.families import FAMILIES
 from bilens.models.loading import hushed, load
+from bilens.models.surgery.conversion import ConvertedLayer, bilinear_frame, converted_layers
 from bilens.models.tokenizing import PAIR, read_tokenizer, vocabulary_size
 from bilens.models.transformer import Transformer, TransformerConfig
 
@@ -12,9 +13,12 @@ __all__ = [
     "PAIR",
     "Classifier",
     "ClassifierConfig",
+    "ConvertedLayer",
     "Transformer",
     "TransformerConfig",
     "activations",
+    "bilinear_frame",
+    "converted_layers",
     "hushed",
     "load",
     "mlp_inputs",

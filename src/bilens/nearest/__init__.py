@@ -2,5 +2,14 @@
 
 from bilens.nearest.approximation import Approximation, approximate
 from bilens.nearest.degrees import Degrees, degree_spectrum
+from bilens.nearest.fits import pair_features
+from bilens.nearest.regression import NormalEquations
 
-__all__ = ["Approximation", "Degrees", "approximate", "degree_spectrum"]
+__all__ = [
+    "Approximation",
+    "Degrees",
+    "NormalEquations",
+    "approximate",
+    "degree_spectrum",
+    "pair_features",
+]

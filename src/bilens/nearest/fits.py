@@ -12,9 +12,9 @@ from torch import Tensor
 
 from bilens.algebra import CP
 from bilens.nearest.quadratic import Moments, Polynomials, as_tensor, joined, sides
+from bilens.nearest.regression import NormalEquations, solved
 from bilens.nn import Hidden
 
-RIDGE = 1e-9  # of a feature's own square: those that repeat one another share their weight
 CHUNK = 2**24  # numbers at once
 
 
@@ -29,7 +29,7 @@ def by_units(
         features = _features(*sides(hidden, moments, x))
         gram += torch.einsum("nhp,nhq->hpq", features, features)
         target += torch.einsum("nhp,nh->hp", features, hidden(x))
-    one, a, aa, *more = _solved(gram, target[..., None])[..., 0].unbind(1)
+    one, a, aa, *more = solved(gram, target[..., None])[..., 0].unbind(1)
     b, ab = more or (torch.zeros_like(a), torch.zeros_like(a))
     return Polynomials(one, a, b, ab, aa)
 
@@ -46,15 +46,19 @@ def by_output(
     tensor = as_tensor(hidden, moments, units)  # in float64, as all that is given here
     size = tensor.shape[1]
     left, right = tensor.left[:-size], tensor.right[:-size]
-    gram = left.new_zeros(len(left) + size, len(left) + size)
-    target = left.new_zeros(len(gram), tensor.shape[0])
-    for x in pieces(batches, len(gram)):
-        ones = torch.cat([torch.ones_like(x[:, :1]), x], 1)
-        features = torch.cat([(ones @ left.mT) * (ones @ right.mT), ones], 1)
-        gram += features.mT @ features
-        target += features.mT @ hidden.write(hidden(x))
-    weights = _solved(gram, target)
+    sums = NormalEquations.none(len(left) + size, tensor.shape[0], left.device)
+    for x in pieces(batches, len(left) + size):
+        sums.add(pair_features(left, right, x), hidden.write(hidden(x)))
+    weights = sums.solved()
     return joined(weights[: len(left)].mT, left, right, weights[len(left) :].mT)
+
+
+def pair_features(
+    left: Float[Tensor, "h i1"], right: Float[Tensor, "h i1"], x: Float[Tensor, "n i"]
+) -> Float[Tensor, "n p"]:
+    """The products of pairs of x̃ = (1, x), and x̃ itself."""
+    ones = torch.cat([torch.ones_like(x[:, :1]), x], 1)
+    return torch.cat([(ones @ left.mT) * (ones @ right.mT), ones], 1)
 
 
 def pieces(batches: Iterable[Float[Tensor, "_ i"]], width: int) -> Iterable[Float[Tensor, "_ i"]]:
@@ -67,16 +71,3 @@ def pieces(batches: Iterable[Float[Tensor, "_ i"]], width: int) -> Iterable[Floa
 def _features(a: Float[Tensor, "n h"], b: Float[Tensor, "n h"] | None) -> Float[Tensor, "n h p"]:
     own = [torch.ones_like(a), a, a.square()]
     return torch.stack(own if b is None else [*own, b, a * b], -1)
-
-
-def _solved(
-    gram: Float[Tensor, "*b p p"], target: Float[Tensor, "*b p o"]
-) -> Float[Tensor, "*b p o"]:
-    """Least squares with a small ridge, on features of unit length; one that is never on counts
-    for nothing.
-    """
-    squares = gram.diagonal(dim1=-2, dim2=-1)
-    scale = torch.where(squares > 0, squares.sqrt(), torch.ones_like(squares))[..., None]
-    eye = torch.eye(gram.shape[-1]).to(gram)
-    factor = torch.linalg.cholesky(gram / scale / scale.mT + RIDGE * eye)
-    return torch.cholesky_solve(target / scale, factor) / scale

@@ -10,6 +10,7 @@ from bilens.training.classify import (
     train_classifier,
 )
 from bilens.training.compare import VARIANTS, Comparison, compare, with_mlp
+from bilens.training.conversion import ConversionRecipe, make_bilinear
 from bilens.training.dictionary import harvest, measure, shuffled, train_dictionary
 from bilens.training.export import export
 from bilens.training.idx import read_idx
@@ -40,6 +41,7 @@ __all__ = [
     "VARIANTS",
     "Blocks",
     "Comparison",
+    "ConversionRecipe",
     "HeldOut",
     "ImageData",
     "ImageRecipe",
@@ -58,6 +60,7 @@ __all__ = [
     "load_images_for",
     "load_text",
     "load_tokenizer",
+    "make_bilinear",
     "measure",
     "read_about",
     "read_documents",

@@ -60,13 +60,15 @@ class Lesson:
     """What a model is to learn: the data it is trained on and held against.
 
     ``metrics``: what Trainer reports of held-out predictions beside their loss. ``penalty``, of the
-    model and the step, is added to the training loss where it is not None.
+    model and the step, is added to the training loss where it is not None. ``aim``, of the model's
+    outputs and its inputs, stands in the training loss's place.
     """
 
     train: Dataset
     valid: Dataset
     metrics: Callable[[Any], dict[str, float]] | None = None
     penalty: Callable[[Any, int], Tensor | None] | None = None
+    aim: Callable[[Any, Any], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ class Run:
         with _possible(schedule):
             trainer = PenalisedTrainer(
                 lesson.penalty,
+                lesson.aim,
                 model=model,
                 args=schedule.arguments(self.output, every, quiet),
                 train_dataset=lesson.train,
@@ -217,7 +220,8 @@ def _has_begun(output: Path) -> bool:
     log = output / LOG
     logged = log.is_file() and log.stat().st_size > 0
     return logged or any(
-        any(output.glob(made)) for made in (f"{CHECKPOINTS}/*/*", "activations/chunk-*")
+        any(output.glob(made))
+        for made in (f"{CHECKPOINTS}/*/*", "activations/chunk-*", "layers-*/*")
     )
 
 

@@ -28,16 +28,22 @@ TO_RESUME = "What was saved before is whole: make room, and resume it."
 
 
 class PenalisedTrainer(Trainer):
-    """Trainer, with ``penalty(model, step)`` added to the loss of its training steps.
+    """Trainer, with ``penalty(model, step)`` added to the loss of its training steps, which is
+    ``aim(outputs, inputs)`` where there is one.
 
     Label smoothing is of the next token (Trainer itself smooths towards the token that was read,
     but for the classes that it knows by name), and of training alone: held-out losses stay nats per
     token. A loss is the mean of its own batch.
     """
 
-    def __init__(self, penalty: Callable[[Any, int], Tensor | None] | None, **given: Any) -> None:
+    def __init__(
+        self,
+        penalty: Callable[[Any, int], Tensor | None] | None,
+        aim: Callable[[Any, Any], Tensor] | None = None,
+        **given: Any,
+    ) -> None:
         super().__init__(**given)
-        self.penalty = penalty
+        self.penalty, self.aim = penalty, aim
         self.label_smoother = None
         self.model_accepts_loss_kwargs = False  # no model here divides by a count that it is told
 
@@ -48,7 +54,9 @@ class PenalisedTrainer(Trainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         found: Any = super().compute_loss(model, inputs, True, num_items_in_batch)
         loss, outputs = found
-        if smoothing := self.args.label_smoothing_factor:
+        if self.aim is not None:
+            loss = self.aim(outputs, inputs)
+        elif smoothing := self.args.label_smoothing_factor:
             given = outputs["logits"], inputs["labels"]
             # what else the model's own loss holds stays in it: how unequal experts' shares are
             loss = loss - smoothed_loss(*given, 0.0) + smoothed_loss(*given, smoothing)

@@ -1,1 +1,3 @@
-"""Changes to a model's weights that leave what it computes as it is."""
+"""Changes to a model: its norms folded into what reads them, which leaves what it computes as it
+is, and its MLPs made bilinear, which does not.
+"""

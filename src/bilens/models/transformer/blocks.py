@@ -52,16 +52,23 @@ class Block(GradientCheckpointingLayer):
         """The stream (b, t, d) after it; its patterns, None where not asked for; and while a
         mixture of experts is trained, how unequal their shares are.
         """
-        pattern, balances = None, []
-        if self.self_attn is not None:
-            written, pattern = self.self_attn(self.input_layernorm(x), **attend)
-            x = x + written
+        x, pattern = self.attended(x, **attend)
+        balances = []
         if self.mlp is not None:
             read = self.post_attention_layernorm(x)
             if self.training and isinstance(self.mlp, Experts):
                 balances = [self.mlp.balance(read)]
             x = x + self.mlp(read)
         return x, pattern, *balances
+
+    def attended(
+        self, x: Float[Tensor, "b t d"], **attend: Any
+    ) -> tuple[Float[Tensor, "b t d"], Tensor | None]:
+        """The stream between the two parts, and the patterns where they are asked for."""
+        if self.self_attn is None:
+            return x, None
+        written, pattern = self.self_attn(self.input_layernorm(x), **attend)
+        return x + written, pattern
 
 
 class Body(nn.Module):

@@ -158,6 +158,13 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
             attentions=tuple(found) if patterns else None,  # type: ignore[arg-type]
         )
 
+    def begin(self, ids: Int[Tensor, "b t"]) -> tuple[Float[Tensor, "b t d"], dict[str, Any]]:
+        """The stream before the first block, and what each block is called with, for whoever
+        goes through texts block by block.
+        """
+        x, turn = self._placed(self._embed(ids, None), None, 0)
+        return x, {"turn": turn, "mask": None, "cache": None, "patterns": False}
+
     @classmethod
     def from_llama(cls, model: PreTrainedModel) -> "Transformer":
         """A bilens model with the very weights of a Llama-family one (Llama, Mistral, Qwen2,

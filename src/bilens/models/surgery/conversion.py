@@ -1,0 +1,240 @@
+"""Conversion: a transformer whose MLPs are bilinear in place of another's, layer after layer, by
+least squares.
+
+A layer keeps the pairs (L x̃) ⊙ (R x̃) of its nearest quadratic under the Gaussian of what it now
+reads (``nearest``), over x̃ = (1, x). Its output, linear part and constant are fitted so that the
+stream after it comes near to the *original's*: each layer mends what those before it missed. The
+linear part is i further hidden units whose gate is the constant 1, so what comes out is a plain
+bilinear MLP with biases.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bilens.base.errors import ArgumentError
+from bilens.base.numerics import require_finite, working_dtype
+from bilens.base.records import Record
+from bilens.measure import Gaussian
+from bilens.models.carry import carry
+from bilens.models.transformer import Transformer, TransformerConfig
+from bilens.models.transformer.blocks import Block
+from bilens.nearest import NormalEquations, approximate, pair_features
+
+BATCH = 4  # texts at a time
+NUMBERS = 2**23  # of features at a time
+RIDGES = (1e-8, 1e-5, 1e-3, 1e-2, 1e-1, 0.3, 1.0)
+Total = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class ConvertedLayer(Record):
+    """The weights of a bilinear MLP fitted to another, and how near it comes.
+
+    ``ridge``: of those tried the one that misses least on texts apart. ``missed``: there, the
+    share of the squares of what was to be written. ``loss``: nats a token on those texts, with
+    the layers up to this one bilinear and those after it the original's.
+    """
+
+    gate: Float[Tensor, "k i"]
+    gate_bias: Float[Tensor, " k"]
+    up: Float[Tensor, "k i"]
+    up_bias: Float[Tensor, " k"]
+    down: Float[Tensor, "d k"]
+    down_bias: Float[Tensor, " d"]
+    ridge: float
+    missed: float
+    loss: float
+
+    @torch.no_grad()
+    def put(self, block: Block) -> None:
+        """Make these the weights of the MLP of ``block``."""
+        for name in ("gate", "up", "down"):
+            linear: nn.Linear = getattr(block.mlp, f"{name}_proj")
+            linear.weight.copy_(getattr(self, name))
+            linear.bias.copy_(getattr(self, f"{name}_bias"))
+
+
+def bilinear_config(config: TransformerConfig) -> TransformerConfig:
+    """The configuration after conversion: hidden units for the linear part, and biases."""
+    made = copy.deepcopy(config)
+    made.hidden_act, made.gated, made.mlp_bias = "linear", True, True
+    made.intermediate_size = config.intermediate_size + config.hidden_size
+    return made
+
+
+@torch.no_grad()
+def bilinear_frame(model: Transformer) -> Transformer:
+    """A model with the weights of ``model`` but for its MLPs, which are bilinear and write
+    nothing yet. Half types become float32.
+
+    Errors: ArgumentError for a model without MLPs, with experts, or bilinear already.
+    """
+    if not model.config.intermediate_size:
+        raise ArgumentError("the model", must="have MLPs to convert", got="none")
+    if model.config.num_local_experts:
+        got = "a mixture of experts in each layer"
+        raise ArgumentError("the model", must="have one MLP a layer to convert", got=got)
+    if model.config.hidden_act == "linear" and model.config.gated:
+        raise ArgumentError("the model", must="have MLPs that are not bilinear", got="bilinear")
+    made = type(model)(bilinear_config(model.config))
+    nn.Module.to(made, model.device, working_dtype(model.dtype))
+    own = {name: value for name, value in model.state_dict().items() if ".mlp." not in name}
+    made.load_state_dict(own, strict=False)
+    for block in made.blocks:
+        assert block.mlp is not None
+        for linear in (*block.mlp.readers, *block.mlp.writers):
+            linear.weight.zero_()
+            linear.bias.zero_()
+    return carry(model, made)
+
+
+@torch.no_grad()
+def converted_layers(
+    model: Transformer,
+    made: Transformer,
+    texts: Int[Tensor, "n t"],
+    others: Int[Tensor, "m t"],
+    begin: int = 0,
+    total: Total = lambda own: own,
+) -> Iterator[ConvertedLayer]:
+    """Put bilinear MLPs into ``made``, a ``bilinear_frame`` of ``model``, from layer ``begin`` on;
+    each is yielded when it stands.
+
+    ``texts`` are fitted, and on ``others`` the ridge is chosen and all figures are measured.
+    ``total`` sums a tensor over the processes that share the work, each with its own ``texts``.
+    Cost a layer: two forward passes of it over the texts, O(n t (h + i)²), and the layers after it
+    once over ``others``. Memory: the streams of both models at every token, and O((h + i)²).
+    """
+    dtype = working_dtype(model.dtype)
+    if dtype != model.dtype:
+        model = copy.deepcopy(model)
+        nn.Module.to(model, dtype=dtype)
+    own, apart = _Streams(model, texts), _Streams(model, others)
+    for n, (old, new) in enumerate(zip(model.blocks, made.blocks, strict=True)):
+        for streams in (own, apart):
+            streams.attend(old, new)
+        layer = _fitted(old, new, own, apart, total).to(dtype) if n >= begin else None
+        if layer is not None:
+            layer.put(new)
+        for streams in (own, apart):
+            streams.write(new)
+        if layer is not None:
+            yield replace(layer, loss=apart.loss(model, n + 1, others))
+
+
+class _Streams:
+    """The residual stream of the same texts in two models, up to some layer."""
+
+    def __init__(self, model: Transformer, ids: Int[Tensor, "n t"]) -> None:
+        begun = [model.begin(batch.to(model.device)) for batch in ids.split(BATCH)]
+        self.given = [given for _, given in begun]
+        self.theirs = [x for x, _ in begun]
+        self.ours = list(self.theirs)
+
+    def attend(self, old: Block, new: Block) -> None:
+        """Past ``old`` in the first model, and past the heads of ``new`` in the second."""
+        both = list(zip(self.theirs, self.ours, self.given, strict=True))
+        self.theirs = [_after(old, x, given) for x, _, given in both]
+        self.ours = [new.attended(x, **given)[0] for _, x, given in both]
+
+    def write(self, new: Block) -> None:
+        """Past the MLP of ``new``."""
+        assert new.mlp is not None
+        self.ours = [x + new.mlp(new.post_attention_layernorm(x)) for x in self.ours]
+
+    def read(self, new: Block) -> list[Float[Tensor, "_ i"]]:
+        """What the MLP of ``new`` reads."""
+        return [new.post_attention_layernorm(x).flatten(0, 1) for x in self.ours]
+
+    def due(self) -> list[Float[Tensor, "_ d"]]:
+        """What an MLP is to write so that both streams are the same."""
+        both = zip(self.theirs, self.ours, strict=True)
+        return [(theirs - ours).flatten(0, 1) for theirs, ours in both]
+
+    def loss(self, model: Transformer, n: int, ids: Int[Tensor, "n t"]) -> float:
+        """Nats a token where the first model goes on from layer ``n`` with the second's stream."""
+        nats = 0.0
+        for x, given, batch in zip(self.ours, self.given, ids.split(BATCH), strict=True):
+            for block in model.blocks[n:]:
+                x = _after(block, x, given)
+            logits = model.lm_head(model.model.norm(x))[:, :-1].flatten(0, 1)
+            labels = batch[:, 1:].flatten().to(logits.device)
+            nats += float(functional.cross_entropy(logits, labels, reduction="sum"))
+        return nats / ids[:, 1:].numel()
+
+
+def _after(block: Block, x: Float[Tensor, "b t d"], given: dict) -> Float[Tensor, "b t d"]:
+    """The stream after a block."""
+    after = block(x, **given)[0]
+    assert after is not None
+    return after
+
+
+def _fitted(old: Block, new: Block, own: _Streams, apart: _Streams, total: Total) -> ConvertedLayer:
+    """The MLP of ``new`` by least squares, from the pairs of ``old``'s and near its own output."""
+    assert old.mlp is not None
+    read = own.read(new)
+    tensor = approximate(old.mlp, _measure(read, total)).tensor.to(torch.float64)
+    size = tensor.shape[1]
+    left, right = tensor.left[:-size], tensor.right[:-size]
+    summed = _sums(left, right, read, own.due())
+    sums = NormalEquations(total(summed.gram), total(summed.target), total(summed.square))
+    seen = _sums(left, right, apart.read(new), apart.due())
+    ridge, weights = sums.best(RIDGES, seen, near=tensor.out.mT)
+    require_finite("conversion", weights=weights)
+    return _layer(left, right, weights, ridge, seen.missed(weights))
+
+
+def _measure(read: Sequence[Float[Tensor, "_ i"]], total: Total) -> Gaussian:
+    """Mean and covariance over all processes."""
+    count = total(torch.tensor(sum(map(len, read)), device=read[0].device))
+    mean = total(torch.stack([x.double().sum(0) for x in read]).sum(0)) / count
+    scatter = mean.new_zeros(len(mean), len(mean))
+    for x in read:
+        centred = x.double() - mean
+        scatter.addmm_(centred.mT, centred)
+    return Gaussian(mean, total(scatter) / (count - 1), int(count))
+
+
+def _sums(
+    left: Float[Tensor, "h i1"],
+    right: Float[Tensor, "h i1"],
+    read: Sequence[Float[Tensor, "_ i"]],
+    due: Sequence[Float[Tensor, "_ d"]],
+) -> NormalEquations:
+    features = len(left) + left.shape[1]
+    sums = NormalEquations.none(features, due[0].shape[1], left.device)
+    for x, y in zip(read, due, strict=True):
+        at = max(1, NUMBERS // features)
+        for rows, targets in zip(x.split(at), y.split(at), strict=True):
+            sums.add(pair_features(left, right, rows.double()), targets.double())
+    return sums
+
+
+def _layer(
+    left: Float[Tensor, "h i1"],
+    right: Float[Tensor, "h i1"],
+    weights: Float[Tensor, "p d"],
+    ridge: float,
+    missed: float,
+) -> ConvertedLayer:
+    """The pairs, and beside them a unit for each input whose gate is 1."""
+    h, i = len(left), left.shape[1] - 1
+    eye, zero = torch.eye(i).to(left), left.new_zeros(i)
+    return ConvertedLayer(
+        gate=torch.cat([left[:, 1:], torch.zeros_like(eye)]),
+        gate_bias=torch.cat([left[:, 0], zero + 1]),
+        up=torch.cat([right[:, 1:], eye]),
+        up_bias=torch.cat([right[:, 0], zero]),
+        down=torch.cat([weights[:h], weights[h + 1 :]]).mT.contiguous(),
+        down_bias=weights[h].clone(),
+        ridge=ridge,
+        missed=missed,
+        loss=float("nan"),
+    )

@@ -1,0 +1,75 @@
+"""Least squares on samples that are seen once, by their normal equations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+SMALLEST = 1e-9  # the least ridge: features that repeat one another share their weight
+
+
+@dataclass(frozen=True, eq=False)
+class NormalEquations:
+    """Σ φ φᵀ, Σ φ yᵀ and Σ ‖y‖² over samples of features φ and targets y: all that least squares
+    needs of them. In float64; memory p (p + o) whatever the number of samples.
+    """
+
+    gram: Float[Tensor, "p p"]
+    target: Float[Tensor, "p o"]
+    square: Float[Tensor, ""]
+
+    @classmethod
+    def none(cls, features: int, targets: int, device: torch.device) -> "NormalEquations":
+        """Of no samples."""
+        zero = torch.zeros(features, features + targets, dtype=torch.float64, device=device)
+        return cls(zero[:, :features], zero[:, features:], zero.new_zeros(()))
+
+    def add(self, features: Float[Tensor, "n p"], targets: Float[Tensor, "n o"]) -> None:
+        """Take further samples in, in place. Cost n p (p + o)."""
+        self.gram.addmm_(features.mT, features)
+        self.target.addmm_(features.mT, targets)
+        self.square.add_(targets.square().sum())
+
+    def solved(
+        self, ridge: float = SMALLEST, near: Float[Tensor, "p o"] | None = None
+    ) -> Float[Tensor, "p o"]:
+        """The weights W of least Σ ‖y − Wᵀ φ‖² + ridge Σ_j ‖φ_j‖² ‖W_j − near_j‖², so that
+        ``ridge`` is a share of a feature's own square; ``near`` is 0 where it is not given. One
+        Cholesky, p³ / 3.
+        """
+        pull = 0.0 if near is None else ridge * self.gram.diagonal()[:, None] * near
+        return solved(self.gram, self.target + pull, ridge)
+
+    def missed(self, weights: Float[Tensor, "p o"]) -> float:
+        """Σ ‖y − Wᵀ φ‖² over the samples, as a share of Σ ‖y‖². Cost p² o."""
+        fitted = (weights * (self.gram @ weights - 2 * self.target)).sum()
+        return float((self.square + fitted) / self.square) if self.square else 0.0
+
+    def best(
+        self,
+        ridges: Sequence[float],
+        others: "NormalEquations",
+        near: Float[Tensor, "p o"] | None = None,
+    ) -> tuple[float, Float[Tensor, "p o"]]:
+        """Of ``ridges`` the one whose weights miss least of the samples of ``others``, and these
+        weights.
+        """
+        weights = [self.solved(ridge, near) for ridge in ridges]
+        missed = [others.missed(each) for each in weights]
+        least = min(range(len(ridges)), key=missed.__getitem__)
+        return ridges[least], weights[least]
+
+
+def solved(
+    gram: Float[Tensor, "*b p p"], target: Float[Tensor, "*b p o"], ridge: float = SMALLEST
+) -> Float[Tensor, "*b p o"]:
+    """Least squares with a ridge, on features of unit length; one that is never on counts for
+    nothing.
+    """
+    squares = gram.diagonal(dim1=-2, dim2=-1)
+    scale = torch.where(squares > 0, squares.sqrt(), torch.ones_like(squares))[..., None]
+    eye = torch.eye(gram.shape[-1]).to(gram)
+    factor = torch.linalg.cholesky(gram / scale / scale.mT + ridge * eye)
+    return torch.cholesky_solve(target / scale, factor) / scale

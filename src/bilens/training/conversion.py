@@ -1,0 +1,255 @@
+"""A language model made bilinear: its MLPs one after another by least squares, then all of it by
+training.
+
+output/training.json                what is converted, on which text and how, written first; the
+                                    figures are added at the end
+output/layers-N/layer-….safetensors the layers fitted on N tokens, each as soon as it stands, and
+                                    until the end
+output/log.jsonl, checkpoints/      those of the training, see ``run``
+output/config.json, model.safetensors      the model, written last; a plain Llama where Llama has
+                                    all of it
+"""
+
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate.utils import reduce
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import kl_div, log_softmax
+
+from bilens.base.chunks import fingerprint
+from bilens.base.errors import ArgumentError, ConfigError
+from bilens.base.fields import setting
+from bilens.base.keys import MOST, Between, Flag, Keys, Number, Whole, each
+from bilens.base.progress import Progress
+from bilens.models import (
+    ConvertedLayer,
+    Transformer,
+    bilinear_frame,
+    converted_layers,
+    load,
+)
+from bilens.training.processes import first_does, processes
+from bilens.training.run import Lesson, Run, content, read_about, save_model
+from bilens.training.schedule import Schedule
+from bilens.training.text import Blocks, TextData, load_text
+from bilens.training.tokenizer import save_tokenizer
+
+FEWEST = 16_384  # tokens that are tried first
+GAIN = 0.01  # nats a token: twice the tokens are tried while they bring as much
+CHOOSING, MEASURING = 8, 32  # held-out texts on which is chosen, and on which is measured
+BATCH = 4  # texts at a time
+FIELDS = Keys(
+    {
+        **each(("length", "batch_size"), Whole(1, MOST)),
+        **each(("learning_rate", "weight_decay"), Number(least=0)),
+        "steps": Whole(0, MOST),
+        "distil": Flag(),
+        "seed": Between(0, 2**32 - 1),
+    }
+)
+
+
+@dataclass(frozen=True)
+class ConversionRecipe:
+    """How a language model is made bilinear: on how many tokens its layers are fitted, and how it
+    is trained from there.
+    """
+
+    tokens: int | None = setting(
+        None, "Tokens that layers are fitted on (default: 16,384, doubled while it helps).", min=1
+    )
+    steps: int = setting(0, "Optimiser steps of training afterwards.", min=0)
+    distil: bool = setting(False, "Train towards the original's logits, not towards the text.")
+    length: int = setting(512, "Tokens of a text, at most the model's context.", min=2)
+    batch_size: int = setting(8, "Texts per step and process.", min=1)
+    learning_rate: float = setting(3e-4, "Peak learning rate of AdamW.")
+    weight_decay: float = setting(0.0, "Weight decay of AdamW.")
+    seed: int = setting(0, "Seed of every random choice.", min=0, max=2**32 - 1)
+
+    def __post_init__(self) -> None:
+        FIELDS.check_fields(self)
+        if self.tokens is not None:
+            Keys({"tokens": Whole(1, MOST)}).check_fields(self)
+
+    def schedule(self, options: Mapping[str, Any]) -> Schedule:
+        """How long and how hard to train, with further TrainingArguments."""
+        fixed = {"include_num_input_tokens_seen": "all", "prediction_loss_only": True}
+        rates = (self.learning_rate, self.weight_decay)
+        return Schedule(
+            self.steps, self.batch_size, *rates, self.seed, self.batch_size, dict(options), fixed
+        )
+
+
+def make_bilinear(
+    model: Transformer,
+    source: str,
+    output: str | Path,
+    how: ConversionRecipe,
+    *,
+    resume: bool = False,
+    save_every: int | None = None,
+    quiet: bool = False,
+    options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Transformer:
+    """``model`` with a bilinear MLP in the place of each of its own, in folder ``output``.
+
+    First layer after layer by least squares on the training part of ``source`` (see
+    ``models.converted_layers``); without ``how.tokens`` on 16,384 of them, then on twice as many as
+    long as that brings .01 nats on held-out texts. Then ``how.steps`` of training. What it costs is
+    measured on other held-out texts, before and after each stage, and with the layers up to each
+    bilinear; it ends up in training.json. ``model`` stays as it is.
+
+    With ``resume`` a conversion that was stopped goes on after its last layer or checkpoint.
+    Several processes share the texts. Errors: ArgumentError for a model without a tokenizer,
+    without MLPs, or with bilinear ones; FileError for a folder in use; ConfigError for ``resume``
+    of another model's conversion, or with another text or recipe.
+    """
+    output, schedule = Path(output), how.schedule(options or {}) if how.steps else None
+    made = bilinear_frame(model)
+    if schedule is not None:
+        schedule.require_options(made)
+    data = _text(model, source, how.length)
+    about = {"model": fingerprint(**dict(model.named_parameters())), "data": data.name}
+    about |= {"content": content(data.train.tokens, data.valid.tokens), "recipe": asdict(how)}
+    default = None if schedule is None else schedule.interval
+    with Run.claim(output, about, resume, save_every, default) as run:
+        if "figures" not in read_about(output):  # else it was finished before
+            model = model.eval()
+            first_does(lambda: save_tokenizer(model.tokenizer, output))
+            figures = _fit(model, made, data, run, how, progress)
+            if schedule is not None:
+                aim = partial(_divergence, model) if how.distil else None
+                run.train(made, Lesson(data.train, data.valid, aim=aim), schedule, quiet)
+                figures["trained"] = _loss(made, _held_out(data.valid)[1])
+            first_does(lambda: save_model(_plain(made), output))
+            run.finish(figures)
+        first_does(lambda: _clear(output))
+    return load(output)
+
+
+def _text(model: Transformer, source: str, length: int) -> TextData:
+    if model.tokenizer is None:
+        todo = "Save one into its folder."
+        raise ArgumentError("the model", must="have a tokenizer beside it", got="none", todo=todo)
+    return load_text(source, model.tokenizer, min(length, model.config.max_position_embeddings))
+
+
+def _fit(
+    model: Transformer,
+    made: Transformer,
+    data: TextData,
+    run: Run,
+    how: ConversionRecipe,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Put the best layers into ``made``: what they are, and what they cost."""
+    length, every = data.train.tokens.shape[1], len(data.train)
+    choosing, measuring = _held_out(data.valid)
+    texts = min(every, max(1, (how.tokens or FEWEST) // length))
+    layers = _layers(model, made, _spread(data.train, texts), choosing, run, progress)
+    while how.tokens is None and 2 * texts <= every:
+        more = _layers(model, made, _spread(data.train, 2 * texts), choosing, run, progress)
+        if more[-1].loss > layers[-1].loss:
+            break
+        gain, layers, texts = layers[-1].loss - more[-1].loss, more, 2 * texts
+        if gain < GAIN:
+            break
+    for layer, block in zip(layers, made.blocks, strict=True):
+        layer.put(block)
+    rows = [
+        {"layer": n, "missed": layer.missed, "ridge": layer.ridge, "loss": layer.loss}
+        for n, layer in enumerate(layers)
+    ]
+    return {
+        "tokens fitted": texts * length,
+        "tokens measured": measuring[:, 1:].numel(),
+        "before": _loss(model, measuring),
+        "least squares": _loss(made, measuring),
+        "layers": rows,
+    }
+
+
+def _layers(
+    model: Transformer,
+    made: Transformer,
+    texts: Int[Tensor, "n t"],
+    others: Int[Tensor, "m t"],
+    run: Run,
+    progress: Progress | None,
+) -> list[ConvertedLayer]:
+    """All layers fitted on ``texts``; those that a run before saved are read."""
+    every, folder = processes(), run.output / f"layers-{texts.numel()}"
+    first_does(lambda: folder.mkdir(exist_ok=True))
+    files = [folder / f"layer-{n:03}.safetensors" for n in range(len(made.blocks))]
+    begin = first_does(lambda: sum(file.is_file() for file in files))
+    for file, block in zip(files[:begin], made.blocks, strict=False):
+        ConvertedLayer.load(file).put(block)
+    if begin < len(files):
+        own = texts[every.process_index :: every.num_processes]
+        fitted = converted_layers(model, made, own, others, begin, _total)
+        for file, layer in zip(files[begin:], fitted, strict=True):
+            first_does(partial(layer.save, file))
+            if progress is not None:
+                told = {"nats": layer.loss}
+                progress(files.index(file) + 1, len(files), told, f"layers, {texts.numel()} tokens")
+    return [ConvertedLayer.load(file) for file in files]
+
+
+def _total(own: Tensor) -> Tensor:
+    """The sum over all processes."""
+    return cast(Tensor, reduce(own, "sum"))
+
+
+def _spread(blocks: Blocks, count: int) -> Int[Tensor, "n t"]:
+    """``count`` of the texts, evenly over all of them."""
+    at = torch.linspace(0, len(blocks) - 1, count).long().tolist()
+    return blocks.__getitems__(at)["input_ids"]
+
+
+def _held_out(blocks: Blocks) -> tuple[Int[Tensor, "n t"], Int[Tensor, "m t"]]:
+    """Held-out texts to choose by, and others to measure on; the same where there is but one."""
+    texts = _spread(blocks, min(len(blocks), 2 * MEASURING))
+    return texts[::2][:CHOOSING], texts[1::2] if len(texts) > 1 else texts
+
+
+@torch.no_grad()
+def _loss(model: Transformer, texts: Int[Tensor, "n t"]) -> float:
+    """Nats a token."""
+    nats = 0.0
+    for batch in texts.to(model.device).split(BATCH):
+        loss = model(batch, labels=batch, use_cache=False).loss
+        assert loss is not None
+        nats += float(loss) * len(batch)
+    return nats / len(texts)
+
+
+def _divergence(teacher: Transformer, outputs: Any, inputs: Any) -> Float[Tensor, ""]:
+    """KL of what ``outputs`` predict from what ``teacher`` predicts, in nats a token (Hinton et
+    al., arXiv:1503.02531, at temperature 1).
+    """
+    logits = outputs["logits"]
+    with torch.no_grad():
+        wanted = teacher.to(logits.device)(inputs["input_ids"], use_cache=False).logits
+    ours, theirs = (log_softmax(each.float().flatten(0, 1), -1) for each in (logits, wanted))
+    return kl_div(ours, theirs, reduction="batchmean", log_target=True)
+
+
+def _plain(model: Transformer) -> Any:
+    """A Llama, which stock transformers runs, where Llama has all of it."""
+    with suppress(ConfigError):
+        return model.to_llama()
+    return model
+
+
+def _clear(output: Path) -> None:
+    for folder in output.glob("layers-*"):
+        shutil.rmtree(folder, ignore_errors=True)
