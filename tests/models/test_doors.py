@@ -26,7 +26,7 @@ from transformers import (
 import bilens
 from bilens import Transformer, TransformerConfig
 from bilens.base.errors import FileError
-from bilens.cli.commands.convert import command as convert
+from bilens.cli.commands.convert import write_as
 
 WEIGHTS = "model.safetensors"
 TEXT = "the thing λ"
@@ -177,7 +177,7 @@ def saved(model, folder, **options):
 
 
 def converted(folder, out, to):
-    convert(folder, out, to)
+    write_as(folder, out, to)
     return out
 
 
@@ -394,7 +394,7 @@ def test_a_conversion_that_fails_leaves_nothing(refuses, tmp_path, monkeypatch, 
     before = sorted(tmp_path.iterdir())
     refuses(
         FileError,
-        lambda: convert(tmp_path / "given", tmp_path / "out", "bilens"),
+        lambda: write_as(tmp_path / "given", tmp_path / "out", "bilens"),
         f"{tmp_path / 'out'}",
     )
     assert sorted(tmp_path.iterdir()) == before

@@ -46,11 +46,16 @@ def command(
     if to == "bilinear":
         _bilinear(model, output, data, changes, resume, save_every)
         return
+    write_as(model, output, to)
+    say(f"{to} model in {output}")
+
+
+def write_as(model: Path, output: Path, to: str) -> None:
+    """The model of a folder in another, in the format of ``to``, "bilens" or "llama"."""
     loaded = language_model(model, "MODEL")
     with naming(model):
         made = loaded.to_llama() if to == "llama" else loaded
     training.export(made, output)
-    say(f"{to} model in {output}")
 
 
 def _bilinear(
