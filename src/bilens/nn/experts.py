@@ -111,7 +111,8 @@ class Experts(nn.Module):
         out, shares = torch.zeros_like(flat), self.shares(flat)
         for n in chosen:
             rows, weights = shares[n]
-            if len(rows):
+            # while training also on no rows: of several processes each has every gradient then
+            if len(rows) or self.training:
                 written = weights[:, None] * self.experts[n](flat[rows])
                 out.index_add_(0, rows, written.to(out.dtype))
         return out.view_as(x)

@@ -111,8 +111,8 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         (``generate`` makes them from the mask). Labels of −100 do not count; ``shift_labels`` are
         already those of the token after. The loss is the mean, or the sum over
         ``num_items_in_batch``; while a mixture of experts is trained, and then alone, with
-        ``router_aux_loss_coef`` times the mean ``balance`` of its layers (of all tokens, padding
-        included).
+        ``router_aux_loss_coef`` times the mean ``balance`` of its layers (of all tokens of one
+        process, padding included).
         ``output_hidden_states``: the stream before each block, and last the normed one that lm_head
         reads. ``output_attentions``: the patterns of each layer, (b, head, query, key), by the
         eager path, which ``attn_implementation="eager"`` takes always. Errors: ArgumentError for
