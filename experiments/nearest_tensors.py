@@ -133,9 +133,9 @@ class Near(nn.Module):
 
 
 @contextmanager
-def replaced(block: Any, found: Approximation) -> Iterator[None]:
+def replaced(block: Any, layer: nn.Module) -> Iterator[None]:
     own = block.mlp
-    block.mlp = Near(found)
+    block.mlp = layer
     try:
         yield
     finally:
@@ -143,7 +143,7 @@ def replaced(block: Any, found: Approximation) -> Iterator[None]:
 
 
 def costs(model: Any, n: int, found: Approximation, ids: Tensor) -> float:
-    with replaced(model.model.layers[n], found):
+    with replaced(model.model.layers[n], Near(found)):
         return loss(model, ids)
 
 

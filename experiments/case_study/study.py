@@ -69,8 +69,16 @@ def mlp_of(model: Transformer, layer: int) -> Any:
     return model.blocks[layer].mlp
 
 
-def study_of(model: Transformer, layer: int, inputs: Dictionary, outputs: Dictionary) -> Study:
-    """The last MLP of ``model``: its output meets the final norm and the unembedding alone."""
+def study_of(
+    model: Transformer,
+    layer: int,
+    inputs: Dictionary,
+    outputs: Dictionary,
+    tensor: CP | None = None,
+) -> Study:
+    """The last MLP of ``model``: its output meets the final norm and the unembedding alone.
+    ``tensor``: what is read in place of its own.
+    """
 
     def logp(mid: Tensor, out: Tensor) -> Tensor:
         return model.lm_head(model.model.norm(mid + out)).log_softmax(-1)
@@ -78,7 +86,8 @@ def study_of(model: Transformer, layer: int, inputs: Dictionary, outputs: Dictio
     norm: Any = model.model.norm
     scores = (outputs.writes * norm.weight) @ model.W_U
     promoted = (scores - scores.mean(1, keepdim=True)).topk(PROMOTED, dim=1).indices
-    return Study(mlp_of(model, layer).tensor().detach(), inputs, outputs, logp, promoted)
+    tensor = mlp_of(model, layer).tensor().detach() if tensor is None else tensor
+    return Study(tensor, inputs, outputs, logp, promoted)
 
 
 def read(model: Transformer, study: Study, layer: int, ids: Int[Tensor, "b t"]) -> Text:
