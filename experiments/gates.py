@@ -84,11 +84,11 @@ def costs(model: Any, ids: Tensor, held: dict[str, Blocks]) -> dict[str, Any]:
     for n, x in mlp_inputs(model, ids.split(BATCH), numbers):
         mlp, measure = model.blocks[n].mlp, bilens.Gaussian.from_batches(x)
         ways["linear"].append(linear(mlp, torch.cat(x)))
-        for fit in FITS:
-            found = bilens.approximate(mlp, measure, fit, x)
+        near = {fit: bilens.approximate(mlp, measure, fit, x) for fit in FITS}
+        for fit, found in near.items():
             ways[fit].append(Near(found))
             unexplained[fit].append(_share(found))
-        degrees.append([round(share, 4) for share in found.degrees.shares.tolist()])
+        degrees.append([round(share, 4) for share in near["closed"].degrees.shares.tolist()])
     ways["in turn"] = in_turn(model, ids)
     base = {name: evaluate_text(model, blocks)["loss"] for name, blocks in held.items()}
     added = {}

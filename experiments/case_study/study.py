@@ -86,8 +86,8 @@ def study_of(
     norm: Any = model.model.norm
     scores = (outputs.writes * norm.weight) @ model.W_U
     promoted = (scores - scores.mean(1, keepdim=True)).topk(PROMOTED, dim=1).indices
-    tensor = mlp_of(model, layer).tensor().detach() if tensor is None else tensor
-    return Study(tensor, inputs, outputs, logp, promoted)
+    own = mlp_of(model, layer).tensor().detach() if tensor is None else tensor
+    return Study(own, inputs, outputs, logp, promoted)
 
 
 def read(model: Transformer, study: Study, layer: int, ids: Int[Tensor, "b t"]) -> Text:
