@@ -19,7 +19,7 @@ Rows go to experiments/results/gates.jsonl.
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +35,7 @@ from bilens.models import activations, mlp_inputs
 from bilens.nearest import Approximation
 from bilens.training import Blocks, evaluate_text, load_text
 from experiments.case_study.__main__ import counted
-from experiments.case_study.confirm import confirm
+from experiments.case_study.confirm import Verdict, confirm
 from experiments.case_study.study import Pair, Study, Text, candidates, random_pairs, read, study_of
 from experiments.nearest_tensors import Near, replaced
 
@@ -149,20 +149,30 @@ def pairs(model: Any, train: Blocks, valid: Blocks, work: Path) -> dict[str, Any
     found = candidates(said, CANDIDATES)
     verdicts = [confirm(real, text, pair) for pair in found]
     null = [confirm(real, text, pair) for pair in random_pairs(said, found, seed=0)]
-    together = [pair for pair, one in zip(found, verdicts, strict=True) if one.checks["occurs"]]
-    crossed = torch.tensor([compared(said, mlp, text, pair) for pair in together])
     return {
         "held-out tokens": text.ids.numel(),
         "unexplained": _share(near),
         **counted(verdicts),
         "random": {"occurring": sum(v.checks["occurs"] for v in null)} | counted(null),
         "confirmed": [[v.pair.out, v.pair.f, v.pair.g] for v in verdicts if v.passed],
-        "in the MLP": {
-            "pairs": len(together),
-            "correlation": round(float(torch.corrcoef(crossed.mT)[0, 1]), 4),
-            "same sign": round(float((crossed.prod(1) > 0).double().mean()), 4),
-            "ratio": round(float((crossed[:, 1] / crossed[:, 0]).median()), 4),
-        },
+        "in the MLP": compared_all(said, mlp, text, verdicts),
+        "in the MLP, random": compared_all(said, mlp, text, null),
+    }
+
+
+def compared_all(
+    said: Study, mlp: nn.Module, text: Text, verdicts: Sequence[Verdict]
+) -> dict[str, Any]:
+    """Over the pairs that occur together: how the interactions that the tensor says go with those
+    of the MLP.
+    """
+    there = [one.pair for one in verdicts if one.checks["occurs"]]
+    crossed = torch.tensor([compared(said, mlp, text, pair) for pair in there])
+    return {
+        "pairs": len(there),
+        "correlation": round(float(torch.corrcoef(crossed.mT)[0, 1]), 4),
+        "same sign": round(float((crossed.prod(1) > 0).double().mean()), 4),
+        "ratio": round(float((crossed[:, 1] / crossed[:, 0]).median()), 4),
     }
 
 
