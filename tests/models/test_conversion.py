@@ -69,12 +69,13 @@ def test_layers_are_least_squares_aimed_at_the_stock_models_stream(monkeypatch):
     _, given = made.begin(texts)
     for n, (block, layer) in enumerate(zip(made.blocks, layers, strict=True)):
         middle, _ = block.attended(x, **given)
-        due = (streams[n + 1] - middle).flatten(0, 1)
-        if n + 1 == len(layers):  # the last of stock's is normed
-            due = (stock_stream(stock, texts) - middle).flatten(0, 1)
+        # the last of stock's hidden states is normed
+        after = streams[n + 1] if n + 1 < len(layers) else stock_stream(stock, texts)
+        root = after.flatten(0, 1).square().mean(1, keepdim=True) ** -0.25
+        due = root * (after - middle).flatten(0, 1)
         read = block.post_attention_layernorm(middle).flatten(0, 1)
         pairs = (block.mlp.gate_proj(read) * block.mlp.up_proj(read)).detach()
-        features = torch.cat([pairs, torch.ones_like(read[:, :1])], 1)
+        features = root * torch.cat([pairs, torch.ones_like(read[:, :1])], 1)
         best = torch.linalg.lstsq(features, due.detach()).solution
         least = float((due - features @ best).square().sum() / due.square().sum())
         assert layer.missed == pytest.approx(least, rel=1e-4)
@@ -90,6 +91,7 @@ def stock_stream(stock, texts):
     return heard[0]
 
 
+@torch.no_grad()
 def test_losses_are_those_of_the_first_layers_bilinear_and_the_rest_the_original():
     model, others = model_of(hidden_act="silu"), ids(2, 6)
     made, layers = converted(model, ids(1, 12), others)

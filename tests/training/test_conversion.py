@@ -59,6 +59,7 @@ def figures(output):
     return json.loads((output / "training.json").read_text())["figures"]
 
 
+@torch.no_grad()
 def test_what_is_written_is_a_llama_and_its_losses_are_stocks(whole, model, text):
     told, stock = figures(whole), AutoModelForCausalLM.from_pretrained(whole).eval()
     assert type(stock).__name__ == "LlamaForCausalLM"

@@ -3,8 +3,12 @@ least squares.
 
 A layer keeps the pairs (L x̃) ⊙ (R x̃) of its nearest quadratic under the Gaussian of what it now
 reads (``nearest``), over x̃ = (1, x). Its output, linear part and constant are fitted so that the
-stream after it comes near to the *original's*: each layer mends what those before it missed. The
-linear part is i further hidden units whose gate is the constant 1, so what comes out is a plain
+stream after it comes near to the *original's*: each layer mends what those before it missed. A
+token's squared error counts by one over the size (root mean square) of the original's stream there.
+By one, the few tokens of massive activations would be all that is fitted; by one over its square
+they would be lost, and heads lean on them.
+
+The linear part is i further hidden units whose gate is the constant 1, so what comes out is a plain
 bilinear MLP with biases.
 """
 
@@ -37,8 +41,8 @@ class ConvertedLayer(Record):
     """The weights of a bilinear MLP fitted to another, and how near it comes.
 
     ``ridge``: of those tried the one that misses least on texts apart. ``missed``: there, the
-    share of the squares of what was to be written. ``loss``: nats a token on those texts, with
-    the layers up to this one bilinear and those after it the original's.
+    share of the squares of what was to be written, tokens weighed. ``loss``: nats a token on
+    those texts, with the layers up to this one bilinear and those after it the original's.
     """
 
     gate: Float[Tensor, "k i"]
@@ -157,6 +161,11 @@ class _Streams:
         both = zip(self.theirs, self.ours, strict=True)
         return [(theirs - ours).flatten(0, 1) for theirs, ours in both]
 
+    def weights(self) -> list[Float[Tensor, " _"]]:
+        """What each token's squared error counts."""
+        squares = (theirs.flatten(0, 1).double().square().mean(1) for theirs in self.theirs)
+        return [square.clamp(min=torch.finfo(square.dtype).tiny).rsqrt() for square in squares]
+
     def loss(self, model: Transformer, n: int, ids: Int[Tensor, "n t"]) -> float:
         """Nats a token where the first model goes on from layer ``n`` with the second's stream."""
         nats = 0.0
@@ -183,9 +192,9 @@ def _fitted(old: Block, new: Block, own: _Streams, apart: _Streams, total: Total
     tensor = approximate(old.mlp, _measure(read, total)).tensor.to(torch.float64)
     size = tensor.shape[1]
     left, right = tensor.left[:-size], tensor.right[:-size]
-    summed = _sums(left, right, read, own.due())
+    summed = _sums(left, right, own, new)
     sums = NormalEquations(total(summed.gram), total(summed.target), total(summed.square))
-    seen = _sums(left, right, apart.read(new), apart.due())
+    seen = _sums(left, right, apart, new)
     ridge, weights = sums.best(RIDGES, seen, near=tensor.out.mT)
     require_finite("conversion", weights=weights)
     return _layer(left, right, weights, ridge, seen.missed(weights))
@@ -203,17 +212,17 @@ def _measure(read: Sequence[Float[Tensor, "_ i"]], total: Total) -> Gaussian:
 
 
 def _sums(
-    left: Float[Tensor, "h i1"],
-    right: Float[Tensor, "h i1"],
-    read: Sequence[Float[Tensor, "_ i"]],
-    due: Sequence[Float[Tensor, "_ d"]],
+    left: Float[Tensor, "h i1"], right: Float[Tensor, "h i1"], streams: _Streams, new: Block
 ) -> NormalEquations:
-    features = len(left) + left.shape[1]
-    sums = NormalEquations.none(features, due[0].shape[1], left.device)
-    for x, y in zip(read, due, strict=True):
-        at = max(1, NUMBERS // features)
-        for rows, targets in zip(x.split(at), y.split(at), strict=True):
-            sums.add(pair_features(left, right, rows.double()), targets.double())
+    """Of what the MLP of ``new`` reads, and what it is to write."""
+    due = streams.due()
+    number = len(left) + left.shape[1]
+    sums = NormalEquations.none(number, due[0].shape[1], left.device)
+    for x, y, weights in zip(streams.read(new), due, streams.weights(), strict=True):
+        at = max(1, NUMBERS // number)
+        parts = zip(x.split(at), y.split(at), weights.sqrt()[:, None].split(at), strict=True)
+        for rows, targets, root in parts:
+            sums.add(root * pair_features(left, right, rows.double()), root * targets.double())
     return sums
 
 
