@@ -305,7 +305,7 @@ def run(*words):
     except SystemExit:
         assert not {"torch", "transformers"} & set(sys.modules), words
 run(), run("train", "--help"), run("evil"), run("verify")
-for name in ("approximate", "demo", "eval", "convert", "decompose", "expand", "report", "verify"):
+for name in ("approximate", "demo", "eval", "decompose", "expand", "report", "verify"):
     run(name, "--help")
 run("expand", "nowhere", "--prompt", "a", "--detail", "all")
 """
@@ -360,7 +360,7 @@ def test_a_language_model_from_end_to_end(run, tmp_path):
     code, out, err = run("decompose", tmp_path / "model", "--layer", 0)
     assert (code, "eigenpairs" in out) == (0, True), err
     code, _, err = run("convert", tmp_path / "model", "--to", "gpt", "-o", tmp_path / "x")
-    assert (code, "--to must be one of bilens, llama; got 'gpt'" in err) == (2, True)
+    assert (code, "--to must be one of bilens, llama, bilinear; got 'gpt'" in err) == (2, True)
 
 
 def test_expand_prints_a_table_that_ends_with_the_total(run, tmp_path):

@@ -29,7 +29,8 @@ COMMANDS = {
     "held-out part.",
     "compare": "Bilinear against ReLU, GELU, ReLU², ReGLU, GEGLU, SwiGLU: equal parameters, equal "
     "tokens, several seeds.",
-    "convert": "A language model from and to the Llama family, tokenizer and all.",
+    "convert": "A language model from and to the Llama family, tokenizer and all, or with "
+    "bilinear MLPs.",
     "decompose": "Spectra of one layer or all: eigenvectors for output directions, HOSVD, SVD, or "
     "one basis for the whole layer.",
     "expand": "Which paths make this logit, to the last digit.",

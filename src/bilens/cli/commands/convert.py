@@ -38,8 +38,9 @@ def command(
     resume: Resume = False,
     save_every: SaveEvery = None,
 ) -> None:
-    """A language model from and to the Llama family, tokenizer and all; or with bilinear MLPs,
-    which costs something: the loss is printed before and after each stage, and layer by layer.
+    """A language model from and to the Llama family, tokenizer and all, or with bilinear MLPs.
+
+    The last costs something: the loss is printed before and after each stage, and by layer.
     """
     require_one_of("--to", to, KINDS)
     require_read(context, to, f"with --to {to}", dict.fromkeys(OF_BILINEAR, ("bilinear",)))
