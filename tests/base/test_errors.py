@@ -5,7 +5,8 @@ import pickle
 import pytest
 
 from bilens.base import errors
-from bilens.base.errors import BilensError, NotExactError, TooLargeError
+from bilens.base.errors import BilensError, ConfigError, NotExactError, TooLargeError
+from bilens.base.keys import Anything, Keys
 
 KINDS = [
     kind
@@ -36,3 +37,8 @@ def test_survives_pickling(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_wrong_value_is_a_value_error(kind):
     assert issubclass(kind, ValueError) == (kind not in (BilensError, TooLargeError, NotExactError))
+
+
+def test_a_long_key_that_nobody_knows_is_cut(refuses):
+    known = Keys({"a": Anything()})
+    refuses(ConfigError, lambda: known.check({"x" * 5000: 1}), "x" * 100 + "… (5,000 characters)")

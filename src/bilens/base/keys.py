@@ -12,8 +12,10 @@ from typing import Any
 
 from bilens.base.errors import BilensError, ConfigError
 from bilens.base.numerics import is_whole
+from bilens.base.words import shortened
 
 MOST = 2**31 - 1  # of anything that is counted
+LONGEST = 100  # characters of a key that nobody knows
 
 
 class Allowed(ABC):
@@ -174,7 +176,8 @@ class Keys:
         """
         for key, value in given.items():
             if key not in self.allowed:
-                raise self.error(f"{who}{key}", must=self.must, got=repr(value), todo=self.todo)
+                name = who + shortened(str(key), LONGEST)
+                raise self.error(name, must=self.must, got=repr(value), todo=self.todo)
             require(f"{who}{key}", value, self.allowed[key], self.error)
 
     def check_fields(self, value: object, who: str = "") -> None:
