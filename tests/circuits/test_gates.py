@@ -11,32 +11,10 @@ import bilens
 from bilens.base.errors import NotFiniteError
 from bilens.circuits import graph, knockout, pairs
 from bilens.nn import ACTIVATIONS
+from tests.circuits.transformers_made import tiny
 
 IDS, TARGET = [1, 4, 2], 3
 ZERO = {"sigmoid": 0.5}  # act(0), where it is not 0
-
-
-def build(act, gated, norm="rms", bias=True, layers=2, dtype=torch.float64):
-    torch.manual_seed(0)
-    config = bilens.TransformerConfig(
-        vocab_size=9,
-        hidden_size=6,
-        intermediate_size=10,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        head_dim=4,
-        hidden_act=act,
-        gated=gated,
-        norm=norm,
-        mlp_bias=bias,
-        initializer_range=0.5,
-    )
-    model = bilens.Transformer(config).double()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                parameter.normal_()
-    return model.to(dtype).eval()
 
 
 @pytest.mark.parametrize(("act", "gated"), itertools.product(sorted(ACTIVATIONS), (True, False)))
@@ -45,7 +23,7 @@ def build(act, gated, norm="rms", bias=True, layers=2, dtype=torch.float64):
 def test_the_paths_add_up_to_the_forward_pass(act, gated, norm, bias):
     for layers, dtype, tol in ((0, torch.float64, 1e-10), (1, torch.float32, 1e-5),
                                (2, torch.float64, 1e-10), (3, torch.float64, 1e-10)):  # fmt: skip
-        model = build(act, gated, norm, bias, layers, dtype)
+        model = tiny(act, gated, norm, bias, layers, dtype)
         ex = bilens.expand(model, IDS, TARGET, max_terms=200)
         logit = float(model(torch.tensor([IDS])).logits[0, -1, TARGET])
         largest = max([1.0, *(abs(term.value) for term in ex.terms)])
@@ -75,7 +53,7 @@ def test_gates_and_constants_make_the_function(act):
 @pytest.mark.parametrize(("gated", "of"), [(True, "mlp0(embed, embed)"), (False, "mlp0(embed)")])
 def test_a_term_is_the_layer_with_its_gates_held(gated, of):
     """By the definition of silu: D [σ(a) ⊙ (G x) ⊙ (U x)] on the embedding alone, given σ(a)."""
-    model = build("silu", gated, bias=False, layers=1)
+    model = tiny("silu", gated, bias=False, layers=1)
     ex = bilens.expand(model, IDS, TARGET, max_terms=None, cutoff=0)
     block, ids = model.model.layers[0], torch.tensor([IDS])
     stream = {}
@@ -101,7 +79,7 @@ def test_a_term_is_the_layer_with_its_gates_held(gated, of):
 
 @pytest.mark.parametrize(("act", "gated"), [("silu", True), ("gelu", False), ("sigmoid", True)])
 def test_hidden_units_add_up_and_are_what_they_write(act, gated):
-    model = build(act, gated, layers=2)
+    model = tiny(act, gated, layers=2)
     ex = bilens.expand(model, IDS, TARGET)
     groups = ex.by("unit")
     assert sum(groups.values) == pytest.approx(ex.forward, rel=1e-12)
@@ -132,7 +110,7 @@ def test_hidden_units_add_up_and_are_what_they_write(act, gated):
 
 @pytest.mark.parametrize(("act", "gated"), [("silu", True), ("relu", False)])
 def test_the_other_verbs_take_gated_layers(act, gated):
-    model = build(act, gated)
+    model = tiny(act, gated)
     ex = bilens.expand(model, IDS, TARGET)
     assert {node["feature_type"] for node in graph(ex)["nodes"]} >= {"layer given its gates"}
     found = pairs(model, IDS, TARGET)
@@ -149,7 +127,7 @@ def test_the_other_verbs_take_gated_layers(act, gated):
 
 
 def test_gates_that_are_not_finite_are_refused(refuses):
-    model = build("silu", True, bias=False)
+    model = tiny("silu", True, bias=False)
     with torch.no_grad():
         model.model.layers[1].mlp.gate_proj.weight[0] = torch.inf
     refuses(NotFiniteError, lambda: bilens.expand(model, IDS, TARGET), "finite")

@@ -10,33 +10,13 @@ from bilens.base.errors import ArgumentError, NotExactError
 from bilens.circuits import attention_scores, composition, graph, knockout, pairs, units, virtual
 from bilens.circuits.paths import parse, walk
 from bilens.features import Dictionary
+from tests.circuits.transformers_made import tiny
 
 IDS, TARGET, E = [1, 4, 2, 4], 3, 4
 
 
-def build(act="silu", gated=True, norm="rms", bias=False, layers=2, dtype=torch.float64, **more):
-    torch.manual_seed(0)
-    config = bilens.TransformerConfig(
-        vocab_size=9,
-        hidden_size=6,
-        intermediate_size=5,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        head_dim=4,
-        num_local_experts=E,
-        hidden_act=act,
-        gated=gated,
-        norm=norm,
-        mlp_bias=bias,
-        initializer_range=0.5,
-        **more,
-    )
-    model = bilens.Transformer(config).double()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                parameter.normal_()
-    return model.to(dtype).eval()
+def build(act="silu", gated=True, norm="rms", bias=False, **more):
+    return tiny(act, gated, norm, bias, **{"intermediate_size": 5, "num_local_experts": E} | more)
 
 
 def read_by(model, n):
@@ -61,7 +41,7 @@ def read_by(model, n):
 def test_the_paths_add_up_to_the_forward_pass(act, gated, norm, bias):
     for layers, dtype, tol in ((1, torch.float32, 1e-5), (2, torch.float64, 1e-10),
                                (3, torch.float64, 1e-10)):  # fmt: skip
-        model = build(act, gated, norm, bias, layers, dtype, norm_topk_prob=bias)
+        model = build(act, gated, norm, bias, layers=layers, dtype=dtype, norm_topk_prob=bias)
         ex = bilens.expand(model, IDS, TARGET, max_terms=100)
         logit = model(torch.tensor([IDS])).logits[0, -1, TARGET].item()
         largest = max([1.0, *(abs(term.value) for term in ex.terms)])

@@ -24,10 +24,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
-from bilens.base.chunks import fingerprint
-from bilens.base.errors import ArgumentError, ConfigError
+from bilens.base.errors import ConfigError
 from bilens.base.fields import setting
-from bilens.base.keys import MOST, Between, Flag, Keys, Number, Whole, each
+from bilens.base.keys import MOST, Flag, Keys, Whole, require
 from bilens.base.progress import Progress
 from bilens.models import (
     ConvertedLayer,
@@ -36,24 +35,20 @@ from bilens.models import (
     converted_layers,
     load,
 )
+from bilens.training.language import text_loss
 from bilens.training.processes import first_does, processes
-from bilens.training.run import Lesson, Run, content, read_about, save_model
-from bilens.training.schedule import Schedule
+from bilens.training.run import Lesson, Run, content, content_of, read_about, save_model
+from bilens.training.schedule import FIELDS as SCHEDULED
+from bilens.training.schedule import OF_TEXT, Schedule
 from bilens.training.text import Blocks, TextData, load_text
-from bilens.training.tokenizer import save_tokenizer
+from bilens.training.tokenizer import save_tokenizer, tokenizer_of
 
 FEWEST = 16_384  # tokens that are tried first
 GAIN = 0.01  # nats a token: twice the tokens are tried while they bring as much
 CHOOSING, MEASURING = 8, 32  # held-out texts on which is chosen, and on which is measured
 BATCH = 4  # texts at a time
 FIELDS = Keys(
-    {
-        **each(("length", "batch_size"), Whole(1, MOST)),
-        **each(("learning_rate", "weight_decay"), Number(least=0)),
-        "steps": Whole(0, MOST),
-        "distil": Flag(),
-        "seed": Between(0, 2**32 - 1),
-    }
+    {**SCHEDULED.allowed, "length": Whole(1, MOST), "steps": Whole(0, MOST), "distil": Flag()}
 )
 
 
@@ -77,15 +72,13 @@ class ConversionRecipe:
     def __post_init__(self) -> None:
         FIELDS.check_fields(self)
         if self.tokens is not None:
-            Keys({"tokens": Whole(1, MOST)}).check_fields(self)
+            require("tokens", self.tokens, Whole(1, MOST))
 
     def schedule(self, options: Mapping[str, Any]) -> Schedule:
         """How long and how hard to train, with further TrainingArguments."""
-        fixed = {"include_num_input_tokens_seen": "all", "prediction_loss_only": True}
         rates = (self.learning_rate, self.weight_decay)
-        return Schedule(
-            self.steps, self.batch_size, *rates, self.seed, self.batch_size, dict(options), fixed
-        )
+        size, given = self.batch_size, dict(options)
+        return Schedule(self.steps, size, *rates, self.seed, size, given, OF_TEXT)
 
 
 def make_bilinear(
@@ -113,23 +106,23 @@ def make_bilinear(
     without MLPs, or with bilinear ones; FileError for a folder in use; ConfigError for ``resume``
     of another model's conversion, or with another text or recipe.
     """
-    output, schedule = Path(output), how.schedule(options or {}) if how.steps else None
+    output, plan = Path(output), how.schedule(options or {}) if how.steps else None
     made = bilinear_frame(model)
-    if schedule is not None:
-        schedule.require_options(made)
+    if plan is not None:
+        plan.require_options(made)
     data = _text(model, source, how.length)
-    about = {"model": fingerprint(**dict(model.named_parameters())), "data": data.name}
+    about = {"model": content_of(model), "data": data.name}
     about |= {"content": content(data.train.tokens, data.valid.tokens), "recipe": asdict(how)}
-    default = None if schedule is None else schedule.interval
+    default = None if plan is None else plan.interval
     with Run.claim(output, about, resume, save_every, default) as run:
         if "figures" not in read_about(output):  # else it was finished before
             model = model.eval()
             first_does(lambda: save_tokenizer(model.tokenizer, output))
             figures = _fit(model, made, data, run, how, progress)
-            if schedule is not None:
+            if plan is not None:
                 aim = partial(_divergence, model) if how.distil else None
-                run.train(made, Lesson(data.train, data.valid, aim=aim), schedule, quiet)
-                figures["trained"] = _loss(made, _held_out(data.valid)[1])
+                run.train(made, Lesson(data.train, data.valid, aim=aim), plan, quiet)
+                figures["trained"] = text_loss(made, _held_out(data.valid)[1].split(BATCH))
             first_does(lambda: save_model(_plain(made), output))
             run.finish(figures)
         first_does(lambda: _clear(output))
@@ -137,10 +130,8 @@ def make_bilinear(
 
 
 def _text(model: Transformer, source: str, length: int) -> TextData:
-    if model.tokenizer is None:
-        todo = "Save one into its folder."
-        raise ArgumentError("the model", must="have a tokenizer beside it", got="none", todo=todo)
-    return load_text(source, model.tokenizer, min(length, model.config.max_position_embeddings))
+    length = min(length, model.config.max_position_embeddings)
+    return load_text(source, tokenizer_of(model), length)
 
 
 def _fit(
@@ -172,8 +163,8 @@ def _fit(
     return {
         "tokens fitted": texts * length,
         "tokens measured": measuring[:, 1:].numel(),
-        "before": _loss(model, measuring),
-        "least squares": _loss(made, measuring),
+        "before": text_loss(model, measuring.split(BATCH)),
+        "least squares": text_loss(made, measuring.split(BATCH)),
         "layers": rows,
     }
 
@@ -219,17 +210,6 @@ def _held_out(blocks: Blocks) -> tuple[Int[Tensor, "n t"], Int[Tensor, "m t"]]:
     """Held-out texts to choose by, and others to measure on; the same where there is but one."""
     texts = _spread(blocks, min(len(blocks), 2 * MEASURING))
     return texts[::2][:CHOOSING], texts[1::2] if len(texts) > 1 else texts
-
-
-@torch.no_grad()
-def _loss(model: Transformer, texts: Int[Tensor, "n t"]) -> float:
-    """Nats a token."""
-    nats = 0.0
-    for batch in texts.to(model.device).split(BATCH):
-        loss = model(batch, labels=batch, use_cache=False).loss
-        assert loss is not None
-        nats += float(loss) * len(batch)
-    return nats / len(texts)
 
 
 def _divergence(teacher: Transformer, outputs: Any, inputs: Any) -> Float[Tensor, ""]:

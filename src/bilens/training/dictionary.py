@@ -20,14 +20,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from bilens.base.chunks import Chunks, fingerprint, write_chunks
-from bilens.base.errors import ArgumentError, Interrupted
+from bilens.base.errors import Interrupted
 from bilens.base.numerics import require_finite, working_dtype
 from bilens.base.progress import Progress
 from bilens.base.records import Record
 from bilens.features import Dictionary, DictionaryRecipe
 from bilens.models import Transformer, activations
-from bilens.training.run import Run, content
+from bilens.training.run import Run, content, content_of
 from bilens.training.text import Blocks, TextData, load_text
+from bilens.training.tokenizer import tokenizer_of
 from bilens.wiring import eager, find_place, hooked, module_name
 
 SHARD = 256  # blocks in a file
@@ -63,7 +64,7 @@ def train_dictionary(
     """
     output, at = Path(output), find_place(place, model.wiring().parts)
     data = _load(model, source)
-    about = {"model": _weights(model), "data": data.name, "place": at.name, "recipe": asdict(how)}
+    about = {"model": content_of(model), "data": data.name, "place": at.name, "recipe": asdict(how)}
     about |= {"content": content(data.train.tokens, data.valid.tokens)}
     with Run.claim(output, about, resume) as run:
         if (output / "cfg.json").is_file():  # finished before
@@ -116,7 +117,7 @@ def harvest(
         return Shard(rows)
 
     tokens = torch.from_numpy(blocks.tokens.astype("int64"))
-    about = {"activations of": _weights(model), "text": fingerprint(tokens=tokens)}
+    about = {"activations of": content_of(model), "text": fingerprint(tokens=tokens)}
     about |= {"place": find_place(place, model.wiring().parts).name}
     return write_chunks(Chunks(SHARD, folder=folder, progress=progress), len(blocks), about, made)
 
@@ -208,16 +209,5 @@ def _loss(
     return total / ids[:, 1:].numel() if len(ids) else float("nan")
 
 
-def _weights(model: Transformer) -> str:
-    return fingerprint(**dict(model.named_parameters()))
-
-
 def _load(model: Transformer, source: str) -> TextData:
-    if model.tokenizer is None:
-        raise ArgumentError(
-            "the model",
-            must="have a tokenizer beside it",
-            got="none",
-            todo="Save one into its folder.",
-        )
-    return load_text(source, model.tokenizer, model.config.max_position_embeddings)
+    return load_text(source, tokenizer_of(model), model.config.max_position_embeddings)

@@ -1,28 +1,31 @@
 """Training a language model: a small configuration, one call."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, set_seed
 
-from bilens.base.errors import ArgumentError, ConfigError
+from bilens.base.errors import ConfigError
 from bilens.base.fields import setting
 from bilens.base.keys import Anything, Keys, Table, each, require
 from bilens.base.reading import read_toml
 from bilens.models import Transformer, TransformerConfig, vocabulary_size
 from bilens.training.processes import first_does
 from bilens.training.run import Lesson, Run, content
-from bilens.training.schedule import Schedule, require_room
+from bilens.training.schedule import OF_TEXT, Schedule, require_room
 from bilens.training.text import Blocks, HeldOut, held_out, load_text
 from bilens.training.tokenizer import (
     load_tokenizer,
     require_vocabulary,
     save_tokenizer,
+    tokenizer_of,
     train_tokenizer,
 )
 
@@ -54,11 +57,9 @@ class TextRecipe:
 
     def schedule(self, options: Mapping[str, Any]) -> Schedule:
         """How long and how hard to train, with further TrainingArguments."""
-        fixed = {"include_num_input_tokens_seen": "all", "prediction_loss_only": True}
         rates = (self.learning_rate, self.weight_decay)
-        return Schedule(
-            self.steps, self.batch_size, *rates, self.seed, self.batch_size, dict(options), fixed
-        )
+        size, given = self.batch_size, dict(options)
+        return Schedule(self.steps, size, *rates, self.seed, size, given, OF_TEXT)
 
     @property
     def tokens(self) -> int:
@@ -142,21 +143,26 @@ def _with_layers(config: TransformerConfig, layers: int) -> TransformerConfig:
     return changed
 
 
-@torch.no_grad()
 def evaluate_text(model: Transformer, blocks: Blocks, batch_size: int = 32) -> dict[str, float]:
     """The loss in nats per predicted token and in bits per byte of text, and the number of tokens
     predicted.
     """
     batches = DataLoader(blocks, batch_size, collate_fn=lambda batch: batch)
-    total = 0.0
-    for batch in batches:
-        batch = {name: value.to(model.device) for name, value in batch.items()}
-        found = model(**batch, use_cache=False)
-        assert found.loss is not None
-        total += float(found.loss) * len(batch["input_ids"])
-    loss = total / len(blocks)
+    loss = text_loss(model, (batch["input_ids"] for batch in batches))
     predicted = len(blocks) * (blocks.tokens.shape[1] - 1)
     return {"loss": loss, "bits per byte": blocks.bits_per_byte(loss), "tokens": predicted}
+
+
+@torch.no_grad()
+def text_loss(model: Transformer, batches: Iterable[Int[Tensor, "_ t"]]) -> float:
+    """Nats a predicted token, over all rows of ``batches``."""
+    nats, count = 0.0, 0
+    for batch in batches:
+        ids = batch.to(model.device)
+        loss = model(ids, labels=ids, use_cache=False).loss
+        assert loss is not None
+        nats, count = nats + float(loss) * len(ids), count + len(ids)
+    return nats / count
 
 
 def evaluate_text_on(model: Transformer, source: str) -> dict[str, float]:
@@ -175,11 +181,4 @@ def held_out_ids(model: Transformer, source: str, tokens: int) -> HeldOut:
 
 
 def _held_out(model: Transformer, source: str, length: int) -> Blocks:
-    if model.tokenizer is None:
-        raise ArgumentError(
-            "the model",
-            must="have a tokenizer beside it",
-            got="none",
-            todo="Save one into its folder.",
-        )
-    return held_out(source, model.tokenizer, length)
+    return held_out(source, tokenizer_of(model), length)

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer
 
+from bilens.base.chunks import fingerprint
 from bilens.base.errors import BilensError, ConfigError, FileError, Interrupted
 from bilens.base.files import Job, saved_together, write_text, writing
 from bilens.base.files import claim as claim_folder
@@ -191,6 +192,11 @@ def save_model(model: PreTrainedModel, output: Path) -> None:
     """
     with hushed(), saved_together(output, "config.json") as temporary:
         model.save_pretrained(temporary)
+
+
+def content_of(model: PreTrainedModel) -> str:
+    """A digest of the weights of ``model``."""
+    return fingerprint(**dict(model.named_parameters()))
 
 
 def content(*arrays: np.ndarray) -> str:

@@ -16,6 +16,8 @@ from bilens.base.keys import MOST, Allowed, Anything, Between, Keys, Number, Who
 from bilens.training.processes import on_cpu
 
 CHECKPOINTS = "checkpoints"
+# TrainingArguments that go with a language model
+OF_TEXT = {"include_num_input_tokens_seen": "all", "prediction_loss_only": True}
 LOGGED_POINTS = 50  # how many log lines a run has, whatever its length
 LAYER_BYTES = 2**15  # of Python's own for a layer, about
 # TrainingArguments that nobody would read: the recipe decides, or they are for scripts around

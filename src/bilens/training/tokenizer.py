@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from bilens.base.errors import ArgumentError, FileError
 from bilens.base.files import new_folder, reason, saved_together
 from bilens.base.numerics import is_whole
-from bilens.models import PAIR, read_tokenizer
+from bilens.models import PAIR, Transformer, read_tokenizer
 from bilens.training.text import END, pieces, split_documents
 
 SMALLEST = 256 + 1  # every byte, and the end of text
@@ -65,6 +65,14 @@ def _learned(source: str, vocab_size: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=END
     )
+
+
+def tokenizer_of(model: Transformer) -> PreTrainedTokenizerFast:
+    """The tokenizer beside ``model``. Errors: ArgumentError where there is none."""
+    if model.tokenizer is None:
+        todo = "Save one into its folder."
+        raise ArgumentError("the model", must="have a tokenizer beside it", got="none", todo=todo)
+    return model.tokenizer
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, output: str | Path) -> None:
