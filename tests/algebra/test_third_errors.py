@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bilens.algebra import CP, Dense, Tucker
-from bilens.base.errors import ArgumentError, ShapeError
+from bilens.base.errors import ArgumentError, ShapeError, SizeError
 
 pytestmark = pytest.mark.bad_input
 
@@ -82,7 +82,6 @@ def test_factors_that_do_not_fit(call, text, make, refuses):
             lambda T, m: T - T.to(torch.float32),
             "must join two tensors that are float64 on cpu; got float32 on cpu.",
         ),
-        (lambda T, m: T * m.randn(7), "must be given a scalar; got (7,)"),
         *(
             (
                 lambda T, m, other=other: T.inner(other(m)),
@@ -106,6 +105,11 @@ def test_factors_that_do_not_fit(call, text, make, refuses):
 def test_arguments_that_do_not_fit(form_name, call, text, make, refuses):
     tensor = make.form(form_name)
     refuses(ShapeError, lambda: call(tensor, make), text)
+
+
+def test_a_vector_is_no_scalar(form_name, make, refuses):
+    tensor = make.form(form_name)
+    refuses(SizeError, lambda: tensor * make.randn(7), "must be given a scalar; got (7,)")
 
 
 @pytest.mark.parametrize(

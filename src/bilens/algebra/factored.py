@@ -1,12 +1,19 @@
 """A matrix kept as a product of two: the second-order form."""
 
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import matmul
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.base.errors import ShapeError
+from bilens.algebra.guests import answered
+from bilens.algebra.indexing import split_index
+from bilens.base.errors import BroadcastError, IndexingError, ShapeError, SizeError
 from bilens.base.numerics import (
     broadcasts,
     dtype_name,
@@ -31,9 +38,23 @@ class Factored(Record):
     """The matrix ``a @ b``, never multiplied out unless asked: a (..., l, m), b (..., m, r).
     Leading dims broadcast.
 
-    The verbs are those of TransformerLens's ``FactoredMatrix``, with one difference that is written
-    down there in a comment and here in the name: ``svd()`` returns V, whose columns are the right
-    singular vectors, not Vh.
+    The verbs and names are those of TransformerLens's ``FactoredMatrix``, errors included, so that
+    what is written for one works with the other. torch's functions take it where it has a verb for
+    them: ``torch.matmul(x, F)``, ``torch.linalg.norm(F)``, ``torch.trace(F)``.
+
+    Where it differs:
+        ``a``, ``b``: the factors as given; ``A``, ``B`` have all leading dims.
+        ``svd()`` is worked out at each call, never kept: weights change in place.
+        ``F[index]`` takes rows and columns one by one, beside tensors among the leading dims too.
+        ``get_corner`` leaves leading dims whole.
+        ``v @ F`` is a vector (..., r).
+        Factors are tensors: what only behaves like one answers ``@`` with its own operator.
+
+    >>> F = Factored(torch.ones(512, 8), torch.ones(8, 512))
+    >>> F[:4, -1]
+    Factored(shape=(4, 1), mdim=8, dtype=float32, device=cpu)
+    >>> (F @ F).AB.shape
+    torch.Size([512, 512])
     """
 
     a: Float[Tensor, "*#b l m"]
@@ -44,22 +65,36 @@ class Factored(Record):
             require_tensor(f"Factored.{name}", factor)
             require_floating(f"Factored.{name}", factor.dtype)
         shapes = f"{tuple(self.a.shape)}, {tuple(self.b.shape)}"
-        if self.a.ndim < 2 or self.b.ndim < 2 or self.a.shape[-1] != self.b.shape[-2]:
-            raise ShapeError("Factored", must="get a (..., l, m) and b (..., m, r)", got=shapes)
+        must = "get a (..., l, m) and b (..., m, r)"
+        if self.a.ndim < 2 or self.b.ndim < 2:
+            raise ShapeError("Factored", must=must, got=shapes)
+        if self.a.shape[-1] != self.b.shape[-2]:
+            todo = "They must match on the inner dimension."
+            raise SizeError("Factored", must=must, got=shapes, todo=todo)
         if not broadcasts(self.a.shape[:-2], self.b.shape[:-2]):
-            raise ShapeError("Factored", must="get batch dims that broadcast", got=shapes)
+            must = "get leading dims that broadcast"
+            raise BroadcastError("Factored", must=must, got=f"a mismatch of {shapes}")
         if self.a.dtype != self.b.dtype or self.a.device != self.b.device:
             raise ShapeError(
                 "Factored",
                 must="get two factors of one dtype and device",
-                got=", ".join(f"{dtype_name(one.dtype)} on {one.device}" for one in self.pair),
+                got=", ".join(
+                    f"{dtype_name(one.dtype)} on {one.device}" for one in (self.a, self.b)
+                ),
             )
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(..., l, r): the shape of the product."""
-        batch = torch.broadcast_shapes(self.a.shape[:-2], self.b.shape[:-2])
-        return (*batch, self.ldim, self.rdim)
+        return (*self._leading, self.ldim, self.rdim)
+
+    @property
+    def _leading(self) -> torch.Size:
+        return torch.broadcast_shapes(self.a.shape[:-2], self.b.shape[:-2])
+
+    @property
+    def has_leading_dims(self) -> bool:
+        return self.ndim > 2
 
     @property
     def ndim(self) -> int:
@@ -91,8 +126,19 @@ class Factored(Record):
         return {"a": self.a, "b": self.b}
 
     @property
-    def pair(self) -> tuple[Tensor, Tensor]:
-        return self.a, self.b
+    def A(self) -> Float[Tensor, "*b l m"]:
+        """``a`` with all leading dims, without a copy."""
+        return self.a.expand(*self._leading, -1, -1)
+
+    @property
+    def B(self) -> Float[Tensor, "*b m r"]:
+        """``b`` with all leading dims, without a copy."""
+        return self.b.expand(*self._leading, -1, -1)
+
+    @property
+    def pair(self) -> tuple[Float[Tensor, "*b l m"], Float[Tensor, "*b m r"]]:
+        """``A`` and ``B``."""
+        return self.A, self.B
 
     @property
     def AB(self) -> Float[Tensor, "*b l r"]:
@@ -103,7 +149,7 @@ class Factored(Record):
     def BA(self) -> Float[Tensor, "*b m m"]:
         """b @ a, where l = r: the small matrix with the same non-zero eigenvalues."""
         if self.ldim != self.rdim:
-            raise ShapeError("Factored.BA", must="come from a square product", got=self.shape)
+            raise SizeError("Factored.BA", must="come from a square product", got=self.shape)
         return self.b @ self.a
 
     @property
@@ -121,6 +167,15 @@ class Factored(Record):
     @property
     def V(self) -> Tensor:
         return self.svd()[2]
+
+    @property
+    def Vh(self) -> Tensor:
+        """``V``, for what is written for TransformerLens, where this name holds V (..., r, m), not
+        its transpose. Warns so; in new code say ``V``, or ``V.mT`` for the rows.
+        """
+        told = "Factored.Vh is V, as in TransformerLens; say .V, or .V.mT for the rows"
+        warnings.warn(told, DeprecationWarning, stacklevel=2)
+        return self.V
 
     @property
     def eigenvalues(self) -> Tensor:
@@ -183,9 +238,9 @@ class Factored(Record):
         ), power
 
     def trace(self) -> Float[Tensor, "*b"]:
-        """Σ_i (a b)_ii, in O(l m). Errors: ShapeError unless square."""
+        """Σ_i (a b)_ii, in O(l m). Errors: SizeError unless square."""
         if self.ldim != self.rdim:
-            raise ShapeError("Factored.trace", must="be asked of a square product", got=self.shape)
+            raise SizeError("Factored.trace", must="be asked of a square product", got=self.shape)
         return (self.a * self.b.mT).sum((-2, -1))
 
     def make_even(self) -> "Factored":
@@ -210,34 +265,49 @@ class Factored(Record):
             most = f", at most {self.ndim - 2}" if is_whole(dim) and dim > 0 else ""
             must = f"name a leading dim by a number ≥ 0{most}"
             raise ShapeError("Factored.unsqueeze", must=must, got=repr(dim))
-        return Factored(self.a.unsqueeze(dim), self.b.unsqueeze(dim))
+        return Factored(self.A.unsqueeze(dim), self.B.unsqueeze(dim))
 
     def get_corner(self, k: int = 3) -> Float[Tensor, "*b k k"]:
         """The first k rows and columns of the product, for a quick look."""
         require_count("k", k, 0)
         return self.a[..., :k, :] @ self.b[..., :, :k]
 
-    def __matmul__(self, other: "Tensor | Factored") -> "Tensor | Factored":
-        """With a vector: a vector. With a matrix or a Factored: a Factored, with the smaller inner
-        size kept.
+    def __getitem__(self, index: Any) -> "Factored":
+        """``AB[index]``, still factored, with two differences: an int for a row or a column keeps a
+        dim of size 1, and rows and columns are taken one by one, not in pairs.
+
+        Leading dims are indexed as torch does: ints, slices, None, tensors and lists of ints,
+        masks; one ellipsis may stand anywhere. Cost: that of torch's indexing of both factors.
+        Errors: IndexingError.
         """
+        lead, rows, columns = split_index(index, self.shape)
+        try:
+            a, b = self.A[lead][..., rows, :], self.B[lead][..., columns]
+        except (IndexError, ValueError, RuntimeError) as error:
+            raise IndexingError("Factored[index]", must=f"fit {self.shape}", got=error) from error
+        return Factored(a, b)
+
+    def __matmul__(self, other: object) -> "Tensor | Factored":
+        """With a vector: a vector. With a matrix or a Factored: a Factored, of the smallest inner
+        size that there is: m, r, or that of ``other``.
+        """
+        if _is_guest(other):
+            return NotImplemented
         self._require_meets("@", other, self.rdim, -2)
         if isinstance(other, Factored):
-            middle = self.b @ other.a
-            return (
-                Factored(self.a @ middle, other.b)
-                if self.mdim > other.mdim
-                else Factored(self.a, middle @ other.b)
-            )
+            return _chained(self.a, self.b, other.a, other.b)
+        assert isinstance(other, Tensor)
         if other.ndim == 1:
             return (self.a @ (self.b @ other)[..., None])[..., 0]
-        return Factored(self.a, self.b @ other)
+        return _chained(self.a, self.b, other)
 
-    def __rmatmul__(self, other: Tensor) -> "Tensor | Factored":
+    def __rmatmul__(self, other: object) -> "Tensor | Factored":
+        """As ``@``, from the left."""
         self._require_meets("other @", other, self.ldim, -1)
+        assert isinstance(other, Tensor)
         if other.ndim == 1:
             return ((other @ self.a)[..., None, :] @ self.b)[..., 0, :]
-        return Factored(other @ self.a, self.b)
+        return _chained(other, self.a, self.b)
 
     def _require_meets(self, who: str, other: object, size: int, dim: int) -> None:
         """Raise ShapeError unless ``other`` is a vector or a matrix with ``size`` along ``dim``, of
@@ -247,17 +317,30 @@ class Factored(Record):
             raise ShapeError(
                 f"Factored {who}", must="be with a tensor or a Factored", got=type(other).__name__
             )
-        dim = dim if other.ndim > 1 else -1
-        if (
-            other.ndim == 0
-            or other.shape[dim] != size
-            or not broadcasts(self.shape[:-2], other.shape[:-2])
-        ):
-            must = f"meet {size} entries, batch dims that broadcast"
-            raise ShapeError(f"Factored {who}", must=must, got=tuple(other.shape))
+        dim, got = dim if other.ndim > 1 else -1, tuple(other.shape)
+        must = f"meet {size} entries, batch dims that broadcast"
+        if other.ndim == 0 or other.shape[dim] != size:
+            raise SizeError(f"Factored {who}", must=must, got=got)
+        if not broadcasts(self.shape[:-2], other.shape[:-2]):
+            raise BroadcastError(f"Factored {who}", must=must, got=got)
         if other.dtype != self.dtype or other.device != self.device:
             must, got = (f"{dtype_name(one.dtype)} on {one.device}" for one in (self, other))
             raise ShapeError(f"Factored {who}", must=f"be with {must}", got=got)
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        function: Callable,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """torch's functions by the verbs here; others of torch's guests go first."""
+        if not all(issubclass(kind, (Tensor, Factored)) for kind in types):
+            return NotImplemented
+        return answered(function, args, options or {})
+
+    __array_ufunc__ = None  # numpy's operators leave a Factored to its own
 
     def __mul__(self, factor: float | int | Tensor) -> "Factored":
         return Factored(self.a * scalar("Factored", factor, self.a), self.b)
@@ -271,3 +354,17 @@ class Factored(Record):
     def __repr__(self) -> str:
         where = f"dtype={dtype_name(self.dtype)}, device={self.device}"
         return f"Factored(shape={self.shape}, mdim={self.mdim}, {where})"
+
+
+def _chained(*factors: Tensor) -> Factored:
+    """Their product, cut in two where it is narrowest, and multiplied out from there."""
+    inner = [factor.shape[-1] for factor in factors[:-1]]
+    cut = inner.index(min(inner)) + 1
+    left = reduce(lambda right, factor: factor @ right, reversed(factors[:cut]))
+    return Factored(left, reduce(matmul, factors[cut:]))
+
+
+def _is_guest(other: object) -> bool:
+    """Whether ``other`` answers ``F @ other`` by an operator of its own. numpy's would not."""
+    foreign = not isinstance(other, Tensor | Factored) and not hasattr(other, "__array__")
+    return foreign and hasattr(other, "__rmatmul__")

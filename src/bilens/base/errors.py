@@ -43,6 +43,22 @@ class ShapeError(ArgumentError):
     """A shape, rank, dtype or device does not fit."""
 
 
+class SizeError(ShapeError, AssertionError):
+    """Two sizes that must be equal are not; an AssertionError too, as TransformerLens raises."""
+
+
+class BroadcastError(ShapeError, RuntimeError):
+    """Leading dims do not broadcast; a RuntimeError too, as torch raises."""
+
+
+class IndexingError(ShapeError, IndexError):
+    """An index does not fit what it is an index of."""
+
+
+class OperandError(ArgumentError, TypeError):
+    """A function is asked of a value that does not answer it."""
+
+
 class NotFiniteError(ArgumentError):
     """A tensor holds NaN or infinity."""
 

@@ -6,7 +6,7 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
-from bilens.base.errors import ArgumentError, NotFiniteError, RangeError, ShapeError
+from bilens.base.errors import ArgumentError, NotFiniteError, RangeError, ShapeError, SizeError
 
 GIB = 2**30  # what a result or a block may take, unless asked for more
 # Relative to the largest term: what an exact identity may miss by, through rounding alone. Half
@@ -50,8 +50,8 @@ def is_whole(value: object) -> bool:
 
 
 def scalar(who: str, factor: float | int | Tensor, like: Tensor) -> Tensor:
-    """``factor`` as a number of the dtype and device of ``like``. Errors: ShapeError where it is a
-    vector or more.
+    """``factor``, a number or a tensor of one entry, in the dtype and on the device of ``like``.
+    Errors: SizeError where it has more entries.
     """
     try:
         factor = torch.as_tensor(factor, dtype=like.dtype, device=like.device)
@@ -60,9 +60,9 @@ def scalar(who: str, factor: float | int | Tensor, like: Tensor) -> Tensor:
         raise ArgumentError(
             f"{who} * factor", must="be given a number", got=repr(factor)
         ) from error
-    if factor.ndim:
-        raise ShapeError(f"{who} * factor", must="be given a scalar", got=tuple(factor.shape))
-    return factor
+    if factor.numel() != 1:
+        raise SizeError(f"{who} * factor", must="be given a scalar", got=tuple(factor.shape))
+    return factor.reshape(())
 
 
 def near_one(factor: Tensor) -> tuple[Tensor, int]:
