@@ -1,5 +1,10 @@
 """Reading weights: types and shapes are looked at in a file's header before anything is made."""
 
+import json
+import mmap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import torch
@@ -65,3 +70,103 @@ def weight_dtypes(file: Path) -> dict[str, torch.dtype]:
     weight_shapes(file)
     with safe_open(file, framework="pt") as opened:
         return {key: WEIGHT_TYPES[opened.get_slice(key).get_dtype()] for key in opened.keys()}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in a file a weight lies, and what it is."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+
+class Mapped(Mapping[str, Tensor]):
+    """Weights by name, memory-mapped from safetensors files: nothing is read before it is used.
+
+    ``files`` says where each is; ``dtype``: what each becomes, a copy where it is another type in
+    the file (None: all stay as they are). A tensor has its own bytes of the file as memory and may
+    be written to, which changes no file. It keeps the file mapped. A file must not be cut short or
+    written over in place while it is mapped: the system then ends the process (SIGBUS), or the
+    weights change. One that is replaced by a rename, as all files are that bilens writes, stays
+    mapped as it was.
+    """
+
+    def __init__(self, files: Mapping[str, Path], dtype: torch.dtype | None = None) -> None:
+        self.files, self.dtype = files, dtype
+        self._maps = {file: _MappedFile(file) for file in sorted(set(files.values()))}
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.let_go()
+        found = self._maps[self.files[name]].tensor(name)
+        return found if self.dtype is None else found.to(self.dtype)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def let_go(self) -> None:
+        """Give back the memory of all that was read so far, which is read anew where it is used
+        again. What was written to a tensor is lost: for use before anybody does.
+        """
+        for file in self._maps.values():
+            file.let_go()
+
+
+class _MappedFile:
+    """One safetensors file, mapped as a whole."""
+
+    def __init__(self, file: Path) -> None:
+        weight_shapes(file)  # it is whole, and of types that are computed in
+        try:
+            with file.open("rb") as opened:
+                start = 8 + int.from_bytes(opened.read(8), "little")
+                header = json.loads(opened.read(start - 8))
+                self._map = _private(opened.fileno())
+        except OSError as error:
+            raise FileError(str(file), must="be a file that can be mapped", got=error) from error
+        header.pop("__metadata__", None)
+        self._places = {
+            name: _Place(
+                WEIGHT_TYPES[one["dtype"]], tuple(one["shape"]), start + one["data_offsets"][0]
+            )
+            for name, one in header.items()
+        }
+
+    def tensor(self, name: str) -> Tensor:
+        place = self._places[name]
+        count = prod(place.shape)
+        if not count:
+            return torch.empty(place.shape, dtype=place.dtype)
+        flat = torch.frombuffer(self._map, dtype=place.dtype, count=count, offset=place.offset)
+        return flat.view(place.shape)
+
+    def let_go(self) -> None:
+        if hasattr(self._map, "madvise"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def _private(descriptor: int) -> mmap.mmap:
+    """A file in memory, of which what is written stays in this process. Nothing is set aside for
+    it, so that it may be larger than the memory.
+    """
+    if not hasattr(mmap, "MAP_PRIVATE"):  # Windows
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
+    flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
+    return mmap.mmap(descriptor, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+def alone(tensor: Tensor) -> Tensor:
+    """``tensor`` with a storage of its own: its very bytes where they lie together, else a copy."""
+    tensor = tensor.detach()
+    if not tensor.is_contiguous() or not tensor.numel():
+        return tensor.clone(memory_format=torch.contiguous_format)
+    start = tensor.storage_offset() * tensor.element_size()
+    own = tensor.untyped_storage()[start : start + tensor.numel() * tensor.element_size()]
+    made = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return made.set_(own, 0, tensor.shape, tensor.stride())

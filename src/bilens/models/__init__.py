@@ -3,7 +3,8 @@
 from bilens.models.activations import activations, mlp_inputs
 from bilens.models.classifier import Classifier, ClassifierConfig
 from bilens.models.families import FAMILIES
-from bilens.models.loading import hushed, load
+from bilens.models.loading import hushed, load, open_model
+from bilens.models.opening import Opened, read_part
 from bilens.models.surgery.conversion import ConvertedLayer, bilinear_frame, converted_layers
 from bilens.models.tokenizing import PAIR, read_tokenizer, vocabulary_size
 from bilens.models.transformer import Transformer, TransformerConfig
@@ -14,6 +15,7 @@ __all__ = [
     "Classifier",
     "ClassifierConfig",
     "ConvertedLayer",
+    "Opened",
     "Transformer",
     "TransformerConfig",
     "activations",
@@ -22,6 +24,8 @@ __all__ = [
     "hushed",
     "load",
     "mlp_inputs",
+    "open_model",
+    "read_part",
     "read_tokenizer",
     "vocabulary_size",
 ]

@@ -75,6 +75,11 @@ def common_dtype(dtypes: Collection[torch.dtype]) -> torch.dtype:
     return found
 
 
+def is_tied(config: PreTrainedConfig) -> bool:
+    """Whether the embedding and lm_head are said to be one matrix."""
+    return bool(getattr(config, "tie_word_embeddings", False))
+
+
 def settle_tying(config: Any, weights: dict[str, Tensor]) -> None:
     """Make ``weights`` and ``config.tie_word_embeddings`` say the same, as transformers 5 reads
     such files.
@@ -82,7 +87,7 @@ def settle_tying(config: Any, weights: dict[str, Tensor]) -> None:
     Tied with one of the two missing: it is the other. Tied in name, but both there and different:
     both stay as they are, the model is not tied, and a warning says so.
     """
-    if not getattr(config, "tie_word_embeddings", False):
+    if not is_tied(config):
         return
     if EMBED not in weights:
         weights[EMBED] = weights[HEAD]

@@ -9,11 +9,10 @@ from math import prod
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from bilens.base.errors import FileError
 from bilens.base.reading import read_json_object
-from bilens.base.weights import load_weights, weight_dtypes, weight_shapes
+from bilens.base.weights import Mapped, weight_dtypes, weight_shapes
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -35,12 +34,9 @@ class Checkpoint:
     shapes: dict[str, tuple[int, ...]]
     dtypes: frozenset[torch.dtype]
 
-    def read(self) -> dict[str, Tensor]:
-        """All weights by name. Memory: the size of the files."""
-        found: dict[str, Tensor] = {}
-        for file in sorted(set(self.files.values())):
-            found |= load_weights(file)
-        return {name: value for name, value in found.items() if name in self.shapes}
+    def mapped(self, dtype: torch.dtype) -> Mapped:
+        """All weights by name, memory-mapped, each as ``dtype``: none is read before it is used."""
+        return Mapped(self.files, dtype)
 
     def place(self, name: str) -> str:
         """How an error names a weight: its file, and itself."""

@@ -9,23 +9,22 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from bilens.base.errors import ConfigError, FileError
-from bilens.base.numerics import is_whole, require_finite
+from bilens.base.numerics import is_whole
 from bilens.base.reading import naming, read_json_object
-from bilens.models.carry import EMBED, HEAD, filled, sketched
+from bilens.models.carry import EMBED, HEAD, common_dtype, is_tied, sketched
 from bilens.models.checkpoint import Checkpoint, open_checkpoint
 from bilens.models.classifier import Classifier, ClassifierConfig
-from bilens.models.config import require_tokens
-from bilens.models.families import FAMILIES, Family, Pairing, paired, renamed
+from bilens.models.families import FAMILIES, Family, Pairing, paired
 from bilens.models.keys import require_metadata
-from bilens.models.tokenizing import read_tokenizer
+from bilens.models.opening import Opened, read_part
 from bilens.models.transformer import Transformer, TransformerConfig
 
 BOX = Path(__file__).parent / "box"
-CONFIG, GENERATION = "config.json", "generation_config.json"
+CONFIG = "config.json"
 EXPERTS = "num_local_experts"
 FETCHED = (
     "*.json",
@@ -42,9 +41,9 @@ MODELS: dict[type[PreTrainedConfig], type[PreTrainedModel]] = {
 }
 
 
-def load(path: str | Path) -> Any:
+def load(path: str | Path, part: str | None = None) -> Any:
     """The model in folder ``path``, or of that name on the Hugging Face hub, in evaluation mode,
-    with its ``.tokenizer``.
+    with its ``.tokenizer``; or one ``part`` of it.
 
     It may be one in the box ("tinystories-1l", "tinystories-2l" and its twins with other MLPs,
     "tinystories-2l-gelu" and "tinystories-2l-swiglu"), any bilens model, a Llama-family model
@@ -52,10 +51,28 @@ def load(path: str | Path) -> Any:
     which. The weights stay as they are in the files. Where they are of several types all get the
     one that holds each exactly, with a warning; a model tied in name whose two matrices differ is
     not tied, with a warning, as in transformers. Stop tokens and sampling come from
-    generation_config.json. Memory: the files' size; twice for fused weights. Errors: FileError
+    generation_config.json.
+
+    ``part``: that layer alone, as ``models.read_part`` gives it: "layers.12.mlp" or "mlp12",
+    "layers.12.self_attn" or "attn12", an expert "mlp3.expert5", "lm_head", "model.embed_tokens".
+
+    Memory: weights stay in the files, which are memory-mapped, until they are used; a copy is made
+    of those of another type or order than here. While the model is in use its files must not be cut
+    short or written over in place (see ``base.weights.Mapped``); replacing them is harmless.
+    Errors: FileError
     where the folder, config.json, the weights, the tokenizer or generation_config.json are missing,
     damaged, a pickle, or do not fit one another; ConfigError for a model type, key or value bilens
-    does not know; NotFiniteError for NaN or infinite weights.
+    does not know; NotFiniteError for NaN or infinite weights; ArgumentError for a part that is not
+    there.
+    """
+    opened = open_model(path)
+    with hushed():
+        return opened.whole() if part is None else read_part(opened, part)
+
+
+def open_model(path: str | Path) -> Opened:
+    """The model in folder ``path``, every file looked at and no weight read. Errors: those of
+    ``load``, but for what the weights' values are and for the files beside them.
     """
     folder = _folder(path)
     file = folder / CONFIG
@@ -63,17 +80,15 @@ def load(path: str | Path) -> Any:
     family = _family(raw, file)
     checkpoint = open_checkpoint(folder, family.derived)
     _require_sizes(family, raw, checkpoint, file)
-    with hushed():
-        with naming(file):
-            require_metadata(raw)
-            config = family.config(raw, checkpoint.shapes)
-        model = _read(family, config, checkpoint, file).eval()
-        with naming(folder):
-            require_finite("", **dict(model.named_parameters()))
-        if isinstance(model, Transformer):
-            model.generation_config = _generation(folder, model)
-            model.tokenizer = read_tokenizer(folder, model.config.vocab_size)
-    return model
+    with hushed(), naming(file):
+        require_metadata(raw)
+        config: Any = family.config(raw, checkpoint.shapes)
+        model = sketched(MODELS[type(config)], config)  # shapes alone: nothing is allocated
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    pairings = paired(family.weights(config), own, config.num_hidden_layers)
+    _require_shapes(pairings, config, checkpoint)
+    weights = checkpoint.mapped(common_dtype(checkpoint.dtypes))
+    return Opened(folder, model, pairings, weights)
 
 
 def boxed() -> list[str]:
@@ -150,22 +165,10 @@ def _require_sizes(family: Family, raw: dict[str, Any], checkpoint: Checkpoint, 
         raise ConfigError(f"{file}: {EXPERTS}", must=must, got=experts)
 
 
-def _read(family: Family, config: Any, checkpoint: Checkpoint, file: Path) -> Any:
-    """The model of ``config`` with the weights in ``checkpoint``. Errors: FileError for the first
-    that does not fit.
-    """
-    with naming(file):
-        model = sketched(MODELS[type(config)], config)  # shapes alone: nothing is allocated
-    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    pairings = paired(family.weights(config), own, config.num_hidden_layers)
-    _require_shapes(pairings, config, checkpoint)
-    return filled(model, renamed(pairings, checkpoint.read()))
-
-
 def _require_shapes(pairings: Sequence[Pairing], config: Any, checkpoint: Checkpoint) -> None:
     """Raise FileError for the first weight that is missing, left over or of another shape."""
     wanted = {one.theirs: one.shape for one in pairings if one.theirs is not None}
-    if getattr(config, "tie_word_embeddings", False):
+    if is_tied(config):
         tied = {one.theirs for one in pairings if {EMBED, HEAD} & one.ours.keys()}
         if tied & checkpoint.shapes.keys():  # either stands for both
             wanted = {
@@ -179,15 +182,3 @@ def _require_shapes(pairings: Sequence[Pairing], config: Any, checkpoint: Checkp
         if name in wanted:
             must = f"have shape {wanted[name]}, as {CONFIG} says"
         raise FileError(checkpoint.place(name), must=must, got=got or "nothing")
-
-
-def _generation(folder: Path, model: Transformer) -> GenerationConfig:
-    """How the folder says text is generated; what the configuration gives where it does not say."""
-    file = folder / GENERATION
-    if not file.exists():
-        return model.generation_config
-    raw = read_json_object(file)
-    with naming(file):
-        found = GenerationConfig.from_dict(raw)
-        require_tokens(found, model.config.vocab_size)
-    return found

@@ -74,7 +74,7 @@ def command(
     require_place("--save", save)
     if folder is not None:
         require_folder("--folder", folder)
-    loaded = bilens.load(str(model))
+    loaded = _loaded(str(model), layer, with_readout=directions != "all")
     tensors = _layers(loaded, layer)
     several = len(tensors) > 1
     if save is not None and several:
@@ -93,6 +93,20 @@ def command(
             yield _kept(result, f"{name}: " if several else "")
 
     show(tables(), json)
+
+
+def _loaded(folder: str, layer: str | None, with_readout: bool) -> Any:
+    """The model; of a transformer of which one layer is asked for that layer alone, and what reads
+    the stream last where it is needed. The other weights are not read.
+    """
+    opened = bilens.models.open_model(folder)
+    model = opened.model
+    if layer in (None, "all") or not isinstance(model, bilens.Transformer):
+        return opened.whole()
+    chosen = model.wiring().layers.get(f"mlp{layer}")
+    modules = [] if chosen is None else [chosen.module]
+    modules += [model.lm_head] if with_readout else []
+    return opened.only(*(name for name, module in model.named_modules() if module in modules))
 
 
 def _kept(result: "Result", of: str) -> Table:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from bilens.base.weights import alone
+
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 KINDS = ("weight", "bias")  # the parameters of a module
@@ -87,15 +89,15 @@ class Pairing:
         return whole[::-1] if self.weight.transposed else whole
 
     def split(self, whole: Tensor) -> dict[str, Tensor]:
-        """bilens's parameters from that of the files, each with memory of its own."""
+        """bilens's parameters from that of the files, each with memory of its own: its rows of
+        ``whole`` where they lie together there as they are, else a copy.
+        """
         rows = whole.T if self.weight.transposed and whole.ndim == 2 else whole
         blocks = self.weight.blocks
         sizes = [shape[0] // blocks for shape in self.ours.values()]
         parts = rows.unflatten(0, (blocks, -1)).split(sizes, dim=1)
         return {
-            name: self.weight.change(part.flatten(0, 1)).clone(
-                memory_format=torch.contiguous_format
-            )
+            name: alone(self.weight.change(part.flatten(0, 1)))
             for name, part in zip(self.ours, parts, strict=True)
         }
 
