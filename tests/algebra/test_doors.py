@@ -178,7 +178,8 @@ def test_the_order_that_would_fit_is_named(shapes, hint, make):
 
 
 def test_batches_of_a_factored_broadcast(make):
-    text = "Factored must get batch dims that broadcast; got (3, 5, 2), (2, 2, 4)."
+    shapes = "(3, 5, 2), (2, 2, 4)"
+    text = f"Factored must get leading dims that broadcast; got a mismatch of {shapes}."
     assert refused(lambda: Factored(make.randn(3, 5, 2), make.randn(2, 2, 4))) == text
     assert Factored(make.randn(3, 1, 5, 2), make.randn(2, 2, 4)).shape == (3, 2, 5, 4)
 

@@ -124,6 +124,11 @@ VERBS = {
     "2.5 *": (lambda T, g: 2.5 * T, lambda C, g: 2.5 * C),
     "* tensor": (lambda T, g: T * g.x[0, 0, 0], lambda C, g: C * g.x[0, 0, 0]),
     "negation": (lambda T, g: -T, lambda C, g: -C),
+    "traces": (lambda T, g: T.traces(), lambda C, g: einsum("oii->o", C)),
+    "quadratic": (
+        lambda T, g: dataclasses.replace(T, affine=True).quadratic(),
+        lambda C, g: C[:, 1:, 1:],
+    ),
     "norm": (lambda T, g: T.norm(), lambda C, g: C.square().sum().sqrt()),
     **{
         f"map {'+'.join(modes) or 'nothing'}": (

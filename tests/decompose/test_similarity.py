@@ -57,6 +57,22 @@ def test_on_gaussian_data_are_those_of_the_verbs(centred, layers, measure, close
     close(found.shares.sum(1), torch.ones(3).double())
 
 
+def test_behind_embeddings_is_that_of_the_embedded_measure(make, close):
+    embeds = make.randn(2, 3, 40)
+    behind = [make.cp(2, 3, h=4) for _ in embeds]
+    whole = [T.map(left=E.mT, right=E.mT) for T, E in zip(behind, embeds, strict=True)]
+    measure = Gaussian.from_batches([make.randn(90, 40) + 1.0])
+    joint = measure.map(embeds.flatten(0, 1))
+    alone = [
+        T.map(left=place.mT, right=place.mT)
+        for T, place in zip(behind, torch.eye(6).double().split(3), strict=True)
+    ]
+    found, truth = similarity(whole, measure, samples=0), similarity(alone, joint, samples=0)
+    close(found.matrix, truth.matrix, scale=1.0)
+    close(found.norms, truth.norms)
+    close(found.shares, truth.shares, scale=1.0)
+
+
 def test_a_gauge_is_no_difference(layers, make, measure, close):
     T = layers["a"]
     a, b, order = make.randn(6), make.randn(6), torch.randperm(6, generator=make.generator)

@@ -87,6 +87,28 @@ def test_root_and_inverse_root_on_the_support(make, close):
     )
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-140, 1e140], ids=["one", "tiny", "huge"])
+@pytest.mark.parametrize("dead", [(), (0, 3)], ids=["all vary", "some do not"])
+def test_factor_is_a_triangle_of_what_varies(dead, size, make, close):
+    basis = make.randn(6, 6)
+    basis[list(dead)] = 0.0
+    measure = Gaussian(make.randn(6), size**2 * (basis @ basis.mT))
+    factor = measure.factor / size
+    assert torch.equal(factor, factor.tril())
+    close(factor @ factor.mT, basis @ basis.mT)
+    assert measure.rank == 6 - len(dead)
+    close((measure.root / size) @ (measure.root / size), basis @ basis.mT)
+
+
+@pytest.mark.parametrize("least", [0.0, 1e-17, 1e-12])
+def test_factor_cuts_off_what_the_root_does(least, make, close):
+    turn = torch.linalg.qr(make.randn(6, 6)).Q
+    cov = turn @ torch.diag(torch.tensor([1, 1, 1, 1, 1, least]).double()) @ turn.mT
+    measure = Gaussian(make.randn(6), (cov + cov.mT) / 2)
+    assert measure.rank == (6 if least > 1e-15 else 5)
+    assert torch.equal(measure.factor, measure.root) == (measure.rank == 5)
+
+
 def test_rank_of_few_samples_is_one_less(make):
     x = make.randn(4, 9)
     assert Gaussian.from_batches([x]).rank == 3

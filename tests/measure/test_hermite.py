@@ -3,6 +3,7 @@ factors.
 """
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -137,6 +138,16 @@ def test_parts_are_the_layer_and_add_up(form_name, make, measure, close):
     close(found.shares().sum(), found.inner(found))
     close(found.shares()[0], found.mean.square().sum())
     assert bool((found.shares() >= 0).all())
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_the_cheapest_root_gives_the_same_figures(affine, form_name, make, measure, close):
+    tensor = replace(make.form(form_name, 3, 5 if affine else 4), affine=affine)
+    whole, cheap = (measure.of(tensor).hermite(root) for root in ("symmetric", "cheapest"))
+    close(cheap.shares(), whole.shares())
+    close(cheap.gram(), whole.gram())
+    x, over = measure.over(tensor).sample(3), measure.over(tensor)
+    close(cheap((x - over.mean) @ torch.linalg.pinv(over.factor).mT), tensor(x))
 
 
 def test_a_rank_deficient_measure_is_blind_off_its_support(make, close):

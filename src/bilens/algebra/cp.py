@@ -133,10 +133,10 @@ class CP(ThirdOrder):
         return Parts(self.out @ (left0 * right0), self.out @ slope, quadratic)
 
     def quadratic(self) -> "CP":
-        """What is quadratic in x, as a tensor over x: views of T's factors; T itself where it is
-        not over (1, x).
-        """
         return CP(self.out, self.left[:, 1:], self.right[:, 1:]) if self.affine else self
+
+    def traces(self) -> Float[Tensor, " o"]:
+        return self.out @ (self.left * self.right).sum(1)
 
     def round(
         self,

@@ -100,6 +100,16 @@ class ThirdOrder(Record, ABC):
         """T with left and right exchanged: T'[o, j, i] = T[o, i, j]."""
 
     @abstractmethod
+    def quadratic(self: Form) -> Form:
+        """What is quadratic in x, as a tensor over x: views of T's factors; T itself where it is
+        not over (1, x).
+        """
+
+    @abstractmethod
+    def traces(self) -> Float[Tensor, " o"]:
+        """Σ_i T_oii, one for each output; left and right are one space."""
+
+    @abstractmethod
     def inner_near_one(self, other: "ThirdOrder", *, symmetric: bool = False) -> Float[Tensor, ""]:
         """``inner`` of tensors that are near one, worked in float64 whatever the dtype."""
 

@@ -71,6 +71,12 @@ class Dense(ThirdOrder):
     def swap(self) -> "Dense":
         return replace(self, array=self.array.mT)
 
+    def quadratic(self) -> "Dense":
+        return Dense(self.array[:, 1:, 1:]) if self.affine else self
+
+    def traces(self) -> Float[Tensor, " o"]:
+        return self.array.diagonal(dim1=1, dim2=2).sum(1)
+
     def inner_near_one(self, other: ThirdOrder, *, symmetric: bool = False) -> Float[Tensor, ""]:
         if isinstance(other, Tucker):
             return other.inner_near_one(self, symmetric=symmetric)
@@ -172,6 +178,14 @@ class Tucker(ThirdOrder):
 
     def swap(self) -> "Tucker":
         return Tucker(self.core.mT, self.out, self.right, self.left, self.affine)
+
+    def quadratic(self) -> "Tucker":
+        if not self.affine:
+            return self
+        return Tucker(self.core, self.out, self.left[1:], self.right[1:])
+
+    def traces(self) -> Float[Tensor, " o"]:
+        return self.out @ (self.core * (self.left.mT @ self.right)).sum((1, 2))
 
     def inner_near_one(self, other: ThirdOrder, *, symmetric: bool = False) -> Float[Tensor, ""]:
         work, other = self.to(torch.float64), other.to(torch.float64)

@@ -201,7 +201,7 @@ def similarity(
     if gaussian is not None:
         gaussian, activations, more = _rescaled(gaussian, activations)
         powers = [power + 2 * more for power in powers]
-    seen = tensors if gaussian is None else [gaussian.of(tensor).hermite() for tensor in tensors]
+    seen = tensors if gaussian is None else _on(gaussian, tensors)
     parts = _parts(seen)
     inner = parts[..., 1 if centred else 0 :].sum(-1)
     norms = root(inner.diagonal())
@@ -289,11 +289,15 @@ def _activations(x: Tensor, layer: CP) -> Tensor:
 
 def _rescaled(gaussian: Gaussian, x: Tensor | None) -> tuple[Gaussian, Tensor | None, int]:
     """The measure, and the activations, of inputs over a power of two, and the power."""
-    mean, _, power = gaussian.near_one()
+    mean, _, power = gaussian.near_one("cheapest")
     if power == 0:
         return gaussian, x, 0
     near = Gaussian(mean, scaled(gaussian.cov.double(), -2 * power), gaussian.count)
     return near, None if x is None else scaled(x.double(), -power), power
+
+
+def _on(gaussian: Gaussian, tensors: Sequence[CP]) -> list[Hermite]:
+    return [gaussian.of(tensor).hermite("cheapest") for tensor in tensors]
 
 
 def _words(gaussian: Gaussian | None, activations: Tensor | None) -> str:

@@ -14,9 +14,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.algebra import Support, ThirdOrder, support
@@ -39,6 +40,7 @@ from bilens.base.records import Record
 from bilens.measure.hermite import Hermite, hermite
 from bilens.measure.moments import Moments, joined, moments
 
+Root = Literal["symmetric", "cheapest"]
 REACH = 60  # powers of two that mean and spread may lie from one
 ROUNDED = 1e-13  # of a layer's terms on the data: less is rounding, where the measure sees nothing
 
@@ -51,7 +53,8 @@ class Gaussian(Record):
     ``from_batches`` gives float64, which is what small variances need; any floating dtype is taken,
     and all work is done in float64 with the tolerances of the dtype that holds the covariance.
     Errors: ShapeError; NotFiniteError; ArgumentError for a covariance that is not symmetric, or not
-    positive semidefinite, by more than its dtype rounds. Cost: one Cholesky, i³ / 3.
+    positive semidefinite, by more than its dtype rounds. Cost: one Cholesky, i³ / 3; two where Σ is
+    singular.
     """
 
     mean: Float[Tensor, " i"]
@@ -66,7 +69,9 @@ class Gaussian(Record):
             )
         if not self.cov.is_meta:
             require_finite("Gaussian", mean=self.mean, cov=self.cov)
-            _require_covariance(self.cov.detach())
+            _require_symmetric(self.cov.detach())
+            if self._varying is None:
+                _require_semidefinite(self.cov.detach())
 
     @classmethod
     def from_batches(cls, batches: Iterable[Float[Tensor, "... i"]]) -> "Gaussian":
@@ -136,9 +141,11 @@ class Gaussian(Record):
     @property
     def rank(self) -> int:
         """How many eigenvalues of Σ are above ``tol`` times the largest: the directions inputs vary
-        in. Cost of ``root``.
+        in. Cost of ``factor``.
         """
-        return self._support.rank
+        if self._triangle is None:
+            return self._support.rank
+        return int((self._triangle.diagonal() > 0).sum())
 
     @cached_property
     def root(self) -> Float[Tensor, "i i"]:
@@ -148,18 +155,29 @@ class Gaussian(Record):
         return self._support.power(0.5)
 
     @property
+    def factor(self) -> Float[Tensor, "i i"]:
+        """C with C Cᵀ = Σ, in float64: the cheapest that is exact, kept for later.
+
+        Triangular where Σ is well above rounding on all inputs that vary: a Cholesky, i³ / 3, a
+        tenth of ``root``'s cost. Else ``root``.
+        """
+        return self.root if self._triangle is None else self._triangle
+
+    @property
     def inverse_root(self) -> Float[Tensor, "i i"]:
         """Σ^−½ on the support, zero off it: root · inverse_root is the projector on the support."""
         return self._support.power(-0.5)
 
-    def near_one(self) -> tuple[Float[Tensor, " i"], Float[Tensor, "i i"], int]:
-        """Mean and Σ^½ over a power of two, and the power: 0 where squares of what is read are in
-        range already.
+    def near_one(
+        self, root: Root = "symmetric"
+    ) -> tuple[Float[Tensor, " i"], Float[Tensor, "i i"], int]:
+        """Mean, Σ^½ (or ``factor``) over a power of two, and the power: 0 where squares of what is
+        read are in range already.
         """
         if self.cov.is_meta:
             require_finite("Gaussian", cov=self.cov)
-        mean, spread = self.mean.double(), self.root
-        power = int(max(powers(peak(part.reshape(-1), 0)) for part in (mean, spread)))
+        mean, spread = self.mean.double(), self.root if root == "symmetric" else self.factor
+        power = int(max(powers(peak(part)) for part in (mean, spread)))
         if abs(power) <= REACH:
             return mean, spread, 0
         return scaled(mean, -power), scaled(spread, -power), power
@@ -219,7 +237,7 @@ class Gaussian(Record):
         return Gaussian(matrix @ self.mean, (cov + cov.mT) / 2, self.count)
 
     def sample(self, n: int, seed: int | torch.Generator = 0) -> Float[Tensor, "n i"]:
-        """``n`` draws in float64, the same for the same seed. Cost: ``root``, and i² per draw.
+        """``n`` draws in float64, the same for the same seed. Cost: ``factor``, and i² per draw.
         Errors: ArgumentError.
         """
         if not is_whole(n) or n < 1:
@@ -235,7 +253,7 @@ class Gaussian(Record):
         noise = torch.randn(
             shape, generator=generator, dtype=torch.float64, device=generator.device
         ).to(self.mean.device)
-        return self.mean.double() + noise @ self.root
+        return self.mean.double() + noise @ self.factor.mT
 
     @cached_property
     def _homogeneous(self) -> "Gaussian":
@@ -245,6 +263,39 @@ class Gaussian(Record):
     @cached_property
     def _support(self) -> Support:
         return support(self.cov.detach().double(), self.tol)
+
+    @cached_property
+    def _varying(self) -> Int[Tensor, " v"] | None:
+        """The inputs that vary, where ``tol`` cuts off no eigenvalue of theirs: where Σ of them,
+        less ``tol`` · ‖Σ‖, has a Cholesky factor too. None where that is not so.
+        """
+        near, _ = self._near
+        varying = (near.diagonal() > 0).nonzero()[:, 0]
+        least = near[varying[:, None], varying]
+        # what rounding left beside a variance of 0 is seen by the root alone
+        lone = bool(torch.count_nonzero(least) < torch.count_nonzero(near))
+        least.diagonal().sub_(self.tol * torch.linalg.matrix_norm(least))
+        fails = lone or not len(varying) or int(torch.linalg.cholesky_ex(least).info)
+        return None if fails else varying
+
+    @cached_property
+    def _triangle(self) -> Float[Tensor, "i i"] | None:
+        """Lower triangular C with C Cᵀ = Σ; None where some of what varies is cut off."""
+        if self._varying is None:
+            return None
+        near, power = self._near
+        if len(self._varying) == len(near):
+            return scaled(torch.linalg.cholesky(near), power // 2)
+        at = self._varying[:, None], self._varying
+        triangle = torch.linalg.cholesky(near[at])
+        return scaled(torch.zeros_like(near).index_put(at, triangle), power // 2)
+
+    @property
+    def _near(self) -> tuple[Float[Tensor, "i i"], int]:
+        """Σ over an even power of two, and the power: 0 where it is in reach as it stands."""
+        cov = self.cov.detach().double()
+        power = 2 * round(int(powers(peak(cov))) / 2)
+        return (cov, 0) if abs(power) <= 2 * REACH else (scaled(cov, -power), power)
 
     def same_as(self, other: "Gaussian") -> bool:
         """Whether both are one distribution, entry by entry."""
@@ -310,11 +361,15 @@ class OnGaussian(Record):
 
     def gram(self, *, centred: bool = False) -> Float[Tensor, "o o"]:
         """E[T(x) T(x)ᵀ], or the covariance of the outputs where ``centred``; in float64."""
-        return self.hermite().gram(centred=centred)
+        return self.hermite("cheapest").gram(centred=centred)
 
-    def hermite(self) -> Hermite:
-        """T(x) as constant + linear + quadratic part, which do not correlate. In float64."""
-        near, power = self._near_one()
+    def hermite(self, root: Root = "symmetric") -> Hermite:
+        """T(x) as constant + linear + quadratic part, which do not correlate. In float64.
+
+        Over z of x = μ + Σ^½ z; with ``root="cheapest"`` of x = μ + C z, C the measure's
+        ``factor``: the same norms and inner products, for less.
+        """
+        near, power = self._near_one(root)
         return near.scaled(power) if power else near
 
     def vanishes(self, length: float, parts: Hermite, power: int = 0) -> bool:
@@ -326,15 +381,15 @@ class OnGaussian(Record):
         if parts.vanishes(length):
             return True
         near, own = self.tensor.near_one(torch.float64)
-        center, spread, more = self.measure.over(self.tensor).near_one()
+        center, spread, more = self.measure.over(self.tensor).near_one("cheapest")
         reach = float(center.square().sum() + spread.square().sum())
         return math.ldexp(length, power - own - 2 * more) <= ROUNDED * reach * near.terms()
 
-    def _near_one(self) -> tuple[Hermite, int]:
+    def _near_one(self, root: Root = "cheapest") -> tuple[Hermite, int]:
         tensor, power = self.tensor.checked("Gaussian.of")
-        center, spread, more = self.measure.over(tensor).near_one()
+        center, spread, more = self.measure.over(tensor).near_one(root)
         center, spread = center.to(tensor.device), spread.to(tensor.device)
-        found, last = hermite(tensor.to(torch.float64), center, spread).near_one()
+        found, last = hermite(tensor.to(torch.float64), center, spread.mT).near_one()
         return found, power + 2 * more + last
 
     def _require_like(self, who: str, other: object) -> None:
@@ -366,19 +421,23 @@ def _require_shapes(mean: Tensor, cov: Tensor) -> None:
         )
 
 
-def _require_covariance(cov: Tensor) -> None:
-    """Raise ArgumentError unless ``cov`` is symmetric and positive semidefinite to 4 i eps of its
-    largest entry: to what its own sums may have rounded. Σ is semidefinite to τ if and only if Σ +
-    τ has a Cholesky factor."""
+def _require_symmetric(cov: Tensor) -> None:
+    """Raise ArgumentError unless ``cov`` is symmetric to what its own sums may have rounded."""
     work, power = near_one(cov.double())
-    largest = float(work.abs().max())
-    slack = 4 * len(cov) * torch.finfo(cov.dtype).eps * largest
     skew = float((work - work.mT).abs().max())
-    if skew > slack:
+    if skew > _slack(cov, work):
         got = f"entries that differ by {math.ldexp(skew, power):.3g} from their mirror"
         raise ArgumentError("Gaussian.cov", must="be symmetric", got=got)
+
+
+def _require_semidefinite(cov: Tensor) -> None:
+    """Raise ArgumentError unless ``cov`` is positive semidefinite to its rounding τ: if and only if
+    Σ + τ has a Cholesky factor.
+    """
+    work, power = near_one(cov.double())
     identity = torch.eye(len(cov), dtype=work.dtype, device=work.device)
-    if largest and int(torch.linalg.cholesky_ex((work + work.mT) / 2 + slack * identity).info):
+    more = (work + work.mT) / 2 + _slack(cov, work) * identity
+    if work.any() and int(torch.linalg.cholesky_ex(more).info):
         lowest = math.ldexp(float(torch.linalg.eigvalsh(work)[0]), power)
         todo = "A covariance is centred: pass E[x xᵀ] − μ μᵀ."
         raise ArgumentError(
@@ -387,3 +446,8 @@ def _require_covariance(cov: Tensor) -> None:
             got=f"an eigenvalue {lowest:.3g}",
             todo=todo,
         )
+
+
+def _slack(cov: Tensor, near: Tensor) -> float:
+    """What sums of ``cov``'s dtype may have rounded, of its largest entry: 4 i eps."""
+    return 4 * len(cov) * torch.finfo(cov.dtype).eps * float(near.abs().max())

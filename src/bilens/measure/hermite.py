@@ -17,7 +17,7 @@ these are Isserlis' sums over pairs for E[a b c e]; here the three parts of a no
 do not cancel.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -47,7 +47,7 @@ class Hermite(Record):
 
     def __call__(self, z: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
         """T(μ + Σ^½ z), exactly where μ and Σ^½ z are all there is of x."""
-        constant = self.mean - _traces(self.quadratic)
+        constant = self.mean - self.quadratic.traces()
         return constant + z @ self.slope.mT + self.quadratic(z)
 
     def inner(self, other: "Hermite", *, centred: bool = False) -> Float[Tensor, ""]:
@@ -72,7 +72,7 @@ class Hermite(Record):
         """
         quadratic, power = self.quadratic.near_one(torch.float64)
         parts = (part.reshape(-1) for part in (self.mean, self.slope) if part.any())
-        sizes = [int(powers(peak(part, 0))) for part in parts]
+        sizes = [int(powers(peak(part))) for part in parts]
         most = max([power, *sizes] if quadratic.terms() else sizes, default=0)
         if quadratic is self.quadratic and abs(most) <= REACH:
             return self, 0
@@ -101,15 +101,19 @@ class Hermite(Record):
 
 
 def hermite(
-    tensor: ThirdOrder, center: Float[Tensor, " i"], spread: Float[Tensor, "i i"]
+    tensor: ThirdOrder, center: Float[Tensor, " i"], spread: Float[Tensor, "i2 i"]
 ) -> Hermite:
-    """The parts of T(μ + Σ^½ z), from μ and Σ^½. Errors: ShapeError."""
-    slope = tensor(center, spread) + tensor(spread, center)
-    mean = tensor(center) + tensor(spread).sum(0)
-    return Hermite(mean, slope.mT, tensor.map(left=spread, right=spread))
+    """The parts of T(μ + C z), from μ and the columns of C, which are the rows of ``spread``: Σ^½
+    itself, or any other with C Cᵀ = Σ.
 
-
-def _traces(tensor: ThirdOrder) -> Float[Tensor, " o"]:
-    """Σ_i T_oii."""
-    eye = torch.eye(tensor.shape[1], dtype=tensor.dtype, device=tensor.device)
-    return tensor(eye).sum(0)
+    T over (1, z), from one map of each input, has all of them. Cost for a CP: O(h i i2). Errors:
+    ShapeError.
+    """
+    onto = torch.cat([center[None], spread])
+    mapped = tensor.map(left=onto, right=onto)
+    whole = replace(mapped, affine=True)  # type: ignore[type-var]
+    first = torch.zeros_like(onto[:, 0])
+    first[0] = 1.0
+    slope = whole.contract(left=first).dense() + whole.contract(right=first).dense()
+    quadratic = whole.quadratic()
+    return Hermite(slope[:, 0] / 2 + quadratic.traces(), slope[:, 1:], quadratic)
