@@ -180,7 +180,7 @@ ALL = WEIGHTS_ALONE | {
     [
         ("the model's forward", "the forward of Transformer must be its class's own, or a method"),
         ("a part's forward", "the forward of GatedMLP must be its class's own, or a method"),
-        ("a hook", "the model must run over a float32 copy of its half-precision weights; got "),
+        ("a hook", "the model must run in float32 over its half-precision weights; got "),
         ("a lock", "the model must be one that can be copied, to be read in float32"),
     ],
     ids=["model", "part", "hook", "lock"],

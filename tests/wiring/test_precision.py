@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import bilens
-from bilens.wiring import eager, explained, is_half
+from bilens.circuits.recording import record
+from bilens.wiring import eager, explained, is_half, precision
 
 
 def tiny(dtype=torch.float32, **given):
@@ -65,3 +66,24 @@ def test_a_compiled_model_is_run_module_by_module_over_the_same_weights():
     assert model.blocks[0].mlp._compiled_call_impl is not None
     assert all(a is b for a, b in zip(plain.parameters(), model.parameters(), strict=True))
     assert eager(torch.compile(tiny(), backend="eager")).blocks
+
+
+@pytest.mark.parametrize("room", [0, 2**30], ids=["no-room", "room-for-all"])
+def test_a_recording_holds_no_weights_in_float32(monkeypatch, room):
+    """Beside the readout, which its wiring has, and what there is room for."""
+    monkeypatch.setattr(precision, "ROOM", room)
+    sizes = {"num_key_value_heads": 1, "mlp_bias": True}
+    model = tiny(torch.bfloat16, **sizes)
+    full = record(tiny(torch.bfloat16, **sizes).float(), IDS[0])
+    made = record(model, IDS[0])
+    held = made.run.model.lm_head._parameters.full._alive
+    every = sum(1 for _ in model.parameters())
+    assert len(held) == (every - 1 if room else 1)  # of the embedding rows alone
+    assert made.products.keys() == full.products.keys()
+    for name, write in made.products.items():
+        form, truth = write.form, full.products[name].form
+        assert torch.equal(form.out, truth.out)
+        for leg, true in zip(form.legs, truth.legs, strict=True):
+            assert torch.equal(leg.weight, true.weight)
+        assert form.double().out.dtype is torch.float64
+    assert torch.equal(made.writes, full.writes)

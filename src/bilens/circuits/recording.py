@@ -1,6 +1,6 @@
 """One forward pass taken apart: what every source wrote, and what was held fixed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from bilens.wiring import (
     POSITION,
     Constant,
     Expandable,
+    Form,
     Multilinear,
     Part,
     Source,
@@ -33,6 +34,7 @@ from bilens.wiring import (
     eager,
     explained,
     explains,
+    held_in_half,
     is_half,
     require_expandable,
 )
@@ -183,7 +185,7 @@ def record(
     """Run ``model`` part by part on one input. Cost: two forward passes, and each head's write
     apart.
 
-    A half-precision model is run in float32, over a copy of its weights (see
+    A half-precision model is run in float32, part by part over its half weights (see
     ``wiring.explained``).
     ``dictionaries`` by place ("mlp1.input") take apart what layers read there; ``replacements`` by
     layer ("mlp1") what they write. Errors:
@@ -198,7 +200,8 @@ def record(
     found = _Found(run, wiring)
     by_part = placed(dictionaries, wiring.parts, wiring.readout.shape[1])
     for n, part in enumerate(wiring.parts):
-        found.part(n, part, by_part.get(n))
+        with held_in_half(run.model) as narrow:
+            found.part(n, part, by_part.get(n), narrow)
     found.readout()
     names = tuple(run.model.input_names(run.inputs))
     return Recording(
@@ -238,8 +241,10 @@ class _Found:
         self.replaced: dict[int, Replaced] = {}
         self.rows: dict[int, Tensor] = {}  # of the sources that write at some positions alone
 
-    def part(self, n: int, part: Part, dictionary: Sparse | None) -> None:
-        """What one part reads and writes."""
+    def part(
+        self, n: int, part: Part, dictionary: Sparse | None, narrow: Callable[[Form], Form]
+    ) -> None:
+        """What one part reads and writes, of which ``narrow`` says what form is kept."""
         read = self.read(n, f"the norm of {part.name}", part.norm)
         written = part.writes(read)
         values = require_writes(part, read, written)
@@ -247,7 +252,8 @@ class _Found:
             require_short(part, written)
             self.replaced[n] = take_apart(part.name, dictionary, read)
         for write, value in zip(written, values, strict=True):
-            self.write(n, write, value)
+            held = isinstance(write, Multilinear)
+            self.write(n, replace(write, form=narrow(write.form)) if held else write, value)
         total = _sum(values)
         self.streams.append(self.streams[-1] + total if self.wiring.accumulates else total)
 

@@ -27,7 +27,7 @@ from bilens.wiring.kinds import (
 from bilens.wiring.model import Expandable, Prompt, Sparse, Wiring, Worded, require_expandable
 from bilens.wiring.parts import Heads, Layer, Mixture, Outlet, Part
 from bilens.wiring.places import Place, find_place, module_name, short_name
-from bilens.wiring.precision import eager, explained, explains, is_half
+from bilens.wiring.precision import eager, explained, explains, held_in_half, is_half
 
 __all__ = [
     "BIAS",
@@ -66,6 +66,7 @@ __all__ = [
     "find_place",
     "hear",
     "hear_each",
+    "held_in_half",
     "hooked",
     "is_half",
     "module_name",

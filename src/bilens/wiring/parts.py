@@ -112,11 +112,12 @@ class Heads(Part):
 
     def forms(self) -> dict[str, Form]:
         """A head's W_V W_O, and its bias b_V."""
-        w_v, w_o = self.module.per_head("v_proj"), self.module.per_head("o_proj")
-        biased = self.module.v_proj.bias is not None
-        b_v = self.module.bias_per_head("v_proj") if biased else [None] * len(w_v)
-        weights = zip(self.heads, w_v, b_v, w_o, strict=True)
-        return {name: Form((Leg(v.mT, bias),), o.mT) for name, v, bias, o in weights}
+        module = self.module
+        w_v, w_o = module.v_proj.weight.unflatten(0, (module.n_kv, -1)), module.per_head("o_proj")
+        shared = [w_v[head * module.n_kv // module.n_heads] for head in range(module.n_heads)]
+        b_v = [None] * len(w_o) if module.v_proj.bias is None else module.bias_per_head("v_proj")
+        weights = zip(self.heads, shared, b_v, w_o, strict=True)  # views: of many heads no copies
+        return {name: Form((Leg(v, bias),), o.mT) for name, v, bias, o in weights}
 
     def writes(self, x: Float[Tensor, "t d"]) -> list[Write]:
         by_head, patterns = self.module.by_head(x[None], self.turn(len(x), x.dtype))
