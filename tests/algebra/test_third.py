@@ -3,6 +3,7 @@ is one verb.
 """
 
 import dataclasses
+import math
 from itertools import product
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, einsum
 
 from bilens.algebra import CP, Dense, Factored, QuadraticForm, ThirdOrder, Tucker
 from bilens.base.axes import MODES
-from bilens.base.errors import TooLargeError
+from bilens.base.errors import NotFiniteError, TooLargeError
 
 O, I = 3, 4  # noqa: E741
 KINDS = ("cp", "symmetric cp", "tucker", "dense")
@@ -261,3 +262,41 @@ def test_tucker_from_a_cp_core_is_exact(make, cube, close):
     bases = [torch.linalg.qr(make.randn(n, n))[0] for n in (3, 4, 4)]
     core = Dense(cube(cp)).map(out=bases[0].mT, left=bases[1].mT, right=bases[2].mT).array
     close(Tucker(core, *bases).dense(), cube(cp))
+
+
+SCALES = torch.tensor([1e-150, 1.0, 1e150], dtype=torch.float64)[:, None, None]
+CUBES = {  # a cube, and the most units it needs
+    "any": (lambda m: m.randn(3, 5, 6), 15),
+    "one output": (lambda m: m.randn(1, 5, 6), 5),
+    "many outputs": (lambda m: m.randn(9, 4, 3), 12),
+    "few units": (lambda m: m.cp(8, 6, 7, h=2).dense(), 12),
+    "slices of left": (lambda m: einsum("oi,ij->oij", m.randn(6, 4), m.randn(4, 6)), 4),
+    "scales": (
+        lambda m: m.randn(3, 4, 4) * SCALES,
+        12,
+    ),
+    "nothing": (lambda m: torch.zeros(3, 4, 4).double(), 0),
+    "no output": (lambda m: torch.zeros(0, 4, 4).double(), 0),
+}
+
+
+@pytest.mark.parametrize("name", CUBES)
+def test_a_cube_as_a_cp(name, make, close):
+    draw, most = CUBES[name]
+    cube = draw(make)
+    found = Dense(cube).cp()
+    assert found.rank <= most
+    for part, truth in zip(found.dense(), cube, strict=True):
+        close(part, truth)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_narrow_cube_as_a_cp_keeps_what_it_is(dtype, maker, close):
+    cube = maker(0, dtype).randn(3, 5, 5)
+    found = dataclasses.replace(Dense(cube), affine=True).cp()
+    assert (found.dtype, found.affine) == (torch.float32, True)
+    close(found.dense(), cube.float())
+
+
+def test_a_cube_with_nan_is_no_cp(make, refuses):
+    refuses(NotFiniteError, Dense(make.randn(2, 3, 3) * math.nan).cp, "cp.array must be finite")

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import tensorly
 import torch
@@ -94,6 +95,45 @@ def test_close_to_the_best_that_tensorly_finds(make, cube):
     assert errors[-1] - 1e-9 <= error <= 3**0.5 * errors[-1] + 1e-9
 
 
+@pytest.mark.parametrize("precision", ["float64", "float32", "orthogonal"])
+@pytest.mark.parametrize("name", ["cp", "dense"])
+def test_sweeps_are_those_of_tensorly(name, precision, make, cube, close):
+    """Its iteration starts from the same bases; so many sweeps that both have settled."""
+    tensor, ranks = make.cp(6, 9, h=20), (3, 4, 4)
+    tensor = tensor if name == "cp" else Dense(cube(tensor))
+    plain = hosvd(tensor, ranks, precision=precision)
+    found = hosvd(tensor, ranks, precision=precision, sweeps=60)
+    theirs = hooi(cube(tensor).numpy(), ranks, init="svd", tol=1e-14, n_iter_max=300)
+    best = np.linalg.norm(cube(tensor).numpy() - tensorly.tucker_to_tensor(theirs))
+    assert plain.error > 1.001 * found.error
+    assert 0 < found.sweeps <= 60
+    assert abs(found.error * found.norm / best - 1) < 1e-6
+    close(found.spectrum["out"], plain.spectrum["out"])
+    approximation = found.tucker.dense().double()
+    off = (cube(tensor) - approximation).norm() / cube(tensor).norm()
+    assert abs(float(off) - found.error) < 1e-6
+
+
+@pytest.mark.parametrize("sweeps", [1, 5])
+def test_no_sweep_raises_the_error_of_a_symmetric_part(sweeps, make, cube):
+    for seed in range(8):
+        tensor = make.cp(3, 6, h=4 + seed)
+        plain = hosvd(tensor, (2, 3, 3), symmetric=True)
+        found = hosvd(tensor, (2, 3, 3), symmetric=True, sweeps=sweeps)
+        assert found.error <= plain.error
+        part = (cube(tensor) + cube(tensor).mT) / 2
+        off = (part - cube(found.tucker)).norm() / part.norm()
+        assert abs(float(off) - found.error) < 1e-10
+        assert torch.equal(found.bases["left"], found.bases["right"])
+
+
+def test_nothing_truncated_nothing_swept(make):
+    found = hosvd(make.cp(3, 4), sweeps=2)
+    assert (found.sweeps, found.error < 1e-7) == (0, True)
+    assert "sweeps" not in found.summary()
+    assert "after sweeps: 1" in hosvd(make.cp(4, 6, h=9), 2, sweeps=1).summary()
+
+
 def test_cutoff_keeps_what_is_above_it(make):
     tensor = make.cp(4, 6)
     spectra = hosvd(tensor).spectrum
@@ -153,6 +193,7 @@ def test_rows_and_summary(make):
         ),
         ({"cutoff": -0.1}, "got -0.1."),
         ({"cutoff": math.nan}, "got nan."),
+        ({"sweeps": -1}, "sweeps must be a whole number ≥ 0; got -1."),
     ],
 )
 def test_refuses(kwargs, text, make, refuses):

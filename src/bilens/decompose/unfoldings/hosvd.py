@@ -14,18 +14,24 @@ from torch import Tensor
 from bilens.algebra import CP, Dense, Tucker
 from bilens.base.axes import MODES, Mode
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import GIB, dtype_name, is_whole, restored_float, scaled
+from bilens.base.numerics import (
+    GIB,
+    dtype_name,
+    is_whole,
+    require_count,
+    restored_float,
+    scaled,
+)
 from bilens.base.results import Result
 from bilens.decompose.spectra.weighted import fitted, whitened
+from bilens.decompose.unfoldings.iteration import iterated
 from bilens.decompose.unfoldings.unfolding import (
     Precision,
     Unfolding,
     at_most,
     box,
-    in_basis,
     kept,
     left_out,
-    missed,
     norm_of,
     require_cutoff,
     require_tensor,
@@ -55,6 +61,7 @@ class HOSVD(Result):
         precision, computed_in: how the spectra were found, and the dtype of the work.  weighted:
             whether by a data measure.
         affine: whether T̂ is over (1, x), as T.
+        sweeps: how many sweeps of orthogonal iteration went into the bases.
     """
 
     spectrum: dict[str, Float[Tensor, " s"]]
@@ -70,6 +77,7 @@ class HOSVD(Result):
     weighted: bool
     computed_in: str
     affine: bool = False
+    sweeps: int = 0
 
     @property
     def ranks(self) -> tuple[int, int, int]:
@@ -96,7 +104,8 @@ class HOSVD(Result):
             noise = max(self.noise.values())
             return f"{over}zero, or below the noise of {noise:.3g}; in {self.computed_in}"
         error = f"relative error {self.error:.3g} (bound {self.bound:.3g})"
-        return f"{over}kept {ranks}; {error}, in {self.computed_in}"
+        swept = f", after sweeps: {self.sweeps}" if self.sweeps else ""
+        return f"{over}kept {ranks}; {error}{swept}, in {self.computed_in}"
 
     def columns(self) -> tuple[str, ...]:
         return "mode", "component", "singular value", "share of ‖T‖²", "kept", "above noise"
@@ -141,6 +150,7 @@ def hosvd(
     symmetric: bool = False,
     precision: Precision = "float64",
     measure: Gaussian | Float[Tensor, "m _"] | None = None,
+    sweeps: int = 0,
 ) -> HOSVD:
     """The higher-order SVD, truncated to ``max_rank`` per mode and to singular values above
     ``cutoff`` times the largest.
@@ -159,6 +169,16 @@ def hosvd(
     inputs, the part of the layer that is quadratic in z, where directions weigh as much as inputs
     vary along them; input bases are in z.
 
+    ``sweeps``: at most so many sweeps of higher-order orthogonal iteration over the truncated
+    bases, each mode's in turn the best beside the others. A sweep that does not lower ``error``
+    ends them and is not taken, so that it is never larger than without. The spectra stay those of
+    T. Each costs about what the HOSVD does.
+
+    >>> cube = torch.randn(4, 6, 6, generator=torch.Generator().manual_seed(0))
+    >>> plain, swept = (hosvd(Dense(cube), 2, sweeps=n) for n in (0, 3))
+    >>> swept.error < plain.error
+    True
+
     Cost for a CP: Grams O(h² (o + i + j)) and their eigenvectors O(o³ + i³ + j³), once more the
     first where anything is truncated, for the error; memory that of the turned factors, h (o + i +
     j), and O(o² + i² + j²). "orthogonal": O(o i h² + o j h² + i j h²) (with (2h)² for the inputs of
@@ -166,11 +186,13 @@ def hosvd(
     NotFiniteError; RangeError where float64 does not hold ‖T‖; ShapeError for an empty mode, or a
     symmetric part where left and right differ; ArgumentError for a ``max_rank`` below 1 (or of its
     own for left and right of a symmetric part), a ``cutoff`` outside [0, 1) or an unknown
-    ``precision``. Source: De Lathauwer et al. 2000; for bilinear layers Pearce et al.,
-    arXiv:2410.08417, appendix.
+    ``precision``. Source: De Lathauwer et al. 2000, SIAM J. Matrix
+    Anal. Appl. 21, 1253 (HOSVD) and 1324 (sweeps: algorithm 4.2); for bilinear layers Pearce et
+    al., arXiv:2410.08417, appendix.
     """
     wanted = _ranks(max_rank, symmetric)
     require_cutoff(cutoff)
+    require_count("sweeps", sweeps, 0)
     require_tensor("hosvd", tensor, symmetric, precision)
     tensor, power = rescaled(tensor, precision)
     affine = tensor.affine and measure is None
@@ -188,7 +210,8 @@ def hosvd(
         kept(found[mode].values, rank, cutoff) for mode, rank in zip(MODES, wanted, strict=True)
     )
     ranks = dict(zip(MODES, (a, b, c), strict=True))
-    whole, dtype = in_basis(tensor, found), found["out"].vectors.dtype
+    swept = iterated(tensor, found, (a, b, c), symmetric, precision, sweeps)
+    whole, dtype = swept.whole, found["out"].vectors.dtype
     norm = norm_of(tensor, found["out"], symmetric, precision)
     bound = (
         min(1.0, math.hypot(*(at_most(found[mode], rank) for mode, rank in ranks.items())) / norm)
@@ -200,12 +223,12 @@ def hosvd(
     core, size = core.to(dtype), restored_float("‖T‖", norm, power)
     return HOSVD(
         spectrum={mode: scaled(one.values.double(), power) for mode, one in found.items()},
-        bases={mode: found[mode].vectors[:, :rank] for mode, rank in ranks.items()},
+        bases={mode: swept.found[mode].vectors[:, :rank] for mode, rank in ranks.items()},
         core=core.scaled(power) if power else core,
         discarded={
             mode: math.ldexp(left_out(found[mode], rank), power) for mode, rank in ranks.items()
         },
-        error=min(missed(whole, (a, b, c), symmetric, precision) / norm, bound) if norm else 0.0,
+        error=min(swept.missed / norm, bound) if norm else 0.0,
         bound=bound,
         noise={mode: math.ldexp(one.noise, power) for mode, one in found.items()},
         norm=size,
@@ -214,6 +237,7 @@ def hosvd(
         weighted=measure is not None,
         computed_in=dtype_name(dtype),
         affine=affine,
+        sweeps=swept.sweeps,
     )
 
 
