@@ -79,7 +79,7 @@ def test_an_unknown_model_type(refuses, folder):
     refuses(
         ConfigError,
         lambda: bilens.load(folder),
-        "model_type must be one of bilens_classifier, bilens_transformer, llama",
+        "model_type must be one of bilens_classifier, bilens_transformer, gemma, gemma2",
     )
 
 
@@ -209,13 +209,14 @@ IN_BOTH = [
         "factor": NAN}),
     ("rope_parameters", {"rope_type": "linear", "factor": "4"}),
     ("rope_parameters", {"factor": 4.0}),
-    ("rope_parameters", {"rope_type": "yarn", "factor": 4.0}),
+    ("rope_parameters", {"rope_type": "yarn"}),
+    ("rope_parameters", {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}),
     ("rope_parameters", {"rope_theta": NAN}),
     ("rope_parameters", {"rope_theta": -1.0}),
-    ("rope_parameters", {"rope_type": "default", "partial_rotary_factor": 0.5}),
+    ("rope_parameters", {"rope_type": "default", "partial_rotary_factor": 1.5}),
     ("rope_parameters", {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0,
         "high_freq_factor": 4.0}),
-    ("rope_scaling", {"type": "dynamic", "factor": 2.0}), ("rope_scaling", {"type": "linear"}),
+    ("rope_scaling", {"type": "dynamic"}), ("rope_scaling", {"type": "linear"}),
 ]  # fmt: skip
 ALONE = [
     ("gated", 1),

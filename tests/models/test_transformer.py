@@ -288,14 +288,17 @@ def test_a_stream_past_the_square_root_of_float16(norm, dtype, tol, close):
     ("changes", "text"),
     [
         ({"hidden_dim": 3}, "TransformerConfig.hidden_dim must be a key it knows"),
-        ({"norm": "batch"}, "TransformerConfig.norm must be one of rms, layer, none"),
+        (
+            {"norm": "batch"},
+            "TransformerConfig.norm must be one of rms, rms_unit_offset, layer, none",
+        ),
         ({"positions": "alibi"}, "TransformerConfig.positions must be one of rope, learned, none"),
         ({"hidden_act": "swish"}, "TransformerConfig.hidden_act must be one of linear"),
         ({"hidden_size": 25}, "hidden_size must be a multiple of num_attention_heads = 4"),
         ({"vocab_size": 0}, "vocab_size must be a whole number ≥ 1"),
         (
-            {"rope_parameters": {"rope_type": "dynamic"}},
-            "rope_type must be one of default, linear, llama3",
+            {"rope_parameters": {"rope_type": "proportional"}},
+            "rope_type must be one of default, linear, dynamic, llama3",
         ),
     ],
 )

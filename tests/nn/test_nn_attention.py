@@ -12,7 +12,9 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from bilens.base.errors import ConfigError
-from bilens.nn import Attention, Rotary
+from bilens.nn import Attention, RMSNorm, Rotary, Scores
+
+NORMED = Scores(norm=RMSNorm)
 
 AT = torch.tensor([[0, 1, 448, 1999, 100_000]])
 KEPT = Rotary(64)
@@ -130,7 +132,11 @@ MASKS = {
 @pytest.mark.parametrize("kind", MASKS)
 @pytest.mark.parametrize("additive", [False, True])
 def test_attention_under_a_mask_by_hand(make, close, kind, additive):
-    layer, x, may = attention(make, qk_norm_eps=1e-6), make.randn(2, 5, 16), MASKS[kind]()
+    layer, x, may = (
+        attention(make, scores=Scores(norm=RMSNorm)),
+        make.randn(2, 5, 16),
+        MASKS[kind](),
+    )
     mask = torch.zeros(may.shape).double().masked_fill(~may, -torch.inf) if additive else may
     q, k, v = (
         p(x).unflatten(-1, (-1, 4)).transpose(1, 2)

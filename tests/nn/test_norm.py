@@ -25,7 +25,8 @@ def by_hand(norm, kind, x):
     if kind == "none":
         return x
     x = x - x.mean(-1, keepdim=True) if kind == "layer" else x
-    y = x / ((x * x).sum(-1, keepdim=True) / 8 + norm.eps).sqrt() * norm.weight.double()
+    weight = norm.weight.double() + (kind == "rms_unit_offset")
+    y = x / ((x * x).sum(-1, keepdim=True) / 8 + norm.eps).sqrt() * weight
     return y + norm.bias.double() if kind == "layer" else y
 
 
@@ -67,5 +68,5 @@ def test_unknown_norm(refuses):
     refuses(
         ConfigError,
         lambda: make_norm("batch", 8, 1e-6),
-        "norm must be one of rms, layer, none; got 'batch'",
+        "norm must be one of rms, rms_unit_offset, layer, none; got 'batch'",
     )

@@ -181,9 +181,14 @@ def head_weights(part: Heads, head: int) -> Weights:
         part.norm.transposed(part.module.per_head(name)[head].mT).mT
         for name in ("q_proj", "k_proj", "v_proj")
     )
-    if part.module.q_norm is not None and part.module.k_norm is not None:
-        w_q, w_k = part.module.q_norm.linear(w_q), part.module.k_norm.linear(w_k)
+    w_q, w_k = (w * _gain(part, name, head) for w, name in ((w_q, "q_proj"), (w_k, "k_proj")))
     return Weights(w_q, w_k, w_v, part.module.per_head("o_proj")[head])
+
+
+def _gain(part: Heads, name: str, head: int) -> Float[Tensor, "1 d_head"] | float:
+    """What a norm over the queries or keys of one head multiplies each dimension with."""
+    gain = part.module.qk_gain(name)
+    return gain[head] if isinstance(gain, Tensor) else gain
 
 
 def attentions(wiring: Wiring) -> list[tuple[int, Heads]]:
@@ -223,7 +228,7 @@ def score_form(
             rotate(x[:, None], *(angle[0] for angle in part.rotary(position, x.dtype)))[:, 0]
             for x, position in zip((queries, keys), at, strict=True)
         )
-    return Factored(queries * part.module.d_head**-0.5, keys.mT)
+    return Factored(queries * part.module.scale, keys.mT)
 
 
 def require_offset(offset: int) -> None:
@@ -256,10 +261,7 @@ def attention_scores(
     part = _heads(found, n)
     require_scores(part, part.norm(found.streams[n]), found.patterns(n))
     query, key = (found.position(at, name) for name, at in (("query", query), ("key", key)))
-    if key > query:
-        raise ArgumentError(
-            "key", must=f"be no later than query = {query}", got=key, todo="Heads look back only."
-        )
+    _require_seen(part, query, key)
     queries, keys = _side(found, n, "q_proj", head, query), _side(found, n, "k_proj", head, key)
     asked, looked_at = (_sources(found, n, at) for at in (query, key))
     return AttentionScores(
@@ -269,10 +271,27 @@ def attention_scores(
         tokens=(found.names[query], found.names[key]),
         query_sources=asked + (ONE,) * (len(queries) - len(asked)),
         key_sources=looked_at + (ONE,) * (len(keys) - len(looked_at)),
-        values=(queries @ keys.mT) * part.module.d_head**-0.5,
+        values=_gated(part, (queries @ keys.mT) * part.module.scale),
         forward=_measured(found, n, head, query, key),
         given=_given(found, n, head, query, key),
     )
+
+
+def _gated(part: Heads, values: Float[Tensor, "q k"]) -> Float[Tensor, "q k"]:
+    """Pairs by what the soft-cap leaves of their sum."""
+    return values * part.module.cap_gate(values.sum())
+
+
+def _require_seen(part: Heads, query: int, key: int) -> None:
+    """Raise ArgumentError unless the heads of ``part`` look from ``query`` to ``key`` at all."""
+    if key > query:
+        todo = "Heads look back only."
+        raise ArgumentError("key", must=f"be no later than query = {query}", got=key, todo=todo)
+    window = part.module.window
+    if window is not None and key <= query - window:
+        todo = f"The heads of {part.name} look {window} positions back, their own included."
+        first = max(query - window + 1, 0)
+        raise ArgumentError("key", must=f"be {first} … {query}", got=key, todo=todo)
 
 
 def _sources(found: Recording, n: int, position: int) -> tuple[str, ...]:
@@ -293,9 +312,12 @@ def _side(
         constant = module.bias_per_head(name)[head]
         constant = constant if part.norm.shift is None else constant + part.norm.shift @ weights
         parts = torch.cat([parts, constant[None]])
-    norm = module.q_norm if name == "q_proj" else module.k_norm
-    if norm is not None:
-        parts = norm.scale(parts.sum(0)) * norm.linear(parts)
+    if module.q_norm is not None:
+        read = part.norm(found.streams[n][position])
+        heads = read @ module.per_head(name) + module.bias_per_head(name)
+        scales = module.qk_scale(name, heads[:, None])
+        parts = parts * torch.as_tensor(scales).expand(len(heads), 1, 1)[head]
+        parts = parts * _gain(part, name, head)
     turn = part.turn(found.length, parts.dtype)
     return (
         parts
@@ -321,12 +343,14 @@ def _measured(found: Recording, n: int, head: int, query: int, key: int) -> floa
         )  # a norm hears heads, a projection not
         made[name] = (x if turn is None else rotate(x, *turn))[0]
     group = head // (module.n_heads // module.n_kv)
-    return float(made["q"][head, query] @ made["k"][group, key]) * module.d_head**-0.5
+    return float(module.scored(made["q"][head, query, None], made["k"][group, key, None]))
 
 
 def _given(found: Recording, n: int, head: int, query: int, key: int) -> tuple[str, ...]:
     part = _heads(found, n)
     held = [*found.scale_held(n, query), *found.scale_held(n, key)]
+    if part.module.softcap is not None:
+        held.append(f"soft-cap {part.heads[head]}[{query},{key}]")
     if part.module.q_norm is not None:
         held += [f"σ {part.heads[head]}.q@{query}", f"σ {part.heads[head]}.k@{key}"]
     return tuple(dict.fromkeys(held))
@@ -369,13 +393,12 @@ def ov_circuit(model: Expandable, layer: int, head: int) -> Factored:
     require_expandable(model)
     model = explained(model)
     wiring = model.wiring()
-    _, part = attention_part(wiring, layer, head)
+    n, part = attention_part(wiring, layer, head)
     require_weights(wiring, [part])
     require_ends(model, wiring)
-    ov = head_weights(part, head).ov
-    return Factored(
-        model.leaf_weights()["embed"] @ ov.a, ov.b @ wiring.norm.transposed(wiring.readout).mT
-    )
+    w_v, written = head_weights(part, head).w_v, wiring.parts[n].forms()[part.heads[head]].out
+    readout = wiring.norm.transposed(wiring.readout)
+    return Factored(model.leaf_weights()["embed"] @ w_v, (readout @ written).mT)
 
 
 @explains

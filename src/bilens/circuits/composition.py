@@ -39,7 +39,16 @@ from bilens.base.charts import DIVERGING
 from bilens.base.results import Result
 from bilens.circuits.attention import head_weights
 from bilens.circuits.understood import require_weights
-from bilens.wiring import Expandable, Form, Part, explained, explains, quadratic, require_expandable
+from bilens.wiring import (
+    Expandable,
+    Form,
+    Part,
+    Wiring,
+    explained,
+    explains,
+    quadratic,
+    require_expandable,
+)
 
 ONE_INPUT, BOTH_INPUTS = "one input", "both inputs"
 BLOCK = 256  # hidden units at a time
@@ -166,7 +175,7 @@ def composition(model: Expandable) -> Composition:
     for n, pieces in enumerate(parts):
         for second in pieces:
             both = _BothInputs.of(second)
-            for first in itertools.chain(*_read_by(n, parts, wiring.accumulates)):
+            for first in itertools.chain(*_read_by(wiring, n, parts)):
                 rows += _between(first, second)
                 if both is not None and first.linear:
                     rows += both.rows(first)
@@ -183,9 +192,11 @@ def composition(model: Expandable) -> Composition:
     )
 
 
-def _read_by(n: int, parts: Sequence[list[_Piece]], accumulates: bool) -> Sequence[list[_Piece]]:
+def _read_by(wiring: Wiring, n: int, parts: Sequence[list[_Piece]]) -> Sequence[list[_Piece]]:
     """The parts that part n reads."""
-    return parts[:n] if accumulates else parts[max(n - 1, 0) : n]
+    if wiring.accumulates:
+        return parts[: n - wiring.parts[n].beside]
+    return parts[max(n - 1, 0) : n]
 
 
 def _between(first: _Piece, second: _Piece) -> list[_Row]:

@@ -16,7 +16,7 @@ from bilens.circuits.paths import Write as Whole
 from bilens.circuits.replaced import Replaced, placed, require_short, take_apart, with_nearest
 from bilens.circuits.understood import require_norm, require_plain, require_writes
 from bilens.nearest import Approximation
-from bilens.nn import NoNorm, Norm
+from bilens.nn import NoNorm, Norm, soft_cap_gate
 from bilens.wiring import (
     BIAS,
     EMBEDDING,
@@ -71,7 +71,7 @@ class Recording:
     products: dict[str, Multilinear]  # what comes further apart, by source
     reads: tuple[range, ...]
     scales: tuple[Float[Tensor, "t 1"], ...]
-    streams: tuple[Float[Tensor, "t d"], ...]
+    streams: tuple[Float[Tensor, "t d"], ...]  # what each part reads, before its norm
     replaced: dict[int, Replaced]  # of the parts that read through a dictionary
     present: Bool[Tensor, "n t"]  # where each source writes; experts not where nothing is routed
 
@@ -95,6 +95,14 @@ class Recording:
 
     def outputs(self, position: int) -> Float[Tensor, " out"]:
         """The outputs at ``position``, from this pass."""
+        return self._before_cap(position) * self.cap_gate(position)
+
+    def cap_gate(self, position: int) -> Float[Tensor, " out"] | float:
+        """What the soft-cap leaves of each output at ``position``; 1 where there is none."""
+        cap = self.wiring.soft_cap
+        return 1.0 if cap is None else soft_cap_gate(self._before_cap(position), cap)
+
+    def _before_cap(self, position: int) -> Float[Tensor, " out"]:
         outputs = self.wiring.norm(self.streams[-1][position]) @ self.wiring.readout.mT
         return outputs if self.wiring.readout_bias is None else outputs + self.wiring.readout_bias
 
@@ -104,11 +112,14 @@ class Recording:
         return parts[part].norm if part < len(parts) else self.wiring.norm
 
     def scale_held(self, part: int, position: int) -> tuple[str, ...]:
-        """The norm scale that reading there holds fixed, by name; none where there is no norm."""
-        if isinstance(self.norm(part), NoNorm):
-            return ()
-        name = self.wiring.parts[part].name if part < len(self.wiring.parts) else "final"
-        return (f"σ {name}@{position}",)
+        """What reading there holds fixed, by name: the scale of the norm, and at the end the
+        soft-cap, where there are such.
+        """
+        last = part == len(self.wiring.parts)
+        name = "final" if last else self.wiring.parts[part].name
+        scale = () if isinstance(self.norm(part), NoNorm) else (f"σ {name}@{position}",)
+        capped = last and self.wiring.soft_cap is not None
+        return (*scale, f"soft-cap@{position}") if capped else scale
 
     @cached_property
     def opaque(self) -> tuple[str, ...]:
@@ -234,7 +245,9 @@ class _Found:
         leaves = run.model.leaves(run.inputs)
         self.sources = list(self.wiring.leaves)
         self.writes = [leaves[source.name] for source in self.sources]
-        self.streams = [_sum(self.writes)]
+        # the stream before any part and after each, and how many sources had written by then
+        self.totals = [(_sum(self.writes), len(self.sources))]
+        self.streams: list[Tensor] = []
         self.products: dict[str, Multilinear] = {}
         self.reads: list[range] = []
         self.scales: list[Tensor] = []
@@ -245,7 +258,7 @@ class _Found:
         self, n: int, part: Part, dictionary: Sparse | None, narrow: Callable[[Form], Form]
     ) -> None:
         """What one part reads and writes, of which ``narrow`` says what form is kept."""
-        read = self.read(n, f"the norm of {part.name}", part.norm)
+        read = self.read(n, f"the norm of {part.name}", part.norm, part.beside)
         written = part.writes(read)
         values = require_writes(part, read, written)
         if dictionary is not None:
@@ -254,8 +267,9 @@ class _Found:
         for write, value in zip(written, values, strict=True):
             held = isinstance(write, Multilinear)
             self.write(n, replace(write, form=narrow(write.form)) if held else write, value)
-        total = _sum(values)
-        self.streams.append(self.streams[-1] + total if self.wiring.accumulates else total)
+        total, (before, _) = _sum(values), self.totals[-1]
+        after = before + total if self.wiring.accumulates else total
+        self.totals.append((after, len(self.sources)))
 
     def write(self, n: int, write: Write, value: Tensor) -> None:
         source = replace(write.source, part=n)
@@ -270,10 +284,11 @@ class _Found:
         if isinstance(write, Multilinear):
             self.products[source.name] = replace(write, source=source)
 
-    def read(self, n: int, who: str, norm: Norm) -> Tensor:
-        """What is read through ``norm`` of the stream so far."""
-        stream = self.streams[-1]
-        self.reads.append(self.read_by(n))
+    def read(self, n: int, who: str, norm: Norm, beside: int = 0) -> Tensor:
+        """What is read through ``norm`` of the stream so far, the last parts' writes apart."""
+        stream, written = self.totals[-1 - beside]
+        self.streams.append(stream)
+        self.reads.append(self.read_by(n, written))
         self.scales.append(norm.scale(stream))
         require_norm(who, norm, stream)
         return norm(stream)
@@ -281,12 +296,12 @@ class _Found:
     def readout(self) -> None:
         self.read(len(self.wiring.parts), "the final norm", self.wiring.norm)
 
-    def read_by(self, n: int) -> range:
-        """Which of the sources so far part ``n`` reads."""
+    def read_by(self, n: int, written: int) -> range:
+        """Which of the first ``written`` sources part ``n`` reads."""
         if self.wiring.accumulates or n == 0:
-            return range(len(self.sources))
+            return range(written)
         first = next(i for i, source in enumerate(self.sources) if source.part == n - 1)
-        return range(first, len(self.sources))
+        return range(first, written)
 
     @property
     def present(self) -> Bool[Tensor, "n t"]:

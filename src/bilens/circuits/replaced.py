@@ -124,7 +124,8 @@ def _nearest(part: Part, found: object) -> Nearest:
         todo = f"Call approximate() on the module of {part.name}."
         raise ArgumentError(who, must="be of this very layer", got="another's", todo=todo)
     tensor = found.tensor.to(own.out.dtype).to(own.out.device)
-    return Nearest(part.name, part.layer, part.norm, part.module, tensor)
+    about = (part.name, part.layer, part.norm, part.module)
+    return Nearest(*about, tensor, beside=part.beside)
 
 
 def placed(

@@ -69,11 +69,10 @@ def resolve(
         target = int(record.outputs(position).argmax())
     name, u = direction(model, record, target)
     part = len(record.wiring.parts)
-    bias = record.wiring.readout_bias
-    constant = _constant(record, part, u @ record.wiring.readout) + (
-        0.0 if bias is None else float(u @ bias)
-    )
-    q = record.pull(part, u @ record.wiring.readout, position)
+    bias, given = record.wiring.readout_bias, u * record.cap_gate(position)
+    direct = given @ record.wiring.readout
+    constant = _constant(record, part, direct) + (0.0 if bias is None else float(given @ bias))
+    q = record.pull(part, direct, position)
     forward, as_run = _measured(
         record, lambda run: u @ run.model.outputs(run.inputs)[position].to(u), measured
     )
@@ -173,5 +172,6 @@ def _constant(record: Recording, part: int, u: Tensor) -> float:
 
 def _heard(run: Pass, part: int, side: str) -> Float[Tensor, "t d"]:
     """What the model's own forward pass gives a part to read, or what that part writes."""
-    heard = hear(run.model.wiring().parts[part].module, side, lambda: run.model.outputs(run.inputs))
+    module = run.model.wiring().parts[part].passes(side)
+    heard = hear(module, side, lambda: run.model.outputs(run.inputs))
     return heard.reshape(-1, heard.shape[-1])

@@ -85,8 +85,8 @@ def require_scores(
     and W_K.
     """
     queries, keys = (_turned(part, read, name) for name in ("q_proj", "k_proj"))
-    scores = (queries @ keys.mT) * part.module.d_head**-0.5
-    seen = causal_mask(len(read), len(read), read.device)
+    scores = part.module.scored(queries, keys)
+    seen = causal_mask(len(read), len(read), read.device, part.module.window)
     says = scores.masked_fill(~seen, -torch.inf).softmax(-1)
     what = "the softmax of scores by W_Q and W_K"
     _require_same(f"the patterns of {part.name}", pattern, says, torch.ones(()), what)
@@ -183,9 +183,7 @@ def _turned(part: Heads, read: Float[Tensor, "t d"], name: str) -> Float[Tensor,
     """Queries or keys of every head from their weights, normed and turned."""
     module = part.module
     found = read @ module.per_head(name) + module.bias_per_head(name)[:, None]
-    norm = module.q_norm if name == "q_proj" else module.k_norm
-    if norm is not None:
-        found = norm.scale(found) * norm.linear(found)
+    found = module.qk_scale(name, found) * module.qk_gain(name) * found
     turn = part.turn(len(read), read.dtype)
     return found if turn is None else rotate(found, *(angle[0] for angle in turn))
 

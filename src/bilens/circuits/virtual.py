@@ -199,7 +199,9 @@ class _Circuits:
         """Refuse a part that reads what is written after it, or what it does not read."""
         parts = self.wiring.parts
         follows = path.part is not None and path.part == reader - 1
-        if path.part is None or (path.part < reader and (self.wiring.accumulates or follows)):
+        beside = parts[reader].beside if reader < len(parts) else 0
+        reads = self.wiring.accumulates or follows
+        if path.part is None or (path.part < reader - beside and reads):
             return
         written = "the first writes" if path.part < 0 else parts[path.part].name
         todo = "A part reads earlier parts only."

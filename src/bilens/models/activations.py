@@ -67,7 +67,7 @@ def _at(
     model = eager(model)
     parts = model.wiring().parts
     found = [find_place(place, parts) for place in places]
-    modules = [(parts[at.part].module, at.side) for at in found]
+    modules = [(parts[at.part].passes(at.side), at.side) for at in found]
     for batch in batches:
         if isinstance(batch, str):
             todo = "Tokenise it: model.tokenizer(texts, return_tensors='pt', padding=True)."

@@ -25,7 +25,6 @@ from bilens.models.transformer import Transformer, TransformerConfig
 
 BOX = Path(__file__).parent / "box"
 CONFIG = "config.json"
-EXPERTS = "num_local_experts"
 FETCHED = (
     "*.json",
     "*.safetensors",
@@ -85,7 +84,9 @@ def open_model(path: str | Path) -> Opened:
         config: Any = family.config(raw, checkpoint.shapes)
         model = sketched(MODELS[type(config)], config)  # shapes alone: nothing is allocated
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    pairings = paired(family.weights(config), own, config.num_hidden_layers)
+    pairings = paired(family.weights(config), own)
+    if not any(name.startswith(family.base) for name in checkpoint.shapes):
+        pairings = [pairing.without(family.base) for pairing in pairings]
     _require_shapes(pairings, config, checkpoint)
     weights = checkpoint.mapped(common_dtype(checkpoint.dtypes))
     return Opened(folder, model, pairings, weights)
@@ -156,13 +157,13 @@ def _require_sizes(family: Family, raw: dict[str, Any], checkpoint: Checkpoint, 
             must = f"be at most {limit}, as the weights beside it"
             raise ConfigError(f"{file}: {key}", must=must, got=value)
     layers: Any = raw.get(family.depth)
-    experts: Any = raw.get(EXPERTS)
+    experts: Any = raw.get(family.experts)
     weights = len(checkpoint.shapes)
     if is_whole(layers) and is_whole(experts) and layers * experts > weights:
         must = (
             f"be at most {weights // layers} in each of {layers} layers, as the weights beside it"
         )
-        raise ConfigError(f"{file}: {EXPERTS}", must=must, got=experts)
+        raise ConfigError(f"{file}: {family.experts}", must=must, got=experts)
 
 
 def _require_shapes(pairings: Sequence[Pairing], config: Any, checkpoint: Checkpoint) -> None:

@@ -1,11 +1,22 @@
 """Floor 3: layers. Weights leave a layer through one door, ``layer.tensor()``."""
 
 from bilens.nn.activations import ACTIVATIONS, Activation
-from bilens.nn.attention import Attention, Mask, Rotary, causal_mask, frequencies, rotate
+from bilens.nn.attention import (
+    Attention,
+    Mask,
+    Rotary,
+    Scores,
+    causal_mask,
+    frequencies,
+    rotate,
+    soft_cap,
+    soft_cap_gate,
+)
 from bilens.nn.bilinear import Bilinear
+from bilens.nn.embedding import ScaledEmbedding
 from bilens.nn.experts import Experts, Share
 from bilens.nn.mlp import MLP, BilinearMLP, GatedMLP
-from bilens.nn.norm import NORMS, LayerNorm, NoNorm, Norm, RMSNorm, make_norm
+from bilens.nn.norm import NORMS, LayerNorm, NoNorm, Norm, RMSNorm, UnitOffsetRMSNorm, make_norm
 from bilens.nn.units import Hidden, Leg, Routed
 
 __all__ = [
@@ -27,9 +38,14 @@ __all__ = [
     "RMSNorm",
     "Rotary",
     "Routed",
+    "ScaledEmbedding",
+    "Scores",
     "Share",
+    "UnitOffsetRMSNorm",
     "causal_mask",
     "frequencies",
     "make_norm",
     "rotate",
+    "soft_cap",
+    "soft_cap_gate",
 ]

@@ -1,5 +1,7 @@
 """Multi-head attention with grouped queries and rotary positions, under Llama's module names."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,8 +21,11 @@ class Rotary(nn.Module):
     """RoPE as Llama's: dimension p turns with dimension p + d_head/2 by position · θ^(-2p/d_head).
 
     Angles are made in float32 whatever the model's dtype, as every Llama does, so that checkpoints
-    mean the same here. ``inv_freq`` and ``scale`` may be given for the stretched kinds of RoPE.
-    Source: Su et al., arXiv:2104.09864.
+    mean the same here. ``inv_freq`` and ``scale`` may be given for the stretched kinds of RoPE;
+    fewer frequencies than d_head/2 turn the first dimensions alone. ``stretch``: the length of text
+    up to which these hold, and the frequencies at a greater one (as ROPE_INIT_FUNCTIONS of
+    transformers have it; a text's length is its last position + 1). Source: Su et al.,
+    arXiv:2104.09864.
     """
 
     # A plain tensor, no buffer: .to(dtype), .half(), to_empty and whoever loads or shards a model
@@ -33,20 +38,26 @@ class Rotary(nn.Module):
         theta: float = 10000.0,
         inv_freq: Float[Tensor, " half"] | None = None,
         scale: float = 1.0,
+        stretch: tuple[int, Callable[[int], Float[Tensor, " half"]]] | None = None,
     ) -> None:
         super().__init__()
         if d_head % 2:
             raise ConfigError("head_dim", must="be even for rotary positions", got=d_head)
         given = frequencies(d_head, theta) if inv_freq is None else inv_freq
         self.inv_freq = given.to(torch.promote_types(given.dtype, torch.float32))
-        self.scale = scale
+        self.scale, self.stretch = scale, stretch
 
     @torch.no_grad()
     def forward(
         self, positions: Int[Tensor, "b t"], dtype: torch.dtype
     ) -> tuple[Float[Tensor, "b 1 t d"], Float[Tensor, "b 1 t d"]]:
-        """cos and sin, (b, 1, t, d_head): one for all heads."""
+        """cos and sin, (b, 1, t, d): one for all heads, of the d dimensions that turn."""
         inv_freq = self._beside(positions)
+        if self.stretch is not None:
+            short, at_length = self.stretch
+            length = int(positions.max()) + 1
+            if length > short:
+                inv_freq = at_length(length).to(inv_freq)
         angles = positions[..., None].to(inv_freq.dtype) * inv_freq
         angles = torch.cat([angles, angles], dim=-1)[:, None]
         return (angles.cos() * self.scale).to(dtype), (angles.sin() * self.scale).to(dtype)
@@ -70,24 +81,47 @@ def frequencies(d_head: int, theta: float) -> Float[Tensor, " half"]:
 def rotate(
     x: Float[Tensor, "*b t d"], cos: Float[Tensor, "*#b t d"], sin: Float[Tensor, "*#b t d"]
 ) -> Float[Tensor, "*b t d"]:
-    """x turned by its position's angles: a linear map of x, given the position."""
-    first, second = x.chunk(2, dim=-1)
+    """x turned by its position's angles: a linear map of x, given the position. Where there are
+    angles for the first dimensions alone, the others stay.
+    """
+    turning, still = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+    first, second = turning.chunk(2, dim=-1)
     cos, sin = cos.chunk(2, dim=-1)[0], sin.chunk(2, dim=-1)[0]  # both halves have the same angles
     turned = (
         torch.addcmul(first * cos, second, sin, value=-1),
         torch.addcmul(second * cos, first, sin),
     )
     # three passes over memory; x cos + rotate_half(x) sin takes five
-    return torch.cat(turned, dim=-1)
+    return torch.cat((*turned, still), dim=-1)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How scores come of queries and keys.
+
+    ``scale``: what q · k is multiplied with, d_head^-½ where it is None. ``softcap`` c: c tanh(s/c)
+    of each score s goes to the softmax. ``window``: how many positions back a query looks, its own
+    included; all where it is None. ``norm``: makes a norm of queries, or of keys, of a width: of a
+    head's, or with ``across`` of all heads together.
+    """
+
+    scale: float | None = None
+    softcap: float | None = None
+    window: int | None = None
+    norm: Callable[[int], RMSNorm] | None = None
+    across: bool = False
+
+
+PLAIN = Scores()
 
 
 class Attention(nn.Module):
     """Causal softmax attention: z_t = Σ_s A_ts v_s per head, written to the residual stream through
     o_proj.
 
-    ``n_kv`` key-value heads serve ``n_heads`` query heads in groups. Scores are scaled by
-    d_head^-½. ``qk_norm`` puts an RMSNorm over each head's query and key before they turn. Source:
-    Vaswani et al., arXiv:1706.03762; grouped queries: Ainslie et al., arXiv:2305.13245.
+    ``n_kv`` key-value heads serve ``n_heads`` query heads in groups. ``scores``: how A comes of
+    queries and keys; norms are over them before they turn. Source: Vaswani et al.,
+    arXiv:1706.03762; grouped queries: Ainslie et al., arXiv:2305.13245.
     """
 
     def __init__(
@@ -99,12 +133,14 @@ class Attention(nn.Module):
         *,
         bias: bool = False,
         out_bias: bool | None = None,
-        qk_norm_eps: float | None = None,
+        scores: Scores = PLAIN,
         layer: int = 0,
     ) -> None:
         super().__init__()
         self.n_heads, self.n_kv, self.layer = n_heads, n_kv or n_heads, layer
         self.d_head = d_head or d_model // n_heads
+        self.scale = self.d_head**-0.5 if scores.scale is None else scores.scale
+        self.softcap, self.window, self.across = scores.softcap, scores.window, scores.across
         if self.n_heads % self.n_kv:
             raise ConfigError(
                 "num_attention_heads",
@@ -117,8 +153,10 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(
             self.n_heads * self.d_head, d_model, bias=bias if out_bias is None else out_bias
         )
-        self.q_norm = None if qk_norm_eps is None else RMSNorm(self.d_head, qk_norm_eps)
-        self.k_norm = None if qk_norm_eps is None else RMSNorm(self.d_head, qk_norm_eps)
+        widths = (linear.out_features for linear in (self.q_proj, self.k_proj))
+        self.q_norm, self.k_norm = (
+            scores.norm and scores.norm(width if self.across else self.d_head) for width in widths
+        )
 
     @property
     def readers(self) -> tuple[nn.Linear, ...]:
@@ -183,6 +221,40 @@ class Attention(nn.Module):
         )
         return self._repeated(bias.unflatten(0, (-1, self.d_head)))
 
+    def qk_scale(
+        self, name: str, heads: Float[Tensor, "head t d_head"]
+    ) -> Float[Tensor, "*head t 1"] | float:
+        """The scale by which the norm over ``heads``, the queries ("q_proj") or keys ("k_proj") of
+        every query head, takes them: one for each head, or for all. 1 without a norm.
+        """
+        norm = self._qk_norm(name)
+        if norm is None:
+            return 1.0
+        # grouped keys are repeated, each as often: their mean square is that of the few
+        return norm.scale(heads.transpose(0, 1).flatten(1) if self.across else heads)
+
+    def qk_gain(self, name: str) -> Float[Tensor, "head 1 d_head"] | float:
+        """What that norm multiplies each dimension of every query head with. 1 without a norm."""
+        norm = self._qk_norm(name)
+        if norm is None:
+            return 1.0
+        gain = norm.gain.unflatten(0, (-1, self.d_head))
+        return self._repeated(gain)[:, None]
+
+    def scored(
+        self, q: Float[Tensor, "*b t d_head"], k: Float[Tensor, "*b s d_head"]
+    ) -> Float[Tensor, "*b t s"]:
+        """What the softmax takes, of queries and keys that have turned."""
+        scores = (q * self.scale) @ k.mT
+        return scores if self.softcap is None else soft_cap(scores, self.softcap)
+
+    def cap_gate(self, scores: Float[Tensor, "*b"]) -> Float[Tensor, "*b"] | float:
+        """c tanh(s/c) / s: what the soft-cap leaves of each score. 1 without one."""
+        return 1.0 if self.softcap is None else soft_cap_gate(scores, self.softcap)
+
+    def _qk_norm(self, name: str) -> RMSNorm | None:
+        return self.q_norm if name == "q_proj" else self.k_norm
+
     def _repeated(self, heads: Tensor) -> Tensor:
         return heads.repeat_interleave(self.n_heads // len(heads), dim=0)
 
@@ -193,38 +265,61 @@ class Attention(nn.Module):
         self, x: Tensor, turn: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values by head, the first two normed and turned."""
-        q, k, v = (
-            self._heads(projection(x)) for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = self._normed(self.q_proj(x), self.q_norm), self._normed(self.k_proj(x), self.k_norm)
+        v = self._heads(self.v_proj(x))
         return (q, k, v) if turn is None else (rotate(q, *turn), rotate(k, *turn), v)
 
+    def _normed(self, x: Float[Tensor, "b t hd"], norm: RMSNorm | None) -> Tensor:
+        """By head, normed head by head or all together."""
+        if norm is None:
+            return self._heads(x)
+        return self._heads(norm(x)) if self.across else norm(self._heads(x))
+
     def _look_fast(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        causal = mask is None and q.shape[2] == k.shape[2]
-        if mask is None and not causal and q.shape[2] > 1:
+        if self.softcap is not None:
+            return self._look(q, k, v, mask)[0]
+        queries, keys = q.shape[2], k.shape[2]
+        whole = self.window is None or keys <= self.window
+        causal = mask is None and queries == keys and whole
+        if mask is None and not causal and (queries > 1 or not whole):
             # sdpa's own causal mask starts at the first key, and a cache's queries do not
-            mask = causal_mask(q.shape[2], k.shape[2], q.device)
+            mask = causal_mask(queries, keys, q.device, self.window)
         if mask is not None and mask.is_floating_point():
             mask = mask.to(q.dtype)
         grouped = self.n_kv != self.n_heads
         return functional.scaled_dot_product_attention(
-            q, k, v, mask, is_causal=causal, enable_gqa=grouped
+            q, k, v, mask, is_causal=causal, scale=self.scale, enable_gqa=grouped
         )
 
     def _look(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         groups = self.n_heads // self.n_kv
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        mask = causal_mask(q.shape[2], k.shape[2], q.device) if mask is None else mask
+        if mask is None:
+            mask = causal_mask(q.shape[2], k.shape[2], q.device, self.window)
         work = working_dtype(q.dtype)  # scores of half types may overflow, as in sdpa they do not
-        scores = (q.to(work) * self.d_head**-0.5) @ k.to(work).mT
-        pattern = _masked_softmax(scores, mask).to(q.dtype)
+        pattern = _masked_softmax(self.scored(q.to(work), k.to(work)), mask).to(q.dtype)
         return pattern @ v, pattern
 
 
-def causal_mask(queries: int, keys: int, device: torch.device) -> Bool[Tensor, "t s"]:
-    """True where key s is no later than query t; the queries are the last of the keys."""
-    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+def causal_mask(
+    queries: int, keys: int, device: torch.device, window: int | None = None
+) -> Bool[Tensor, "t s"]:
+    """True where key s is no later than query t, and among its last ``window`` positions; the
+    queries are the last of the keys.
+    """
+    seen = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    return seen if window is None else seen.triu(keys - queries - window + 1)
+
+
+def soft_cap(x: Float[Tensor, "*b"], cap: float) -> Float[Tensor, "*b"]:
+    """cap tanh(x/cap): between −cap and cap."""
+    return cap * torch.tanh(x / cap)
+
+
+def soft_cap_gate(x: Float[Tensor, "*b"], cap: float) -> Float[Tensor, "*b"]:
+    """cap tanh(x/cap) / x, and 1 in the limit at 0: a soft-cap as a factor of what it is given."""
+    inner = x / cap
+    return torch.where(inner == 0, torch.ones_like(inner), torch.tanh(inner) / inner)
 
 
 def _masked_softmax(scores: Float[Tensor, "b h t s"], mask: Mask) -> Float[Tensor, "b h t s"]:

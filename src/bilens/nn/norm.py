@@ -33,12 +33,35 @@ class RMSNorm(nn.Module):
         x = x.to(working_dtype(x.dtype))
         return (x.square().mean(-1, keepdim=True) + self.eps).rsqrt()
 
+    @property
+    def gain(self) -> Float[Tensor, " d"]:
+        """What each dimension is multiplied with."""
+        return self.weight
+
     def linear(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        return x * self.weight
+        return x * self.gain
 
     transposed = linear
     shift = None
     centred = False  # whether it takes the mean out of what it reads
+
+
+class UnitOffsetRMSNorm(RMSNorm):
+    """RMSNorm whose gain is 1 + weight, as in Gemma: a weight of a half type then keeps its digits.
+    All of it in float32 or better.
+    """
+
+    def __init__(self, d_model: int, eps: float = 1e-6) -> None:
+        super().__init__(d_model, eps)
+        nn.init.zeros_(self.weight)
+
+    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        work = x.to(working_dtype(x.dtype))
+        return (work * self.scale(x) * self.gain).to(x.dtype)
+
+    @property
+    def gain(self) -> Float[Tensor, " d"]:
+        return 1 + self.weight.to(working_dtype(self.weight.dtype))
 
 
 class LayerNorm(nn.Module):
@@ -57,6 +80,11 @@ class LayerNorm(nn.Module):
         """σ(x), in float32 or better: what paths through this norm hold fixed; b is a constant."""
         x = x.to(working_dtype(x.dtype))
         return (x.var(-1, correction=0, keepdim=True) + self.eps).rsqrt()
+
+    @property
+    def gain(self) -> Float[Tensor, " d"]:
+        """What each dimension is multiplied with."""
+        return self.weight
 
     def linear(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         return (x - x.mean(-1, keepdim=True)) * self.weight
@@ -92,7 +120,7 @@ class NoNorm(nn.Module):
 
 
 Norm = RMSNorm | LayerNorm | NoNorm
-NORMS = ("rms", "layer", "none")
+NORMS = ("rms", "rms_unit_offset", "layer", "none")
 
 
 def make_norm(kind: str, d_model: int, eps: float) -> Norm:
@@ -100,6 +128,8 @@ def make_norm(kind: str, d_model: int, eps: float) -> Norm:
     match kind:
         case "rms":
             return RMSNorm(d_model, eps)
+        case "rms_unit_offset":
+            return UnitOffsetRMSNorm(d_model, eps)
         case "layer":
             return LayerNorm(d_model, eps)
         case "none":

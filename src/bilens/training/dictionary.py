@@ -194,7 +194,7 @@ def _loss(
         return None if instead is None else instead(x.to(working_dtype(x.dtype))).to(x)
 
     for batch in ids.split(BATCH):
-        with hooked(model.wiring().parts[at.part].module, at.side, replaced):
+        with hooked(model.wiring().parts[at.part].passes(at.side), at.side, replaced):
             logits = (
                 model(input_ids=batch.to(model.device), use_cache=False)
                 .logits[:, :-1]

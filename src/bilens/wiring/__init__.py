@@ -25,7 +25,7 @@ from bilens.wiring.kinds import (
     quadratic,
 )
 from bilens.wiring.model import Expandable, Prompt, Sparse, Wiring, Worded, require_expandable
-from bilens.wiring.parts import Heads, Layer, Mixture, Outlet, Part
+from bilens.wiring.parts import Heads, Layer, Mixture, Outlet, Part, Renormed
 from bilens.wiring.places import Place, find_place, module_name, short_name
 from bilens.wiring.precision import eager, explained, explains, held_in_half, is_half
 
@@ -55,6 +55,7 @@ __all__ = [
     "Part",
     "Place",
     "Prompt",
+    "Renormed",
     "Source",
     "Sparse",
     "Wiring",

@@ -35,7 +35,7 @@ class Prompt:
 @dataclass(frozen=True, eq=False)
 class Wiring:
     """How a model is put together. ``readout`` (out, d) and ``readout_bias`` make the outputs of
-    what ``norm`` reads.
+    what ``norm`` reads, and where there is a ``soft_cap`` c, c tanh(z/c) of each output z.
     """
 
     leaves: tuple[Source, ...]  # what is written first: "embed", "pos", …
@@ -44,6 +44,7 @@ class Wiring:
     readout: Float[Tensor, "out d"]
     readout_bias: Float[Tensor, " out"] | None = None
     accumulates: bool = True  # a residual stream
+    soft_cap: float | None = None
 
     @property
     def layers(self) -> dict[str, Part]:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -44,6 +44,8 @@ class Outlet(NamedTuple):
 class Part(ABC):
     """A part reads the stream through ``norm``, and ``module`` makes what it writes.
 
+    ``beside``: how many parts just before it write beside it: what they write it does not read.
+
     A new kind of part says what its writes are (``writes``), what their weights are (``forms``),
     and, where its module is not called with what it reads alone, how it runs.
     """
@@ -52,6 +54,7 @@ class Part(ABC):
     layer: int
     norm: Norm
     module: nn.Module
+    beside: int = field(default=0, kw_only=True)
 
     looks = False  # whether it reads other positions than its own
 
@@ -72,6 +75,10 @@ class Part(ABC):
     def outlet(self, source: str) -> Outlet:
         """Where what ``source`` writes can be taken out."""
         return Outlet(self.module, "output", slice(None))
+
+    def passes(self, side: str) -> nn.Module:
+        """The module whose input is what it reads, or whose output is what it writes."""
+        return self.module
 
     @property
     def experts(self) -> "tuple[Part, ...]":
@@ -222,6 +229,74 @@ class Mixture(Part):
         n = [expert.name for expert in self.experts].index(source)
         share = partial(self.module.written, n)
         return Outlet(self.module, "output", slice(None), share)
+
+
+@dataclass(frozen=True, eq=False)
+class Renormed(Part):
+    """A part whose write goes through a norm of its own: given that norm's scale σ, each of its
+    writes is what it was, times σ and by the norm's linear map.
+    """
+
+    part: Part
+    out_norm: Norm
+
+    @classmethod
+    def of(cls, part: Part, out_norm: Norm | None) -> Part:
+        """``part`` itself where there is no norm."""
+        if out_norm is None:
+            return part
+        about = (part.name, part.layer, part.norm, part.module)
+        return cls(*about, part, out_norm, beside=part.beside)
+
+    @property
+    def looks(self) -> bool:  # type: ignore[override]
+        return self.part.looks
+
+    @property
+    def experts(self) -> tuple[Part, ...]:
+        return self.part.experts
+
+    @property
+    def attention(self) -> "Heads | None":
+        return self.part.attention
+
+    def over(self, change: Callable[[Part], Part]) -> Part:
+        return replace(self, part=self.part.over(change))
+
+    def hidden(self) -> Hidden | None:
+        return self.part.hidden()
+
+    def forms(self) -> dict[str, Form]:
+        """Those of the part, by the linear map; the scale is that of a pass."""
+        return {name: self._after(form) for name, form in self.part.forms().items()}
+
+    def writes(self, x: Float[Tensor, "t d"]) -> list[Write]:
+        scale = self.out_norm.scale(self.part.run(x))
+        return [self._write(write, scale) for write in self.part.writes(x)]
+
+    def run(self, x: Float[Tensor, "t d"]) -> Float[Tensor, "t d"]:
+        return self.out_norm(self.part.run(x))
+
+    def outlet(self, source: str) -> Outlet:
+        """Before the norm, whose scale reacts."""
+        return self.part.outlet(source)
+
+    def passes(self, side: str) -> nn.Module:
+        return self.out_norm if side == "output" else self.part.passes(side)
+
+    def _after(self, form: Form) -> Form:
+        return replace(form, out=self.out_norm.linear(form.out.mT).mT)
+
+    def _write(self, write: Write, scale: Float[Tensor, "t 1"]) -> Write:
+        value = write.value
+        if value is not None:
+            value = (scale * self.out_norm.linear(value)).to(value)
+        if not isinstance(write, Multilinear):
+            return replace(write, value=value)
+        at = scale if write.rows is None else scale[write.rows]
+        gate = Gate(at.to(write.form.out), (f"σ out {self.name}",))
+        gate = gate if write.gate is None else write.gate.times(gate)
+        return replace(write, form=self._after(write.form), gate=gate, value=value)
 
 
 def _routed(write: Write, gate: Gate, value: Tensor, share: Share) -> Write:

@@ -47,7 +47,7 @@ def made():
 
 def test_weights_of_files_become_those_here():
     ours, theirs = made()
-    pairings = paired(WEIGHTS, {name: tuple(value.shape) for name, value in ours.items()}, 2)
+    pairings = paired(WEIGHTS, {name: tuple(value.shape) for name, value in ours.items()})
     shapes = {one.theirs: one.shape for one in pairings if one.theirs is not None}
     assert shapes == {name: tuple(value.shape) for name, value in theirs.items()}
     found = renamed(pairings, theirs)

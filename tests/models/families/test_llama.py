@@ -147,16 +147,14 @@ def test_a_nonlinear_gate_is_marked_not_exact():
         (LlamaConfig(**SMALL, hidden_act="mish"), "hidden_act"),
         (LlamaConfig(**SMALL, logit_softcap=30.0), "logit_softcap"),
         (
-            LlamaConfig(
-                **SMALL, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
-            ),
+            LlamaConfig(**SMALL, rope_parameters={"rope_type": "proportional", "rope_theta": 1e4}),
             "rope_type",
         ),
-        (MistralConfig(**SMALL, sliding_window=4), "sliding_window"),
         (
-            Qwen2Config(**SMALL, use_sliding_window=True, sliding_window=4, max_window_layers=1),
-            "sliding_window",
+            LlamaConfig(**SMALL, rope_parameters={"partial_rotary_factor": 0.5}),
+            "partial_rotary_factor",
         ),
+        (LlamaConfig(**SMALL, layer_types=["linear_attention"] * 2), "layer_types"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -2,9 +2,20 @@
 
 from bilens.models.families.dooms import DOOMS
 from bilens.models.families.family import Family, Pairing, paired, renamed
+from bilens.models.families.gemma import GEMMA, GEMMA2, GEMMA3
+from bilens.models.families.gpt2 import GPT2
+from bilens.models.families.gpt_neo import GPT_NEO
+from bilens.models.families.gpt_neox import GPT_NEOX
 from bilens.models.families.llama import LLAMA
+from bilens.models.families.mixtures import MIXTRAL, OLMOE, QWEN3_MOE
+from bilens.models.families.olmo import OLMO, OLMO2
 from bilens.models.families.own import CLASSIFIER, TRANSFORMER
+from bilens.models.families.phi3 import PHI3
+from bilens.models.families.stablelm import STABLELM
 
-FAMILIES: tuple[Family, ...] = (CLASSIFIER, TRANSFORMER, LLAMA, DOOMS)
+FAMILIES: tuple[Family, ...] = (
+    CLASSIFIER, TRANSFORMER, LLAMA, GPT2, GPT_NEO, GPT_NEOX, GEMMA, GEMMA2, GEMMA3, OLMO, OLMO2,
+    PHI3, STABLELM, MIXTRAL, QWEN3_MOE, OLMOE, DOOMS,
+)  # fmt: skip
 
 __all__ = ["FAMILIES", "Family", "Pairing", "paired", "renamed"]

@@ -7,8 +7,9 @@ norms that store w − 1, the sign or the order in which rotary positions turn. 
 kind, biases, positions) is a field of the configuration that ``config`` gives.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,9 +32,11 @@ def unchanged(tensor: Tensor) -> Tensor:
 class Weight:
     """One module of the files, and what it is here; its weight and its bias follow.
 
-    ``theirs``: its name in the files, None for one that they leave out and that is one everywhere.
+    ``theirs``: its name in the files, None for one that they leave out, which is one everywhere
+    and its bias zero.
     ``ours``: the modules it becomes; of several the rows lie one below the other, in this order.
-    Those that a model does not have are passed over. ``{layer}`` in a name is every layer's number.
+    Those that a model does not have are passed over. ``{layer}`` in a name is every layer's number,
+    ``{expert}`` every expert's.
     ``blocks``: in so many equal parts, each of which holds its rows of every module (head by head,
     where queries, keys and values are fused like that). ``transposed``: (in, out) in the files.
     ``change``: what makes each part bilens's, once it is apart; it keeps the shape.
@@ -54,10 +57,12 @@ class Family:
     the configuration here of a config.json and the shapes of the weights beside it; it refuses by
     name what it does not understand. ``weights``: given that configuration, the modules that have
     another name or form in the files than here. ``derived``: how the names of those end that files
-    hold although they follow from config.json. ``sizes`` and ``depth``: the keys of config.json
-    that some weight has as a dimension, and the number of layers: none may ask for more than the
-    files hold. ``stock``: the configuration of a class of transformers for one of here, with the
-    weights of the same names; or, in words, what of it that class does not have.
+    hold although they follow from config.json. ``sizes``, ``depth`` and ``experts``: the keys of
+    config.json that some weight has as a dimension, the number of layers, and that of the experts
+    in each: none may ask for more than the files hold. ``base``: what the names of all weights but
+    the readout's begin with, where the files may leave it out. ``stock``: the configuration of a
+    class of transformers for one of here, with the weights of the same names; or, in words, what of
+    it that class does not have.
     """
 
     kinds: tuple[str, ...]
@@ -70,6 +75,8 @@ class Family:
         "num_key_value_heads", "head_dim",
     )  # fmt: skip
     depth: str = "num_hidden_layers"
+    experts: str = "num_local_experts"
+    base: str = "model."
     stock: Callable[[Any], PreTrainedConfig | str] | None = None
 
 
@@ -88,6 +95,15 @@ class Pairing:
         whole = (sum(shape[0] for shape in shapes), *shapes[0][1:])
         return whole[::-1] if self.weight.transposed else whole
 
+    def without(self, base: str) -> "Pairing":
+        """The same of files whose names do not begin with ``base``."""
+        return self if self.theirs is None else replace(self, theirs=self.theirs.removeprefix(base))
+
+    def left_out(self, dtype: torch.dtype) -> Tensor:
+        """A parameter that files leave out: weights of one, biases of zero."""
+        value = 0.0 if all(name.endswith(".bias") for name in self.ours) else 1.0
+        return torch.full(self.shape, value, dtype=dtype)
+
     def split(self, whole: Tensor) -> dict[str, Tensor]:
         """bilens's parameters from that of the files, each with memory of its own: its rows of
         ``whole`` where they lie together there as they are, else a copy.
@@ -102,11 +118,12 @@ class Pairing:
         }
 
 
-def paired(weights: Sequence[Weight], own: Shapes, layers: int) -> list[Pairing]:
+def paired(weights: Sequence[Weight], own: Shapes) -> list[Pairing]:
     """Every parameter of a model of shapes ``own`` with that of the files: as ``weights`` says, and
     the others by the same name.
     """
-    found = [pairing for weight in weights for pairing in _pairings(weight, own, layers)]
+    modules = {name.rpartition(".")[0] for name in own}
+    found = [pairing for weight in weights for pairing in _pairings(weight, own, modules)]
     told = {name for pairing in found for name in pairing.ours}
     same = [name for name in own if name not in told]
     return found + [Pairing(name, {name: own[name]}, Weight(name, (name,))) for name in same]
@@ -120,7 +137,7 @@ def renamed(pairings: Sequence[Pairing], found: Mapping[str, Tensor]) -> dict[st
     made: dict[str, Tensor] = {}
     for pairing in pairings:
         if pairing.theirs is None:
-            made |= pairing.split(torch.ones(pairing.shape, dtype=like.dtype))
+            made |= pairing.split(pairing.left_out(like.dtype))
         elif pairing.theirs in pairing.ours and pairing.theirs in found:
             made[pairing.theirs] = found[pairing.theirs]
         elif pairing.theirs in found:
@@ -128,12 +145,27 @@ def renamed(pairings: Sequence[Pairing], found: Mapping[str, Tensor]) -> dict[st
     return made
 
 
-def _pairings(weight: Weight, own: Shapes, layers: int) -> Iterator[Pairing]:
-    each = range(layers) if any("{layer}" in name for name in weight.ours) else range(1)
-    for layer in each:
+def _pairings(weight: Weight, own: Shapes, modules: Iterable[str]) -> Iterator[Pairing]:
+    for numbers in _numbers(weight.ours, modules):
         for kind in KINDS:
-            names = [f"{module.format(layer=layer)}.{kind}" for module in weight.ours]
+            names = [f"{module.format(**numbers)}.{kind}" for module in weight.ours]
             ours = {name: own[name] for name in names if name in own}
             if ours:
-                theirs = weight.theirs and f"{weight.theirs.format(layer=layer)}.{kind}"
+                theirs = weight.theirs and f"{weight.theirs.format(**numbers)}.{kind}"
                 yield Pairing(theirs, ours, weight)
+
+
+def _numbers(templates: Sequence[str], modules: Iterable[str]) -> list[dict[str, int]]:
+    """The numbers of layers and experts at which some of ``templates`` names one of ``modules``, in
+    order.
+    """
+    found = set()
+    for template in templates:
+        named = re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\d+)", re.escape(template))
+        matches = (re.fullmatch(named, module) for module in modules)
+        found |= {
+            tuple((key, int(n)) for key, n in match.groupdict().items())
+            for match in matches
+            if match
+        }
+    return [dict(numbers) for numbers in sorted(found)]

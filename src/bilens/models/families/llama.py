@@ -19,29 +19,25 @@ from transformers.activations import ACT2FN
 from bilens.base.errors import ConfigError
 from bilens.base.keys import Allowed, Anything, OneOf, Only, each
 from bilens.models.families.family import Family, Shapes
+from bilens.models.families.stock import SHARED, require_whole_heads, windows
 from bilens.models.keys import understood
 from bilens.models.transformer.config import TransformerConfig
+from bilens.models.transformer.rope import FULL, SLIDING
 
-# Keys that mean the same on both sides, and are copied.
-SHARED = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "rms_norm_eps",
-    "rope_parameters", "tie_word_embeddings", "initializer_range", "use_cache", "bos_token_id",
-    "eos_token_id", "pad_token_id",
-)  # fmt: skip
 BIASES = ("attention_bias", "mlp_bias")
+WINDOWED = ("layer_types", "max_window_layers", "sliding_window", "use_sliding_window")
 OWN: dict[str, Allowed] = {
-    # the last is read only where a sliding window is used
-    **each((*SHARED, *BIASES, "layer_types", "max_window_layers"), Anything()),
+    **each((*SHARED, *BIASES, *WINDOWED), Anything()),
     # any other value changes the function in a way that bilens does not have
     "attention_dropout": Only((0, None)),
     "pretraining_tp": Only((1, None)),
-    "sliding_window": Only((None,)),
-    "use_sliding_window": Only((False, None)),
 }
 # What every model of the family is, in the fields of bilens's configuration.
 ALIKE = {
     "norm": "rms", "positions": "rope", "gated": True, "num_local_experts": 0, "head_bias": False,
+    "norm_placement": "pre", "parallel_residual": False, "sliding_windows": None,
+    "attention_scale": None, "attn_logit_softcapping": None, "final_logit_softcapping": None,
+    "embedding_scale": 1.0, "qk_norm_across_heads": False,
 }  # fmt: skip
 
 
@@ -77,10 +73,12 @@ def config_from_llama(config: PreTrainedConfig) -> TransformerConfig:
         raise ConfigError("model_type", must=OneOf(tuple(RELATIVES)).must(kind), got=repr(kind))
     understood(OWN).check(raw)
     layers = raw.get("layer_types") or ()
-    if any(layer != "full_attention" for layer in layers):
-        raise ConfigError("layer_types", must="be full_attention in every layer", got=layers)
+    if not {*layers} <= {FULL, SLIDING}:
+        raise ConfigError("layer_types", must=f"be {FULL} or {SLIDING} each", got=layers)
+    require_whole_heads(raw)
     given = {key: raw[key] for key in SHARED if raw.get(key) is not None}
     given |= {key: raw.get(key, False) for key in BIASES}
+    given |= {"sliding_windows": windows(raw)}
     return TransformerConfig(**(given | dict(RELATIVES[kind].always)), dtype=raw.get("dtype"))
 
 

@@ -77,13 +77,17 @@ def bilinear_frame(model: Transformer) -> Transformer:
     """A model with the weights of ``model`` but for its MLPs, which are bilinear and write
     nothing yet. Half types become float32.
 
-    Errors: ArgumentError for a model without MLPs, with experts, or bilinear already.
+    Errors: ArgumentError for a model without MLPs, with experts, with norms over what MLPs write,
+    or bilinear already.
     """
     if not model.config.intermediate_size:
         raise ArgumentError("the model", must="have MLPs to convert", got="none")
     if model.config.num_local_experts:
         got = "a mixture of experts in each layer"
         raise ArgumentError("the model", must="have one MLP a layer to convert", got=got)
+    if model.config.norm_placement != "pre":
+        got = "norms over what MLPs write"
+        raise ArgumentError("the model", must="have norms over what is read alone", got=got)
     if model.config.hidden_act == "linear" and model.config.gated:
         raise ArgumentError("the model", must="have MLPs that are not bilinear", got="bilinear")
     made = type(model)(bilinear_config(model.config))
@@ -139,22 +143,25 @@ class _Streams:
         begun = [model.begin(batch.to(model.device)) for batch in ids.split(BATCH)]
         self.given = [given for _, given in begun]
         self.theirs = [x for x, _ in begun]
-        self.ours = list(self.theirs)
+        self.ours = self.reads = list(self.theirs)
 
     def attend(self, old: Block, new: Block) -> None:
         """Past ``old`` in the first model, and past the heads of ``new`` in the second."""
         both = list(zip(self.theirs, self.ours, self.given, strict=True))
+        before = self.ours
         self.theirs = [_after(old, x, given) for x, _, given in both]
         self.ours = [new.attended(x, **given)[0] for _, x, given in both]
+        self.reads = before if new.parallel else self.ours
 
     def write(self, new: Block) -> None:
         """Past the MLP of ``new``."""
         assert new.mlp is not None
-        self.ours = [x + new.mlp(new.post_attention_layernorm(x)) for x in self.ours]
+        written = (new.mlp(new.post_attention_layernorm(x)) for x in self.reads)
+        self.ours = [x + y for x, y in zip(self.ours, written, strict=True)]
 
     def read(self, new: Block) -> list[Float[Tensor, "_ i"]]:
         """What the MLP of ``new`` reads."""
-        return [new.post_attention_layernorm(x).flatten(0, 1) for x in self.ours]
+        return [new.post_attention_layernorm(x).flatten(0, 1) for x in self.reads]
 
     def due(self) -> list[Float[Tensor, "_ d"]]:
         """What an MLP is to write so that both streams are the same."""
@@ -172,7 +179,7 @@ class _Streams:
         for x, given, batch in zip(self.ours, self.given, ids.split(BATCH), strict=True):
             for block in model.blocks[n:]:
                 x = _after(block, x, given)
-            logits = model.lm_head(model.model.norm(x))[:, :-1].flatten(0, 1)
+            logits = model.end(x)[:, :-1].flatten(0, 1)
             labels = batch[:, 1:].flatten().to(logits.device)
             nats += float(functional.cross_entropy(logits, labels, reduction="sum"))
         return nats / ids[:, 1:].numel()

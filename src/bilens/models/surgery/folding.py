@@ -24,7 +24,7 @@ def folded_config(config: TransformerConfig) -> TransformerConfig:
     made = copy.deepcopy(config)
     layered = config.norm == "layer"
     made.folded, made.tie_word_embeddings = True, False
-    made.norm = "rms" if layered else config.norm
+    made.norm = "none" if config.norm == "none" else "rms"
     made.attention_bias |= layered
     made.mlp_bias |= layered
     made.head_bias |= layered
@@ -44,6 +44,9 @@ def fold(old: Body, new: Body, head: nn.Linear) -> None:
     """Fold the norms of ``old`` into the readers of ``new``, a copy of it by ``folded_config``, and
     into its ``head``.
     """
+    for before, after in zip(old.modules(), new.modules(), strict=True):
+        if isinstance(before, RMSNorm) and isinstance(after, RMSNorm):
+            after.weight.copy_(before.gain)  # those over what is written, over queries and keys
     for before, after in zip(old.blocks, new.blocks, strict=True):
         if after.self_attn is not None:
             _fold(before.input_layernorm, after.input_layernorm, *after.self_attn.readers)
@@ -64,7 +67,7 @@ def _fold(norm: Norm, target: Norm, *readers: nn.Linear) -> None:
     for reader in readers:
         if norm.shift is not None:
             reader.bias.add_(reader.weight @ norm.shift.to(reader.weight))
-        reader.weight.mul_(norm.weight)
+        reader.weight.mul_(norm.gain)
     target.weight.fill_(1)
 
 

@@ -2,6 +2,9 @@
 weights.
 """
 
+from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -11,64 +14,81 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from bilens.models.transformer.config import TransformerConfig
+from bilens.models.transformer.rope import FULL, ORIGINAL, PARTIAL, SLIDING
 from bilens.nn import (
     MLP,
     Attention,
     Experts,
     GatedMLP,
-    LayerNorm,
-    NoNorm,
+    Mask,
+    Norm,
     RMSNorm,
     Rotary,
+    ScaledEmbedding,
+    Scores,
+    UnitOffsetRMSNorm,
     frequencies,
     make_norm,
 )
 
 
 class Block(GradientCheckpointingLayer):
-    """x + attention(N(x)), then x + mlp(N(x)); either part may be absent."""
+    """x + attention(N(x)), then x + mlp(N(x)), or both of the same x; either part may be absent.
+    With norms over what is written, x + N'(attention(N(x))).
+    """
 
     self_attn: Attention | None
     mlp: GatedMLP | MLP | Experts | None
-    input_layernorm: RMSNorm | LayerNorm | NoNorm
-    post_attention_layernorm: RMSNorm | LayerNorm | NoNorm
+    input_layernorm: Norm  # over what attention reads
+    post_attention_layernorm: Norm  # over what the MLP reads
+    self_attn_out_norm: RMSNorm | None  # over what attention writes
+    mlp_out_norm: RMSNorm | None  # over what the MLP writes
 
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
-        d, eps = config.hidden_size, config.rms_norm_eps
+        self.parallel = config.parallel_residual
+        self.window, self.rope = config.window(layer), config.rope(layer)
         self.self_attn = self.mlp = None
         if config.num_attention_heads:
-            self.input_layernorm = make_norm(config.norm, d, eps)
+            self.input_layernorm, self.self_attn_out_norm = _norms(config)
             self.self_attn = Attention(
-                d, config.num_attention_heads, config.num_key_value_heads, config.head_dim,
-                bias=config.attention_bias, out_bias=config.attention_out_bias,
-                qk_norm_eps=eps if config.qk_norm else None, layer=layer,
+                config.hidden_size, config.num_attention_heads, config.num_key_value_heads,
+                config.head_dim, bias=config.attention_bias, out_bias=config.attention_out_bias,
+                scores=_scores(config, layer), layer=layer,
             )  # fmt: skip
         if config.intermediate_size:
-            self.post_attention_layernorm = make_norm(config.norm, d, eps)
+            self.post_attention_layernorm, self.mlp_out_norm = _norms(config)
             self.mlp = _mlp(config)
 
     def forward(self, x: Float[Tensor, "b t d"], **attend: Any) -> tuple[Tensor | None, ...]:
         """The stream (b, t, d) after it; its patterns, None where not asked for; and while a
         mixture of experts is trained, how unequal their shares are.
         """
-        x, pattern = self.attended(x, **attend)
+        attended, pattern = self.attended(x, **attend)
+        if self.mlp is None:
+            return attended, pattern
+        read = self.post_attention_layernorm(x if self.parallel else attended)
         balances = []
-        if self.mlp is not None:
-            read = self.post_attention_layernorm(x)
-            if self.training and isinstance(self.mlp, Experts):
-                balances = [self.mlp.balance(read)]
-            x = x + self.mlp(read)
-        return x, pattern, *balances
+        if self.training and isinstance(self.mlp, Experts):
+            balances = [self.mlp.balance(read)]
+        return attended + _normed(self.mlp(read), self.mlp_out_norm), pattern, *balances
 
     def attended(
-        self, x: Float[Tensor, "b t d"], **attend: Any
+        self,
+        x: Float[Tensor, "b t d"],
+        turns: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+        masks: Mapping[int | None, Mask | None] = MappingProxyType({}),
+        **attend: Any,
     ) -> tuple[Float[Tensor, "b t d"], Tensor | None]:
-        """The stream between the two parts, and the patterns where they are asked for."""
+        """The stream after attention, and the patterns where they are asked for. ``turns`` by kind
+        of RoPE, and ``masks`` by window: each layer takes its own.
+        """
         if self.self_attn is None:
             return x, None
-        written, pattern = self.self_attn(self.input_layernorm(x), **attend)
-        return x + written, pattern
+        turn, mask = (turns or {}).get(self.rope), masks.get(self.window)
+        read = self.input_layernorm(x)
+        written, pattern = self.self_attn(read, turn=turn, mask=mask, **attend)
+        return x + _normed(written, self.self_attn_out_norm), pattern
 
 
 class Body(nn.Module):
@@ -78,19 +98,56 @@ class Body(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        size = config.vocab_size, config.hidden_size
+        self.embed_tokens = ScaledEmbedding(*size, config.embedding_scale)
         if config.positions == "learned":
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.layers = nn.ModuleList(
             Block(config, layer) for layer in range(config.num_hidden_layers)
         )
         self.norm = make_norm(config.norm, config.hidden_size, config.rms_norm_eps)
-        self.rotary_emb = _rotary(config)
+        ropes = config.ropes if config.positions == "rope" and config.num_attention_heads else {}
+        full, local = ropes.get(FULL), ropes.get(SLIDING)
+        self.rotary_emb = full and _rotary(config, full)
+        self.rotary_emb_local = local and _rotary(config, local)  # where layers that slide differ
 
     @property
     def blocks(self) -> list[Block]:
         """The layers, in order."""
         return list(self.layers)  # type: ignore[arg-type]
+
+    @property
+    def rotaries(self) -> dict[str, Rotary]:
+        """What turns heads, by kind of layer; nothing where positions are not RoPE."""
+        each = {FULL: self.rotary_emb, SLIDING: self.rotary_emb_local}
+        return {kind: rotary for kind, rotary in each.items() if rotary is not None}
+
+
+def _norms(config: TransformerConfig) -> tuple[Norm, RMSNorm | None]:
+    """The norm over what a part reads, and that over what it writes."""
+    size, placed = (config.hidden_size, config.rms_norm_eps), config.norm_placement
+    read = make_norm("none" if placed == "post" else config.norm, *size)
+    return read, None if placed == "pre" else _rms(config)(*size)
+
+
+def _rms(config: TransformerConfig) -> type[RMSNorm]:
+    """The kind of RMSNorm that is over queries, keys and what is written."""
+    return UnitOffsetRMSNorm if config.norm == "rms_unit_offset" else RMSNorm
+
+
+def _normed(x: Float[Tensor, "b t d"], norm: RMSNorm | None) -> Float[Tensor, "b t d"]:
+    return x if norm is None else norm(x)
+
+
+def _scores(config: TransformerConfig, layer: int) -> Scores:
+    """How the scores of a layer are made."""
+    return Scores(
+        scale=config.score_scale(layer),
+        softcap=config.attn_logit_softcapping,
+        window=config.window(layer),
+        norm=partial(_rms(config), eps=config.rms_norm_eps) if config.qk_norm else None,
+        across=config.qk_norm_across_heads,
+    )
 
 
 def _mlp(config: TransformerConfig) -> GatedMLP | MLP | Experts:
@@ -105,20 +162,28 @@ def _mlp(config: TransformerConfig) -> GatedMLP | MLP | Experts:
     return Experts(made, active, normalised=normalised, bias=bias)
 
 
-def _rotary(config: TransformerConfig) -> Rotary | None:
-    if config.positions != "rope" or not config.num_attention_heads:
-        return None
-    inv_freq, scale = _frequencies(config)
-    assert config.head_dim is not None
-    return Rotary(config.head_dim, inv_freq=inv_freq, scale=scale)
-
-
-def _frequencies(config: TransformerConfig) -> tuple[Tensor, float]:
-    """RoPE's frequencies and scale: transformers' own for the stretched kinds."""
-    assert config.rope_parameters is not None
-    assert config.head_dim is not None
-    kind, theta = config.rope_parameters["rope_type"], config.rope_parameters["rope_theta"]
+def _rotary(config: TransformerConfig, given: dict[str, Any]) -> Rotary:
+    """RoPE as ``given``: the stretched kinds are transformers' own."""
+    width, kind = config.head_dim, given["rope_type"]
+    assert width is not None
     if kind == "default":
-        return frequencies(config.head_dim, theta), 1.0
-    with torch.device("cpu"):  # values are needed where a model is first made without memory
-        return ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
+        turning = int(width * given.get(PARTIAL, 1.0))
+        return Rotary(width, inv_freq=frequencies(turning, given["rope_theta"]))
+    asked = SimpleNamespace(
+        rope_parameters=given,
+        head_dim=width,
+        hidden_size=config.hidden_size,
+        num_attention_heads=config.num_attention_heads,
+        max_position_embeddings=config.max_position_embeddings,
+        standardize_rope_params=lambda: None,
+    )
+
+    def at_length(length: int | None = None) -> tuple[Tensor, float]:
+        with torch.device("cpu"):  # values are needed where a model is first made without memory
+            return ROPE_INIT_FUNCTIONS[kind](asked, torch.device("cpu"), seq_len=length)  # type: ignore[arg-type]
+
+    inv_freq, scale = at_length()
+    if kind not in ("dynamic", "longrope"):
+        return Rotary(width, inv_freq=inv_freq, scale=scale)
+    short = given.get(ORIGINAL, config.max_position_embeddings)
+    return Rotary(width, inv_freq=inv_freq, scale=scale, stretch=(short, lambda n: at_length(n)[0]))

@@ -5,17 +5,19 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from bilens.base.errors import ConfigError
-from bilens.base.keys import Flag, Keys, Number, OneOf, Whole, each
+from bilens.base.keys import Flag, Keys, Maybe, Number, OneOf, Whole, each
 from bilens.models.config import SIZE, SIZE_OR_NONE, require_known_keys, require_tokens
-from bilens.models.transformer.rope import THETA, rope_parameters
+from bilens.models.transformer.rope import FULL, PARTIAL, SLIDING, THETA, rope_parameters
 from bilens.nn import ACTIVATIONS, NORMS
 
 POSITIONS = ("rope", "learned", "none")
+PLACEMENTS = ("pre", "post", "both")
 MOST_LAYERS = 10_000
 MOST_EXPERTS = 10_000
 FLAGS = (
     "gated", "attention_bias", "attention_out_bias", "mlp_bias", "head_bias", "qk_norm",
-    "tie_word_embeddings", "folded", "use_cache", "norm_topk_prob",
+    "qk_norm_across_heads", "parallel_residual", "tie_word_embeddings", "folded", "use_cache",
+    "norm_topk_prob",
 )  # fmt: skip
 FIELDS = Keys(
     {
@@ -27,18 +29,30 @@ FIELDS = Keys(
         "num_experts_per_tok": Whole(1, MOST_EXPERTS),
         **each(("rms_norm_eps", "initializer_range", "router_aux_loss_coef"), Number(least=0)),
         "norm": OneOf(tuple(NORMS)),
+        "norm_placement": OneOf(PLACEMENTS),
+        "embedding_scale": Number(above=0),
+        **each(("attn_logit_softcapping", "final_logit_softcapping"), Maybe(Number(above=0))),
         "positions": OneOf(POSITIONS),
         "hidden_act": OneOf(tuple(ACTIVATIONS)),
     }
 )
 HEADS = Keys(each(("head_dim", "num_key_value_heads"), SIZE))
+WINDOW, SCALE = Maybe(SIZE), Number(above=0)
 
 
 class TransformerConfig(PreTrainedConfig):
     """What a transformer is. Fields are named as in LlamaConfig, plus:
 
-    ``norm``: "rms", "layer" or "none", with ``rms_norm_eps`` as its eps. ``positions``: "rope",
-    "learned" or "none".
+    ``norm``: "rms", "rms_unit_offset" (Gemma's, times 1 + weight), "layer" or "none", with
+    ``rms_norm_eps`` as its eps. ``norm_placement``: over what attention and MLPs read ("pre"), over
+    what they write ("post"), or both. ``parallel_residual``: both parts of a block read the stream
+    before it.
+    ``positions``: "rope", "learned" or "none". ``rope_parameters``: one for all layers, or those
+    of "full_attention" and of "sliding_attention" apart. ``sliding_windows``: for each layer how
+    many positions back its heads look, their own included; None where they look at all.
+    ``attention_scale``: what scores are multiplied with, one number or one a layer (default:
+    head_dim^-½). ``attn_logit_softcapping``, ``final_logit_softcapping``: c tanh(s/c) of scores, of
+    logits. ``embedding_scale``: what token embeddings are multiplied with.
     ``gated``: act(L x) ⊙ (R x) if true, act(U x) if not; ``hidden_act="linear"`` with ``gated`` is
     bilinear.
     ``num_local_experts``: as many MLPs in each layer, of which each token goes through
@@ -47,11 +61,13 @@ class TransformerConfig(PreTrainedConfig):
     experts, while training. (As in MixtralConfig and Qwen3MoeConfig; ``intermediate_size`` is that
     of one expert.)
     ``attention_out_bias``: a bias on o_proj (default: as ``attention_bias``). ``head_bias``: one on
-    lm_head. ``qk_norm``: RMSNorm over each head's query and key. ``folded``: norm weights have been
+    lm_head. ``qk_norm``: RMSNorm over each head's query and key, or over those of all heads
+    together (``qk_norm_across_heads``). ``folded``: norm weights have been
     folded into what reads them. Errors: ConfigError for an unknown key or an impossible value.
     """
 
     model_type = "bilens_transformer"
+    _rope_type_labels = (FULL, SLIDING)  # transformers: parameters of RoPE may be under these
     keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012  transformers adds to a list
 
     vocab_size: int = 4096
@@ -77,6 +93,14 @@ class TransformerConfig(PreTrainedConfig):
     mlp_bias: bool = False
     head_bias: bool = False
     qk_norm: bool = False
+    qk_norm_across_heads: bool = False
+    norm_placement: str = "pre"
+    parallel_residual: bool = False
+    sliding_windows: list | None = None
+    attention_scale: float | list | None = None
+    attn_logit_softcapping: float | None = None
+    final_logit_softcapping: float | None = None
+    embedding_scale: float = 1.0
     tie_word_embeddings: bool = False
     initializer_range: float = 0.02
     use_cache: bool = True
@@ -96,9 +120,12 @@ class TransformerConfig(PreTrainedConfig):
         FIELDS.check_fields(self, "TransformerConfig.")
         require_tokens(self, self.vocab_size, "TransformerConfig.")
         self._check_heads()
+        self._check_by_layer()
         self._check_experts()
+        self._check_placement()
         given = self.rope_parameters if scaling is None else scaling
         self.rope_parameters = rope_parameters(given, theta or THETA, self.max_position_embeddings)
+        self._check_turns()
         super().__post_init__(**kwargs)
 
     def _check_heads(self) -> None:
@@ -118,6 +145,44 @@ class TransformerConfig(PreTrainedConfig):
         if self.positions == "rope" and self.head_dim % 2:
             _refuse("head_dim", "be even for rotary positions", self.head_dim)
 
+    def _check_turns(self) -> None:
+        """Some dimensions turn, and longrope's factors are one for each pair of them."""
+        if self.positions != "rope" or not self.head_dim:
+            return
+        for rope in self.ropes.values():
+            pairs = (int(self.head_dim * rope.get(PARTIAL, 1.0)) + 1) // 2
+            if not pairs:
+                must = f"turn some of {self.head_dim} dimensions"
+                _refuse(f"rope_parameters.{PARTIAL}", must, rope[PARTIAL])
+            for key in ("short_factor", "long_factor"):
+                if len(rope.get(key, range(pairs))) != pairs:
+                    must = f"hold one number for each of {pairs} pairs of dimensions"
+                    _refuse(f"rope_parameters.{key}", must, len(rope[key]))
+
+    def _check_by_layer(self) -> None:
+        """Windows are one a layer; scales too, or one for all."""
+        scales = self.attention_scale
+        if isinstance(scales, int | float):
+            scales = [scales] * self.num_hidden_layers
+        for key, given, allowed in (
+            ("sliding_windows", self.sliding_windows, WINDOW),
+            ("attention_scale", scales, SCALE),
+        ):
+            if given is None:
+                continue
+            fits = isinstance(given, list | tuple) and len(given) == self.num_hidden_layers
+            if not fits or not all(map(allowed.allows, given)):
+                must = f"hold one for each of {self.num_hidden_layers} layers, above 0"
+                _refuse(key, must, repr(getattr(self, key)))
+
+    def _check_placement(self) -> None:
+        if self.norm_placement == "pre":
+            return
+        if self.norm not in ("rms", "rms_unit_offset"):
+            _refuse("norm_placement", 'be "pre" where norms are not of the RMS kind', "another")
+        if self.attention_out_bias:
+            _refuse("attention_out_bias", "be false where norms are over what is written", True)
+
     def _check_experts(self) -> None:
         experts = self.num_local_experts
         if experts and self.num_experts_per_tok > experts:
@@ -125,6 +190,33 @@ class TransformerConfig(PreTrainedConfig):
             _refuse("num_experts_per_tok", must, self.num_experts_per_tok)
         if experts and not self.intermediate_size:
             _refuse("intermediate_size", "be at least 1 where there are experts", 0)
+
+    def window(self, layer: int) -> int | None:
+        """How many positions back the heads of a layer look; None for all."""
+        return None if self.sliding_windows is None else self.sliding_windows[layer]
+
+    def score_scale(self, layer: int) -> float | None:
+        """What the scores of a layer are multiplied with; None for head_dim^-½."""
+        scale = self.attention_scale
+        return scale[layer] if isinstance(scale, list | tuple) else scale
+
+    def rope(self, layer: int) -> str:
+        """Which of ``ropes`` turns the heads of a layer."""
+        kind = FULL if self.window(layer) is None else SLIDING
+        return kind if kind in self.ropes else next(iter(self.ropes))
+
+    @property
+    def context(self) -> int:
+        """The longest text: dynamic RoPE stretches over ``factor`` times its first length."""
+        kinds = self.ropes.values() if self.positions == "rope" else ()
+        stretch = min([r["factor"] for r in kinds if r.get("rope_type") == "dynamic"], default=1)
+        return int(self.max_position_embeddings * max(stretch, 1))
+
+    @property
+    def ropes(self) -> dict[str, dict[str, Any]]:
+        """The parameters of RoPE by kind of layer; under one name where all have the same."""
+        given = self.rope_parameters or {}
+        return given if given.keys() & {FULL, SLIDING} else {FULL: given}
 
     @property
     def is_exact(self) -> bool:

@@ -20,8 +20,10 @@ def attention_mask(
     device: torch.device,
     cache: Cache | None = None,
     position_ids: Int[Tensor, "b t"] | None = None,
+    window: int | None = None,
 ) -> Mask | None:
-    """Where queries (batch, t) may look; None is plain causal.
+    """Where queries (batch, t) may look, ``window`` positions back; None is plain causal, which
+    layers narrow to their own window.
 
     ``given``, by its dims: (batch, s) is true at real tokens, and what they see stays causal;
     (batch or 1, head or 1, t or 1, s) is the whole truth: where a query may look if boolean, what
@@ -41,7 +43,11 @@ def attention_mask(
     if given is None and packs is None and not static:
         return None
     at = torch.arange(queries[1], device=device) + seen
-    may = (torch.arange(keys, device=device) <= at[:, None])[None, None]
+    there = torch.arange(keys, device=device)
+    may = there <= at[:, None]
+    if window is not None:
+        may = may & (there > at[:, None] - window)
+    may = may[None, None]
     if given is not None:  # what a static cache has not seen yet is hidden
         may = may & nn.functional.pad(given, (0, keys - given.shape[1]))[:, None, None]
     return may if packs is None else may & (packs[:, None, :, None] == packs[:, None, None])

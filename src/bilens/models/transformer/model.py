@@ -39,7 +39,7 @@ from bilens.models.transformer.config import TransformerConfig
 from bilens.models.transformer.masking import attention_mask as mask_of
 from bilens.models.transformer.masking import require_cache, seen_by
 from bilens.models.transformer.wired import Wired
-from bilens.nn import Attention
+from bilens.nn import Attention, soft_cap
 
 
 class Transformer(Wired, PreTrainedModel, GenerationMixin):
@@ -130,11 +130,12 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         if position_ids is None and cache_position is not None:
             position_ids = cache_position[None]
         heads, queries = config.num_attention_heads, (x.shape[0], x.shape[1])
-        mask = mask_of(attention_mask, queries, heads, x.device, cache, position_ids)
-        x, turn = self._placed(x, position_ids, seen_by(cache))
+        given = (attention_mask, queries, heads, x.device, cache, position_ids)
+        masks = {window: mask_of(*given, window) for window in self._windows}
+        x, turns = self._placed(x, position_ids, seen_by(cache))
         attend = {
-            "turn": turn,
-            "mask": mask,
+            "turns": turns,
+            "masks": masks,
             "cache": cache,
             "patterns": patterns or config._attn_implementation == "eager",
         }
@@ -146,7 +147,7 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
             found.append(pattern)
             balances += balance
         x = self.model.norm(x)
-        logits = self.lm_head(_kept(x, logits_to_keep))
+        logits = self._capped(self.lm_head(_kept(x, logits_to_keep)))
         loss = next_token_loss(logits, labels, shift_labels, num_items_in_batch)
         if loss is not None and balances and config.router_aux_loss_coef:
             loss = loss + config.router_aux_loss_coef * torch.stack(balances).mean()
@@ -162,8 +163,12 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         """The stream before the first block, and what each block is called with, for whoever
         goes through texts block by block.
         """
-        x, turn = self._placed(self._embed(ids, None), None, 0)
-        return x, {"turn": turn, "mask": None, "cache": None, "patterns": False}
+        x, turns = self._placed(self._embed(ids, None), None, 0)
+        return x, {"turns": turns, "cache": None, "patterns": False}
+
+    def end(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b vocab"]:
+        """The logits of the stream after the last block."""
+        return self._capped(self.lm_head(self.model.norm(x)))
 
     @classmethod
     def from_llama(cls, model: PreTrainedModel) -> "Transformer":
@@ -207,7 +212,8 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
 
     @property
     def W_E(self) -> Float[Tensor, "vocab d"]:
-        return self.model.embed_tokens.weight
+        """What each token writes: times ``embedding_scale``."""
+        return self.model.embed_tokens.rows
 
     @property
     def W_pos(self) -> Float[Tensor, "context d"]:
@@ -337,7 +343,7 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
                 "gradient checkpointing", must="go without a cache", got=got, todo=todo
             )
         use = self.config.use_cache and not self.training if use is None else use
-        return DynamicCache(config=self.config) if use and given is None else given
+        return DynamicCache() if use and given is None else given
 
     def _require_counted(self) -> None:
         """A cache tells how many tokens came before only where heads fill it."""
@@ -348,8 +354,8 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
 
     def _placed(
         self, x: Float[Tensor, "b t d"], positions: Tensor | None, seen: int | Tensor
-    ) -> tuple[Float[Tensor, "b t d"], tuple[Tensor, Tensor] | None]:
-        """The stream with its learned positions, and the turns of RoPE."""
+    ) -> tuple[Float[Tensor, "b t d"], dict[str, tuple[Tensor, Tensor]]]:
+        """The stream with its learned positions, and the turns of RoPE by kind of layer."""
         context = self.config.max_position_embeddings
         self._require_room(x.shape[1], seen)
         if positions is None:
@@ -364,15 +370,24 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         if self.config.positions == "learned":
             positions = whole_numbers("position_ids", positions, context)
             x = x + self.model.embed_positions(positions)
-        rotary = self.model.rotary_emb
-        return x, None if rotary is None else rotary(positions, x.dtype)
+        rotaries = self.model.rotaries.items()
+        return x, {kind: rotary(positions, x.dtype) for kind, rotary in rotaries}
+
+    @property
+    def _windows(self) -> set[int | None]:
+        """How far back heads look, of all layers."""
+        return {block.window for block in self.blocks}
+
+    def _capped(self, logits: Tensor) -> Tensor:
+        cap = self.config.final_logit_softcapping
+        return logits if cap is None else soft_cap(logits, cap)
 
     def _require_room(self, length: int, seen: int | Tensor) -> None:
         if isinstance(seen, Tensor) and (
             torch.compiler.is_compiling() or seen.device.type != "cpu"
         ):
             return  # a static cache, whose own length bounds it: asking would stall the device
-        context, length = self.config.max_position_embeddings, int(seen) + length
+        context, length = self.config.context, int(seen) + length
         if length > context:
             must = f"fit the context of {context} tokens"
             raise ArgumentError("the text", must=must, got=length, todo="Shorten it.")

@@ -1,6 +1,7 @@
 """How a transformer is wired, for circuits (``wiring.Expandable``)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,18 @@ from bilens.models.inputs import token_rows
 from bilens.models.tokens import require_unicode, vocabulary
 from bilens.models.transformer.blocks import Block, Body
 from bilens.nn import Experts
-from bilens.wiring import EMBEDDING, POSITION, Heads, Layer, Mixture, Part, Prompt, Source, Wiring
+from bilens.wiring import (
+    EMBEDDING,
+    POSITION,
+    Heads,
+    Layer,
+    Mixture,
+    Part,
+    Prompt,
+    Renormed,
+    Source,
+    Wiring,
+)
 
 
 class Wired:
@@ -34,9 +46,9 @@ class Wired:
         leaves = [Source("embed", EMBEDDING)]
         if self.config.positions == "learned":
             leaves.append(Source("pos", POSITION))
-        return Wiring(
-            tuple(leaves), tuple(parts), self.model.norm, self.lm_head.weight, self.lm_head.bias
-        )
+        readout = (self.lm_head.weight, self.lm_head.bias)
+        cap = self.config.final_logit_softcapping
+        return Wiring(tuple(leaves), tuple(parts), self.model.norm, *readout, soft_cap=cap)
 
     def read(self, inputs: Any) -> Int[Tensor, "1 t"]:
         """Token ids of one text: what ``model(**tokenizer(text))`` reads.
@@ -62,7 +74,7 @@ class Wired:
             raise ArgumentError(
                 "inputs", must=f"be tokens 0 … {self.config.vocab_size - 1}", got=got
             )
-        context = self.config.max_position_embeddings
+        context = self.config.context
         if ids.shape[1] > context:
             must = f"fit the context of {context} tokens"
             raise ArgumentError("inputs", must=must, got=ids.shape[1], todo="Shorten it.")
@@ -87,7 +99,7 @@ class Wired:
 
     def leaf_weights(self) -> dict[str, Float[Tensor, "n d"]]:
         """W_E, and W_pos where positions are learned."""
-        found = {"embed": self.model.embed_tokens.weight}
+        found = {"embed": self.model.embed_tokens.rows}
         if self.config.positions == "learned":
             found["pos"] = self.model.embed_positions.weight
         return found
@@ -158,9 +170,13 @@ class Wired:
 def _parts(n: int, block: Block, body: Body) -> list[Part]:
     parts: list[Part] = []
     if block.self_attn is not None:
-        parts.append(Heads(f"attn{n}", n, block.input_layernorm, block.self_attn, body.rotary_emb))
+        rotary = body.rotaries.get(block.rope)
+        heads = Heads(f"attn{n}", n, block.input_layernorm, block.self_attn, rotary=rotary)
+        parts.append(Renormed.of(heads, block.self_attn_out_norm))
     if block.mlp is not None:
         name, norm, mlp = f"mlp{n}", block.post_attention_layernorm, block.mlp
+        beside = len(parts) if block.parallel else 0
         of_many = isinstance(mlp, Experts)
-        parts.append(Mixture.of(name, n, norm, mlp) if of_many else Layer(name, n, norm, mlp))
+        part = Mixture.of(name, n, norm, mlp) if of_many else Layer(name, n, norm, mlp)
+        parts.append(Renormed.of(replace(part, beside=beside), block.mlp_out_norm))
     return parts

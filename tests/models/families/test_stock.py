@@ -1,0 +1,227 @@
+"""transformers' own classes as the truth of every family, on random weights: logits, caches,
+padding; and what circuits promise of each. (Their norms and softmax work in float32 inside
+float64.)
+"""
+
+import json
+from copy import deepcopy
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import bilens
+from bilens.base.errors import ArgumentError, ConfigError, FileError
+from bilens.circuits import At
+from bilens.models import bilinear_frame, converted_layers
+
+SMALL = {
+    "vocab_size": 30, "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 16,
+    "bos_token_id": None, "eos_token_id": None, "pad_token_id": None,
+}  # fmt: skip
+GPT2 = {
+    "vocab_size": 30, "n_positions": 16, "n_embd": 16, "n_layer": 2, "n_head": 4,
+    "bos_token_id": None, "eos_token_id": None,
+}  # fmt: skip
+NEO = {
+    "num_layers": 2, "num_heads": 4, "window_size": 3,
+    "attention_types": [[["global", "local"], 1]],
+    **{key: SMALL[key] for key in ("vocab_size", "hidden_size", "max_position_embeddings",
+                                   "bos_token_id", "eos_token_id")},
+}  # fmt: skip
+NEOX = {key: value for key, value in SMALL.items() if key != "num_key_value_heads"}
+EXPERTS = {"num_experts": 3, "num_experts_per_tok": 2}
+PART = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+GEMMA = {**SMALL, "head_dim": 8, "sliding_window": 3, "query_pre_attn_scalar": 7}
+TWO = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
+LONG = {
+    "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0, 1.5],
+    "long_factor": [2.0, 5.0],
+}  # fmt: skip
+CAPPED = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
+YARN = {
+    "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 8,
+}  # fmt: skip
+CASES = {
+    "gpt2": ("GPT2", GPT2),
+    "gpt2 by layer": ("GPT2", {**GPT2, "n_inner": 24, "scale_attn_by_inverse_layer_idx": True}),
+    "gpt2 unscaled": ("GPT2", {**GPT2, "scale_attn_weights": False, "activation_function": "relu"}),
+    "gpt_neo": ("GPTNeo", NEO),
+    "gpt_neox": ("GPTNeoX", {**NEOX, "rope_parameters": PART}),
+    "gpt_neox in sequence": ("GPTNeoX", {**NEOX, "rotary_pct": 1.0, "use_parallel_residual": False,
+                                         "attention_bias": False}),
+    "gemma": ("Gemma", {**SMALL, "head_dim": 8}),
+    "gemma2": ("Gemma2", {**GEMMA, **CAPPED}),
+    "gemma3_text": ("Gemma3Text", {**GEMMA, "sliding_window_pattern": 2, "rope_parameters": TWO}),
+    "llama yarn": ("Llama", {**SMALL, "rope_parameters": YARN}),
+    "llama dynamic": ("Llama", {**SMALL, "max_position_embeddings": 8, "rope_parameters": {
+        "rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}),
+    "mistral": ("Mistral", {**SMALL, "sliding_window": 4}),
+    "qwen2": ("Qwen2", {**SMALL, "use_sliding_window": True, "sliding_window": 4,
+                        "max_window_layers": 1}),
+    "qwen3": ("Qwen3", {**SMALL, "head_dim": 8, "use_sliding_window": True, "sliding_window": 4,
+                        "max_window_layers": 1}),
+    "olmo": ("Olmo", SMALL),
+    "olmo2": ("Olmo2", SMALL),
+    "phi3": ("Phi3", {**SMALL, "sliding_window": 5, "rope_parameters": PART,
+                      "original_max_position_embeddings": 16}),
+    "phi3 long": ("Phi3", {**SMALL, "rope_parameters": LONG,
+                           "original_max_position_embeddings": 8}),
+    "stablelm": ("StableLm", {**SMALL, "rope_parameters": PART}),
+    "stablelm parallel": ("StableLm", {**SMALL, "rope_parameters": PART, "use_qkv_bias": True,
+                                       "use_parallel_residual": True}),
+    "mixtral": ("Mixtral", {**SMALL, "num_local_experts": 3, "sliding_window": 5}),
+    "qwen3_moe": ("Qwen3Moe", {**SMALL, **EXPERTS, "moe_intermediate_size": 12, "head_dim": 8}),
+    "olmoe": ("Olmoe", {**SMALL, **EXPERTS}),
+}  # fmt: skip
+SINGLE = 2e-6  # what is left of float32 inside float64
+
+
+def stock(name):
+    kind, given = CASES[name]
+    torch.manual_seed(0)
+    eager = (
+        {"experts_implementation": "eager"} if "moe" in kind.lower() or kind == "Mixtral" else {}
+    )
+    config = getattr(transformers, f"{kind}Config")(**given)
+    made = AutoModelForCausalLM.from_config(config, attn_implementation="eager", **eager)
+    with torch.no_grad():  # norms of one and biases of zero would hide mistakes
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return made.double().eval()
+
+
+@pytest.fixture(scope="module", params=CASES)
+def both(request, tmp_path_factory):
+    """transformers' model, and ours from its files."""
+    truth, folder = stock(request.param), tmp_path_factory.mktemp("stock")
+    truth.save_pretrained(folder)
+    return truth, bilens.load(folder)
+
+
+def tokens(batch=2, length=12):
+    return torch.randint(30, (batch, length), generator=torch.Generator().manual_seed(1))
+
+
+def near(ours, theirs, tol=SINGLE):
+    torch.testing.assert_close(ours, theirs, rtol=tol, atol=tol * float(theirs.abs().max()))
+
+
+@torch.no_grad()
+def test_the_logits_are_those_of_transformers(both):
+    truth, model = both
+    near(model(tokens()).logits, truth(tokens()).logits)
+
+
+@torch.no_grad()
+def test_a_cache_and_padding_change_nothing(both):
+    truth, model = both
+    whole, cached = model(tokens()).logits, model(tokens()[:, :7], use_cache=True)
+    kinds = {rope.get("rope_type") for rope in model.config.ropes.values()}
+    if not kinds & {"dynamic", "longrope"}:  # whose angles are those of the text's length
+        rest = model(tokens()[:, 7:], past_key_values=cached.past_key_values).logits
+        near(rest, whole[:, 7:], 1e-12)
+    mask = torch.ones(2, 12).long()
+    mask[0, :3] = 0
+    padded = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+    single = (deepcopy(each).float() for each in (model, truth))
+    ours, theirs = (each(tokens(), **padded).logits[mask.bool()] for each in single)
+    near(ours, theirs, 2e-5)
+    eager = model(tokens(), output_attentions=True)
+    near(eager.logits, whole, 1e-12)
+    patterns = truth(tokens(), output_attentions=True).attentions
+    near(torch.stack(eager.attentions), torch.stack(patterns))
+
+
+@torch.no_grad()
+def test_what_circuits_promise(both):
+    _, model = both
+    ids = tokens(1, 7)[0]
+    logits = model(ids[None]).logits[0]
+    found = bilens.expand(model, ids, target=(3, 5), max_terms=400)
+    size = sum(abs(term.value) for term in found.terms)
+    assert found.opaque == ()
+    assert abs(found.total - float(logits[-1, 3] - logits[-1, 5])) < 1e-10 * size
+    inside = bilens.expand(
+        model, ids, target=At(torch.randn(16).double(), "mlp0.output"), max_terms=50
+    )
+    assert inside.error < 1e-10 * sum(abs(term.value) for term in inside.terms)
+    score = bilens.circuits.attention_scores(model, ids, layer=1, head=2, query=5, key=4)
+    assert score.error < 1e-10 * float(score.values.abs().sum())
+    out = bilens.circuits.knockout(model, ids, "L1H1", 3)
+    assert {removal.replaced_by for removal in out.removals} == {"zero", "mean"}
+    bilens.circuits.composition(model)
+
+
+@torch.no_grad()
+def test_folded_and_saved_it_is_the_same(both, tmp_path):
+    _, model = both
+    near(model.folded()(tokens()).logits, model(tokens()).logits, 1e-12)
+    model.save_pretrained(tmp_path)
+    near(bilens.load(tmp_path)(tokens()).logits, model(tokens()).logits, 1e-14)
+
+
+def test_the_mlps_of_a_parallel_block_become_bilinear(tmp_path):
+    """What each is to write, by hand: least squares on what it reads of the stream before it."""
+    truth = stock("stablelm parallel")
+    truth.save_pretrained(tmp_path)
+    model = bilens.load(tmp_path)
+    made = bilinear_frame(model)
+    (layer, *_) = converted_layers(model, made, tokens(64, 12), tokens(8, 12))
+    x, _ = model.begin(tokens(64, 12))
+    read = model.blocks[0].post_attention_layernorm(x)
+    with torch.no_grad():
+        gap = made.blocks[0].mlp(read) - model.blocks[0].mlp(read)
+    assert float(gap.square().sum() / model.blocks[0].mlp(read).square().sum()) < 0.05
+    assert layer.missed < 0.2
+
+
+@pytest.mark.parametrize(("name", "says"), [("gemma2", "norms over what MLPs write")])
+def test_what_conversion_does_not_do_is_refused_by_name(name, says, tmp_path, refuses):
+    stock(name).save_pretrained(tmp_path)
+    model = bilens.load(tmp_path)
+    refuses(ArgumentError, lambda: bilinear_frame(model), says)
+
+
+def written(folder, **changes):
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "says"),
+    [
+        ("olmo", {"clip_qkv": 8.0}, "clip_qkv must be None; got 8.0"),
+        ("stablelm", {"qk_layernorm": True}, "qk_layernorm must be False; got True"),
+        ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention must"),
+        ("qwen3_moe", {"mlp_only_layers": [0]}, "mlp_only_layers must"),
+        ("gpt2", {"add_cross_attention": True}, "add_cross_attention must"),
+        ("gpt_neo", {"alibi": True}, "alibi must be a key bilens understands"),
+        ("gemma", {"rope_parameters": {**PART}}, "partial_rotary_factor must be 1"),
+        ("gpt2", {"activation_function": "mish"}, "hidden_act must be one of"),
+        ("gpt2", {"n_embd": 20}, "must have shape"),
+        ("mixtral", {"num_local_experts": 10**6}, "num_local_experts must be at most"),
+    ],
+)  # fmt: skip
+def test_what_is_not_understood_is_refused_by_name(name, changes, says, tmp_path, refuses):
+    stock(name).save_pretrained(tmp_path)
+    written(tmp_path, **changes)
+    kind = FileError if "shape" in says else ConfigError
+    refuses(kind, lambda: bilens.load(tmp_path), says)
+
+
+def test_names_without_their_base_are_read(tmp_path):
+    """As the files of gpt2 on the hub: "h.0.…", masks among them, and no readout."""
+    truth = stock("gpt2")
+    truth.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    bare = {name.removeprefix("transformer."): value for name, value in weights.items()}
+    bare["h.0.attn.bias"] = torch.ones(1, 1, 16, 16).tril().double()
+    save_file(bare, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    near(bilens.load(tmp_path)(tokens()).logits, truth(tokens()).logits)
