@@ -13,7 +13,7 @@ RECORDED := bilens.circuits.recording,bilens.circuits.replaced,bilens.circuits.u
 ASKED := bilens.circuits.expansion,bilens.circuits.graph,bilens.circuits.knockout,bilens.circuits.pairs
 SHAPED := $(ROOMS),$(WEIGHED),$(RECORDED),$(ASKED)
 
-.PHONY: demo test check interop format hooks clean
+.PHONY: demo test check interop format families hooks clean
 
 demo: .venv/installed
 	$(BIN)/bilens demo --output report
@@ -30,6 +30,9 @@ check: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+families: .venv/installed-dev
+	$(BIN)/python -c 'from bilens.models.families.table import page; print(page(), end="")' > docs/families.md
 
 hooks: .venv/installed-dev
 	$(BIN)/pre-commit install

@@ -45,12 +45,12 @@ def load(path: str | Path, part: str | None = None) -> Any:
     with its ``.tokenizer``; or one ``part`` of it.
 
     It may be one in the box ("tinystories-1l", "tinystories-2l" and its twins with other MLPs,
-    "tinystories-2l-gelu" and "tinystories-2l-swiglu"), any bilens model, a Llama-family model
-    (Llama, Mistral, Qwen2, Qwen3), or one of tdooms' bilinear language models; config.json tells
-    which. The weights stay as they are in the files. Where they are of several types all get the
-    one that holds each exactly, with a warning; a model tied in name whose two matrices differ is
-    not tied, with a warning, as in transformers. Stop tokens and sampling come from
-    generation_config.json.
+    "tinystories-2l-gelu" and "tinystories-2l-swiglu"), any bilens model, one of a family of
+    transformers (Llama, GPT-2, Pythia, Gemma and others: docs/families.md), or one of tdooms'
+    bilinear language models; config.json tells which. The weights stay as they are in the files.
+    Where they are of several types all get the one that holds each exactly, with a warning; a model
+    tied in name whose two matrices differ is not tied, with a warning, as in transformers. Stop
+    tokens and sampling come from generation_config.json.
 
     ``part``: that layer alone, as ``models.read_part`` gives it: "layers.12.mlp" or "mlp12",
     "layers.12.self_attn" or "attn12", an expert "mlp3.expert5", "lm_head", "model.embed_tokens".

@@ -5,6 +5,7 @@ float64.)
 
 import json
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ import bilens
 from bilens.base.errors import ArgumentError, ConfigError, FileError
 from bilens.circuits import At
 from bilens.models import bilinear_frame, converted_layers
+from bilens.models.families import table
 
 SMALL = {
     "vocab_size": 30, "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2,
@@ -225,3 +227,8 @@ def test_names_without_their_base_are_read(tmp_path):
     bare["h.0.attn.bias"] = torch.ones(1, 1, 16, 16).tril().double()
     save_file(bare, tmp_path / "model.safetensors", metadata={"format": "pt"})
     near(bilens.load(tmp_path)(tokens()).logits, truth(tokens()).logits)
+
+
+def test_the_page_of_families_is_made_from_them():
+    page = Path(__file__).parents[3] / "docs" / "families.md"
+    assert page.read_text() == table.page(), "make families"

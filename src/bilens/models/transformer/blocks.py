@@ -108,8 +108,9 @@ class Body(nn.Module):
         self.norm = make_norm(config.norm, config.hidden_size, config.rms_norm_eps)
         ropes = config.ropes if config.positions == "rope" and config.num_attention_heads else {}
         full, local = ropes.get(FULL), ropes.get(SLIDING)
-        self.rotary_emb = full and _rotary(config, full)
-        self.rotary_emb_local = local and _rotary(config, local)  # where layers that slide differ
+        self.rotary_emb = _rotary(config, full) if full else None
+        # of layers that look back a window, where it is another
+        self.rotary_emb_local = _rotary(config, local) if local else None
 
     @property
     def blocks(self) -> list[Block]:
