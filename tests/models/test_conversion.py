@@ -68,7 +68,7 @@ def test_layers_are_least_squares_aimed_at_the_stock_models_stream(monkeypatch):
     x = made.model.embed_tokens(texts)
     _, given = made.begin(texts)
     for n, (block, layer) in enumerate(zip(made.blocks, layers, strict=True)):
-        middle, _ = block.attended(x, **given)
+        middle, _ = block.attended(x, **given(block))
         # the last of stock's hidden states is normed
         after = streams[n + 1] if n + 1 < len(layers) else stock_stream(stock, texts)
         root = after.flatten(0, 1).square().mean(1, keepdim=True) ** -0.25
@@ -142,6 +142,6 @@ def test_ridge_that_misses_least_elsewhere_is_taken_and_pulls_to_the_closed_form
     assert chosen.missed == min(layer.missed for layer in every.values())
     block = model.blocks[0]
     x, given = model.begin(texts)
-    read = block.post_attention_layernorm(block.attended(x, **given)[0]).flatten(0, 1)
+    read = block.post_attention_layernorm(block.attended(x, **given(block))[0]).flatten(0, 1)
     closed = bilens.approximate(block.mlp, bilens.Gaussian.from_batches([read.detach()])).tensor
     torch.testing.assert_close(every[1e12].down[:, :12], closed.out[:, :12], atol=1e-8, rtol=1e-8)

@@ -13,7 +13,6 @@ from bilens.nn.attention import (
     soft_cap_gate,
 )
 from bilens.nn.bilinear import Bilinear
-from bilens.nn.embedding import ScaledEmbedding
 from bilens.nn.experts import Experts, Share
 from bilens.nn.mlp import MLP, BilinearMLP, GatedMLP
 from bilens.nn.norm import NORMS, LayerNorm, NoNorm, Norm, RMSNorm, UnitOffsetRMSNorm, make_norm
@@ -38,7 +37,6 @@ __all__ = [
     "RMSNorm",
     "Rotary",
     "Routed",
-    "ScaledEmbedding",
     "Scores",
     "Share",
     "UnitOffsetRMSNorm",

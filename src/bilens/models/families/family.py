@@ -135,13 +135,17 @@ def renamed(pairings: Sequence[Pairing], found: Mapping[str, Tensor]) -> dict[st
     """
     like = next(iter(found.values()))
     made: dict[str, Tensor] = {}
+    read: set[str] = set()
     for pairing in pairings:
         if pairing.theirs is None:
             made |= pairing.split(pairing.left_out(like.dtype))
-        elif pairing.theirs in pairing.ours and pairing.theirs in found:
-            made[pairing.theirs] = found[pairing.theirs]
         elif pairing.theirs in found:
-            made |= pairing.split(found[pairing.theirs])
+            whole = found[pairing.theirs]
+            if pairing.theirs in read:  # two modules here are one in the files
+                whole = whole.clone()
+            read.add(pairing.theirs)
+            kept = pairing.theirs in pairing.ours
+            made |= {pairing.theirs: whole} if kept else pairing.split(whole)
     return made
 
 

@@ -15,6 +15,7 @@ bilinear MLP with biases.
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -34,6 +35,7 @@ BATCH = 4  # texts at a time
 NUMBERS = 2**23  # of features at a time
 RIDGES = (1e-8, 1e-5, 1e-3, 1e-2, 1e-1, 0.3, 1.0)
 Total = Callable[[Tensor], Tensor]
+Given = Callable[[Block], dict[str, Any]]  # what a block is called with, beside the stream
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -150,7 +152,7 @@ class _Streams:
         both = list(zip(self.theirs, self.ours, self.given, strict=True))
         before = self.ours
         self.theirs = [_after(old, x, given) for x, _, given in both]
-        self.ours = [new.attended(x, **given)[0] for _, x, given in both]
+        self.ours = [new.attended(x, **given(new))[0] for _, x, given in both]
         self.reads = before if new.parallel else self.ours
 
     def write(self, new: Block) -> None:
@@ -185,9 +187,9 @@ class _Streams:
         return nats / ids[:, 1:].numel()
 
 
-def _after(block: Block, x: Float[Tensor, "b t d"], given: dict) -> Float[Tensor, "b t d"]:
+def _after(block: Block, x: Float[Tensor, "b t d"], given: Given) -> Float[Tensor, "b t d"]:
     """The stream after a block."""
-    after = block(x, **given)[0]
+    after = block(x, **given(block))[0]
     assert after is not None
     return after
 

@@ -2,13 +2,12 @@
 weights.
 """
 
-from collections.abc import Mapping
 from functools import partial
-from types import MappingProxyType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -20,11 +19,9 @@ from bilens.nn import (
     Attention,
     Experts,
     GatedMLP,
-    Mask,
     Norm,
     RMSNorm,
     Rotary,
-    ScaledEmbedding,
     Scores,
     UnitOffsetRMSNorm,
     frequencies,
@@ -76,18 +73,12 @@ class Block(GradientCheckpointingLayer):
     def attended(
         self,
         x: Float[Tensor, "b t d"],
-        turns: Mapping[str, tuple[Tensor, Tensor]] | None = None,
-        masks: Mapping[int | None, Mask | None] = MappingProxyType({}),
         **attend: Any,
     ) -> tuple[Float[Tensor, "b t d"], Tensor | None]:
-        """The stream after attention, and the patterns where they are asked for. ``turns`` by kind
-        of RoPE, and ``masks`` by window: each layer takes its own.
-        """
+        """The stream after attention, and the patterns where they are asked for."""
         if self.self_attn is None:
             return x, None
-        turn, mask = (turns or {}).get(self.rope), masks.get(self.window)
-        read = self.input_layernorm(x)
-        written, pattern = self.self_attn(read, turn=turn, mask=mask, **attend)
+        written, pattern = self.self_attn(self.input_layernorm(x), **attend)
         return x + _normed(written, self.self_attn_out_norm), pattern
 
 
@@ -98,8 +89,8 @@ class Body(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        size = config.vocab_size, config.hidden_size
-        self.embed_tokens = ScaledEmbedding(*size, config.embedding_scale)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.scale = config.embedding_scale
         if config.positions == "learned":
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.layers = nn.ModuleList(
@@ -116,6 +107,19 @@ class Body(nn.Module):
     def blocks(self) -> list[Block]:
         """The layers, in order."""
         return list(self.layers)  # type: ignore[arg-type]
+
+    def embedded(self, tokens: Int[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
+        """What tokens write."""
+        return self._scaled(self.embed_tokens(tokens))
+
+    @property
+    def rows(self) -> Float[Tensor, "vocab d"]:
+        """What each token writes; the very weights where they are not scaled. Gradients flow."""
+        return self._scaled(self.embed_tokens.weight)
+
+    def _scaled(self, rows: Tensor) -> Tensor:
+        """By a number that is rounded to the type of the weights first, as in transformers."""
+        return rows if self.scale == 1 else rows * torch.tensor(self.scale).to(rows)
 
     @property
     def rotaries(self) -> dict[str, Rotary]:

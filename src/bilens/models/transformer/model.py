@@ -7,6 +7,7 @@ checkpoints, and the toys.
 Attention-only models have ``intermediate_size=0``, MLP-only ones ``num_attention_heads=0``.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -133,17 +134,13 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         given = (attention_mask, queries, heads, x.device, cache, position_ids)
         masks = {window: mask_of(*given, window) for window in self._windows}
         x, turns = self._placed(x, position_ids, seen_by(cache))
-        attend = {
-            "turns": turns,
-            "masks": masks,
-            "cache": cache,
-            "patterns": patterns or config._attn_implementation == "eager",
-        }
+        eager = patterns or config._attn_implementation == "eager"
         streams, found, balances = [], [], []
         for block in self.blocks:
             if hidden:  # held only where asked for: memory that is freed is used again
                 streams.append(x)
-            x, pattern, *balance = block(x, **attend)
+            turn, mask = turns.get(block.rope), masks[block.window]
+            x, pattern, *balance = block(x, turn=turn, mask=mask, cache=cache, patterns=eager)
             found.append(pattern)
             balances += balance
         x = self.model.norm(x)
@@ -159,12 +156,14 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
             attentions=tuple(found) if patterns else None,  # type: ignore[arg-type]
         )
 
-    def begin(self, ids: Int[Tensor, "b t"]) -> tuple[Float[Tensor, "b t d"], dict[str, Any]]:
-        """The stream before the first block, and what each block is called with, for whoever
-        goes through texts block by block.
+    def begin(
+        self, ids: Int[Tensor, "b t"]
+    ) -> tuple[Float[Tensor, "b t d"], Callable[[Block], dict[str, Any]]]:
+        """The stream before the first block, and what a block is called with, for whoever goes
+        through texts block by block.
         """
         x, turns = self._placed(self._embed(ids, None), None, 0)
-        return x, {"turns": turns, "cache": None, "patterns": False}
+        return x, lambda block: {"turn": turns.get(block.rope), "cache": None, "patterns": False}
 
     def end(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b vocab"]:
         """The logits of the stream after the last block."""
@@ -213,7 +212,7 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
     @property
     def W_E(self) -> Float[Tensor, "vocab d"]:
         """What each token writes: times ``embedding_scale``."""
-        return self.model.embed_tokens.rows
+        return self.model.rows
 
     @property
     def W_pos(self) -> Float[Tensor, "context d"]:
@@ -330,7 +329,7 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         if tokens.ndim != 2 or tokens.numel() == 0:
             must = "be (batch, tokens) with at least one token"
             raise ShapeError("input_ids", must=must, got=tuple(tokens.shape))
-        return self.model.embed_tokens(whole_numbers("input_ids", tokens, self.config.vocab_size))
+        return self.model.embedded(whole_numbers("input_ids", tokens, self.config.vocab_size))
 
     def _cache(self, given: Any, use: bool | None) -> Cache | None:
         """The cache of this pass: the one given, or a new one where one is wanted."""

@@ -92,14 +92,14 @@ class Wired:
     @torch.no_grad()
     def leaves(self, inputs: Int[Tensor, "1 t"]) -> dict[str, Float[Tensor, "t d"]]:
         """Token embeddings, and learned positions where there are some."""
-        found = {"embed": self.model.embed_tokens(inputs)[0]}
+        found = {"embed": self.model.embedded(inputs)[0]}
         if self.config.positions == "learned":
             found["pos"] = self.model.embed_positions.weight[: inputs.shape[1]]
         return found
 
     def leaf_weights(self) -> dict[str, Float[Tensor, "n d"]]:
         """W_E, and W_pos where positions are learned."""
-        found = {"embed": self.model.embed_tokens.rows}
+        found = {"embed": self.model.rows}
         if self.config.positions == "learned":
             found["pos"] = self.model.embed_positions.weight
         return found
