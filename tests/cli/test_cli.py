@@ -134,6 +134,7 @@ COMMANDS = (
     "convert",
     "decompose",
     "expand",
+    "moments",
     "report",
     "verify",
     "demo",

@@ -68,6 +68,11 @@ JOBS = {
         "OUT/chunk-*",
         "the same command again",
     ),
+    "moments": (
+        "moments MODEL -o OUT --data TEXT --chunk 1",
+        "OUT/so-far-0.safetensors",
+        "the same command again",
+    ),
     "compare": (
         "compare -o OUT --data TEXT --config RECIPE --mlp bilinear --seeds 1",
         "OUT/bilinear-0/log.jsonl",

@@ -113,7 +113,7 @@ def write_chunks(
     files = [folder / f"chunk-{start:08}.safetensors" for start in starts]
     every = list(zip(starts, files, strict=True))
     own = every if share is None else every[share.process :: share.of]
-    with _claimed(folder, about, share):
+    with claimed(folder, about, share):
         try:
             for count, (start, file) in enumerate(own, 1):
                 if not file.is_file():
@@ -138,7 +138,7 @@ def fingerprint(**tensors: Tensor) -> str:
 
 
 @contextmanager
-def _claimed(folder: Path, about: dict[str, Any], share: Share | None) -> Iterator[None]:
+def claimed(folder: Path, about: dict[str, Any], share: Share | None) -> Iterator[None]:
     """Hold an empty folder, or one that says the same. Of several processes the first does, and the
     others wait for it.
     """

@@ -34,6 +34,8 @@ COMMANDS = {
     "decompose": "Spectra of one layer or all: eigenvectors for output directions, HOSVD, SVD, or "
     "one basis for the whole layer.",
     "expand": "Which paths make this logit, to the last digit.",
+    "moments": "Mean and covariance of all places of a language model on the training part of a "
+    "text, in one pass.",
     "report": "Everything about a model as one page that opens from file:// with no network.",
     "verify": "Check in float64, on this very model's weights, every identity bilens claims; exit "
     "1 when one fails.",

@@ -2,6 +2,17 @@
 
 from bilens.measure.gaussian import Gaussian, OnGaussian
 from bilens.measure.hermite import Hermite
+from bilens.measure.moments import Moments, joined, moments_of
 from bilens.measure.samples import Estimate, OnSamples, Samples
 
-__all__ = ["Estimate", "Gaussian", "Hermite", "OnGaussian", "OnSamples", "Samples"]
+__all__ = [
+    "Estimate",
+    "Gaussian",
+    "Hermite",
+    "Moments",
+    "OnGaussian",
+    "OnSamples",
+    "Samples",
+    "joined",
+    "moments_of",
+]

@@ -38,9 +38,10 @@ from bilens.base.numerics import (
 )
 from bilens.base.records import Record
 from bilens.measure.hermite import Hermite, hermite
-from bilens.measure.moments import Moments, joined, moments
+from bilens.measure.moments import Moments, joined, moments_of
 
 Root = Literal["symmetric", "cheapest"]
+TWO = "A covariance needs at least two."
 REACH = 60  # powers of two that mean and spread may lie from one
 ROUNDED = 1e-13  # of a layer's terms on the data: less is rounding, where the measure sees nothing
 
@@ -89,20 +90,23 @@ class Gaussian(Record):
             )
         seen: Moments | None = None
         for number, batch in enumerate(batches):
-            sums = moments(batch, number)
+            sums = moments_of(batch, number)
             if seen is not None and sums.mean.shape != seen.mean.shape:
                 raise ShapeError(
                     f"batch {number}", must=f"end in {len(seen.mean)}", got=tuple(batch.shape)
                 )
             seen = sums if seen is None else joined(seen, sums)
-        if seen is None or seen.n < 2:
-            todo = "A covariance needs at least two."
-            raise ArgumentError(
-                "from_batches",
-                must="be given samples",
-                got=seen.n if seen else "no batches",
-                todo=todo,
-            )
+        if seen is None:
+            raise ArgumentError("from_batches", must="be given samples", got="no batches", todo=TWO)
+        return cls.from_moments(seen)
+
+    @classmethod
+    def from_moments(cls, seen: Moments) -> "Gaussian":
+        """The measure of samples from what they left behind. Errors: ArgumentError for fewer than
+        two.
+        """
+        if seen.n < 2:
+            raise ArgumentError("from_batches", must="be given samples", got=seen.n, todo=TWO)
         return cls(seen.mean, seen.scatter / (seen.n - 1), seen.n)
 
     def merge(self, other: "Gaussian") -> "Gaussian":

@@ -26,7 +26,7 @@ class Moments(NamedTuple):
     scatter: Tensor
 
 
-def moments(batch: Tensor, number: int) -> Moments:
+def moments_of(batch: Tensor, number: int) -> Moments:
     """Those of all rows of one batch, which ``number`` names in errors."""
     if not isinstance(batch, Tensor) or batch.ndim < 1 or batch.shape[-1] == 0:
         got = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__

@@ -1,6 +1,6 @@
 """Floor 6: models as Hugging Face ``PreTrainedModel``s, and the door that loads them."""
 
-from bilens.models.activations import activations, mlp_inputs
+from bilens.models.activations import activations, mlp_inputs, stream
 from bilens.models.classifier import Classifier, ClassifierConfig
 from bilens.models.families import FAMILIES
 from bilens.models.loading import hushed, load, open_model
@@ -27,5 +27,6 @@ __all__ = [
     "open_model",
     "read_part",
     "read_tokenizer",
+    "stream",
     "vocabulary_size",
 ]

@@ -1,18 +1,19 @@
 """What a model's parts read and write over many texts, batch by batch."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import working_dtype
 from bilens.models.inputs import positions, token_rows
 from bilens.models.transformer import Transformer
-from bilens.wiring import eager, find_place, hear_each, require_expandable
+from bilens.wiring import eager, find_place, hear_each, hooked, require_expandable
 
 HELD = 2**28  # numbers that are held of several layers at once: 1 GiB in float32
 
@@ -55,34 +56,71 @@ def mlp_inputs(
             yield n, [rows[at] for rows in heard]
 
 
+@torch.no_grad()
+def stream(
+    model: Transformer,
+    batches: Iterable[Any],
+    places: Sequence[str],
+    told: Callable[[str, Float[Tensor, "n d"]], Any],
+) -> None:
+    """Tell of what each of ``places`` holds at every token, batch by batch, while the model runs:
+    ``told(place, rows)``, rows as of ``activations``. One place of one batch at a time in memory.
+    """
+    model = _required(model, batches)
+    modules = dict(zip(places, _modules(model, places), strict=True))
+    for batch in batches:
+        run, real = _prepared(model, batch)
+
+        def tell(place: str, rows: Tensor, real: Tensor = real) -> None:
+            told(place, _full(rows.reshape(*real.shape, -1)[real]))
+
+        with ExitStack() as stack:
+            for place, (module, side) in modules.items():
+                stack.enter_context(hooked(module, side, partial(tell, place)))
+            run()
+
+
 def _at(
     model: Transformer, batches: Iterable[Any], places: Sequence[str]
 ) -> Iterator[list[Float[Tensor, "n d"]]]:
     """What each of ``places`` holds, from one pass a batch."""
+    model = _required(model, batches)
+    modules = _modules(model, places)
+    for batch in batches:
+        run, real = _prepared(model, batch)
+        heard = hear_each(modules, run)
+        yield [_full(rows.reshape(*real.shape, -1)[real]) for rows in heard]
+
+
+def _required(model: Transformer, batches: Iterable[Any]) -> Transformer:
+    """The model module by module. Errors: ArgumentError where it or the batches are none."""
     require_expandable(model)
     if not isinstance(batches, Iterable) or (isinstance(batches, Tensor) and batches.ndim < 2):
         raise ArgumentError(
             "batches", must="be a list of batches of token ids", got=type(batches).__name__
         )
-    model = eager(model)
+    return eager(model)
+
+
+def _modules(model: Transformer, places: Sequence[str]) -> list[tuple[nn.Module, str]]:
+    """Where each of ``places`` is heard."""
     parts = model.wiring().parts
     found = [find_place(place, parts) for place in places]
-    modules = [(parts[at.part].passes(at.side), at.side) for at in found]
-    for batch in batches:
-        if isinstance(batch, str):
-            todo = "Tokenise it: model.tokenizer(texts, return_tensors='pt', padding=True)."
-            raise ArgumentError(
-                "a batch", must="be token ids", got=f"a text or key, {batch!r}", todo=todo
-            )
-        ids, real = (part.to(model.device) for part in token_rows(batch))
-        padded = (
-            {}
-            if bool(real.all())
-            else {"attention_mask": real.long(), "position_ids": positions(real)}
+    return [(parts[at.part].passes(at.side), at.side) for at in found]
+
+
+def _prepared(model: Transformer, batch: Any) -> tuple[Callable[[], Any], Bool[Tensor, "b t"]]:
+    """The pass over one batch, without its logits; and which of its tokens are text."""
+    if isinstance(batch, str):
+        todo = "Tokenise it: model.tokenizer(texts, return_tensors='pt', padding=True)."
+        raise ArgumentError(
+            "a batch", must="be token ids", got=f"a text or key, {batch!r}", todo=todo
         )
-        run = partial(model, input_ids=ids, **padded, use_cache=False, logits_to_keep=1)
-        heard = hear_each(modules, run)
-        yield [_full(rows.reshape(*real.shape, -1)[real]) for rows in heard]
+    ids, real = (part.to(model.device) for part in token_rows(batch))
+    padded = (
+        {} if bool(real.all()) else {"attention_mask": real.long(), "position_ids": positions(real)}
+    )
+    return partial(model, input_ids=ids, **padded, use_cache=False, logits_to_keep=1), real
 
 
 def _full(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:

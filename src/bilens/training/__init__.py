@@ -22,7 +22,9 @@ from bilens.training.language import (
     held_out_ids,
     read_recipe,
     train_language,
+    training_tokens,
 )
+from bilens.training.moments import every_place, gather_moments
 from bilens.training.processes import shared
 from bilens.training.run import read_about
 from bilens.training.text import (
@@ -53,7 +55,9 @@ __all__ = [
     "evaluate_on",
     "evaluate_text",
     "evaluate_text_on",
+    "every_place",
     "export",
+    "gather_moments",
     "harvest",
     "held_out_ids",
     "load_images",
@@ -74,5 +78,6 @@ __all__ = [
     "train_dictionary",
     "train_language",
     "train_tokenizer",
+    "training_tokens",
     "with_mlp",
 ]

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, UInt
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, set_seed
@@ -20,7 +21,7 @@ from bilens.models import Transformer, TransformerConfig, vocabulary_size
 from bilens.training.processes import first_does
 from bilens.training.run import Lesson, Run, content
 from bilens.training.schedule import OF_TEXT, Schedule, require_room
-from bilens.training.text import Blocks, HeldOut, held_out, load_text
+from bilens.training.text import Blocks, HeldOut, held_out, load_text, pack, split_documents
 from bilens.training.tokenizer import (
     load_tokenizer,
     require_vocabulary,
@@ -178,6 +179,17 @@ def held_out_ids(model: Transformer, source: str, tokens: int) -> HeldOut:
     length = min(model.config.max_position_embeddings, LENGTH)
     blocks = _held_out(model, source, length)
     return HeldOut(source, blocks[: max(1, tokens // length)]["input_ids"])
+
+
+def training_tokens(
+    model: Transformer, source: str, tokens: int | None = None
+) -> UInt[np.ndarray, "n length"]:
+    """The training part of ``source``, or about its first ``tokens`` tokens, packed as in training,
+    in texts of LENGTH tokens or what the model reads at most. Errors as in ``load_text``."""
+    length = min(model.config.max_position_embeddings, LENGTH)
+    documents = split_documents(source).train
+    found = pack(documents, tokenizer_of(model), length, f"the training text of {source}").tokens
+    return found if tokens is None else found[: max(1, tokens // length)]
 
 
 def _held_out(model: Transformer, source: str, length: int) -> Blocks:
