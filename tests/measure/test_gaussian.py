@@ -94,6 +94,7 @@ def test_factor_is_a_triangle_of_what_varies(dead, size, make, close):
     basis[list(dead)] = 0.0
     measure = Gaussian(make.randn(6), size**2 * (basis @ basis.mT))
     factor = measure.factor / size
+    assert factor.shape == (6, 6 - len(dead))
     assert torch.equal(factor, factor.tril())
     close(factor @ factor.mT, basis @ basis.mT)
     assert measure.rank == 6 - len(dead)

@@ -147,9 +147,7 @@ class Gaussian(Record):
         """How many eigenvalues of Σ are above ``tol`` times the largest: the directions inputs vary
         in. Cost of ``factor``.
         """
-        if self._triangle is None:
-            return self._support.rank
-        return int((self._triangle.diagonal() > 0).sum())
+        return self._support.rank if self._varying is None else len(self._varying)
 
     @cached_property
     def root(self) -> Float[Tensor, "i i"]:
@@ -159,11 +157,11 @@ class Gaussian(Record):
         return self._support.power(0.5)
 
     @property
-    def factor(self) -> Float[Tensor, "i i"]:
+    def factor(self) -> Float[Tensor, "i z"]:
         """C with C Cᵀ = Σ, in float64: the cheapest that is exact, kept for later.
 
-        Triangular where Σ is well above rounding on all inputs that vary: a Cholesky, i³ / 3, a
-        tenth of ``root``'s cost. Else ``root``.
+        Triangular, of one column for each input that varies, where Σ is well above rounding on all
+        of them: a Cholesky, i³ / 3, a tenth of ``root``'s cost. Else ``root``.
         """
         return self.root if self._triangle is None else self._triangle
 
@@ -174,7 +172,7 @@ class Gaussian(Record):
 
     def near_one(
         self, root: Root = "symmetric"
-    ) -> tuple[Float[Tensor, " i"], Float[Tensor, "i i"], int]:
+    ) -> tuple[Float[Tensor, " i"], Float[Tensor, "i z"], int]:
         """Mean, Σ^½ (or ``factor``) over a power of two, and the power: 0 where squares of what is
         read are in range already.
         """
@@ -253,7 +251,7 @@ class Gaussian(Record):
         generator = (
             seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
         )
-        shape = n, len(self.mean)
+        shape = n, self.factor.shape[1]
         noise = torch.randn(
             shape, generator=generator, dtype=torch.float64, device=generator.device
         ).to(self.mean.device)
@@ -283,16 +281,17 @@ class Gaussian(Record):
         return None if fails else varying
 
     @cached_property
-    def _triangle(self) -> Float[Tensor, "i i"] | None:
+    def _triangle(self) -> Float[Tensor, "i v"] | None:
         """Lower triangular C with C Cᵀ = Σ; None where some of what varies is cut off."""
         if self._varying is None:
             return None
         near, power = self._near
         if len(self._varying) == len(near):
             return scaled(torch.linalg.cholesky(near), power // 2)
-        at = self._varying[:, None], self._varying
-        triangle = torch.linalg.cholesky(near[at])
-        return scaled(torch.zeros_like(near).index_put(at, triangle), power // 2)
+        some = near[self._varying[:, None], self._varying]
+        triangle = near.new_zeros(len(near), len(some))
+        triangle[self._varying] = torch.linalg.cholesky(some)
+        return scaled(triangle, power // 2)
 
     @property
     def _near(self) -> tuple[Float[Tensor, "i i"], int]:

@@ -42,7 +42,7 @@ class Hermite(Record):
     """
 
     mean: Float[Tensor, " o"]
-    slope: Float[Tensor, "o i"]
+    slope: Float[Tensor, "o z"]
     quadratic: ThirdOrder
 
     def __call__(self, z: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
