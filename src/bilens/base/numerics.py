@@ -233,11 +233,13 @@ def require_finite(who: str, **tensors: Tensor) -> None:
 
 
 def _all_finite(tensor: Tensor) -> bool:
-    """Whether the largest entry is finite, which a NaN is not either: one pass, and no copy as
+    """Whether the largest entries are finite, which a NaN is not either: one pass, and no copy as
     large as the tensor.
     """
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return tensor.numel() == 0 or not tensor.is_complex()
+    if tensor.is_contiguous():  # several times as fast as a norm, but a copy of what is not
+        return all(math.isfinite(float(end)) for end in torch.aminmax(tensor))
     return math.isfinite(float(peak(tensor)))
 
 
