@@ -36,7 +36,7 @@ WIDTH, HIDDEN, KEYS, TOKENS = 4096, 14336, 1024, 128256
 LAYER = 1
 SHARD = 2.5e9  # bytes
 READ = 8  # tokens
-HEARD = 4608  # tokens that an MLP is approximated on: more than its width
+HEARD = 64  # tokens that an MLP is approximated on, with a ridge: a CPU takes its time
 
 
 def main() -> None:
@@ -104,9 +104,9 @@ def approximate(folder: Path) -> int:
 
 def moments(folder: Path) -> int:
     model = bilens.load(folder)
-    ids = torch.randint(0, TOKENS, (8, 64), generator=torch.Generator().manual_seed(0)).numpy()
+    ids = torch.randint(0, TOKENS, (1, HEARD), generator=torch.Generator().manual_seed(0)).numpy()
     with tempfile.TemporaryDirectory() as place:
-        chunks = bilens.decompose.Chunks(8, folder=Path(place) / "moments")
+        chunks = bilens.decompose.Chunks(folder=Path(place) / "moments")
         bilens.training.gather_moments(model, ids, [f"mlp{LAYER}.input"], chunks)
     return 0
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from bilens.base.errors import ArgumentError, Interrupted
@@ -133,14 +134,19 @@ def fingerprint(**tensors: Tensor) -> str:
     for name, tensor in tensors.items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         for row in tensor.detach().reshape(1, -1) if tensor.ndim < 2 else tensor.detach():
-            digest.update(row.contiguous().cpu().double().numpy().data)
+            digest.update(_plain(row.contiguous().cpu()).numpy().data)
     return digest.hexdigest()
+
+
+def _plain(row: Tensor) -> Tensor:
+    """The very bits of half types, which are many; all others as float64."""
+    return row.view(torch.int16) if row.dtype.itemsize == 2 else row.double()
 
 
 @contextmanager
 def claimed(folder: Path, about: dict[str, Any], share: Share | None) -> Iterator[None]:
-    """Hold an empty folder, or one that says the same. Of several processes the first does, and the
-    others wait for it.
+    """Hold an empty folder, or one that says ``about``. Of several processes the first does, and
+    the others wait for it.
     """
     job = Job(ABOUT, about)
     with ExitStack() as stack:

@@ -365,7 +365,7 @@ def qk_circuit(model: Expandable, layer: int, head: int, offset: int = 0) -> Fac
     1: with a norm, multiply by σ at the query and σ at the key. Biases are left out. Without RoPE
     the offset changes nothing; with it, cos and sin are made in float32 as everywhere, so that
     Rot_tᵀ Rot_s is Rot_(s−t) to 1e-7. Gradients flow. Of a half-precision model the factors are in
-    float32, over a copy of its weights (see ``wiring.explained``). Cost O(vocab d d_head); the
+    float32, over its half weights (see ``wiring.explained``). Cost O(vocab d d_head); the
     vocab × vocab matrix is never made. Errors: ArgumentError for a layer, head or offset that is
     not there, and for parts that do not do what their weights say. Source: Elhage et al. 2021.
     """
@@ -386,7 +386,7 @@ def ov_circuit(model: Expandable, layer: int, head: int) -> Factored:
 
     What looking at a token adds to each logit. Norm weights, the readout's too, are in it and norm
     scales are left at 1; biases are left out. Gradients flow. Of a half-precision model the factors
-    are in float32, over a copy of its weights. Cost O(vocab d d_head); the vocab × vocab matrix is
+    are in float32, over its half weights. Cost O(vocab d d_head); the vocab × vocab matrix is
     never made. Errors: ArgumentError for a layer or head that is not there, and for
     parts that do not do what their weights say. Source: Elhage et al. 2021.
     """
