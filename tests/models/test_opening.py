@@ -23,6 +23,9 @@ KINDS = {
     "layer norms": {"norm": "layer", "hidden_act": "gelu", "gated": False},
     "no norms": {"norm": "none"},
     "experts": {"num_local_experts": 3, "hidden_act": "silu"},
+    "gemma": {"norm": "rms_unit_offset", "norm_placement": "both", "embedding_scale": 4.0},
+    "norms after": {"norm_placement": "post", "final_logit_softcapping": 9.0},
+    "side by side": {"parallel_residual": True, "norm": "layer"},
     "tied": {"tie_word_embeddings": True, "qk_norm": True},
 }
 
@@ -43,19 +46,17 @@ def saved(folder, dtype=torch.float64, **changes):
 @torch.no_grad()
 def test_a_part_alone_is_the_models_own_given_the_scale(tmp_path, kind, name):
     model = saved(tmp_path, **KINDS[kind])
-    block = model.model.layers
-    norm, own = {
-        "layers.1.mlp": (lambda: block[1].post_attention_layernorm, lambda: block[1].mlp),
-        "attn2": (lambda: block[2].input_layernorm, lambda: block[2].self_attn),
-        "lm_head": (lambda: model.model.norm, lambda: model.lm_head),
-    }[name]
+    wiring = model.wiring()
+    parts = {part.name: (part.norm, part.module) for part in wiring.parts}
+    parts |= {"layers.1.mlp": parts["mlp1"], "lm_head": (wiring.norm, model.lm_head)}
+    norm, own = parts[name]
     x = torch.randn(1, 5, 16, dtype=torch.float64) + 0.7
-    alone, whole = bilens.load(tmp_path, part=name), own()(norm()(x))
-    got = alone(norm().scale(x) * x)
+    alone, whole = bilens.load(tmp_path, part=name), own(norm(x))
+    got = alone(norm.scale(x) * x)
     if name == "attn2":
         got, whole = got[0], whole[0]
     assert torch.allclose(got, whole, rtol=1e-10, atol=1e-12)
-    assert type(alone) is type(own())
+    assert type(alone) is type(own)
     assert not alone.training
 
 

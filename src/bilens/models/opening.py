@@ -98,7 +98,8 @@ def read_part(opened: Opened, name: str) -> nn.Module:
     that the part of σ(x) x is what the model's own part gives of N(x). P is the norm's weight and,
     of a LayerNorm, its centring; c is a LayerNorm's bias. The scale is all that remains. lm_head
     reads through the final norm, an embedding through none. RoPE's turns are no part of an
-    attention layer: it is given them. Nor is a norm over what a part writes (Gemma 2, OLMo 2).
+    attention layer: it is given them. Nor are a norm over what a part writes (Gemma 2, OLMo 2), a
+    scale of embeddings or a cap of logits.
 
     Half types become float32, which holds products of their weights exactly, as in ``folded()``.
     Of other types, weights that nothing is folded into stay mapped. Memory: the part in that type,
