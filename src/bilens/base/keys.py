@@ -120,6 +120,17 @@ class Table(Allowed):
 
 
 @dataclass(frozen=True)
+class Words(Allowed):
+    """A list of texts."""
+
+    def allows(self, value: Any) -> bool:
+        return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+
+    def must(self, value: Any) -> str:
+        return "be a list of texts"
+
+
+@dataclass(frozen=True)
 class OneOf(Allowed):
     """One of these names."""
 

@@ -28,8 +28,9 @@ TO_CONVERT = (
 )
 
 
-def weight_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the weights in a safetensors file, from its header alone.
+def weight_shapes(file: Path, but: tuple[str, ...] = ()) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights in a safetensors file, from its header alone; names that end
+    as one of ``but`` are passed over.
 
     Errors: FileError for a file that is missing or damaged, or holds weights of a type that is not
     computed in: integers, booleans, complex and 8-bit floating numbers mean something else than
@@ -38,7 +39,8 @@ def weight_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     require_file(file)
     try:
         with safe_open(file, framework="pt") as opened:
-            parts = {key: opened.get_slice(key) for key in opened.keys()}
+            keys = (key for key in opened.keys() if not key.endswith(but))
+            parts = {key: opened.get_slice(key) for key in keys}
             kinds = {key: part.get_dtype() for key, part in parts.items()}
             shapes = {key: tuple(part.get_shape()) for key, part in parts.items()}
     except (SafetensorError, OSError, ValueError) as error:
@@ -46,10 +48,22 @@ def weight_shapes(file: Path) -> dict[str, tuple[int, ...]]:
             str(file), must="be an undamaged safetensors file", got=str(error)
         ) from error
     for key, kind in kinds.items():
-        if kind not in WEIGHT_TYPES:
-            must = f"be of type {', '.join(WEIGHT_TYPES)}"
-            raise FileError(f"{file}: {key}", must=must, got=kind, todo=TO_CONVERT)
+        require_type(f"{file}: {key}", kind)
     return shapes
+
+
+def weight_names(file: Path) -> list[str]:
+    """The names in a safetensors file, of whatever type. Errors: FileError as ``weight_shapes``."""
+    weight_shapes(file, but=("",))
+    with safe_open(file, framework="pt") as opened:
+        return list(opened.keys())
+
+
+def require_type(who: str, kind: str) -> None:
+    """Raise FileError unless ``kind``, as a safetensors header has it, is computed in."""
+    if kind not in WEIGHT_TYPES:
+        must = f"be of type {', '.join(WEIGHT_TYPES)}"
+        raise FileError(who, must=must, got=kind, todo=TO_CONVERT)
 
 
 def load_weights(file: Path, device: str = "cpu") -> dict[str, Tensor]:
@@ -65,11 +79,11 @@ def load_weights(file: Path, device: str = "cpu") -> dict[str, Tensor]:
         ) from error
 
 
-def weight_dtypes(file: Path) -> dict[str, torch.dtype]:
-    """The type of each weight in a safetensors file, by its name."""
-    weight_shapes(file)
+def weight_dtypes(file: Path, but: tuple[str, ...] = ()) -> dict[str, torch.dtype]:
+    """The type of each weight in a safetensors file, by its name; ``but`` as above."""
     with safe_open(file, framework="pt") as opened:
-        return {key: WEIGHT_TYPES[opened.get_slice(key).get_dtype()] for key in opened.keys()}
+        kinds = {key: opened.get_slice(key).get_dtype() for key in weight_shapes(file, but)}
+    return {key: WEIGHT_TYPES[kind] for key, kind in kinds.items()}
 
 
 @dataclass(frozen=True)
@@ -118,11 +132,31 @@ class Mapped(Mapping[str, Tensor]):
             file.let_go()
 
 
+class Held(Mapping[str, Tensor]):
+    """Weights by name that are in memory already, or mapped by whoever read them; as ``Mapped``."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
+        self.tensors, self.dtype = tensors, dtype
+
+    def __getitem__(self, name: str) -> Tensor:
+        found = self.tensors[name]
+        return found if self.dtype is None else found.to(self.dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def let_go(self) -> None:
+        """Nothing to give back."""
+
+
 class _MappedFile:
     """One safetensors file, mapped as a whole."""
 
     def __init__(self, file: Path) -> None:
-        weight_shapes(file)  # it is whole, and of types that are computed in
+        weight_shapes(file, but=("",))  # it is whole
         try:
             with file.open("rb") as opened:
                 start = 8 + int.from_bytes(opened.read(8), "little")
@@ -136,6 +170,7 @@ class _MappedFile:
                 WEIGHT_TYPES[one["dtype"]], tuple(one["shape"]), start + one["data_offsets"][0]
             )
             for name, one in header.items()
+            if one["dtype"] in WEIGHT_TYPES
         }
 
     def tensor(self, name: str) -> Tensor:

@@ -2,7 +2,8 @@
 
 from bilens.models.activations import activations, mlp_inputs, stream
 from bilens.models.classifier import Classifier, ClassifierConfig
-from bilens.models.families import FAMILIES
+from bilens.models.families import FAMILIES, NAMES, Weight
+from bilens.models.foreign import Conventions, from_state_dict
 from bilens.models.loading import hushed, load, open_model
 from bilens.models.opening import Opened, read_part
 from bilens.models.surgery.conversion import ConvertedLayer, bilinear_frame, converted_layers
@@ -11,16 +12,20 @@ from bilens.models.transformer import Transformer, TransformerConfig
 
 __all__ = [
     "FAMILIES",
+    "NAMES",
     "PAIR",
     "Classifier",
     "ClassifierConfig",
+    "Conventions",
     "ConvertedLayer",
     "Opened",
     "Transformer",
     "TransformerConfig",
+    "Weight",
     "activations",
     "bilinear_frame",
     "converted_layers",
+    "from_state_dict",
     "hushed",
     "load",
     "mlp_inputs",

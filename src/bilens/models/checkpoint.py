@@ -3,40 +3,45 @@ them is read.
 """
 
 import os
-import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from bilens.base.errors import FileError
+from bilens.base.pickles import pickles_in
 from bilens.base.reading import read_json_object
-from bilens.base.weights import Mapped, weight_dtypes, weight_shapes
+from bilens.base.weights import (
+    WEIGHT_TYPES,
+    Held,
+    Mapped,
+    require_type,
+    weight_dtypes,
+    weight_shapes,
+)
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-# what else Trainer pickles
-NO_WEIGHTS = ("optimizer", "rng_state", "scaler", "scheduler", "training_args")
-# where training scripts put the weights
-NESTED = ("model_state_dict", "state_dict", "model", "module")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a folder's safetensors files hold, by name: which file, which shape; and the types that
-    occur.
+    """What a folder's files hold, by name: which file, which shape; and the types that occur.
+    ``tensors``: the weights themselves, where the files are pickles.
     """
 
     folder: Path
     files: dict[str, Path]
     shapes: dict[str, tuple[int, ...]]
     dtypes: frozenset[torch.dtype]
+    tensors: dict[str, Tensor] | None = None
 
-    def mapped(self, dtype: torch.dtype) -> Mapped:
+    def mapped(self, dtype: torch.dtype) -> Mapped | Held:
         """All weights by name, memory-mapped, each as ``dtype``: none is read before it is used."""
-        return Mapped(self.files, dtype)
+        return Mapped(self.files, dtype) if self.tensors is None else Held(self.tensors, dtype)
 
     def place(self, name: str) -> str:
         """How an error names a weight: its file, and itself."""
@@ -53,35 +58,62 @@ class Checkpoint:
         return sum(map(prod, self.shapes.values()))
 
 
-def open_checkpoint(folder: Path, derived: tuple[str, ...] = ()) -> Checkpoint:
-    """The weights of ``folder``: model.safetensors, or else the shards that
-    model.safetensors.index.json names. Names that end as one of ``derived`` are passed over.
+def files_of(place: Path) -> list[Path]:
+    """The files that hold the weights of ``place``, a folder or a file: model.safetensors, or else
+    the shards that model.safetensors.index.json names, or else pickles.
 
-    Errors: FileError for a pickle, for files that are missing or damaged, for shards that are no
-    plain names in this folder, and for an index that does not say what the shards hold.
+    Errors: FileError where there are none, and for shards that are no plain names in this folder.
     """
-    if (folder / WEIGHTS).exists():
-        files = [folder / WEIGHTS]
-    elif (folder / INDEX).exists():
-        files = _shards(folder)
-    else:
-        raise _nothing_safe(folder)
+    if place.is_file():
+        return [place]
+    if (place / WEIGHTS).exists():
+        return [place / WEIGHTS]
+    if (place / INDEX).exists():
+        return _shards(place)
+    found = pickles_in(place)
+    if not found:
+        raise FileError(str(place), must=f"hold {WEIGHTS}", got="none")
+    return found
+
+
+def open_checkpoint(files: Sequence[Path], derived: tuple[str, ...] = ()) -> Checkpoint:
+    """The weights of safetensors ``files``. Names that end as one of ``derived`` are passed over.
+
+    Errors: FileError for files that are missing or damaged, for a weight in two of them, and for an
+    index that does not say what its shards hold.
+    """
+    folder = files[0].parent
     where: dict[str, Path] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: set[torch.dtype] = set()
     for file in files:
-        here = weight_shapes(file)
+        here = weight_shapes(file, derived)
         for name in sorted(here.keys() & where.keys()):
             raise FileError(
                 f"{file}: {name}", must="be in one shard", got=f"another in {where[name].name}"
             )
-        here = {name: shape for name, shape in here.items() if not name.endswith(derived)}
         where |= dict.fromkeys(here, file)
         shapes |= here
-        dtypes |= {dtype for name, dtype in weight_dtypes(file).items() if name in here}
-    if files != [folder / WEIGHTS]:
+        dtypes |= set(weight_dtypes(file, derived).values())
+    if len(files) > 1 or ((folder / INDEX).exists() and not (folder / WEIGHTS).exists()):
         _require_index(folder, where, derived)
     return Checkpoint(folder, where, shapes, frozenset(dtypes))
+
+
+def held_checkpoint(
+    files: Sequence[Path], weights: Mapping[str, Tensor], derived: tuple[str, ...] = ()
+) -> Checkpoint:
+    """``weights`` that were read from ``files``. Errors: FileError for one of a type that is not
+    computed in.
+    """
+    tensors = {name: value for name, value in weights.items() if not name.endswith(derived)}
+    where = dict.fromkeys(tensors, files[0])
+    for name, value in tensors.items():
+        if value.dtype not in WEIGHT_TYPES.values():
+            require_type(f"{files[0]}: {name}", str(value.dtype).removeprefix("torch."))
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    dtypes = frozenset(value.dtype for value in tensors.values())
+    return Checkpoint(files[0].parent, where, shapes, dtypes, tensors)
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -137,38 +169,3 @@ def _require_index(folder: Path, where: dict[str, Path], derived: tuple[str, ...
         if said.get(name) != held:
             must = f"say where {name} is, as the shards do ({held})"
             raise FileError(f"{folder / INDEX}: weight_map", must=must, got=repr(said.get(name)))
-
-
-def _nothing_safe(folder: Path) -> FileError:
-    """The error for a folder without safetensors; with the command that makes them where there are
-    pickles.
-    """
-    pickles = sorted(file for file in folder.iterdir() if file.suffix in PICKLES and file.is_file())
-    named = [file for file in pickles if not file.name.startswith(NO_WEIGHTS)]
-    # the first may be in shards
-    weights = [file for file in named if file.name.startswith("pytorch_model")] or named[:1]
-    if not weights:
-        return FileError(str(folder), must=f"hold {WEIGHTS}", got="none")
-    got, todo = "a pickle, which can run code", f"Convert: {conversion(weights, folder / WEIGHTS)}"
-    return FileError(str(weights[0]), must="be safetensors", got=got, todo=todo)
-
-
-def conversion(pickles: list[Path], output: Path) -> str:
-    """A line for a shell that writes the weights in ``pickles`` to ``output``, without running what
-    else is in them.
-
-    Weights saved on a GPU come to the CPU, tied ones are written twice, and those inside {"model":
-    …} are found. Names of folders are quoted twice, for Python and for the shell: nothing in them
-    acts.
-    """
-    read = "torch.load(f, map_location='cpu', weights_only=True)"
-    inner = f"next((w[n] for n in {NESTED} if isinstance(w.get(n), dict)), w)"
-    files = [str(file) for file in pickles]
-    tensors = "k: v.clone().contiguous() for w in parts for k, v in w.items() if torch.is_tensor(v)"
-    code = (
-        f"import torch, safetensors.torch as s; whole = [{read} for f in {files}]; "
-        f"parts = [{inner} for w in whole]; "
-        f"s.save_file({{{tensors}}}, "
-        f"{str(output)!r}, metadata={{'format': 'pt'}})"
-    )
-    return f"python -c {shlex.quote(code)}"

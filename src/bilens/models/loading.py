@@ -2,8 +2,9 @@
 is used.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,23 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from bilens.base.errors import ConfigError, FileError
+from bilens.base.errors import ArgumentError, ConfigError, FileError
+from bilens.base.keys import OneOf
 from bilens.base.numerics import is_whole
+from bilens.base.pickles import PICKLES, Pickled, read_pickles
 from bilens.base.reading import naming, read_json_object
+from bilens.base.weights import weight_names
 from bilens.models.carry import EMBED, HEAD, common_dtype, is_tied, sketched
-from bilens.models.checkpoint import Checkpoint, open_checkpoint
+from bilens.models.checkpoint import Checkpoint, files_of, held_checkpoint, open_checkpoint
 from bilens.models.classifier import Classifier, ClassifierConfig
-from bilens.models.families import FAMILIES, Family, Pairing, paired
+from bilens.models.families import FAMILIES, NAMES, Family, Pairing, paired
 from bilens.models.keys import require_metadata
 from bilens.models.opening import Opened, read_part
 from bilens.models.transformer import Transformer, TransformerConfig
 
 BOX = Path(__file__).parent / "box"
-CONFIG = "config.json"
+CONFIG, SAFETENSORS = "config.json", ".safetensors"
+PICKLED = ("pytorch_model*.bin",)
 FETCHED = (
     "*.json",
     "*.safetensors",
@@ -40,7 +45,12 @@ MODELS: dict[type[PreTrainedConfig], type[PreTrainedModel]] = {
 }
 
 
-def load(path: str | Path, part: str | None = None) -> Any:
+def load(
+    path: str | Path,
+    part: str | None = None,
+    family: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Any:
     """The model in folder ``path``, or of that name on the Hugging Face hub, in evaluation mode,
     with its ``.tokenizer``; or one ``part`` of it.
 
@@ -52,44 +62,94 @@ def load(path: str | Path, part: str | None = None) -> Any:
     tied in name whose two matrices differ is not tied, with a warning, as in transformers. Stop
     tokens and sampling come from generation_config.json.
 
+    ``path`` may also be a file of weights, safetensors or a state dict of ``torch.save``, with a
+    config.json beside it or a configuration inside. ``family``: how it is written down, where its
+    configuration does not tell: one of ``models.families.NAMES``. ``config``: keys of its
+    configuration that no file holds. (Weights under names of your own:
+    ``models.from_state_dict``.) Of a pickle nothing but weights is read, and nothing in it is run.
+
     ``part``: that layer alone, as ``models.read_part`` gives it: "layers.12.mlp" or "mlp12",
     "layers.12.self_attn" or "attn12", an expert "mlp3.expert5", "lm_head", "model.embed_tokens".
 
     Memory: weights stay in the files, which are memory-mapped, until they are used; a copy is made
     of those of another type or order than here. While the model is in use its files must not be cut
     short or written over in place (see ``base.weights.Mapped``); replacing them is harmless.
-    Errors: FileError
-    where the folder, config.json, the weights, the tokenizer or generation_config.json are missing,
-    damaged, a pickle, or do not fit one another; ConfigError for a model type, key or value bilens
-    does not know; NotFiniteError for NaN or infinite weights; ArgumentError for a part that is not
-    there.
+    Errors: FileError where the folder, config.json, the weights, the tokenizer or
+    generation_config.json are missing, damaged, a pickle that needs more than weights, or do not
+    fit one another; ConfigError for a model type, key or value bilens does not know; NotFiniteError
+    for NaN or infinite weights; ArgumentError for a part or a family that is not there.
     """
-    opened = open_model(path)
+    opened = open_model(path, family, config)
     with hushed():
         return opened.whole() if part is None else read_part(opened, part)
 
 
-def open_model(path: str | Path) -> Opened:
-    """The model in folder ``path``, every file looked at and no weight read. Errors: those of
-    ``load``, but for what the weights' values are and for the files beside them.
+def open_model(
+    path: str | Path, family: str | None = None, config: Mapping[str, Any] | None = None
+) -> Opened:
+    """The model of ``path``, every file looked at and no weight read. Errors: those of ``load``,
+    but for what the weights' values are and for the files beside them.
     """
-    folder = _folder(path)
-    file = folder / CONFIG
-    raw = _read_config(file)
-    family = _family(raw, file)
-    checkpoint = open_checkpoint(folder, family.derived)
-    _require_sizes(family, raw, checkpoint, file)
+    files = _Files.of(_place(path))
+    raw = files.config(config or {})
+    kind = _named(family) if family is not None else _family(raw, files)
+    checkpoint, file = files.checkpoint(kind.derived), files.about
+    _require_sizes(kind, raw, checkpoint, file)
     with hushed(), naming(file):
         require_metadata(raw)
-        config: Any = family.config(raw, checkpoint.shapes)
-        model = sketched(MODELS[type(config)], config)  # shapes alone: nothing is allocated
+        made: Any = kind.config(raw, checkpoint.shapes)
+        model = sketched(MODELS[type(made)], made)  # shapes alone: nothing is allocated
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    pairings = paired(family.weights(config), own)
-    if not any(name.startswith(family.base) for name in checkpoint.shapes):
-        pairings = [pairing.without(family.base) for pairing in pairings]
-    _require_shapes(pairings, config, checkpoint)
+    pairings = paired(kind.weights(made), own)
+    if not any(name.startswith(kind.base) for name in checkpoint.shapes):
+        pairings = [pairing.without(kind.base) for pairing in pairings]
+    _require_shapes(pairings, made, checkpoint)
     weights = checkpoint.mapped(common_dtype(checkpoint.dtypes))
-    return Opened(folder, model, pairings, weights)
+    return Opened(files.folder, model, pairings, weights)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The files of a model: its weights, and what was pickled with them."""
+
+    place: Path
+    weights: list[Path]
+    pickled: Pickled | None
+
+    @classmethod
+    def of(cls, place: Path) -> "_Files":
+        """Those of a folder, or one file. Errors: FileError where they hold no weights."""
+        files = files_of(place)
+        return cls(place, files, read_pickles(files) if files[0].suffix in PICKLES else None)
+
+    @property
+    def folder(self) -> Path:
+        return self.place.parent if self.place.is_file() else self.place
+
+    @property
+    def about(self) -> Path:
+        """The file that says what the model is."""
+        file = self.folder / CONFIG
+        return file if file.exists() else self.weights[0]
+
+    def config(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What config.json says, or else what was pickled, and what is ``given`` beside; empty
+        where neither is there.
+        """
+        if self.about.name == CONFIG:
+            return read_json_object(self.about) | dict(given)
+        return ({} if self.pickled is None else self.pickled.about) | dict(given)
+
+    def checkpoint(self, derived: tuple[str, ...]) -> Checkpoint:
+        if self.pickled is None:
+            return open_checkpoint(self.weights, derived)
+        return held_checkpoint(self.weights, self.pickled.weights, derived)
+
+    def names(self) -> set[str]:
+        """Of all weights."""
+        if self.pickled is not None:
+            return {*self.pickled.weights}
+        return {name for file in self.weights for name in weight_names(file)}
 
 
 def boxed() -> list[str]:
@@ -111,37 +171,48 @@ def hushed() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _folder(path: str | Path) -> Path:
-    folder = Path(path)
-    if folder.is_dir():
-        return folder
+def _place(path: str | Path) -> Path:
+    """The folder or file of that name; a folder that the hub gave."""
+    place = Path(path)
+    if place.is_dir() or (place.is_file() and place.suffix in (SAFETENSORS, *PICKLES)):
+        return place
     if path in boxed():
         return BOX / str(path)
-    got = "a file" if folder.exists() else "nothing there"
-    if folder.exists() or isinstance(path, Path) or str(path).count("/") != 1:
-        raise FileError(
-            str(path), must=f"be a model folder, or one in the box ({', '.join(boxed())})", got=got
-        )
+    got = "a file" if place.exists() else "nothing there"
+    if place.exists() or isinstance(path, Path) or str(path).count("/") != 1:
+        must = f"be a model folder, or one in the box ({', '.join(boxed())})"
+        raise FileError(str(path), must=must, got=got)
     try:
-        return Path(snapshot_download(path, allow_patterns=list(FETCHED)))
+        folder = Path(snapshot_download(path, allow_patterns=list(FETCHED)))
+        if not any(folder.glob(f"*{SAFETENSORS}")):
+            folder = Path(snapshot_download(path, allow_patterns=[*FETCHED, *PICKLED]))
+        return folder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = f"{got}, and the Hugging Face hub did not give it ({type(error).__name__})"
         raise FileError(str(path), must="be a model folder", got=reason) from error
 
 
-def _read_config(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        todo = "Name the folder that training wrote."
-        raise FileError(str(file.parent), must=f"hold a {file.name}", got="none", todo=todo)
-    return read_json_object(file)
+def _named(family: str) -> Family:
+    """The family of that name. Errors: ArgumentError where there is none."""
+    if family not in NAMES:
+        must = OneOf(tuple(NAMES)).must(family)
+        raise ArgumentError("family", must=must, got=repr(family))
+    return NAMES[family]
 
 
-def _family(raw: dict[str, Any], file: Path) -> Family:
-    """How this folder is written down."""
-    kind = raw.get("model_type")
+def _family(raw: dict[str, Any], files: _Files) -> Family:
+    """How these files are written down, as their configuration says, or their names alone."""
+    file, kind = files.about, raw.get("model_type")
     for family in FAMILIES:
         if kind in family.kinds or family.claims(raw):
             return family
+    names = files.names()
+    for family in FAMILIES:
+        if kind is None and family.recognises(names):
+            return family
+    if not raw:
+        todo = "Name the folder that training wrote, or say config= and family=."
+        raise FileError(str(files.place), must=f"hold a {CONFIG}", got="none", todo=todo)
     known = sorted(kind for family in FAMILIES for kind in family.kinds)
     raise ConfigError(f"{file}: model_type", must=f"be one of {', '.join(known)}", got=repr(kind))
 

@@ -17,7 +17,7 @@ from transformers import GenerationConfig
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import require_finite, working_dtype
 from bilens.base.reading import naming, read_json_object
-from bilens.base.weights import Mapped
+from bilens.base.weights import Held, Mapped
 from bilens.models.carry import EMBED, HEAD, filled, is_tied, settle_tying
 from bilens.models.config import require_tokens
 from bilens.models.families import Pairing, renamed
@@ -39,7 +39,7 @@ class Opened:
     folder: Path
     model: Any
     pairings: Sequence[Pairing]
-    weights: Mapped
+    weights: Mapped | Held
 
     def whole(self) -> Any:
         """The model with all its weights, in evaluation mode, and what lies beside them.

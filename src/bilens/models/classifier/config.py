@@ -7,13 +7,15 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from bilens.base.errors import ConfigError
-from bilens.base.keys import Flag, Keys, Number, each
+from bilens.base.keys import Flag, Keys, Maybe, Number, each
 from bilens.base.numerics import is_whole
-from bilens.models.config import SIZE, require_known_keys
+from bilens.models.config import SIZE, SIZE_OR_NONE, require_known_keys
 
 FIELDS = Keys(
     {
         **each(("hidden_size", "num_hidden_layers"), SIZE),
+        "intermediate_size": SIZE_OR_NONE,
+        "lerp": Maybe(Number(above=0)),
         **each(("residual", "bias"), Flag()),
         "input_noise": Number(least=0),
     }
@@ -22,7 +24,11 @@ FIELDS = Keys(
 
 class ClassifierConfig(PreTrainedConfig):
     """What a classifier is: ``input_shape`` in pixels, width, depth, whether layers add to what
-    they read, biases.
+    they read, biases. ``intermediate_size``: how many products a layer makes, which a further
+    matrix brings to the width; 0 where they are what it writes.
+
+    ``lerp`` s: the model was made of files in which x becomes (1 − s) x + s f(x), and its weights
+    were scaled so that it is a sum (None: they are as in the files).
 
     ``input_noise`` is the standard deviation of Gaussian noise added to inputs in training mode
     alone. Errors: ConfigError for an unknown key or an impossible value.
@@ -33,7 +39,9 @@ class ClassifierConfig(PreTrainedConfig):
     input_shape: Sequence[int] = (8, 8)
     hidden_size: int = 512
     num_hidden_layers: int = 1
+    intermediate_size: int = 0
     residual: bool = False
+    lerp: float | None = None
     bias: bool = False
     input_noise: float = 0.0
 

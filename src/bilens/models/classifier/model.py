@@ -21,12 +21,13 @@ from bilens.base.errors import ArgumentError, NotExactError, ShapeError
 from bilens.base.numerics import is_whole
 from bilens.models.arguments import IGNORED, cross_entropy, require_known, switch, whole_numbers
 from bilens.models.classifier.config import ClassifierConfig
-from bilens.nn import Bilinear, NoNorm
+from bilens.nn import Bilinear, BilinearMLP, NoNorm
 from bilens.wiring import BIAS, EMBEDDING, Layer, Source, Wiring
 
 
 class Classifier(PreTrainedModel):
-    """logits = head(x_n) with x_0 = embed(pixels) and x_{l+1} = [x_l +] (w1 x_l) ⊙ (w2 x_l).
+    """logits = head(x_n) with x_0 = embed(pixels) and x_{l+1} = [x_l +] (w1 x_l) ⊙ (w2 x_l), or
+    [x_l +] D ((L x_l) ⊙ (R x_l)) where the configuration has an intermediate size.
 
     One layer is one tensor, class × pixel × pixel (``tensor()``); deeper models are read layer by
     layer (``tensor(l)``).
@@ -43,9 +44,7 @@ class Classifier(PreTrainedModel):
         super().__init__(config)
         width = config.hidden_size
         self.embed = nn.Linear(config.input_size, width, bias=config.bias)
-        self.layers = nn.ModuleList(
-            Bilinear(width, width, config.bias) for _ in range(config.num_hidden_layers)
-        )
+        self.layers = nn.ModuleList(_layer(config) for _ in range(config.num_hidden_layers))
         self.head = nn.Linear(width, len(config.labels), bias=config.bias)
         self.gradient_checkpointing = False  # transformers sets it
         self.post_init()
@@ -217,7 +216,7 @@ class Classifier(PreTrainedModel):
     def _composed(self, layer: int) -> CP:
         """The layer's own tensor, reading pixels where it is the first."""
         module = self.layers[layer]
-        assert isinstance(module, Bilinear)
+        assert isinstance(module, Bilinear | BilinearMLP)
         tensor = module.tensor()
         if layer > 0:
             return tensor
@@ -255,6 +254,13 @@ class Classifier(PreTrainedModel):
             raise ArgumentError(
                 "layer", must=f"be 0 … {self.config.num_hidden_layers - 1}", got=layer
             )
+
+
+def _layer(config: ClassifierConfig) -> Bilinear | BilinearMLP:
+    width, products = config.hidden_size, config.intermediate_size
+    if products:
+        return BilinearMLP(width, products, config.bias)
+    return Bilinear(width, width, config.bias)
 
 
 def _loss(logits: Float[Tensor, "b classes"], labels: Tensor, items: Tensor | int | None) -> Tensor:

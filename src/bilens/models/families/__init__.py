@@ -1,7 +1,7 @@
 """Families of checkpoints, one declarative file each (``family`` says what one declares)."""
 
 from bilens.models.families.dooms import DOOMS
-from bilens.models.families.family import Family, Pairing, paired, renamed
+from bilens.models.families.family import Family, Pairing, Weight, paired, renamed
 from bilens.models.families.gemma import GEMMA, GEMMA2, GEMMA3
 from bilens.models.families.gpt2 import GPT2
 from bilens.models.families.gpt_neo import GPT_NEO
@@ -12,10 +12,13 @@ from bilens.models.families.olmo import OLMO, OLMO2
 from bilens.models.families.own import CLASSIFIER, TRANSFORMER
 from bilens.models.families.phi3 import PHI3
 from bilens.models.families.stablelm import STABLELM
+from bilens.models.families.tdooms_image import TDOOMS_IMAGE
+from bilens.models.families.tensor_similarity import TENSOR_SIMILARITY
 
 FAMILIES: tuple[Family, ...] = (
     CLASSIFIER, TRANSFORMER, LLAMA, GPT2, GPT_NEO, GPT_NEOX, GEMMA, GEMMA2, GEMMA3, OLMO, OLMO2,
-    PHI3, STABLELM, MIXTRAL, QWEN3_MOE, OLMOE, DOOMS,
+    PHI3, STABLELM, MIXTRAL, QWEN3_MOE, OLMOE, DOOMS, TDOOMS_IMAGE, TENSOR_SIMILARITY,
 )  # fmt: skip
+NAMES = {name: family for family in FAMILIES for name in (*family.kinds, family.name) if name}
 
-__all__ = ["FAMILIES", "Family", "Pairing", "paired", "renamed"]
+__all__ = ["FAMILIES", "NAMES", "Family", "Pairing", "Weight", "paired", "renamed"]

@@ -89,6 +89,7 @@ def weights(config: TransformerConfig) -> tuple[Weight, ...]:
 
 DOOMS = Family(
     kinds=(),
+    name="tdooms",
     config=config,
     weights=weights,
     claims=claims,

@@ -8,7 +8,7 @@ kind, biases, positions) is a field of the configuration that ``config`` gives.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,7 +39,8 @@ class Weight:
     ``{expert}`` every expert's.
     ``blocks``: in so many equal parts, each of which holds its rows of every module (head by head,
     where queries, keys and values are fused like that). ``transposed``: (in, out) in the files.
-    ``change``: what makes each part bilens's, once it is apart; it keeps the shape.
+    ``change``: what makes each part bilens's, once it is apart; it keeps the shape. ``biased``:
+    whether the files have its bias, where the model here has one; else it is zero.
     """
 
     theirs: str | None
@@ -47,13 +48,16 @@ class Weight:
     blocks: int = 1
     transposed: bool = False
     change: Callable[[Tensor], Tensor] = unchanged
+    biased: bool = True
 
 
 @dataclass(frozen=True)
 class Family:
-    """A family: declared once, in a file of its own.
+    """A family: declared once, in a file of its own. ``name``: what people call it where it has no
+    model_type.
 
-    ``kinds``: the model_type of its config.json; ``claims`` tells where there is none. ``config``:
+    ``kinds``: the model_type of its config.json; ``claims`` tells where there is none, and
+    ``recognises`` by the names of the weights where there is no config.json at all. ``config``:
     the configuration here of a config.json and the shapes of the weights beside it; it refuses by
     name what it does not understand. ``weights``: given that configuration, the modules that have
     another name or form in the files than here. ``derived``: how the names of those end that files
@@ -69,6 +73,7 @@ class Family:
     config: Callable[[dict[str, Any], Shapes], PreTrainedConfig]
     weights: Callable[[Any], Sequence[Weight]] = lambda config: ()
     claims: Callable[[dict[str, Any]], bool] = lambda raw: False
+    recognises: Callable[[Collection[str]], bool] = lambda names: False
     derived: tuple[str, ...] = ()
     sizes: tuple[str, ...] = (
         "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads",
@@ -78,6 +83,7 @@ class Family:
     experts: str = "num_local_experts"
     base: str = "model."
     stock: Callable[[Any], PreTrainedConfig | str] | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,11 @@ class Pairing:
         shapes = [*self.ours.values()]
         whole = (sum(shape[0] for shape in shapes), *shapes[0][1:])
         return whole[::-1] if self.weight.transposed else whole
+
+    @property
+    def is_same(self) -> bool:
+        """Whether it is the same in the files, by name and by value."""
+        return self.theirs in self.ours and self.weight.change is unchanged
 
     def without(self, base: str) -> "Pairing":
         """The same of files whose names do not begin with ``base``."""
@@ -144,22 +155,22 @@ def renamed(pairings: Sequence[Pairing], found: Mapping[str, Tensor]) -> dict[st
             if pairing.theirs in read:  # two modules here are one in the files
                 whole = whole.clone()
             read.add(pairing.theirs)
-            kept = pairing.theirs in pairing.ours
-            made |= {pairing.theirs: whole} if kept else pairing.split(whole)
+            made |= {pairing.theirs: whole} if pairing.is_same else pairing.split(whole)
     return made
 
 
 def _pairings(weight: Weight, own: Shapes, modules: Iterable[str]) -> Iterator[Pairing]:
-    for numbers in _numbers(weight.ours, modules):
+    for numbers in numbers_in(weight.ours, modules):
         for kind in KINDS:
             names = [f"{module.format(**numbers)}.{kind}" for module in weight.ours]
             ours = {name: own[name] for name in names if name in own}
             if ours:
-                theirs = weight.theirs and f"{weight.theirs.format(**numbers)}.{kind}"
+                theirs = weight.theirs if weight.biased or kind == "weight" else None
+                theirs = theirs and f"{theirs.format(**numbers)}.{kind}"
                 yield Pairing(theirs, ours, weight)
 
 
-def _numbers(templates: Sequence[str], modules: Iterable[str]) -> list[dict[str, int]]:
+def numbers_in(templates: Sequence[str], modules: Iterable[str]) -> list[dict[str, int]]:
     """The numbers of layers and experts at which some of ``templates`` names one of ``modules``, in
     order.
     """

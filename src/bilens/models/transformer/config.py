@@ -5,7 +5,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from bilens.base.errors import ConfigError
-from bilens.base.keys import Flag, Keys, Maybe, Number, OneOf, Whole, each
+from bilens.base.keys import Flag, Keys, Maybe, Number, OneOf, Whole, Words, each
 from bilens.models.config import SIZE, SIZE_OR_NONE, require_known_keys, require_tokens
 from bilens.models.transformer.rope import FULL, PARTIAL, SLIDING, THETA, rope_parameters
 from bilens.nn import ACTIVATIONS, NORMS
@@ -28,6 +28,7 @@ FIELDS = Keys(
         "num_local_experts": Whole(0, MOST_EXPERTS),
         "num_experts_per_tok": Whole(1, MOST_EXPERTS),
         **each(("rms_norm_eps", "initializer_range", "router_aux_loss_coef"), Number(least=0)),
+        "folds": Maybe(Words()),
         "norm": OneOf(tuple(NORMS)),
         "norm_placement": OneOf(PLACEMENTS),
         "embedding_scale": Number(above=0),
@@ -62,8 +63,9 @@ class TransformerConfig(PreTrainedConfig):
     of one expert.)
     ``attention_out_bias``: a bias on o_proj (default: as ``attention_bias``). ``head_bias``: one on
     lm_head. ``qk_norm``: RMSNorm over each head's query and key, or over those of all heads
-    together (``qk_norm_across_heads``). ``folded``: norm weights have been
-    folded into what reads them. Errors: ConfigError for an unknown key or an impossible value.
+    together (``qk_norm_across_heads``). ``folded``: norm weights have been folded into what reads
+    them; ``folds``: what else was folded into the weights, in words. Errors: ConfigError for an
+    unknown key or an impossible value.
     """
 
     model_type = "bilens_transformer"
@@ -105,6 +107,7 @@ class TransformerConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     use_cache: bool = True
     folded: bool = False
+    folds: list | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
