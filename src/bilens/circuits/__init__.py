@@ -15,6 +15,7 @@ from bilens.circuits.expansion import Detail, Expansion, Groups, Term, expand
 from bilens.circuits.graph import graph
 from bilens.circuits.knockout import Knockout, Removal, knockout
 from bilens.circuits.pairs import PairMatrix, Pairs, pairs
+from bilens.circuits.promises import Promises, promises
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.targets import At
 from bilens.circuits.units import PathUnits, units
@@ -33,6 +34,7 @@ __all__ = [
     "PairMatrix",
     "Pairs",
     "PathUnits",
+    "Promises",
     "Prompt",
     "Recording",
     "Removal",
@@ -46,6 +48,7 @@ __all__ = [
     "knockout",
     "ov_circuit",
     "pairs",
+    "promises",
     "qk_circuit",
     "record",
     "units",
