@@ -4,7 +4,7 @@ elsewhere.
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bilens.algebra import CP, Rounded, rounding
@@ -77,6 +77,7 @@ def test_units_that_are_only_nearly_parallel_stay_apart(make, cube):
 
 @settings(max_examples=25, deadline=None)
 @given(st.tuples(*[st.integers(1, 7)] * 4), st.integers(1, 8), st.integers(0, 10**6))
+@example((2, 4, 4, 6), 4, 20697)  # two terms ten times as large as the cube take each other away
 def test_the_error_is_that_of_the_cube(maker, cube, sizes, rank, seed):
     o, i, j, h = sizes
     T = maker(seed=seed).cp(o, i, j, h)

@@ -44,6 +44,9 @@ NEARLY = 1e-9  # of a cosine from one: terms closer than that are compared entry
 # In eps of the dtype that was given: how far two unit vectors that are one may lie apart.
 PARALLEL = 64
 CANCELS = 1e-8  # of ‖T‖²: a square below that is computed from the difference
+# Of the squares that are added up: one below that is, in the end, as eps over twice that is the
+# error's own rounding.
+TOLD = 1e-5
 INDEPENDENT = 1e-6  # of the largest pivot of a Gram matrix's Cholesky factor: the least one
 TINY = 1e-300
 EPS = torch.finfo(torch.float64).eps
@@ -150,7 +153,7 @@ class _Search:
         }
         self.norm = self.squares[symmetric] ** 0.5
         self.direct = _affordable(self.given, 2 * (len(self.given.out) + len(least.out)))
-        size = float(torch.stack([factor.norm(dim=1) for factor in self.given]).prod(0).sum())
+        size = float(_lengths(self.given).sum())
         self.floor = (
             8 * size / self.norm * EPS ** (1.0 if self.direct else 0.5) if self.norm else 0.0
         )
@@ -178,7 +181,7 @@ class _Search:
         with error ``enough``.
         """
         if rank == len(self.least.out):
-            best = _Fit(self.least, self.error(self.least, self.symmetric), 0, True)
+            best = _Fit(self.least, 0.0, 0, True)
         else:
             starts = [self.least.some(_pivots(self.least, rank)), *self.pencil(rank)]
             trials = [
@@ -193,6 +196,7 @@ class _Search:
             )
             if self.symmetric:
                 best = self.refitted(best)
+        best = best._replace(error=self.error(best.terms, self.symmetric, last=True))
         self.tried.append(best)
         return best
 
@@ -259,15 +263,17 @@ class _Search:
         out = _solved(self.least, fit.terms, "out", symmetric=True)
         return fit._replace(terms=out, error=self.error(out, True))
 
-    def error(self, terms: _Terms, symmetric: bool) -> float:
+    def error(self, terms: _Terms, symmetric: bool, last: bool = False) -> float:
         """‖T − T̂‖ / ‖T‖, from T − T̂ itself where it is small and that is affordable: inner
-        products cancel.
+        products cancel. The ``last`` of a rank is what is told: beside large terms that take each
+        other away it is held to more digits than a sweep needs.
         """
         total = self.squares[symmetric]
         if not total:
             return 0.0
         square = total - 2 * _inner(self.least, terms, symmetric) + _inner(terms, terms, symmetric)
-        if square < CANCELS * total and self.direct:
+        limit = TOLD * (total + _lengths(terms).square().sum()) if last else CANCELS * total
+        if square < limit and self.direct:
             square = _direct(_joined(self.given, terms._replace(out=-terms.out)), symmetric)
         return (nonnegative(square) / total) ** 0.5
 
@@ -336,6 +342,11 @@ def _direct(terms: _Terms, symmetric: bool) -> float:
     )
     slices = ((left * row[:, None]).mT @ right for row in out.mT)
     return sum(float(part.square().sum()) for part in slices) / (4 if symmetric else 1)
+
+
+def _lengths(terms: _Terms) -> Float[Tensor, " h"]:
+    """The norm of each term."""
+    return torch.stack([factor.norm(dim=1) for factor in terms]).prod(0)
 
 
 def _joined(one: _Terms, two: _Terms) -> _Terms:
