@@ -9,7 +9,7 @@ LENSES := .venv-interop
 # Of circuits all but the engine and its paths, which make thousands of nodes in a test.
 ROOMS := bilens.base,bilens.algebra,bilens.measure,bilens.decompose,bilens.nn,bilens.nearest,bilens.wiring,bilens.features
 WEIGHED := bilens.circuits.attention,bilens.circuits.composition,bilens.circuits.virtual
-RECORDED := bilens.circuits.recording,bilens.circuits.replaced,bilens.circuits.understood,bilens.circuits.targets
+RECORDED := bilens.circuits.recording,bilens.circuits.replaced,bilens.circuits.replacements,bilens.circuits.understood,bilens.circuits.targets
 ASKED := bilens.circuits.expansion,bilens.circuits.graph,bilens.circuits.knockout,bilens.circuits.pairs
 SHAPED := $(ROOMS),$(WEIGHED),$(RECORDED),$(ASKED)
 

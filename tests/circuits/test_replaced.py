@@ -444,7 +444,7 @@ def test_boxed_model(dtype, limit):
         (
             {"mlp0.input": random_dictionary(hook_out="layers.0.mlp.output")},
             ArgumentError,
-            "Transcoders are not sources",
+            "Give a transcoder as replacements",
         ),
         (
             {"mlp0.input": random_dictionary(architecture="transcoder")},

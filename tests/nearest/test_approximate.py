@@ -303,9 +303,13 @@ def test_the_result_feeds_every_verb_and_is_saved(tmp_path):
     ("name", "other", "words"),
     [
         ("mlp5", False, "replacements must name layers (mlp0, mlp1); got 'mlp5'"),
-        ("attn0", False, "the replacement of attn0 must be of this very layer"),
+        ("attn0", False, "replacements must name layers (mlp0, mlp1); got 'attn0'"),
         ("mlp1", False, "the replacement of mlp1 must be of this very layer; got another's"),
-        ("mlp0", True, "the replacement of mlp0 must be what approximate() gave; got int"),
+        (
+            "mlp0",
+            True,
+            "the replacement of mlp0 must be what approximate() gave, a CP, a bilinear layer",
+        ),
     ],
 )
 def test_replacements_that_cannot_be_are_refused(refuses, name, other, words):

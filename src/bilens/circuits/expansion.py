@@ -25,9 +25,9 @@ from bilens.circuits import paths
 from bilens.circuits.engine import Engine
 from bilens.circuits.paths import Apply, Latent, Node, One, Write
 from bilens.circuits.recording import Recording, record
+from bilens.circuits.replacements import Replacement
 from bilens.circuits.targets import Goal, Target, resolve
 from bilens.circuits.understood import require_sum
-from bilens.nearest import Approximation
 from bilens.wiring import (
     BIAS,
     EMBEDDING,
@@ -351,7 +351,7 @@ def expand(
     max_terms: int | None = 1000,
     cutoff: float | int = 1e-4,
     dictionaries: Mapping[str, Sparse] | None = None,
-    replacements: Mapping[str, Approximation] | None = None,
+    replacements: Mapping[str, Replacement] | None = None,
 ) -> Expansion:
     """``target`` at ``position`` of one input as a sum of paths, exact at every step: Σ terms +
     remainder = forward.
@@ -375,9 +375,11 @@ def expand(
     ``mlp1(f17, error)``. These are ends; they add up to what is read, so the sum stays exact. A
     latent's own pre-activation, less its offset, is the target ``At(dictionary.reads[f], place)``.
 
-    ``replacements`` by layer ("mlp0"): the layer comes apart as its nearest tensor (what
-    ``bilens.approximate`` gave), quadratic with no gates given, beside a source of its own for what
-    that misses, ``mlp0.error``. The sum stays exact.
+    ``replacements`` by layer ("mlp0"): the layer comes apart as what stands for it, beside a source
+    of its own for what that misses, ``mlp0.error``, so that the sum stays exact. Its nearest tensor
+    (what ``bilens.approximate`` gave), a CP or a bilinear layer is quadratic with no gates given.
+    Of a transcoder each latent that is active is a source ``mlp0.f17``, linear in what the layer
+    reads given that it is active, beside ``mlp0.skip`` and ``mlp0.base``.
 
     Attention patterns, norm scales and the gates of layers that are no tensor are those of this
     pass: each term says which of them it holds fixed (``given``). A gated layer is then quadratic,

@@ -13,9 +13,9 @@ from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole, require_finite
 from bilens.circuits.paths import RESERVED, Node
 from bilens.circuits.paths import Write as Whole
-from bilens.circuits.replaced import Replaced, placed, require_short, take_apart, with_nearest
+from bilens.circuits.replaced import Replaced, placed, require_short, take_apart
+from bilens.circuits.replacements import Replacement, with_replacements
 from bilens.circuits.understood import require_norm, require_plain, require_writes
-from bilens.nearest import Approximation
 from bilens.nn import NoNorm, Norm, soft_cap_gate
 from bilens.wiring import (
     BIAS,
@@ -191,7 +191,7 @@ def record(
     model: Expandable,
     inputs: Any,
     dictionaries: Mapping[str, Sparse] | None = None,
-    replacements: Mapping[str, Approximation] | None = None,
+    replacements: Mapping[str, Replacement] | None = None,
 ) -> Recording:
     """Run ``model`` part by part on one input. Cost: two forward passes, and each head's write
     apart.
@@ -207,7 +207,7 @@ def record(
     require_expandable(model)
     require_plain(model.wiring())
     run = _pass(explained(model), inputs)
-    wiring = with_nearest(run.model.wiring(), replacements)
+    wiring = with_replacements(run.model.wiring(), replacements)
     found = _Found(run, wiring)
     by_part = placed(dictionaries, wiring.parts, wiring.readout.shape[1])
     for n, part in enumerate(wiring.parts):

@@ -8,35 +8,20 @@ That is a dictionary's way. The sum is x̂ by construction, whatever the diction
 bilinear layer's write T(x̂, x̂) is the sum over unordered pairs of these. x̂ is what the layer
 reads after its norm, and each of the sources is an end: nothing before it is asked.
 
-A layer's nearest tensor (``bilens.approximate``) is the other way: what the layer writes is what
-that tensor writes, which comes apart like a bilinear layer's, and an error that is a source.
+What a layer writes comes apart in other words in ``circuits.replacements``.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.algebra import CP
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import require_finite
 from bilens.circuits.paths import BASE, ERROR, Latent, Node
-from bilens.nearest import Approximation
-from bilens.wiring import (
-    MISSED,
-    NEAREST,
-    Form,
-    Multilinear,
-    Opaque,
-    Part,
-    Source,
-    Sparse,
-    Wiring,
-    Write,
-    find_place,
-)
+from bilens.wiring import Multilinear, Part, Sparse, Write, find_place
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,59 +58,6 @@ def take_apart(part: str, dictionary: Sparse, read: Float[Tensor, "t d"]) -> Rep
     error = read - activations @ writes - base
     require_finite(f"the dictionary at {part}.input", latents=activations, error=error)
     return Replaced(activations, writes, base, error)
-
-
-@dataclass(frozen=True, eq=False)
-class Nearest(Part):
-    """A layer as its nearest tensor and what that misses, "mlp0.error": an end."""
-
-    tensor: CP
-
-    def forms(self) -> dict[str, Form]:
-        return {self.name: Form.of(self.tensor)}
-
-    def writes(self, x: Float[Tensor, "t d"]) -> list[Write]:
-        says = self.tensor(self.tensor.read(x))
-        (form,) = self.forms().values()
-        near, missed = Source(self.name, NEAREST, self.layer), f"{self.name}.error"
-        error = Opaque(Source(missed, MISSED, self.layer), self.run(x) - says)
-        return [Multilinear(near, form, value=says), error]
-
-
-def with_nearest(wiring: Wiring, replacements: Mapping[str, Approximation] | None) -> Wiring:
-    """The wiring whose layers named in ``replacements`` ("mlp0", "mlp1.expert3") are their nearest
-    tensors.
-
-    Errors: ArgumentError for a name that is no layer's, for what is no approximation, and for one
-    of another layer.
-    """
-    if replacements is not None and not isinstance(replacements, Mapping):
-        must = "map layers to what approximate() gave, or be None"
-        raise ArgumentError("replacements", must=must, got=type(replacements).__name__)
-    given = dict(replacements or {})
-
-    def changed(part: Part) -> Part:
-        return _nearest(part, given.pop(part.name)) if part.name in given else part
-
-    parts = tuple(part.over(changed) for part in wiring.parts)
-    if given:
-        layers = ", ".join(wiring.layers)
-        who, got = "replacements", ", ".join(map(repr, given))
-        raise ArgumentError(who, must=f"name layers ({layers or 'there are none'})", got=got)
-    return replace(wiring, parts=parts)
-
-
-def _nearest(part: Part, found: object) -> Nearest:
-    who = f"the replacement of {part.name}"
-    if not isinstance(found, Approximation):
-        raise ArgumentError(who, must="be what approximate() gave", got=type(found).__name__)
-    own = part.hidden()
-    if own is None or not found.hidden.same_as(own):
-        todo = f"Call approximate() on the module of {part.name}."
-        raise ArgumentError(who, must="be of this very layer", got="another's", todo=todo)
-    tensor = found.tensor.to(own.out.dtype).to(own.out.device)
-    about = (part.name, part.layer, part.norm, part.module)
-    return Nearest(*about, tensor, beside=part.beside)
 
 
 def placed(
@@ -176,15 +108,18 @@ def _require_fitting(
     hook, hook_out, kind = (
         getattr(dictionary, name, "") for name in ("hook", "hook_out", "architecture")
     )
-    if hook and _name(hook, parts) != place:  # a dictionary of a person's own may not say
+    if hook and place_name(hook, parts) != place:  # a dictionary of a person's own may not say
         todo = (
             "If that is the same place by another name, dataclasses.replace(dictionary, hook=...)."
         )
         raise ArgumentError(who, must=f"read {place}", got=hook, todo=todo)
-    if "transcoder" in kind or (hook_out and _name(hook_out, parts) != place):
+    if "transcoder" in kind or (hook_out and place_name(hook_out, parts) != place):
         got = f"a {kind or 'dictionary'} to {hook_out or 'another place'}"
         raise ArgumentError(
-            who, must="write what it reads", got=got, todo="Transcoders are not sources."
+            who,
+            must="write what it reads",
+            got=got,
+            todo="Give a transcoder as replacements={...}: it stands for a layer.",
         )
     widths = {"d_in": getattr(dictionary, "d_in", width), "writes": dictionary.writes.shape[-1]}
     if set(widths.values()) != {width}:
@@ -192,7 +127,7 @@ def _require_fitting(
         raise ShapeError(who, must=f"be of the model's width {width}", got=got)
 
 
-def _name(hook: str, parts: Sequence[Part]) -> str:
+def place_name(hook: str, parts: Sequence[Part]) -> str:
     """The place that a dictionary was made for, in the words of ``find_place`` where it
     knows it.
     """

@@ -25,8 +25,8 @@ from bilens.circuits.engine import Engine
 from bilens.circuits.expansion import Term, Units
 from bilens.circuits.paths import Apply, Latent, Node, Stream, Write
 from bilens.circuits.recording import Recording, record
+from bilens.circuits.replacements import Replacement
 from bilens.circuits.targets import Goal, Target, resolve
-from bilens.nearest import Approximation
 from bilens.wiring import Expandable, Sparse, explains
 
 SHOWN = 20
@@ -103,7 +103,7 @@ def units(
     position: int = -1,
     *,
     dictionaries: Mapping[str, Sparse] | None = None,
-    replacements: Mapping[str, Approximation] | None = None,
+    replacements: Mapping[str, Replacement] | None = None,
 ) -> PathUnits:
     """Which hidden units of the layers on ``path`` carry it: of each layer they add up to the value
     that the path has in ``expand`` of the same arguments.

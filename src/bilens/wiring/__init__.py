@@ -9,10 +9,12 @@ from bilens.wiring.kinds import (
     EMBEDDING,
     GATED,
     HEAD,
+    LATENT,
     MISSED,
     NEAREST,
     OPAQUE,
     POSITION,
+    SKIP,
     Constant,
     Form,
     Gate,
@@ -24,7 +26,15 @@ from bilens.wiring.kinds import (
     Write,
     quadratic,
 )
-from bilens.wiring.model import Expandable, Prompt, Sparse, Wiring, Worded, require_expandable
+from bilens.wiring.model import (
+    Expandable,
+    Prompt,
+    Sparse,
+    Transcoder,
+    Wiring,
+    Worded,
+    require_expandable,
+)
 from bilens.wiring.parts import Heads, Layer, Mixture, Outlet, Part, Renormed
 from bilens.wiring.places import Place, find_place, module_name, short_name
 from bilens.wiring.precision import eager, explained, explains, held_in_half, is_half
@@ -35,10 +45,12 @@ __all__ = [
     "EMBEDDING",
     "GATED",
     "HEAD",
+    "LATENT",
     "MISSED",
     "NEAREST",
     "OPAQUE",
     "POSITION",
+    "SKIP",
     "Constant",
     "Expandable",
     "Form",
@@ -58,6 +70,7 @@ __all__ = [
     "Renormed",
     "Source",
     "Sparse",
+    "Transcoder",
     "Wiring",
     "Worded",
     "Write",

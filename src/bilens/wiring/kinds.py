@@ -37,7 +37,8 @@ class Source(Record):
 EMBEDDING, POSITION, BIAS = "embedding", "position embedding", "bias"
 HEAD, BILINEAR, OPAQUE = "attention head", "bilinear layer", "opaque layer"
 GATED = "layer given its gates"
-NEAREST, MISSED = "nearest tensor", "error of the nearest tensor"
+NEAREST, MISSED = "nearest tensor", "error of what stands for the layer"
+LATENT, SKIP = "latent of a transcoder", "skip of a transcoder"
 
 
 @dataclass(frozen=True, eq=False)

@@ -124,6 +124,24 @@ class Sparse(Protocol):
         ...
 
 
+@runtime_checkable
+class Transcoder(Sparse, Protocol):
+    """A dictionary of what a layer writes, encoded from what it reads: y = encode(x) @ writes +
+    base + what it misses, with encode(x) = x · readsᵀ + offset wherever it is not zero. One that
+    has a ``W_skip`` (d, d) adds x W_skip.
+    """
+
+    @property
+    def reads(self) -> Float[Tensor, "f d"]:
+        """The direction that each latent reads."""
+        ...
+
+    @property
+    def offset(self) -> Float[Tensor, " f"]:
+        """What is added to what it reads."""
+        ...
+
+
 def require_expandable(model: object) -> None:
     """Raise ArgumentError unless ``model`` is one that circuits can read."""
     if not isinstance(model, Expandable):

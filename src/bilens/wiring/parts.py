@@ -301,7 +301,10 @@ class Renormed(Part):
 
 def _routed(write: Write, gate: Gate, value: Tensor, share: Share) -> Write:
     """An expert's write, by the router's weight."""
-    if isinstance(write, Multilinear):
-        gates = gate if write.gate is None else write.gate.times(gate)
-        return replace(write, gate=gates, value=value, rows=share.rows)
-    return Opaque(write.source, value, share.rows)
+    if not isinstance(write, Multilinear):
+        return Opaque(write.source, value, share.rows)
+    if write.rows is not None:
+        gate = replace(gate, values=gate.values[write.rows])
+    gates = gate if write.gate is None else write.gate.times(gate)
+    rows = share.rows if write.rows is None else share.rows[write.rows]
+    return replace(write, gate=gates, value=value, rows=rows)

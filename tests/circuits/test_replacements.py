@@ -1,0 +1,178 @@
+"""Layers given as transcoders or as bilinear layers: sums are exact, and each latent, the skip, the
+bias and the error are what formulas written out here say.
+"""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+import bilens
+from bilens.algebra import CP
+from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
+from bilens.circuits import At, expand, units
+from bilens.features import Dictionary
+from bilens.features.saelens import TENSORS
+from tests.circuits.test_replaced import build, relative
+
+CODERS = [kind for kind in TENSORS if kind.endswith("transcoder")]
+
+
+def transcoder(kind="transcoder", d=6, o=6, f=9, seed=0, hooked=False, dtype=torch.float64, **more):
+    g = torch.Generator().manual_seed(seed)
+    shapes = {"W_enc": (d, f), "W_dec": (f, o), "b_dec": (o,), "W_skip": (d, o)}
+    tensors = {
+        name: torch.randn(shapes.get(name, (f,)), generator=g, dtype=torch.float64).to(dtype)
+        for name in TENSORS[kind]
+    }
+    hooks = {"hook": "layers.0.mlp.input", "hook_out": "layers.0.mlp.output"} if hooked else {}
+    return Dictionary(**tensors, architecture=kind, **hooks, **more)
+
+
+def heard(model, n, inputs):
+    """What layer n reads and writes in the model's own pass."""
+    found = []
+    mlp = model.blocks[n].mlp
+    hook = mlp.register_forward_hook(lambda _, given, out: found.extend((given[0][0], out[0])))
+    model(torch.tensor([inputs]))
+    hook.remove()
+    return found
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", CODERS)
+@pytest.mark.parametrize("given", [{}, {"norm": "layer", "hidden_act": "silu", "mlp_bias": True}])
+def test_sources_are_what_formulas_say(kind, given):
+    model, inputs = build(**given), [1, 5, 2]
+    D = transcoder(kind, hooked=True)
+    x, y = heard(model, 0, inputs)
+    q = torch.randn(6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    target = At(q, "mlp0.output")
+    ex = expand(
+        model, inputs, target, detail="writes", cutoff=0, replacements={"mlp0": D}, max_terms=None
+    )
+    terms = {term.path: term.value for term in ex.terms}
+    pre = x[-1] @ D.W_enc + D.b_enc
+    floor = 0.0 if D.threshold is None else D.threshold.clamp(min=0)
+    live = (pre > floor).nonzero()[:, 0].tolist()
+    truth = {f"mlp0.f{f}": float(pre[f] * (q @ D.W_dec[f])) for f in live}
+    truth["mlp0.base"] = float(q @ D.b_dec)
+    if D.W_skip is not None:
+        truth["mlp0.skip"] = float(q @ (x[-1] @ D.W_skip))
+    truth["mlp0.error"] = float(q @ y[-1]) - sum(truth.values())
+    assert 1 < len(live) < 9
+    assert terms == pytest.approx(truth, rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("layers", "dtype", "more"),
+    [
+        (2, torch.float64, {"norm": "rms"}),
+        (3, torch.float32, {"norm": "layer", "mlp_bias": True}),
+        (2, torch.float64, {"norm": "none", "hidden_act": "silu", "num_local_experts": 2}),
+    ],
+)
+def test_paths_go_on_through_the_encoder(layers, dtype, more):
+    experts = "num_local_experts" in more
+    if experts:
+        more |= {"num_experts_per_tok": 1}
+    model = build(layers, **more)
+    D = transcoder("jumprelu_skip_transcoder", dtype=dtype)
+    at = {"mlp0.expert0" if experts else "mlp0": D, "mlp1.expert1" if experts else "mlp1": D}
+    ex = expand(model, [1, 2, 4], 5, replacements=at, max_terms=3000, cutoff=0)
+    assert relative(ex) < 1e-10
+    assert ex.forward == pytest.approx(float(model(torch.tensor([[1, 2, 4]])).logits[0, -1, 5]))
+    texts = [term.path for term in ex.terms]
+    assert any(".skip(embed)" in text for text in texts)
+    through = [term for term in ex.terms if re.search(r"\.f\d+\(", term.path)]
+    assert through
+    assert all(any("latents mlp" in one for one in term.given) for term in through)
+
+
+def test_a_path_through_a_latent_is_its_encoder_times_its_decoder():
+    model, D = build(norm="none", num_attention_heads=0, num_key_value_heads=0), transcoder()
+    ex = expand(model, [4], 5, replacements={"mlp0": D}, max_terms=None, cutoff=0)
+    E = model.model.embed_tokens.weight[4]
+    leaf = {"embed": E}
+    stream = sum(leaf.values())
+    pre, q = stream @ D.W_enc + D.b_enc, model.lm_head.weight[5]
+    terms = {term.path: term.value for term in ex.terms}
+    for f in (pre > 0).nonzero()[:, 0].tolist():
+        says = float((E @ D.W_enc[:, f]) * (q @ D.W_dec[f]))
+        assert terms[f"mlp0.f{f}(embed)"] == pytest.approx(says, rel=1e-10)
+        constant = float(D.b_enc[f] * (q @ D.W_dec[f]))
+        assert terms[f"mlp0.f{f}(1)"] == pytest.approx(constant, rel=1e-10)
+    path = max((path for path in terms if "(embed)" in path and ".f" in path), key=len)
+    found = units(model, [4], path, 5, replacements={"mlp0": D})
+    assert found.value == pytest.approx(terms[path], rel=1e-10)
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_a_bilinear_layer_stands_for_another(affine):
+    model, inputs = build(2, hidden_act="silu"), [1, 5]
+    other = bilens.nn.BilinearMLP(6, 5, bias=affine).double()
+    x, y = heard(model, 1, inputs)
+    q = torch.randn(6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    for given in (other, other.tensor()):
+        at, to = At(q, "mlp1.output"), {"mlp1": given}
+        ex = expand(model, inputs, at, detail="pairs", replacements=to, cutoff=0)
+        assert relative(ex) < 1e-10
+        assert any(term.path.startswith("mlp1(embed, ") for term in ex.terms)
+        error = sum(term.value for term in ex.terms if term.path == "mlp1.error")
+        assert error == pytest.approx(float(q @ (y - other(x))[-1]), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "kind", "text"),
+    [
+        ("mlp0", transcoder(d=5), ShapeError, "must be of the model's width 6; got reads 5"),
+        ("mlp0", transcoder(o=5), ShapeError, "writes 5"),
+        (
+            "mlp1",
+            transcoder(hooked=True),
+            ArgumentError,
+            "the replacement of mlp1 must read mlp1.input; got layers.0.mlp.input",
+        ),
+        (
+            "mlp0",
+            replace(transcoder(hooked=True), hook_out="layers.1.mlp.output"),
+            ArgumentError,
+            "must write mlp0.output; got layers.1.mlp.output",
+        ),
+        (
+            "mlp0",
+            replace(transcoder(), architecture="standard"),
+            ArgumentError,
+            'got a standard autoencoder. Give it as dictionaries={"mlp0.input": ...}.',
+        ),
+        ("attn0", transcoder(), ArgumentError, "replacements must name layers (mlp0, mlp1)"),
+        ("mlp0", torch.nn.Linear(6, 6), ArgumentError, "a bilinear layer or a transcoder"),
+        (
+            "mlp0",
+            CP(torch.ones(6, 2), torch.ones(2, 5), torch.ones(2, 5)),
+            ShapeError,
+            "write and read the model's width 6; got a tensor (6, 5, 5)",
+        ),
+        (
+            "mlp0",
+            replace(transcoder(), b_dec=torch.full((6,), torch.nan).double()),
+            NotFiniteError,
+            "the transcoder of mlp0",
+        ),
+    ],
+    ids=[
+        "reads",
+        "writes",
+        "another-layer",
+        "another-output",
+        "autoencoder",
+        "attention",
+        "linear",
+        "cp",
+        "nan",
+    ],
+)
+@pytest.mark.bad_input
+def test_what_cannot_stand_for_a_layer(refuses, name, given, kind, text):
+    refuses(kind, lambda: expand(build(2), [1, 2], 3, replacements={name: given}), text)
