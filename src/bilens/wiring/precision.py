@@ -71,14 +71,14 @@ def explained(model: M) -> M:
         module._parameters = _Full(module._parameters, full)
         module._buffers = _Full(module._buffers, full)
         if type(module) is nn.Embedding and module.max_norm is None:
-            vars(module)["forward"] = partial(_rows_in_full, module)
+            half = dict.__getitem__(module._parameters, "weight")
+            vars(module)["forward"] = partial(_rows_in_full, half, module.padding_idx)
     return made
 
 
-def _rows_in_full(module: nn.Embedding, ids: Tensor) -> Tensor:
+def _rows_in_full(half: Tensor, padding: int | None, ids: Tensor) -> Tensor:
     """An embedding's rows in float32, and not the whole of its weights."""
-    half = dict.__getitem__(module._parameters, "weight")
-    rows = nn.functional.embedding(ids, half, module.padding_idx)
+    rows = nn.functional.embedding(ids, half, padding)
     return rows.to(working_dtype(rows.dtype))
 
 
@@ -124,12 +124,10 @@ class _InFull:
     def __call__(self, tensor: Tensor) -> Tensor:
         if working_dtype(tensor.dtype) == tensor.dtype:
             return tensor
-        version = 0 if tensor.is_inference() else tensor._version
-        key = (id(tensor), version, tensor.requires_grad and torch.is_grad_enabled())
-        found = self._alive.get(key)
+        found = self._alive.get(_key(tensor))
         if found is None:
             found = tensor.to(working_dtype(tensor.dtype))
-            self._alive[key], self._sources[id(tensor)] = found, tensor
+            self._alive[_key(tensor)], self._sources[id(tensor)] = found, tensor
         if self._held is not None:
             self._held.append(found)
         self._keep(found)
@@ -167,14 +165,25 @@ class _InFull:
         """What ``tensor`` is of half weights."""
         place = tensor.untyped_storage().data_ptr()
         for (source, *_), whole in list(self._alive.items()):
-            half = self._sources[source].detach()
+            half = self._sources[source]
             if whole.untyped_storage().data_ptr() == place and half.stride() == whole.stride():
                 offset = int(tensor.storage_offset() - whole.storage_offset())
                 return _View(half, tuple(tensor.shape), tensor.stride(), offset)
         return None
 
     def _full_view(self, view: _View) -> Tensor:
-        return view.of(view.whole).to(working_dtype(view.whole.dtype))
+        """Of the whole in float32 where that is there; else of the half, and that in float32."""
+        full = self._alive.get(_key(view.whole))
+        if full is None:
+            return view.of(view.whole.detach()).to(working_dtype(view.whole.dtype))
+        self._keep(full)
+        return view.of(full.detach())
+
+
+def _key(tensor: Tensor) -> tuple[int, int, bool]:
+    """What a half tensor is known by: itself, its values, and whether gradients flow to it."""
+    version = 0 if tensor.is_inference() else tensor._version
+    return id(tensor), version, tensor.requires_grad and torch.is_grad_enabled()
 
 
 class _Full(dict[str, Any]):
