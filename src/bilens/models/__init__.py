@@ -4,7 +4,7 @@ from bilens.models.activations import activations, mlp_inputs, stream
 from bilens.models.classifier import Classifier, ClassifierConfig
 from bilens.models.families import FAMILIES, NAMES, Weight
 from bilens.models.foreign import Conventions, from_state_dict
-from bilens.models.loading import hushed, load, open_model
+from bilens.models.loading import from_transformers, hushed, load, open_model
 from bilens.models.opening import Opened, read_part
 from bilens.models.surgery.conversion import ConvertedLayer, bilinear_frame, converted_layers
 from bilens.models.tokenizing import PAIR, read_tokenizer, vocabulary_size
@@ -26,6 +26,7 @@ __all__ = [
     "bilinear_frame",
     "converted_layers",
     "from_state_dict",
+    "from_transformers",
     "hushed",
     "load",
     "mlp_inputs",

@@ -2,9 +2,11 @@
 is used.
 """
 
+import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,11 @@ from bilens.base.numerics import is_whole
 from bilens.base.pickles import PICKLES, Pickled, read_pickles
 from bilens.base.reading import naming, read_json_object
 from bilens.base.weights import weight_names
-from bilens.models.carry import EMBED, HEAD, common_dtype, is_tied, sketched
+from bilens.models.carry import EMBED, HEAD, carry, common_dtype, copied, is_tied, sketched
 from bilens.models.checkpoint import Checkpoint, files_of, held_checkpoint, open_checkpoint
 from bilens.models.classifier import Classifier, ClassifierConfig
 from bilens.models.families import FAMILIES, NAMES, Family, Pairing, paired
+from bilens.models.gguf import GGUF, read_gguf
 from bilens.models.keys import require_metadata
 from bilens.models.opening import Opened, read_part
 from bilens.models.transformer import Transformer, TransformerConfig
@@ -67,6 +70,8 @@ def load(
     configuration does not tell: one of ``models.families.NAMES``. ``config``: keys of its
     configuration that no file holds. (Weights under names of your own:
     ``models.from_state_dict``.) Of a pickle nothing but weights is read, and nothing in it is run.
+    A GGUF file (with ``bilens[gguf]``) is dequantised by transformers' reader, which
+    ``model.config.folds`` says.
 
     ``part``: that layer alone, as ``models.read_part`` gives it: "layers.12.mlp" or "mlp12",
     "layers.12.self_attn" or "attn12", an expert "mlp3.expert5", "lm_head", "model.embed_tokens".
@@ -84,17 +89,52 @@ def load(
         return opened.whole() if part is None else read_part(opened, part)
 
 
+def from_transformers(model: PreTrainedModel) -> Transformer:
+    """A bilens model with the very weights of one of transformers that is in memory, of any family
+    in docs/families.md, with its tokenizer if it carries one, in evaluation mode.
+
+    Memory: a copy of the weights; mixtures of experts, whose files are written otherwise than they
+    are held, go through a temporary folder. Errors: those of ``load``.
+    """
+    raw = json.loads(model.config.to_json_string(use_diff=False))
+    if raw.get("model_type") not in NAMES:
+        kinds = OneOf(tuple(sorted(kind for one in FAMILIES for kind in one.kinds)))
+        must = kinds.must(raw.get("model_type"))
+        raise ConfigError("model_type", must=must, got=repr(raw.get("model_type")))
+    if raw.get("num_local_experts") or raw.get("num_experts"):
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            return _carried(model, load(folder))
+    kind, where = NAMES[raw["model_type"]], Path(model.name_or_path or type(model).__name__)
+    checkpoint = held_checkpoint([where], copied(model), kind.derived)
+    return _carried(model, _assembled(kind, raw, checkpoint, where, where).filled())
+
+
+def _carried(model: PreTrainedModel, made: Transformer) -> Transformer:
+    return carry(model, made).eval()
+
+
 def open_model(
     path: str | Path, family: str | None = None, config: Mapping[str, Any] | None = None
 ) -> Opened:
     """The model of ``path``, every file looked at and no weight read. Errors: those of ``load``,
     but for what the weights' values are and for the files beside them.
     """
-    files = _Files.of(_place(path))
+    place = _place(path)
+    if place.suffix == GGUF and place.is_file():
+        return _open_gguf(place)
+    files = _Files.of(place)
     raw = files.config(config or {})
     kind = _named(family) if family is not None else _family(raw, files)
     checkpoint, file = files.checkpoint(kind.derived), files.about
     _require_sizes(kind, raw, checkpoint, file)
+    return _assembled(kind, raw, checkpoint, file, files.folder)
+
+
+def _assembled(
+    kind: Family, raw: dict[str, Any], checkpoint: Checkpoint, file: Path, folder: Path
+) -> Opened:
+    """The model that ``raw`` says, which stands in ``file``, and which weights become which."""
     with hushed(), naming(file):
         require_metadata(raw)
         made: Any = kind.config(raw, checkpoint.shapes)
@@ -105,7 +145,19 @@ def open_model(
         pairings = [pairing.without(kind.base) for pairing in pairings]
     _require_shapes(pairings, made, checkpoint)
     weights = checkpoint.mapped(common_dtype(checkpoint.dtypes))
-    return Opened(files.folder, model, pairings, weights)
+    return Opened(folder, model, pairings, weights)
+
+
+def _open_gguf(file: Path) -> Opened:
+    """A GGUF file, dequantised; its tokenizer, and in words what it was, are on the model."""
+    with hushed():
+        stock, tokenizer, kinds = read_gguf(file)
+    raw = json.loads(stock.config.to_json_string(use_diff=False)) | {"quantization_config": None}
+    kind = _family(raw, _Files(file, [file], None))
+    checkpoint = held_checkpoint([file], dict(stock.state_dict()), kind.derived)
+    opened = _assembled(kind, raw, checkpoint, file, file.parent)
+    opened.model.config.folds = kinds or None
+    return replace(opened, tokenizer=tokenizer, generation=stock.generation_config)
 
 
 @dataclass(frozen=True)
@@ -174,7 +226,7 @@ def hushed() -> Iterator[None]:
 def _place(path: str | Path) -> Path:
     """The folder or file of that name; a folder that the hub gave."""
     place = Path(path)
-    if place.is_dir() or (place.is_file() and place.suffix in (SAFETENSORS, *PICKLES)):
+    if place.is_dir() or (place.is_file() and place.suffix in (SAFETENSORS, GGUF, *PICKLES)):
         return place
     if path in boxed():
         return BOX / str(path)

@@ -40,15 +40,21 @@ class Opened:
     model: Any
     pairings: Sequence[Pairing]
     weights: Mapped | Held
+    tokenizer: Any = None  # where they do not lie in the folder
+    generation: GenerationConfig | None = None
 
     def whole(self) -> Any:
         """The model with all its weights, in evaluation mode, and what lies beside them.
 
         Every weight is read once, to see that it is finite, and its memory given back.
         """
-        model = filled(self.model, renamed(self.pairings, self.weights)).eval()
+        model = self.filled().eval()
         self._require_finite(model.state_dict())
         return self._beside()
+
+    def filled(self) -> Any:
+        """The model with all its weights."""
+        return filled(self.model, renamed(self.pairings, self.weights))
 
     def only(self, *modules: str) -> Any:
         """The model with the weights of the modules of these names alone, and what lies beside
@@ -81,7 +87,9 @@ class Opened:
     def _beside(self) -> Any:
         """The model with its tokenizer, and how it generates text."""
         model = self.model.eval()
-        if isinstance(model, Transformer):
+        if self.tokenizer is not None:
+            model.tokenizer, model.generation_config = self.tokenizer, self.generation
+        elif isinstance(model, Transformer):
             model.generation_config = _generation(self.folder, model)
             model.tokenizer = read_tokenizer(self.folder, model.config.vocab_size)
         return model
