@@ -525,3 +525,30 @@ def test_dictionaries_of_features_are_sources():
     ex = expand(build(norm="rms"), [1, 2], 3, max_terms=None, cutoff=0, dictionaries={D.hook: D})
     assert relative(ex) < 1e-10
     assert any(term.path.startswith("mlp0(f") for term in ex.terms)
+
+
+@pytest.mark.parametrize("norm", ["layer_norm", "constant_norm_rescale"])
+def test_a_dictionary_that_normalises_is_taken_apart_given_its_scale(norm):
+    """Formulas written out: x̂ = s (a W_dec + b_dec) + m + what is missed."""
+    g = torch.Generator().manual_seed(4)
+    W_enc, W_dec, b_enc, b_dec = (
+        torch.randn(shape, generator=g).double() for shape in ((6, 9), (9, 6), (9,), (6,))
+    )
+    D = bilens.features.Dictionary(W_enc, W_dec, b_enc, b_dec, normalisation=norm)
+    read = 3 * torch.randn(4, 6, generator=g, dtype=torch.float64) + 1
+    m = read.mean(1, keepdim=True) if norm == "layer_norm" else torch.zeros(4, 1).double()
+    s = (
+        read.std(1, keepdim=True)
+        if norm == "layer_norm"
+        else read.norm(dim=1, keepdim=True) / 6**0.5
+    )
+    a = (((read - m) / (s + 1e-5 * (norm == "layer_norm"))) @ W_enc + b_enc).relu()
+    found = take_apart("mlp0", D, read)
+    assert torch.allclose(found.activations, s * a, rtol=1e-12)
+    assert torch.allclose(found.base, s * b_dec + m, rtol=1e-12)
+    assert torch.allclose(found.error, read - s * (a @ W_dec + b_dec) - m, rtol=1e-12, atol=1e-12)
+    at = {"mlp0.input": D}
+    ex = expand(build(norm="rms"), [1, 2], 3, max_terms=None, cutoff=0, dictionaries=at)
+    assert relative(ex) < 1e-10
+    (term,) = [term for term in ex.terms if term.path == "mlp0(base, base)"]
+    assert "latents mlp0.input@1" in term.given

@@ -146,6 +146,12 @@ def test_a_bilinear_layer_stands_for_another(affine):
             ArgumentError,
             'got a standard autoencoder. Give it as dictionaries={"mlp0.input": ...}.',
         ),
+        (
+            "mlp0",
+            transcoder(normalisation="layer_norm"),
+            ArgumentError,
+            "a latent is active; got a transcoder with layer_norm",
+        ),
         ("attn0", transcoder(), ArgumentError, "replacements must name layers (mlp0, mlp1)"),
         ("mlp0", torch.nn.Linear(6, 6), ArgumentError, "a bilinear layer or a transcoder"),
         (
@@ -167,6 +173,7 @@ def test_a_bilinear_layer_stands_for_another(affine):
         "another-layer",
         "another-output",
         "autoencoder",
+        "normalised",
         "attention",
         "linear",
         "cp",

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from bilens.base.errors import ArgumentError, ConfigError, FileError, NotFiniteError, ShapeError
 from bilens.base.records import Record
 from bilens.features import Dictionary
-from bilens.features.saelens import TENSORS, is_transcoder
+from bilens.features.latents import NORMS, TOPK, Pursuit
+from bilens.features.saelens import TENSORS, TIED, is_transcoder
 
 SAVED = [kind for kind in TENSORS if kind != "batchtopk"]  # that one is saved as jumprelu
 
@@ -24,10 +25,12 @@ def made(make, kind="standard", d=6, f=10, o=5, k=3, centred=None, **more):
     o = o if is_transcoder(kind) else d
     shapes = {"W_enc": (d, f), "W_dec": (f, o), "b_dec": (o,), "W_skip": (d, o)}
     tensors = {name: make.randn(*shapes.get(name, (f,))) for name in TENSORS[kind]}
+    if kind in TIED:
+        tensors["W_enc"], more = tensors["W_dec"].mT, {"pursuit": Pursuit()} | more
     return Dictionary(
         **{"b_enc": None, **tensors},
         architecture=kind,
-        k=k if kind in ("topk", "batchtopk") else None,
+        k=k if kind in TOPK else None,
         centred=not is_transcoder(kind) if centred is None else centred,
         hook="layers.1.mlp.input",
         hook_out="layers.1.mlp.output" if is_transcoder(kind) else "",
@@ -37,7 +40,13 @@ def made(make, kind="standard", d=6, f=10, o=5, k=3, centred=None, **more):
 
 def by_hand(D, x):
     """Latents and output of one x, latent by latent, in plain numbers."""
-    seen, latents = (x - D.b_dec if D.centred else x), []
+    mean, deviation, length = x.mean(), x.std(), float(x.square().sum() / len(x)) ** 0.5
+    norms = {"none": (0.0, 1.0, 1.0), "constant_norm_rescale": (0.0, length, length)}
+    norms["layer_norm"] = (mean, deviation + 1e-5, deviation)  # on the way back without the 1e-5
+    shift, over, times = norms[D.normalisation]
+    seen, latents = (x - shift) / over - (D.b_dec if D.centred else 0), []
+    if D.pursuit is not None:
+        return pursued_by_hand(D, seen, shift, times)
     for f in range(D.n_latents):
         read = float(sum(seen[i] * D.W_enc[i, f] for i in range(D.d_in)))
         if D.architecture == "gated":
@@ -47,33 +56,72 @@ def by_hand(D, x):
             )
             continue
         latents.append(read + float(D.b_enc[f]))
-    if D.architecture == "topk":
-        limit = sorted(latents)[-D.k]
-        latents = [value if value >= limit else 0.0 for value in latents]
+    if D.architecture in TOPK:
+        size = abs if D.architecture == "abstopk" else float
+        limit = sorted(map(size, latents))[-D.k]
+        latents = [value if size(value) >= limit else 0.0 for value in latents]
     if D.threshold is not None:
         latents = [
             value if value > limit else 0.0
             for value, limit in zip(latents, D.threshold.tolist(), strict=True)
         ]
-    latents = [max(value, 0.0) for value in latents]
+    if D.architecture not in ("abstopk", "signed_topk"):
+        latents = [max(value, 0.0) for value in latents]
     out = D.b_dec.clone()
     for value, row in zip(latents, D.W_dec, strict=True):
         out += value * row
     for i in range(D.d_in if D.W_skip is not None else 0):
         out += x[i] * D.W_skip[i]
+    if not is_transcoder(D.architecture):
+        out = out * times + shift
     return torch.tensor(latents, dtype=torch.float64), out
 
 
+def pursued_by_hand(D, rest, shift, times):
+    """A latent at a time: the one whose row ``rest`` has most of, until one comes again."""
+    latents, out, most = torch.zeros(D.n_latents, dtype=torch.float64), D.b_dec.clone(), D.pursuit
+    for _ in range(most.max_iterations or D.d_in):
+        much = [float(sum(rest * row)) for row in D.W_dec]
+        best = max(range(D.n_latents), key=much.__getitem__)
+        again = bool(latents[best] != 0) or much[best] <= 0
+        latents[best] += max(much[best], 0.0)
+        rest = rest - max(much[best], 0.0) * D.W_dec[best]
+        out += max(much[best], 0.0) * D.W_dec[best]
+        if again and most.stop_on_duplicate_support:
+            break
+        if 0 < most.residual_threshold > float(rest.norm()):
+            break
+    return latents, out * times + shift
+
+
+@pytest.mark.parametrize("norm", ["none", *NORMS])
 @pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("kind", SAVED)
-def test_encodes_and_decodes_as_by_hand(kind, centred, make, close):
-    D = made(make, kind, centred=centred and not is_transcoder(kind))
+def test_encodes_and_decodes_as_by_hand(kind, centred, norm, make, close):
+    D = made(make, kind, centred=centred and not is_transcoder(kind), normalisation=norm)
+    if kind in TIED:
+        D = dataclasses.replace(D, W_enc=D.W_enc / 3, W_dec=D.W_dec / 3)  # or it diverges
     for x in make.randn(4, 6):
         latents, out = by_hand(D, x)
         close(D.encode(x), latents)
         close(D.decode(latents, x), out)
         close(D(x), out)
-        assert 0 < int((latents > 0).sum()) < 10
+        assert 0 < int((latents != 0).sum()) < 10
+
+
+@pytest.mark.parametrize(
+    "stops",
+    [Pursuit(max_iterations=2), Pursuit(3.0), Pursuit(0, 9, False), Pursuit(1e-9, 20, False)],
+    ids=["two", "near", "never", "long"],
+)
+def test_matching_pursuit_stops_where_it_says(stops, make, close):
+    D = made(make, "matching_pursuit", pursuit=stops)
+    D = dataclasses.replace(D, W_enc=D.W_enc / 3, W_dec=D.W_dec / 3)
+    x = make.randn(2, 3, 6)
+    rows = [by_hand(D, row)[0] for row in x.reshape(6, 6)]
+    close(D.encode(x), torch.stack(rows).view(2, 3, 10))
+    with pytest.raises(ArgumentError, match="pre must be asked of a dictionary that reads all"):
+        D.pre(x)
 
 
 def test_batchtopk_keeps_k_a_row_on_average(make, close):
@@ -98,13 +146,16 @@ def test_what_is_read_written_and_kept(maker, close, kind, d, f, o, centred, see
     make = maker(seed)
     D = made(make, kind, d, f, o, k=min(2, f), centred=centred and not is_transcoder(kind))
     x = make.randn(3, d)
-    close(D.pre(x), x @ D.reads.mT + D.offset, scale=10.0)
+    if D.pursuit is None:
+        close(D.pre(x), x @ D.reads.mT + D.offset, scale=10.0)
     assert (D.reads.shape, D.writes.shape, D.base.shape) == ((f, d), (f, D.d_out), (D.d_out,))
     a = D.encode(x)
     assert a.shape == (3, f)
-    assert bool((a >= 0).all())
-    live = a > 0
-    assert torch.equal(a[live], D.pre(x)[live])
+    live = a != 0
+    if kind not in ("abstopk", "signed_topk"):
+        assert bool((a >= 0).all())
+    if D.pursuit is None:
+        assert torch.equal(a[live], D.pre(x)[live])
     skipped = 0 if D.W_skip is None else x @ D.W_skip
     close(D(x), a @ D.writes + D.base + skipped)
 
@@ -276,9 +327,81 @@ def test_layouts_before_version_6(make, tmp_path):
         "lp_norm": 1.0,
         "metadata": {"model_name": "gpt2-small", "sae_lens_version": "6.0.0"},
     }
-    refuses_old = {**old, "hook_point": "blocks.1.attn.hook_z"}
-    with pytest.raises(ConfigError, match="reshape_activations"):
-        Dictionary.load(folder(make, tmp_path / "z", "standard", one, drop, **refuses_old))
+    heads = {**old, "hook_point": "blocks.1.attn.hook_z"}
+    D = Dictionary.load(folder(make, tmp_path / "z", "standard", one, drop, **heads))
+    assert D.meta["reshape_activations"] == "hook_z"  # heads side by side
+
+
+# What inputs went through in a run
+
+WHITE = "covariance_whitening"
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("kind", ["standard", "topk", "jumprelu", "gated"])
+def test_the_scaling_of_a_run_is_folded(kind, centred, make, close, tmp_path):
+    """x is scaled, then whitened; what is decoded goes back."""
+    plain = made(make, kind, centred=centred)
+    m, A = make.randn(6), make.randn(6, 6) + 3 * torch.eye(6).double()
+    scaling = {"mean": m, "matrix": A, "inverse_matrix": torch.linalg.inv(A).contiguous()}
+    x = make.randn(5, 6)
+    for name, white in (("expected_average_only_in", False), (WHITE, True)):
+        path = tmp_path / name
+        plain.save(path)
+        config = json.loads((path / "cfg.json").read_text()) | {"normalize_activations": name}
+        (path / "cfg.json").write_text(json.dumps(config))
+        with pytest.warns(UserWarning, match="inputs that were scaled first"):
+            unscaled = Dictionary.load(path)
+        close(unscaled(x), plain(x))
+        assert unscaled.meta["normalize_activations"] == name
+        said = {"scaling_factor": 2.5, "has_whitening": white}
+        (path / "activation_scaler.json").write_text(json.dumps(said))
+        if white:
+            save_file(scaling, path / "activation_whitening.safetensors")
+        z = (2.5 * x - m) @ A if white else 2.5 * x
+        back = plain(z) @ torch.linalg.inv(A) + m if white else plain(z)
+        D = Dictionary.load(path)
+        close(D.encode(x), plain.encode(z), tol=1e-9)
+        close(D(x), back / 2.5, tol=1e-9)
+        assert (D.normalisation, "normalize_activations" in D.meta) == ("none", False)
+
+
+@pytest.mark.bad_input
+def test_scalings_that_cannot_be_folded(make, tmp_path, refuses):
+    name, kinds = "expected_average_only_in", ("standard", "transcoder", "matching_pursuit")
+    for kind in kinds:
+        path = folder(make, tmp_path / kind, kind, normalize_activations=name)
+        (path / "activation_scaler.json").write_text('{"scaling_factor": 2.0}')
+    for kind in kinds[1:]:
+        refuses(
+            ConfigError,
+            lambda kind=kind: Dictionary.load(tmp_path / kind),
+            f"activation_scaler.json must lie beside no {kind}, into whose weights",
+        )
+    file = tmp_path / "standard" / "activation_scaler.json"
+    for factor in (0, -1, True, "2", "NaN"):
+        file.write_text(json.dumps({"scaling_factor": factor}))
+        refuses(
+            FileError,
+            lambda: Dictionary.load(tmp_path / "standard"),
+            "scaling_factor must be a number above 0",
+        )
+    file.write_text('{"scaling_factor": null, "has_whitening": true}')
+    save_file({"mean": make.randn(6)}, tmp_path / "standard" / "activation_whitening.safetensors")
+    refuses(FileError, lambda: Dictionary.load(tmp_path / "standard"), "must hold ")
+
+
+def test_what_needs_what_was_read(make, refuses):
+    D = made(make, normalisation="layer_norm")
+    refuses(
+        ArgumentError,
+        lambda: D.decode(make.randn(2, 10)),
+        "decode(x=) must be given for a standard with layer_norm",
+    )
+    zero = dataclasses.replace(D, normalisation="constant_norm_rescale")
+    assert bool(torch.isfinite(zero(torch.zeros(2, 6).double())).all())
+    for other, got in ((D, "layer_norm"), (made(make, "matching_pursuit"), "matching_pursuit")):
+        refuses(ArgumentError, lambda other=other: other.require_linear("it"), f"one with {got}")
 
 
 # Refused
@@ -291,16 +414,15 @@ def test_layouts_before_version_6(make, tmp_path):
         ({"architecture": None}, "got None."),
         ({"architecture": ["standard"]}, "got ['standard']."),
         (
-            {"normalize_activations": "layer_norm"},
-            'normalize_activations must be "none" or null or false; got "layer_norm".',
+            {"normalize_activations": "constant_scalar_rescale"},
+            'got "constant_scalar_rescale".',
         ),
-        ({"normalize_activations": "expected_average_only_in"}, 'got "expected_average_only_in".'),
-        ({"normalize_activations": "constant_norm_rescale"}, 'got "constant_norm_rescale".'),
         ({"normalize_activations": 0}, "normalize_activations must"),
         (
-            {"reshape_activations": "hook_z"},
-            'reshape_activations must be "none" or null; got "hook_z".',
+            {"reshape_activations": "heads"},
+            'reshape_activations must be "none" or null or "hook_z"; got "heads".',
         ),
+        ({"residual_threshold": 0.1}, "must have known keys only; got residual_threshold."),
         (
             {"metadata": {"sae_lens_version": "6.1", "hook_head_index": 3}},
             "hook_head_index must be null; got 3.",
@@ -555,7 +677,7 @@ def test_where_it_cannot_be_saved(make, tmp_path, refuses):
         (
             {"architecture": "topk"},
             ArgumentError,
-            "Dictionary.k must be given for topk and batchtopk, and for no other; got None",
+            "Dictionary.k must be given for topk, abstopk, signed_topk, batchtopk",
         ),
         ({"k": 3}, ArgumentError, "got 3 for standard."),
         (

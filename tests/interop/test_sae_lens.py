@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from bilens.base.errors import ConfigError
 from bilens.features import Dictionary
-from bilens.features.saelens import BATCHED, TENSORS, is_transcoder
+from bilens.features.saelens import BATCHED, KEEPS_K, TENSORS, is_transcoder
 
 lens = pytest.importorskip(
     "sae_lens", reason="an optional job: needs sae-lens 6", exc_type=ImportError
@@ -25,7 +25,7 @@ if not version("sae_lens").startswith("6."):
 
 from sae_lens.registry import get_sae_class, get_sae_training_class  # noqa: E402
 
-SAVED = [kind for kind in TENSORS if kind != "batchtopk"]
+SAVED = [kind for kind in TENSORS if kind not in ("batchtopk", "signed_topk")]
 CENTRED = [
     (kind, centred)
     for kind in SAVED
@@ -59,20 +59,19 @@ def theirs_of(kind, **config):
         "d_in": 6,
         "d_sae": 20,
         **({"d_out": 5} if is_transcoder(kind) else {}),
-        **({"k": 3} if kind == "topk" else {}),
+        **({"k": 3} if kind in KEEPS_K else {}),
     }
     return randomised(sae(cfg(**sizes, **config)))
 
 
 def same(ours, theirs, x):
     """Equal latents, outputs and pre-activations, the latents neither all dead nor all alive."""
-    live = theirs.encode(x) > 0
+    live = theirs.encode(x) != 0
     assert 0.02 < float(live.float().mean()) < 0.9
     torch.testing.assert_close(ours.encode(x), theirs.encode(x), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(
-        (x @ ours.reads.mT + ours.offset)[live], theirs.encode(x)[live], rtol=1e-5, atol=1e-5
-    )
+    if ours.pursuit is None:
+        torch.testing.assert_close(ours.pre(x)[live], theirs.encode(x)[live], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("kind", "centred"), CENTRED)
@@ -87,6 +86,22 @@ def test_theirs_is_ours(kind, centred, tmp_path):
     assert (ours.architecture, ours.hook, ours.centred) == (kind, "layers.1.mlp.input", centred)
     assert ours.hook_out == ("layers.1.mlp.output" if is_transcoder(kind) else "")
     same(ours, theirs, torch.randn(64, 6, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("norm", ["layer_norm", "constant_norm_rescale"])
+@pytest.mark.parametrize(("kind", "centred"), CENTRED)
+@torch.no_grad()
+def test_their_normalisations_are_ours(kind, centred, norm, tmp_path):
+    theirs = theirs_of(kind, apply_b_dec_to_input=centred, normalize_activations=norm)
+    theirs.save_model(tmp_path / "one")
+    ours = Dictionary.load(tmp_path / "one")
+    ours.save(tmp_path / "two")
+    x = 3 * torch.randn(64, 6, generator=torch.Generator().manual_seed(0)) + 1
+    for D in (ours, Dictionary.load(tmp_path / "two")):
+        torch.testing.assert_close(D.encode(x), theirs.encode(x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(D(x), theirs(x), rtol=1e-4, atol=1e-4)
+    again = lens.SAE.load_from_disk(tmp_path / "two")
+    torch.testing.assert_close(again(x), theirs(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("kind", "centred"), CENTRED)
@@ -240,6 +255,4 @@ def test_what_they_know_and_we_refuse(tmp_path):
         (tmp_path / "cfg.json").write_text(json.dumps(config))
         with pytest.raises(ConfigError, match=f"got '{kind}'"):
             Dictionary.load(tmp_path)
-    assert {
-        kind for kind in TENSORS if kind != "batchtopk"
-    } <= lens.registry.SAE_CLASS_REGISTRY.keys()
+    assert set(SAVED) <= lens.registry.SAE_CLASS_REGISTRY.keys()

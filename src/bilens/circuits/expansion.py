@@ -559,9 +559,10 @@ class _Search:
                 for child, s in zip(node.inputs, stands, strict=True):
                     if not paths.constant(child):
                         read.append((part, s))
-            elif isinstance(node, Latent) and not paths.constant(node):
-                name = record.wiring.parts[record.source(node.reader).part].name
-                fixed.append(f"latents {name}.input@{node.t}")
+            elif isinstance(node, Latent):
+                part = record.source(node.reader).part
+                if not (paths.constant(node) and record.replaced[part].constant):
+                    fixed.append(f"latents {record.wiring.parts[part].name}.input@{node.t}")
         for part, position in dict.fromkeys(read):
             fixed += self.held(part, position)
         return tuple(dict.fromkeys(fixed))

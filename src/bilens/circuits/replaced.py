@@ -21,19 +21,20 @@ from torch import Tensor
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import require_finite
 from bilens.circuits.paths import BASE, ERROR, Latent, Node
-from bilens.wiring import Multilinear, Part, Sparse, Write, find_place
+from bilens.wiring import Multilinear, Normalised, Part, Sparse, Write, find_place
 
 
 @dataclass(frozen=True, eq=False)
 class Replaced:
     """What a part read in one pass, as its dictionary has it: ``activations`` @ ``writes`` +
-    ``base`` + ``error``.
+    ``base`` + ``error``. ``constant``: whether the base is the same at every position.
     """
 
     activations: Float[Tensor, "t f"]
     writes: Float[Tensor, "f d"]
-    base: Float[Tensor, " d"]
+    base: Float[Tensor, "t d"]
     error: Float[Tensor, "t d"]
+    constant: bool = True
 
     def at(self, reader: str, t: int) -> tuple[Float[Tensor, "n d"], list[Node]]:
         """What the source ``reader`` reads at ``t``: active latents, base, error, and their
@@ -41,23 +42,27 @@ class Replaced:
         """
         active = self.activations[t].nonzero()[:, 0]
         latents = self.activations[t, active, None] * self.writes[active]
-        vectors = torch.cat([latents, self.base[None], self.error[t, None]])
+        vectors = torch.cat([latents, self.base[t, None], self.error[t, None]])
         return vectors, [Latent(reader, t, what) for what in (*active.tolist(), BASE, ERROR)]
 
 
 def take_apart(part: str, dictionary: Sparse, read: Float[Tensor, "t d"]) -> Replaced:
     """What ``part`` reads, by ``dictionary``, which encodes in its own dtype; all else is in that
-    of ``read``.
+    of ``read``. The scale of one that normalises first is given, as its active latents are.
 
     Cost: the encoder and the decoder once, O(t f d); memory t × f. Errors: NotFiniteError for
     latents that are not finite.
     """
     writes, base = dictionary.writes.detach(), dictionary.base.detach()
     activations = dictionary.encode(read.to(writes)).detach().to(read)
-    writes, base = writes.to(read), base.to(read)
+    writes, base = writes.to(read), base.to(read).expand(len(read), -1)
+    scaled = isinstance(dictionary, Normalised) and dictionary.normalisation != "none"
+    if isinstance(dictionary, Normalised) and scaled:
+        undone = dictionary.normed(read)
+        activations, base = activations * undone.factor, base * undone.factor + undone.shift
     error = read - activations @ writes - base
     require_finite(f"the dictionary at {part}.input", latents=activations, error=error)
-    return Replaced(activations, writes, base, error)
+    return Replaced(activations, writes, base, error, not scaled)
 
 
 def placed(

@@ -210,6 +210,10 @@ def _require_places(part: Part, found: Transcoder, wiring: Wiring) -> None:
     hook, hook_out, kind = (
         getattr(found, name, "") for name in ("hook", "hook_out", "architecture")
     )
+    norm = getattr(found, "normalisation", "none")
+    if norm != "none":
+        must = "be linear in what it reads where a latent is active"
+        raise ArgumentError(_who(part), must=must, got=f"a {kind} with {norm}")
     if kind and "transcoder" not in kind:
         must = "be a transcoder: what writes a place that it does not read"
         todo = f'Give it as dictionaries={{"{part.name}.input": ...}}.'

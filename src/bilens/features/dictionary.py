@@ -11,6 +11,10 @@ so that a latent is a direction that is read, a number that is added to it, and 
 written. A gated dictionary's latent has magnitude relu(x̂ (W_enc exp(r_mag)) + b_mag) where its
 gate x̂ W_enc + b_gate is open, for x̂ = x − c b_dec: what is read is then scaled by exp(r_mag), and
 ``offset`` is made of b_mag.
+
+A dictionary with a ``normalisation`` does all that to σ(x) (x − μ(x)), and what it decodes is taken
+back by σ and μ: given these two numbers of a row it is linear as any other is. One found by
+matching pursuit has no pre(x): which latents it takes off x, and how much of each, is all it says.
 """
 
 from collections.abc import Iterable
@@ -28,8 +32,9 @@ from bilens.base.numerics import dtype_name, is_whole, require_finite
 from bilens.base.progress import Progress
 from bilens.base.records import Record
 from bilens.features import saelens
+from bilens.features.latents import NORMS, TOPK, Normed, Pursuit
 from bilens.features.learn import DictionaryRecipe, learned
-from bilens.features.saelens import TENSORS, is_transcoder
+from bilens.features.saelens import TENSORS, TIED, is_transcoder
 from bilens.wiring import short_name
 
 BOX = Path(__file__).parent / "box"
@@ -48,10 +53,14 @@ class Dictionary(Record):
             once it is trained).
         b_gate, r_mag, b_mag: for gated.  W_skip: for skip transcoders.
         architecture: one of those in ``saelens.TENSORS``.
-        k: latents kept a row (topk) or kept a row on average (batchtopk).
+        k: latents kept a row (topk, by absolute value and with their sign abstopk, by value and
+            with their sign signed_topk) or kept a row on average (batchtopk).
         hook: the place it reads ("layers.1.mlp.input").  hook_out: the place a transcoder writes;
             "" for autoencoders.
         centred: whether b_dec is taken off what is read (SAELens's apply_b_dec_to_input).
+        normalisation: "none", "layer_norm" or "constant_norm_rescale": what is done to an input
+            before it is read, and undone to what is decoded, transcoders' outputs apart.
+        pursuit: where matching_pursuit stops; its W_enc is its W_dec transposed.
         meta: everything else of cfg.json.
     """
 
@@ -69,6 +78,8 @@ class Dictionary(Record):
     hook: str = ""
     hook_out: str = ""
     centred: bool = False
+    normalisation: str = "none"
+    pursuit: Pursuit | None = None
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -149,22 +160,28 @@ class Dictionary(Record):
         return self.b_dec
 
     def pre(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b f"]:
-        """x · readsᵀ + offset: what the activation function is applied to (of a gated dictionary,
-        the magnitudes').
+        """x · readsᵀ + offset, of x normalised where it is: what the activation function is applied
+        to (of a gated dictionary, the magnitudes').
 
         Cost: d_in f operations a row. Errors: ShapeError where x is of another width, dtype or
-        device; NotFiniteError.
+        device; NotFiniteError; ArgumentError for a matching pursuit.
         """
         self._require("Dictionary.pre", x, self.d_in)
+        if self.pursuit is not None:
+            must = "be asked of a dictionary that reads all latents at once"
+            raise ArgumentError("Dictionary.pre", must=must, got=f"a {self.architecture}")
         return self._read(x) @ self.reads.mT + self._bias()  # centred first, as SAELens rounds it
 
     def encode(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b f"]:
         """The latents of x, most of them zero. ``batchtopk`` keeps k a row on average over all rows
         given.
         """
+        if self.pursuit is not None:
+            self._require("Dictionary.encode", x, self.d_in)
+            return self.pursuit(self._read(x), self.writes)
         pre = self.pre(x)
         if self.k is not None:
-            return _topk(pre, self.k) if self.architecture == "topk" else _batch_topk(pre, self.k)
+            return TOPK[self.architecture](pre, self.k)
         if self.b_gate is not None:
             return pre.relu() * (self._read(x) @ self.W_enc + self.b_gate > 0)
         return pre.relu() if self.threshold is None else pre.relu() * (pre > self.threshold)
@@ -172,25 +189,42 @@ class Dictionary(Record):
     def decode(
         self, a: Float[Tensor, "*b f"], x: Float[Tensor, "*b d_in"] | None = None
     ) -> Float[Tensor, "*b d_out"]:
-        """a · writes + base, and x W_skip where there is one; ``x``, what ``a`` was encoded from,
-        is needed for that only.
+        """a · writes + base, normalisation undone, and x W_skip where there is one; ``x``, what
+        ``a`` was encoded from, is needed for these two only.
 
-        Errors: ShapeError where a is not of f latents; ArgumentError for a skip transcoder without
-        ``x``.
+        Errors: ShapeError where a is not of f latents; ArgumentError for a skip transcoder or a
+        normalised autoencoder without ``x``.
         """
         self._require("Dictionary.decode", a, self.n_latents)
         written = a @ self.writes + self.base
-        if self.W_skip is None:
+        normed = self.normalisation != "none" and not is_transcoder(self.architecture)
+        if self.W_skip is None and not normed:
             return written
         if x is None:
-            raise ArgumentError(
-                "decode(x=)",
-                must=f"be given for a {self.architecture}",
-                got=None,
-                todo="Its W_skip reads x.",
-            )
+            what = f"a {self.architecture}" + f" with {self.normalisation}" * normed
+            todo = "Its normalisation is undone with x." if normed else "Its W_skip reads x."
+            raise ArgumentError("decode(x=)", must=f"be given for {what}", got=None, todo=todo)
         self._require("Dictionary.decode(x=)", x, self.d_in)
-        return written + x @ self.W_skip
+        if self.W_skip is not None:
+            return written + x @ self.W_skip
+        scale = self.normed(x)
+        return written * scale.factor + scale.shift
+
+    def normed(self, x: Float[Tensor, "*b d_in"]) -> Normed:
+        """x as it is read, before the centring, and the numbers by which that is undone: 1 and 0
+        without a normalisation.
+        """
+        if self.normalisation != "none":
+            return NORMS[self.normalisation](x)
+        ones = torch.ones_like(x[..., :1])
+        return Normed(x, ones, torch.zeros_like(ones))
+
+    def require_linear(self, who: str) -> None:
+        """Raise ArgumentError unless active latents are pre(x) = x · readsᵀ + offset."""
+        told = self.normalisation if self.pursuit is None else self.architecture
+        if told != "none":
+            must = "be a dictionary whose active latents are linear in what it reads"
+            raise ArgumentError(who, must=must, got=f"one with {told}")
 
     def __call__(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b d_out"]:
         """decode(encode(x), x): the reconstruction, or what a transcoder writes for x."""
@@ -256,7 +290,16 @@ class Dictionary(Record):
             )
         fields = {
             name: getattr(self, name)
-            for name in ("architecture", "k", "hook", "hook_out", "centred", "meta")
+            for name in (
+                "architecture",
+                "k",
+                "hook",
+                "hook_out",
+                "centred",
+                "normalisation",
+                "pursuit",
+                "meta",
+            )
         }
         saelens.write(Path(path), self.tensors, fields)
 
@@ -283,11 +326,11 @@ class Dictionary(Record):
 
     def _bias(self) -> Float[Tensor, " f"]:
         bias = self.b_enc if self.b_mag is None else self.b_mag
-        assert bias is not None  # __post_init__ saw to it
-        return bias
+        return self.W_enc.new_zeros(self.n_latents) if bias is None else bias
 
     def _read(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b d_in"]:
-        return x - self.b_dec if self.centred else x
+        read = self.normed(x).read
+        return read - self.b_dec if self.centred else read
 
     def _require(self, who: str, x: Tensor, size: int) -> None:
         """One pass over ``x``: a row with a NaN in it would be the largest of a batch, and empty
@@ -348,30 +391,25 @@ def require_architecture(dictionary: Dictionary) -> None:
             must=f"have {', '.join(TENSORS[kind])}, as it is {kind}",
             got=", ".join(wrong),
         )
-    if (kind in ("topk", "batchtopk")) != (k is not None):
-        raise ArgumentError(
-            "Dictionary.k",
-            must="be given for topk and batchtopk, and for no other",
-            got=f"{k} for {kind}",
-        )
+    if (kind in TOPK) != (k is not None):
+        must = f"be given for {', '.join(TOPK)}, and for no other"
+        raise ArgumentError("Dictionary.k", must=must, got=f"{k} for {kind}")
     if k is not None and not (is_whole(k) and 1 <= k <= dictionary.W_enc.shape[-1]):
         raise ArgumentError(
             "Dictionary.k", must=f"be a whole number from 1 to {dictionary.W_enc.shape[-1]}", got=k
         )
+    if dictionary.normalisation not in ("none", *NORMS):
+        must = f"be one of none, {', '.join(NORMS)}"
+        raise ArgumentError("Dictionary.normalisation", must=must, got=dictionary.normalisation)
+    if (kind in TIED) != (dictionary.pursuit is not None):
+        must = f"be given for {', '.join(TIED)}, and for no other"
+        raise ArgumentError("Dictionary.pursuit", must=must, got=f"{dictionary.pursuit} for {kind}")
+    if kind in TIED and not torch.equal(dictionary.W_enc, dictionary.W_dec.mT):
+        must = f"be W_dec transposed for a {kind}"
+        raise ArgumentError("Dictionary.W_enc", must=must, got="another")
     if dictionary.centred and is_transcoder(kind):
         raise ArgumentError(
             "Dictionary.centred",
             must=f"be False for a {kind}: b_dec is of what it writes",
             got=True,
         )
-
-
-def _topk(pre: Float[Tensor, "*b f"], k: int) -> Float[Tensor, "*b f"]:
-    """The k largest along the last axis where positive, and zeros."""
-    values, places = pre.topk(k, dim=-1, sorted=False)
-    return torch.zeros_like(pre).scatter(-1, places, values.relu())
-
-
-def _batch_topk(pre: Float[Tensor, "*b f"], k: int) -> Float[Tensor, "*b f"]:
-    """The k largest a row on average, over all rows together, where positive, and zeros."""
-    return _topk(pre.flatten(), k * pre[..., 0].numel()).view_as(pre)

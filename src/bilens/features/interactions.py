@@ -372,6 +372,8 @@ def interactions(
     if one != two:
         raise ShapeError("interactions(T)", must="have left and right of one size", got=T.shape)
     reads, offset = read_by(outputs, T)
+    if isinstance(inputs, Dictionary):
+        inputs.require_linear("interactions(inputs)")
     writes = inputs.writes if isinstance(inputs, Dictionary) else inputs
     width = one - T.affine
     if writes.ndim != 2 or not len(writes) or writes.shape[1] != width:
@@ -402,6 +404,8 @@ def read_by(
     """What output latents read of what ``T`` writes, and their offsets. Errors: ShapeError,
     NotFiniteError.
     """
+    if isinstance(outputs, Dictionary):
+        outputs.require_linear("interactions(outputs)")
     reads = outputs.reads if isinstance(outputs, Dictionary) else outputs
     if reads.ndim != 2 or not len(reads) or reads.shape[1] != T.shape[0]:
         raise ShapeError(

@@ -1,13 +1,17 @@
 """SAELens's folders: cfg.json and sae_weights.safetensors, read and written without it.
 
 What would change the mathematics and is not understood is refused by name; what is about a run or a
-model is kept. Three things are folded on reading, each exactly: rescale_acts_by_decoder_norm (top-k
+model is kept. What is linear is folded on reading, exactly: rescale_acts_by_decoder_norm (top-k
 of pre·‖W_dec‖, decoded by rows of norm 1, is the top-k of an encoder scaled by these norms; half
 types come out in float32, as the product does not fit in them), a batchtopk run's one threshold
-(its latents' thresholds are all that), and a scaling_factor of ones (nothing).
+(its latents' thresholds are all that), a scaling_factor of ones (nothing), and the scaling or
+whitening of inputs in a checkpoint of a run, whose numbers lie beside it. Where they do not,
+SAELens reads its inputs as they are, and so is it here, which a warning says.
 """
 
 import json
+import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +25,11 @@ from bilens.base.files import atomic_write
 from bilens.base.numerics import TOLERANCE, dtype_name, is_whole, near_one, scaled, working_dtype
 from bilens.base.reading import read_json_object
 from bilens.base.weights import load_weights
+from bilens.features.latents import NORMS, Pursuit
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+SCALER, WHITENING = "activation_scaler.json", "activation_whitening.safetensors"
+INFINITE = float("inf")
 VERSION = "6.0.0"  # of the layout written; SAELens takes a folder without one for its older layout
 
 _PLAIN = ("W_enc", "W_dec", "b_enc", "b_dec")
@@ -30,6 +37,9 @@ TENSORS: dict[str, tuple[str, ...]] = {
     "standard": _PLAIN,
     "topk": _PLAIN,
     "batchtopk": _PLAIN,
+    "abstopk": _PLAIN,
+    "signed_topk": _PLAIN,
+    "matching_pursuit": ("W_enc", "W_dec", "b_dec"),
     "jumprelu": (*_PLAIN, "threshold"),
     "gated": ("W_enc", "W_dec", "b_dec", "b_gate", "r_mag", "b_mag"),
     "transcoder": _PLAIN,
@@ -37,7 +47,10 @@ TENSORS: dict[str, tuple[str, ...]] = {
     "jumprelu_transcoder": (*_PLAIN, "threshold"),
     "jumprelu_skip_transcoder": (*_PLAIN, "threshold", "W_skip"),
 }
-"""The architectures, by SAELens's names, and the tensors of each."""
+"""The architectures, by SAELens's names, and the tensors of each; signed_topk is none of its, and
+is opened here alone.
+"""
+TIED = ("matching_pursuit",)  # W_enc is W_dec transposed, and does not lie in the file
 
 # runs in progress; finished ones lie there as jumprelu
 BATCHED = ("batchtopk", "matryoshka_batchtopk")
@@ -81,6 +94,7 @@ RUNNER = {
     "verbose", "wandb_entity", "wandb_id", "wandb_log_frequency", "wandb_project",
 }  # fmt: skip
 DEFAULT_K = 100  # SAELens's, of a topk dictionary that does not say
+KEEPS_K = ("topk", "abstopk", "signed_topk")  # so many a row
 SHAPE = {
     "architecture",
     "d_in",
@@ -92,10 +106,14 @@ SHAPE = {
     "k",
     "metadata",
 }
+# Of a pursuit, and of no other.
+STOPS = {"residual_threshold", "max_iterations", "stop_on_duplicate_support"}
+LINEAR = ("expected_average_only_in", "covariance_whitening")
 # Keys that may hold nothing but these values: any other makes other mathematics.
 ONLY: dict[str, tuple[Any, ...]] = {
-    "normalize_activations": ("none", None, False),
-    "reshape_activations": ("none", None),
+    # but for the linear ones, and those that are a Dictionary's normalisation
+    "normalize_activations": ("none", None, False, True, *LINEAR, *NORMS),
+    "reshape_activations": ("none", None, "hook_z"),  # heads side by side, which changes no number
     "hook_head_index": (None,),
     "hook_head_index_out": (None,),
     # a factor that is not one is refused with the tensors
@@ -123,6 +141,7 @@ def write(folder: Path, tensors: dict[str, Tensor], fields: dict[str, Any]) -> N
     kept = {
         name: (t.mT if name == "W_skip" else t).detach().cpu().contiguous().clone()
         for name, t in tensors.items()
+        if not (name == "W_enc" and fields["architecture"] in TIED)
     }
     try:
         text = json.dumps(_config(kept, fields), indent=2)
@@ -142,9 +161,13 @@ def read(folder: Path) -> dict[str, Any]:
     tensors = _read_weights(folder / WEIGHTS, config["dtype"])
     if config["architecture"] in BATCHED:
         _settle(config, tensors)
+    if config["architecture"] in TIED and "W_dec" in tensors:
+        _tie(config, tensors)
     _require_tensors(folder, config, tensors)
     if config.pop("rescale_acts_by_decoder_norm", False):
         _rescale(folder, tensors)
+    if config.get("normalize_activations") in (True, *LINEAR):
+        _unscale(folder, config, tensors)
     if "W_skip" in tensors:
         tensors["W_skip"] = tensors["W_skip"].mT.contiguous()
     return {"b_enc": None, **tensors, **_fields(config)}
@@ -153,7 +176,8 @@ def read(folder: Path) -> dict[str, Any]:
 def _config(tensors: dict[str, Tensor], fields: dict[str, Any]) -> dict[str, Any]:
     """cfg.json, as SAELens 6 lays it out."""
     kind, meta = fields["architecture"], fields["meta"]
-    (d_in, d_sae), d_out = tensors["W_enc"].shape, tensors["W_dec"].shape[1]
+    (d_sae, d_out), d_in = tensors["W_dec"].shape, tensors["b_dec"].shape[0]
+    d_in = tensors["W_enc"].shape[0] if "W_enc" in tensors else d_in
     metadata: dict[str, Any] = {
         "sae_lens_version": VERSION,
         **meta.get("metadata", {}),
@@ -172,12 +196,13 @@ def _config(tensors: dict[str, Tensor], fields: dict[str, Any]) -> dict[str, Any
         "d_in": d_in,
         "d_sae": d_sae,
         **({"d_out": d_out} if is_transcoder(kind) else {}),
-        **({"k": fields["k"], "rescale_acts_by_decoder_norm": False} if kind == "topk" else {}),
-        "dtype": dtype_name(tensors["W_enc"].dtype),
+        **({"k": fields["k"], "rescale_acts_by_decoder_norm": False} if kind in KEEPS_K else {}),
+        **({} if fields["pursuit"] is None else asdict(fields["pursuit"])),
+        "dtype": dtype_name(tensors["W_dec"].dtype),
         "device": "cpu",
         "apply_b_dec_to_input": fields["centred"],
-        "normalize_activations": "none",
-        "reshape_activations": "none",
+        "normalize_activations": meta.get("normalize_activations", fields["normalisation"]),
+        "reshape_activations": meta.get("reshape_activations", "none"),
         "metadata": metadata,
     }
 
@@ -186,16 +211,27 @@ def _fields(config: dict[str, Any]) -> dict[str, Any]:
     """The fields of a Dictionary that are no tensors; what no field holds goes to ``meta``."""
     kind, metadata = config["architecture"], dict(config["metadata"])
     places = {name: metadata.pop(name, None) or "" for name in ("hook_name", "hook_name_out")}
-    kept = {name: value for name, value in config.items() if name not in SHAPE and name not in ONLY}
+    kept = {name: config[name] for name in config if name not in SHAPE | STOPS and name not in ONLY}
+    norm, reshaped = config.get("normalize_activations"), config.get("reshape_activations")
+    if norm in (True, *LINEAR):
+        kept["normalize_activations"] = LINEAR[0] if norm is True else norm
+    if reshaped == "hook_z":
+        kept["reshape_activations"] = reshaped
     return {
         "architecture": kind,
-        "k": config.get("k") if kind == "topk" else None,
+        "k": config.get("k") if kind in KEEPS_K else None,
+        "normalisation": norm if norm in NORMS else "none",
+        "pursuit": Pursuit(**_picked(config, STOPS)) if kind in TIED else None,
         "hook": places["hook_name"],
         "hook_out": places["hook_name_out"] if is_transcoder(kind) else "",
         # as SAELens does where it is not said
         "centred": config.get("apply_b_dec_to_input", not is_transcoder(kind)),
         "meta": {**kept, "metadata": metadata},
     }
+
+
+def _picked(config: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: config[name] for name in sorted(names & set(config))}
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -261,16 +297,17 @@ def _known(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
             f"{who}: architecture", must=f"be one of {', '.join(TENSORS)}", got=repr(kind)
         )
     metadata = config.setdefault("metadata", {})
-    if kind == "topk":
+    if kind in KEEPS_K:
         config = {"k": DEFAULT_K} | config
-    if unknown := sorted(set(config) - SHAPE - RECIPE - RUNNER - PROVENANCE - set(ONLY)):
+    known = SHAPE | RECIPE | RUNNER | PROVENANCE | set(ONLY) | (STOPS if kind in TIED else set())
+    if unknown := sorted(set(config) - known):
         raise ConfigError(
             who,
             must="have known keys only",
             got=", ".join(unknown),
             todo="Remove from the file what does not change what the dictionary computes.",
         )
-    if config.get("rescale_acts_by_decoder_norm") and kind not in ("topk", *BATCHED):
+    if config.get("rescale_acts_by_decoder_norm") and kind not in (*KEEPS_K, *BATCHED):
         raise ConfigError(
             f"{who}: rescale_acts_by_decoder_norm", must=f"be false for {kind}", got="true"
         )
@@ -301,6 +338,65 @@ def _settle(config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     config["architecture"] = "jumprelu"
     if "b_enc" in tensors and "topk_threshold" in tensors and tensors["topk_threshold"].ndim == 0:
         tensors["threshold"] = torch.ones_like(tensors["b_enc"]) * tensors.pop("topk_threshold")
+
+
+def _tie(config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """The encoder that does not lie in the file; and SAELens adds b_dec only where it took it
+    off.
+    """
+    tensors["W_enc"] = tensors["W_dec"].mT
+    if not config.get("apply_b_dec_to_input", True) and "b_dec" in tensors:
+        tensors["b_dec"] = torch.zeros_like(tensors["b_dec"])
+
+
+def _unscale(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Fold z = (x − m) A, which a run's inputs went through, and x̂ = ẑ A⁻¹ + m: in float64, rounded
+    once.
+
+    Without the file of the run that holds them the dictionary is as SAELens reads it, of z.
+    """
+    if not (folder / SCALER).exists():
+        told = f"{folder}: it was trained on inputs that were scaled first, by what the folder"
+        warnings.warn(f"{told} does not hold: as in SAELens it is read unscaled", stacklevel=5)
+        return
+    kind = config["architecture"]
+    if kind in TIED or is_transcoder(kind):
+        must = f"lie beside no {kind}, into whose weights it does not fold"
+        raise ConfigError(str(folder / SCALER), must=must, got="one")
+    m, there, back = _scaling(folder, tensors["W_enc"].shape[0])
+    dtype = working_dtype(tensors["W_dec"].dtype)
+    exact = {name: tensor.double() for name, tensor in tensors.items()}
+    exact["W_enc"] = there @ exact["W_enc"]
+    if not config.get("apply_b_dec_to_input", True):
+        moved = m @ exact["W_enc"]
+        shifts = {"b_enc": moved, "b_gate": moved}
+        if "r_mag" in exact:
+            shifts["b_mag"] = moved * exact["r_mag"].exp()
+        exact |= {name: exact[name] - by for name, by in shifts.items() if name in exact}
+    exact |= {"W_dec": exact["W_dec"] @ back, "b_dec": exact["b_dec"] @ back + m}
+    tensors |= {name: tensor.to(dtype) for name, tensor in exact.items()}
+    config["normalize_activations"] = "none"
+
+
+def _scaling(folder: Path, d: int) -> tuple[Tensor, Tensor, Tensor]:
+    """m, A and A⁻¹ of a run, in float64: x is scaled by a factor, then whitened."""
+    file = folder / SCALER
+    said = read_json_object(file)
+    factor = said.get("scaling_factor", 1.0)
+    factor = 1.0 if factor is None else factor
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < INFINITE:
+        must = "be a number above 0"
+        raise FileError(f"{file}: scaling_factor", must=must, got=json.dumps(factor))
+    m, there = torch.zeros(d, dtype=torch.float64), torch.eye(d, dtype=torch.float64)
+    back = there
+    if said.get("has_whitening"):
+        found = {name: t.double() for name, t in load_weights(folder / WHITENING).items()}
+        shapes = {"mean": (d,), "matrix": (d, d), "inverse_matrix": (d, d)}
+        got = {name: tuple(t.shape) for name, t in found.items()}
+        if got != shapes:
+            raise FileError(str(folder / WHITENING), must=f"hold {shapes}", got=got)
+        m, there, back = found["mean"], found["matrix"], found["inverse_matrix"]
+    return m / factor, there * factor, back / factor
 
 
 def _rescale(folder: Path, tensors: dict[str, Tensor]) -> None:

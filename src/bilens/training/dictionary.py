@@ -164,7 +164,7 @@ def measure(
     x = torch.cat(list(activations(model, ids.split(BATCH), place)))
     dictionary = dictionary.to(x.device, x.dtype)
     a = torch.cat([dictionary.encode(rows) for rows in x.split(4096)])
-    missed = (x - dictionary.decode(a)).double().square().sum()
+    missed = (x - dictionary.decode(a, x)).double().square().sum()
     variance = (x - x.mean(0)).double().square().sum()
     losses = {
         "loss": _loss(model, ids, at, None),

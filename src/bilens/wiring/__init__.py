@@ -28,6 +28,7 @@ from bilens.wiring.kinds import (
 )
 from bilens.wiring.model import (
     Expandable,
+    Normalised,
     Prompt,
     Sparse,
     Transcoder,
@@ -62,6 +63,7 @@ __all__ = [
     "Mix",
     "Mixture",
     "Multilinear",
+    "Normalised",
     "Opaque",
     "Outlet",
     "Part",

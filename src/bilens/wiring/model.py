@@ -125,6 +125,33 @@ class Sparse(Protocol):
 
 
 @runtime_checkable
+class Undone(Protocol):
+    """What a normalised reconstruction is multiplied with and what is added to it, by row."""
+
+    @property
+    def factor(self) -> Float[Tensor, "*b 1"]: ...
+
+    @property
+    def shift(self) -> Float[Tensor, "*b 1"]: ...
+
+
+@runtime_checkable
+class Normalised(Sparse, Protocol):
+    """A dictionary that may read its input normalised: x̂ = (encode(x̂) @ writes + base) · factor +
+    shift + what it misses, unless its ``normalisation`` is "none".
+    """
+
+    @property
+    def normalisation(self) -> str:
+        """What is done to the input first."""
+        ...
+
+    def normed(self, x: Float[Tensor, "*b d"]) -> Undone:
+        """How that is undone."""
+        ...
+
+
+@runtime_checkable
 class Transcoder(Sparse, Protocol):
     """A dictionary of what a layer writes, encoded from what it reads: y = encode(x) @ writes +
     base + what it misses, with encode(x) = x · readsᵀ + offset wherever it is not zero. One that

@@ -1,0 +1,130 @@
+"""Which latents of a dictionary are active, and what is done to an input before it is read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bilens.base.errors import ArgumentError
+from bilens.base.numerics import is_whole
+from bilens.base.records import Record
+
+
+@dataclass(frozen=True)
+class Pursuit(Record):
+    """Where matching pursuit stops, by SAELens's names.
+
+    Fields:
+        residual_threshold: once what is left is shorter than that; 0: never for that.
+        max_iterations: after so many latents; None: as many as the input is wide.
+        stop_on_duplicate_support: once a latent is chosen that was active already.
+    """
+
+    residual_threshold: float | int = 1e-2
+    max_iterations: int | None = None
+    stop_on_duplicate_support: bool = True
+
+    def __post_init__(self) -> None:
+        steps = self.max_iterations
+        if steps is not None and (not is_whole(steps) or steps < 1):
+            must = "be a whole number, at least 1, or None"
+            raise ArgumentError("Pursuit.max_iterations", must=must, got=steps)
+        threshold = self.residual_threshold
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or threshold < 0:
+            must = "be a length, at least 0"
+            raise ArgumentError("Pursuit.residual_threshold", must=must, got=repr(threshold))
+
+    def __call__(
+        self, x: Float[Tensor, "*b d"], rows: Float[Tensor, "f d"]
+    ) -> Float[Tensor, "*b f"]:
+        """Greedy: the row that x has most of, times how much it has of it, is taken off x, again
+        and again.
+
+        Cost: d f operations a step and row of x; memory rows of x × f.
+        """
+        left = x.reshape(-1, x.shape[-1])
+        found, going = left.new_zeros(len(left), len(rows)), left.new_ones(len(left)) > 0
+        for _ in range(self.max_iterations or x.shape[-1]):
+            value, best = (left @ rows.mT).relu().max(-1)
+            step, before = torch.where(going, value, 0)[:, None], found != 0
+            found = found.scatter_add(1, best[:, None], step)
+            left = left - step * rows[best]
+            if self.stop_on_duplicate_support:
+                going = going & ((found != 0) != before).any(1)
+            if self.residual_threshold > 0:
+                going = going & (left.norm(dim=-1) >= self.residual_threshold)
+            if not bool(going.any()):
+                break
+        return found.reshape(*x.shape[:-1], len(rows))
+
+
+def topk(pre: Float[Tensor, "*b f"], k: int) -> Float[Tensor, "*b f"]:
+    """The k largest along the last axis where positive, and zeros."""
+    return signed_topk(pre, k).relu()
+
+
+def signed_topk(pre: Float[Tensor, "*b f"], k: int) -> Float[Tensor, "*b f"]:
+    """The k largest along the last axis, negative ones among them, and zeros."""
+    return _only(pre, pre.topk(k, dim=-1, sorted=False).indices)
+
+
+def abs_topk(pre: Float[Tensor, "*b f"], k: int) -> Float[Tensor, "*b f"]:
+    """The k largest in absolute value along the last axis, with their signs, and zeros."""
+    return _only(pre, pre.abs().topk(k, dim=-1, sorted=False).indices)
+
+
+def batch_topk(pre: Float[Tensor, "*b f"], k: int) -> Float[Tensor, "*b f"]:
+    """The k largest a row on average, over all rows together, where positive, and zeros."""
+    return topk(pre.flatten(), k * pre[..., 0].numel()).view_as(pre)
+
+
+TOPK: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "topk": topk,
+    "abstopk": abs_topk,
+    "signed_topk": signed_topk,
+    "batchtopk": batch_topk,
+}
+"""What architectures with a ``k`` keep."""
+
+
+def _only(pre: Float[Tensor, "*b f"], places: Tensor) -> Float[Tensor, "*b f"]:
+    return torch.zeros_like(pre).scatter(-1, places, pre.gather(-1, places))
+
+
+class Normed(NamedTuple):
+    """An input as a dictionary reads it, ``read``; what it decodes is then ``decoded`` · factor +
+    shift.
+    """
+
+    read: Float[Tensor, "*b d"]
+    factor: Float[Tensor, "*b 1"]
+    shift: Float[Tensor, "*b 1"]
+
+
+LAYER_NORM_EPS = 1e-5  # SAELens's, added to the standard deviation
+
+
+def constant_norm(x: Float[Tensor, "*b d"]) -> Normed:
+    """x at length √d; a row of zeros as it is."""
+    length = x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5
+    factor = torch.where(length > 0, length, 1)
+    return Normed(x / factor, factor, torch.zeros_like(factor))
+
+
+def layer_norm(x: Float[Tensor, "*b d"]) -> Normed:
+    """x less its mean, over its standard deviation (of d − 1) and a little more; SAELens multiplies
+    by the deviation alone on the way back.
+    """
+    mean = x.mean(dim=-1, keepdim=True)
+    deviation = (x - mean).std(dim=-1, keepdim=True)
+    return Normed((x - mean) / (deviation + LAYER_NORM_EPS), deviation, mean)
+
+
+NORMS: dict[str, Callable[[Tensor], Normed]] = {
+    "constant_norm_rescale": constant_norm,
+    "layer_norm": layer_norm,
+}
+"""What depends on the input of what SAELens calls normalize_activations."""
