@@ -3,10 +3,13 @@
 from bilens.features.dictionary import Dictionary
 from bilens.features.forms import FeatureEigen, FeatureForm, FeatureGates, Readings
 from bilens.features.interactions import Explanation, Interactions, interactions
+from bilens.features.latents import Pursuit
 from bilens.features.learn import DictionaryRecipe
 from bilens.features.low_rank import LowRank, low_rank
 from bilens.features.mechanisms import Mechanisms, mechanisms
 from bilens.features.pairs import FeaturePairs
+from bilens.features.quadratic import QuadraticLatents
+from bilens.features.transcoders import read_transcoder
 
 __all__ = [
     "Dictionary",
@@ -19,8 +22,11 @@ __all__ = [
     "Interactions",
     "LowRank",
     "Mechanisms",
+    "Pursuit",
+    "QuadraticLatents",
     "Readings",
     "interactions",
     "low_rank",
     "mechanisms",
+    "read_transcoder",
 ]

@@ -31,7 +31,7 @@ from bilens.base.errors import ArgumentError, ConfigError, FileError, ShapeError
 from bilens.base.numerics import dtype_name, is_whole, require_finite
 from bilens.base.progress import Progress
 from bilens.base.records import Record
-from bilens.features import saelens
+from bilens.features import dooms, saelens
 from bilens.features.latents import NORMS, TOPK, Normed, Pursuit
 from bilens.features.learn import DictionaryRecipe, learned
 from bilens.features.saelens import TENSORS, TIED, is_transcoder
@@ -305,8 +305,8 @@ class Dictionary(Record):
 
     @classmethod
     def load(cls: type[D], path: str | Path) -> D:
-        """Read a folder that ``save`` or SAELens wrote; what bilens would compute otherwise than
-        SAELens is refused.
+        """Read a folder that ``save`` or SAELens wrote, or one of T. Dooms's (config.json and
+        model.safetensors); what bilens would compute otherwise is refused.
 
         In the box: "tinystories-2l/mlp1.input" and "tinystories-2l/mlp1.output".
 
@@ -314,7 +314,9 @@ class Dictionary(Record):
         ConfigError, by name, for an architecture or a key of cfg.json that is not understood;
         NotFiniteError.
         """
-        fields = saelens.read(_folder(path))
+        folder = _folder(path)
+        theirs = dooms.is_one(folder) and not (folder / saelens.CONFIG).exists()
+        fields = dooms.read(folder) if theirs else saelens.read(folder)
         try:
             made = cls(**fields)
         except ArgumentError as error:  # which speaks of fields, and knows no file
