@@ -17,7 +17,8 @@ import bilens
 from bilens.base.errors import ArgumentError, ConfigError, FileError
 from bilens.circuits import At
 from bilens.models import bilinear_frame, converted_layers
-from bilens.models.families import table
+from bilens.models.families import NAMES, table
+from bilens.models.keys import require_metadata
 
 SMALL = {
     "vocab_size": 30, "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2,
@@ -156,8 +157,11 @@ def test_what_circuits_promise(both):
     assert inside.error < 1e-10 * sum(abs(term.value) for term in inside.terms)
     score = bilens.circuits.attention_scores(model, ids, layer=1, head=2, query=5, key=4)
     assert score.error < 1e-10 * float(score.values.abs().sum())
-    out = bilens.circuits.knockout(model, ids, "L1H1", 3)
-    assert {removal.replaced_by for removal in out.removals} == {"zero", "mean"}
+    out = bilens.circuits.knockout(model, ids, "L1H1", 3, with_="zero")
+    without = deepcopy(model)
+    attention = without.blocks[1].self_attn
+    attention.o_proj.weight[:, attention.d_head : 2 * attention.d_head] = 0
+    near(torch.tensor(out.after), without(ids[None]).logits[0, -1, 3].float(), 1e-6)
     bilens.circuits.composition(model)
 
 
@@ -232,3 +236,19 @@ def test_names_without_their_base_are_read(tmp_path):
 def test_the_page_of_families_is_made_from_them():
     page = Path(__file__).parents[3] / "docs" / "families.md"
     assert page.read_text() == table.page(), "make families"
+
+
+PUBLISHED = json.loads((Path(__file__).parent / "published.json").read_text())
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_configurations_as_people_published_them_are_understood(name):
+    raw = PUBLISHED[name]
+    require_metadata(raw)
+    config = NAMES[raw["model_type"]].config(dict(raw), {})
+    assert config.hidden_size == raw.get("hidden_size", raw.get("n_embd"))
+    assert (
+        bool(config.sliding_windows)
+        == (raw.get("sliding_window") is not None and raw.get("use_sliding_window", True))
+        or raw["model_type"] == "gpt_neo"
+    )

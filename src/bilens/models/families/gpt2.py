@@ -7,10 +7,6 @@ from bilens.models.families.family import Family, Weight
 from bilens.models.families.stock import Facts
 
 THEIRS, OURS = "transformer.h.{layer}", "model.layers.{layer}"
-SUMMARY = (
-    "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels",
-    "summary_first_dropout",
-)  # fmt: skip
 
 
 def more(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,7 +32,7 @@ FACTS = Facts(
     more=more,
     free=(
         "n_ctx", "n_inner", "scale_attn_weights", "scale_attn_by_inverse_layer_idx",
-        "reorder_and_upcast_attn", *SUMMARY,
+        "reorder_and_upcast_attn",
     ),
 )  # fmt: skip
 WEIGHTS = (

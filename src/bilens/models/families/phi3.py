@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from bilens.base.keys import Only
 from bilens.models.families.family import Family, Weight
 from bilens.models.families.stock import Facts, windows
 
@@ -18,6 +19,7 @@ FACTS = Facts(
     partial=True,
     always={"norm": "rms", "positions": "rope", "gated": True},
     more=more,
+    only={"attention_bias": Only((False, None))},
     free=(
         "original_max_position_embeddings",
         "sliding_window",

@@ -29,6 +29,11 @@ DROPOUTS = (
     "attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop", "resid_dropout",
     "embed_dropout", "hidden_dropout", "classifier_dropout",
 )  # fmt: skip
+# Of a head that sums up a text, which is not read here.
+SUMMARY = (
+    "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels",
+    "summary_first_dropout",
+)  # fmt: skip
 BIDIRECTIONAL: dict[str, Allowed] = {"use_bidirectional_attention": Only((False, None))}
 
 
@@ -54,7 +59,7 @@ class Facts:
         understood.
         """
         given = CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw)).to_dict()
-        own = (*SHARED, *DROPOUTS, *self.names, *self.free)
+        own = (*SHARED, *DROPOUTS, *SUMMARY, *self.names, *self.free)
         understood(each(own, Anything()) | dict(self.only)).check(given)
         if not self.partial:
             require_whole_heads(given)
