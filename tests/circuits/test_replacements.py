@@ -103,6 +103,8 @@ def test_a_path_through_a_latent_is_its_encoder_times_its_decoder():
         assert terms[f"mlp0.f{f}(embed)"] == pytest.approx(says, rel=1e-10)
         constant = float(D.b_enc[f] * (q @ D.W_dec[f]))
         assert terms[f"mlp0.f{f}(1)"] == pytest.approx(constant, rel=1e-10)
+    latex = {term.path: term.latex for term in ex.terms}
+    assert all("W_{OV}" not in text for path, text in latex.items() if ".f" in path)
     path = max((path for path in terms if "(embed)" in path and ".f" in path), key=len)
     found = units(model, [4], path, 5, replacements={"mlp0": D})
     assert found.value == pytest.approx(terms[path], rel=1e-10)

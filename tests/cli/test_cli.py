@@ -453,6 +453,14 @@ def test_expand_into_the_latents_of_a_dictionary(run, tmp_path):
     assert "W_U · mlp1(base, error)" in rows
     assert not any(path.startswith(("W_U · mlp0(embed", "W_U · mlp1(embed")) for path in rows)
     assert rows["total"] == pytest.approx(rows["forward pass"], rel=1e-10)
+    there = {"hook": "layers.0.mlp.input", "hook_out": "layers.0.mlp.output"}
+    coder = Dictionary(W_enc, W_dec, b_enc - 30, b_dec, architecture="transcoder", **there)
+    coder.save(tmp_path / "coder")
+    code, out, err = run(*command, "--dictionary", tmp_path / "coder")
+    assert code == 0, err
+    rows = {row["path"]: row["value"] for row in json.loads(out)["rows"]}
+    assert {"W_U · mlp0.error", "W_U · mlp0.base"} < rows.keys()
+    assert rows["total"] == pytest.approx(rows["forward pass"], rel=1e-10)
     again = ("--dictionary", tmp_path / "0")
     for arguments, text in (
         (again * 2, "--dictionary must name a place once"),

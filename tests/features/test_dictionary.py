@@ -4,6 +4,7 @@ refused.
 
 import dataclasses
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from bilens.base.errors import ArgumentError, ConfigError, FileError, NotFiniteError, ShapeError
 from bilens.base.records import Record
-from bilens.features import Dictionary
+from bilens.features import Dictionary, interactions
 from bilens.features.latents import NORMS, TOPK, Pursuit
 from bilens.features.saelens import TENSORS, TIED, is_transcoder
 
@@ -400,8 +401,15 @@ def test_what_needs_what_was_read(make, refuses):
     )
     zero = dataclasses.replace(D, normalisation="constant_norm_rescale")
     assert bool(torch.isfinite(zero(torch.zeros(2, 6).double())).all())
-    for other, got in ((D, "layer_norm"), (made(make, "matching_pursuit"), "matching_pursuit")):
-        refuses(ArgumentError, lambda other=other: other.require_linear("it"), f"one with {got}")
+    pursued, T = made(make, "matching_pursuit"), make.cp(6, 6, 6, 3)
+    for other, got in ((D, "layer_norm"), (pursued, "matching_pursuit")):
+        call = partial(interactions, T, other, make.randn(4, 6))
+        refuses(
+            ArgumentError, call, "interactions(outputs) must be a dictionary that is linear", got
+        )
+    call = partial(interactions, T, make.randn(4, 6), D)
+    refuses(ArgumentError, call, "interactions(inputs) must be", "one with layer_norm")
+    assert interactions(T, make.randn(4, 6), pursued).shape == (4, 10, 10)
 
 
 # Refused

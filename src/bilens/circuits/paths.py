@@ -126,7 +126,7 @@ def latex(node: Node) -> str:
             return rf"W_{{\mathrm{{pos}},{t}}}"
         case Write(source, t):
             return rf"\mathrm{{{_escaped(source)}}}_{{{t}}}"
-        case Apply(source, t, (child,), at):
+        case Apply(source, t, (child,), at) if HEAD_NAME.fullmatch(source):
             pattern = rf"A^{{{_index(source)}}}_{{{t},{at[0]}}} " if at else ""
             return rf"{pattern}W_{{OV}}^{{{_index(source)}}} {latex(child)}"
         case Apply(source, _, (left, right)):
@@ -148,6 +148,9 @@ def _latex_latent(layer: str, t: int, what: int | str) -> str:
     if what == ERROR:
         return rf"\varepsilon^{{{layer}}}_{{{t}}}"
     return rf"a^{{{layer}}}_{{{t},{what}}} w^{{{layer}}}_{{{what}}}"
+
+
+HEAD_NAME = re.compile(r"L\d+H\d+")  # what else has one input is no W_OV: T, as a longer product
 
 
 def _index(name: str) -> str:

@@ -219,11 +219,13 @@ class Dictionary(Record):
         ones = torch.ones_like(x[..., :1])
         return Normed(x, ones, torch.zeros_like(ones))
 
-    def require_linear(self, who: str) -> None:
-        """Raise ArgumentError unless active latents are pre(x) = x · readsᵀ + offset."""
-        told = self.normalisation if self.pursuit is None else self.architecture
+    def require_linear(self, who: str, reads: bool = True) -> None:
+        """Raise ArgumentError unless decode(a) = a · writes + base and, where ``reads``, active
+        latents are pre(x) = x · readsᵀ + offset.
+        """
+        told = self.architecture if reads and self.pursuit is not None else self.normalisation
         if told != "none":
-            must = "be a dictionary whose active latents are linear in what it reads"
+            must = "be a dictionary that is linear where a latent is active"
             raise ArgumentError(who, must=must, got=f"one with {told}")
 
     def __call__(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b d_out"]:

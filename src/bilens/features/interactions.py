@@ -354,8 +354,9 @@ def interactions(
     or rows (f_in, i) that write it (base 0). Nothing is computed until it is asked for; half types
     are raised to float32, in which they are exact. Errors: ShapeError for a dictionary of another
     width, dtype or device; ArgumentError for a T that is no CP, for sides that are neither
-    dictionaries nor rows, and for names that do not fit; NotFiniteError for NaN weights, in T or in
-    a dictionary.
+    dictionaries nor rows, for a dictionary that normalises what it reads and for outputs found by
+    matching pursuit, and for names that do not fit; NotFiniteError for NaN weights, in T or in a
+    dictionary.
     """
     if not isinstance(T, CP):
         raise ArgumentError(
@@ -373,7 +374,7 @@ def interactions(
         raise ShapeError("interactions(T)", must="have left and right of one size", got=T.shape)
     reads, offset = read_by(outputs, T)
     if isinstance(inputs, Dictionary):
-        inputs.require_linear("interactions(inputs)")
+        inputs.require_linear("interactions(inputs)", reads=False)
     writes = inputs.writes if isinstance(inputs, Dictionary) else inputs
     width = one - T.affine
     if writes.ndim != 2 or not len(writes) or writes.shape[1] != width:

@@ -173,9 +173,9 @@ def measure(
     }
     worst = losses["loss with zeros"] - losses["loss"]
     return {
-        "L0": float((a > 0).sum(1).double().mean()),
+        "L0": float((a != 0).sum(1).double().mean()),
         "explained variance": float(1 - missed / variance),
-        "dead": float((a > 0).any(0).logical_not().double().mean()),
+        "dead": float((a != 0).any(0).logical_not().double().mean()),
         "loss recovered": (losses["loss with zeros"] - losses["loss with reconstruction"]) / worst
         if worst
         else 0.0,

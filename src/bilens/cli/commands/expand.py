@@ -56,7 +56,8 @@ def command(
         list[Path] | None,
         typer.Option(
             metavar="FOLDER",
-            help="A dictionary for the MLP input that it names; repeat it for more.",
+            help="A dictionary for the MLP input that it names, or a transcoder, which stands "
+            "for the MLP; repeat it for more.",
         ),
     ] = None,
     graph: Annotated[
@@ -87,6 +88,8 @@ def command(
     # half precision is explained in float32, beside what the model gives as it is
     if not bilens.wiring.is_half(loaded):
         loaded = loaded.double()
+    given = _dictionaries(dictionary or (), loaded)
+    coders = [hook for hook, one in given.items() if "transcoder" in one.architecture]
     expansion = bilens.expand(
         loaded,
         bilens.circuits.Prompt(prompt, special_tokens),
@@ -95,7 +98,8 @@ def command(
         detail=detail,  # type: ignore[arg-type]
         max_terms=max_terms,
         cutoff=cutoff,
-        dictionaries=_dictionaries(dictionary or (), loaded),
+        dictionaries={hook: given[hook] for hook in given if hook not in coders},
+        replacements={_layer(hook, loaded): given[hook] for hook in coders},
     )
     if save is not None:
         expansion.save(save)
@@ -123,6 +127,12 @@ def _account(expansion: "bilens.circuits.Expansion", k: int, exactly: bool) -> T
         for name, value in ends.items()
     ]
     return replace(every, rows=[*shown, *last], left_out=len(others))
+
+
+def _layer(hook: str, model: "bilens.Transformer") -> str:
+    """The layer that reads the place ``hook``."""
+    place = bilens.wiring.find_place(hook, model.wiring().parts)
+    return place.name.removesuffix(f".{place.side}")
 
 
 def _dictionaries(
