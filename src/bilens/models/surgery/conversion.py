@@ -6,7 +6,9 @@ reads (``nearest``), over x̃ = (1, x). Its output, linear part and constant are
 stream after it comes near to the *original's*: each layer mends what those before it missed. A
 token's squared error counts by one over the size (root mean square) of the original's stream there.
 By one, the few tokens of massive activations would be all that is fitted; by one over its square
-they would be lost, and heads lean on them.
+they would be lost, and heads lean on them. And of what was missed before, a layer is to mend at
+most as much as the original's writes there: a token whose massive activation was missed once would
+else be all that the layers after it are fitted to.
 
 The linear part is i further hidden units whose gate is the constant 1, so what comes out is a plain
 bilinear MLP with biases.
@@ -145,13 +147,17 @@ class _Streams:
         begun = [model.begin(batch.to(model.device)) for batch in ids.split(BATCH)]
         self.given = [given for _, given in begun]
         self.theirs = [x for x, _ in begun]
-        self.ours = self.reads = list(self.theirs)
+        self.ours = self.reads = self.written = list(self.theirs)
 
     def attend(self, old: Block, new: Block) -> None:
         """Past ``old`` in the first model, and past the heads of ``new`` in the second."""
         both = list(zip(self.theirs, self.ours, self.given, strict=True))
         before = self.ours
-        self.theirs = [_after(old, x, given) for x, _, given in both]
+        middle = [old.attended(x, **given(old))[0] for x, _, given in both]
+        theirs = self.theirs if old.parallel else middle
+        assert old.mlp is not None
+        self.written = [old.mlp(old.post_attention_layernorm(x)) for x in theirs]
+        self.theirs = [x + y for x, y in zip(middle, self.written, strict=True)]
         self.ours = [new.attended(x, **given(new))[0] for _, x, given in both]
         self.reads = before if new.parallel else self.ours
 
@@ -166,9 +172,15 @@ class _Streams:
         return [new.post_attention_layernorm(x).flatten(0, 1) for x in self.reads]
 
     def due(self) -> list[Float[Tensor, "_ d"]]:
-        """What an MLP is to write so that both streams are the same."""
-        both = zip(self.theirs, self.ours, strict=True)
-        return [(theirs - ours).flatten(0, 1) for theirs, ours in both]
+        """What an MLP is to write: what the original's does, and of what is missing so far at most
+        as much.
+        """
+        found = []
+        for theirs, ours, written in zip(self.theirs, self.ours, self.written, strict=True):
+            own, missing = written.flatten(0, 1), (theirs - ours - written).flatten(0, 1)
+            most = own.norm(dim=1) / missing.norm(dim=1).clamp(min=torch.finfo(own.dtype).tiny)
+            found.append(own + missing * most.clamp(max=1)[:, None])
+        return found
 
     def weights(self) -> list[Float[Tensor, " _"]]:
         """What each token's squared error counts."""
