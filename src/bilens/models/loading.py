@@ -125,7 +125,7 @@ def open_model(
         return _open_gguf(place)
     files = _Files.of(place)
     raw = files.config(config or {})
-    kind = _named(family) if family is not None else _family(raw, files)
+    kind = _family(raw, files) if family is None else _named(family, raw, files)
     checkpoint, file = files.checkpoint(kind.derived), files.about
     _require_sizes(kind, raw, checkpoint, file)
     return _assembled(kind, raw, checkpoint, file, files.folder)
@@ -244,11 +244,18 @@ def _place(path: str | Path) -> Path:
         raise FileError(str(path), must="be a model folder", got=reason) from error
 
 
-def _named(family: str) -> Family:
-    """The family of that name. Errors: ArgumentError where there is none."""
+def _named(family: str, raw: dict[str, Any], files: _Files) -> Family:
+    """The family of that name, which is then the model_type. Errors: ArgumentError where there is
+    none; ConfigError where the configuration says another.
+    """
     if family not in NAMES:
-        must = OneOf(tuple(NAMES)).must(family)
-        raise ArgumentError("family", must=must, got=repr(family))
+        raise ArgumentError("family", must=OneOf(tuple(NAMES)).must(family), got=repr(family))
+    said, kinds = raw.get("model_type"), NAMES[family].kinds
+    if said and said not in kinds:
+        must, todo = f"be that of {family}", "Leave family= out, or mend the file."
+        raise ConfigError(f"{files.about}: model_type", must=must, got=repr(said), todo=todo)
+    if family in kinds:
+        raw["model_type"] = family
     return NAMES[family]
 
 

@@ -252,3 +252,30 @@ def test_configurations_as_people_published_them_are_understood(name):
         == (raw.get("sliding_window") is not None and raw.get("use_sliding_window", True))
         or raw["model_type"] == "gpt_neo"
     )
+
+
+@pytest.mark.parametrize("name", ["gpt_neo", "gpt_neox"])
+def test_masks_in_old_files_are_passed_over(name, tmp_path):
+    """Whatever their type: booleans, which no weight is; in pickles as in safetensors."""
+    truth = stock(name)
+    truth.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    at = "transformer.h.0.attn.attention" if name == "gpt_neo" else "gpt_neox.layers.0.attention"
+    weights |= {f"{at}.bias": torch.ones(1, 1, 16, 16).bool().tril()}
+    weights |= {f"{at}.masked_bias": torch.tensor(-1e9)}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    near(bilens.load(tmp_path)(tokens()).logits, truth(tokens()).logits)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    near(bilens.load(tmp_path)(tokens()).logits, truth(tokens()).logits)
+
+
+def test_a_family_that_is_said_stands_for_the_model_type(tmp_path, refuses):
+    truth = stock("gpt2")
+    truth.save_pretrained(tmp_path)
+    written(tmp_path, model_type=None)
+    refuses(ConfigError, lambda: bilens.load(tmp_path), "model_type must be one of")
+    near(bilens.load(tmp_path, family="gpt2")(tokens()).logits, truth(tokens()).logits)
+    written(tmp_path, model_type="gpt2")
+    says = "model_type must be that of llama; got 'gpt2'. Leave family= out, or mend the file."
+    refuses(ConfigError, lambda: bilens.load(tmp_path, family="llama"), says)
