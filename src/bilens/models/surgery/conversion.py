@@ -34,6 +34,7 @@ from bilens.models.transformer.blocks import Block
 from bilens.nearest import NormalEquations, approximate, pair_features
 
 BATCH = 4  # texts at a time
+PIECE = 128  # tokens of a text that is fitted: what first tokens do is learned from as many texts
 NUMBERS = 2**23  # of features at a time
 RIDGES = (1e-8, 1e-5, 1e-3, 1e-2, 1e-1, 0.3, 1.0)
 Total = Callable[[Tensor], Tensor]
@@ -118,16 +119,17 @@ def converted_layers(
     """Put bilinear MLPs into ``made``, a ``bilinear_frame`` of ``model``, from layer ``begin`` on;
     each is yielded when it stands.
 
-    ``texts`` are fitted, and on ``others`` the ridge is chosen and all figures are measured.
-    ``total`` sums a tensor over the processes that share the work, each with its own ``texts``.
-    Cost a layer: two forward passes of it over the texts, O(n t (h + i)²), and the layers after it
-    once over ``others``. Memory: the streams of both models at every token, and O((h + i)²).
+    ``texts`` are fitted, in pieces of 128 tokens; on ``others`` the ridge is chosen and all figures
+    are measured. ``total`` sums a tensor over the processes that share the work, each with its own
+    ``texts``. Cost a layer: two forward passes of it over the texts, O(n t (h + i)²), and the
+    layers after it once over ``others``. Memory: the streams of both models at every token, and
+    O((h + i)²).
     """
     dtype = working_dtype(model.dtype)
     if dtype != model.dtype:
         model = copy.deepcopy(model)
         nn.Module.to(model, dtype=dtype)
-    own, apart = _Streams(model, texts), _Streams(model, others)
+    own, apart = _Streams(model, _pieces(texts)), _Streams(model, others)
     for n, (old, new) in enumerate(zip(model.blocks, made.blocks, strict=True)):
         for streams in (own, apart):
             streams.attend(old, new)
@@ -138,6 +140,12 @@ def converted_layers(
             streams.write(new)
         if layer is not None:
             yield replace(layer, loss=apart.loss(model, n + 1, others))
+
+
+def _pieces(texts: Int[Tensor, "n t"]) -> Int[Tensor, "m p"]:
+    """Texts cut into short ones; what is left over of each is not used."""
+    length = min(PIECE, texts.shape[1])
+    return texts.unfold(1, length, length).flatten(0, 1)
 
 
 class _Streams:
