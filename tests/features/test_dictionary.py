@@ -550,6 +550,10 @@ def test_sizes_that_the_config_lacks_or_gets_wrong(make, tmp_path, refuses):
             lambda path=path: Dictionary.load(path),
             f"{path}: Dictionary.k must be a whole number from 1 to 10",
         )
+    for name, value in (("max_iterations", 0), ("stop_on_duplicate_support", 3)):
+        path = folder(make, tmp_path, "matching_pursuit", **{name: value})
+        text = f"{path / 'cfg.json'}: Pursuit.{name} must be"
+        refuses(ConfigError, lambda path=path: Dictionary.load(path), text)
     # SAELens's own k, which these ten latents do not have
     path = folder(make, tmp_path, "topk", drop=("k",))
     refuses(FileError, lambda: Dictionary.load(path), "from 1 to 10; got 100.")

@@ -121,12 +121,13 @@ def test_a_bilinear_autoencoder(kind, biased, down, make, close, tmp_path, refus
         ({"normalize": 3.0}, "normalize must be null; got 3.0"),
         ({"token_lookup": True}, "token_lookup must be false; got true"),
         ({"sparsity": 3}, "must have known keys only; got sparsity"),
+        ({"encoder_bias": "no"}, 'encoder_bias must be true or false; got "no"'),
         ({"k": 0}, "k must be a whole number, at least 1; got 0"),
         ({"point": "mlp-in"}, 'point must be a name and a layer, ["mlp-in", 7] say'),
         ({"target": ["mlp-out", 7]}, "target must be null, or the point itself"),
         ({"kind": "silu"}, "kind must be one of vanilla, ordered"),
     ],
-    ids=["normalize", "lookup", "unknown", "k", "point", "target", "kind"],
+    ids=["normalize", "lookup", "unknown", "bias", "k", "point", "target", "kind"],
 )
 @pytest.mark.bad_input
 def test_configs_that_are_not_understood(change, text, make, tmp_path, refuses):
@@ -149,6 +150,12 @@ def test_weights_that_do_not_fit(make, tmp_path, refuses):
     refuses(NotFiniteError, lambda: Dictionary.load(path), "b_dec must be finite")
     path = written(tmp_path, RUN, whole)
     refuses(ConfigError, lambda: QuadraticLatents.load(path), "Dictionary.load reads them")
+    for load in (QuadraticLatents.load, read_transcoder):
+        refuses(ArgumentError, lambda load=load: load(3), "path must be a f")
+    config = {"kind": "mixed", "layer": 1, "d_model": 5, "expansion": 3}
+    for change in ({"bottleneck": "2"}, {"expansion": 0}, {"layer": -1}):
+        path = written(tmp_path, config | change, {})
+        refuses(ConfigError, lambda path=path: QuadraticLatents.load(path), next(iter(change)))
 
 
 # Bilinear transcoders

@@ -367,8 +367,7 @@ class Dictionary(Record):
 
 def _folder(path: str | Path) -> Path:
     """The folder of that name, or the one in the box."""
-    if not isinstance(path, str | Path):
-        raise ArgumentError("path", must="be a folder, or a dictionary in the box", got=repr(path))
+    dooms.require_path(path, "be a folder, or a dictionary in the box")
     inside = BOX / path
     return inside if not Path(path).exists() and inside.is_dir() else Path(path)
 

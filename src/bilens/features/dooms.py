@@ -9,12 +9,13 @@ and is not understood is refused by name.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from bilens.base.errors import ConfigError, FileError
+from bilens.base.errors import ArgumentError, ConfigError, FileError
 from bilens.base.numerics import is_whole
 from bilens.base.reading import read_json_object
 from bilens.base.weights import load_weights
@@ -29,6 +30,12 @@ RECIPE = {
 }  # fmt: skip
 # What the published code does not do in its forward pass, or does with more than a dictionary.
 ONLY: dict[str, tuple[Any, ...]] = {"normalize": (None,), "token_lookup": (False,)}
+
+
+def require_path(path: object, must: str) -> None:
+    """Raise ArgumentError for what is no path."""
+    if not isinstance(path, str | Path):
+        raise ArgumentError("path", must=must, got=repr(path))
 
 
 def is_one(folder: Path) -> bool:
@@ -81,16 +88,27 @@ def known(folder: Path) -> dict[str, Any]:
         if name in config and not any(config[name] is value for value in allowed):
             must = f"be {' or '.join(map(json.dumps, allowed))}"
             raise ConfigError(f"{who}: {name}", must=must, got=json.dumps(config[name]))
-    for name in ("d_model", "expansion", "k"):
-        if not is_whole(config.get(name)) or config[name] < 1:
-            must = "be a whole number, at least 1"
-            raise ConfigError(f"{who}: {name}", must=must, got=json.dumps(config.get(name)))
+    for name in ("bilinear_encoder", "encoder_bias"):
+        if not isinstance(config.get(name, False), bool):
+            got = json.dumps(config[name])
+            raise ConfigError(f"{who}: {name}", must="be true or false", got=got)
+    require_counts(file, config, ("d_model", "expansion", "k"))
     for name in ("point", *(("target",) if config.get("target") is not None else ())):
         point = config.get(name)
         if not isinstance(point, list) or len(point) != 2 or not is_whole(point[1]):
             must = 'be a name and a layer, ["mlp-in", 7] say'
             raise ConfigError(f"{who}: {name}", must=must, got=json.dumps(point))
     return config
+
+
+def require_counts(
+    file: Path, config: dict[str, Any], names: Iterable[str], least: int = 1
+) -> None:
+    """Raise ConfigError unless these are whole numbers, none less than ``least``."""
+    for name in names:
+        if not is_whole(config.get(name)) or config[name] < least:
+            must, got = f"be a whole number, at least {least}", json.dumps(config.get(name))
+            raise ConfigError(f"{file}: {name}", must=must, got=got)
 
 
 def weights(folder: Path, config: dict[str, Any]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.base.errors import ArgumentError
+from bilens.base.errors import ConfigError
 from bilens.base.numerics import is_whole
 from bilens.base.records import Record
 
@@ -31,11 +31,15 @@ class Pursuit(Record):
         steps = self.max_iterations
         if steps is not None and (not is_whole(steps) or steps < 1):
             must = "be a whole number, at least 1, or None"
-            raise ArgumentError("Pursuit.max_iterations", must=must, got=steps)
+            raise ConfigError("Pursuit.max_iterations", must=must, got=steps)
         threshold = self.residual_threshold
         if isinstance(threshold, bool) or not isinstance(threshold, int | float) or threshold < 0:
             must = "be a length, at least 0"
-            raise ArgumentError("Pursuit.residual_threshold", must=must, got=repr(threshold))
+            raise ConfigError("Pursuit.residual_threshold", must=must, got=repr(threshold))
+        settles = self.stop_on_duplicate_support
+        if not isinstance(settles, bool):
+            who = "Pursuit.stop_on_duplicate_support"
+            raise ConfigError(who, must="be true or false", got=repr(settles))
 
     def __call__(
         self, x: Float[Tensor, "*b d"], rows: Float[Tensor, "f d"]

@@ -116,6 +116,7 @@ class QuadraticLatents(Record):
         Errors: FileError, ConfigError by name for a kind or a key that is not understood;
         NotFiniteError.
         """
+        dooms.require_path(path, "be a folder of config.json and model.safetensors")
         folder = Path(path)
         config = read_json_object(folder / dooms.CONFIG)
         made = cls(**(_autoencoder(folder) if "kind" in config else _encoder(folder)))
@@ -141,10 +142,9 @@ def _autoencoder(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: kind", must=must, got=got)
     if unknown := sorted(set(config) - KEYS):
         raise ConfigError(str(file), must="have known keys only", got=", ".join(unknown))
-    for name in ("d_model", "expansion", "layer"):
-        if not is_whole(config.get(name)):
-            got = repr(config.get(name))
-            raise ConfigError(f"{file}: {name}", must="be a whole number", got=got)
+    wide = ("bottleneck",) if config.get("bottleneck") is not None else ()
+    dooms.require_counts(file, config, ("d_model", "expansion", *wide))
+    dooms.require_counts(file, config, ("layer",), least=0)
     found = load_weights(folder / dooms.WEIGHTS)
     d = config["d_model"]
     f = d * config["expansion"]

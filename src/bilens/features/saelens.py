@@ -23,7 +23,7 @@ from torch import Tensor
 from bilens.base.errors import ArgumentError, ConfigError, FileError
 from bilens.base.files import atomic_write
 from bilens.base.numerics import TOLERANCE, dtype_name, is_whole, near_one, scaled, working_dtype
-from bilens.base.reading import read_json_object
+from bilens.base.reading import naming, read_json_object
 from bilens.base.weights import load_weights
 from bilens.features.latents import NORMS, Pursuit
 
@@ -173,7 +173,8 @@ def read(folder: Path) -> dict[str, Any]:
         _unscale(folder, config, tensors)
     if "W_skip" in tensors:
         tensors["W_skip"] = tensors["W_skip"].mT.contiguous()
-    return {"b_enc": None, **tensors, **_fields(config)}
+    with naming(folder / CONFIG):
+        return {"b_enc": None, **tensors, **_fields(config)}
 
 
 def _config(tensors: dict[str, Tensor], fields: dict[str, Any]) -> dict[str, Any]:

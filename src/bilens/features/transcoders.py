@@ -12,6 +12,7 @@ from bilens.base.errors import FileError, ShapeError
 from bilens.base.numerics import require_finite, working_dtype
 from bilens.base.pickles import PICKLES, read_pickles
 from bilens.base.weights import load_weights
+from bilens.features.dooms import require_path
 
 Scale = tuple[Float[Tensor, " d"], Float[Tensor, " d"]]
 OUTS = ("head", "down")
@@ -39,6 +40,7 @@ def read_transcoder(
     FileError for a file that is damaged, needs more than weights or holds other names; ShapeError;
     NotFiniteError.
     """
+    require_path(path, "be a file of weights")
     (left, b), (right, c), (head, e) = _factors(Path(path))
     if inputs is not None:
         (left, b), (right, c) = _read(left, b, inputs), _read(right, c, inputs)
