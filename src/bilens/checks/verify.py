@@ -5,20 +5,24 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 
 from bilens.algebra import CP
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import dtype_name, relative_error, tolerance
+from bilens.base.reading import read_json_object
 from bilens.base.results import Result
+from bilens.base.words import printable, shortened
 from bilens.checks.stock import stock
 from bilens.circuits import Detail, expand
 from bilens.decompose import eigen, hosvd
-from bilens.models import Classifier, Transformer, hushed, load
+from bilens.models import Classifier, Transformer, TransformerConfig, hushed, load
 
 INPUTS = 64
 TOKENS = 8  # of the text whose logits are written as paths
@@ -93,7 +97,9 @@ class Verification(Result):
         }
 
 
-def verify(model: Classifier | Transformer, seed: int = 0) -> Verification:
+def verify(
+    model: Classifier | Transformer, seed: int = 0, against: str | Path | None = None
+) -> Verification:
     """Check, on ``model``'s own weights, every identity bilens claims about it; nothing is trained
     or changed.
 
@@ -104,8 +110,10 @@ def verify(model: Classifier | Transformer, seed: int = 0) -> Verification:
 
     A transformer whose configuration is that of a Llama, Qwen2 or Qwen3 is also held against
     transformers' own class with the same weights: all else compares bilens with bilens. Where
-    transformers has no such class, ``skipped`` says so. Errors: ArgumentError for what is no model,
-    and for a part that does not do what its weights say.
+    transformers has no such class, ``skipped`` says so. ``against``: the folder that the model was
+    loaded from, of any family of transformers: its own class reads the same files then, in float32,
+    and is what the logits are held against. Errors: ArgumentError for what is no model, and for a
+    part that does not do what its weights say; FileError where ``against`` holds no config.json.
     """
     _require_model(model)
     generator = torch.Generator().manual_seed(seed)
@@ -113,7 +121,7 @@ def verify(model: Classifier | Transformer, seed: int = 0) -> Verification:
         "against a stock model: transformers has no class of bilinear classifiers",
     )
     if isinstance(model, Transformer):
-        checks, skipped = _language(model, generator)
+        checks, skipped = _language(model, generator, against)
     else:
         checks = _classifier(model, generator)
     return Verification(
@@ -169,7 +177,7 @@ def _classifier(model: Classifier, generator: torch.Generator) -> list[Check]:
 
 
 def _language(
-    model: Transformer, generator: torch.Generator
+    model: Transformer, generator: torch.Generator, folder: str | Path | None
 ) -> tuple[list[Check], tuple[str, ...]]:
     exact, single = _copies(model)
     config = exact.config
@@ -188,7 +196,8 @@ def _language(
             seen = tensor.detach().map(out=mix)
             view = _View(f", {part.name}", seen, x, partial(_mixed, part.module, mix))
             checks += [_written(view), *_layer(view, generator)]
-    against = _stock(exact, tokens)
+    foreign = folder is not None and not _is_own(Path(folder))
+    against = _files(single, str(folder), tokens) if foreign else _stock(exact, tokens)
     return (checks, (against,)) if isinstance(against, str) else ([against, *checks], ())
 
 
@@ -230,6 +239,30 @@ def _stock(model: Transformer, tokens: Tensor) -> Check | str:
         return f"against a stock model: {made}"
     name = f"logits = those of stock {type(made).__name__}, same weights"
     return Check(name, model(tokens[None]).logits, made(tokens[None]).logits, torch.float32)
+
+
+@torch.no_grad()
+def _files(model: Transformer, folder: str, tokens: Tensor) -> Check | str:
+    """The logits of transformers' own class from the very files; in words, why it has none."""
+    try:
+        with hushed():
+            made = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, attn_implementation="eager"
+            )
+    except Exception as error:  # transformers raises kinds of its own
+        return f"against a stock model: transformers does not read {folder} ({_line(error)})"
+    name = f"logits = those of stock {type(made).__name__}, the same files"
+    return Check(name, model(tokens[None]).logits, made.eval()(tokens[None]).logits)
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether the files are of bilens's own class, which would be held against itself."""
+    kind = read_json_object(folder / "config.json").get("model_type")
+    return kind == TransformerConfig.model_type
+
+
+def _line(error: Exception) -> str:
+    return shortened(printable(str(error).partition("\n")[0]) or type(error).__name__, 200)
 
 
 def _mixed(module: nn.Module, mix: Tensor, x: Tensor) -> Tensor:

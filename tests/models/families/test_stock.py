@@ -279,3 +279,18 @@ def test_a_family_that_is_said_stands_for_the_model_type(tmp_path, refuses):
     written(tmp_path, model_type="gpt2")
     says = "model_type must be that of llama; got 'gpt2'. Leave family= out, or mend the file."
     refuses(ConfigError, lambda: bilens.load(tmp_path, family="llama"), says)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "stablelm parallel", "olmoe"])
+def test_verify_holds_a_model_against_the_class_that_its_files_are_of(name, tmp_path):
+    stock(name).float().save_pretrained(tmp_path)
+    model = bilens.load(tmp_path)
+    found = bilens.verify(model, against=tmp_path)
+    assert "the same files" in found.identities[0]
+    assert found.passed, found.summary()
+    model.W_U.data[0, 0] += 1  # another model than that of the files
+    found = bilens.verify(model, against=tmp_path)
+    assert [holds for holds in found.holds if not holds] == [False]
+    assert not found.holds[0]
+    model.save_pretrained(tmp_path / "own")  # bilens's own class is not held against itself
+    assert "same files" not in str(bilens.verify(model, against=tmp_path / "own").identities)
