@@ -60,6 +60,9 @@ class Promises(Result):
         said = f"broken: {'; '.join(lost)}" if lost else "all kept"
         return f"{len(self.parts)} promises of a model that circuits explain; {said}"
 
+    def columns(self) -> tuple[str, ...]:
+        return "part", "promise", "kept", "what is wrong"
+
     def rows(self) -> list[dict[str, Any]]:
         columns = zip(self.parts, self.promises, self.broken, strict=True)
         return [

@@ -165,7 +165,9 @@ def _found(
     module: nn.Module, norm: Norm, readers: Iterable[nn.Module], paths: dict[nn.Module, str]
 ) -> _Found:
     reads = tuple(readers)
-    own = () if isinstance(norm, NoNorm) or not reads else (paths[norm],)
+    own: tuple[str, ...] = ()
+    if reads and isinstance(norm, nn.Module) and not isinstance(norm, NoNorm):
+        own = (paths[norm],)
     return _Found(module, norm, reads, (paths[module], *own))
 
 

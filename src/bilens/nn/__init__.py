@@ -15,7 +15,16 @@ from bilens.nn.attention import (
 from bilens.nn.bilinear import Bilinear
 from bilens.nn.experts import Experts, Share
 from bilens.nn.mlp import MLP, BilinearMLP, GatedMLP
-from bilens.nn.norm import NORMS, LayerNorm, NoNorm, Norm, RMSNorm, UnitOffsetRMSNorm, make_norm
+from bilens.nn.norm import (
+    NORMS,
+    BuiltNorm,
+    LayerNorm,
+    NoNorm,
+    Norm,
+    RMSNorm,
+    UnitOffsetRMSNorm,
+    make_norm,
+)
 from bilens.nn.units import Hidden, Leg, Routed
 
 __all__ = [
@@ -26,6 +35,7 @@ __all__ = [
     "Attention",
     "Bilinear",
     "BilinearMLP",
+    "BuiltNorm",
     "Experts",
     "GatedMLP",
     "Hidden",

@@ -50,8 +50,8 @@ class Rotary(nn.Module):
     @torch.no_grad()
     def forward(
         self, positions: Int[Tensor, "b t"], dtype: torch.dtype
-    ) -> tuple[Float[Tensor, "b 1 t d"], Float[Tensor, "b 1 t d"]]:
-        """cos and sin, (b, 1, t, d): one for all heads, of the d dimensions that turn."""
+    ) -> tuple[Float[Tensor, "b 1 t r"], Float[Tensor, "b 1 t r"]]:
+        """cos and sin, (b, 1, t, r): one for all heads, of the r dimensions that turn."""
         inv_freq = self._beside(positions)
         if self.stretch is not None:
             short, at_length = self.stretch
@@ -79,7 +79,7 @@ def frequencies(d_head: int, theta: float) -> Float[Tensor, " half"]:
 
 
 def rotate(
-    x: Float[Tensor, "*b t d"], cos: Float[Tensor, "*#b t d"], sin: Float[Tensor, "*#b t d"]
+    x: Float[Tensor, "*b t d"], cos: Float[Tensor, "*#b t r"], sin: Float[Tensor, "*#b t r"]
 ) -> Float[Tensor, "*b t d"]:
     """x turned by its position's angles: a linear map of x, given the position. Where there are
     angles for the first dimensions alone, the others stay.

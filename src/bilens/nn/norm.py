@@ -6,6 +6,8 @@ Given the scale σ a norm is affine, and paths go through it: ``linear`` is P, `
 σ itself does where x is tiny.
 """
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -119,11 +121,37 @@ class NoNorm(nn.Module):
     centred = False  # whether it takes the mean out of what it reads
 
 
-Norm = RMSNorm | LayerNorm | NoNorm
+@runtime_checkable
+class Norm(Protocol):
+    """What all norms are, a person's own too: N(x) = σ(x) P x + c."""
+
+    centred: bool  # whether it takes the mean out of what it reads
+
+    @property
+    def shift(self) -> Float[Tensor, " d"] | None:
+        """c, where there is one."""
+        ...
+
+    def __call__(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]: ...
+
+    def scale(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b 1"]:
+        """σ(x)."""
+        ...
+
+    def linear(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """P x."""
+        ...
+
+    def transposed(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """Pᵀ x."""
+        ...
+
+
+BuiltNorm = RMSNorm | LayerNorm | NoNorm
 NORMS = ("rms", "rms_unit_offset", "layer", "none")
 
 
-def make_norm(kind: str, d_model: int, eps: float) -> Norm:
+def make_norm(kind: str, d_model: int, eps: float) -> BuiltNorm:
     """A norm by name. Errors: ConfigError for an unknown one."""
     match kind:
         case "rms":

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bilens.base.errors import NotExactError
-from bilens.nn import Attention, Experts, Hidden, Leg, Norm, Rotary, Share
+from bilens.nn import Attention, BuiltNorm, Experts, Hidden, Leg, Norm, Rotary, Share
 from bilens.wiring.kinds import (
     BIAS,
     BILINEAR,
@@ -238,10 +238,10 @@ class Renormed(Part):
     """
 
     part: Part
-    out_norm: Norm
+    out_norm: BuiltNorm
 
     @classmethod
-    def of(cls, part: Part, out_norm: Norm | None) -> Part:
+    def of(cls, part: Part, out_norm: BuiltNorm | None) -> Part:
         """``part`` itself where there is no norm."""
         if out_norm is None:
             return part

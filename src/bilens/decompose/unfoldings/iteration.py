@@ -47,6 +47,8 @@ def iterated(
     no less.
     """
     best = _judged(tensor, found, ranks, symmetric, precision)
+    if not sweeps:
+        return best
     both = tensor.symmetrise() if symmetric else tensor
     for sweep in range(1, sweeps + 1):
         bases = _swept(both, best.found, ranks, symmetric, precision)

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from bilens.models.transformer.blocks import Body
 from bilens.models.transformer.config import TransformerConfig
-from bilens.nn import LayerNorm, NoNorm, RMSNorm
-
-Norm = RMSNorm | LayerNorm | NoNorm
+from bilens.nn import BuiltNorm, NoNorm, RMSNorm
 
 
 def folded_config(config: TransformerConfig) -> TransformerConfig:
@@ -58,7 +56,7 @@ def fold(old: Body, new: Body, head: nn.Linear) -> None:
         _centre_writers(new)
 
 
-def _fold(norm: Norm, target: Norm, *readers: nn.Linear) -> None:
+def _fold(norm: BuiltNorm, target: BuiltNorm, *readers: nn.Linear) -> None:
     """Move the weight and bias of ``norm`` into ``readers``, and leave ``target`` with weight
     one.
     """

@@ -17,9 +17,9 @@ from bilens.models.transformer.rope import FULL, ORIGINAL, PARTIAL, SLIDING
 from bilens.nn import (
     MLP,
     Attention,
+    BuiltNorm,
     Experts,
     GatedMLP,
-    Norm,
     RMSNorm,
     Rotary,
     Scores,
@@ -36,8 +36,8 @@ class Block(GradientCheckpointingLayer):
 
     self_attn: Attention | None
     mlp: GatedMLP | MLP | Experts | None
-    input_layernorm: Norm  # over what attention reads
-    post_attention_layernorm: Norm  # over what the MLP reads
+    input_layernorm: BuiltNorm  # over what attention reads
+    post_attention_layernorm: BuiltNorm  # over what the MLP reads
     self_attn_out_norm: RMSNorm | None  # over what attention writes
     mlp_out_norm: RMSNorm | None  # over what the MLP writes
 
@@ -128,7 +128,7 @@ class Body(nn.Module):
         return {kind: rotary for kind, rotary in each.items() if rotary is not None}
 
 
-def _norms(config: TransformerConfig) -> tuple[Norm, RMSNorm | None]:
+def _norms(config: TransformerConfig) -> tuple[BuiltNorm, RMSNorm | None]:
     """The norm over what a part reads, and that over what it writes."""
     size, placed = (config.hidden_size, config.rms_norm_eps), config.norm_placement
     read = make_norm("none" if placed == "post" else config.norm, *size)
