@@ -144,6 +144,13 @@ def test_matrices_the_other_way_and_heads_fused_one_by_one(close):
     }
     said = Conventions(transposed=True)
     close(from_state_dict(across, config, NAMES, said)(IDS[None]).logits, truth, tol=1e-14)
+    plain = from_state_dict(weights, config, NAMES)  # under the names here too, square ones as well
+    linears = {name for name, one in plain.named_modules() if isinstance(one, torch.nn.Linear)}
+    same = {
+        name: value.T if name.removesuffix(".weight") in linears else value
+        for name, value in plain.state_dict().items()
+    }
+    close(from_state_dict(same, config, conventions=said)(IDS[None]).logits, truth, tol=1e-14)
     for n in range(LAYERS):
         fused = weights[f"blocks.{n}.qkv.weight"].unflatten(0, (3, HEADS, -1)).transpose(0, 1)
         weights[f"blocks.{n}.qkv.weight"] = fused.flatten(0, 2)

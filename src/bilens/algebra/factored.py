@@ -272,7 +272,7 @@ class Factored(Record):
         require_count("k", k, 0)
         return self.a[..., :k, :] @ self.b[..., :, :k]
 
-    def __getitem__(self, index: Any) -> "Factored":
+    def __getitem__(self, index: object) -> "Factored":
         """``AB[index]``, still factored, with two differences: an int for a row or a column keeps a
         dim of size 1, and rows and columns are taken one by one, not in pairs.
 

@@ -3,9 +3,11 @@
 import json
 import mmap
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -36,17 +38,11 @@ def weight_shapes(file: Path, but: tuple[str, ...] = ()) -> dict[str, tuple[int,
     computed in: integers, booleans, complex and 8-bit floating numbers mean something else than
     their value, and are never cast in silence.
     """
-    require_file(file)
-    try:
-        with safe_open(file, framework="pt") as opened:
-            keys = (key for key in opened.keys() if not key.endswith(but))
-            parts = {key: opened.get_slice(key) for key in keys}
-            kinds = {key: part.get_dtype() for key, part in parts.items()}
-            shapes = {key: tuple(part.get_shape()) for key, part in parts.items()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise FileError(
-            str(file), must="be an undamaged safetensors file", got=str(error)
-        ) from error
+    with _opened(file) as opened:
+        keys = (key for key in opened.keys() if not key.endswith(but))
+        parts = {key: opened.get_slice(key) for key in keys}
+        kinds = {key: part.get_dtype() for key, part in parts.items()}
+        shapes = {key: tuple(part.get_shape()) for key, part in parts.items()}
     for key, kind in kinds.items():
         require_type(f"{file}: {key}", kind)
     return shapes
@@ -54,9 +50,22 @@ def weight_shapes(file: Path, but: tuple[str, ...] = ()) -> dict[str, tuple[int,
 
 def weight_names(file: Path) -> list[str]:
     """The names in a safetensors file, of whatever type. Errors: FileError as ``weight_shapes``."""
-    weight_shapes(file, but=("",))
-    with safe_open(file, framework="pt") as opened:
+    with _opened(file) as opened:
         return list(opened.keys())
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """A safetensors file, of which nothing but the header is read. Errors: FileError where it is
+    missing or damaged.
+    """
+    require_file(file)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            yield opened
+    except (SafetensorError, OSError, ValueError) as error:
+        must = "be an undamaged safetensors file"
+        raise FileError(str(file), must=must, got=str(error)) from error
 
 
 def require_type(who: str, kind: str) -> None:
@@ -81,8 +90,9 @@ def load_weights(file: Path, device: str = "cpu") -> dict[str, Tensor]:
 
 def weight_dtypes(file: Path, but: tuple[str, ...] = ()) -> dict[str, torch.dtype]:
     """The type of each weight in a safetensors file, by its name; ``but`` as above."""
-    with safe_open(file, framework="pt") as opened:
-        kinds = {key: opened.get_slice(key).get_dtype() for key in weight_shapes(file, but)}
+    names = weight_shapes(file, but)
+    with _opened(file) as opened:
+        kinds = {key: opened.get_slice(key).get_dtype() for key in names}
     return {key: WEIGHT_TYPES[kind] for key, kind in kinds.items()}
 
 
@@ -156,7 +166,7 @@ class _MappedFile:
     """One safetensors file, mapped as a whole."""
 
     def __init__(self, file: Path) -> None:
-        weight_shapes(file, but=("",))  # it is whole
+        weight_names(file)  # it is whole
         try:
             with file.open("rb") as opened:
                 start = 8 + int.from_bytes(opened.read(8), "little")

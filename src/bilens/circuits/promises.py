@@ -14,6 +14,7 @@ from torch import Tensor
 from bilens.base.errors import ArgumentError, BilensError
 from bilens.base.results import Result
 from bilens.circuits.understood import (
+    patterns_of,
     require_ends,
     require_norm,
     require_plain,
@@ -24,7 +25,6 @@ from bilens.circuits.understood import (
 )
 from bilens.wiring import (
     Expandable,
-    Multilinear,
     Part,
     Wiring,
     explained,
@@ -149,7 +149,7 @@ def _of_part(
 
     def scored() -> None:
         assert heads is not None
-        require_scores(heads, read, _patterns(part, read))
+        require_scores(heads, read, patterns_of(part.writes(read)))
 
     def turned() -> None:
         assert heads is not None
@@ -169,12 +169,6 @@ def _norm(who: str, wiring: Wiring, stream: Tensor) -> None:
     require_norm(who, wiring.norm, stream)
 
 
-def _patterns(part: Part, read: Tensor) -> Float[Tensor, "head t s"]:
-    writes = part.writes(read)
-    mixes = [write.mix(0) for write in writes if isinstance(write, Multilinear)]
-    return torch.stack([mix.values for mix in mixes if mix is not None])
-
-
 def _require_named(named: list[str], leaves: dict[str, Tensor]) -> None:
     if sorted(named) != sorted(leaves):
         must = f"be {', '.join(sorted(named))}, as wiring().leaves names them"
@@ -188,13 +182,9 @@ def _require_called(model: Expandable, part: Part, ids: Tensor) -> None:
 
 def _require_outputs(model: Expandable, wiring: Wiring, stream: Tensor, ids: Tensor) -> None:
     """The parts, one after another, are the model's own forward pass."""
-    last = wiring.norm(stream[-1])
-    says = last @ wiring.readout.mT
-    if wiring.readout_bias is not None:
-        says = says + wiring.readout_bias
-    if wiring.soft_cap is not None:
-        says = wiring.soft_cap * torch.tanh(says / wiring.soft_cap)
+    says = wiring.outputs(stream[-1])
     does = model.outputs(ids)[-1]
     worst = int((says - does).abs().argmax())
-    size = float((last.abs() @ wiring.readout.abs().mT).max()) or 1.0
+    sizes = wiring.norm(stream[-1]).abs() @ wiring.readout.abs().mT
+    size = float(sizes.max()) or 1.0
     require_sum(float(says[worst]), float(does[worst]), size, says.dtype)

@@ -15,7 +15,7 @@ from bilens.circuits.paths import RESERVED, Node
 from bilens.circuits.paths import Write as Whole
 from bilens.circuits.replaced import Replaced, placed, require_short, take_apart
 from bilens.circuits.replacements import Replacement, with_replacements
-from bilens.circuits.understood import require_norm, require_plain, require_writes
+from bilens.circuits.understood import patterns_of, require_norm, require_plain, require_writes
 from bilens.nn import NoNorm, Norm, soft_cap_gate
 from bilens.wiring import (
     BIAS,
@@ -95,16 +95,14 @@ class Recording:
 
     def outputs(self, position: int) -> Float[Tensor, " out"]:
         """The outputs at ``position``, from this pass."""
-        return self._before_cap(position) * self.cap_gate(position)
+        return self.wiring.outputs(self.streams[-1][position])
 
     def cap_gate(self, position: int) -> Float[Tensor, " out"] | float:
         """What the soft-cap leaves of each output at ``position``; 1 where there is none."""
         cap = self.wiring.soft_cap
-        return 1.0 if cap is None else soft_cap_gate(self._before_cap(position), cap)
-
-    def _before_cap(self, position: int) -> Float[Tensor, " out"]:
-        outputs = self.wiring.norm(self.streams[-1][position]) @ self.wiring.readout.mT
-        return outputs if self.wiring.readout_bias is None else outputs + self.wiring.readout_bias
+        if cap is None:
+            return 1.0
+        return soft_cap_gate(self.wiring.before_cap(self.streams[-1][position]), cap)
 
     def norm(self, part: int) -> Norm:
         """The norm that part ``part`` reads through; the readout's for the last."""
@@ -148,8 +146,7 @@ class Recording:
 
     def patterns(self, part: int) -> Float[Tensor, "head t s"]:
         """The patterns by which the sources of ``part`` are mixed."""
-        mixes = [p.mix(0) for p in self.products.values() if p.source.part == part]
-        return torch.stack([mix.values for mix in mixes if mix is not None])
+        return patterns_of(p for p in self.products.values() if p.source.part == part)
 
     def written(self, part: int, position: int) -> tuple[Float[Tensor, "n d"], Sequence[int]]:
         """What of the stream at ``position`` the part of that number reads, and the sources that

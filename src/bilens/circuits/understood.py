@@ -78,6 +78,12 @@ def require_writes(
     return made
 
 
+def patterns_of(writes: Iterable[Write]) -> Float[Tensor, "head t s"]:
+    """The patterns by which writes are mixed, of those that are."""
+    mixes = (write.mix(0) for write in writes if isinstance(write, Multilinear))
+    return torch.stack([mix.values for mix in mixes if mix is not None])
+
+
 def require_scores(
     part: Heads, read: Float[Tensor, "t d"], pattern: Float[Tensor, "head t s"]
 ) -> None:
@@ -143,9 +149,7 @@ def require_weights(wiring: Wiring, parts: Iterable[Part]) -> None:
         require_writes(part, read, writes)
         heads = part.attention
         if heads is not None:
-            mixes = [write.mix(0) for write in writes if isinstance(write, Multilinear)]
-            pattern = torch.stack([mix.values for mix in mixes if mix is not None])
-            require_scores(heads, read, pattern)
+            require_scores(heads, read, patterns_of(writes))
             require_turns(heads, _random(wiring.readout, heads.module.d_head))
 
 

@@ -6,11 +6,11 @@ What can be said by weights is folded into them, and the model's configuration s
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bilens.base.errors import ArgumentError, ConfigError
 from bilens.base.numerics import require_finite, working_dtype
@@ -83,6 +83,8 @@ def from_state_dict(
     model = sketched(Transformer, _configured(config, conventions))
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     pairings = paired(_spec(names, conventions), own)
+    if conventions.transposed:
+        pairings = [_transposed(pairing, model) for pairing in pairings]
     scales = _scales(weights, conventions, own)
     _require_all(pairings, weights, {name for name, _ in scales}, config)
     found = renamed(pairings, {name: value.detach() for name, value in weights.items()})
@@ -100,15 +102,20 @@ def from_state_dict(
 
 
 def _spec(names: Names, conventions: Conventions) -> list[Weight]:
-    """Names as ``Weight``s: embeddings and norms are never transposed."""
-    found = [Weight(None, (norm,)) for norm in NORMS] if conventions.bare_norms else []
+    """Names as ``Weight``s."""
+    bare = [Weight(None, (norm,)) for norm in NORMS] if conventions.bare_norms else []
     if not isinstance(names, Mapping):
-        return [*found, *names]
-    for theirs, ours in names.items():
-        modules = (ours,) if isinstance(ours, str) else tuple(ours)
-        linear = not any("embed" in module or "norm" in module for module in modules)
-        found.append(Weight(theirs, modules, transposed=conventions.transposed and linear))
-    return found
+        return [*bare, *names]
+    each = ((theirs, (ours,) if isinstance(ours, str) else ours) for theirs, ours in names.items())
+    return [*bare, *(Weight(theirs, tuple(ours)) for theirs, ours in each)]
+
+
+def _transposed(pairing: Pairing, model: Transformer) -> Pairing:
+    """The matrix of a linear map as (in, out) in the files; others as they are."""
+    module = model.get_submodule(next(iter(pairing.ours)).rpartition(".")[0])
+    if not isinstance(module, nn.Linear):
+        return pairing
+    return replace(pairing, weight=replace(pairing.weight, transposed=True))
 
 
 def _require_possible(conventions: Conventions, config: TransformerConfig) -> None:
@@ -195,11 +202,14 @@ def _read_by(made: dict[str, Tensor], model: Transformer, norm: str, scale: Tens
             must = "name a norm of the model here: model.layers.0.input_layernorm, say"
             raise ConfigError("conventions.channel_scales", must=must, got=repr(norm))
         part = f"{layer}.{parts[kind]}"
-        module = model.get_submodule(part)
-        paths = {id(inner): path for path, inner in module.named_modules()}
-        readers = [f"{part}.{paths[id(reader)]}.weight" for reader in module.readers]  # type: ignore[union-attr]
+        paths = {inner: path for path, inner in model.named_modules()}
+        readers = [f"{paths[reader]}.weight" for reader in _readers(model.get_submodule(part))]
     for reader in readers:
         made[reader] = made[reader] * scale
+
+
+def _readers(part: nn.Module) -> tuple[nn.Linear, ...]:
+    return part.readers  # type: ignore[return-value]
 
 
 def _fold(made: dict[str, Tensor], model: Transformer, conventions: Conventions) -> None:

@@ -12,9 +12,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import linear
 
 from bilens.base.errors import ArgumentError
-from bilens.nn import Norm
+from bilens.nn import Norm, soft_cap
 from bilens.wiring.kinds import Source
 from bilens.wiring.parts import Part
 
@@ -45,6 +46,15 @@ class Wiring:
     readout_bias: Float[Tensor, " out"] | None = None
     accumulates: bool = True  # a residual stream
     soft_cap: float | None = None
+
+    def outputs(self, stream: Float[Tensor, "*b d"]) -> Float[Tensor, "*b out"]:
+        """What the readout makes of the stream after the last part."""
+        before = self.before_cap(stream)
+        return before if self.soft_cap is None else soft_cap(before, self.soft_cap)
+
+    def before_cap(self, stream: Float[Tensor, "*b d"]) -> Float[Tensor, "*b out"]:
+        """The same before the soft-cap."""
+        return linear(self.norm(stream), self.readout, self.readout_bias)
 
     @property
     def layers(self) -> dict[str, Part]:

@@ -104,7 +104,8 @@ class Pairing:
     @property
     def is_same(self) -> bool:
         """Whether it is the same in the files, by name and by value."""
-        return self.theirs in self.ours and self.weight.change is unchanged
+        as_it_is = self.weight.change is unchanged and not self.weight.transposed
+        return self.theirs in self.ours and as_it_is
 
     def without(self, base: str) -> "Pairing":
         """The same of files whose names do not begin with ``base``."""

@@ -35,11 +35,16 @@ FACTS = Facts(
         "reorder_and_upcast_attn",
     ),
 )  # fmt: skip
-WEIGHTS = (
+# Embeddings and norms, which GPT-Neo has under the same names.
+AROUND = (
     Weight("transformer.wte", ("model.embed_tokens",)),
     Weight("transformer.wpe", ("model.embed_positions",)),
     Weight(f"{THEIRS}.ln_1", (f"{OURS}.input_layernorm",)),
     Weight(f"{THEIRS}.ln_2", (f"{OURS}.post_attention_layernorm",)),
+    Weight("transformer.ln_f", ("model.norm",)),
+)
+WEIGHTS = (
+    *AROUND,
     Weight(
         f"{THEIRS}.attn.c_attn",
         tuple(f"{OURS}.self_attn.{name}_proj" for name in "qkv"),
@@ -48,7 +53,6 @@ WEIGHTS = (
     Weight(f"{THEIRS}.attn.c_proj", (f"{OURS}.self_attn.o_proj",), transposed=True),
     Weight(f"{THEIRS}.mlp.c_fc", (f"{OURS}.mlp.up_proj",), transposed=True),
     Weight(f"{THEIRS}.mlp.c_proj", (f"{OURS}.mlp.down_proj",), transposed=True),
-    Weight("transformer.ln_f", ("model.norm",)),
 )
 GPT2 = Family(
     kinds=("gpt2",),

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from bilens.models.families.family import Family, Weight
+from bilens.models.families.gpt2 import AROUND, OURS, THEIRS
 from bilens.models.families.stock import Facts
-
-THEIRS, OURS = "transformer.h.{layer}", "model.layers.{layer}"
 
 
 def more(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,10 +33,7 @@ FACTS = Facts(
     free=("attention_types", "attention_layers", "window_size"),
 )  # fmt: skip
 WEIGHTS = (
-    Weight("transformer.wte", ("model.embed_tokens",)),
-    Weight("transformer.wpe", ("model.embed_positions",)),
-    Weight(f"{THEIRS}.ln_1", (f"{OURS}.input_layernorm",)),
-    Weight(f"{THEIRS}.ln_2", (f"{OURS}.post_attention_layernorm",)),
+    *AROUND,
     *(
         Weight(f"{THEIRS}.attn.attention.{name}_proj", (f"{OURS}.self_attn.{name}_proj",))
         for name in "qkv"
@@ -45,7 +41,6 @@ WEIGHTS = (
     Weight(f"{THEIRS}.attn.attention.out_proj", (f"{OURS}.self_attn.o_proj",)),
     Weight(f"{THEIRS}.mlp.c_fc", (f"{OURS}.mlp.up_proj",)),
     Weight(f"{THEIRS}.mlp.c_proj", (f"{OURS}.mlp.down_proj",)),
-    Weight("transformer.ln_f", ("model.norm",)),
 )
 GPT_NEO = Family(
     kinds=("gpt_neo",),

@@ -4,7 +4,7 @@ weights.
 
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -185,7 +185,7 @@ def _rotary(config: TransformerConfig, given: dict[str, Any]) -> Rotary:
 
     def at_length(length: int | None = None) -> tuple[Tensor, float]:
         with torch.device("cpu"):  # values are needed where a model is first made without memory
-            return ROPE_INIT_FUNCTIONS[kind](asked, torch.device("cpu"), seq_len=length)  # type: ignore[arg-type]
+            return ROPE_INIT_FUNCTIONS[kind](cast(Any, asked), torch.device("cpu"), seq_len=length)
 
     inv_freq, scale = at_length()
     if kind not in ("dynamic", "longrope"):
