@@ -165,13 +165,16 @@ def require_ends(model: Expandable, wiring: Wiring) -> None:
         weight = getattr(module, "weight", None)
         if not isinstance(weight, Tensor):
             continue
-        leaf = next((leaf for leaf, rows in leaves.items() if rows is weight), None)
-        if leaf is not None and hasattr(module, "embedding_dim"):
+        rows_of = hasattr(module, "embedding_dim")
+        # leaves may be the rows of a weight times a number, which the model says
+        same = (leaf for leaf, rows in leaves.items() if rows.shape == weight.shape)
+        leaf = next(same, None) if rows_of else None
+        if leaf is not None:
             n = torch.arange(min(PROBES, len(weight)), device=weight.device)
             _require_same(
                 name, module(n), weight[n], weight[n].abs().max(), f"the weights of {leaf}"
             )
-        elif weight is wiring.readout:
+        elif weight is wiring.readout and not rows_of:
             x = _random(weight, weight.shape[1])
             says = nn.functional.linear(x, weight, wiring.readout_bias)
             _require_same(name, module(x), says, (x.abs() @ weight.abs().mT).max(), "the readout")

@@ -157,6 +157,16 @@ def test_what_circuits_promise(both):
     assert inside.error < 1e-10 * sum(abs(term.value) for term in inside.terms)
     score = bilens.circuits.attention_scores(model, ids, layer=1, head=2, query=5, key=4)
     assert score.error < 1e-10 * float(score.values.abs().sum())
+    kept = bilens.circuits.promises(model, ids)
+    assert kept.kept, kept.summary()
+    embed = model.leaf_weights()["embed"]
+    scores = bilens.circuits.qk_circuit(model, 0, 1)
+    assert scores.shape == (len(embed), len(embed))
+    looked = bilens.circuits.ov_circuit(model, 1, 1)
+    readout = model.model.norm.transposed(model.lm_head.weight)
+    write = model.wiring().parts[-2].forms()["L1H1"]
+    near(looked.a, embed @ model.blocks[1].input_layernorm.transposed(write.legs[0].weight).mT)
+    near(looked.b, (readout @ write.out).mT)
     out = bilens.circuits.knockout(model, ids, "L1H1", 3, with_="zero")
     without = deepcopy(model)
     attention = without.blocks[1].self_attn
