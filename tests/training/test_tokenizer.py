@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from bilens.base.documents import END
 from bilens.base.errors import ArgumentError, FileError
-from bilens.training.text import END
 from bilens.training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 
 TEXTS = [

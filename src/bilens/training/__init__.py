@@ -1,5 +1,6 @@
 """Floor 7: training, thin, through Hugging Face ``Trainer``."""
 
+from bilens.base.documents import BUILT_IN, read_documents
 from bilens.training.classify import (
     RECIPES,
     ImageRecipe,
@@ -27,14 +28,7 @@ from bilens.training.language import (
 from bilens.training.moments import every_place, gather_moments
 from bilens.training.processes import shared
 from bilens.training.run import read_about
-from bilens.training.text import (
-    BUILT_IN,
-    Blocks,
-    HeldOut,
-    TextData,
-    load_text,
-    read_documents,
-)
+from bilens.training.text import Blocks, HeldOut, TextData, load_text
 from bilens.training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 
 __all__ = [

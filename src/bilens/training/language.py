@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, set_seed
 
+from bilens.base.documents import split_documents
 from bilens.base.errors import ConfigError
 from bilens.base.fields import setting
 from bilens.base.keys import Anything, Keys, Table, each, require
@@ -21,7 +22,7 @@ from bilens.models import Transformer, TransformerConfig, vocabulary_size
 from bilens.training.processes import first_does
 from bilens.training.run import Lesson, Run, content
 from bilens.training.schedule import OF_TEXT, Schedule, require_room
-from bilens.training.text import Blocks, HeldOut, held_out, load_text, pack, split_documents
+from bilens.training.text import Blocks, HeldOut, held_out, load_text, pack
 from bilens.training.tokenizer import (
     load_tokenizer,
     require_vocabulary,

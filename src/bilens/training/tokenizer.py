@@ -6,11 +6,11 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from bilens.base.documents import END, pieces, split_documents
 from bilens.base.errors import ArgumentError, FileError
 from bilens.base.files import new_folder, reason, saved_together
 from bilens.base.numerics import is_whole
 from bilens.models import PAIR, Transformer, read_tokenizer
-from bilens.training.text import END, pieces, split_documents
 
 SMALLEST = 256 + 1  # every byte, and the end of text
 LARGEST = 2**20  # four times the largest in use; room for all of them is taken at once
