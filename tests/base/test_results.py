@@ -67,13 +67,27 @@ def test_plot_draws_the_plain_figure(make):
         [-2.0, -1.0, 2.0, 3.0]
     )
     assert figure.layout.yaxis.title.text == "λ"
+    assert figure.layout.paper_bgcolor is None  # left to the template
+    assert figure.layout.template.layout.paper_bgcolor == "rgba(0,0,0,0)"
 
 
 def test_html_names_the_kind_and_says_the_summary(result):
     html = result._repr_html_()
     assert html.startswith(f"<p><b>{type(result).__name__}</b>: ")
     assert "<table" in html
-    assert repr(result) == f"<{type(result).__name__}: {result.summary()}>"
+    *table, line = repr(result).splitlines()
+    assert line == f"<{type(result).__name__}: {result.summary()}>"
+    assert len(table) == (1 + len(result.answer()) if result.answer() else 0)  # the answer first
+
+
+def test_print_shows_ten_rows_and_as_many_columns_as_fit(make, monkeypatch):
+    found = eigen(make.cp(12, 4), k=1).labelled([f"class {n}" for n in range(12)])
+    names, *rows, more, line = repr(found).splitlines()
+    assert (len(rows), more) == (10, "… 10 of 12 rows")
+    assert names.split("  ")[0] == "of"
+    assert line.startswith("<Eigen: ")
+    monkeypatch.setenv("COLUMNS", "17")
+    assert repr(found).splitlines()[0].split() == ["of", "value"]
 
 
 def test_html_shows_the_first_rows_of_many_and_escapes_labels(make):
@@ -105,7 +119,8 @@ def test_text_from_outside_is_shown_and_does_nothing(make):
 
 def test_summaries_are_shown_and_do_nothing():
     nasty = Verdict(NASTY)
-    assert repr(nasty) == "<Verdict: <b>&\\x1b[31m\\u202e>"
+    shown = "<b>&\\x1b[31m\\u202e"
+    assert repr(nasty).splitlines() == [shown, f"{1:>{len(shown)}}", f"<Verdict: {shown}>"]
     assert "<bdi>&lt;b&gt;&amp;\\x1b[31m\\u202e</bdi>" in nasty._repr_html_()
     assert nasty._repr_html_().count("<bdi>&lt;b&gt;&amp;") == 2  # the column's name too
 

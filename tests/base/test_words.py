@@ -3,7 +3,7 @@
 import pytest
 
 from bilens.base.errors import ArgumentError
-from bilens.base.words import printable, shortened, show_token, show_tokens
+from bilens.base.words import narrowed, printable, shortened, show_token, show_tokens, width
 
 HOSTILE = ["\x1b[31m", "\x00", "\u202eabc", "\ud800", "\u200b", "\u2028", "\x7f", "\x9b31m"]
 
@@ -44,3 +44,14 @@ def test_a_message_is_one_safe_line_and_carries_no_value_whole():
 def test_shortened_leaves_what_fits():
     assert shortened("abc", 3) == "abc"
     assert shortened("abcd", 3) == "abc… (4 characters)"
+
+
+def test_a_long_text_keeps_its_beginning_and_its_end():
+    path = "mlp1(L0H3@5→9(embed), embed)"
+    assert narrowed(path, len(path)) == path
+    assert [len(narrowed(path, n)) for n in (2, 9, 10)] == [2, 9, 10]
+    assert narrowed(path, 10) == "mlp1(…bed)"
+
+
+def test_wide_characters_take_two_columns_and_marks_none():
+    assert [width(text) for text in ("abc", "女の", "e\u0301", "␣a", "")] == [3, 4, 1, 2, 0]

@@ -6,11 +6,14 @@ known to one line here and to report.
 """
 
 import math
+import shutil
 from abc import ABC, abstractmethod
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from bilens.base.charts import TEMPLATE
 from bilens.base.records import Record, entries
+from bilens.base.tables import Columns, aligned, frame, html
 from bilens.base.words import printable
 
 if TYPE_CHECKING:
@@ -18,19 +21,53 @@ if TYPE_CHECKING:
     import plotly.graph_objects
 
 SHOWN_ROWS = 20
+ANSWER_ROWS = 10  # of what print shows
+ROOM = 100  # columns of text, where no terminal says how many it has
 # numbers in the tensors of a loaded result: making rows of more takes as long as reading them
 TRIED = 100_000
 TEMPLATES = ("hovertemplate", "texttemplate")  # written here, and read by plotly
 
 
-class Result(Record, ABC):
-    """What a computation found, with its labels, what was discarded and its error. Values are
-    frozen.
-    """
+class Tabled(ABC):
+    """What has a table and one line that says what it is: in a notebook it is shown as both."""
 
     @abstractmethod
     def summary(self) -> str:
         """One line: what this is, how large, how exact."""
+
+    @abstractmethod
+    def _table(self) -> Columns:
+        """What ``to_frame`` shows."""
+
+    def _answer(self) -> Columns:
+        """What is shown of it, the first rows first."""
+        return self._table()
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """All of it as a pandas table; what each column means is said in the class's docstring."""
+        return frame(self._table())
+
+    def __repr__(self) -> str:
+        """The first rows, which are the answer, and then what this is."""
+        line = f"<{type(self).__name__}: {printable(self.summary())}>"
+        table = self._answer()
+        if not table.rows:
+            return line
+        room = shutil.get_terminal_size((ROOM, 0)).columns
+        first = table._replace(rows=table.rows[:ANSWER_ROWS])
+        lines = aligned(first, room).lines
+        if len(table.rows) > ANSWER_ROWS:
+            lines.append(f"… {ANSWER_ROWS} of {len(table.rows):,} rows")
+        return "\n".join([*lines, line])
+
+    def _repr_html_(self) -> str:
+        return html(self._answer(), type(self).__name__, self.summary())
+
+
+class Result(Tabled, Record, ABC):
+    """What a computation found, with its labels, what was discarded and its error. Values are
+    frozen.
+    """
 
     @abstractmethod
     def rows(self) -> list[dict[str, Any]]:
@@ -46,36 +83,25 @@ class Result(Record, ABC):
         """
         return tuple(self.rows()[0]) if self.rows() else ()
 
-    def to_frame(self) -> "pandas.DataFrame":
-        """The result as a pandas table, a row per entry."""
-        import pandas  # costs as much as half of torch; wanted only here
-
-        rows = self.rows()
-        columns = None if rows else list(self.columns())
-        try:
-            return pandas.DataFrame(rows, columns=columns)
-        except UnicodeEncodeError:  # half a surrogate pair: arrow's strings do not hold it
-            return pandas.DataFrame(rows, columns=columns, dtype=object)
+    def answer(self) -> list[dict[str, Any]]:
+        """The rows that say what was found, the largest first: what print and notebooks show."""
+        return self.rows()
 
     def plot(self) -> "plotly.graph_objects.Figure":
-        """The result as an interactive plotly figure."""
+        """The result as an interactive plotly figure, for light and dark pages alike."""
         import plotly.graph_objects
 
-        return plotly.graph_objects.Figure(literal(self.figure()))
+        figure = literal(self.figure())
+        layout = {"template": TEMPLATE} | figure["layout"]
+        return plotly.graph_objects.Figure(figure | {"layout": layout})
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {printable(self.summary())}>"
+    def _table(self) -> Columns:
+        rows = self.rows()
+        return Columns(tuple(rows[0]) if rows else self.columns(), rows)
 
-    def _repr_html_(self) -> str:
-        import pandas
-
-        frame = self.to_frame()
-        more = f" (first {SHOWN_ROWS} of {len(frame)} rows)" if len(frame) > SHOWN_ROWS else ""
-        shown = frame.head(SHOWN_ROWS).rename(columns=isolated).map(_cell)
-        # a cell is never cut inside its markup
-        with pandas.option_context("display.max_colwidth", None):
-            table = shown.to_html(escape=False)
-        return f"<p><b>{type(self).__name__}</b>: {isolated(self.summary())}{more}</p>{table}"
+    def _answer(self) -> Columns:
+        rows = self.answer()
+        return Columns(tuple(rows[0]) if rows else self.columns(), rows)
 
     def _settled(self) -> None:
         """A result that was loaded can be shown. Of a large one only the summary is tried."""
@@ -105,12 +131,3 @@ def literal(figure: Any) -> Any:
 
 def _literal_entry(key: str, value: Any) -> Any:
     return value if key in TEMPLATES else literal(value)
-
-
-def isolated(text: object) -> str:
-    """``text`` as HTML that shows all of it, and whose direction of writing ends with it."""
-    return f"<bdi>{escape(printable(str(text)))}</bdi>"
-
-
-def _cell(value: Any) -> Any:
-    return isolated(value) if isinstance(value, str) else value

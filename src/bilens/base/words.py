@@ -4,11 +4,13 @@ on a terminal or page.
 
 import unicodedata
 from collections.abc import Sequence
+from html import escape
 
 SPACE, LINE_END, TAB = "␣", "⏎", "⇥"
 VISIBLE = {" ": SPACE, "\n": LINE_END, "\t": TAB}
 # control, format (bidi overrides), half surrogates, private, separators
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+MARKS = {"Mn", "Me"}  # they stand on the character before them
 
 
 def printable(text: str) -> str:
@@ -23,11 +25,37 @@ def printable(text: str) -> str:
     return "".join(character if _shows(character) else _escaped(character) for character in text)
 
 
+def isolated(text: object) -> str:
+    """``text`` as HTML that shows all of it, and whose direction of writing ends with it."""
+    return f"<bdi>{escape(printable(str(text)))}</bdi>"
+
+
 def shortened(text: str, longest: int) -> str:
     """``text``, or its beginning with how much was cut off."""
     if len(text) <= longest:
         return text
     return f"{text[:longest]}… ({len(text):,} characters)"
+
+
+def narrowed(text: str, longest: int) -> str:
+    """``text``, or its beginning and end where it has more than ``longest`` characters.
+
+    >>> narrowed("mlp1(L0H3@5→9(embed), embed)", 15)
+    'mlp1(L0… embed)'
+    """
+    if len(text) <= longest:
+        return text
+    end = (longest - 1) // 2
+    return f"{text[: longest - end - 1]}…{text[len(text) - end :]}"
+
+
+def width(text: str) -> int:
+    """How many columns of a terminal ``text`` takes: two for a wide character, none for a mark on
+    the one before it.
+    """
+    if text.isascii():
+        return len(text)
+    return sum(_columns(character) for character in text)
 
 
 def show_token(text: str) -> str:
@@ -57,6 +85,12 @@ def show_tokens(texts: Sequence[str], ids: Sequence[int]) -> list[str]:
         f"{text}#{index}" if not text or len(owners[text]) > 1 else text
         for text, index in zip(shown, ids, strict=True)
     ]
+
+
+def _columns(character: str) -> int:
+    if unicodedata.category(character) in MARKS:
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def _shows(character: str) -> bool:

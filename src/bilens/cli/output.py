@@ -13,19 +13,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from bilens.base.progress import NO_FIGURES
 from bilens.base.progress import Progress as Report
+from bilens.base.tables import Columns, aligned, cells
 from bilens.base.words import printable
 
 if TYPE_CHECKING:
     from bilens.base.results import Result
 
 SHOWN_ROWS = 60  # on a terminal
-GAP = "  "  # between the columns on a terminal
 # of several processes, which all found the same, the first alone speaks
 RANK = os.environ.get("RANK", "0")
 
@@ -129,58 +128,20 @@ def _show(found: Table) -> None:
 
 
 def _show_tabbed(found: Table) -> None:
-    for line in _lines(found):
+    for line in cells(Columns(found.columns, found.rows)):
         _print("\t".join(line))
 
 
 def _show_aligned(found: Table, room: int) -> None:
-    """In columns of equal width. Columns go before anything is cut or broken, never the first."""
-    lines = _lines(found)[: SHOWN_ROWS + 1]  # with the names of the columns
-    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
-    count = _fitting(widths, room)
-    words = [_are_words(found.rows, name) for name in found.columns]
-    for line in lines:
-        cells = [_aligned(*cell) for cell in list(zip(line, widths, words, strict=True))[:count]]
-        _print(GAP.join(cells).rstrip())
+    """In columns of equal width. Columns go before anything is cut or broken, never the name."""
+    shown = aligned(Columns(found.columns, found.rows[:SHOWN_ROWS]), room)
+    for line in shown.lines:
+        _print(line)
     if len(found.rows) > SHOWN_ROWS:
         say(f"… the first {SHOWN_ROWS} of {len(found.rows)} rows; --json, or a pipe, gives all.")
-    if count < len(widths):
-        left = ", ".join(found.columns[count:])
+    if shown.left_out:
+        left = ", ".join(shown.left_out)
         say(f"… no room for {left}; a wider terminal, a pipe or --json gives them.")
-
-
-def _fitting(widths: Sequence[int], room: int) -> int:
-    """How many of the first columns fit side by side; at least one."""
-    count = len(widths)
-    while count > 1 and sum(widths[:count]) + len(GAP) * (count - 1) > room:
-        count -= 1
-    return count
-
-
-def _lines(found: Table) -> list[list[str]]:
-    """The names of the columns, then the rows, as text."""
-    rows = [[_cell(row.get(name)) for name in found.columns] for row in found.rows]
-    return [[printable(name) for name in found.columns], *rows]
-
-
-def _are_words(rows: Sequence[dict[str, Any]], name: str) -> bool:
-    return bool(rows) and isinstance(rows[0].get(name), str)
-
-
-def _aligned(text: str, width: int, words: bool) -> str:
-    padding = " " * (width - cell_len(text))
-    return text + padding if words else padding + text
-
-
-def _cell(value: Any) -> str:
-    match value:
-        case None:
-            return ""
-        case bool():
-            return "yes" if value else "NO"
-        case float():
-            return f"{value:.4g}"
-    return printable(str(value))
 
 
 def _finite(value: Any) -> Any:

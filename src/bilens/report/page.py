@@ -16,24 +16,11 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from bilens.base.charts import PALETTE
 from bilens.base.files import write_text
-from bilens.base.results import Result, isolated, literal
-from bilens.base.words import printable
+from bilens.base.results import Result, literal
+from bilens.base.words import isolated, printable
 from bilens.report.view import Block
-
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-    "#999999",
-    "#661100",
-    "#6A3D9A",
-)
 
 
 @dataclass(frozen=True)
@@ -130,18 +117,20 @@ def chart(figure: dict[str, Any], spoken: str, height: int) -> dict[str, Any]:
     """A figure in the page's style, as JSON that is safe inside a script element, with its words
     for who cannot see it.
     """
+    # the page's own heading stands above it
+    layout = {key: value for key, value in figure["layout"].items() if key != "title"}
+    height = layout.get("height", height)
     style = {
         "height": height,
         "margin": {"l": 55, "r": 10, "t": 10, "b": 45 if height > 200 else 10},
         "font": {"family": "system-ui, sans-serif", "size": 13},
-        "colorway": list(COLOURS),
+        "colorway": list(PALETTE),
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "legend": {"orientation": "h", "y": 1.12},
         "xaxis": {"gridcolor": "#e5e5e5"},
         "yaxis": {"gridcolor": "#e5e5e5", "zerolinecolor": "#999"},
     }
-    layout = figure["layout"]
     merged = style | {
         key: style[key] | value if key in style and isinstance(value, dict) else value
         for key, value in layout.items()

@@ -6,9 +6,10 @@ from typing import Any
 from torch import Tensor
 
 from bilens.algebra import Eigen
+from bilens.base.charts import NEGATIVE, POSITIVE
 from bilens.decompose import eigen
 from bilens.models import Classifier
-from bilens.report.page import COLOURS, chart
+from bilens.report.page import chart
 from bilens.report.pictures import shown
 from bilens.report.view import Block, Query, View, is_classifier, last_layer
 
@@ -92,7 +93,7 @@ def _spectrum(label: str, values: Tensor) -> dict[str, Any]:
         "y": values[ends].tolist(),
         "customdata": ends,
         "hovertemplate": "eigenvalue %{customdata}: %{y:.4g}<extra></extra>",
-        "marker": {"color": [COLOURS[0] if values[end] > 0 else COLOURS[1] for end in ends]},
+        "marker": {"color": [POSITIVE if values[end] > 0 else NEGATIVE for end in ends]},
     }
     layout = {"xaxis": {"visible": False}, "yaxis": {"title": {"text": "λ"}}}
     spoken = (

@@ -1,0 +1,39 @@
+"""Tables as text: what is dropped where there is no room."""
+
+from bilens.base.tables import Columns, aligned, cells
+
+ROWS = [
+    {"value": -1.25, "share": 0.5, "path": "mlp1(embed, 字)", "from": "a"},
+    {"value": 12.0, "share": None, "path": "x", "from": "b · c"},
+]
+TABLE = Columns(("value", "share", "path", "from"), ROWS)
+
+
+def test_numbers_stand_right_and_words_left():
+    assert aligned(TABLE, 80).lines == [
+        "value  share  path             from",
+        "-1.25    0.5  mlp1(embed, 字)  a",
+        "   12         x                b · c",
+    ]
+    assert aligned(TABLE, 80).left_out == ()
+
+
+def test_the_name_stays_and_as_long_as_it_can_the_value():
+    dropped = {
+        36: (),
+        35: ("from",),
+        29: ("from",),
+        28: ("share", "from"),
+        21: ("value", "share", "from"),
+    }
+    assert {room: aligned(TABLE, room).left_out for room in dropped} == dropped
+    assert aligned(TABLE, 1).lines == ["path", "mlp1(embed, 字)", "x"]
+
+
+def test_a_table_without_rows_or_words():
+    assert aligned(Columns(("a", "b"), []), 80).lines == ["a  b"]
+    assert cells(Columns(("n", "on"), [{"n": 1 / 3, "on": True}, {"n": None, "on": False}])) == [
+        ["n", "on"],
+        ["0.3333", "yes"],
+        ["", "NO"],
+    ]
