@@ -13,7 +13,7 @@ RECORDED := bilens.circuits.recording,bilens.circuits.replaced,bilens.circuits.r
 ASKED := bilens.circuits.expansion,bilens.circuits.graph,bilens.circuits.knockout,bilens.circuits.pairs
 SHAPED := $(ROOMS),$(WEIGHED),$(RECORDED),$(ASKED)
 
-.PHONY: demo test check interop format families hooks clean
+.PHONY: demo test check interop format families docs hooks clean
 
 demo: .venv/installed
 	$(BIN)/bilens demo --output report
@@ -33,6 +33,10 @@ check: .venv/installed-dev
 
 families: .venv/installed-dev
 	$(BIN)/python -c 'from bilens.models.families.table import page; print(page(), end="")' > docs/families.md
+
+docs: .venv/installed-docs
+	$(BIN)/sphinx-build -q -W --keep-going --jobs 2 docs site
+	@echo site/index.html
 
 hooks: .venv/installed-dev
 	$(BIN)/pre-commit install
@@ -56,6 +60,10 @@ clean:
 .venv/installed-dev: .venv/created pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
 	touch .venv/installed $@
+
+.venv/installed-docs: .venv/installed-dev
+	$(PIP) --editable '.[dev,docs]'
+	touch $@
 
 $(LENSES)/installed: pyproject.toml constraints-interop.txt
 	$(PYTHON) -m venv $(LENSES)
