@@ -6,10 +6,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # the extension beside this file
-os.environ["IPYTHONDIR"] = str(HERE / "ipython")  # how notebooks keep their figures
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import bilens  # noqa: E402
+from extension.notebooks import EXTENSIONS  # noqa: E402
 
 project = "bilens"
 author = "The bilens founders"
@@ -23,14 +23,13 @@ extensions = [
     "sphinx_copybutton",
     "extension",
 ]
-exclude_patterns = ["ipython", "extension", "_static"]
+exclude_patterns = ["extension", "_static"]
 
-myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist", "smartquotes"]
+myst_enable_extensions = EXTENSIONS
+smartquotes = False  # what is quoted is typed
 myst_heading_anchors = 3
-nb_execution_mode = "force"
-nb_execution_timeout = 240
-nb_execution_raise_on_error = True
-nb_output_stderr = "remove"  # bars of progress
+nb_custom_formats = {".md": ["extension.notebooks.read", {}, False]}
+nb_execution_mode = "off"  # the reader runs them
 nb_merge_streams = True
 
 autodoc_inherit_docstrings = False

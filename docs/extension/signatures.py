@@ -28,8 +28,8 @@ def setup(app: Any) -> None:
 def _unlink(app: Any, tree: nodes.document) -> None:
     """An axis is no name of Python: nothing to link to."""
     for link in list(tree.findall(addnodes.pending_xref)):
-        if link.get("refdomain") == "py" and link["reftarget"][:1].islower():
-            if link.get("reftype") == "class":
+        if link.get("refdomain") == "py" and link.get("reftype") == "class":
+            if "." not in link["reftarget"]:
                 link.replace_self(nodes.Text(link["reftarget"]))
 
 

@@ -1,0 +1,79 @@
+"""Notebooks are MyST text files. Their cells run here, in the process that builds the site, which
+has loaded torch already: a kernel for each of them would load it again.
+"""
+
+import ast
+import contextlib
+import io
+import sys
+import time
+from typing import Any
+
+import nbformat
+import plotly.io
+from IPython.core.formatters import DisplayFormatter
+from myst_nb.core.read import is_myst_markdown_notebook, read_myst_markdown_notebook
+from myst_parser.config.main import MdParserConfig
+from nbformat.v4 import new_output
+from plotly.io.base_renderers import MimetypeRenderer
+
+HEIGHT = 450  # pixels, where a figure does not say
+EXTENSIONS = ["dollarmath", "amsmath", "colon_fence", "deflist"]
+
+
+class Page(MimetypeRenderer):
+    """A figure as HTML: its data, which the page draws, and the room that it will take."""
+
+    def to_mimebundle(self, figure: dict[str, Any]) -> dict[str, str]:
+        """What a notebook keeps of a figure."""
+        height = figure["layout"].get("height", HEIGHT)
+        data = plotly.io.to_json(figure, validate=False).replace("</", "<\\/")
+        script = f'<script type="application/json">{data}</script>'
+        shown = f'<div class="bilens-figure" style="min-height: {height}px">{script}</div>'
+        return {"text/html": shown, "text/plain": "a figure"}
+
+
+plotly.io.renderers["page"] = Page()
+plotly.io.renderers.default = "page"
+
+
+def read(text: str) -> nbformat.NotebookNode:
+    """A page as a notebook with its outputs. An error in a cell ends the build."""
+    config = MdParserConfig(enable_extensions=EXTENSIONS)
+    notebook = read_myst_markdown_notebook(text, config=config, add_source_map=True)
+    notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
+    if is_myst_markdown_notebook(text):
+        _run([cell for cell in notebook.cells if cell.cell_type == "code"])
+    return notebook
+
+
+def _run(cells: list[nbformat.NotebookNode]) -> None:
+    """Fill in what each cell gives, in one fresh namespace."""
+    import torch
+
+    torch.manual_seed(0)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    started = time.perf_counter()
+    for number, cell in enumerate(cells, 1):
+        cell.outputs = run(cell.source, names)
+        cell.execution_count = number
+    took = time.perf_counter() - started
+    print(f"{len(cells)} cells in {took:.1f} s", file=sys.stderr)
+
+
+def run(source: str, names: dict[str, Any]) -> list[nbformat.NotebookNode]:
+    """What ``source`` prints, then what its last line is, as a notebook shows it."""
+    tree, last = ast.parse(source), None
+    if tree.body and isinstance(tree.body[-1], ast.Expr):
+        last = ast.Expression(tree.body.pop().value)  # type: ignore[attr-defined]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
+        exec(compile(tree, "<cell>", "exec"), names)
+        value = eval(compile(last, "<cell>", "eval"), names) if last else None
+    outputs = []
+    if words := printed.getvalue():
+        outputs.append(new_output("stream", name="stdout", text=words))
+    if value is not None and not source.rstrip().endswith(";"):
+        data, metadata = DisplayFormatter().format(value)
+        outputs.append(new_output("execute_result", data=data, metadata=metadata))
+    return outputs
