@@ -8,8 +8,9 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # the extension beside this file
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import bilens  # noqa: E402
 from extension.notebooks import EXTENSIONS  # noqa: E402
+
+import bilens  # noqa: E402
 
 project = "bilens"
 author = "The bilens founders"
@@ -18,7 +19,6 @@ version = release = bilens.__version__
 
 extensions = [
     "sphinx.ext.autodoc",
-    "sphinx.ext.viewcode",
     "myst_nb",
     "sphinx_copybutton",
     "extension",

@@ -10,7 +10,10 @@ def page() -> str:
     """A section for each command: how it is called, what it does, its arguments and options."""
     root = root_group()
     head = ["# Commands", "", root.help or "", ""]
-    head += ["`bilens COMMAND --help` prints the same. Errors are one line, with exit status 2.", ""]
+    head += [
+        "`bilens COMMAND --help` prints the same. Errors are one line, with exit status 2.",
+        "",
+    ]
     return "\n".join([*head, *_sections("bilens", root)])
 
 

@@ -74,6 +74,12 @@ def run(source: str, names: dict[str, Any]) -> list[nbformat.NotebookNode]:
     if words := printed.getvalue():
         outputs.append(new_output("stream", name="stdout", text=words))
     if value is not None and not source.rstrip().endswith(";"):
-        data, metadata = DisplayFormatter().format(value)
-        outputs.append(new_output("execute_result", data=data, metadata=metadata))
+        outputs.append(new_output("execute_result", data=_shown(value)))
     return outputs
+
+
+def _shown(value: Any) -> dict[str, str]:
+    """What a value is shown as. (A figure would show itself at once, where it is formatted.)"""
+    if hasattr(value, "_repr_mimebundle_"):
+        return value._repr_mimebundle_()
+    return DisplayFormatter().format(value)[0]
