@@ -5,7 +5,6 @@ has loaded torch already: a kernel for each of them would load it again.
 import ast
 import contextlib
 import io
-import sys
 import time
 from typing import Any
 
@@ -16,7 +15,9 @@ from myst_nb.core.read import is_myst_markdown_notebook, read_myst_markdown_note
 from myst_parser.config.main import MdParserConfig
 from nbformat.v4 import new_output
 from plotly.io.base_renderers import MimetypeRenderer
+from sphinx.util import logging
 
+LOG = logging.getLogger(__name__)
 HEIGHT = 450  # pixels, where a figure does not say
 EXTENSIONS = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 
@@ -58,7 +59,7 @@ def _run(cells: list[nbformat.NotebookNode]) -> None:
         cell.outputs = run(cell.source, names)
         cell.execution_count = number
     took = time.perf_counter() - started
-    print(f"{len(cells)} cells in {took:.1f} s", file=sys.stderr)
+    LOG.info("%d cells in %.1f s", len(cells), took)
 
 
 def run(source: str, names: dict[str, Any]) -> list[nbformat.NotebookNode]:

@@ -28,9 +28,9 @@ def setup(app: Any) -> None:
 def _unlink(app: Any, tree: nodes.document) -> None:
     """An axis is no name of Python: nothing to link to."""
     for link in list(tree.findall(addnodes.pending_xref)):
-        if link.get("refdomain") == "py" and link.get("reftype") == "class":
-            if "." not in link["reftarget"]:
-                link.replace_self(nodes.Text(link["reftarget"]))
+        is_type = link.get("refdomain") == "py" and link.get("reftype") == "class"
+        if is_type and "." not in link["reftarget"]:
+            link.replace_self(nodes.Text(link["reftarget"]))
 
 
 def _process(
