@@ -3,7 +3,17 @@
 import plotly.graph_objects
 import pytest
 
-from bilens.base.charts import LEFT_OVER, NEGATIVE, POSITIVE, heat, mapped, ranked, ticks, titled
+from bilens.base.charts import (
+    LABEL,
+    LEFT_OVER,
+    NEGATIVE,
+    POSITIVE,
+    heat,
+    mapped,
+    ranked,
+    ticks,
+    titled,
+)
 from bilens.base.results import literal
 
 LONG = "mlp1(" + "embed, " * 20 + "embed)"
@@ -16,7 +26,7 @@ def test_a_ranking_is_coloured_by_sign_and_its_remainder_is_a_paler_bar():
         "logit",
         "t",
         hover={"given": [1, 2, 3]},
-        rest=("r", -1),
+        rest={"r": -1},
     )
     (bars,) = plotly.graph_objects.Figure(figure).data
     assert list(bars.marker.color) == [POSITIVE, NEGATIVE, POSITIVE, LEFT_OVER[NEGATIVE]]
@@ -24,7 +34,7 @@ def test_a_ranking_is_coloured_by_sign_and_its_remainder_is_a_paler_bar():
     marks = figure["layout"]["yaxis"]
     assert marks["ticktext"][0] == marks["ticktext"][1] == "a"
     assert marks["ticktext"][3] == "r"
-    assert max(map(len, marks["ticktext"])) == 40
+    assert max(map(len, marks["ticktext"])) == LABEL
     assert figure["data"][0]["customdata"][2:] == [[LONG, "1e-05", 3], ["r", -1, "–"]]
     assert bars.hovertemplate.startswith("%{customdata[0]}<br>logit: %{customdata[1]}<br>given: ")
 

@@ -159,11 +159,15 @@ def test_rows_are_the_pairs_largest_first(tmp_path):
     )
     figure = score.plot()
     cells, layout = figure.data[0], figure.layout
-    assert (cells.x, cells.y, cells.zmid) == (score.key_sources, score.query_sources, 0)
-    assert [colour for _, colour in cells.colorscale] == ["#D55E00", "#f7f7f7", "#0072B2"]
+    assert (layout.xaxis.ticktext, layout.yaxis.ticktext) == (
+        score.key_sources,
+        score.query_sources,
+    )
+    assert cells.zmin == -cells.zmax
+    assert [colour for _, colour in cells.colorscale] == ["#D55E00", "#ffffff", "#0072B2"]
     assert layout.yaxis.autorange == "reversed"  # rows as in the table, the first on top
     assert [axis.title.text.split(",")[0] for axis in (layout.xaxis, layout.yaxis)] == [
-        "at the key",
+        "what stands at the key",
         "at the query",
     ]
     score.save(tmp_path / "s.safetensors")
@@ -302,10 +306,12 @@ def test_heads_built_for_it_score_one():
     assert rows["L0H1"]["previous token"] == pytest.approx(uniform)
     assert rows["L1H1"]["induction"] == pytest.approx(sum(1 / (t + 1) for t in range(12, 24)) / 12)
     assert "most induction L1H0 (0.96)" in scores.summary()
-    bars = {bar.name: bar for bar in scores.plot().data}
-    assert set(bars) == {"copying", "previous token", "induction"}
-    for name, bar in bars.items():
-        assert list(bar.y) == [rows[head][name] for head in bar.x]
+    figure = scores.figure()
+    names, heads = (figure["layout"][axis]["ticktext"] for axis in ("xaxis", "yaxis"))
+    assert names == ["copying", "previous token", "induction"]
+    assert figure["data"][0]["z"] == [[rows[head][name] for name in names] for head in heads]
+    most = [max(abs(rows[head][name]) for name in names) for head in heads]
+    assert most == sorted(most, reverse=True)
 
 
 def test_scores_against_the_definitions():

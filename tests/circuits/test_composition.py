@@ -2,6 +2,8 @@
 Monte Carlo.
 """
 
+import math
+
 import pytest
 import torch
 
@@ -212,16 +214,20 @@ def test_rows_table_and_figure(tmp_path):
     assert len(frame) == 12 + 12 + 6 + 1
     assert bool(((frame["strength"] >= 0) & (frame["strength"] <= 1)).all())
     assert found.first[int(found.ratio.argmax())] in found.summary()
-    cells = found.figure()["data"][0]
-    column, line = cells["x"].index("L1H1 K"), cells["y"].index("L0H0")
+    figure = found.figure()
+    cells, layout = figure["data"][0], figure["layout"]
+    across, down = (layout[axis]["ticktext"] for axis in ("xaxis", "yaxis"))
+    column, line = across.index("L1H1 K"), down.index("L0H0")
     row = frame[
         (frame["first"] == "L0H0") & (frame["second"] == "L1H1") & (frame["kind"] == "K")
     ].iloc[0]
-    assert cells["z"][line][column] == pytest.approx(row["ratio"])
-    assert cells["z"][cells["y"].index("L1H0")][cells["x"].index("mlp0 one input")] is None
+    assert cells["z"][line][column] == pytest.approx(math.log2(row["ratio"]))
+    assert cells["z"][down.index("L1H0")][across.index("mlp0 one input")] is None
+    ratios = [row["ratio"] for row in found.answer(99)]
+    assert ratios == sorted(ratios, reverse=True)
     shown = found.plot().data[0]
-    assert [colour for _, colour in shown.colorscale] == ["#D55E00", "#f7f7f7", "#0072B2"]
-    assert shown.zmid == 1  # chance
+    assert [colour for _, colour in shown.colorscale] == ["#D55E00", "#ffffff", "#0072B2"]
+    assert shown.zmin == -shown.zmax  # white is chance
     found.save(tmp_path / "c.safetensors")
     assert Composition.load(tmp_path / "c.safetensors").rows() == found.rows()
 

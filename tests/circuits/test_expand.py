@@ -243,13 +243,23 @@ def test_directions_inside_the_model(place):
 def test_views_add_up():
     ex = expand(one_layer(2, norm="rms"), [1, 2, 3], 4, max_terms=30, cutoff=0.01)
     for what in ("component", "position", "order", "layer"):
-        assert sum(ex.by(what).values) == pytest.approx(ex.total, rel=1e-12)
+        groups = ex.by(what)
+        assert sum(groups.values) == pytest.approx(ex.total, rel=1e-12)
+        sizes = [abs(value) for value in groups.values[:-1]]
+        assert sizes == sorted(sizes, reverse=True)
+        for rows in (groups.answer(4), groups.answer(99), ex.answer(4), ex.answer(99)):
+            assert sum(row["value"] for row in rows) == pytest.approx(ex.total, rel=1e-12)
+        for found in (groups, ex):
+            assert sum(found.figure()["data"][0]["x"]) == pytest.approx(ex.total, rel=1e-12)
     top = ex.top(3)
     assert len(top.terms) == 3
     assert top.total == pytest.approx(ex.total, rel=1e-12)
     assert [abs(term.value) for term in ex.terms] == sorted(
         (abs(term.value) for term in ex.terms), reverse=True
     )
+    assert repr(ex).splitlines()[1].split()[-1] == ex.read_as(ex.terms[0]).split()[-1]
+    assert repr(ex.terms[0]).startswith(f"<Term: {ex.terms[0].value:+.4g} (")
+    assert ex.terms[0].to_frame()["path"][0] == ex.terms[0].path
     frame = ex.to_frame()
     assert frame["share"].sum() == pytest.approx(1 - ex.remainder / ex.total)
 
@@ -444,8 +454,10 @@ def test_groups_as_a_result():
     ]
     assert found.summary() == "3 groups by layer, 2 together"
     (bars,) = found.plot().data
-    assert (bars.x, bars.y) == (("layer 0", "embeddings", "remainder"), (3.0, -2.0, 1.0))
-    assert found.plot().layout.xaxis.title.text == "layer"
+    assert bars.x == (3.0, -2.0, 1.0)
+    names = found.figure()["layout"]["yaxis"]["ticktext"]
+    assert names == ["layer 0", "embeddings", "remainder"]
+    assert found.figure()["layout"]["title"]["text"] == "The target by layer"
     nothing = Groups("layer", ("remainder",), (0.0,))
     assert nothing.rows()[0]["share"] == 0.0
 
@@ -454,7 +466,9 @@ def test_the_figure_of_an_expansion_adds_up():
     """The largest terms, then all others in one bar: together the total, whatever is not shown."""
     ex = expand(one_layer(2), [1, 2, 3], 4, max_terms=None, cutoff=0)
     (bars,) = ex.plot().data
-    assert list(bars.y) == [term.path for term in ex.terms[:20]] + ["all others"]
+    assert [names[-1] for names in bars.customdata[:20]] == [term.path for term in ex.terms[:20]]
+    names = ex.figure()["layout"]["yaxis"]["ticktext"][20:]
+    assert names == [f"{len(ex.terms) - 20:,} smaller paths", "remainder: 0 paths not kept"]
     assert list(bars.x[:20]) == [term.value for term in ex.terms[:20]]
     assert math.fsum(bars.x) == pytest.approx(ex.total, rel=1e-12)
     assert bars.orientation == "h"

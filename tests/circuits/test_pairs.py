@@ -96,11 +96,13 @@ def test_the_figure_shows_what_the_table_says():
     ]
     assert [(cells["zmin"], cells["zmax"]) for cells in figure["data"]] == [(-4.0, 4.0)] * 2
     assert [cells["showscale"] for cells in figure["data"]] == [True, False]
-    assert [cells["y"] for cells in figure["data"]] == [["a", "b"], ["a", "c"]]
+    across = [figure["layout"][axis]["ticktext"] for axis in ("xaxis", "xaxis2")]
+    assert across == [["a", "b"], ["a", "c"]]
     low, middle, high = (colour for _, colour in figure["data"][0]["colorscale"])
-    assert (low, middle, high) == ("#D55E00", "#f7f7f7", "#0072B2")  # orange takes, blue adds
+    assert (low, middle, high) == ("#D55E00", "#ffffff", "#0072B2")  # orange takes, blue adds
     layout = made().plot().layout
-    assert (layout.xaxis.title.text, layout.xaxis2.title.text) == ("mlp0", "mlp1")
+    heads = [note.text.partition(":")[0] for note in layout.annotations]
+    assert heads == ["mlp0", "mlp1"]
     assert layout.xaxis.domain[1] < layout.xaxis2.domain[0]
     assert (layout.yaxis.autorange, layout.yaxis2.anchor) == ("reversed", "x2")
     nothing = Pairs("t", 0, (PairMatrix("mlp0", ("a",), torch.zeros(1, 1)),), ())

@@ -107,6 +107,13 @@ def test_what_does_not_read_is_refused_with_its_character(expr, must, refuses):
     refuses(ArgumentError, lambda: parse(expr), must)
 
 
+def test_for_people_each_position_has_its_token_beside_it():
+    node = parse("mlp1(L0H3@5→7(embed), mlp0(L0H1@0→7(embed), L0H2@9→12(embed)))", 7)
+    tokens = ["Once", "b", "c", "d", "e", "␣sat", "g", "␣mat"]
+    shown = "mlp1(L0H3@5 ␣sat→7 ␣mat(embed), mlp0(L0H1@0 Once→7 ␣mat(embed), L0H2@9→12(embed)))"
+    assert text(node, tokens) == shown
+
+
 def test_order_positions_and_cut():
     node = parse("mlp1(L0H3@5→9(embed), mlp0(embed, 1))", 9)
     ends = {"embed", "pos"}

@@ -8,7 +8,7 @@ which reads alike on a light and on a dark page.
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 from bilens.base.words import narrowed, printable
 
@@ -27,9 +27,11 @@ DIVERGING = [[0, NEGATIVE], [0.5, NEUTRAL], [1, POSITIVE]]
 SEQUENTIAL = [[0, NEUTRAL], [0.6, POSITIVE], [1, "#00324e"]]  # strengths
 MARKER = 9  # the size of a point that stands alone
 DRAWN = 20  # bars of a ranking at most
-LABEL = 40  # characters of a label beside a bar; the whole of it is shown on hovering
+LABEL = 34  # characters of a label beside a bar; the whole of it is shown on hovering
 HIDE_NAME = "<extra></extra>"  # of the trace, which plotly writes beside a hover
 BAR, FRAME = 24, 120  # pixels: of a bar, and of what stands around all of them
+WIDE, TILE, TICKS = 4, 220, 24  # tiles side by side, pixels of one, and names on its axes
+TOGETHER, APART = (0.07, 0.2), (0.3, 0.4)  # of a tile, left free: names stand once, or beside all
 CELL, LEAST, MOST = 26, 320, 900  # pixels: of a row of a heat map, and its whole height
 
 # as far from white as from black (4.6 : 1), so that one figure serves light and dark pages
@@ -40,7 +42,7 @@ _AXIS = {
     "linecolor": INK,
     "exponentformat": "power",  # 4×10⁻⁵, and no µ or k
     "automargin": True,
-    "title": {"standoff": 8},
+    "title": {"standoff": 8, "font": {"size": 13}},
 }
 TEMPLATE: dict[str, Any] = {
     "layout": {
@@ -95,27 +97,27 @@ def ranked(
     title: str,
     *,
     hover: Mapping[str, Sequence[Any]] | None = None,
-    rest: tuple[str, float] | None = None,
+    rest: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Bars by rank, the first on top, in the colour of their sign.
 
     Two may be called the same, and a long label is narrowed to ``LABEL`` characters; the whole of
-    it, with ``hover``'s other columns, is shown on hovering. ``rest``: the name and value of what
-    is not among them, a paler bar of its own.
+    it, with ``hover``'s other columns, is shown on hovering. ``rest``: what is
+    not among them by name, a paler bar each.
     """
     names, sizes = list(labels), list(values)
     colours = signed(sizes)
     more = {name: list(column) for name, column in (hover or {}).items()}
-    if rest is not None:
-        names.append(rest[0])
-        sizes.append(rest[1])
-        colours.append(LEFT_OVER[signed(sizes[-1:])[0]])
-        more = {name: [*column, None] for name, column in more.items()}
+    for name, size in (rest or {}).items():
+        names.append(name)
+        sizes.append(size)
+        colours.append(LEFT_OVER[signed([size])[0]])
+        more = {key: [*column, None] for key, column in more.items()}
     places = list(range(len(names)))
     bars = {"type": "bar", "orientation": "h", "x": sizes, "y": places}
     bars |= {"marker": {"color": colours}} | hovered({"": names, axis: sizes} | more)
     marks = {"tickvals": places, "ticktext": [narrowed(name, LABEL) for name in names]}
-    marks |= {"autorange": "reversed", "automargin": True}
+    marks |= {"autorange": "reversed", "automargin": True, "tickfont": {"size": 11}}
     layout = titled(title, axis, "", yaxis=marks, height=FRAME + BAR * max(len(names), 4))
     return {"data": [bars], "layout": layout}
 
@@ -135,7 +137,11 @@ def heat(
     largest = max((abs(cell) for row in values for cell in row if cell is not None), default=0.0)
     end = (largest if end is None else end) or 1.0
     scale = {"colorscale": SEQUENTIAL, "zmin": 0} if strength else {"colorscale": DIVERGING}
-    bar = {"title": {"text": unit, "side": "right"}, "exponentformat": "power", "thickness": 14}
+    bar = {
+        "title": {"text": unit, "side": "right", "font": {"size": 13}},
+        "exponentformat": "power",
+        "thickness": 14,
+    }
     names = [[[one, two] for two in across] for one in down]
     said = f"%{{customdata[0]}} · %{{customdata[1]}}<br>{_plain(unit)}: %{{z:.4~g}}{HIDE_NAME}"
     trace = {
@@ -159,6 +165,7 @@ def ticks(names: Sequence[str], most: int = 60) -> dict[str, Any]:
     return {
         "tickvals": places,
         "ticktext": [narrowed(names[n], LABEL) for n in places],
+        "tickfont": {"size": 11},
         "showgrid": False,
         "zeroline": False,
     }
@@ -180,6 +187,87 @@ def mapped(
     y = layout["yaxis"] | ticks(down) | {"autorange": "reversed"}
     height = min(max(FRAME + CELL * len(down), LEAST), MOST)
     return {"data": [trace], "layout": layout | {"xaxis": x, "yaxis": y, "height": height}}
+
+
+class Tile(NamedTuple):
+    """One heat map among several: what it is of, its values, and the names of columns and rows."""
+
+    name: str
+    values: Sequence[Sequence[float | None]]
+    across: Sequence[str]
+    down: Sequence[str]
+
+
+def tiled(
+    tiles: Sequence[Tile], unit: str, layout: dict[str, Any], *, strength: bool = False
+) -> dict[str, Any]:
+    """Heat maps side by side in one scale of colours, each under its name; ``layout`` as ``titled``
+    makes it. Names and titles of axes stand once where all tiles have the same.
+    """
+    same = len({(tuple(tile.across), tuple(tile.down)) for tile in tiles}) <= 1
+    grid = _Grid(len(tiles), WIDE if same else 2, TOGETHER if same else APART)
+    cells = [abs(cell) for tile in tiles for row in tile.values for cell in row if cell is not None]
+    end = max(cells, default=0.0)
+    traces: list[dict[str, Any]] = []
+    made = {key: value for key, value in layout.items() if key not in ("xaxis", "yaxis")}
+    heads = []
+    for n, tile in enumerate(tiles):
+        axis = str(n + 1) if n else ""
+        trace = heat(tile.values, tile.across, tile.down, unit, strength=strength, end=end)
+        traces.append(trace | {"xaxis": f"x{axis}", "yaxis": f"y{axis}", "showscale": n == 0})
+        wide, high = grid.span(n)
+        across = {"domain": wide, "anchor": f"y{axis}"} | ticks(tile.across, TICKS)
+        down = {"domain": high, "anchor": f"x{axis}", "autorange": "reversed"}
+        down |= ticks(tile.down, TICKS)
+        across["showticklabels"] = grid.lowest(n) or not same
+        down["showticklabels"] = grid.leftmost(n) or not same
+        made[f"xaxis{axis}"] = (layout["xaxis"] if grid.middle_below(n) else {}) | across
+        made[f"yaxis{axis}"] = (layout["yaxis"] if grid.middle_left(n) else {}) | down
+        heads.append(_heading(tile.name, sum(wide) / 2, high[1]))
+    return {"data": traces, "layout": made | {"annotations": heads, "height": grid.height}}
+
+
+class _Grid:
+    """Where each of ``count`` tiles stands, at most ``most`` side by side with ``air`` between."""
+
+    def __init__(self, count: int, most: int, air: tuple[float, float]) -> None:
+        self.count, self.air = count, air
+        self.columns = max(min(count, most), 1)
+        self.lines = max(-(-count // self.columns), 1)
+        self.height = FRAME + 20 + self.lines * (TILE if self.columns > 2 else 2 * TILE - 80)
+
+    def span(self, n: int) -> tuple[list[float], list[float]]:
+        """From where to where it goes, across and up, as shares of the whole."""
+        line, column = divmod(n, self.columns)
+        left, right = _share(column, self.columns, self.air[0])
+        top, bottom = _share(line, self.lines, self.air[1])
+        return [left, right], [1 - bottom, 1 - top]
+
+    def leftmost(self, n: int) -> bool:
+        return n % self.columns == 0
+
+    def lowest(self, n: int) -> bool:
+        """Whether nothing stands below it."""
+        return n + self.columns >= self.count
+
+    def middle_left(self, n: int) -> bool:
+        return n == (self.lines - 1) // 2 * self.columns
+
+    def middle_below(self, n: int) -> bool:
+        last = (self.lines - 1) * self.columns
+        return n == last + (self.count - last - 1) // 2
+
+
+def _share(n: int, count: int, air: float) -> tuple[float, float]:
+    """From where to where the n-th of ``count`` goes, ``air`` of one left free between two."""
+    size = 1 / (count + air * (count - 1))
+    start = n * size * (1 + air)
+    return start, start + size
+
+
+def _heading(text: str, x: float, y: float) -> dict[str, Any]:
+    place = {"x": x, "y": y, "xref": "paper", "yref": "paper"}
+    return {"text": text, "showarrow": False, "xanchor": "center", "yanchor": "bottom"} | place
 
 
 def _plain(text: str) -> str:

@@ -39,9 +39,10 @@ class Tabled(ABC):
     def _table(self) -> Columns:
         """What ``to_frame`` shows."""
 
-    def _answer(self) -> Columns:
-        """What is shown of it, the first rows first."""
-        return self._table()
+    def _answer(self, count: int) -> Columns:
+        """What is shown of it in about ``count`` rows."""
+        table = self._table()
+        return table._replace(rows=table.rows[:count])
 
     def to_frame(self) -> "pandas.DataFrame":
         """All of it as a pandas table; what each column means is said in the class's docstring."""
@@ -50,18 +51,14 @@ class Tabled(ABC):
     def __repr__(self) -> str:
         """The first rows, which are the answer, and then what this is."""
         line = f"<{type(self).__name__}: {printable(self.summary())}>"
-        table = self._answer()
+        table = self._answer(ANSWER_ROWS)
         if not table.rows:
             return line
         room = shutil.get_terminal_size((ROOM, 0)).columns
-        first = table._replace(rows=table.rows[:ANSWER_ROWS])
-        lines = aligned(first, room).lines
-        if len(table.rows) > ANSWER_ROWS:
-            lines.append(f"… {ANSWER_ROWS} of {len(table.rows):,} rows")
-        return "\n".join([*lines, line])
+        return "\n".join([*aligned(table, room).lines, line])
 
     def _repr_html_(self) -> str:
-        return html(self._answer(), type(self).__name__, self.summary())
+        return html(self._answer(SHOWN_ROWS), type(self).__name__, self.summary())
 
 
 class Result(Tabled, Record, ABC):
@@ -83,9 +80,11 @@ class Result(Tabled, Record, ABC):
         """
         return tuple(self.rows()[0]) if self.rows() else ()
 
-    def answer(self) -> list[dict[str, Any]]:
-        """The rows that say what was found, the largest first: what print and notebooks show."""
-        return self.rows()
+    def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
+        """What was found in at most ``count`` rows, the largest first: what print and notebooks
+        show, above the line that says how many there are.
+        """
+        return self.rows()[:count]
 
     def plot(self) -> "plotly.graph_objects.Figure":
         """The result as an interactive plotly figure, for light and dark pages alike."""
@@ -99,8 +98,8 @@ class Result(Tabled, Record, ABC):
         rows = self.rows()
         return Columns(tuple(rows[0]) if rows else self.columns(), rows)
 
-    def _answer(self) -> Columns:
-        rows = self.answer()
+    def _answer(self, count: int) -> Columns:
+        rows = self.answer(count)
         return Columns(tuple(rows[0]) if rows else self.columns(), rows)
 
     def _settled(self) -> None:

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     import pandas
 
 GAP = "  "  # between the columns on a terminal
-FIRST_ROWS = 20  # of a table in a notebook
 
 
 class Columns(NamedTuple):
@@ -76,17 +75,14 @@ def frame(table: Columns) -> "pandas.DataFrame":
 
 
 def html(table: Columns, kind: str, summary: str) -> str:
-    """The first rows under one line that names the kind of thing and says how large it is."""
+    """The table under one line that names the kind of thing and says how large it is."""
     import pandas
 
-    count = len(table.rows)
-    more = f" (first {FIRST_ROWS} of {count} rows)" if count > FIRST_ROWS else ""
-    first = table._replace(rows=table.rows[:FIRST_ROWS])
-    shown = frame(first).rename(columns=isolated).map(_marked)
+    shown = frame(table).rename(columns=isolated).map(_marked)
     # a cell is never cut inside its markup
     with pandas.option_context("display.max_colwidth", None):
         drawn = shown.to_html(escape=False)
-    return f"<p><b>{kind}</b>: {isolated(summary)}{more}</p>{drawn}"
+    return f"<p><b>{kind}</b>: {isolated(summary)}</p>{drawn}"
 
 
 def _fitting(widths: Sequence[int], words: Sequence[bool], value: int, room: int) -> list[int]:

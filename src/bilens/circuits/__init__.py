@@ -15,6 +15,7 @@ from bilens.circuits.expansion import Detail, Expansion, Groups, Term, expand
 from bilens.circuits.graph import graph
 from bilens.circuits.knockout import Knockout, Removal, knockout
 from bilens.circuits.pairs import PairMatrix, Pairs, pairs
+from bilens.circuits.patterns import AttentionPatterns, attention_patterns
 from bilens.circuits.promises import Promises, promises
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.targets import At
@@ -24,6 +25,7 @@ from bilens.wiring import Prompt, Source
 
 __all__ = [
     "At",
+    "AttentionPatterns",
     "AttentionScores",
     "Composition",
     "Detail",
@@ -40,6 +42,7 @@ __all__ = [
     "Removal",
     "Source",
     "Term",
+    "attention_patterns",
     "attention_scores",
     "composition",
     "expand",

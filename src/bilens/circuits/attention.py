@@ -21,10 +21,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.algebra import Factored
-from bilens.base.charts import DIVERGING
+from bilens.base.charts import mapped, titled
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole
-from bilens.base.results import Result
+from bilens.base.results import ANSWER_ROWS, Result
 from bilens.circuits.paths import ONE
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.understood import require_ends, require_scores, require_weights
@@ -43,6 +43,10 @@ class AttentionScores(Result):
     ``key_sources[b]`` wrote at the key; "1" is the constant of biases and of the norm. ``forward``
     is the model's own score. ``given``: the norm scales held fixed. ``tokens`` names the two
     positions.
+
+    Columns, the largest pair first: ``query source`` and ``key source`` wrote what is multiplied;
+    ``value``: what the pair adds to the score; ``share``: of the total; shares of opposite sign
+    cancel.
     """
 
     head: str
@@ -67,7 +71,7 @@ class AttentionScores(Result):
 
     def summary(self) -> str:
         held = f"given {', '.join(self.given)}" if self.given else "nothing given: exact outright"
-        query, key = (f"{name!r} at {n}" for name, n in self._ends)
+        query, key = (f"{name} at {n}" for name, n in self._ends)
         found = f"{self.values.numel()} pairs = {self.total:.6g}"
         checked = f"forward {self.forward:.6g}, error {self.error:.1e}"
         return f"{self.head} from {query} to {key}: {found} ({checked}); {held}"
@@ -93,31 +97,21 @@ class AttentionScores(Result):
         ]
 
     def figure(self) -> dict[str, Any]:
-        pairs = {
-            "type": "heatmap",
-            "x": list(self.key_sources),
-            "y": list(self.query_sources),
-            "z": self.values.tolist(),
-            "colorscale": DIVERGING,
-            "zmid": 0,
-        }
-        axes = {"xaxis": {"title": {"text": f"at the key, {self.tokens[1]!r}"}}}
-        axes |= {
-            "yaxis": {
-                "title": {"text": f"at the query, {self.tokens[0]!r}"},
-                "autorange": "reversed",
-            }
-        }
-        return {
-            "data": [pairs],
-            "layout": axes | {"title": {"text": f"{self.head}: {self.query} looks at {self.key}"}},
-        }
+        query, key = (f"{name} at {n}" for name, n in self._ends)
+        title = f"{self.head} from {query} to {key}: score {self.total:.4g}"
+        layout = titled(title, f"what stands at the key, {key}", f"at the query, {query}")
+        values = self.values.tolist()
+        return mapped(values, self.key_sources, self.query_sources, "adds to the score", layout)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class HeadScores(Result):
     """What each head does, in three numbers (see ``head_scores``); ``tokens`` are the texts they
     were measured on.
+
+    Columns: ``head``; ``copying``: 1 where W_OV gives back what it reads, −1 where it takes it
+    away; ``previous token`` and ``induction``: its mean attention to the token before, and to what
+    stood after the same token earlier, from 0 to 1.
     """
 
     heads: tuple[str, ...]
@@ -144,12 +138,22 @@ class HeadScores(Result):
             for n, head in enumerate(self.heads)
         ]
 
+    def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
+        """The heads that do most of any of the three."""
+        return sorted(self.rows(), key=self._most)[:count]
+
+    def _most(self, row: dict[str, Any]) -> float:
+        return -max(abs(row[name]) for name, _ in self._columns)
+
     def figure(self) -> dict[str, Any]:
-        bars = [
-            {"type": "bar", "name": name, "x": list(self.heads), "y": values.tolist()}
-            for name, values in self._columns
-        ]
-        return {"data": bars, "layout": {"barmode": "group", "yaxis": {"title": {"text": "score"}}}}
+        """A row for each head, those that do most on top."""
+        rows = self.answer(len(self.heads))
+        names = [name for name, _ in self._columns]
+        values = [[row[name] for name in names] for row in rows]
+        texts, length = self.tokens.shape
+        title = f"What heads do, on {texts} × {length} random tokens"
+        down = [row["head"] for row in rows]
+        return mapped(values, names, down, "score", titled(title, "", "head"), end=1.0)
 
     @property
     def _columns(self) -> tuple[tuple[str, Tensor], ...]:

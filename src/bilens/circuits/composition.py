@@ -35,8 +35,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.algebra import symmetric_root
-from bilens.base.charts import DIVERGING
-from bilens.base.results import Result
+from bilens.base.charts import mapped, titled
+from bilens.base.results import ANSWER_ROWS, Result
 from bilens.circuits.attention import head_weights
 from bilens.circuits.understood import require_weights
 from bilens.wiring import (
@@ -60,7 +60,11 @@ class Composition(Result):
     """A row for each ordered pair of parts and each way in: ``strength`` = ‖composed‖ / (‖first‖
     ‖second‖), and ``random``, its root mean square by chance. ``kinds``: "Q", "K", "V", "one
     input", "both inputs". Layers whose weights alone are no
-    tensor (``opaque``: their gates are those of a pass) are left out."""
+    tensor (``opaque``: their gates are those of a pass) are left out.
+
+    Columns: ``first`` writes and ``second`` reads it; ``kind``: its way in; ``strength`` and
+    ``random`` as above; ``ratio``: the one over the other, 1 for chance.
+    """
 
     first: tuple[str, ...]
     second: tuple[str, ...]
@@ -102,30 +106,21 @@ class Composition(Result):
             for first, second, kind, strength, random in columns
         ]  # fmt: skip
 
+    def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
+        """The compositions that are furthest above chance."""
+        return sorted(self.rows(), key=lambda row: -row["ratio"])[:count]
+
     def figure(self) -> dict[str, Any]:
-        """The ratio to chance: the first part by the second and its way in."""
+        """The ratio to chance: the first part by the second and its way in. White is as by chance,
+        blue more, orange less.
+        """
         ways = [f"{second} {kind}" for second, kind in zip(self.second, self.kinds, strict=True)]
         down, across = list(dict.fromkeys(self.first)), list(dict.fromkeys(ways))
         z: list[list[float | None]] = [[None] * len(across) for _ in down]
         for first, way, ratio in zip(self.first, ways, self.ratio.tolist(), strict=True):
-            z[down.index(first)][across.index(way)] = ratio
-        cells = {
-            "type": "heatmap",
-            "x": across,
-            "y": down,
-            "z": z,
-            "colorscale": DIVERGING,
-            "zmid": 1,
-        }
-        layout = {
-            "title": {"text": "composition, times chance"},
-            "xaxis": {"title": {"text": "read by"}},
-        }
-        return {
-            "data": [cells],
-            "layout": layout
-            | {"yaxis": {"title": {"text": "written by"}, "autorange": "reversed"}},
-        }
+            z[down.index(first)][across.index(way)] = math.log2(ratio) if ratio > 0 else None
+        layout = titled("Composition: strength over its value by chance", "read by", "written by")
+        return mapped(z, across, down, "log₂ of the ratio to chance", layout)
 
 
 class _Piece(NamedTuple):

@@ -17,10 +17,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bilens.base.charts import DRAWN, ranked
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole
 from bilens.base.records import Record
-from bilens.base.results import Result
+from bilens.base.results import ANSWER_ROWS, Result, Tabled
+from bilens.base.tables import Columns
+from bilens.base.words import printable
 from bilens.circuits import paths
 from bilens.circuits.engine import Engine
 from bilens.circuits.paths import Apply, Latent, Node, One, Write
@@ -43,19 +46,22 @@ Detail = Literal["writes", "pairs", "paths"]
 By = Literal["component", "position", "order", "layer", "unit"]
 # how what is given begins, beside patterns and norm scales, and what it is called
 FIXED = {"gates": "gates", "router": "weights of experts", "latents": "latents"}
-SHOWN = 20
+HOVERED = 6  # of what is given, when a bar is pointed at
 SAID = 3  # terms that a refusal names
 MISFITS = 32  # paths found too many to take apart, before the search is given up
 
 
-@dataclass(frozen=True, eq=False)
-class Term(Record):
+@dataclass(frozen=True, repr=False, eq=False)
+class Term(Tabled, Record):
     """One path and what it adds to the target.
 
     ``share`` is its part of the total (shares of opposite sign cancel). ``order`` is its degree in
     the embeddings (and in a dictionary's latents and error), None where it is not taken apart to
     the end. ``given``: the patterns, norm scales, gates and latents of the pass that it holds
     fixed. ``opaque``: it starts at a part that says nothing of its write, a source of its own.
+
+    Its table has one row: ``path``, ``value``, ``share`` and ``order`` as above, and ``given``, the
+    names of all that it holds fixed.
     """
 
     tree: Node
@@ -81,6 +87,18 @@ class Term(Record):
         """The residual write through which the path reaches the target."""
         return self.tree.source if isinstance(self.tree, Write | Apply) else "bias"
 
+    def summary(self) -> str:
+        held = f"; given {len(self.given)}" if self.given else ""
+        return f"{self.value:+.4g} ({self.share:.1%}) by {self.path}{held}"
+
+    def _table(self) -> Columns:
+        row = {"path": self.path, "value": self.value, "share": self.share, "order": self.order}
+        row["given"] = ", ".join(self.given)
+        return Columns(tuple(row), [row])
+
+    def __repr__(self) -> str:
+        return f"<Term: {printable(self.summary())}>"
+
 
 @dataclass(frozen=True, eq=False)
 class Units(Record):
@@ -102,37 +120,65 @@ class Units(Record):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Groups(Result):
-    """An expansion added up by one property of its terms. What was not kept is the row
-    ``remainder``.
+    """An expansion added up by one property of its terms, the largest group first. What was not
+    kept is the last row, ``remainder``.
+
+    Columns: the first is called as what it is added up by (component, position, order, layer or
+    unit) and names the group. ``value``: the sum of the group's terms. ``share``: of the total;
+    shares of opposite sign cancel. ``from``: the tokens at a group's positions, for groups by
+    position.
     """
 
     by: str
     names: tuple[str, ...]
     values: tuple[float, ...]
+    target: str = ""
+    tokens: tuple[str, ...] = ()
 
     def summary(self) -> str:
         return f"{len(self.names)} groups by {self.by}, {sum(self.values):.6g} together"
 
     def columns(self) -> tuple[str, ...]:
-        return self.by, "value", "share"
+        return (self.by, "value", "share", *(["from"] if self.tokens else []))
 
     def rows(self) -> list[dict[str, Any]]:
         total = sum(self.values)
-        columns = zip(self.names, self.values, strict=True)
-        return [
+        rows = [
             {self.by: name, "value": value, "share": value / total if total else 0.0}
-            for name, value in columns
+            for name, value in zip(self.names, self.values, strict=True)
         ]
+        for row, token in zip(rows, self.tokens, strict=False):
+            row["from"] = token
+        return rows
+
+    def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
+        """The largest groups, all smaller ones together, and the remainder: rows that add up to the
+        total.
+        """
+        *rows, last = self.rows()
+        most = _beside_the_rest(len(rows), count)
+        smaller = self._smaller(rows[most:])
+        return [*rows[:most], *([smaller] if smaller else []), last]
+
+    def _smaller(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Groups that are not shown, as one row."""
+        if not rows:
+            return {}
+        value, share = (sum(row[name] for row in rows) for name in ("value", "share"))
+        named = {self.by: f"{len(rows):,} smaller", "value": value, "share": share}
+        return named | ({"from": ""} if self.tokens else {})
 
     def figure(self) -> dict[str, Any]:
-        bars = {"type": "bar", "x": list(self.names), "y": list(self.values)}
-        return {
-            "data": [bars],
-            "layout": {
-                "xaxis": {"title": {"text": self.by}},
-                "yaxis": {"title": {"text": "value"}},
-            },
-        }
+        """A bar for each of the largest groups, one for all smaller ones, and the remainder."""
+        shown = self.answer(DRAWN + 2)
+        names = [f"{row[self.by]} {row.get('from', '')}".strip() for row in shown]
+        left = 1 + (len(self.names) > len(shown))
+        rest = {row[self.by]: row["value"] for row in shown[-left:]}
+        shown, names = shown[:-left], names[:-left]
+        title = f"{self.target or 'The target'} by {self.by}"
+        share = {"share": [row["share"] for row in shown]}
+        values = [row["value"] for row in shown]
+        return ranked(names, values, "what it adds", title, hover=share, rest=rest)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -148,6 +194,12 @@ class Expansion(Result):
 
     A half-precision model is explained in float32, where its weights are exact: ``forward`` is that
     pass, and ``as_run`` what the model says as it is (None in full precision).
+
+    Columns: ``path``, as ``ablate``, ``circuits.units`` and ``circuits.paths.parse`` read it.
+    ``value``: what it adds to the target. ``share``: of the total; shares of opposite sign cancel.
+    ``order``: how often it reads an embedding; empty where it is not taken apart to the end.
+    ``from``: the tokens at which it starts. ``held fixed``: how many patterns, norm scales, gates
+    and latents of this pass it is given. ``read as``: the path with its token beside each position.
     """
 
     target: str
@@ -205,7 +257,7 @@ class Expansion(Result):
         )
 
     def columns(self) -> tuple[str, ...]:
-        return "path", "value", "share", "order", "from", "held fixed"
+        return "path", "value", "share", "order", "from", "held fixed", "read as"
 
     def rows(self) -> list[dict[str, Any]]:
         return [
@@ -216,28 +268,48 @@ class Expansion(Result):
                 "order": term.order,
                 "from": self._tokens(term),
                 "held fixed": len(term.given),
+                "read as": self.read_as(term),
             }
             for term in self.terms
         ]
 
+    def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
+        """The largest paths with their tokens, all smaller ones together, and the remainder: rows
+        that add up to the total.
+        """
+        most = _beside_the_rest(len(self.terms), count)
+        shown, others = self.terms[:most], self.terms[most:]
+        rows = [(term.value, self.read_as(term)) for term in shown]
+        rows += [(value, name) for name, value in self._left(others).items()]
+        total = self.total
+        return [
+            {"value": value, "share": value / total if total else 0.0, "path": name}
+            for value, name in rows
+        ]
+
+    def _left(self, others: Sequence[Term]) -> dict[str, float]:
+        """What is not shown, by name."""
+        smaller = {f"{len(others):,} smaller paths": float(np.sum([one.value for one in others]))}
+        left = smaller if others else {}
+        return left | {f"remainder: {self.left_out:,} paths not kept": self.remainder}
+
+    def read_as(self, term: Term) -> str:
+        """The path of ``term`` with its token beside each position: ``L1H3@6 ␣a→7 ␣little(…)``."""
+        return paths.text(term.tree, self.inputs)
+
     def figure(self) -> dict[str, Any]:
-        shown = self.terms[:SHOWN]
-        bars = {
-            "type": "bar",
-            "orientation": "h",
-            "x": [term.value for term in shown],
-            "y": [term.path for term in shown],
+        """A bar for each of the largest paths, one for all smaller ones, and the remainder."""
+        shown, others = self.terms[:DRAWN], self.terms[DRAWN:]
+        hover = {
+            "share": [f"{term.share:.2%}" for term in shown],
+            "from": [self._tokens(term) for term in shown],
+            "given": [_first(term.given) for term in shown],
+            "path": [term.path for term in shown],
         }
-        rest = self.total - sum(term.value for term in shown)
-        bars = {**bars, "x": [*bars["x"], rest], "y": [*bars["y"], "all others"]}
-        layout = {
-            "title": {"text": f"{self.target} at {self.position}"},
-            "xaxis": {"title": {"text": "value"}},
-        }
-        return {
-            "data": [bars],
-            "layout": layout | {"yaxis": {"autorange": "reversed", "automargin": True}},
-        }
+        place = paths.placed(self.position, self.inputs)
+        title = f"{self.target} at {place}: paths, {self.total:.4g} together"
+        names, values = [self.read_as(term) for term in shown], [term.value for term in shown]
+        return ranked(names, values, "what it adds", title, hover=hover, rest=self._left(others))
 
     def top(self, k: int) -> "Expansion":
         """The ``k`` largest terms; the others go to the remainder."""
@@ -263,7 +335,8 @@ class Expansion(Result):
             found[name] = found.get(name, 0.0) + term.value
         names = sorted(found, key=lambda name: -abs(found[name]))
         values = [found[name] for name in names]
-        return Groups(what, (*names, "remainder"), (*values, self.remainder))
+        tokens = (*map(self._tokens_of, names), "") if what == "position" else ()
+        return Groups(what, (*names, "remainder"), (*values, self.remainder), self.target, tokens)
 
     def _by_unit(self) -> Groups:
         layers = {units.layer for units in self.units}
@@ -273,7 +346,8 @@ class Expansion(Result):
                 rows[component] = value
         names = sorted(rows, key=lambda name: -abs(rows[name]))
         rest = self.total - float(np.sum(list(rows.values())))
-        return Groups("unit", (*names, "remainder"), (*(rows[name] for name in names), rest))
+        values = [*(rows[name] for name in names), rest]
+        return Groups("unit", (*names, "remainder"), tuple(values), self.target)
 
     def ablate(self, removed: "Term | str | Iterable[Term | str]") -> float:
         """The target with these paths taken out of the sum, all else as it was: patterns and norm
@@ -315,6 +389,21 @@ class Expansion(Result):
 
     def _tokens(self, term: Term) -> str:
         return " · ".join(self.inputs[n] for n in paths.positions(term.tree))
+
+    def _tokens_of(self, group: str) -> str:
+        """The tokens at the positions of a group."""
+        return " · ".join(self.inputs[int(n)] for n in group.split(", ") if n.isdecimal())
+
+
+def _beside_the_rest(number: int, count: int) -> int:
+    """How many of ``number`` rows fit into ``count``, beside what is left and the remainder."""
+    return number if number < count else max(count - 2, 0)
+
+
+def _first(names: Sequence[str]) -> str:
+    """What a hover has room for."""
+    more = f" and {len(names) - HOVERED} more" if len(names) > HOVERED else ""
+    return (", ".join(names[:HOVERED]) + more) or "nothing"
 
 
 def _listed(*words: str) -> str:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.base.charts import DIVERGING
+from bilens.base.charts import Tile, tiled, titled
 from bilens.base.records import Record
 from bilens.base.results import Result
 from bilens.circuits.engine import Engine
@@ -34,6 +34,10 @@ class PairMatrix(Record):
 class Pairs(Result):
     """The pair matrices of all layers that write to the target. ``opaque`` layers have none.
     ``given``: the gates that the values hold as they were ("gates mlp1@4").
+
+    Columns, a row for each unordered pair, the largest first: ``layer``; ``left`` and ``right``:
+    the two sources that it multiplies; ``value``: what their product adds to the target, both
+    orders together.
     """
 
     target: str
@@ -68,41 +72,28 @@ class Pairs(Result):
         return sorted(found, key=lambda row: -abs(row["value"]))
 
     def figure(self) -> dict[str, Any]:
-        """A heat map of each layer, in one scale of colours; a layer further up has more
+        """A triangle for each layer, in one scale of colours; a layer further up has more
         sources.
         """
-        largest = max((float(matrix.values.abs().max()) for matrix in self.matrices), default=0.0)
-        maps, layout = [], {}
-        for n, matrix in enumerate(self.matrices):
-            axis = str(n + 1) if n else ""
-            span = [n / len(self.matrices), (n + 0.85) / len(self.matrices)]
-            maps.append(
-                _map(matrix, largest or 1.0)
-                | {"xaxis": f"x{axis}", "yaxis": f"y{axis}", "showscale": n == 0}
+        tiles = [
+            Tile(
+                f"{matrix.layer}: {float(matrix.values.sum()):.3g} together",
+                _triangle(matrix),
+                matrix.sources,
+                matrix.sources,
             )
-            layout |= {f"xaxis{axis}": {"domain": span, "title": {"text": matrix.layer}}}
-            layout |= {f"yaxis{axis}": {"anchor": f"x{axis}", "autorange": "reversed"}}
-        return {"data": maps, "layout": layout}
+            for matrix in self.matrices
+        ]
+        title = f"Pairs towards {self.target} at {self.position}, both orders together"
+        return tiled(tiles, "what it adds", titled(title, "one source", "the other"))
 
 
-def _map(matrix: PairMatrix, end: float) -> dict[str, Any]:
-    """A triangle: below the diagonal is nothing."""
-    values = matrix.values.tolist()
-    cells = [
+def _triangle(matrix: PairMatrix) -> list[list[float | None]]:
+    """Each pair once: below the diagonal is nothing."""
+    return [
         [None if column < row else value for column, value in enumerate(line)]
-        for row, line in enumerate(values)
+        for row, line in enumerate(matrix.values.tolist())
     ]
-    axes = {"x": list(matrix.sources), "y": list(matrix.sources)}
-    bar = {"title": {"text": "both orders"}}
-    return {
-        "type": "heatmap",
-        "z": cells,
-        **axes,
-        "colorscale": DIVERGING,
-        "zmin": -end,
-        "zmax": end,
-        "colorbar": bar,
-    }
 
 
 @explains

@@ -12,7 +12,7 @@ A node is a record of plain values, so that it compares, hashes and saves. Posit
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, NoReturn
 
@@ -86,35 +86,43 @@ class Score(Node):
     offset: int = 0
 
 
-def text(node: Node) -> str:
+def text(node: Node, tokens: Sequence[str] = ()) -> str:
     """A path as it is read: ``mlp1(L0H3@5→9(embed), mlp0(embed, embed))``.
 
     ``mlp1(f17, error)``: latent 17 of the dictionary at the layer's input, and what that misses.
     At 9, L0H3 looks at position 5 and reads the embedding there; other parts stand at the position
-    of what reads them.
+    of what reads them. With ``tokens``, the names of all positions, each position has its own
+    beside it, ``L0H3@5 ␣sat→9 ␣mat(embed)``: for people, and no path that ``parse`` reads.
     """
     match node:
         case Write(source, _):
             return source
         case Apply(source, _, (child,)) if source == READOUT:
-            return f"{READOUT} {text(child)}"
+            return f"{READOUT} {text(child, tokens)}"
         case Apply(source, t, inputs, at):
-            return f"{source}{_look(t, at)}({', '.join(map(text, inputs))})"
+            below = ", ".join(text(child, tokens) for child in inputs)
+            return f"{source}{_look(t, at, tokens)}({below})"
         case Stream():
             return STREAM
         case Latent(_, _, what):
             return what if isinstance(what, str) else f"f{what}"
         case Score(source, query, key, offset):
             look = _look(NOWHERE, (offset,) if offset else ())
-            return f"{source}{look}.{SCORE}({text(query)}, {text(key)})"
+            return f"{source}{look}.{SCORE}({text(query, tokens)}, {text(key, tokens)})"
     return ONE
 
 
-def _look(t: int, at: tuple[int, ...]) -> str:
+def _look(t: int, at: tuple[int, ...], tokens: Sequence[str] = ()) -> str:
     if not at:
         return ""
-    positions = ",".join(map(str, at))
-    return f"[{positions}]" if t == NOWHERE else f"@{positions}→{t}"
+    if t == NOWHERE:
+        return f"[{','.join(map(str, at))}]"
+    return f"@{','.join(placed(n, tokens) for n in at)}→{placed(t, tokens)}"
+
+
+def placed(position: int, tokens: Sequence[str]) -> str:
+    """A position, with its token beside it where there is one."""
+    return f"{position} {tokens[position]}" if 0 <= position < len(tokens) else str(position)
 
 
 def latex(node: Node) -> str:

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bilens.base.charts import ranked
 from bilens.base.errors import ArgumentError, BilensError
-from bilens.base.results import Result
+from bilens.base.results import ANSWER_ROWS, Result
 from bilens.circuits.understood import (
     patterns_of,
     require_ends,
@@ -40,6 +41,8 @@ Asked = tuple[str, str, Callable[[], Any]]  # of whom, what is promised, and wha
 class Promises(Result):
     """What was asked of each part of a model, and the error in words where a promise is broken
     (empty where it is kept).
+
+    Columns: ``part``, ``promise``, whether it is ``kept``, and ``what is wrong``: the error.
     """
 
     parts: tuple[str, ...]
@@ -70,15 +73,18 @@ class Promises(Result):
             for part, promise, error in columns
         ]
 
+    def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
+        """What is broken first."""
+        return sorted(self.rows(), key=lambda row: row["kept"])[:count]
+
     def figure(self) -> dict[str, Any]:
-        bars = {
-            "type": "bar",
-            "orientation": "h",
-            "y": [f"{row['part']}: {row['promise']}" for row in self.rows()],
-            "x": [0 if error else 1 for error in self.broken],
-            "hovertext": list(self.broken),
-        }
-        return {"data": [bars], "layout": {"xaxis": {"title": {"text": "kept (1) or broken (0)"}}}}
+        """A bar for each promise: to the right where it is kept, to the left where it is broken."""
+        rows = self.answer(len(self.parts))
+        names = [f"{row['part']}: {row['promise']}" for row in rows]
+        values = [1.0 if row["kept"] else -1.0 for row in rows]
+        wrong = {"what is wrong": [row["what is wrong"] or "nothing" for row in rows]}
+        title = f"{len(rows)} promises of a model that circuits explain"
+        return ranked(names, values, "kept (1) or broken (−1)", title, hover=wrong)
 
 
 @explains

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole, require_finite
+from bilens.base.results import Tabled
+from bilens.base.tables import Columns
 from bilens.circuits.paths import RESERVED, Node
 from bilens.circuits.paths import Write as Whole
 from bilens.circuits.replaced import Replaced, placed, require_short, take_apart
@@ -47,8 +49,8 @@ class Pass(NamedTuple):
     inputs: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Recording:
+@dataclass(frozen=True, repr=False, eq=False)
+class Recording(Tabled):
     """A pass over one input: ``writes`` (source, t, d), each part's norm scale (t, 1) and attention
     patterns (head, t, s).
 
@@ -58,6 +60,11 @@ class Recording:
     ``run`` is the pass that was recorded, whose modules the wiring names: a half-precision model is
     recorded in float32, where its weights are exact, and ``as_run`` is then the pass as people run
     it (None in full precision).
+
+    Columns, a row for each source in the order of the pass: ``source`` and its ``kind`` and
+    ``layer`` (−1 before all layers); ``norm``: of what it wrote at the last position; ``mean
+    norm``: over all positions; ``along the stream``: the cosine, at the last position, of what it
+    wrote with all that the readout reads; ``opaque``: whether it reads and is not taken apart.
     """
 
     run: Pass
@@ -74,6 +81,36 @@ class Recording:
     streams: tuple[Float[Tensor, "t d"], ...]  # what each part reads, before its norm
     replaced: dict[int, Replaced]  # of the parts that read through a dictionary
     present: Bool[Tensor, "n t"]  # where each source writes; experts not where nothing is routed
+
+    def summary(self) -> str:
+        read = " ".join(self.names)
+        return f"what {len(self.sources)} sources wrote at {self.length} positions: {read}"
+
+    def _table(self) -> Columns:
+        norms = self.writes.norm(dim=-1)
+        stream, last = self.streams[-1][-1], self.writes[:, -1]
+        lengths = norms[:, -1] * stream.norm()
+        cosines = torch.where(lengths > 0, last @ stream / lengths, torch.zeros_like(lengths))
+        columns = zip(
+            self.sources,
+            norms[:, -1].tolist(),
+            norms.mean(-1).tolist(),
+            cosines.tolist(),
+            strict=True,
+        )
+        rows = [
+            {
+                "source": source.name,
+                "kind": source.kind,
+                "layer": source.layer,
+                "norm": norm,
+                "mean norm": mean,
+                "along the stream": cosine,
+                "opaque": source.name in self.opaque,
+            }
+            for source, norm, mean, cosine in columns
+        ]
+        return Columns(tuple(rows[0]), rows)
 
     @property
     def length(self) -> int:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.base.charts import ranked
+from bilens.base.charts import DRAWN, ranked
 from bilens.base.errors import ArgumentError
 from bilens.base.results import Result
 from bilens.circuits import paths
@@ -29,14 +29,15 @@ from bilens.circuits.replacements import Replacement
 from bilens.circuits.targets import Goal, Target, resolve
 from bilens.wiring import Expandable, Sparse, explains
 
-SHOWN = 20
-
 
 @dataclass(frozen=True, repr=False, eq=False)
 class PathUnits(Result):
     """A path of value ``value`` by the hidden units of each layer on it: ``units`` has a record for
     each layer and position, the last layer first, "mlp1@7". The records of one layer add up to the
     path.
+
+    Columns, of the units of the last layer: ``unit``, with its layer, its position and the signs of
+    its sides; ``value``: what of the path it carries; ``share``: of the path's value.
     """
 
     path: str
@@ -82,11 +83,15 @@ class PathUnits(Result):
         ]
 
     def figure(self) -> dict[str, Any]:
-        shown = self.rows()[:SHOWN]
+        rows = self.rows()
+        shown, others = rows[:DRAWN], rows[DRAWN:]
         names, values = [row["unit"] for row in shown], [row["value"] for row in shown]
-        rest = float(sum(row["value"] for row in self.rows()[SHOWN:]))
-        title = f"{self.path} by hidden unit"
-        return ranked([*names, "all others"], [*values, rest], f"of {self.target}", title)
+        rest = {f"{len(others):,} smaller": float(sum(row["value"] for row in others))}
+        share = {"share": [f"{row['share']:.2%}" for row in shown]}
+        title = f"{self.path} = {self.value:.4g} of {self.target}, by unit of {self.layers[0]}"
+        return ranked(
+            names, values, "what it adds", title, hover=share, rest=rest if others else None
+        )
 
 
 def _layer(units: Units) -> str:
