@@ -114,6 +114,15 @@ class Worded(Protocol):
 
 
 @runtime_checkable
+class Reader(Worded, Protocol):
+    """A model that reads texts of any length, in pieces that its context holds."""
+
+    def contexts(self, inputs: Any) -> list[Int[Tensor, "1 _"]]:
+        """``inputs`` as ``read`` gives them, piece by piece."""
+        ...
+
+
+@runtime_checkable
 class Sparse(Protocol):
     """A sparse dictionary, as circuits need it: x̂ = encode(x̂) @ writes + base + what it
     misses.

@@ -62,23 +62,17 @@ class Wired:
         does not have or the tokenizer cannot make of the text, and for more of them than the
         context holds.
         """
-        rows = token_rows(self._written(Prompt(inputs) if isinstance(inputs, str) else inputs))
-        if len(rows.ids) != 1:
-            got = f"{rows.ids.dtype} {tuple(rows.ids.shape)}"
-            raise ShapeError("inputs", must="be one text, or its token ids (t,)", got=got)
-        ids = rows.ids[rows.real][None].to(self.lm_head.weight.device)
-        if not ids.numel():
-            raise ArgumentError("inputs", must="hold at least one token", got="padding alone")
-        if int(ids.min()) < 0 or int(ids.max()) >= self.config.vocab_size:
-            got = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
-            raise ArgumentError(
-                "inputs", must=f"be tokens 0 … {self.config.vocab_size - 1}", got=got
-            )
-        context = self.config.context
+        ids, context = self._ids(inputs), self.config.context
         if ids.shape[1] > context:
             must = f"fit the context of {context} tokens"
             raise ArgumentError("inputs", must=must, got=ids.shape[1], todo="Shorten it.")
         return ids
+
+    def contexts(self, inputs: Any) -> list[Int[Tensor, "1 _"]]:
+        """Token ids of one text of any length, as ``read`` gives them, cut where the context ends:
+        special tokens in front stand in the first piece alone. Errors: those of ``read``.
+        """
+        return list(self._ids(inputs).split(self.config.context, dim=1))
 
     def text(self, inputs: Int[Tensor, "1 t"]) -> str:
         """What was written to get ``inputs``: special tokens left out; ids where there is no
@@ -146,6 +140,22 @@ class Wired:
     def input_names(self, inputs: Int[Tensor, "1 t"]) -> list[str]:
         """The text of each token of ``inputs``."""
         return self.output_names(inputs[0])
+
+    def _ids(self, inputs: Any) -> Int[Tensor, "1 t"]:
+        """Token ids of one text, however long."""
+        rows = token_rows(self._written(Prompt(inputs) if isinstance(inputs, str) else inputs))
+        if len(rows.ids) != 1:
+            got = f"{rows.ids.dtype} {tuple(rows.ids.shape)}"
+            raise ShapeError("inputs", must="be one text, or its token ids (t,)", got=got)
+        ids = rows.ids[rows.real][None].to(self.lm_head.weight.device)
+        if not ids.numel():
+            raise ArgumentError("inputs", must="hold at least one token", got="padding alone")
+        if int(ids.min()) < 0 or int(ids.max()) >= self.config.vocab_size:
+            got = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
+            raise ArgumentError(
+                "inputs", must=f"be tokens 0 … {self.config.vocab_size - 1}", got=got
+            )
+        return ids
 
     def _written(self, inputs: Any) -> Any:
         """A prompt as the tokenizer's ids; anything else as it is."""
