@@ -283,6 +283,7 @@ def test_a_latent_that_never_fires_is_told_by_its_weights(model, texts):
     assert "never fired" in result.figure()["layout"]["title"]["text"]
     several = examples(model, silent, texts, [LATENT, 5])
     assert "never fired: 3, 5" in several.summary()
+    assert [row["passage"] for row in several.answer()] == ["never", "never"]
 
 
 @pytest.mark.parametrize("device", ["memory", "disk"])
@@ -295,6 +296,7 @@ def test_it_is_a_result(model, texts, tmp_path, device):
     assert list(frame.columns) == list(result.columns())
     assert frame["latent"].unique().tolist() == [LATENT, 5]
     assert len(frame) == len(result.top) + len(result.random)
+    assert [row["latent"] for row in result.answer()] == [LATENT, 5]
     alone = result.of(LATENT)
     assert list(alone.to_frame().columns) == list(alone.columns())
     assert "«" in alone.rows()[0]["passage"]

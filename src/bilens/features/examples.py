@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.base.charts import NEGATIVE, POSITIVE
+from bilens.base.charts import NEGATIVE, POSITIVE, hovered, titled
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole, require_count
 from bilens.base.records import Record
-from bilens.base.results import Result, isolated
-from bilens.base.words import printable
+from bilens.base.results import Result
+from bilens.base.words import isolated, printable
 from bilens.features.dictionary import Dictionary
 from bilens.features.interactions import require_features
 from bilens.features.texts import Tap, Texts
@@ -169,19 +169,18 @@ class Examples(Result):
             self._row(latent, example) for latent in self.latents for example in latent.examples
         ]
 
+    def answer(self) -> list[dict[str, Any]]:
+        """The examples of one latent; of several a row each, with its first example."""
+        return self.rows() if len(self.latents) == 1 else [*map(self._first, self.latents)]
+
     def figure(self) -> dict[str, Any]:
         bars = [_histogram(latent) for latent in self.latents if latent.count]
         title = f"{self._name(self.latents[0])}: {self._share(self.latents[0])}"
         if len(self.latents) > 1:
             title = f"latents of {self.place} on {self.tokens:,} tokens"
-        layout = {
-            "title": {"text": title},
-            "xaxis": {"title": {"text": "activation, where it fires"}},
-            "yaxis": {"title": {"text": "tokens (log scale)"}, "type": "log"},
-            "barmode": "overlay",
-            "bargap": 0,
-            "showlegend": len(bars) > 1,
-        }
+        more = {"barmode": "overlay", "bargap": 0, "showlegend": len(bars) > 1}
+        axes = ("activation, where it fires", "tokens (logarithmic)")
+        layout = titled(title, *axes, yaxis={"type": "log", "dtick": 1}, **more)
         return {"data": bars, "layout": layout}
 
     def _repr_html_(self) -> str:
@@ -204,6 +203,18 @@ class Examples(Result):
             "position": example.position,
         }
 
+    def _first(self, latent: InContext) -> dict[str, Any]:
+        first = latent.examples[0] if latent.count else None
+        return {
+            "latent": latent.feature,
+            "fires on": f"{latent.count / self.tokens:.2%}",
+            "largest": latent.largest,
+            "at": str(latent.at.first(TOLD)),
+            "passage": "never" if first is None else first.passage(),
+            "answers": str(latent.answers.first(TOLD)),
+            "writes for": str(latent.promotes.first(TOLD)),
+        }
+
     def _name(self, latent: InContext) -> str:
         return f"latent {latent.feature} of {self.place}"
 
@@ -223,7 +234,7 @@ class Examples(Result):
     def _html(self, latent: InContext) -> str:
         head = f"<p><b>{isolated(self._name(latent))}</b> {isolated(self._share(latent))}"
         lines = "".join(f"<li>{isolated(line)}</li>" for line in self._facts(latent))
-        return f"{head}</p><ul>{lines}</ul>{_bars(latent)}{_table(latent)}"
+        return f"{head}</p><ul>{lines}</ul>{_bars(latent)}{_lines(latent)}"
 
     def _facts(self, latent: InContext) -> list[str]:
         weights = [
@@ -394,7 +405,7 @@ def examples(
     if not is_whole(seed):
         raise ArgumentError("seed", must="be a whole number", got=repr(seed))
     tap = Tap.of(model, dictionary, at)
-    chosen = require_features((feature,) if is_whole(feature) else feature, dictionary.n_latents)
+    chosen = require_features(feature, dictionary.n_latents)
     vocabulary = len(tap.wiring.readout)
     seen = [_Seen(latent, k, seed, vocabulary) for latent in chosen]
     first, number, tokens = torch.tensor(0), 0, 0
@@ -492,24 +503,17 @@ def _effect(latent: InContext) -> str:
 
 
 def _histogram(latent: InContext) -> dict[str, Any]:
-    edges, counts = latent.edges, latent.counts
-    hover = [
-        f"{low:.3g} to {high:.3g}: {count:,} tokens"
-        for low, high, count in zip(
-            edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True
-        )
-    ]
-    return {
+    low, high = latent.edges[:-1], latent.edges[1:]
+    bins = [f"{a:.3g} to {b:.3g}" for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+    bars = {
         "type": "bar",
         "name": f"latent {latent.feature}",
-        "x": ((edges[:-1] + edges[1:]) / 2).tolist(),
-        "y": counts.tolist(),
-        "width": (edges[1:] - edges[:-1]).tolist(),
-        "marker": {"color": POSITIVE},
+        "x": ((low + high) / 2).tolist(),
+        "y": latent.counts.tolist(),
+        "width": (high - low).tolist(),
         "opacity": 0.8,
-        "hovertext": hover,
-        "hoverinfo": "text",
     }
+    return bars | hovered({"activation": bins, "tokens": latent.counts.tolist()})
 
 
 BAR = "display:inline-block;width:5px;margin-right:1px;vertical-align:bottom"
@@ -529,7 +533,7 @@ def _bars(latent: InContext) -> str:
     return f'<p><span style="line-height:0">{bars}</span> {label}</p>'
 
 
-def _table(latent: InContext) -> str:
+def _lines(latent: InContext) -> str:
     head = "<tr><th>kind</th><th>activation</th><th>text</th><th>next</th><th>p</th>"
     rows = "".join(_line(example, latent.largest) for example in latent.examples)
     return f"<table>{head}<th>without it</th></tr>{rows}</table>" if rows else ""

@@ -200,7 +200,7 @@ class Interactions(Record):
         latent active on any. Memory n (h + f_out), and ``BLOCK`` h. Errors: ArgumentError for an
         index out of range, or no ``a`` where inputs are rows alone; ShapeError; NotFiniteError.
         """
-        chosen = self._require((features,) if is_whole(features) else features)
+        chosen = self._require(features)
         x, a = self._latents(x, a)
         left, right = self._hidden(self.base, True)
         ones = a @ self.writes
@@ -319,10 +319,12 @@ class Interactions(Record):
         return f"<Interactions: {pairs}, rank {self.layer.rank}>"
 
 
-def require_features(features: Sequence[int] | Int[Tensor, " n"], size: int) -> list[int]:
-    """The numbers of output features. Errors: ArgumentError unless each is one of 0 … size − 1, and
-    there is one.
+def require_features(features: int | Sequence[int] | Int[Tensor, " n"], size: int) -> list[int]:
+    """The numbers of features, of one or several. Errors: ArgumentError unless each is one of
+    0 … size − 1, and there is one.
     """
+    if isinstance(features, int):
+        features = (features,)
     if isinstance(features, Tensor):
         features = features.flatten().tolist()
     if isinstance(features, str) or not isinstance(features, Iterable):
