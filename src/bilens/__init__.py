@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bilens import (
         algebra,
         base,
+        changes,
         checks,
         circuits,
         decompose,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         homogeneous,
     )
     from bilens.base.errors import BilensError, NotExactError
+    from bilens.changes import diff
     from bilens.checks import verify
     from bilens.circuits import expand
     from bilens.measure import Gaussian
@@ -62,12 +64,14 @@ _HOMES = {
     ),
     "Gaussian": "measure",
     "approximate": "nearest",
+    "diff": "changes",
     "expand": "circuits",
     "verify": "checks",
 }
 _ROOMS = (
     "algebra",
     "base",
+    "changes",
     "checks",
     "circuits",
     "decompose",
@@ -99,9 +103,11 @@ __all__ = [
     "algebra",
     "approximate",
     "base",
+    "changes",
     "checks",
     "circuits",
     "decompose",
+    "diff",
     "expand",
     "features",
     "homogeneous",

@@ -133,6 +133,7 @@ COMMANDS = (
     "compare",
     "convert",
     "decompose",
+    "diff",
     "expand",
     "moments",
     "report",

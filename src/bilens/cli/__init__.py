@@ -1,4 +1,4 @@
-"""Floor 9: the command line, one file a command.
+"""Floor 10: the command line, one file a command.
 
 ``bilens NAME`` runs ``command`` of ``commands/NAME.py``, which is imported when it is called.
 """

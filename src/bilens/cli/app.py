@@ -33,6 +33,8 @@ COMMANDS = {
     "bilinear MLPs.",
     "decompose": "Spectra of one layer or all: eigenvectors for output directions, HOSVD, SVD, or "
     "one basis for the whole layer.",
+    "diff": "What changed between two checkpoints, or over a series of them: the loss, the layers "
+    "by similarity, their eigenvectors, and which classes, tokens or features.",
     "expand": "Which paths make this logit, to the last digit.",
     "moments": "Mean and covariance of all places of a language model on the training part of a "
     "text, in one pass.",

@@ -4,6 +4,7 @@ from bilens.models.activations import activations, mlp_inputs, stream
 from bilens.models.classifier import Classifier, ClassifierConfig
 from bilens.models.families import FAMILIES, NAMES, Weight
 from bilens.models.foreign import Conventions, from_state_dict
+from bilens.models.inputs import Rows, positions, token_rows
 from bilens.models.loading import from_transformers, hushed, load, open_model
 from bilens.models.opening import Opened, read_part
 from bilens.models.surgery.conversion import ConvertedLayer, bilinear_frame, converted_layers
@@ -19,6 +20,7 @@ __all__ = [
     "Conventions",
     "ConvertedLayer",
     "Opened",
+    "Rows",
     "Transformer",
     "TransformerConfig",
     "Weight",
@@ -31,8 +33,10 @@ __all__ = [
     "load",
     "mlp_inputs",
     "open_model",
+    "positions",
     "read_part",
     "read_tokenizer",
     "stream",
+    "token_rows",
     "vocabulary_size",
 ]

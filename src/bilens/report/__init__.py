@@ -1,4 +1,4 @@
-"""Floor 8: results → tables, figures, one page. The only room that knows HTML and drawing
+"""Floor 9: results → tables, figures, one page. The only room that knows HTML and drawing
 libraries. What the page shows of a model is in ``views``, one file each.
 """
 

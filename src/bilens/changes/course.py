@@ -1,0 +1,165 @@
+"""What changed over a series of checkpoints: a curve, and its phases."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bilens.base.charts import MARKER, PALETTE, REFERENCE, titled
+from bilens.base.results import Result
+from bilens.changes.comparison import BELOW, Diff
+from bilens.changes.losses import Losses
+
+LINES = PALETTE[1:6]  # of places drawn by name: colours that show on light and on dark pages
+SHADE = "rgba(86,180,233,0.18)"
+LIKENESS, LOSS = "similarity to the last", "loss"
+
+
+class Phase(NamedTuple):
+    """A run of checkpoints between which a curve moves faster than it does on average over the
+    series: from and to, by number; the share of all its movement; and of all steps.
+    """
+
+    curve: str
+    first: int
+    last: int
+    share: float
+    steps: float
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Series(Result):
+    """What changed over n checkpoints of one run, step by step.
+
+    Fields:
+        checkpoints: their names. steps: of training; their numbers where ``numbered`` is false.
+        loss: of each, and the differences from each to the next, where there were data.
+        places: what was compared. to_last: the similarity of each place in each checkpoint to the
+            same place in the last; moved: its change from each checkpoint to the next. Both on
+            data at ε = 0 where there were data (``on_data``), else by weights.
+        whole: the difference between the first checkpoint and the last.
+
+    A *phase* is a longest run of steps between checkpoints in each of which a curve moves faster,
+    per step of training, than it does on average over the whole series (its total movement, ups and
+    downs all counted, over all steps). There are two curves: the mean over places of ``to_last``,
+    and the loss.
+
+    Columns, a row for each step from one checkpoint to the next: ``from``, ``to``; ``change``: the
+    mean over places of ‖A − B‖ over the root mean square of both sizes; ``similarity to the last``:
+    the mean over places, after the step; ``loss`` after the step, and ``loss change``, ``±``;
+    ``phase``: which curves are in a phase; ``most``: the place that changed most.
+    """
+
+    checkpoints: tuple[str, ...]
+    steps: tuple[int, ...]
+    numbered: bool
+    loss: Losses | None
+    places: tuple[str, ...]
+    to_last: Float[Tensor, "p n"]
+    moved: Float[Tensor, "p s"]
+    on_data: bool
+    whole: Diff
+
+    @property
+    def curve(self) -> Float[Tensor, " n"]:
+        """The mean similarity to the last checkpoint, over places that have one."""
+        return self.to_last.nanmean(0)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Where the curves move fast."""
+        losses = () if self.loss is None else _phases(LOSS, self.loss.means, self.steps)
+        return (*_phases(LIKENESS, self.curve, self.steps), *losses)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Those of the difference between the first and the last."""
+        return self.whole.warnings
+
+    def summary(self) -> str:
+        number = f"{len(self.checkpoints)} checkpoints"
+        told = "; ".join(self._told(phase) for phase in self.phases)
+        return f"{number}; fast: {told or 'nowhere'}; {self.whole.summary()}"
+
+    def __repr__(self) -> str:
+        """The steps, and the difference between the first and the last."""
+        return "\n".join([super().__repr__(), repr(self.whole)])
+
+    def columns(self) -> tuple[str, ...]:
+        return tuple(self._row(0))
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [self._row(n) for n in range(len(self.checkpoints) - 1)]
+
+    def figure(self) -> dict[str, Any]:
+        """The similarity of places to the last checkpoint, their mean, and the loss; phases of the
+        similarity are shaded.
+        """
+        order, x = self.whole.order[: len(LINES)], list(self.steps)
+        lines = [
+            _line(self.places[n], x, self.to_last[n], LINES[k], self.checkpoints)
+            for k, n in enumerate(order)
+        ]
+        lines.append(_line("mean of all places", x, self.curve, PALETTE[0], self.checkpoints, 3))
+        how = "on data" if self.on_data else "by weights"
+        title = f"{self.checkpoints[0]} → {self.checkpoints[-1]}: what changed when"
+        axis = "training step" if self.numbered else "checkpoint"
+        layout = titled(title, axis, f"similarity to the last, {how} (cosine)", height=520)
+        layout |= BELOW
+        layout["shapes"] = [self._shade(one) for one in self.phases if one.curve == LIKENESS]
+        layout["title"]["subtitle"] = {"text": "shaded: where the mean moves faster than average"}
+        if self.loss is not None:
+            loss = _line("loss", x, self.loss.means, REFERENCE, self.checkpoints)
+            lines.append(loss | {"yaxis": "y2", "line": {"color": REFERENCE, "dash": "dot"}})
+            unit = {"title": {"text": f"loss, nats per {self.loss.unit}"}}
+            layout["yaxis2"] = unit | {"overlaying": "y", "side": "right", "showgrid": False}
+        return {"data": lines, "layout": layout}
+
+    def _row(self, n: int) -> dict[str, Any]:
+        row: dict[str, Any] = {"from": self.checkpoints[n], "to": self.checkpoints[n + 1]}
+        row |= {"change": float(self.moved[:, n].mean()), LIKENESS: float(self.curve[n + 1])}
+        if self.loss is not None:
+            row |= {"loss": float(self.loss.means[n + 1])}
+            row |= {"loss change": float(self.loss.differences[n])}
+            row |= {"±": float(self.loss.difference_errors[n])}
+        inside = (phase.curve for phase in self.phases if phase.first <= n < phase.last)
+        row |= {"phase": ", ".join(inside)}
+        return row | {"most": self.places[int(self.moved[:, n].argmax())]}
+
+    def _told(self, phase: Phase) -> str:
+        first, last = (self.checkpoints[n] for n in (phase.first, phase.last))
+        return f"{phase.curve} {first} → {last} ({phase.share:.0%} of it in {phase.steps:.0%})"
+
+    def _shade(self, phase: Phase) -> dict[str, Any]:
+        ends = {"x0": self.steps[phase.first], "x1": self.steps[phase.last]}
+        place = {"type": "rect", "yref": "paper", "y0": 0, "y1": 1, "layer": "below"}
+        return ends | place | {"fillcolor": SHADE, "line": {"width": 0}}
+
+
+def _phases(name: str, curve: Float[Tensor, " n"], steps: tuple[int, ...]) -> tuple[Phase, ...]:
+    """Runs of steps that are faster than the average."""
+    moved = curve.diff().abs().double()
+    lengths = torch.tensor(steps, dtype=torch.float64).diff()
+    total, whole = float(moved.sum()), float(lengths.sum())
+    fast = (moved / lengths > total / whole).tolist()
+    phases, begun = [], None
+    for n, now in enumerate([*fast, False]):
+        if now and begun is None:
+            begun = n
+        if not now and begun is not None:
+            share = float(moved[begun:n].sum()) / total
+            phases.append(Phase(name, begun, n, share, float(lengths[begun:n].sum()) / whole))
+            begun = None
+    return tuple(phases)
+
+
+def _line(
+    name: str, x: list[int], y: Tensor, colour: str, names: tuple[str, ...], width: int = 2
+) -> dict[str, Any]:
+    return {
+        "type": "scatter", "mode": "lines+markers", "name": name, "x": x, "y": y.tolist(),
+        "line": {"color": colour, "width": width}, "marker": {"size": MARKER - 3},
+        "text": list(names), "hovertemplate": "%{text}<br>%{y:.4~g}",
+    }  # fmt: skip

@@ -1,0 +1,153 @@
+"""``bilens.diff``: what changed between checkpoints."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from bilens.base.errors import ArgumentError
+from bilens.base.numerics import require_count
+from bilens.base.progress import Progress
+from bilens.changes.checkpoints import Checkpoints, open_checkpoints
+from bilens.changes.comparison import Diff
+from bilens.changes.course import Series
+from bilens.changes.data import Data, Passed, passed
+from bilens.changes.functions import Functions, Tensors
+from bilens.changes.items import items
+from bilens.changes.likeness import Likeness, likeness
+from bilens.changes.losses import losses_of
+from bilens.changes.places import functions
+from bilens.changes.turning import mean_angle, turned
+from bilens.decompose import Angles
+from bilens.features import Dictionary
+from bilens.models import Classifier
+
+TOKENS = 8192
+
+
+def diff(
+    *checkpoints: Any,
+    data: Data = None,
+    tokens: int = TOKENS,
+    dictionaries: Mapping[str, Dictionary] | None = None,
+    progress: Progress | None = None,
+) -> Diff | Series:
+    """What changed between two checkpoints of one shape, or over a series of them.
+
+    ``checkpoints``: bilens models, folders, names in the box or on the hub, in order; one list of
+    them; or one folder that holds checkpoint-N folders (or a run that holds such "checkpoints").
+    ``data``: what the losses and the similarities "on data" are measured on. A source as training
+    takes it, whose held-out part (of images the test part) is read; texts; batches of token ids, as
+    ``models.activations`` takes them; or (images, classes). ``tokens``: of a source's text.
+    ``dictionaries``: by place ("mlp1.input"), whose features are compared too.
+
+    The places are embeddings, the OV and QK circuits of heads, layers, and the unembedding, each
+    with the linear part of the norm through which it reads; of a classifier its layers, from pixels
+    to classes. Gauges are no change: units permuted or rescaled, values and outputs of a head, or
+    its queries and keys, in another basis. (The stream's own basis is taken to be the same: these
+    are checkpoints of one run. The layers of a classifier without residual connection are compared
+    in the bases in which they stand.)
+
+    By weights a layer's symmetric tensor is compared; QK circuits over all offsets alike. On data
+    the same as functions of what is read: of its Gaussian, pooled over the checkpoints in equal
+    parts (tokens by how often they are read), at ε = 0, 0.01 and 1 with ε times the mean variance
+    added in every direction. Where these part the data show only a part of what changed, and
+    ``warnings`` says so. A layer that is no tensor (SwiGLU, GELU, a mixture of experts) is compared
+    by what it writes for 1,024 standard normal inputs, and on data for as many of those that it
+    reads, with standard errors.
+
+    Two checkpoints give a ``Diff``, more a ``Series``, which has the curve, its phases, and
+    ``whole``, the ``Diff`` of the first and the last. Cost: a pass of each checkpoint over the
+    data; O(h² (o + i)) for each layer, measure and pair of checkpoints that is compared (2n of n).
+    Memory: all checkpoints, mapped from their files; d² for each place. Errors: ArgumentError for
+    fewer than two checkpoints, and for other shapes or vocabularies, before weights are read; those
+    of ``bilens.load`` and of the data.
+
+    >>> found = bilens.diff("run/checkpoints/checkpoint-300", "run", data="topics")
+    >>> found.to_frame(), found.warnings
+    """
+    given = checkpoints[0] if len(checkpoints) == 1 else checkpoints
+    given = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    require_count("tokens", tokens, 2)
+    opened = open_checkpoints(given)
+    _require_dictionaries(opened, dictionaries)
+    found = None if data is None else passed(opened.models, data, tokens)
+    places = list(functions(opened.models))
+    alike = []
+    for n, place in enumerate(places):
+        read = None if found is None else found.reads[place.reads]
+        alike.append(likeness(place, len(opened.models), read))
+        if progress is not None:
+            progress(n + 1, len(places), what=place.name)
+    whole = _whole(opened, places, alike, found, dictionaries or {})
+    return whole if len(opened.models) == 2 else _series(opened, places, alike, found, whole)
+
+
+def _require_dictionaries(opened: Checkpoints, given: Mapping[str, Dictionary] | None) -> None:
+    if given and isinstance(opened.models[0], Classifier):
+        must = "be left out for classifiers"
+        raise ArgumentError("dictionaries", must=must, got=", ".join(given))
+
+
+def _whole(
+    opened: Checkpoints,
+    places: Sequence[Functions],
+    alike: Sequence[Likeness],
+    found: Passed | None,
+    dictionaries: Mapping[str, Dictionary],
+) -> Diff:
+    """The first checkpoint against the last."""
+    ends = opened.models[0], opened.models[-1]
+    last = None if found is None else found._replace(losses=found.losses[[0, -1]])
+    by_place = {place.name: _turned(place, ends[-1]) for place in places}
+    angles = {name: one for name, one in by_place.items() if one is not None}
+    turns = [mean_angle(angles[one.name]) if one.name in angles else torch.nan for one in places]
+    return Diff(
+        checkpoints=(opened.names[0], opened.names[-1]),
+        loss=None if last is None else losses_of(last.losses, _unit(ends[0])),
+        places=tuple(place.name for place in places),
+        kinds=tuple(place.kind for place in places),
+        sampled=tuple(place.sampled for place in places),
+        change=torch.stack([one.change for one in alike]),
+        similarity=torch.stack([one.to_last[:, 0] for one in alike]),
+        errors=torch.stack([one.errors[:, 0] for one in alike]),
+        growth=torch.stack([one.sizes[0, -1] / one.sizes[0, 0] for one in alike]),
+        turned=torch.tensor(turns, dtype=torch.float64),
+        angles=angles,
+        items=items(ends, last, dictionaries),
+    )
+
+
+def _turned(place: Functions, model: Any) -> Angles | None:
+    """The angles of a layer; of the last of a classifier's, class by class."""
+    if not isinstance(place, Tensors):
+        return None
+    outputs = place.tensors[0].shape[0]
+    labels = model.config.labels if isinstance(model, Classifier) else ()
+    named = labels if place.onto_outputs and len(labels) == outputs else ()
+    return turned(place.tensors[0], place.tensors[-1], named)
+
+
+def _unit(model: Any) -> str:
+    return "image" if isinstance(model, Classifier) else "token"
+
+
+def _series(
+    opened: Checkpoints,
+    places: Sequence[Functions],
+    alike: Sequence[Likeness],
+    found: Passed | None,
+    whole: Diff,
+) -> Series:
+    at = 0 if found is None else 1
+    return Series(
+        checkpoints=opened.names,
+        steps=opened.steps,
+        numbered=opened.numbered,
+        loss=None if found is None else losses_of(found.losses, _unit(opened.models[0])),
+        places=tuple(place.name for place in places),
+        to_last=torch.stack([one.to_last[at] for one in alike]),
+        moved=torch.stack([one.steps[at] for one in alike]),
+        on_data=found is not None,
+        whole=whole,
+    )

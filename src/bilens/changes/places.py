@@ -1,0 +1,172 @@
+"""The places of a model that are compared: embeddings, heads, layers and the readout.
+
+The linear part of a norm is in what reads through it, so that weights moved between the two are no
+change: everything is a function of σ(x) x, the stream by the norm's scale.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bilens.algebra import CP
+from bilens.changes.functions import Functions, Maps, Modules, Scores, Tables, Tensors
+from bilens.models import Classifier, Transformer
+from bilens.nn import Leg, NoNorm, Norm
+from bilens.wiring import Form, Heads, Part, Wiring, explained
+
+EMBED, UNEMBED, WHOLE = "embed", "unembed", "whole"
+MODULES = "no tensor, so by what it writes"
+Model = Classifier | Transformer
+
+
+def listened(wiring: Wiring) -> dict[str, tuple[nn.Module, Norm]]:
+    """Where what each part reads passes by before its norm, or after a norm that is none, and the
+    norm; and what the readout reads.
+    """
+    places = {part.name: (_before(part), part.norm) for part in wiring.parts}
+    return places | {UNEMBED: (wiring.norm, wiring.norm)}  # type: ignore[dict-item]
+
+
+def functions(models: Sequence[Model]) -> Iterator[Functions]:
+    """What is compared of ``models``, which are of one shape, in the order in which they compute;
+    in float64.
+    """
+    if isinstance(models[0], Classifier):
+        yield from _of_classifiers(models)  # type: ignore[arg-type]
+    else:
+        yield from _of_transformers(models)  # type: ignore[arg-type]
+
+
+def _of_classifiers(models: Sequence[Classifier]) -> Iterator[Functions]:
+    """The layers as tensors, the first over pixels and the last onto classes; of a model of one
+    layer the whole of it.
+    """
+    layers = models[0].config.num_hidden_layers
+    if layers == 1:
+        kind = "class × pixel × pixel"
+        yield Tensors(WHOLE, kind, "mlp0", [_tensor(model) for model in models], True)
+        return
+    for n in range(layers):
+        tensors = [_tensor(model, n) for model in models]
+        yield Tensors(f"mlp{n}", "layer", f"mlp{n}", tensors, n == layers - 1)
+    if models[0].config.residual:
+        legs = [Leg((model.head.weight @ model.embed.weight).double()) for model in models]
+        yield Maps("direct", "head × embedding", "mlp0", legs)
+
+
+def _of_transformers(models: Sequence[Transformer]) -> Iterator[Functions]:
+    full = [explained(model) for model in models]
+    tables = [{name: w.double() for name, w in model.leaf_weights().items()} for model in full]
+    for name in tables[0]:
+        yield Tables(name, "embedding", name, [table[name] for table in tables])
+    wirings = [model.wiring() for model in full]
+    for parts in zip(*(wiring.parts for wiring in wirings), strict=True):
+        yield from _of_parts(parts, wirings[0].readout.shape[1])
+    legs = [through(one.norm, Leg(one.readout, one.readout_bias)) for one in wirings]
+    yield Maps(UNEMBED, "unembedding", UNEMBED, legs)
+
+
+def _of_parts(parts: Sequence[Part], width: int) -> Iterator[Functions]:
+    """One part of every model."""
+    name, heads = parts[0].name, [part.attention for part in parts]
+    if heads[0] is not None:
+        yield from _of_heads(parts, [one for one in heads if one is not None])
+        return
+    tensors = [_exact(part) for part in parts]
+    if all(tensor is not None for tensor in tensors):
+        yield Tensors(name, "layer", name, [tensor for tensor in tensors if tensor is not None])
+        return
+    yield Modules(name, MODULES, name, [partial(_run, part) for part in parts], width)
+
+
+def _of_heads(parts: Sequence[Part], heads: Sequence[Heads]) -> Iterator[Functions]:
+    forms = [part.forms() for part in parts]
+    for n, name in enumerate(heads[0].heads):
+        legs = [
+            through(part.norm, form[name].legs[0]) for part, form in zip(parts, forms, strict=True)
+        ]
+        outs = [form[name].out.double() for form in forms]
+        yield Maps(f"{name} OV", "head", parts[0].name, legs, outs)
+        queries, keys = ([_asks(one, side, n) for one in heads] for side in ("q_proj", "k_proj"))
+        yield Scores(f"{name} QK", "head", parts[0].name, queries, keys, _turning(heads[0]))
+
+
+def _asks(part: Heads, name: str, head: int) -> Leg:
+    """What a head's queries or keys read, norms over them but for their scale; the scale of scores
+    is with the queries.
+
+    A key's bias gives every key the same score unless keys turn, and the softmax does not see it.
+    """
+    module = part.module
+    weight, bias = module.per_head(name)[head].mT, module.bias_per_head(name)[head]
+    plain = name == "k_proj" and part.rotary is None
+    leg = through(part.norm, Leg(weight, None if plain else bias), shifted=not plain)
+    gain, scale = module.qk_gain(name), module.scale if name == "q_proj" else 1.0
+    times = scale * (gain[head].double().mT if isinstance(gain, Tensor) else 1.0)
+    turned = None if leg.bias is None else leg.bias * torch.as_tensor(times).flatten().to(leg.bias)
+    return Leg(leg.weight * times, turned)
+
+
+def _turning(part: Heads) -> int:
+    return 0 if part.rotary is None else 2 * len(part.rotary.inv_freq)
+
+
+def through(norm: Norm, leg: Leg, shifted: bool = True) -> Leg:
+    """W N(x) + b as a function of σ(x) x: W P, and b + W c; in float64."""
+    weight, shift = leg.weight.double(), norm.shift
+    bias = None if leg.bias is None else leg.bias.double()
+    if shifted and shift is not None:
+        moved = weight @ shift.double()
+        bias = moved if bias is None else bias + moved
+    if bias is not None and not bias.any():
+        bias = None
+    return Leg(norm.transposed(weight).double(), bias)
+
+
+def _exact(part: Part) -> CP | None:
+    """A layer's tensor over σ(x) x, or (1, σ(x) x); None where it has none."""
+    for form in part.forms().values():
+        if form.degree == 2:
+            return _folded(part.norm, form)
+    return None
+
+
+def _folded(norm: Norm, form: Form) -> CP:
+    left, right = (through(norm, leg) for leg in form.legs)
+    out = form.out.double()
+    if left.bias is None and right.bias is None:
+        return CP(out, left.weight, right.weight).detach()
+    both = [torch.cat([_constant(leg)[:, None], leg.weight], 1) for leg in (left, right)]
+    return CP(out, *both, affine=True).detach()
+
+
+def _constant(leg: Leg) -> Float[Tensor, " k"]:
+    return leg.weight.new_zeros(len(leg.weight)) if leg.bias is None else leg.bias
+
+
+def _tensor(model: Classifier, layer: int | None = None) -> CP:
+    return model.tensor(layer).to(torch.float64).detach()
+
+
+@torch.no_grad()
+def _run(part: Part, z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """What a part writes where the stream by its norm's scale is ``z``."""
+    x = part.norm.linear(z.to(next(part.module.parameters())))
+    return part.run(x if part.norm.shift is None else x + part.norm.shift)
+
+
+def _before(part: Part) -> nn.Module:
+    norm = part.norm
+    return (
+        norm
+        if isinstance(norm, nn.Module) and not isinstance(norm, NoNorm)
+        else part.passes("input")
+    )
+
+
+def before_norm(norm: Norm) -> Callable[[Tensor], Tensor]:
+    """σ(x) x of what stands before a norm."""
+    return lambda x: x * norm.scale(x)

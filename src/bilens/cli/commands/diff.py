@@ -1,0 +1,88 @@
+"""``bilens diff``: what changed between checkpoints."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import bilens
+from bilens.base.files import write_text
+from bilens.cli.options import AsJson, require_count, require_folder
+from bilens.cli.output import Table, progress_bar, say, show, table, warn
+
+if TYPE_CHECKING:
+    from bilens.base.results import Result
+
+ROWS = 20  # of a table
+
+
+def command(
+    checkpoints: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="A [B …]",
+            help="Model folders in order; or one folder that holds checkpoint-N folders.",
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(help="What --data of training takes: losses, and layers under the data."),
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Tokens of a text to measure on.")] = 8192,
+    dictionary: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="A dictionary, whose features are compared at the place that it names; repeat it "
+            "for more.",
+        ),
+    ] = None,
+    k: Annotated[
+        int | None,
+        typer.Option("-k", help=f"Rows of a table (default: {ROWS}, and all with --json)."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for tables, plots and the whole result."),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """What changed between two checkpoints, or over a series of them: the loss, the layers by
+    similarity, their eigenvectors, and which classes, tokens or features.
+    """
+    require_count("-k", k)
+    require_count("--tokens", tokens)
+    if output is not None:
+        require_folder("--output", output)
+    read = {one.hook: one for one in map(bilens.features.Dictionary.load, dictionary or ())}
+    with progress_bar("places") as bar:
+        found = bilens.diff(*checkpoints, data=data, tokens=tokens, dictionaries=read, progress=bar)
+    whole = found.whole if isinstance(found, bilens.changes.Series) else found
+    results: dict[str, Result] = {} if whole is found else {"steps": found}
+    results |= {"places": whole} | {_plural(one.of): one for one in whole.items}
+    if output is not None:
+        _write(output, found, results)
+    rows = k or (None if json else ROWS)
+    show([_cut(table(one), rows) for one in results.values()], json)
+    for line in whole.warnings:
+        warn(f"warning: {line}")
+    if output is not None and not json:
+        say(f"{output}: tables (.csv), plots (.html) and diff.safetensors")
+
+
+def _plural(name: str) -> str:
+    return "classes" if name == "class" else f"{name}s"
+
+
+def _cut(whole: Table, rows: int | None) -> Table:
+    """The first rows, and how many others there are."""
+    left = 0 if rows is None else max(0, len(whole.rows) - rows)
+    return Table(whole.title, whole.columns, whole.rows[:rows], left)
+
+
+def _write(folder: Path, found: "Result", results: "dict[str, Result]") -> None:
+    """Each table as CSV and as a plot, and the whole result for ``load``."""
+    for name, one in results.items():
+        write_text(folder / f"{name}.csv", one.to_frame().to_csv(index=False))
+        write_text(folder / f"{name}.html", one.plot().to_html(include_plotlyjs=True))
+    found.save(folder / "diff.safetensors")

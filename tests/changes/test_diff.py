@@ -1,0 +1,474 @@
+"""What changed between checkpoints, against dense cubes, sampling, and changes that are known."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import bilens
+from bilens.base.errors import ArgumentError, FileError
+from bilens.changes.functions import Maps, Modules, Scores, Tables, Tensors
+from bilens.changes.reads import Counts, Vectors
+from bilens.features import Dictionary
+from bilens.measure import Gaussian
+from bilens.nn import Leg, rotate
+
+TINY = {
+    "vocab_size": 30, "hidden_size": 8, "intermediate_size": 10, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "max_position_embeddings": 16,
+}  # fmt: skip
+IDS = torch.arange(120).reshape(10, 12) * 7 % 30
+
+
+def language(seed=0, **changes):
+    """A tiny model in float64, its norms other than 1."""
+    torch.manual_seed(seed)
+    model = bilens.Transformer(
+        bilens.TransformerConfig(**TINY | {"initializer_range": 0.3} | changes)
+    )
+    for name, weight in model.named_parameters():
+        if "norm" in name or "bias" in name:
+            nn.init.uniform_(weight, 0.5, 1.5)
+    return model.double().eval()
+
+
+def classifier(seed=0, **changes):
+    torch.manual_seed(seed)
+    config = {"input_shape": [2, 3], "hidden_size": 7, "id2label": dict(enumerate("abcd"))}
+    return bilens.Classifier(bilens.ClassifierConfig(**config | changes)).double().eval()
+
+
+def changed(model, change):
+    """A copy of ``model`` in which ``change`` has been made."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        change(other)
+    return other
+
+
+def by_place(found):
+    return {row["place"]: row for row in found.rows()}
+
+
+def cosine(one, two):
+    one, two = one.detach(), two.detach()
+    return float((one * two).sum() / one.norm() / two.norm())
+
+
+# Which changed, and by how much.
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"num_hidden_layers": 2, "residual": True, "bias": True}],
+    ids=["one layer", "two, residual, biases"],
+)
+def test_the_class_whose_row_changed_is_named(more):
+    A = classifier(**more)
+    B = changed(A, lambda model: model.head.weight[2].mul_(-1.5).add_(0.3))
+    for data in (None, (torch.rand(40, 2, 3, dtype=torch.float64), torch.arange(40) % 4)):
+        found = bilens.diff(A, B, data=data)
+        classes = found.items[0].to_frame().set_index("class")["change"]
+        assert classes.idxmax() == "c"
+        assert (classes.drop("c") == 0).all()
+
+
+def test_a_classifier_against_the_dense_symmetrised_cube(cube):
+    A, B = classifier(bias=True, residual=True), classifier(1, bias=True, residual=True)
+    S, R = ((c + c.mT) / 2 for c in (cube(model.tensor()) for model in (A, B)))
+    row = by_place(bilens.diff(A, B))["whole"]
+    assert row["similarity"] == pytest.approx(cosine(S, R), abs=1e-12)
+    mean = ((S.norm() ** 2 + R.norm() ** 2) / 2) ** 0.5
+    assert row["change"] == pytest.approx(float((S - R).norm() / mean), abs=1e-12)
+    assert row["growth"] == pytest.approx(float(R.norm() / S.norm()), rel=1e-12)
+    each = bilens.diff(A, B).items[0].to_frame().set_index("class")["similarity"]
+    assert each["b"] == pytest.approx(cosine(S[1], R[1]), abs=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+def test_layers_and_heads_against_dense_weights(norm, cube):
+    both = [language(seed, norm=norm, attention_bias=True, mlp_bias=True) for seed in (0, 1)]
+    found = by_place(bilens.diff(*both))
+    cubes, values = [], []
+    for model in both:
+        block, centre = model.model.layers[1], torch.eye(8).double()
+        if norm == "layer":
+            centre = centre - 1 / 8
+        mlp, attention = block.post_attention_layernorm, block.input_layernorm
+        onto = torch.eye(9, dtype=torch.float64)
+        onto[1:, 1:] = mlp.weight[:, None] * centre  # N(x) = σ P x + c, on (1, σ x)
+        onto[1:, 0] = 0 if norm == "rms" else mlp.bias
+        T = torch.einsum("oij,ik,jl->okl", cube(block.mlp.tensor()), onto, onto)
+        cubes.append((T + T.mT) / 2)
+        shift = torch.zeros(8).double() if norm == "rms" else attention.bias
+        W_V, b_V = block.self_attn.v_proj.weight[4:], block.self_attn.v_proj.bias[4:]
+        reads = torch.cat([(W_V @ shift + b_V)[:, None], W_V * attention.weight @ centre], 1)
+        values.append(block.self_attn.o_proj.weight[:, 4:] @ reads)
+    assert found["mlp1"]["similarity"] == pytest.approx(cosine(*cubes), abs=1e-12)
+    assert found["L1H1 OV"]["similarity"] == pytest.approx(cosine(*values), abs=1e-12)
+    rows = [model.model.embed_tokens.weight for model in both]
+    assert found["embed"]["similarity"] == pytest.approx(cosine(*rows), abs=1e-12)
+
+
+def test_scores_of_turning_heads_are_held_against_one_another_over_all_offsets(make):
+    """An average over many offsets, and random vectors, of the scores themselves."""
+    turning, width, n = 4, 6, 4000
+    both = [(make.randn(6, width), make.randn(6, width)) for _ in range(2)]
+    place = Scores(
+        "", "", "", *([Leg(w) for w in side] for side in zip(*both, strict=True)), turning
+    )
+    got = place.products([(0, 1), (0, 0)])[0]
+    turns = (
+        torch.arange(n, dtype=torch.float64)[:, None, None] * torch.tensor([1.1, 0.37] * 2).double()
+    ).expand(n, 6, 4)
+    forms = [rotate(q.mT.expand(n, -1, -1), turns.cos(), turns.sin()) @ k for q, k in both]
+    total = torch.stack([(forms[0] * forms[1]).sum(), (forms[0] ** 2).sum()])
+    scale = float(got[1])
+    assert got.tolist() == pytest.approx((total / n).tolist(), abs=2e-3 * scale)
+
+
+# Gauges.
+
+
+def _gauge(model):
+    """Other weights of the same functions."""
+    for block in model.model.layers:
+        mlp, heads, order = block.mlp, block.self_attn, torch.randperm(10)
+        a, b = torch.rand(2, 10, 1, dtype=torch.float64) + 0.5
+        left, right = mlp.gate_proj.weight[order] * a, mlp.up_proj.weight[order] * b
+        mlp.gate_proj.weight.copy_(right)
+        mlp.up_proj.weight.copy_(left)
+        mlp.down_proj.weight.copy_(mlp.down_proj.weight[:, order] / (a * b).mT)
+        turn = torch.randn(4, 4, dtype=torch.float64)
+        heads.v_proj.weight[:4] = turn @ heads.v_proj.weight[:4]
+        heads.o_proj.weight[:, :4] = heads.o_proj.weight[:, :4] @ turn.inverse()
+        angle = torch.tensor(0.7, dtype=torch.float64)  # of dimensions 0 and 2, which turn together
+        for side in (heads.q_proj, heads.k_proj):
+            first, second = side.weight[0].clone(), side.weight[2].clone()
+            side.weight[0] = angle.cos() * first - angle.sin() * second
+            side.weight[2] = angle.sin() * first + angle.cos() * second
+        scale = torch.rand(8, dtype=torch.float64) + 0.5  # between the norm and what reads it
+        block.post_attention_layernorm.weight.mul_(scale)
+        for side in (mlp.gate_proj, mlp.up_proj):
+            side.weight.div_(scale)
+
+
+def test_gauges_are_no_change():
+    A = language()
+    B = changed(A, _gauge)
+    assert not torch.equal(A.W_Q, B.W_Q)
+    assert not torch.equal(A.W_out, B.W_out)
+    found = bilens.diff(A, B, data=IDS)
+    for row in found.rows():
+        assert (row["change"], row["similarity"]) == (0, pytest.approx(1, abs=1e-12)), row
+        assert min(row["by weights"], row["at ε = 1"]) == pytest.approx(1, abs=1e-12)
+    assert found.turned[~found.turned.isnan()].tolist() == pytest.approx([0, 0], abs=1e-5)
+    assert found.loss.whole == pytest.approx(0, abs=1e-12)
+    assert found.warnings == ()
+
+
+def test_units_of_a_layer_that_is_no_tensor_may_be_permuted():
+    A = language(hidden_act="silu")
+
+    def permute(model):
+        mlp, order = model.model.layers[0].mlp, torch.randperm(10)
+        for side in (mlp.gate_proj, mlp.up_proj):
+            side.weight.copy_(side.weight[order])
+        mlp.down_proj.weight.copy_(mlp.down_proj.weight[:, order])
+        model.model.layers[1].mlp.down_proj.weight[0].neg_()
+
+    found = bilens.diff(A, changed(A, permute), data=IDS)
+    rows = by_place(found)
+    assert rows["mlp0"]["change"] == 0
+    assert rows["mlp0"]["±"] == pytest.approx(0, abs=1e-9)
+    assert rows["mlp1"]["change"] > 0.1 > rows["mlp1"]["±"] > 0
+    assert rows["embed"]["±"] is None
+    assert "mlp0, mlp1: compared by what is written" in found.warnings[-1]
+    assert found.angles == {}
+
+
+# On data.
+
+
+@pytest.fixture
+def read(make):
+    """What is read: a Gaussian with a mean, and rows of it."""
+    mix = make.randn(5, 5)
+    gaussian = Gaussian(make.randn(5), mix @ mix.mT)
+    return Vectors(gaussian, gaussian.sample(1024))
+
+
+def _places(make):
+    """Two functions of each kind, and the same as functions of samples x (and of y, of scores)."""
+    T = [make.cp(3, 5, h=4), make.cp(3, 5, h=6)]
+    affine = [bilens.CP(t.out, make.randn(t.rank, 6), make.randn(t.rank, 6), True) for t in T]
+    legs = [Leg(make.randn(2, 5), make.randn(2)) for _ in range(4)]
+    outs = [make.randn(3, 2) for _ in range(2)]
+    return {
+        "tensors": (Tensors("", "", "", T), [lambda x, y, t=t: t(x) for t in T]),
+        "affine": (Tensors("", "", "", affine), [lambda x, y, t=t: t(t.read(x)) for t in affine]),
+        "maps": (
+            Maps("", "", "", legs[:2], outs),
+            [lambda x, y, n=n: legs[n](x) @ outs[n].mT for n in range(2)],
+        ),
+        "scores": (
+            Scores("", "", "", legs[:2], legs[2:], 0),
+            [lambda x, y, n=n: (legs[n](x) * legs[n + 2](y)).sum(1)[:, None] for n in range(2)],
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", ["tensors", "affine", "maps", "scores"])
+@pytest.mark.parametrize("eps", [0.0, 1.0])
+def test_products_on_data_are_averages_over_samples(make, read, kind, eps):
+    place, (f, g) = _places(make)[kind]
+    measure = read.ridge(eps)
+    got = float(place.products([(0, 1)], measure)[0, 0])
+    x, y = (measure.gaussian.sample(200_000, seed) for seed in (1, 2))
+    products = (f(x, y) * g(x, y)).sum(1)
+    assert abs(got - float(products.mean())) < 5 * float(products.std()) / len(x) ** 0.5
+
+
+def test_ridges_add_the_same_variance_to_rows_and_gaussian(read):
+    more = read.ridge(1.0)
+    spread = float(read.gaussian.cov.diagonal().mean())
+    added = more.gaussian.cov - read.gaussian.cov
+    assert torch.allclose(added, spread * torch.eye(5, dtype=torch.float64))
+    assert float((more.rows - read.rows).square().mean()) == pytest.approx(spread, rel=0.1)
+
+
+def test_a_layer_that_is_no_tensor_within_its_errors(make, read):
+    weights = [make.randn(3, 5) for _ in range(2)]
+    f, g = (lambda x, w=w: torch.tanh(x @ w.mT) for w in weights)
+    got = Modules("", "", "", [f, g], 5).products([(0, 1)])
+    x = torch.randn(100_000, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    error = float(got[:, 0].std()) * len(got) ** 0.5
+    assert abs(float(got.sum()) - float((f(x) * g(x)).sum(1).mean())) < 5 * error
+    on_rows = Modules("", "", "", [f, g], 5).products([(0, 1)], read)
+    assert float(on_rows.sum()) == pytest.approx(float((f(read.rows) * g(read.rows)).sum(1).mean()))
+
+
+def test_embeddings_on_data_count_as_often_as_they_are_read(make):
+    tables, ids = [make.randn(4, 3) for _ in range(2)], torch.tensor([0, 0, 2, 3])
+    place = Tables("", "", "", tables)
+    got = place.products([(0, 1)], Counts(torch.bincount(ids) / 4.0))
+    assert float(got) == pytest.approx(float((tables[0][ids] * tables[1][ids]).sum(1).mean()))
+
+
+def test_what_layers_read_is_pooled_over_the_checkpoints():
+    A, B = language(), language(1)
+    found = by_place(bilens.diff(A, B, data=IDS))
+    read = []
+    for model in (A, B):
+        hidden = model(IDS, output_hidden_states=True).hidden_states[0]  # what attn0 reads
+        norm = model.model.layers[0].input_layernorm
+        read.append((hidden * norm.scale(hidden)).detach().flatten(0, 1))
+    moment = torch.cat(read).mT @ torch.cat(read) / (2 * IDS.numel())
+    maps = []
+    for model in (A, B):
+        part = model.model.layers[0]
+        W_V = part.self_attn.v_proj.weight[:4] * part.input_layernorm.weight
+        maps.append((part.self_attn.o_proj.weight[:, :4] @ W_V).detach())
+    inner = lambda one, two: float(((one @ moment) * two).sum())  # noqa: E731
+    truth = inner(*maps) / math.sqrt(inner(maps[0], maps[0]) * inner(maps[1], maps[1]))
+    # covariances are over n − 1
+    assert found["L0H0 OV"]["similarity"] == pytest.approx(truth, rel=0.01)
+
+
+def test_a_layer_that_differs_off_the_data_alone_is_warned_of():
+    torch.manual_seed(0)
+    A = classifier()
+    images = torch.rand(60, 2, 3, dtype=torch.float64)
+    images[..., 2] = 0  # two pixels that the data never light
+
+    def off(model):
+        model.embed.weight[:, [2, 5]] += 3
+
+    B = changed(A, off)
+    found = bilens.diff(A, B, data=(images, torch.arange(60) % 4))
+    row = by_place(found)["whole"]
+    assert row["similarity"] == pytest.approx(1, abs=1e-9)
+    assert row["change"] == 0
+    assert row["at ε = 1"] < 0.9
+    assert "whole: similarity 1.00 on the data, but" in found.warnings[0]
+    assert found.loss.whole == pytest.approx(0, abs=1e-9)
+
+
+def test_losses_are_the_models_own_and_differences_are_paired():
+    A, B = language(), language(1)
+    loss = bilens.diff(A, B, data=IDS).loss
+    truth = [model(IDS, labels=IDS).loss.item() for model in (A, B)]
+    assert loss.means.tolist() == pytest.approx(truth, rel=1e-12)
+    assert loss.whole == pytest.approx(truth[1] - truth[0], rel=1e-10)
+    assert (loss.unit, loss.count) == ("token", 110)
+    each = []
+    for model in (A, B):
+        logits = model(IDS).logits[:, :-1].flatten(0, 1)
+        each.append(nn.functional.cross_entropy(logits, IDS[:, 1:].flatten(), reduction="none"))
+    runs = torch.stack([run.sum() for run in (each[1] - each[0]).tensor_split(64)]).detach()
+    sizes = torch.tensor([len(run) for run in each[0].tensor_split(64)])
+    off = runs - sizes * (truth[1] - truth[0])
+    error = float((off.square().sum() * 64 / 63).sqrt()) / 110
+    assert loss.whole_error == pytest.approx(error, rel=1e-5)
+    tokens = bilens.diff(A, B, data=IDS).items[0].to_frame()
+    assert tokens["contribution"].sum() == pytest.approx(loss.whole, rel=1e-6)
+    assert tokens["times"].sum() == 110
+
+
+def test_padding_is_no_text():
+    A, B = language(), language(1)
+    mask = torch.ones_like(IDS)
+    mask[3, :4] = 0
+    padded = bilens.diff(A, B, data={"input_ids": IDS, "attention_mask": mask})
+    alone = bilens.diff(A, B, data=[*(row[None] for row in (*IDS[:3], IDS[3, 4:], *IDS[4:]))])
+    assert padded.loss.means.tolist() == pytest.approx(alone.loss.means.tolist(), rel=1e-6)
+    for one, two in zip(padded.rows(), alone.rows(), strict=True):
+        assert one["similarity"] == pytest.approx(two["similarity"], rel=1e-6)
+
+
+def test_tokens_by_weights_are_ranked_by_what_they_write():
+    A = language()
+    B = changed(A, lambda model: model.model.embed_tokens.weight[17].mul_(-1))
+    first = bilens.diff(A, B).items[0].rows()[0]
+    assert (first["token"], first["similarity"]) == ("17", pytest.approx(-1))
+    assert (first["change"], first["embedding"]) == (pytest.approx(2), pytest.approx(2))
+    assert first["unembedding"] == 0
+
+
+# Features.
+
+
+def test_features_by_firing_and_by_weights(make, cube):
+    A, B = language(), language(1)
+    D = Dictionary(make.randn(8, 5), make.randn(5, 8), make.randn(5), make.randn(8))
+    given = {"layers.1.mlp.input": D}
+    found = bilens.diff(A, B, data=IDS, dictionaries=given).items[1].to_frame().set_index("feature")
+    reads = [next(iter(bilens.models.activations(model, [IDS], "mlp1.input"))) for model in (A, B)]
+    before, after = map(D.encode, reads)
+    moved = (after - before)[:, 3].square().mean().sqrt() * D.W_dec[3].norm()
+    row = found.loc["mlp1.input.f3"]
+    assert row["moved"] == pytest.approx(float(moved))
+    assert row["fires after"] == pytest.approx(float((after[:, 3] > 0).double().mean()))
+    weights = bilens.diff(A, B, dictionaries=given).items[1].to_frame().set_index("feature")
+    cubes = [cube(model.model.layers[1].mlp.tensor()) for model in (A, B)]
+    slices = [torch.einsum("oij,i->oj", (c + c.mT) / 2, D.W_dec[3]) for c in cubes]
+    assert weights.loc["mlp1.input.f3", "similarity"] == pytest.approx(cosine(*slices))
+    outside = bilens.diff(A, B, dictionaries={"mlp1.output": D}).items[1].to_frame()
+    slices = [torch.einsum("oij,o->ij", (c + c.mT) / 2, D.reads[3]) for c in cubes]
+    got = outside.set_index("feature").loc["mlp1.output.f3", "similarity"]
+    assert got == pytest.approx(cosine(*slices))
+
+
+# Eigenvectors.
+
+
+def test_eigenvectors_turn_by_the_angle_they_are_turned_by():
+    """A classifier whose pixels 0 and 1 are turned by 30° has all its eigenvectors turned so far
+    in that plane; here two classes have their only eigenvector in it."""
+    A = classifier(input_shape=[3], hidden_size=2, id2label={0: "a", 1: "b"})
+    with torch.no_grad():
+        A.embed.weight.copy_(torch.tensor([[1.0, 0, 0], [0, 1, 0]]))
+        for side in (A.layers[0].w1, A.layers[0].w2):
+            side.weight.copy_(torch.eye(2))
+        A.head.weight.copy_(torch.diag(torch.tensor([2.0, 3.0])))
+    angle = math.radians(30)
+    turn = torch.tensor(
+        [[math.cos(angle), math.sin(angle), 0], [-math.sin(angle), math.cos(angle), 0]],
+        dtype=torch.float64,
+    )
+    B = changed(A, lambda model: model.embed.weight.copy_(turn))
+    found = bilens.diff(A, B)
+    assert by_place(found)["whole"]["turned (°)"] == pytest.approx(30, abs=1e-9)
+    assert found.angles["whole"].labels == ("a", "b")
+
+
+# Series, folders, and what cannot be.
+
+
+@pytest.fixture
+def series(tmp_path):
+    """A run's folder, with checkpoints by step: 2, 4, 10, …, moving fast between 4 and 10."""
+    A, B = classifier(), classifier(1)
+    for step, share in ((2, 0.0), (4, 0.05), (10, 0.9), (20, 1.0)):
+        made = changed(A, lambda model, s=share: model.embed.weight.lerp_(B.embed.weight, s))
+        made.save_pretrained(tmp_path / "run" / "checkpoints" / f"checkpoint-{step}")
+    return tmp_path / "run"
+
+
+def test_a_series_has_a_curve_and_its_phases(series):
+    data = (torch.rand(40, 2, 3), torch.arange(40) % 4)
+    found = bilens.diff(series, data=data)
+    assert found.steps == (2, 4, 10, 20)
+    assert found.numbered
+    assert found.checkpoints == tuple(f"checkpoint-{n}" for n in found.steps)
+    pairs = [bilens.diff(series / "checkpoints" / name, series / "checkpoints/checkpoint-20")
+             for name in found.checkpoints[:3]]  # fmt: skip
+    by_weights = bilens.diff(series)
+    truth = [by_place(pair)["whole"]["similarity"] for pair in pairs]
+    assert by_weights.to_last[0].tolist() == pytest.approx([*truth, 1])
+    moved = [abs(b - a) for a, b in zip([*truth], [*truth[1:], 1], strict=True)]
+    rates = [m / s for m, s in zip(moved, (2, 6, 10), strict=True)]
+    fast = [n for n, rate in enumerate(rates) if rate > sum(moved) / 18]
+    assert fast == [1]
+    (phase,) = [one for one in by_weights.phases if one.curve == "similarity to the last"]
+    assert (phase.first, phase.last) == (1, 2)
+    assert phase.share == pytest.approx(moved[1] / sum(moved))
+    assert phase.steps == pytest.approx(6 / 18)
+    assert found.loss.differences.sum() == pytest.approx(found.loss.whole)
+    assert found.rows()[1]["phase"]
+    assert found.whole.checkpoints == ("checkpoint-2", "checkpoint-20")
+
+
+def test_results_are_saved_shown_and_drawn(series, tmp_path):
+    for found in (bilens.diff(series), bilens.diff(language(), language(1), data=IDS)):
+        found.save(tmp_path / "x")
+        again = type(found).load(tmp_path / "x")
+        assert again.rows() == found.rows()
+        assert repr(again) == repr(found)
+        assert found.plot().layout.title.text
+        assert tuple(found.to_frame()) == found.columns()
+
+
+def test_a_place_that_is_zero_has_no_similarity():
+    A = language()
+    B = changed(A, lambda model: model.model.layers[0].mlp.down_proj.weight.zero_())
+    row = by_place(bilens.diff(B, A, data=IDS))["mlp0"]
+    assert row["change"] == pytest.approx(2**0.5)
+    assert math.isnan(row["similarity"])
+    assert row["turned (°)"] is None
+
+
+@pytest.mark.bad_input
+def test_what_cannot_be_compared(refuses, tmp_path):
+    A = language()
+    A.save_pretrained(tmp_path / "a")
+    classifier().save_pretrained(tmp_path / "c")
+    for name, more in (("b", {"hidden_size": 16}), ("v", {"vocab_size": 31})):
+        other = language(1, **more)
+        nn.init.constant_(other.lm_head.weight, math.nan)  # would be refused where it is read
+        other.save_pretrained(tmp_path / name)
+    cases = (
+        ("b", "checkpoint b must have hidden_size 8 as a has; got 16"),
+        ("v", "checkpoint v must have vocab_size 30 as a has; got 31"),
+        ("c", "checkpoint c must be a Transformer as a is; got a Classifier"),
+    )
+    for name, says in cases:
+        refuses(ArgumentError, lambda n=name: bilens.diff(tmp_path / "a", tmp_path / n), says)
+    two = "must be given two checkpoints or more"
+    refuses(ArgumentError, lambda: bilens.diff(A), two)
+    refuses(ArgumentError, lambda: bilens.diff([]), two)
+    refuses(ArgumentError, lambda: bilens.diff(tmp_path / "a"), two)
+    refuses(FileError, lambda: bilens.diff(A, tmp_path / "none"), "nothing there")
+    refuses(ArgumentError, lambda: bilens.diff(A, 3), "must be bilens models, folders")
+    refuses(ArgumentError, lambda: bilens.diff(A, A, data=3), "data must be a source")
+    refuses(ArgumentError, lambda: bilens.diff(A, A, data=IDS[:, :1]), "a text of two tokens")
+
+
+def test_other_words_are_refused():
+    A, B = bilens.load("tinystories-2l"), bilens.load("tinystories-2l")
+    B.tokenizer = copy.deepcopy(A.tokenizer)
+    B.tokenizer.add_tokens(["<new>"])
+    with pytest.raises(ArgumentError, match="checkpoint B must have the vocabulary of A"):
+        bilens.diff(A, B)
