@@ -91,15 +91,31 @@ def test_layers_of_a_classifier_can_be_taken_out():
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"writes": "L7H0"}, "writes must be among L0H0, L0H1, mlp0, L1H0, L1H1, mlp1; got 'L7H0'"),
-        ({"writes": "embed"}, "writes must be among"),
-        ({"writes": []}, "writes must name at least one component"),
-        ({"with_": "noise"}, "with_ must be one of zero, mean"),
+        ({"what": "L7H0"}, "what must be among embed, L0H0, L0H1, mlp0, L1H0"),
+        ({"what": []}, "what must name at least one component"),
+        ({"what": 4}, "what must be a position -4 … 3; got 4"),
+        ({"what": "L0H1@9"}, "the position of 'L0H1@9' must be -4 … 3; got 9"),
+        ({"what": "L1H0→mlp0"}, "L1H0 must be among what mlp0 reads: embed, L0H0, L0H1"),
+        ({"what": "mlp1->L1H0.K"}, "mlp1 must be among what L1H0.K reads"),
+        ({"what": "L0H0→L9H0"}, "where the edge 'L0H0→L9H0' ends must be among L0H0"),
+        ({"what": "L9H0→mlp0"}, "where the edge 'L9H0→mlp0' begins must be among embed"),
+        ({"what": "L0H0→L1H0.O"}, "ends must be among"),
+        ({"what": "L0H0→mlp1.K"}, "must be an attention layer's or head's"),
+        ({"what": "L0H0→mlp0→mlp1"}, "must have one arrow"),
+        ({"what": "mlp0(embed)"}, "must have 2 inputs, as mlp0 multiplies so many; got 1"),
+        ({"what": "mlp0(mlp1, embed)"}, "mlp1 must be among what mlp0 reads"),
+        ({"what": "mlp0(1, embed)"}, "the constant 1 must be read, where there is a bias"),
+        ({"what": "mlp1(mlp0(embed, embed), embed)"}, "must be sources, or 1; got a path"),
+        ({"what": "mlp9(embed, embed)"}, "what reads must be among L0H0"),
+        ({"what": "L1H0@2→3(mlp0)"}, "must name one step, without where a head looks"),
+        ({"what": "mlp0(embed"}, "must have ')' at character"),
+        ({"with_": TOKENS[:2]}, 'must be "zero", "mean", or an input of 4 positions, as the first'),
         ({"at": [4]}, "at must hold positions -4 … 3; got 4"),
         ({"at": 9}, "at must hold positions -4 … 3; got 9"),
         ({"at": 1.5}, "at must be positions, or one; got 1.5"),
-        ({"writes": None}, "writes must name components"),
-        ({"writes": [3]}, "writes must name components"),
+        ({"what": None}, "what must name components"),
+        ({"what": [None]}, "what must name components"),
+        ({"what": True}, "what must name components"),
         ({"target": At(torch.zeros(6), "mlp0.input")}, "target must be over the outputs"),
         (
             {"inputs": TOKENS[:1], "with_": "mean"},
@@ -109,7 +125,7 @@ def test_layers_of_a_classifier_can_be_taken_out():
 )
 @pytest.mark.bad_input
 def test_what_cannot_be_taken_out_is_refused(refuses, change, text):
-    given = {"inputs": TOKENS, "writes": "mlp0", "target": 3} | change
+    given = {"inputs": TOKENS, "what": "mlp0", "target": 3} | change
     refuses(ArgumentError, lambda: knockout(build(), **given), text)
 
 
@@ -139,7 +155,8 @@ def test_both_ways_are_tried_side_by_side():
     for removal in both.removals:
         alone = knockout(model, TOKENS, "L0H1", 3, with_=removal.replaced_by)
         assert len(alone.removals) == 1
-        assert (alone.after, alone.direct) == (removal.after, removal.direct)
+        assert alone.after == pytest.approx(removal.after, rel=1e-14)
+        assert alone.direct == pytest.approx(removal.direct, rel=1e-14)
     assert (both.after, both.effect, both.direct) == (
         both.removals[0].after,
         both.removals[0].effect,
@@ -155,19 +172,19 @@ def test_both_ways_are_tried_side_by_side():
 @pytest.mark.parametrize(
     ("effect", "direct", "verdict"),
     [
-        (1.0, 1.0, "confirms"),
-        (1.0, 1.99, "confirms"),
-        (-1.99, -1.0, "confirms"),
-        (1.0, 2.01, "differs in size"),
-        (2.01, 1.0, "differs in size"),
-        (0.001, 1.0, "differs in size"),
-        (0.0, 1.0, "differs in size"),
-        (1.0, 0.0, "differs in size"),
-        (-0.1, 0.142, "contradicts in sign"),
-        (1.0, -0.011, "contradicts in sign"),
-        (1.0, -0.009, "differs in size"),  # no sign to speak of
-        (0.0, 0.0, "confirms"),
-        (1e-12, -1e-12, "confirms"),  # both are rounding
+        (1.0, 1.0, "confirmed"),
+        (1.0, 1.99, "confirmed"),
+        (-1.99, -1.0, "confirmed"),
+        (1.0, 2.01, "not confirmed"),
+        (2.01, 1.0, "not confirmed"),
+        (0.001, 1.0, "not confirmed"),
+        (0.0, 1.0, "not confirmed"),
+        (1.0, 0.0, "not confirmed"),
+        (-0.1, 0.142, "reversed"),
+        (1.0, -0.011, "reversed"),
+        (1.0, -0.009, "not confirmed"),  # no sign to speak of
+        (0.0, 0.0, "confirmed"),
+        (1e-12, -1e-12, "confirmed"),  # both are rounding
     ],
 )
 def test_what_the_intervention_says_of_the_terms(effect, direct, verdict):
@@ -185,11 +202,11 @@ def test_a_knock_out_says_in_words_what_it_found(tmp_path):
     found = made()
     assert found.summary() == (
         "'a' − 'b' at 3 without L1H3, 2 before: "
-        "2.5 with zero in place, effect -0.5, direct terms 0.25: contradicts in sign; "
-        "1.75 with mean in place, effect 0.25, direct terms 0.25: confirms"
+        "2.5 with zero in place, effect -0.5, direct terms 0.25: reversed; "
+        "1.75 with mean in place, effect 0.25, direct terms 0.25: confirmed"
     )
-    assert [row["the attribution"] for row in found.rows()] == ["contradicts in sign", "confirms"]
-    assert found.verdict == "contradicts in sign"
+    assert [row["the attribution"] for row in found.rows()] == ["reversed", "confirmed"]
+    assert found.verdict == "reversed"
     found.save(tmp_path / "k.safetensors")
     assert Knockout.load(tmp_path / "k.safetensors").rows() == found.rows()
     figure = found.plot()
@@ -206,12 +223,13 @@ def test_the_readmes_head_is_contradicted():
     found = knockout(model, prompt, "L1H3", (" girl", " boy"))
     assert found.direct > 0
     assert found.effect < 0
-    assert found.verdict == "contradicts in sign"
+    assert found.verdict == "reversed"
 
 
-@pytest.mark.bad_input
-def test_a_hook_that_changes_nothing_is_an_error(refuses):
-    """A forward that goes around the module, and one that throws away what the module writes."""
+def test_a_forward_that_goes_around_the_modules_is_the_same_function():
+    """What is taken out is what a part writes, whatever calls it."""
+    model = build()
+    attention = model.blocks[1].self_attn
 
     def around(x, turn=None, mask=None, cache=None, patterns=False):
         z, pattern = attention._look(*attention._project(x, turn), mask)
@@ -219,49 +237,187 @@ def test_a_hook_that_changes_nothing_is_an_error(refuses):
             z.transpose(1, 2).flatten(2), attention.o_proj.weight
         ), pattern
 
-    model = build()
-    attention = model.blocks[1].self_attn
     attention.forward = around
-    expand(model, TOKENS, 3)  # which is as good as before
-    refuses(
-        ArgumentError,
-        lambda: knockout(model, TOKENS, "L1H0", 3),
-        "without L1H0 must change; got no call of it",
-    )
+    found = knockout(model, TOKENS, "L1H0", 3, with_="zero")
+    assert found.after == pytest.approx(by_hand(build(), "L1H0"), rel=1e-10)
 
+
+@pytest.mark.bad_input
+def test_a_model_that_is_not_the_sum_of_its_parts_is_refused(refuses):
     model = build()
-    mlp = model.blocks[1].mlp
-    copied = torch.nn.Sequential(mlp)
-    model.blocks[1].forward = lambda x, **attend: via(
-        model.blocks[1], copied[0].forward, x, **attend
-    )
-    refuses(
-        ArgumentError,
-        lambda: knockout(model, TOKENS, "mlp1", 3),
-        "without mlp1 must change; got no call of it",
-    )
-    model.blocks[1].forward = lambda x, **attend: via(model.blocks[1], ignoring(mlp), x, **attend)
-    refuses(
-        ArgumentError,
-        lambda: knockout(model, TOKENS, "mlp1", 3),
-        "must change; got the same outputs to the bit",
-    )
-
-
-def ignoring(mlp):
-    def write(x):
-        mlp(x)
-        return mlp.forward(x)
-
-    return write
-
-
-def via(block, mlp, x, **attend):
-    written, pattern = block.self_attn(block.input_layernorm(x), **attend)
-    x = x + written
-    return x + mlp(block.post_attention_layernorm(x)), pattern
+    forward = model.model.norm.forward
+    model.lm_head.forward = lambda x: 2 * torch.nn.functional.linear(x, model.lm_head.weight)
+    assert forward is not None
+    refuses(ArgumentError, lambda: knockout(model, TOKENS, "mlp1", 3), "what its parts add up to")
 
 
 def test_equal_outputs_of_a_pair_are_nothing_to_lose():
     found = knockout(build(), TOKENS, "mlp1", (3, 3))
-    assert (found.before, found.after, found.direct, found.verdict) == (0, 0, 0, "confirms")
+    assert (found.before, found.after, found.direct, found.verdict) == (0, 0, 0, "confirmed")
+
+
+# Edges, products, positions and other inputs, against a forward pass written out.
+
+
+def rms(x, weight):
+    return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * weight
+
+
+def written_out(model, tokens, unread=(), products=(), replaced=None):
+    """Logits at the last position. ``unread``: {(reader, leg): names} that are not read;
+    ``products``: (layer, a, b) that are not written; ``replaced``: what stands for a write.
+    """
+    unread, replaced = dict(unread), replaced or {}
+    there, wrote = torch.arange(len(tokens)), {}
+    cos, sin = model.model.rotary_emb(there[None], torch.float64)
+
+    def write(name, value):
+        wrote[name] = replaced[name](value) if name in replaced else value
+
+    def stream(reader, leg=""):
+        return sum(wrote.values()) - sum(wrote[name] for name in unread.get((reader, leg), ()))
+
+    def turned(x):
+        half = x.shape[-1] // 2
+        return x * cos[0, 0] + torch.cat([-x[:, half:], x[:, :half]], -1) * sin[0, 0]
+
+    hidden = torch.ones(len(tokens), len(tokens)).triu(1).bool()
+    write("embed", model.W_E[tokens])
+    for n, block in enumerate(model.blocks):
+        heads = {}
+        for h in (0, 1):
+            name = f"L{n}H{h}"
+            q, k, v = (
+                rms(stream(name, leg), block.input_layernorm.weight) @ w[n, h]
+                for leg, w in (("Q", model.W_Q), ("K", model.W_K), ("V", model.W_V))
+            )
+            scores = turned(q) @ turned(k).mT / 2
+            heads[name] = scores.masked_fill(hidden, -torch.inf).softmax(-1) @ v @ model.W_O[n, h]
+        for name, value in heads.items():
+            write(name, value)
+        mlp, weight = block.mlp, block.post_attention_layernorm.weight
+        x = stream(f"mlp{n}")
+        left, right = mlp.gate_proj.weight.T, mlp.up_proj.weight.T
+        read = rms(x, weight)
+        out = (read @ left) * (read @ right)
+        scale = (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * weight
+        for layer, a, b in products:
+            if layer == f"mlp{n}":
+                a, b = (wrote[name] * scale for name in (a, b))
+                less = (a @ left) * (b @ right) + (b @ left) * (a @ right)
+                out = out - (less if not torch.equal(a, b) else less / 2)
+        write(f"mlp{n}", out @ mlp.down_proj.weight.T)
+    return rms(stream("logits")[-1], model.model.norm.weight) @ model.W_U
+
+
+LEGS = "QKV"
+CASES = {
+    "L0H1→mlp1": {"unread": {("mlp1", ""): ["L0H1"]}},
+    "L0H1→L1H0": {"unread": {("L1H0", leg): ["L0H1"] for leg in LEGS}},
+    "mlp0→L1H0.K": {"unread": {("L1H0", "K"): ["mlp0"]}},
+    "mlp0->L1H1.Q": {"unread": {("L1H1", "Q"): ["mlp0"]}},
+    "embed→L0H1.V": {"unread": {("L0H1", "V"): ["embed"]}},
+    "attn0→attn1.V": {"unread": {(f"L1H{h}", "V"): ["L0H0", "L0H1"] for h in (0, 1)}},
+    "L0H0→logits": {"unread": {("logits", ""): ["L0H0"]}},
+    "mlp1(mlp0, L1H0)": {"products": [("mlp1", "mlp0", "L1H0")]},
+    "mlp1(L0H1, L0H1)": {"products": [("mlp1", "L0H1", "L0H1")]},
+    "mlp0(embed, L0H1)": {"products": [("mlp0", "embed", "L0H1")]},
+}
+LISTS = {
+    ("L0H1", "mlp0→L1H0.K"): {
+        "unread": {("L1H0", "K"): ["mlp0"]},
+        "replaced": {"L0H1": torch.zeros_like},
+    },
+    ("L0H1", "mlp1(mlp0, L1H0)"): {
+        "products": [("mlp1", "mlp0", "L1H0")],
+        "replaced": {"L0H1": torch.zeros_like},
+    },
+    ("mlp0→L1H0.K", "embed→L1H0.Q"): {
+        "unread": {("L1H0", "K"): ["mlp0"], ("L1H0", "Q"): ["embed"]}
+    },
+    ("mlp0→L1H0.K", "L1H0→mlp1"): {"unread": {("L1H0", "K"): ["mlp0"], ("mlp1", ""): ["L1H0"]}},
+    ("embed", "embed→mlp1"): {
+        "unread": {("mlp1", ""): ["embed"]},
+        "replaced": {"embed": torch.zeros_like},
+    },
+}
+
+
+WITHOUT = [*CASES.items(), *LISTS.items()]
+NAMES = [" ".join([w] if isinstance(w, str) else w).replace("→", "->") for w, _ in WITHOUT]
+
+
+@pytest.mark.parametrize(("what", "changes"), WITHOUT, ids=NAMES)
+def test_edges_and_products_are_what_a_pass_without_them_says(what, changes):
+    model = build()
+    found = knockout(model, TOKENS, what, 3, with_="zero")
+    truth = float(written_out(model, TOKENS, **changes)[3])
+    assert found.before == pytest.approx(float(written_out(model, TOKENS)[3]), rel=1e-10)
+    assert found.after == pytest.approx(truth, rel=1e-10)
+    assert abs(found.effect) > 1e-6
+    (removal,) = found.removals
+    assert removal.effect == pytest.approx(
+        removal.direct + sum(removal.through) + removal.at_the_end, rel=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    "what", ["mlp1(mlp0, L1H0)", "mlp1(L0H1, L0H1)", "mlp0(embed, embed)", "mlp1", "L0H1"]
+)
+def test_direct_is_the_term_of_the_expansion(what):
+    model = build()
+    detail = "pairs" if "(" in what else "writes"
+    terms = expand(model, TOKENS, 3, detail=detail, cutoff=0, max_terms=None).terms
+    value = {term.path: term.value for term in terms}[what]
+    assert knockout(model, TOKENS, what, 3).direct == pytest.approx(value, rel=1e-10)
+
+
+def test_direct_of_an_edge_is_all_its_terms():
+    """mlp0→mlp1: mlp1's pairs with mlp0 in them; into a head: what it writes of it."""
+    model = build()
+    terms = expand(model, TOKENS, 3, detail="pairs", cutoff=0, max_terms=None).terms
+    for edge, of in {"mlp0→mlp1": "mlp1(", "mlp0→L1H0": "L1H0@", "mlp0→L1H0.V": "L1H0@"}.items():
+        value = sum(t.value for t in terms if t.path.startswith(of) and "mlp0" in t.path)
+        assert knockout(model, TOKENS, edge, 3).direct == pytest.approx(value, rel=1e-10)
+    assert knockout(model, TOKENS, "mlp0→L1H0.K", 3).direct == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["embed", "L0H1", "mlp0"])
+def test_all_that_reads_a_source_is_all_of_it(name):
+    readers = ["L0H0", "L0H1", "mlp0", "attn1", "mlp1", "logits"]
+    after = {"embed": 0, "L0H1": 2, "mlp0": 3}[name]
+    edges = [f"{name}→{reader}" for reader in readers[after:]]
+    model = build()
+    whole = knockout(model, TOKENS, name, 3)
+    found = knockout(model, TOKENS, edges, 3)
+    for one, other in zip(whole.removals, found.removals, strict=True):
+        assert one.after == pytest.approx(other.after, rel=1e-10)
+
+
+def test_a_position_is_what_is_written_there_first():
+    model, at = build(), 2
+    changed = {"embed": lambda x: x.index_fill(0, torch.tensor([at]), 0.0)}
+    truth = float(written_out(model, TOKENS, replaced=changed)[3])
+    for what in (at, "embed@2", "embed@-2"):
+        assert knockout(model, TOKENS, what, 3).after == pytest.approx(truth, rel=1e-10)
+    assert knockout(model, TOKENS, "embed", 3, at=[at]).after == pytest.approx(truth, rel=1e-10)
+
+
+def test_another_inputs_activations_both_ways():
+    model, other = build(), torch.tensor([3, 4, 8, 7])
+    inner = {}
+    for name, tokens in {"first": TOKENS, "other": other}.items():
+        keep = {"L0H1": lambda x, name=name: inner.setdefault(name, x)}
+        written_out(model, tokens, replaced=keep)
+    there, back = (
+        float(written_out(model, tokens, replaced={"L0H1": lambda _, of=of: inner[of]})[3])
+        for tokens, of in ((TOKENS, "other"), (other, "first"))
+    )
+    found = knockout(model, TOKENS, "L0H1", 3, with_=other)
+    ways = [removal.replaced_by for removal in found.removals]
+    assert ways == ["the other input's", "the first input's, in the other", "zero", "mean"]
+    assert found.removals[0].after == pytest.approx(there, rel=1e-10)
+    assert found.removals[1].after == pytest.approx(back, rel=1e-10)
+    assert found.removals[1].before == pytest.approx(float(written_out(model, other)[3]), rel=1e-10)
+    same = knockout(model, TOKENS, ["L0H1", "mlp1(embed, mlp0)", "embed→L1H0"], 3, with_=TOKENS)
+    assert same.removals[0].effect == pytest.approx(0, abs=1e-12)

@@ -22,7 +22,6 @@ from bilens.wiring import (
     Leg,
     Mix,
     Multilinear,
-    Outlet,
     Part,
     Source,
     Wiring,
@@ -116,10 +115,6 @@ class ExpertsPart(Part):
                 Multilinear(Source(name, BILINEAR, self.layer), form, gate=gate, value=value)
             )
         return made
-
-    def outlet(self, source):
-        n = list(self.forms()).index(source)
-        return Outlet(self.module.experts[n], "output", slice(None))
 
 
 @dataclass(frozen=True, eq=False)

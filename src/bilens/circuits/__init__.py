@@ -11,6 +11,7 @@ from bilens.circuits.attention import (
     qk_circuit,
 )
 from bilens.circuits.composition import Composition, composition
+from bilens.circuits.effects import Effects, effects
 from bilens.circuits.expansion import Detail, Expansion, Groups, Term, expand
 from bilens.circuits.graph import graph
 from bilens.circuits.knockout import Knockout, Removal, knockout
@@ -29,6 +30,7 @@ __all__ = [
     "AttentionScores",
     "Composition",
     "Detail",
+    "Effects",
     "Expansion",
     "Groups",
     "HeadScores",
@@ -45,6 +47,7 @@ __all__ = [
     "attention_patterns",
     "attention_scores",
     "composition",
+    "effects",
     "expand",
     "graph",
     "head_scores",

@@ -1,47 +1,40 @@
-"""Taking components out of the model itself, to test what an expansion claims."""
+"""Taking components, edges and products out of the model itself, to test what an expansion
+claims.
+"""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import is_whole, tolerance
 from bilens.base.records import Record
 from bilens.base.results import Result
+from bilens.circuits.altered import MEAN, OTHER, ZERO
+from bilens.circuits.cuts import read_cuts
 from bilens.circuits.recording import Recording, record
-from bilens.circuits.targets import Goal, Target, resolve
-from bilens.wiring import (
-    BIAS,
-    EMBEDDING,
-    POSITION,
-    Expandable,
-    Hook,
-    Outlet,
-    Source,
-    explains,
-    hooked,
-)
+from bilens.circuits.rerun import Changes, Outcome, Rerun
+from bilens.circuits.targets import Goal, Target, direction, resolve
+from bilens.circuits.understood import require_sum
+from bilens.wiring import Expandable, explains
 
-Replacement = Literal["zero", "mean"]
-Verdict = Literal["confirms", "contradicts in sign", "differs in size"]
+Verdict = Literal["confirmed", "reversed", "not confirmed"]
 NEAR = 2.0  # effect and direct terms within this factor of one another are the same claim
 NOTHING = 0.01  # below this share of the larger of the two, the smaller has no sign to speak of
+SAID = 3  # parts that ``Removal.why`` names
+OTHERS, BACK = "the other input's", "the first input's, in the other"
 
 
 @dataclass(frozen=True, eq=False)
 class Removal(Record):
-    """A target ``before`` and ``after`` components were replaced in the forward pass, by zero or by
-    their mean.
+    """A target ``before`` and ``after`` something was replaced in the forward pass: by zero, by its
+    mean over the positions, or by what it is in another input's pass.
 
-    ``direct``: what an expansion's terms (``detail="writes"``) say of the same removal, patterns
-    and norms as they were.
-    ``rounding``: what of these numbers may be rounding alone.
+    ``direct``: what an expansion's terms say of the same removal, patterns, gates and norms as they
+    were. ``through``: what the target loses by how each of ``parts`` reacts, so that effect =
+    direct + Σ through + what the final norm (and a soft-cap) does. ``rounding``: what of these
+    numbers may be rounding alone.
     """
 
     replaced_by: str
@@ -49,6 +42,8 @@ class Removal(Record):
     after: float
     direct: float
     rounding: float
+    parts: tuple[str, ...] = ()
+    through: tuple[float, ...] = ()
 
     @property
     def effect(self) -> float:
@@ -56,39 +51,63 @@ class Removal(Record):
         return self.before - self.after
 
     @property
+    def at_the_end(self) -> float:
+        """What of the effect the final norm and a soft-cap make: effect − direct − Σ through."""
+        return self.effect - self.direct - sum(self.through)
+
+    @property
     def verdict(self) -> Verdict:
         """Whether the intervention bears out what the direct terms say:
 
-        "confirms"              the same sign, and within a factor of 2 of one another; or both no
-                                more than rounding
-        "contradicts in sign"   opposite signs, the smaller at least 1 % of the larger
-        "differs in size"       anything else: the component acts mostly through what reads it, or
-                                is made up for
+        "confirmed"       the same sign, and within a factor of 2 of one another; or both no more
+                          than rounding
+        "reversed"        opposite signs, the smaller at least 1 % of the larger
+        "not confirmed"   anything else: it acts mostly through what reads it, or is made up for
         """
         smaller, larger = sorted((abs(self.effect), abs(self.direct)))
         if larger <= self.rounding:
-            return "confirms"
+            return "confirmed"
         if self.effect * self.direct > 0 and larger <= NEAR * smaller:
-            return "confirms"
+            return "confirmed"
         opposite = self.effect * self.direct < 0 and smaller > self.rounding
-        return (
-            "contradicts in sign" if opposite and smaller >= NOTHING * larger else "differs in size"
-        )
+        return "reversed" if opposite and smaller >= NOTHING * larger else "not confirmed"
+
+    @property
+    def why(self) -> str:
+        """Why effect and direct terms part, in words: what reacts, the largest first."""
+        reacts = [*zip(self.parts, self.through, strict=True), ("the final norm", self.at_the_end)]
+        told = [f"{name} {value:+.3g}" for name, value in _largest(reacts, self.rounding)]
+        if not told:
+            return "nothing reacts: the effect is the direct terms"
+        direct = f"effect {self.effect:.4g} = direct {self.direct:.4g}"
+        return f"{direct}, and by reacting {', '.join(told)}"
+
+
+def _largest(reacts: list[tuple[str, float]], floor: float) -> list[tuple[str, float]]:
+    """The largest of them, and the rest together."""
+    felt = [(name, value) for name, value in reacts if abs(value) > floor]
+    felt.sort(key=lambda item: -abs(item[1]))
+    rest = sum(value for _, value in felt[SAID:])
+    return [*felt[:SAID], *([("all else", rest)] if len(felt) > SAID else [])]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Knockout(Result):
-    """What became of a target when components (``writes``) were taken out of the forward pass: a
-    removal for each way.
+    """What became of a target when ``what`` was taken out of the forward pass: a removal for each
+    way.
 
     ``after``, ``effect``, ``direct`` and ``verdict`` are those of the first removal. Each removal
-    says in words whether it bears out the attribution (see ``Removal.verdict``): neither way of
-    taking out is the truth, so both are shown.
+    says in words whether it bears out the attribution (see ``Removal.verdict``), and why it may not
+    (``Removal.why``): no way of taking out is the truth, so they stand side by side.
+
+    Columns of ``to_frame()``: ``without``, what was taken out; ``replaced by``; ``before`` and
+    ``after``, the target; ``effect``, before − after; ``direct terms``, what an expansion says of
+    it; ``the attribution``, whether it is confirmed; ``why``, what reacts.
     """
 
     target: str
     position: int
-    writes: tuple[str, ...]
+    what: tuple[str, ...]
     removals: tuple[Removal, ...]
 
     @property
@@ -118,19 +137,20 @@ class Knockout(Result):
 
     def summary(self) -> str:
         tried = "; ".join(_told(removal) for removal in self.removals)
-        without = f"without {', '.join(self.writes)}, {self.before:.6g} before"
+        without = f"without {', '.join(self.what)}, {self.before:.6g} before"
         return f"{self.target} at {self.position} {without}: {tried}"
 
     def rows(self) -> list[dict[str, Any]]:
         return [
             {
-                "without": ", ".join(self.writes),
+                "without": ", ".join(self.what),
                 "replaced by": removal.replaced_by,
                 "before": removal.before,
                 "after": removal.after,
                 "effect": removal.effect,
                 "direct terms": removal.direct,
                 "the attribution": removal.verdict,
+                "why": removal.why,
             }
             for removal in self.removals
         ]
@@ -148,7 +168,7 @@ class Knockout(Result):
             "xaxis": {"title": {"text": "replaced by"}},
             "yaxis": {"title": {"text": f"of {self.target}"}},
         }
-        title = f"{self.target} at {self.position} without {', '.join(self.writes)}"
+        title = f"{self.target} at {self.position} without {', '.join(self.what)}"
         return {"data": bars, "layout": {"title": {"text": title}, "barmode": "group", **axes}}
 
 
@@ -162,207 +182,106 @@ def _told(removal: Removal) -> str:
 def knockout(
     model: Expandable,
     inputs: Any,
-    writes: str | Sequence[str],
+    what: str | int | Sequence[str | int],
     target: Target = None,
     position: int = -1,
     *,
-    with_: Replacement | None = None,
+    with_: Any = None,
     at: int | Sequence[int] | None = None,
 ) -> Knockout:
-    """Run ``model`` with components really taken out, and see what becomes of ``target``.
+    """Run ``model`` with something really taken out, and see what becomes of ``target``.
 
-    ``writes``: heads ("L0H3"), whole attention layers ("attn0"), layers ("mlp1") or experts
-    ("mlp1.expert3"; the router's weights of the others stay as they are); ``at``: the positions
-    where, by default all. ``with_``: "zero" writes nothing there; "mean" writes the
-    component's mean over the positions of this input; by default both are tried, side by side (an
-    input of one position, whose mean is itself, only with zero).
+    ``what``, one or several of:
+        "L0H3", "mlp1", "embed"   all that a source writes; "attn0": all heads of a layer;
+                                  "mlp1.expert3" (the router's weights of the others stay)
+        "L0H2→mlp1"               an edge: what mlp1 reads of L0H2. Into a head all that it reads,
+        "L0H2→L1H0.K"             or its queries, keys or values alone; "→logits": the readout
+        "mlp1(mlp0, L1H3)"        a product: mlp1's write without the product of these two
+        "L0H3@5", 5               any of them at one position; a number: what is written there first
+    ``at``: the positions where, by default all. Of an edge they are those of what is read.
 
-    Downstream, patterns and norm scales react, which the terms of an expansion hold fixed: the two
-    agree to rounding where nothing downstream reads the component but the readout, in a model
-    without a final norm, and may differ elsewhere. Each removal says whether it bears out the terms
-    or not.
+    ``with_``: "zero" writes nothing there; "mean" writes the mean over the positions of this input;
+    another input of as many positions: what is there in its pass. By default zero and mean are
+    tried, side by side (of one position, whose mean is itself, only zero). With another input it is
+    tried first, then the other way round (this input's activations in the other's pass, same
+    target), then zero and mean.
 
-    Cost: two forward passes in parts, and a forward pass for each way. Errors: ArgumentError for a
-    component, target or position that is not there, a mean over one position, and a model whose
-    forward pass does not go through the component.
+    Downstream, patterns, gates and norm scales react, which the terms of an expansion hold fixed:
+    the two agree to rounding where nothing downstream reads what was taken out but the readout, in
+    a model without a final norm, and may differ elsewhere. An edge's reader norms what is left of
+    the stream; a product is taken out of what its layer writes, under the stream's own scale.
+
+    Cost: two forward passes in parts, and for each way the parts from where it differs. Errors:
+    ArgumentError for a name, target or position that is not there, parts that do not follow one
+    another, a mean over one position, another input of another length, and a model whose parts do
+    not add up to its forward pass. Source of patching both ways: Heimersheim and Nanda,
+    arXiv:2404.15255.
+
+    >>> import bilens
+    >>> model = bilens.load("tinystories-2l")
+    >>> prompt = "Once upon a time there was a little"
+    >>> found = bilens.circuits.knockout(model, prompt, "L1H3", (" girl", " boy"))
+    >>> found.verdict
+    'reversed'
     """
-    names = _named(writes)
-    if with_ is not None and with_ not in get_args(Replacement):
-        raise ArgumentError(
-            "with_", must=f"be one of {', '.join(get_args(Replacement))}", got=repr(with_)
-        )
     recording = record(model, inputs)
+    goal = outer_goal(model, recording, target, position)
+    cuts = read_cuts(recording, what, at)
+    target = recorded_target(recording, goal, target)
+    u = direction(model, recording, target)[1]
+    ways, other = read_ways(model, recording, with_)
+    rerun = Rerun(recording, goal, u, other)
+    outcomes = rerun.run([Changes(cuts, way) for way in ways])
+    removals = [removal(rerun, *item) for item in zip(ways, outcomes, strict=True)]
+    if other is not None:
+        back = Rerun(other, resolve(model, other, target, position), u, recording)
+        (outcome,) = back.run([Changes(cuts, OTHER)])
+        removals.insert(1, replace(removal(back, OTHER, outcome), replaced_by=BACK))
+    return Knockout(goal.name, goal.position, tuple(cut.text for cut in cuts), tuple(removals))
+
+
+def outer_goal(model: Expandable, recording: Recording, target: Target, position: int) -> Goal:
+    """The target, which must be over the outputs, and be what the parts add up to."""
     goal = resolve(model, recording, target, position)
     if goal.part < len(recording.wiring.parts):
         raise ArgumentError("target", must="be over the outputs", got=goal.name)
-    where = sorted(
-        {recording.position(n, "at", "hold positions") for n in _asked(at, recording.length)}
-    )
-    taken = _Taken(recording, goal, tuple(_sources(recording, names)), tuple(where))
-    target = target if target is not None else int(recording.outputs(goal.position).argmax())
-    removals = []
-    for way in _ways(with_, recording.length):
-        with taken.out(way) as hooks:
-            after = resolve(model, recording, target, position).forward
-        removals.append(taken.removal(way, after, hooks))
-    return Knockout(goal.name, goal.position, names, tuple(removals))
+    values = recording.writes[list(recording.reads[-1]), goal.position] @ goal.q
+    size = float(values.abs().sum()) + abs(goal.constant)
+    require_sum(float(values.sum()) + goal.constant, goal.forward, size, values.dtype)
+    return goal
 
 
-def _named(writes: object) -> tuple[str, ...]:
-    """The names of components. Errors: ArgumentError where they are no texts."""
-    given = writes if isinstance(writes, Iterable) and not isinstance(writes, str) else (writes,)
-    names: list[str] = []
-    for name in given:
-        if not isinstance(name, str):
-            raise ArgumentError(
-                "writes", must='name components, "L0H3" or "mlp1" say', got=repr(name)
-            )
-        names.append(name)
-    return tuple(names)
+def recorded_target(recording: Recording, goal: Goal, target: Target) -> Target:
+    """``target``, or the output that was the largest where none was named."""
+    return int(recording.outputs(goal.position).argmax()) if target is None else target
 
 
-def _asked(at: object, length: int) -> list[Any]:
-    """The positions that ``at`` says, unchecked: all, one, or several. Errors: ArgumentError where
-    it is none of these.
+def read_ways(
+    model: Expandable, recording: Recording, with_: Any
+) -> tuple[tuple[str, ...], Recording | None]:
+    """What stands in the place of what is taken out, and the other input's pass where it is
+    that's.
     """
-    if at is None:
-        return list(range(length))
-    if is_whole(at):
-        return [at]
-    if not isinstance(at, Iterable):
-        raise ArgumentError("at", must="be positions, or one", got=repr(at))
-    return list(at)
+    both = (ZERO, MEAN) if recording.length > 1 else (ZERO,)
+    if with_ is None:
+        return both, None
+    if isinstance(with_, str) and with_ in (ZERO, MEAN):
+        if with_ == MEAN and recording.length == 1:
+            todo = "The mean over one position is what stands there: nothing would be taken out."
+            must = "have positions to take a mean over"
+            raise ArgumentError('with_="mean"', must=must, got="one", todo=todo)
+        return (with_,), None
+    other = record(model, with_)
+    if other.length != recording.length:
+        must = f'be "zero", "mean", or an input of {recording.length} positions, as the first has'
+        got = f"{other.length} positions"
+        raise ArgumentError("with_", must=must, got=got, todo="Pad or shorten one of them.")
+    return (OTHER, *both), other
 
 
-def _ways(with_: Replacement | None, length: int) -> tuple[Replacement, ...]:
-    if with_ == "mean" and length == 1:
-        todo = "The mean over one position is what stands there: nothing would be taken out."
-        raise ArgumentError(
-            'with_="mean"', must="have positions to take a mean over", got="one", todo=todo
-        )
-    if with_ is not None:
-        return (with_,)
-    return ("zero", "mean") if length > 1 else ("zero",)
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """What is taken out, of which pass, and where."""
-
-    recording: Recording
-    goal: Goal
-    sources: tuple[Source, ...]
-    where: tuple[int, ...]
-
-    @contextmanager
-    def out(self, way: Replacement) -> Iterator[list[Hook]]:
-        """While it lasts the sources write nothing, or their mean. Yields a hook for each, which
-        counts its calls.
-        """
-        parts = self.recording.wiring.parts
-        with ExitStack() as hooks:
-            yield [
-                hooks.enter_context(
-                    _removed(parts[source.part].outlet(source.name), way, self.where)
-                )
-                for source in self.sources
-            ]
-
-    def removal(self, way: Replacement, after: float, hooks: Sequence[Hook]) -> Removal:
-        """What the pass without them says. Errors: ArgumentError for one that the model did not
-        call or did not use.
-        """
-        found = Removal(way, self.goal.forward, after, self.direct(way), self.rounding)
-        silent = [
-            source.name for source, hook in zip(self.sources, hooks, strict=True) if not hook.calls
-        ]
-        unused = found.effect == 0 and abs(found.direct) > found.rounding
-        if silent or unused:
-            names = ", ".join(silent or [source.name for source in self.sources])
-            got = (
-                "no call of it"
-                if silent
-                else f"the same outputs to the bit, where it writes {found.direct:.3g} of them"
-            )
-            todo = "The model's own forward pass goes another way than its wiring says."
-            raise ArgumentError(
-                f"the forward pass without {names}", must="change", got=got, todo=todo
-            )
-        return found
-
-    def direct(self, way: Replacement) -> float:
-        """What of the target the sources wrote at its position, less what is put in their place."""
-        record, position = self.recording, self.goal.position
-        read = [
-            record.index[source.name]
-            for source in self.sources
-            if record.index[source.name] in record.reads[-1]
-        ]
-        if position not in self.where:
-            return 0.0
-        writes = record.writes[read]
-        gone = writes[:, position] - writes.mean(1) if way == "mean" else writes[:, position]
-        return float((gone @ self.goal.q).sum())
-
-    @property
-    def rounding(self) -> float:
-        """What of the target may be rounding, by the sizes that it is the sum of."""
-        values = self.recording.writes[:, self.goal.position] @ self.goal.q
-        size = float(values.abs().sum()) + abs(self.goal.constant)
-        return tolerance(values.dtype) * size
-
-
-def _sources(recording: Recording, names: Sequence[str]) -> list[Source]:
-    """The sources that ``names`` mean: one each, or all of a part that come apart from it."""
-    ends = (EMBEDDING, POSITION, BIAS)
-    single = [source for source in recording.sources if source.kind not in ends]
-    known = {source.name: [source] for source in single}
-    for n, part in enumerate(recording.wiring.parts):
-        known.setdefault(part.name, [source for source in single if source.part == n])
-    found = []
-    for name in names:
-        if not known.get(name):
-            listed = ", ".join(source.name for source in single)
-            raise ArgumentError("writes", must=f"be among {listed}", got=repr(name))
-        found += known[name]
-    if not found:
-        raise ArgumentError("writes", must="name at least one component", got="none")
-    return list(dict.fromkeys(found))
-
-
-@contextmanager
-def _removed(outlet: Outlet, way: Replacement, where: Sequence[int]) -> Iterator[Hook]:
-    """While it lasts zero or the mean passes at the positions ``where``."""
-    take = partial(_without, columns=outlet.columns, way=way, where=where)
-    with ExitStack() as hooks:
-        if outlet.share is not None:
-            read: list[Tensor] = []
-            hooks.enter_context(hooked(outlet.module, "input", read.append))
-            take = partial(_less, share=outlet.share, read=read, way=way, where=where)
-        yield hooks.enter_context(hooked(outlet.module, outlet.side, take))
-
-
-def _less(
-    y: Tensor,
-    share: Callable[[Tensor], Tensor],
-    read: list[Tensor],
-    way: Replacement,
-    where: Sequence[int],
-) -> Tensor:
-    """``y`` with zero or the mean in place of what ``share`` gives of it."""
-    own = share(read.pop())
-    return y - own + _replaced(own, way, where)
-
-
-def _without(z: Tensor, columns: slice, way: Replacement, where: Sequence[int]) -> Tensor:
-    z = z.clone()
-    z[..., columns] = _replaced(z[..., columns], way, where)
-    return z
-
-
-def _replaced(
-    x: Float[Tensor, "*b t d"], way: Replacement, where: Sequence[int]
-) -> Float[Tensor, "*b t d"]:
-    x = x.clone()
-    x[..., list(where), :] = x.mean(-2, keepdim=True) if way == "mean" else 0.0
-    return x
+def removal(rerun: Rerun, way: str, outcome: Outcome) -> Removal:
+    """What one pass says beside the recorded one."""
+    name = OTHERS if way == OTHER else way
+    parts, through = tuple(outcome.through), tuple(outcome.through.values())
+    before, after = rerun.goal.forward, outcome.after
+    return Removal(name, before, after, outcome.direct, rerun.rounding, parts, through)

@@ -182,7 +182,7 @@ def _require_named(named: list[str], leaves: dict[str, Tensor]) -> None:
 
 
 def _require_called(model: Expandable, part: Part, ids: Tensor) -> None:
-    """A knock-out hears a part by its module."""
+    """What a part reads and writes is heard by its module."""
     hear(part.passes("output"), "output", lambda: model.outputs(ids))
 
 

@@ -193,12 +193,21 @@ class Attention(nn.Module):
         return self.o_proj(z.transpose(1, 2).flatten(2)), pattern
 
     def by_head(
-        self, x: Float[Tensor, "b t d"], turn: tuple[Tensor, Tensor] | None = None
+        self,
+        x: Float[Tensor, "b t d"],
+        turn: tuple[Tensor, Tensor] | None = None,
+        keys: Float[Tensor, "b t d"] | None = None,
+        values: Float[Tensor, "b t d"] | None = None,
     ) -> tuple[Float[Tensor, "b h t d"], Float[Tensor, "b h t s"]]:
         """What each head writes, the layer's output bias apart, and its pattern: ``forward`` before
-        heads are added up.
+        heads are added up. Where ``keys`` or ``values`` are given, these are what W_K or W_V reads.
         """
-        z, pattern = self._look(*self._project(x, turn), None)
+        q, k, v = self._project(x, turn)
+        if keys is not None:
+            k = self._project(keys, turn)[1]
+        if values is not None:
+            v = self._project(values, turn)[2]
+        z, pattern = self._look(q, k, v, None)
         return z @ self.per_head("o_proj"), pattern
 
     def per_head(self, name: str) -> Float[Tensor, "head a b"]:

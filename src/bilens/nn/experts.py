@@ -1,6 +1,6 @@
 """A mixture of experts: many MLPs, of which a router picks a few for each token."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
 import torch
@@ -45,11 +45,14 @@ class Experts(nn.Module):
         self.experts = nn.ModuleList(experts)
 
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        return self._sum(x, range(len(self.experts)))
-
-    def written(self, n: int, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        """What expert ``n`` writes, weighed; zeros where no token is routed to it."""
-        return self._sum(x, (n,))
+        flat = x.reshape(-1, x.shape[-1])
+        out = torch.zeros_like(flat)
+        for (rows, weights), expert in zip(self.shares(flat), self.experts, strict=True):
+            # while training also on no rows: of several processes each has every gradient then
+            if len(rows) or self.training:
+                written = weights[:, None] * expert(flat[rows])
+                out.index_add_(0, rows, written.to(out.dtype))
+        return out.view_as(x)
 
     def reads(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "_ d"]]:
         """What each expert reads of ``x``: the rows that are routed to it."""
@@ -105,14 +108,3 @@ class Experts(nn.Module):
         logits = self.gate(x)
         probabilities = logits.softmax(-1, dtype=working_dtype(logits.dtype))
         return probabilities, probabilities.topk(self.active, -1).indices
-
-    def _sum(self, x: Float[Tensor, "*b d"], chosen: Iterable[int]) -> Float[Tensor, "*b d"]:
-        flat = x.reshape(-1, x.shape[-1])
-        out, shares = torch.zeros_like(flat), self.shares(flat)
-        for n in chosen:
-            rows, weights = shares[n]
-            # while training also on no rows: of several processes each has every gradient then
-            if len(rows) or self.training:
-                written = weights[:, None] * self.experts[n](flat[rows])
-                out.index_add_(0, rows, written.to(out.dtype))
-        return out.view_as(x)

@@ -37,7 +37,7 @@ from bilens.wiring.model import (
     Worded,
     require_expandable,
 )
-from bilens.wiring.parts import Heads, Layer, Mixture, Outlet, Part, Renormed
+from bilens.wiring.parts import Heads, Layer, Mixture, Part, Renormed
 from bilens.wiring.places import Place, find_place, module_name, short_name
 from bilens.wiring.precision import eager, explained, explains, held_in_half, is_half
 
@@ -66,7 +66,6 @@ __all__ = [
     "Multilinear",
     "Normalised",
     "Opaque",
-    "Outlet",
     "Part",
     "Place",
     "Prompt",

@@ -7,9 +7,9 @@ layer has a gate, an expert is gated by its router, a convolution is mixed by a 
 fixes. They differ in these fields and nowhere else.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 
 import torch
 from jaxtyping import Float, Int
@@ -166,20 +166,38 @@ class Multilinear:
 
     def says(self, x: Float[Tensor, "t d"]) -> tuple[Float[Tensor, "t d"], float]:
         """What the weights say is written where ``x`` is read, and the size of what is added up."""
-        rows = slice(None) if self.rows is None else self.rows
-        hidden, sizes = torch.ones_like(x[rows, :1]), torch.ones_like(x[rows, :1])
-        for n, leg in enumerate(self.form.legs):
-            mix = self.mix(n)
-            features = leg(x[rows] if mix is None else x)
-            weights = None if mix is None else mix.values[rows]
-            hidden = hidden * (features if weights is None else weights @ features)
-            sizes = sizes * (features if weights is None else weights.abs() @ features.abs()).abs()
-        if self.gate is not None:
-            hidden, sizes = hidden * self.gate.values, sizes * self.gate.values.abs()
+        features = [leg(x) for leg in self.form.legs]
+        sizes = self._hidden([side.abs() for side in features], torch.abs)
         size = (sizes @ self.form.out.abs().mT).max() if sizes.numel() else 0.0
-        written = x.new_zeros(len(x), len(self.form.out))
-        written[rows] = hidden @ self.form.out.mT
-        return written, float(size)
+        return self.product(features), float(size)
+
+    def product(self, features: Sequence[Float[Tensor, "t k"]]) -> Float[Tensor, "t d"]:
+        """What it writes where these are the features of its legs at each position."""
+        hidden = self._hidden(features, lambda given: given)
+        if self.rows is None:
+            return hidden @ self.form.out.mT
+        written = hidden.new_zeros(len(features[0]), len(self.form.out))
+        written[self.rows] = hidden @ self.form.out.mT
+        return written
+
+    def _hidden(
+        self, features: Sequence[Float[Tensor, "t k"]], fixed: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "n k"]:
+        """The product of the legs' features where it writes, mixed and gated by ``fixed`` of what
+        the pass fixed.
+        """
+        sides = []
+        for n, side in enumerate(features):
+            mix = self.mix(n)
+            here = side[self._at] if mix is None else fixed(mix.values[self._at]) @ side
+            sides.append(here)
+        hidden = reduce(torch.mul, sides)
+        return hidden if self.gate is None else hidden * fixed(self.gate.values)
+
+    @property
+    def _at(self) -> slice | Int[Tensor, " n"]:
+        """The positions at which it writes, as an index."""
+        return slice(None) if self.rows is None else self.rows
 
     def _gated(self, hidden: Float[Tensor, "*b k"], t: int) -> Float[Tensor, "*b k"]:
         """Hidden features by the gate at t; nothing where nothing is written."""

@@ -3,8 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -29,17 +27,6 @@ from bilens.wiring.kinds import (
 )
 
 
-class Outlet(NamedTuple):
-    """Where in the modules what one source writes passes by: alone in its columns, or added to
-    what others write, and then ``share`` gives what it is of what the module reads.
-    """
-
-    module: nn.Module
-    side: str  # "input" or "output" of the module
-    columns: slice  # of what passes there
-    share: Callable[[Tensor], Tensor] | None = None
-
-
 @dataclass(frozen=True, eq=False)
 class Part(ABC):
     """A part reads the stream through ``norm``, and ``module`` makes what it writes.
@@ -57,6 +44,7 @@ class Part(ABC):
     beside: int = field(default=0, kw_only=True)
 
     looks = False  # whether it reads other positions than its own
+    batched = False  # whether ``run`` takes several inputs of one length at once, (*b, t, d)
 
     @abstractmethod
     def forms(self) -> dict[str, Form]:
@@ -68,17 +56,24 @@ class Part(ABC):
     def writes(self, x: Float[Tensor, "t d"]) -> list[Write]:
         """What it writes given that it read ``x``: all of them add up to ``run(x)``."""
 
-    def run(self, x: Float[Tensor, "t d"]) -> Float[Tensor, "t d"]:
-        """Its own forward pass."""
+    def run(self, x: Float[Tensor, "*b t d"]) -> Float[Tensor, "*b t d"]:
+        """Its own forward pass over one input; over several at once where it is ``batched``."""
         return self.module(x)
-
-    def outlet(self, source: str) -> Outlet:
-        """Where what ``source`` writes can be taken out."""
-        return Outlet(self.module, "output", slice(None))
 
     def passes(self, side: str) -> nn.Module:
         """The module whose input is what it reads, or whose output is what it writes."""
         return self.module
+
+    @property
+    def inner(self) -> "Part":
+        """What it is before a norm over what it writes: itself where there is none."""
+        return self
+
+    def finished(
+        self, made: Float[Tensor, "*b t d"], total: Float[Tensor, "*b t d"]
+    ) -> Float[Tensor, "*b t d"]:
+        """What becomes of ``made`` where ``total`` is all that ``inner`` wrote."""
+        return made
 
     @property
     def experts(self) -> "tuple[Part, ...]":
@@ -107,6 +102,7 @@ class Heads(Part):
     rotary: Rotary | None = None
 
     looks = True
+    batched = True
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -139,13 +135,20 @@ class Heads(Part):
             made.append(Constant(source, self.module.o_proj.bias.expand(len(x), -1)))
         return made
 
-    def run(self, x: Float[Tensor, "t d"]) -> Float[Tensor, "t d"]:
-        return self.module(x[None], self.turn(len(x), x.dtype))[0][0]
+    def run(self, x: Float[Tensor, "*b t d"]) -> Float[Tensor, "*b t d"]:
+        length, width = x.shape[-2:]
+        turn = self.turn(length, x.dtype)
+        return self.module(x.reshape(-1, length, width), turn)[0].view_as(x)
 
-    def outlet(self, source: str) -> Outlet:
-        """The columns of o_proj's input that are one head's."""
-        head, width = self.heads.index(source), self.module.d_head
-        return Outlet(self.module.o_proj, "input", slice(head * width, (head + 1) * width))
+    def by_head(
+        self,
+        queries: Float[Tensor, "t d"],
+        keys: Float[Tensor, "t d"],
+        values: Float[Tensor, "t d"],
+    ) -> Float[Tensor, "head t d"]:
+        """What each head writes where its queries, keys and values read each something else."""
+        turn = self.turn(len(queries), queries.dtype)
+        return self.module.by_head(queries[None], turn, keys[None], values[None])[0][0]
 
     def turn(self, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
         """cos and sin of positions 0 … length − 1."""
@@ -160,6 +163,8 @@ class Layer(Part):
     """An MLP or a bilinear layer: quadratic where it has a tensor; given its gates quadratic where
     they are on one of two sides, and linear where there is one side; else opaque.
     """
+
+    batched = True
 
     def forms(self) -> dict[str, Form]:
         """The factors of its exact tensor."""
@@ -194,6 +199,8 @@ class Mixture(Part):
     module: Experts
     each: tuple[Part, ...] = ()
 
+    batched = True
+
     @classmethod
     def of(cls, name: str, layer: int, norm: Norm, module: Experts) -> "Mixture":
         """Of layers "mlp0.expert0", "mlp0.expert1", …"""
@@ -225,11 +232,6 @@ class Mixture(Part):
                 made.append(_routed(write, gate, whole, share))
         return made
 
-    def outlet(self, source: str) -> Outlet:
-        n = [expert.name for expert in self.experts].index(source)
-        share = partial(self.module.written, n)
-        return Outlet(self.module, "output", slice(None), share)
-
 
 @dataclass(frozen=True, eq=False)
 class Renormed(Part):
@@ -253,6 +255,19 @@ class Renormed(Part):
         return self.part.looks
 
     @property
+    def batched(self) -> bool:  # type: ignore[override]
+        return self.part.batched
+
+    @property
+    def inner(self) -> Part:
+        return self.part
+
+    def finished(
+        self, made: Float[Tensor, "*b t d"], total: Float[Tensor, "*b t d"]
+    ) -> Float[Tensor, "*b t d"]:
+        return (self.out_norm.scale(total) * self.out_norm.linear(made)).to(made)
+
+    @property
     def experts(self) -> tuple[Part, ...]:
         return self.part.experts
 
@@ -274,12 +289,8 @@ class Renormed(Part):
         scale = self.out_norm.scale(self.part.run(x))
         return [self._write(write, scale) for write in self.part.writes(x)]
 
-    def run(self, x: Float[Tensor, "t d"]) -> Float[Tensor, "t d"]:
+    def run(self, x: Float[Tensor, "*b t d"]) -> Float[Tensor, "*b t d"]:
         return self.out_norm(self.part.run(x))
-
-    def outlet(self, source: str) -> Outlet:
-        """Before the norm, whose scale reacts."""
-        return self.part.outlet(source)
 
     def passes(self, side: str) -> nn.Module:
         return self.out_norm if side == "output" else self.part.passes(side)

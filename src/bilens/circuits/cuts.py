@@ -1,0 +1,229 @@
+"""What is taken out of a pass, by name: components, edges, products, positions.
+
+    what   := position | item ["@" position]
+    item   := source                          all that it writes: "L0H3", "mlp1", "embed"
+            | part                            all of an attention layer's heads: "attn0"
+            | source "→" reader ["." "QKV"]   what one part reads of another: "L0H2→L1H0.K"
+            | source "(" source, … ")"        one product of what a layer reads: "mlp1(mlp0, L1H3)"
+
+A reader is a part, one of its sources, or "logits", what the readout reads. "->" is an arrow too.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from bilens.base.errors import ArgumentError
+from bilens.base.numerics import is_whole
+from bilens.circuits.paths import ONE, Apply, One, Write, parse
+from bilens.circuits.recording import Recording
+from bilens.wiring import BIAS, EMBEDDING, POSITION, Source
+
+LOGITS = "logits"
+LEAVES = (EMBEDDING, POSITION)
+ARROW = re.compile(r"\s*(?:→|->)\s*")
+SUFFIX = re.compile(r"(?P<item>.*[^\s@])\s*@\s*(?P<position>-?\d+)\s*", re.DOTALL)
+LOOK = re.compile(r"@\s*\d+(?:\s*,\s*\d+)*\s*(?:→|->)\s*\d+")
+LEG = re.compile(r"(?P<reader>.+)\.(?P<leg>[QKV])")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What is taken out: ``part`` is where the pass changes first, −1 for what the model writes
+    first and the number of parts for the readout; ``where``: at which positions.
+    """
+
+    text: str
+    part: int
+    where: tuple[int, ...]
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Component(Cut):
+    """All that ``sources`` of one part write."""
+
+
+@dataclass(frozen=True)
+class Edge(Cut):
+    """What ``reader`` reads of ``sources``: a source of the part or, where it is empty, all of
+    them; ``leg``: its queries, keys or values alone.
+    """
+
+    reader: str = ""
+    leg: str = ""
+
+
+@dataclass(frozen=True)
+class Product(Cut):
+    """The product of ``sources`` in what ``reader`` writes, in both orders."""
+
+    reader: str = ""
+
+
+def read_cuts(recording: Recording, what: object, at: object = None) -> tuple[Cut, ...]:
+    """``what`` is taken out, one thing or several, at the positions ``at`` where it names none.
+
+    Errors: ArgumentError for what names nothing of the model, and for parts that do not follow one
+    another.
+    """
+    given = what if isinstance(what, Iterable) and not isinstance(what, str) else (what,)
+    read = _Reader(recording, _positions(recording, at))
+    found = [cut for one in given for cut in read.cuts(one)]
+    if not found:
+        raise ArgumentError("what", must="name at least one component", got="none")
+    return tuple(dict.fromkeys(found))
+
+
+def _positions(recording: Recording, at: object) -> tuple[int, ...]:
+    """The positions that ``at`` says: all, one, or several."""
+    if at is None:
+        return tuple(range(recording.length))
+    if not is_whole(at) and not isinstance(at, Iterable):
+        raise ArgumentError("at", must="be positions, or one", got=repr(at))
+    given: list[Any] = list(at) if isinstance(at, Iterable) else [at]
+    return tuple(sorted({recording.position(n, "at", "hold positions") for n in given}))
+
+
+class _Reader:
+    """From texts to what they name in one recording."""
+
+    def __init__(self, recording: Recording, where: tuple[int, ...]) -> None:
+        self.recording, self.where = recording, where
+        single = [source for source in recording.sources if source.kind != BIAS]
+        self.named: dict[str, tuple[Source, ...]] = {s.name: (s,) for s in single}
+        self.readers = {source.name: source.part for source in single if source.part >= 0}
+        for n, part in enumerate(recording.wiring.parts):
+            own = tuple(source for source in single if source.part == n)
+            self.named.setdefault(part.name, own)
+            self.readers.setdefault(part.name, n)
+
+    def cuts(self, one: object) -> list[Cut]:
+        """What one name, or one position, means."""
+        if is_whole(one):
+            return [self.position(one, f"@{one}")]  # type: ignore[arg-type]
+        if not isinstance(one, str):
+            must = 'name components, "L0H3" or "mlp1(mlp0, L0H3)" say, or be positions'
+            raise ArgumentError("what", must=must, got=repr(one))
+        return [self.item(one.strip())]
+
+    def position(self, n: object, text: str) -> Cut:
+        """All that is written first at one position."""
+        where = (self.recording.position(n, "what", "be a position"),)  # type: ignore[arg-type]
+        leaves = tuple(s.name for s in self.recording.sources if s.kind in LEAVES)
+        return Component(text, -1, where, leaves)
+
+    def item(self, text: str) -> Cut:
+        if LOOK.search(text):
+            todo = 'Name an edge and where it is read: "mlp0→L1H0.V", at=[5].'
+            must = "name one step, without where a head looks"
+            raise ArgumentError(f"{text!r}", must=must, got="a path", todo=todo)
+        where, item = self.where, text
+        if suffix := SUFFIX.fullmatch(text):
+            item, n = suffix["item"], int(suffix["position"])
+            where = (self.recording.position(n, f"the position of {text!r}"),)
+        if ARROW.search(item):
+            return self.edge(text, item, where)
+        if "(" in item:
+            return self.product(text, item, where)
+        sources = self.sources(item, "what")
+        return Component(text, sources[0].part, where, tuple(s.name for s in sources))
+
+    def sources(self, name: str, who: str) -> tuple[Source, ...]:
+        """The sources that a name means: one, or all of a part that come apart from it."""
+        if not self.named.get(name):
+            listed = ", ".join(name for name, sources in self.named.items() if sources)
+            raise ArgumentError(who, must=f"be among {listed}", got=repr(name))
+        return self.named[name]
+
+    def edge(self, text: str, item: str, where: tuple[int, ...]) -> Cut:
+        ends = ARROW.split(item)
+        if len(ends) != 2:
+            must = "have one arrow, from what is read to what reads it"
+            raise ArgumentError(f"the edge {text!r}", must=must, got=f"{len(ends) - 1}")
+        name, reader = ends
+        sources = self.sources(name, f"where the edge {text!r} begins")
+        if reader == LOGITS:
+            part, own, leg = len(self.recording.wiring.parts), "", ""
+        else:
+            part, own, leg = self.reader(text, reader)
+        self.require_read(text, part, reader, [source.name for source in sources])
+        return Edge(text, part, where, tuple(s.name for s in sources), own, leg)
+
+    def reader(self, text: str, name: str) -> tuple[int, str, str]:
+        """The part that reads, which of its sources alone, and by which leg."""
+        leg = ""
+        if name not in self.readers and (found := LEG.fullmatch(name)):
+            name, leg = found["reader"], found["leg"]
+        if name not in self.readers:
+            listed = ", ".join((*self.readers, LOGITS))
+            must = f"be among {listed}"
+            raise ArgumentError(f"where the edge {text!r} ends", must=must, got=repr(name))
+        n = self.readers[name]
+        part = self.recording.wiring.parts[n]
+        own = name if name != part.name else ""
+        if own and part.experts:
+            self.refuse_expert(text, own)
+        if leg and part.attention is None:
+            must = "be an attention layer's or head's, to have queries, keys and values"
+            raise ArgumentError(f"where the edge {text!r} ends", must=must, got=name)
+        self.require_understood(text, n, own)
+        return n, own, leg
+
+    def refuse_expert(self, text: str, name: str) -> NoReturn:
+        """An expert is routed by what the whole mixture reads."""
+        must = "be a whole layer, or a head"
+        todo = "The router reads what experts read: name the mixture, or the expert's write."
+        raise ArgumentError(f"where the edge {text!r} ends", must=must, got=name, todo=todo)
+
+    def require_understood(self, text: str, part: int, own: str) -> None:
+        """Raise ArgumentError for a reader that says nothing of its write."""
+        sources = [s.name for s in self.recording.sources if s.part == part]
+        opaque = set(sources if not own else [own]) & set(self.recording.opaque)
+        if opaque:
+            must = "come apart, to be read without one of its inputs"
+            todo = "It is opaque: take it out whole."
+            raise ArgumentError(f"{text!r}: {min(opaque)}", must=must, got="no", todo=todo)
+
+    def product(self, text: str, item: str, where: tuple[int, ...]) -> Cut:
+        node = parse(item)
+        if not isinstance(node, Apply):
+            must = 'be a layer and what it multiplies, "mlp1(mlp0, L0H3)" say'
+            raise ArgumentError(f"{text!r}", must=must, got="no product")
+        reader = node.source
+        if reader not in self.recording.products:
+            listed = ", ".join(self.recording.products)
+            raise ArgumentError(f"{text!r}: what reads", must=f"be among {listed}", got=reader)
+        written = self.recording.products[reader]
+        inputs = [self.input(text, child) for child in node.inputs]
+        if len(inputs) != written.degree:
+            must = f"have {written.degree} inputs, as {reader} multiplies so many"
+            raise ArgumentError(f"{text!r}", must=must, got=len(inputs))
+        part = written.source.part
+        self.require_read(text, part, reader, [name for name in inputs if name != ONE])
+        if self.recording.wiring.parts[part].experts:
+            self.refuse_expert(text, reader)
+        if ONE in inputs and not any(c is not None for c in self.recording.constants(written)):
+            must = "be read, where there is a bias"
+            raise ArgumentError(f"{text!r}: the constant 1", must=must, got=f"none in {reader}")
+        return Product(text, part, where, tuple(inputs), reader)
+
+    def input(self, text: str, node: object) -> str:
+        """What one input of a product is called."""
+        if isinstance(node, One):
+            return ONE
+        if not isinstance(node, Write):
+            must = "be sources, or 1"
+            todo = "A path of several steps is a term of expand; ablate takes it out of the sum."
+            raise ArgumentError(f"{text!r}: what is multiplied", must=must, got="a path", todo=todo)
+        return self.sources(node.source, f"{text!r}: what is multiplied")[0].name
+
+    def require_read(self, text: str, part: int, reader: str, names: Sequence[str]) -> None:
+        """Raise ArgumentError unless a part reads all of ``names``."""
+        read = [self.recording.sources[n].name for n in self.recording.reads[part]]
+        for name in names:
+            if name not in read:
+                listed = ", ".join(read)
+                must = f"be among what {reader} reads: {listed}"
+                raise ArgumentError(f"{text!r}: {name}", must=must, got="what it does not read")

@@ -1,0 +1,197 @@
+"""What a target loses when components and pairs are really taken out: all of them, ranked."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bilens.base.charts import DRAWN, ranked
+from bilens.base.errors import ArgumentError
+from bilens.base.numerics import is_whole
+from bilens.base.results import Result
+from bilens.circuits.cuts import Component, Cut, Product, read_cuts
+from bilens.circuits.engine import Engine
+from bilens.circuits.knockout import (
+    Knockout,
+    outer_goal,
+    read_ways,
+    recorded_target,
+    removal,
+)
+from bilens.circuits.paths import Write, text
+from bilens.circuits.recording import Recording, record
+from bilens.circuits.rerun import Changes, Rerun
+from bilens.circuits.targets import Goal, Target, direction
+from bilens.wiring import BIAS, Expandable, explains
+
+PAIRS = 50
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Effects(Result):
+    """Components and pairs by what the target loses without them: the largest effect first, beside
+    what the terms of an expansion say of the same.
+
+    Columns of ``to_frame()``: ``what`` was taken out, alone; its ``kind``; ``effect``, by how much
+    the target falls (in logits, where zero stands in its place) when all downstream reacts;
+    ``direct``, what it writes to the target itself; ``the attribution``, whether the effect
+    confirms the direct terms; then effect and direct where the mean, or another input's
+    activations, stand there. Effects do not add up to the target: one part makes up for another.
+    """
+
+    target: str
+    position: int
+    before: float
+    kinds: tuple[str, ...]
+    knockouts: tuple[Knockout, ...]
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """What stands in the place of what is taken out."""
+        first = self.knockouts[:1]
+        return tuple(one.replaced_by for knockout in first for one in knockout.removals)
+
+    def summary(self) -> str:
+        counts = [f"{self.kinds.count(kind)} of kind {kind}" for kind in dict.fromkeys(self.kinds)]
+        said = [knockout.verdict for knockout in self.knockouts]
+        verdicts = ", ".join(f"{said.count(one)} {one}" for one in dict.fromkeys(said))
+        return (
+            f"{self.target} at {self.position}, {self.before:.6g} before, without each of "
+            f"{len(self.knockouts)} in turn ({', '.join(counts)}), {self.ways[0]} in its place; "
+            f"direct terms: {verdicts}"
+        )
+
+    def columns(self) -> tuple[str, ...]:
+        more = [f"{name}, {way}" for way in self.ways[1:] for name in ("effect", "direct")]
+        return "what", "kind", "effect", "direct", "the attribution", *more
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [
+            dict(zip(self.columns(), self._row(kind, knockout), strict=True))
+            for kind, knockout in zip(self.kinds, self.knockouts, strict=True)
+        ]
+
+    def _row(self, kind: str, knockout: Knockout) -> Iterator[Any]:
+        first, *others = knockout.removals
+        yield from (", ".join(knockout.what), kind, first.effect, first.direct, first.verdict)
+        for other in others:
+            yield from (other.effect, other.direct)
+
+    def figure(self) -> dict[str, Any]:
+        shown = self.rows()[:DRAWN]
+        names, effects, direct, verdicts = (
+            [row[column] for row in shown]
+            for column in ("what", "effect", "direct", "the attribution")
+        )
+        why = [knockout.removals[0].why for knockout in self.knockouts[:DRAWN]]
+        axis = f"loss of {self.target} (logits), {self.ways[0]} in its place"
+        title = f"Effects on {self.target} at {self.position}; ◆ direct terms"
+        hover = {"direct": direct, "the attribution": verdicts, "why": why}
+        made = ranked(names, effects, axis, title, hover=hover)
+        marks = {"type": "scatter", "mode": "markers", "x": direct, "y": list(range(len(names)))}
+        marks |= {"marker": {"symbol": "diamond-open", "size": 9, "color": "#757575"}}
+        return made | {"data": [*made["data"], marks | {"hoverinfo": "skip", "showlegend": False}]}
+
+    def top(self, k: int) -> "Effects":
+        """The ``k`` largest."""
+        return Effects(self.target, self.position, self.before, self.kinds[:k], self.knockouts[:k])
+
+
+@explains
+@torch.no_grad()
+def effects(
+    model: Expandable,
+    inputs: Any,
+    target: Target = None,
+    position: int = -1,
+    *,
+    what: Sequence[str | int] | None = None,
+    pairs: int = PAIRS,
+    with_: Any = None,
+) -> Effects:
+    """Take every head, every layer and the largest pairs out of ``model``, one at a time, and rank
+    them by what ``target`` loses.
+
+    ``what``: names of what to take out instead, as ``knockout`` takes them. ``pairs``: how many
+    pairs of what layers read are tried, those of the largest direct value at the target's position;
+    each is then taken out at all positions. ``target``, ``position`` and ``with_``: as in
+    ``knockout``; the order is by the first way.
+
+    An effect is what happens; the direct terms (what an expansion says of the same) are what
+    happens where nothing reacts. They part where what is downstream reads what was taken out, or
+    makes up for it: ``effects(...).knockouts[0].removals[0].why`` says which parts do.
+
+    Cost: two forward passes in parts, and for each thing and way those parts of a pass that are
+    downstream of it, in batches of 4,096 tokens. Errors: as ``knockout``.
+
+    >>> import bilens
+    >>> model = bilens.load("tinystories-2l")
+    >>> prompt = "Once upon a time there was a little"
+    >>> found = bilens.circuits.effects(model, prompt, (" girl", " boy"))
+    >>> [row["what"] for row in found.rows() if row["kind"] != "pair"][:3]
+    ['attn1', 'mlp1', 'mlp0']
+    """
+    if not is_whole(pairs) or pairs < 0:
+        raise ArgumentError("pairs", must="be a whole number ≥ 0", got=pairs)
+    recording = record(model, inputs)
+    goal = outer_goal(model, recording, target, position)
+    u = direction(model, recording, recorded_target(recording, goal, target))[1]
+    ways, other = read_ways(model, recording, with_)
+    if what is None:
+        cuts = _every_source(recording) + _largest_pairs(recording, goal, pairs)
+    else:
+        cuts = [read_cuts(recording, one) for one in what]
+    rerun = Rerun(recording, goal, u, other)
+    outcomes = rerun.run([Changes(cut, way) for cut in cuts for way in ways])
+    found = []
+    for n, cut in enumerate(cuts):
+        own = outcomes[n * len(ways) : (n + 1) * len(ways)]
+        removals = tuple(removal(rerun, *item) for item in zip(ways, own, strict=True))
+        names = tuple(one.text for one in cut)
+        found.append((_kind(recording, cut), Knockout(goal.name, goal.position, names, removals)))
+    found.sort(key=lambda item: -abs(item[1].effect))
+    kinds, knockouts = tuple(zip(*found, strict=True)) or ((), ())
+    return Effects(goal.name, goal.position, goal.forward, kinds, knockouts)
+
+
+def _every_source(recording: Recording) -> list[tuple[Cut, ...]]:
+    """Every source and whole layer."""
+    found: list[str] = []
+    for n, part in enumerate(recording.wiring.parts):
+        own = [s.name for s in recording.sources if s.part == n and s.kind != BIAS]
+        found += own if len(own) < 2 or part.name in own else [*own, part.name]
+    return [read_cuts(recording, name) for name in found]
+
+
+def _largest_pairs(recording: Recording, goal: Goal, k: int) -> list[tuple[Cut, ...]]:
+    """The pairs of the largest direct value, over all layers that write to the target."""
+    engine, everywhere = Engine(recording), tuple(range(recording.length))
+    found: list[tuple[float, Product]] = []
+    for name, product in recording.products.items():
+        n = product.source.part
+        writes = Write(name, goal.position) in goal.roots
+        if product.degree != 2 or product.looks or recording.wiring.parts[n].experts or not writes:
+            continue
+        values, nodes = engine.pair_matrix(name, goal.position, goal.q)
+        sizes, names = values.abs().flatten(), list(map(text, nodes))
+        largest = sizes.topk(min(k, len(names) * (len(names) + 1) // 2))
+        for size, place in zip(largest.values.tolist(), largest.indices.tolist(), strict=True):
+            pair = (names[place // len(names)], names[place % len(names)])
+            found.append((size, Product(f"{name}({', '.join(pair)})", n, everywhere, pair, name)))
+    found.sort(key=lambda item: -item[0])
+    return [(pair,) for _, pair in found[:k]]
+
+
+def _kind(recording: Recording, cuts: Sequence[Cut]) -> str:
+    """What kind of thing is taken out."""
+    if len(cuts) > 1:
+        return "several"
+    (cut,) = cuts
+    if not isinstance(cut, Component):
+        return "pair" if isinstance(cut, Product) else "edge"
+    if cut.part < 0:
+        return "embedding"
+    if len(cut.sources) > 1 or cut.text == recording.wiring.parts[cut.part].name:
+        return "layer"
+    return "expert" if recording.wiring.parts[cut.part].experts else "head"

@@ -1,0 +1,272 @@
+"""Passes of one recorded input with something taken out, many at once.
+
+A pass goes part by part through the model's own modules. One with something taken out is the
+recorded pass up to there, so it begins where it first differs, and all that have begun go on
+together, as one batch. What is downstream reacts: patterns, gates, norms, soft-caps.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bilens.base.numerics import tolerance
+from bilens.circuits.altered import OTHER, Altering, Met, Recorded, in_place, sum_of, valued
+from bilens.circuits.cuts import Component, Cut
+from bilens.circuits.recording import Recording
+from bilens.circuits.targets import Goal
+from bilens.wiring import Part
+
+TOKENS = 4096  # of all passes of a batch together
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is taken out of one pass, and what stands in its place: "zero", its "mean" over the
+    positions, or what it is in the "other" input's pass.
+    """
+
+    cuts: tuple[Cut, ...]
+    way: str
+
+    @cached_property
+    def first(self) -> int:
+        """The part at which the pass first differs; 0 where what is written first does."""
+        return max(min(cut.part for cut in self.cuts), 0)
+
+    def at(self, part: int) -> list[Cut]:
+        return [cut for cut in self.cuts if cut.part == part]
+
+    @cached_property
+    def named(self) -> set[str]:
+        """The sources whose writes are asked for on the way."""
+        carried = (cut.sources for cut in self.cuts if not isinstance(cut, Component))
+        return {name for sources in carried for name in sources}
+
+
+class Outcome(NamedTuple):
+    """What became of the target: ``after``; ``direct``, what it loses where nothing reacts;
+    ``through``: what it loses by how each part reacts.
+    """
+
+    after: float
+    direct: float
+    through: dict[str, float]
+
+
+class Rerun:
+    """Passes of ``recording`` with changes, and what they do to the target ``goal``, which is ``u``
+    of the outputs. ``other``: the pass whose activations may stand in the place of its own.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        goal: Goal,
+        u: Float[Tensor, " out"],
+        other: Recording | None = None,
+    ) -> None:
+        self.recording, self.goal, self.u = recording, goal, u
+        self.parts = recording.wiring.parts
+        self.clean = Recorded(recording)
+        self.other = None if other is None else Recorded(other)
+        self.heard = {recording.sources[n].part for n in recording.reads[-1]}  # by the readout
+        self.depth = 1 + max((part.beside for part in self.parts), default=0)
+        parts = range(-1, len(self.parts))
+        self.wrote = [recording.writes[self.sources(n)].sum(0) for n in parts]  # the leaves first
+        self.totals = self._totals()
+
+    def run(self, passes: Sequence[Changes]) -> list[Outcome]:
+        """What becomes of the target in each. Cost: of each pass the parts from where it differs.
+        Memory: that of 4,096 tokens at once, or of one pass.
+        """
+        order = sorted(range(len(passes)), key=lambda n: passes[n].first)
+        at_once = max(1, TOKENS // self.recording.length)
+        found: dict[int, Outcome] = {}
+        for start in range(0, len(order), at_once):
+            some = order[start : start + at_once]
+            made = _Batch(self, [passes[n] for n in some]).run()
+            found |= dict(zip(some, made, strict=True))
+        return [found[n] for n in range(len(passes))]
+
+    @cached_property
+    def rounding(self) -> float:
+        """What of the target may be rounding, by the sizes that it is the sum of."""
+        values = self.recording.writes[:, self.goal.position] @ self.goal.q
+        return tolerance(values.dtype) * (float(values.abs().sum()) + abs(self.goal.constant))
+
+    def altering(self, changes: Changes, n: int) -> Altering:
+        """What takes the cuts of part ``n`` out; of the readout, for the number of parts."""
+        other = None if self.other is None or changes.way != OTHER else self.other.met(n)
+        return Altering(changes.at(n), changes.way, other)
+
+    def leaves(self, changes: Changes) -> dict[str, Float[Tensor, "t d"]]:
+        """What is written first, where it is taken out."""
+        other = self.other if changes.way == OTHER else None
+        found: dict[str, Tensor] = {}
+        for cut in changes.at(-1):
+            for name in cut.sources:
+                there = None if other is None else other.source(name)
+                own = found.get(name, self.clean.source(name))
+                found[name] = in_place(own, changes.way, cut.where, there)
+        return found
+
+    def sources(self, n: int) -> list[int]:
+        """The sources of part ``n``; the leaves, for −1."""
+        return [i for i, source in enumerate(self.recording.sources) if source.part == n]
+
+    def said(self, stream: Float[Tensor, "*b d"]) -> Float[Tensor, "*b"]:
+        """What ``u`` says of the outputs that the readout makes of a stream."""
+        return self.recording.wiring.outputs(stream) @ self.u
+
+    def _totals(self) -> list[Float[Tensor, "t d"]]:
+        """The recorded stream before each part and after the last."""
+        found = [self.wrote[0]]
+        for written in self.wrote[1:]:
+            accumulates = self.recording.wiring.accumulates
+            found.append(found[-1] + written if accumulates else written)
+        return found
+
+
+@dataclass
+class _Row:
+    """One pass on its way: what sources wrote in it whose writes are asked for."""
+
+    changes: Changes
+    wrote: dict[str, Tensor] = field(default_factory=dict)
+    direct: float = 0.0
+    through: dict[str, float] = field(default_factory=dict)
+
+
+class _Batch:
+    """Some passes at once, in the order in which they begin."""
+
+    def __init__(self, rerun: Rerun, passes: Sequence[Changes]) -> None:
+        self.rerun, self.rows = rerun, [_Row(changes) for changes in passes]
+        self.begun = 0
+        like = rerun.totals[0]
+        # the stream before the next part, and before those ahead of it as far as any looks back
+        self.history = [like.new_zeros(0, *like.shape)] * rerun.depth
+
+    def run(self) -> list[Outcome]:
+        for n, part in enumerate(self.rerun.parts):
+            self._begin(n)
+            if self.begun:
+                written = self._written(n, part)
+                accumulates = self.rerun.recording.wiring.accumulates
+                after = self.history[-1] + written if accumulates else written
+                self.history = [*self.history[1:], after]
+        self._begin(len(self.rerun.parts))
+        ends = self.history[-1][:, self.rerun.goal.position]
+        read = torch.stack([end + self._end(row) for end, row in zip(ends, self.rows, strict=True)])
+        said = self.rerun.said(read).tolist()
+        return [
+            Outcome(after, row.direct, row.through)
+            for after, row in zip(said, self.rows, strict=True)
+        ]
+
+    def _end(self, row: _Row) -> Float[Tensor, " d"]:
+        """What taking edges to the readout out adds to what it reads."""
+        rerun = self.rerun
+        n, at = len(rerun.parts), rerun.goal.position
+        if not row.changes.at(n):
+            return torch.zeros_like(rerun.goal.q)
+        met = replace(rerun.clean.met(n), source=self._source(row))
+        moved = rerun.altering(row.changes, n).moved(met)[at]
+        row.direct -= float(moved @ rerun.goal.q)
+        return moved
+
+    def _begin(self, n: int) -> None:
+        """Let the passes join that first differ at part ``n``."""
+        new = [row for row in self.rows[self.begun :] if row.changes.first == n]
+        if not new:
+            return
+        totals = self.rerun.totals
+        for back in range(self.rerun.depth):
+            clean = totals[max(n - back, 0)].expand(len(new), -1, -1)
+            place = -1 - back
+            self.history[place] = torch.cat([self.history[place], clean])
+        for i, row in enumerate(new, self.begun):
+            self._lead(i, row)
+        self.begun += len(new)
+
+    def _lead(self, i: int, row: _Row) -> None:
+        """Take out what the model writes first."""
+        rerun = self.rerun
+        for name, value in rerun.leaves(row.changes).items():
+            less = value - rerun.clean.source(name)
+            row.wrote[name] = value
+            for stream in self.history:
+                stream[i] += less
+            if -1 in rerun.heard:
+                row.direct -= float(less[rerun.goal.position] @ rerun.goal.q)
+
+    def _written(self, n: int, part: Part) -> Float[Tensor, "b t d"]:
+        """What part ``n`` writes in each pass that has begun, and what that does to the target."""
+        rerun, at = self.rerun, self.rerun.goal.position
+        stream = self.history[-1 - part.beside]
+        written = torch.empty_like(stream)
+        apart = {i for i in range(self.begun) if self._asks(n, self.rows[i])}
+        plain = [i for i in range(self.begun) if i not in apart]
+        if plain:
+            read = rerun.recording.norm(n)(stream[plain])
+            written[plain] = part.run(read) if part.batched else torch.stack(
+                [part.run(one) for one in read]
+            )  # fmt: skip
+        held = torch.zeros(self.begun, dtype=stream.dtype, device=stream.device)
+        for i in apart:
+            written[i], less = self._apart(n, self.rows[i], stream[i])
+            held[i] = less[at] @ rerun.goal.q
+        if n in rerun.heard:
+            clean = rerun.wrote[n + 1][at]
+            lost = ((clean - written[:, at]) @ rerun.goal.q).tolist()
+            for row, whole, direct in zip(self.rows, lost, held.tolist(), strict=False):
+                row.direct += direct
+                row.through[part.name] = whole - direct
+        return written
+
+    def _asks(self, n: int, row: _Row) -> bool:
+        """Whether part ``n`` is looked into, in that pass."""
+        if row.changes.at(n):
+            return True
+        sources = self.rerun.recording.sources
+        return any(sources[i].name in row.changes.named for i in self.rerun.sources(n))
+
+    def _apart(
+        self, n: int, row: _Row, stream: Float[Tensor, "t d"]
+    ) -> tuple[Float[Tensor, "t d"], Float[Tensor, "t d"]]:
+        """What a part writes with its cuts taken out, and what of it these are where nothing
+        reacts.
+        """
+        rerun, part, changes = self.rerun, self.rerun.parts[n], row.changes
+        altering, clean = rerun.altering(changes, n), rerun.clean.met(n)
+        begins = changes.first == n and not changes.at(-1)
+        met = clean if begins else self._met(n, row, stream)
+        touched = altering.writes(part, met, react=True)
+        total = met.total - _less(met, touched)
+        for write, value in met.writes:
+            name = write.source.name
+            if name in changes.named:
+                row.wrote[name] = part.finished(touched.get(name, value), total)
+        held = touched if begins and altering.held else altering.writes(part, clean, react=False)
+        return part.finished(total, total), part.finished(_less(clean, held), clean.total)
+
+    def _met(self, n: int, row: _Row, stream: Float[Tensor, "t d"]) -> Met:
+        """What part ``n`` meets in a pass that has begun before it."""
+        norm = self.rerun.recording.norm(n)
+        inner = self.rerun.parts[n].inner
+        return Met(norm, stream, self._source(row), valued(inner, norm(stream)))
+
+    def _source(self, row: _Row) -> Callable[[str], Float[Tensor, "t d"]]:
+        """What a source wrote in that pass."""
+        return lambda name: row.wrote[name] if name in row.wrote else self.rerun.clean.source(name)
+
+
+def _less(met: Met, touched: Mapping[str, Float[Tensor, "t d"]]) -> Float[Tensor, "t d"]:
+    """How much less a part writes where some of its sources write ``touched``."""
+    less = [met.made(name) - value for name, value in touched.items()]
+    return sum_of(less) if less else torch.zeros_like(met.stream)
