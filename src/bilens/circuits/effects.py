@@ -134,6 +134,8 @@ def effects(
     """
     if not is_whole(pairs) or pairs < 0:
         raise ArgumentError("pairs", must="be a whole number ≥ 0", got=pairs)
+    if what is not None and not len(what):
+        raise ArgumentError("what", must="name at least one component", got="none")
     recording = record(model, inputs)
     goal = outer_goal(model, recording, target, position)
     u = direction(model, recording, recorded_target(recording, goal, target))[1]
