@@ -30,8 +30,7 @@ def build(kind):
         initializer_range=0.5,
         **more,
     )
-    model = bilens.Transformer(config).double().eval().requires_grad_(False)
-    return model
+    return bilens.Transformer(config).double().eval().requires_grad_(False)
 
 
 IDS = torch.tensor([1, 4, 2, 7, 3])
