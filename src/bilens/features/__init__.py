@@ -1,7 +1,9 @@
 """Floor 6: features. Sparse dictionaries, and what they do to a layer's tensor."""
 
+from bilens.features.cofiring import Cofiring, FiringPairs, cofiring
 from bilens.features.dictionary import Dictionary
 from bilens.features.examples import Example, Examples, InContext, examples
+from bilens.features.firing import Firing, firing
 from bilens.features.forms import FeatureEigen, FeatureForm, FeatureGates, Readings
 from bilens.features.interactions import Explanation, Interactions, interactions
 from bilens.features.latents import Pursuit
@@ -15,6 +17,7 @@ from bilens.features.transcoders import read_transcoder
 from bilens.features.words import Words
 
 __all__ = [
+    "Cofiring",
     "Dictionary",
     "DictionaryRecipe",
     "Example",
@@ -24,6 +27,8 @@ __all__ = [
     "FeatureForm",
     "FeatureGates",
     "FeaturePairs",
+    "Firing",
+    "FiringPairs",
     "InContext",
     "Interactions",
     "LowRank",
@@ -33,7 +38,9 @@ __all__ = [
     "Readings",
     "Texts",
     "Words",
+    "cofiring",
     "examples",
+    "firing",
     "interactions",
     "low_rank",
     "mechanisms",

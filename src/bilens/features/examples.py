@@ -23,7 +23,7 @@ from bilens.base.records import Record
 from bilens.base.results import Result
 from bilens.base.words import isolated, printable
 from bilens.features.dictionary import Dictionary
-from bilens.features.interactions import require_features
+from bilens.features.latents import require_features
 from bilens.features.texts import Tap, Texts
 from bilens.features.words import Words, answered, largest, shares, written
 from bilens.wiring import Expandable
@@ -422,7 +422,7 @@ def examples(
 
 def _in_context(tap: Tap, seen: _Seen, answers: Words) -> InContext:
     mean = seen.total / seen.count if seen.count else 0.0
-    scores = written(tap, seen.feature, mean or 1.0)
+    (scores,) = written(tap, [seen.feature], torch.tensor([mean or 1.0]))
     before, at, after = (shares(tap.model, mass, NAMES) for mass in seen.mass)
     edges, counts = seen.histogram.filled
     return InContext(

@@ -20,6 +20,7 @@ from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import near_one, require_finite, scaled
 from bilens.base.results import SHOWN_ROWS, Result
 from bilens.decompose import PairKind, top_pairs
+from bilens.features.cofiring import Cofiring, FiringPairs, pairs_on
 from bilens.features.pairs import FeaturePairs, feature_name, feature_pairs
 
 MEMBERS = 8  # features that a direction is told by, unless asked for more
@@ -211,6 +212,15 @@ class FeatureForm(Result):
         """
         found = top_pairs(self.form, self.writes, k, kind)
         return feature_pairs(found, self.of, kind, self.names)
+
+    def top_on(self, together: Cofiring, k: int = 20, kind: PairKind = "all") -> FiringPairs:
+        """The ``k`` pairs whose terms are largest on a text, by the mean of |coefficient × a_f ×
+        a_g| over its tokens, exactly; ``together``: ``cofiring(model, D, texts)``.
+
+        Cost, of the n latents that fire there: h i² + n i² + n² i. Errors: ArgumentError for what
+        was gathered of another dictionary.
+        """
+        return pairs_on(self.form, self.writes, together, k, kind, self.of, self.names)
 
     @property
     def selves(self) -> Float[Tensor, " f"]:

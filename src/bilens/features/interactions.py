@@ -14,23 +14,24 @@ tensor over x̃ = (1, x): then W̃ has rows (1, base) and (0, w_f), and e become
 maths of feature construction, after Sharkey, arXiv:2305.03452, section 4.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from bilens.algebra import CP, Factored, constant
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import dtype_name, is_whole, require_finite, working_dtype
+from bilens.base.numerics import dtype_name, require_finite, working_dtype
 from bilens.base.records import Record
 from bilens.base.results import Result
 from bilens.decompose import TopEntries, top_entries
 from bilens.features.dictionary import Dictionary
 from bilens.features.forms import FeatureForm
+from bilens.features.latents import require_features
 from bilens.features.pairs import feature_name
 
 PARTS = ("constant", "linear", "self", "cross", "error", "features × error", "error × error")
@@ -317,27 +318,6 @@ class Interactions(Record):
         outputs, inputs, _ = self.shape
         pairs = f"{outputs} output features over pairs of {inputs}"
         return f"<Interactions: {pairs}, rank {self.layer.rank}>"
-
-
-def require_features(features: int | Sequence[int] | Int[Tensor, " n"], size: int) -> list[int]:
-    """The numbers of features, of one or several. Errors: ArgumentError unless each is one of
-    0 … size − 1, and there is one.
-    """
-    if isinstance(features, int):
-        features = (features,)
-    if isinstance(features, Tensor):
-        features = features.flatten().tolist()
-    if isinstance(features, str) or not isinstance(features, Iterable):
-        raise ArgumentError("feature", must="be whole numbers, or one", got=repr(features))
-    chosen = list(features)
-    wrong = [f for f in chosen if not is_whole(f) or not 0 <= f < size]
-    if wrong or not chosen:
-        raise ArgumentError(
-            "feature",
-            must=f"be a whole number from 0 to {size - 1}",
-            got=wrong[0] if wrong else "none",
-        )
-    return [int(f) for f in chosen]
 
 
 def interactions(

@@ -1,16 +1,37 @@
 """Which latents of a dictionary are active, and what is done to an input before it is read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.base.errors import ConfigError
+from bilens.base.errors import ArgumentError, ConfigError
 from bilens.base.numerics import is_whole
 from bilens.base.records import Record
+
+
+def require_features(features: int | Sequence[int] | Int[Tensor, " n"], size: int) -> list[int]:
+    """The numbers of features, of one or several. Errors: ArgumentError unless each is one of
+    0 … size − 1, and there is one.
+    """
+    if isinstance(features, int):
+        features = (features,)
+    if isinstance(features, Tensor):
+        features = features.flatten().tolist()
+    if isinstance(features, str) or not isinstance(features, Iterable):
+        raise ArgumentError("feature", must="be whole numbers, or one", got=repr(features))
+    chosen = list(features)
+    wrong = [f for f in chosen if not is_whole(f) or not 0 <= f < size]
+    if wrong or not chosen:
+        raise ArgumentError(
+            "feature",
+            must=f"be a whole number from 0 to {size - 1}",
+            got=wrong[0] if wrong else "none",
+        )
+    return [int(f) for f in chosen]
 
 
 @dataclass(frozen=True)

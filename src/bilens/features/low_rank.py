@@ -21,7 +21,8 @@ from bilens.base.numerics import is_whole, require_finite
 from bilens.base.results import Result
 from bilens.decompose import Auto, eigen
 from bilens.features.dictionary import Dictionary
-from bilens.features.interactions import read_by, require_features
+from bilens.features.interactions import read_by
+from bilens.features.latents import require_features
 
 NUMBERS = 2**24  # held at once for a block of latents on all tokens
 LEAST = 20  # active tokens below which a correlation says little, unless asked otherwise

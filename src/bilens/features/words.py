@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -57,31 +58,65 @@ def answered(tap: Tap, latents: Sequence[int], first: Int[Tensor, ""], count: in
     of two, with its pre-activation there. Of the first ``TRIED`` tokens of the vocabulary, which
     are its commonest as tokenizers are learnt.
 
-    Cost: a forward pass as far as the place for each of these tokens.
+    Cost: a forward pass as far as the place for each of these tokens. Memory: ``BLOCK`` of them by
+    latents.
     """
-    coder, tokens = tap.dictionary, torch.arange(min(TRIED, len(tap.wiring.readout)))
+    coder, size = tap.dictionary, min(TRIED, len(tap.wiring.readout))
     reads, offset = coder.reads[latents], coder.offset[latents]
-    pre = []
-    for second in tokens.to(first.device).split(BLOCK):
+    best = Leaders.none(len(latents), count, reads)
+    for second in torch.arange(size, device=first.device).split(BLOCK):
         x = tap.heard(torch.stack([first.expand_as(second), second], 1))[1::2]
-        pre.append(coder.normed(x).read @ reads.mT + offset)
-    return [largest(tap.model, column, count) for column in torch.cat(pre).mT]
+        pre = coder.normed(x).read @ reads.mT + offset
+        best = best.with_(pre.mT, second.expand(len(latents), -1))
+    names = tap.model.output_names
+    return [
+        Words(tuple(names(tokens)), values.cpu())
+        for tokens, values in zip(best.tokens, best.values, strict=True)
+    ]
 
 
-def written(tap: Tap, latent: int, activation: float) -> Float[Tensor, " out"]:
-    """What the latent adds to each output on the straight path to the readout, at the norm's scale
-    1, in standard deviations over all outputs.
+class Leaders(NamedTuple):
+    """For each of some latents the tokens of largest values so far."""
+
+    values: Float[Tensor, "m k"]
+    tokens: Int[Tensor, "m k"]
+
+    @classmethod
+    def none(cls, latents: int, count: int, like: Tensor) -> "Leaders":
+        """Places for ``count`` tokens each, at −∞."""
+        values = like.new_full((latents, count), -torch.inf)
+        return cls(values, torch.zeros_like(values, dtype=torch.int64))
+
+    def with_(self, values: Float[Tensor, "m n"], tokens: Int[Tensor, "m n"]) -> "Leaders":
+        """These and others, as many as there were."""
+        values = torch.cat([self.values, values], 1)
+        tokens = torch.cat([self.tokens, tokens], 1)
+        top = values.topk(self.values.shape[1], dim=1)
+        return Leaders(top.values, tokens.gather(1, top.indices))
+
+
+def written(
+    tap: Tap, latents: Sequence[int], activations: Float[Tensor, " m"]
+) -> Float[Tensor, "m out"]:
+    """What each latent, as active as that, adds to each output on the straight path to the readout,
+    at the norm's scale 1, in standard deviations over all outputs.
 
     At what a part reads, that is what the part writes more for base + a w than for the base alone;
     a head looks at its own position.
     """
     coder, wiring = tap.dictionary, tap.wiring
-    delta = activation * coder.writes[latent]
+    delta = activations[:, None].to(coder.writes) * coder.writes[latents]
     if tap.write.side == "input":
-        part = wiring.parts[tap.write.part]
-        with_it, alone = ((coder.base + more).to(wiring.readout) for more in (delta, 0 * delta))
-        delta = (part.run(with_it[None]) - part.run(alone[None]))[0]
+        base = coder.base.to(wiring.readout)
+        delta = _through(tap, base + delta.to(base)) - _through(tap, base[None])
     work = working_dtype(wiring.readout.dtype)
-    scores = wiring.readout.to(work) @ wiring.norm.linear(delta.to(work))
-    deviation = float(scores.std()) or 1.0
-    return (scores - scores.mean()) / deviation
+    scores = wiring.norm.linear(delta.to(work)) @ wiring.readout.to(work).mT
+    deviation = scores.std(1, keepdim=True)
+    scores = scores - scores.mean(1, keepdim=True)
+    return scores / torch.where(deviation > 0, deviation, 1)
+
+
+def _through(tap: Tap, x: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
+    """What the part writes for each row, as a text of its own where it looks at others."""
+    part = tap.wiring.parts[tap.write.part]
+    return torch.cat([part.run(row) for row in x.split(1)]) if part.looks else part.run(x)
