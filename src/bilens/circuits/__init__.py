@@ -19,6 +19,7 @@ from bilens.circuits.pairs import PairMatrix, Pairs, pairs
 from bilens.circuits.patterns import AttentionPatterns, attention_patterns
 from bilens.circuits.promises import Promises, promises
 from bilens.circuits.recording import Recording, record
+from bilens.circuits.rules import Rules, rules
 from bilens.circuits.targets import At
 from bilens.circuits.units import PathUnits, units
 from bilens.circuits.virtual import virtual
@@ -42,6 +43,7 @@ __all__ = [
     "Prompt",
     "Recording",
     "Removal",
+    "Rules",
     "Source",
     "Term",
     "attention_patterns",
@@ -57,6 +59,7 @@ __all__ = [
     "promises",
     "qk_circuit",
     "record",
+    "rules",
     "units",
     "virtual",
 ]

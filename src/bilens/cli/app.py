@@ -36,9 +36,13 @@ COMMANDS = {
     "diff": "What changed between two checkpoints, or over a series of them: the loss, the layers "
     "by similarity, their eigenvectors, and which classes, tokens or features.",
     "expand": "Which paths make this logit, to the last digit.",
+    "features": "The latents of a dictionary on a text: how often each fires and on what; of one, "
+    "the text it fires on, the next token with and without it, and the pairs that make it.",
     "moments": "Mean and covariance of all places of a language model on the training part of a "
     "text, in one pass.",
     "report": "Everything about a model as one page that opens from file:// with no network.",
+    "rules": "The strongest rules of a model from its weights alone: which two tokens write which "
+    "next one, or what a head writes and where it looks.",
     "verify": "Check in float64, on this very model's weights, every identity bilens claims; exit "
     "1 when one fails.",
 }

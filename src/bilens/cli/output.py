@@ -10,12 +10,14 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from bilens.base.files import write_text
 from bilens.base.progress import NO_FIGURES
 from bilens.base.progress import Progress as Report
 from bilens.base.tables import Columns, aligned, cells
@@ -50,6 +52,19 @@ def table(result: "Result", of: str = "") -> Table:
     """All of a result under its summary."""
     rows = result.rows()
     return Table(of + result.summary(), tuple(rows[0]) if rows else result.columns(), rows)
+
+
+def cut(whole: Table, rows: int | None) -> Table:
+    """The first ``rows``, and how many others there are; all for None."""
+    left = 0 if rows is None else max(0, len(whole.rows) - rows)
+    return replace(whole, rows=whole.rows[:rows], left_out=left)
+
+
+def write_results(folder: Path, results: "Mapping[str, Result]") -> None:
+    """Each result by its name as a table (CSV) and as a plot (HTML)."""
+    for name, one in results.items():
+        write_text(folder / f"{name}.csv", one.to_frame().to_csv(index=False))
+        write_text(folder / f"{name}.html", one.plot().to_html(include_plotlyjs=True))
 
 
 def figures(title: str, found: dict[str, Any]) -> Table:

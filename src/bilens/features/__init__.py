@@ -3,7 +3,7 @@
 from bilens.features.cofiring import Cofiring, FiringPairs, cofiring
 from bilens.features.dictionary import Dictionary
 from bilens.features.examples import Example, Examples, InContext, examples
-from bilens.features.firing import Firing, firing
+from bilens.features.firing import By, Firing, firing
 from bilens.features.forms import FeatureEigen, FeatureForm, FeatureGates, Readings
 from bilens.features.interactions import Explanation, Interactions, interactions
 from bilens.features.latents import Pursuit
@@ -17,6 +17,7 @@ from bilens.features.transcoders import read_transcoder
 from bilens.features.words import Words
 
 __all__ = [
+    "By",
     "Cofiring",
     "Dictionary",
     "DictionaryRecipe",

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import bilens
-from bilens.base.files import write_text
 from bilens.cli.options import AsJson, require_count, require_folder
-from bilens.cli.output import Table, progress_bar, say, show, table, warn
+from bilens.cli.output import cut, progress_bar, say, show, table, warn, write_results
 
 if TYPE_CHECKING:
     from bilens.base.results import Result
@@ -63,7 +62,7 @@ def command(
     if output is not None:
         _write(output, found, results)
     rows = k or (None if json else ROWS)
-    show([_cut(table(one), rows) for one in results.values()], json)
+    show([cut(table(one), rows) for one in results.values()], json)
     for line in whole.warnings:
         warn(f"warning: {line}")
     if output is not None and not json:
@@ -74,15 +73,7 @@ def _plural(name: str) -> str:
     return "classes" if name == "class" else f"{name}s"
 
 
-def _cut(whole: Table, rows: int | None) -> Table:
-    """The first rows, and how many others there are."""
-    left = 0 if rows is None else max(0, len(whole.rows) - rows)
-    return Table(whole.title, whole.columns, whole.rows[:rows], left)
-
-
 def _write(folder: Path, found: "Result", results: "dict[str, Result]") -> None:
     """Each table as CSV and as a plot, and the whole result for ``load``."""
-    for name, one in results.items():
-        write_text(folder / f"{name}.csv", one.to_frame().to_csv(index=False))
-        write_text(folder / f"{name}.html", one.plot().to_html(include_plotlyjs=True))
+    write_results(folder, results)
     found.save(folder / "diff.safetensors")

@@ -1,0 +1,67 @@
+"""``bilens rules``: the strongest rules of a model, from its weights alone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import bilens
+from bilens.base.errors import ArgumentError
+from bilens.cli.options import AsJson, ModelFolder, require_count, require_folder
+from bilens.cli.output import Table, say, show, table, write_results
+from bilens.cli.subjects import language_model
+
+ROWS = 20
+
+
+def command(
+    model: ModelFolder,
+    k: Annotated[int, typer.Option("-k", help="Rules to print of each path.")] = ROWS,
+    path: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='A path from the weights: "W_U mlp0(embed, embed)" (default: of the first layer '
+            'that is a tensor), "W_U mlp1(embed, L0H3)", …; repeat it for more.'
+        ),
+    ] = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HEAD",
+            help='Skip rules of a head ("L0H3"): what it writes of each token where it looks, and '
+            "which token looks at which, one position back; repeat it for more.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for tables and plots.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """The strongest rules of a model from its weights alone: which two tokens write which next one,
+    or what a head writes and where it looks. Each value stands beside the root mean square of all.
+    """
+    require_count("-k", k)
+    if output is not None:
+        require_folder("--output", output)
+    asked = [*(path or ()), *(one for head in skip or () for one in _skip(head))]
+    for one in asked:
+        bilens.circuits.paths.parse(one)
+    loaded = language_model(model, str(model))
+    found = [bilens.circuits.rules(loaded, one, k) for one in asked or [""]]
+    if output is not None:
+        write_results(output, {f"rules {n}": one for n, one in enumerate(found)})
+    show(_tables(found), json)
+    if output is not None and not json:
+        say(f"{output}: tables (.csv) and plots (.html)")
+
+
+def _tables(found: "list[bilens.circuits.Rules]") -> Iterator[Table]:
+    return map(table, found)
+
+
+def _skip(head: str) -> tuple[str, str]:
+    """The paths of one head: what it writes, and where it looks."""
+    if not head.isalnum():
+        raise ArgumentError("--skip", must='name a head, "L0H3" say', got=repr(head))
+    return f"W_U {head}(embed)", f"{head}[-1].QK(embed, embed)"
