@@ -14,25 +14,20 @@ import bilens
 from bilens.base.errors import ArgumentError, FileError, ShapeError
 from bilens.features import Dictionary, Examples, Texts, examples
 from bilens.wiring import Prompt
+from tests.latents_made import VOCABULARY, D, F, dictionary, small_model, small_texts
 
 module = sys.modules["bilens.features.examples"]  # examples is its function too
-D, F, VOCABULARY, CONTEXT = 12, 20, 30, 16
 LATENT = 3
 
 
 @pytest.fixture(scope="module")
 def model():
-    config = bilens.TransformerConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=D,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=CONTEXT,
-        initializer_range=0.5,
-    )
-    torch.manual_seed(0)
-    return bilens.Transformer(config).double().eval()
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return small_texts()
 
 
 @pytest.fixture(scope="module")
@@ -40,33 +35,12 @@ def boxed():
     return bilens.load("tinystories-2l")
 
 
-@pytest.fixture(scope="module")
-def texts():
-    generator = torch.Generator().manual_seed(1)
-    lengths = [CONTEXT, 5, 9, 1, 12, CONTEXT, 7, 14, 11, 10]
-    return [torch.randint(VOCABULARY, (n,), generator=generator) for n in lengths]
-
-
-def dictionary(hook="layers.1.mlp.input", **more):
-    """A dictionary with signs of its own: JumpReLU fires on some tokens, not on others."""
-    generator = torch.Generator().manual_seed(2)
-
-    def randn(*shape):
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    fields = {
-        "W_enc": randn(D, F),
-        "W_dec": randn(F, D),
-        "b_enc": randn(F),
-        "b_dec": randn(D),
-        "threshold": torch.full((F,), 2.5).double(),
-        "architecture": "jumprelu",
-        "hook": hook,
-    }
-    return Dictionary(**fields | more)
-
-
-TRANSCODER = {"architecture": "transcoder", "hook_out": "layers.1.mlp.output", "threshold": None}
+TRANSCODER = {
+    "architecture": "transcoder",
+    "hook_out": "layers.1.mlp.output",
+    "threshold": None,
+    "normalisation": "layer_norm",
+}
 PLACES = {
     "what a layer reads": {},
     "what a layer writes": {"hook": "layers.0.mlp.output"},

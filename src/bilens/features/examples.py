@@ -20,7 +20,7 @@ from bilens.base.charts import NEGATIVE, POSITIVE, hovered, titled
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole, require_count
 from bilens.base.records import Record
-from bilens.base.results import Result
+from bilens.base.results import ANSWER_ROWS, Result
 from bilens.base.words import isolated, printable
 from bilens.features.dictionary import Dictionary
 from bilens.features.latents import require_features
@@ -169,9 +169,11 @@ class Examples(Result):
             self._row(latent, example) for latent in self.latents for example in latent.examples
         ]
 
-    def answer(self) -> list[dict[str, Any]]:
+    def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
         """The examples of one latent; of several a row each, with its first example."""
-        return self.rows() if len(self.latents) == 1 else [*map(self._first, self.latents)]
+        if len(self.latents) == 1:
+            return super().answer(count)
+        return [self._first(latent) for latent in self.latents[:count]]
 
     def figure(self) -> dict[str, Any]:
         bars = [_histogram(latent) for latent in self.latents if latent.count]
@@ -422,7 +424,7 @@ def examples(
 
 def _in_context(tap: Tap, seen: _Seen, answers: Words) -> InContext:
     mean = seen.total / seen.count if seen.count else 0.0
-    (scores,) = written(tap, [seen.feature], torch.tensor([mean or 1.0]))
+    (scores,) = written(tap, [seen.feature], torch.tensor([mean or 1.0], dtype=torch.float64))
     before, at, after = (shares(tap.model, mass, NAMES) for mass in seen.mass)
     edges, counts = seen.histogram.filled
     return InContext(
