@@ -135,8 +135,10 @@ COMMANDS = (
     "decompose",
     "diff",
     "expand",
+    "features",
     "moments",
     "report",
+    "rules",
     "verify",
     "demo",
 )

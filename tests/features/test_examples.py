@@ -301,7 +301,7 @@ def test_texts_come_in_many_ways(boxed, tmp_path):
     words = boxed.tokenizer
     ids = words(TEXT)["input_ids"]
     file = tmp_path / "text.txt"
-    file.write_text(f"{TEXT}<|endoftext|>{TEXT}")
+    file.write_text(f"A text to train on.<|endoftext|>{TEXT}")  # and the last is held out
     ways = {
         "strings": [TEXT],
         "a generator": (text for text in [TEXT]),

@@ -1,6 +1,5 @@
 """``bilens rules``: the strongest rules of a model, from its weights alone."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +8,7 @@ import typer
 import bilens
 from bilens.base.errors import ArgumentError
 from bilens.cli.options import AsJson, ModelFolder, require_count, require_folder
-from bilens.cli.output import Table, say, show, table, write_results
+from bilens.cli.output import say, show, table, write_results
 from bilens.cli.subjects import language_model
 
 ROWS = 20
@@ -51,13 +50,9 @@ def command(
     found = [bilens.circuits.rules(loaded, one, k) for one in asked or [""]]
     if output is not None:
         write_results(output, {f"rules {n}": one for n, one in enumerate(found)})
-    show(_tables(found), json)
+    show(map(table, found), json)
     if output is not None and not json:
         say(f"{output}: tables (.csv) and plots (.html)")
-
-
-def _tables(found: "list[bilens.circuits.Rules]") -> Iterator[Table]:
-    return map(table, found)
 
 
 def _skip(head: str) -> tuple[str, str]:
