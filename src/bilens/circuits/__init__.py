@@ -19,7 +19,7 @@ from bilens.circuits.pairs import PairMatrix, Pairs, pairs
 from bilens.circuits.patterns import AttentionPatterns, attention_patterns
 from bilens.circuits.promises import Promises, promises
 from bilens.circuits.recording import Recording, record
-from bilens.circuits.rules import Rules, rules
+from bilens.circuits.rules import Rules, require_path, rules
 from bilens.circuits.targets import At
 from bilens.circuits.units import PathUnits, units
 from bilens.circuits.virtual import virtual
@@ -59,6 +59,7 @@ __all__ = [
     "promises",
     "qk_circuit",
     "record",
+    "require_path",
     "rules",
     "units",
     "virtual",

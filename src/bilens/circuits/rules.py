@@ -127,6 +127,13 @@ def rules(model: Expandable, path: str = "", k: int = 20) -> Rules:
     return Rules(path, entries, _called(node, form), scale, direct)
 
 
+def require_path(path: str) -> None:
+    """Raise ArgumentError unless ``path`` reads, saying at which character: asked before a model is
+    there.
+    """
+    parse(path)
+
+
 def _first(wiring: Wiring) -> str:
     """The first layer that is a tensor by its weights alone; the first of all where none is."""
     layers = [part.name for part in wiring.parts if not part.looks]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -91,6 +91,7 @@ def command(
         raise ArgumentError("--feature", must=must, got=feature)
     reader = None if inputs is None else _reader(inputs, coder, at)
     loaded = language_model(model, str(model))
+    layer = None if reader is None else _layer(loaded, reader)
     with progress_bar("tokens") as bar:
         texts = bilens.features.Texts(data, tokens, bar)
         if feature is None:
@@ -100,8 +101,8 @@ def command(
         else:
             found = bilens.features.examples(loaded, coder, texts, feature, k=k or EXAMPLES, at=at)
             results = {"examples": found}
-            if reader is not None:
-                results |= _pairs(loaded, coder, reader, texts, feature, k or EXAMPLES)
+            if reader is not None and layer is not None:
+                results |= _pairs(loaded, layer, (coder, feature), reader, texts, k or EXAMPLES)
     if output is not None:
         _write(output, results)
     rows = k or (None if json else ROWS)
@@ -125,22 +126,31 @@ def _reader(
     return made
 
 
+def _layer(model: "bilens.Transformer", reader: "bilens.features.Dictionary") -> "bilens.CP":
+    """The layer that the dictionary's place is read by. Errors: NotExactError where it is none."""
+    name = bilens.wiring.short_name(reader.hook).removesuffix(".input")
+    part = model.wiring().layers.get(name)
+    if part is None:
+        layers = ", ".join(model.wiring().layers)
+        raise ArgumentError("--inputs", must=f"be of one of {layers}", got=name)
+    module: Any = part.module
+    return module.tensor().detach()
+
+
 def _pairs(
     model: "bilens.Transformer",
-    coder: "bilens.features.Dictionary",
+    layer: "bilens.CP",
+    made: "tuple[bilens.features.Dictionary, int]",
     reader: "bilens.features.Dictionary",
     texts: "bilens.features.Texts",
-    feature: int,
     k: int,
 ) -> "dict[str, Result]":
     """The pairs that make a feature: by their weights, and by what they make on the text."""
-    features = bilens.features
-    name = bilens.wiring.short_name(reader.hook).removesuffix(".input")
-    tensor = model.wiring().layers[name].module.tensor().detach()
+    features, (coder, feature) = bilens.features, made
     names = features.firing(model, reader, texts).names
-    made = features.interactions(tensor, outputs=coder, inputs=reader, in_names=names).of(feature)
-    together = features.cofiring(model, reader, texts, where=(coder, feature))
-    return {"pairs": made.top(k), "pairs on text": made.top_on(together, k)}
+    form = features.interactions(layer, coder, reader, in_names=names).of(feature)
+    together = features.cofiring(model, reader, texts, where=made)
+    return {"pairs": form.top(k), "pairs on text": form.top_on(together, k)}
 
 
 def _tables(results: "dict[str, Result]", rows: int | None) -> Iterator[Table]:

@@ -45,7 +45,7 @@ def command(
         require_folder("--output", output)
     asked = [*(path or ()), *(one for head in skip or () for one in _skip(head))]
     for one in asked:
-        bilens.circuits.paths.parse(one)
+        bilens.circuits.require_path(one)
     loaded = language_model(model, str(model))
     found = [bilens.circuits.rules(loaded, one, k) for one in asked or [""]]
     if output is not None:
