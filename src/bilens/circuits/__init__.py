@@ -15,9 +15,11 @@ from bilens.circuits.effects import Effects, effects
 from bilens.circuits.expansion import Detail, Expansion, Groups, Term, expand
 from bilens.circuits.graph import graph
 from bilens.circuits.knockout import Knockout, Removal, knockout
+from bilens.circuits.lens import Lens, lens
 from bilens.circuits.pairs import PairMatrix, Pairs, pairs
 from bilens.circuits.patterns import AttentionPatterns, attention_patterns
 from bilens.circuits.promises import Promises, promises
+from bilens.circuits.quadratic_lens import QuadraticLens, quadratic_lens
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.rules import Rules, require_path, rules
 from bilens.circuits.targets import At
@@ -36,11 +38,13 @@ __all__ = [
     "Groups",
     "HeadScores",
     "Knockout",
+    "Lens",
     "PairMatrix",
     "Pairs",
     "PathUnits",
     "Promises",
     "Prompt",
+    "QuadraticLens",
     "Recording",
     "Removal",
     "Rules",
@@ -54,10 +58,12 @@ __all__ = [
     "graph",
     "head_scores",
     "knockout",
+    "lens",
     "ov_circuit",
     "pairs",
     "promises",
     "qk_circuit",
+    "quadratic_lens",
     "record",
     "require_path",
     "rules",

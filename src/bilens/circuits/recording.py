@@ -122,6 +122,21 @@ class Recording(Tabled):
         """Sources by name."""
         return {source.name: n for n, source in enumerate(self.sources)}
 
+    @cached_property
+    def written_by(self) -> tuple[Float[Tensor, "t d"], ...]:
+        """What is written first, and then by each part: all of its sources together."""
+        parts = range(-1, len(self.wiring.parts))
+        own = ([n for n, source in enumerate(self.sources) if source.part == m] for m in parts)
+        return tuple(self.writes[rows].sum(0) for rows in own)
+
+    @cached_property
+    def totals(self) -> tuple[Float[Tensor, "t d"], ...]:
+        """The stream before each part, and after the last."""
+        found = [self.written_by[0]]
+        for written in self.written_by[1:]:
+            found.append(found[-1] + written if self.wiring.accumulates else written)
+        return tuple(found)
+
     def position(self, n: int, who: str = "position", must: str = "be") -> int:
         """The n-th position, negative ones counted from the end. Errors: ArgumentError where there
         is none.

@@ -76,9 +76,6 @@ class Rerun:
         self.other = None if other is None else Recorded(other)
         self.heard = {recording.sources[n].part for n in recording.reads[-1]}  # by the readout
         self.depth = 1 + max((part.beside for part in self.parts), default=0)
-        parts = range(-1, len(self.parts))
-        self.wrote = [recording.writes[self.sources(n)].sum(0) for n in parts]  # the leaves first
-        self.totals = self._totals()
 
     def run(self, passes: Sequence[Changes]) -> list[Outcome]:
         """What becomes of the target in each. Cost: of each pass the parts from where it differs.
@@ -123,14 +120,6 @@ class Rerun:
         """What ``u`` says of the outputs that the readout makes of a stream."""
         return self.recording.wiring.outputs(stream) @ self.u
 
-    def _totals(self) -> list[Float[Tensor, "t d"]]:
-        """The recorded stream before each part and after the last."""
-        found = [self.wrote[0]]
-        for written in self.wrote[1:]:
-            accumulates = self.recording.wiring.accumulates
-            found.append(found[-1] + written if accumulates else written)
-        return found
-
 
 @dataclass
 class _Row:
@@ -148,7 +137,7 @@ class _Batch:
     def __init__(self, rerun: Rerun, passes: Sequence[Changes]) -> None:
         self.rerun, self.rows = rerun, [_Row(changes) for changes in passes]
         self.begun = 0
-        like = rerun.totals[0]
+        like = rerun.recording.totals[0]
         # the stream before the next part, and before those ahead of it as far as any looks back
         self.history = [like.new_zeros(0, *like.shape)] * rerun.depth
 
@@ -185,7 +174,7 @@ class _Batch:
         new = [row for row in self.rows[self.begun :] if row.changes.first == n]
         if not new:
             return
-        totals = self.rerun.totals
+        totals = self.rerun.recording.totals
         for back in range(self.rerun.depth):
             clean = totals[max(n - back, 0)].expand(len(new), -1, -1)
             place = -1 - back
@@ -222,7 +211,7 @@ class _Batch:
             written[i], less = self._apart(n, self.rows[i], stream[i])
             held[i] = less[at] @ rerun.goal.q
         if n in rerun.heard:
-            clean = rerun.wrote[n + 1][at]
+            clean = rerun.recording.written_by[n + 1][at]
             lost = ((clean - written[:, at]) @ rerun.goal.q).tolist()
             for row, whole, direct in zip(self.rows, lost, held.tolist(), strict=False):
                 row.direct += direct

@@ -1,0 +1,123 @@
+"""What the stream says on its way: the readout after every part."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bilens.base.charts import mapped, titled
+from bilens.base.results import Result
+from bilens.circuits.recording import record
+from bilens.circuits.targets import Target, direction
+from bilens.wiring import Expandable, explains
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Lens(Result):
+    """The readout of the stream after every part ("embed": before all), at every position: what
+    the model would say if it ended there. The last place is the model's own outputs.
+
+    Columns of ``to_frame()``: ``after`` which part; ``position`` and the ``token`` there; what the
+    stream ``says`` there, its likeliest output, and that output's ``probability``; ``rank``: at
+    which place (1 is the first) the output stands that the model gives in the end; and, where a
+    target was asked for, its ``value`` in logits.
+    """
+
+    target: str
+    places: tuple[str, ...]
+    inputs: tuple[str, ...]
+    says: tuple[tuple[str, ...], ...]
+    probabilities: Float[Tensor, "place t"]
+    ranks: Int[Tensor, "place t"]
+    values: Float[Tensor, "place t"] | None
+    error: float
+
+    def summary(self) -> str:
+        of = f", and {self.target}" if self.target else ""
+        settled = [self._settled_after(t) for t in range(len(self.inputs))]
+        return (
+            f"what the stream says after {len(self.places)} places at {len(self.inputs)} "
+            f"positions{of}; at the last it is what the model says from {settled[-1]} on (the last "
+            f"place is the model's own outputs, to {self.error:.1e})"
+        )
+
+    def _settled_after(self, t: int) -> str:
+        """The place from which on the final output is the likeliest."""
+        first = self.ranks[:, t].flip(0).cumprod(0).eq(1).sum()
+        return self.places[len(self.places) - int(first)]
+
+    def columns(self) -> tuple[str, ...]:
+        more = ("value",) if self.values is not None else ()
+        return "after", "position", "token", "says", "probability", "rank", *more
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [
+            self._row(n, t)
+            for t in reversed(range(len(self.inputs)))
+            for n in range(len(self.places))
+        ]
+
+    def _row(self, n: int, t: int) -> dict[str, Any]:
+        made = {
+            "after": self.places[n],
+            "position": t,
+            "token": self.inputs[t],
+            "says": self.says[n][t],
+            "probability": float(self.probabilities[n, t]),
+            "rank": int(self.ranks[n, t]),
+        }
+        return made if self.values is None else made | {"value": float(self.values[n, t])}
+
+    def figure(self) -> dict[str, Any]:
+        across = [f"{t} {token}" for t, token in enumerate(self.inputs)]
+        down = list(reversed(self.places))  # the last on top, as the stream goes up
+        if self.values is None:
+            cells, unit = self.probabilities.flip(0).tolist(), "probability of what it says"
+        else:
+            cells, unit = self.values.flip(0).tolist(), f"{self.target} (logits)"
+        title = f"What the stream says: {self.target or 'the likeliest output'} after each part"
+        layout = titled(title, "position and token", "after")
+        made = mapped(cells, across, down, unit, layout, strength=self.values is None)
+        text = [list(row) for row in reversed(self.says)]
+        trace = made["data"][0] | {"text": text, "texttemplate": "%{text}"}
+        return made | {"data": [trace]}
+
+
+@explains
+@torch.no_grad()
+def lens(model: Expandable, inputs: Any, target: Target = None) -> Lens:
+    """What the stream says after every part, at every position: the readout (its norm, a soft-cap)
+    of what has been written so far.
+
+    ``target``: an output, a pair of them or weights by output, as in ``expand``; its value is then
+    given too. That a layer's stream "says" a token is a reading, not what the model does: only the
+    last place is. Cost: two forward passes, and O(t d V) for each place. Memory: places × t × V.
+    Errors: as ``expand``. Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
+
+    >>> import bilens
+    >>> found = bilens.circuits.lens(bilens.load("tinystories-2l"), "Once upon a time there was a")
+    >>> found.places
+    ('embed', 'attn0', 'mlp0', 'attn1', 'mlp1')
+    """
+    recording = record(model, inputs)
+    name, u = ("", None) if target is None else direction(model, recording, target)
+    wiring, own = recording.wiring, recording.run.model.outputs(recording.inputs)
+    final = own.argmax(-1, keepdim=True)
+    read = [wiring.outputs(stream) for stream in recording.totals]
+    return Lens(
+        target=name,
+        places=(wiring.leaves[0].name, *(part.name for part in wiring.parts)),
+        inputs=recording.names,
+        says=tuple(tuple(model.output_names(outputs.argmax(-1))) for outputs in read),
+        probabilities=torch.stack([outputs.softmax(-1).amax(-1) for outputs in read]),
+        ranks=torch.stack([_rank(outputs, final) for outputs in read]),
+        values=None if u is None else torch.stack([outputs @ u for outputs in read]),
+        error=float((read[-1] - own).abs().max()),
+    )
+
+
+def _rank(outputs: Float[Tensor, "t out"], final: Int[Tensor, "t 1"]) -> Int[Tensor, " t"]:
+    """At which place the final output stands among them, the first being 1."""
+    return 1 + (outputs > outputs.gather(-1, final)).sum(-1)
