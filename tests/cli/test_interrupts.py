@@ -125,7 +125,8 @@ def test_a_tokenizer_is_stopped_in_its_trainer_and_leaves_nothing(run, tmp_path,
 
     monkeypatch.setattr("bilens.training.tokenizer.pieces", stop)
     code, _, err = run("train", "tokenizer", "-o", tmp_path / "out", "--data", text)
-    assert (code, err) == (130, "bilens: interrupted\n")
+    said = "interrupted: nothing is half-written. To begin anew: the same command again."
+    assert (code, err) == (130, f"bilens: {said}\n")
     assert len(asked) >= 2000
     assert not (tmp_path / "out").exists()
 

@@ -117,6 +117,18 @@ def test_a_progress_bar_reads_no_markup(monkeypatch, capfd):
     assert "[/no] " + SHOWN in capfd.readouterr().err
 
 
+def test_without_a_terminal_progress_is_a_line_every_few_seconds(monkeypatch, capsys):
+    clock = iter((100.0, 104.0, 105.5, 105.5, 107.0, 111.0, 111.0))
+    monkeypatch.setattr("bilens.cli.output.time.monotonic", lambda: next(clock))
+    with progress_bar("reading") as told:
+        for done in (1, 2, 3, 4):
+            told(done, 4, {"loss": 0.25})
+    assert capsys.readouterr().err.splitlines() == [
+        "bilens: reading, loss 0.25: 50% (2 of 4)",
+        "bilens: reading, loss 0.25: 100% (4 of 4)",
+    ]
+
+
 def test_only_the_first_of_several_processes_speaks(monkeypatch, capsys):
     monkeypatch.setattr("bilens.cli.output.RANK", "1")
     show([Table("t", ("n",), [{"n": 1}])])

@@ -148,7 +148,7 @@ def _heard(recording: Recording, t: int) -> Float[Tensor, "out d"]:
     """How the outputs hear what is written at t, the final norm's scale and a soft-cap held."""
     gate = recording.cap_gate(t)
     readout = recording.wiring.readout
-    capped = readout if isinstance(gate, float) else gate[:, None] * readout
+    capped = gate[:, None] * readout if isinstance(gate, Tensor) else readout
     return recording.pull(len(recording.wiring.parts), capped, t)
 
 

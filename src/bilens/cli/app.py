@@ -25,6 +25,8 @@ COMMANDS = {
     "under a Gaussian of what the layer reads.",
     "demo": "The main job on what is built in: train a classifier on digits, verify it, "
     "decompose it, and write a page; and a page of the paths inside the language model in the box.",
+    "effects": "What a logit loses without each head, each layer and the largest pairs, one at a "
+    "time: the largest effect first, beside what the direct terms say of it.",
     "eval": "Accuracy of a classifier on the test part of DATA, loss of a language model on its "
     "held-out part.",
     "compare": "Bilinear against ReLU, GELU, ReLU², ReGLU, GEGLU, SwiGLU: equal parameters, equal "
@@ -38,6 +40,10 @@ COMMANDS = {
     "expand": "Which paths make this logit, to the last digit.",
     "features": "The latents of a dictionary on a text: how often each fires and on what; of one, "
     "the text it fires on, the next token with and without it, and the pairs that make it.",
+    "knockout": "What a logit loses when components, edges or products are really taken out, "
+    "beside what the direct terms say of it, and which parts react.",
+    "lens": "What the stream says after every part, the last position first; with --layer, how "
+    "the outputs move where what that layer reads changes, and how it curves towards the target.",
     "moments": "Mean and covariance of all places of a language model on the training part of a "
     "text, in one pass.",
     "report": "Everything about a model as one page that opens from file:// with no network.",

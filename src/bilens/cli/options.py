@@ -2,7 +2,7 @@
 loads anything.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +33,31 @@ TextName = Annotated[
 SpecialTokens = Annotated[
     bool, typer.Option(help="Read the text with the tokenizer's own special tokens (BOS).")
 ]
+PromptText = Annotated[str, typer.Option("--prompt", help="The text that the model reads.")]
+TargetToken = Annotated[
+    str | None,
+    typer.Option("--target", help='The token to explain (" on"); default: the likeliest one.'),
+]
+VersusToken = Annotated[
+    str | None,
+    typer.Option("--versus", help="Explain the target's logit less this token's."),
+]
+TargetPosition = Annotated[
+    int,
+    typer.Option("--position", help="Where the token is predicted; -1 is after the whole prompt."),
+]
+InPlace = Annotated[
+    str | None,
+    typer.Option(
+        "--with",
+        help='What stands in the place of what is taken out: "zero", "mean" (over the prompt), or '
+        "another prompt of as many tokens; default: zero and the mean.",
+    ),
+]
+Rows = Annotated[
+    int | None,
+    typer.Option("-k", help="Rows to print (default: 20, and all with --json)."),
+]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with a run that was stopped, to the same weights.")
 ]
@@ -48,6 +73,20 @@ def require_one_of(flag: str, value: str, choices: Sequence[str]) -> None:
     """Raise ArgumentError unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise ArgumentError(flag, must=f"be one of {', '.join(choices)}", got=repr(value))
+
+
+def completed(choices: Sequence[str]) -> Callable[[str], list[str]]:
+    """What a shell completes an option of these ``choices`` from."""
+    return lambda begun: [choice for choice in choices if choice.startswith(begun)]
+
+
+def read_target(target: str | None, versus: str | None) -> str | tuple[str, str] | None:
+    """What is explained. Errors: ArgumentError for a contrast with nothing."""
+    if versus is None:
+        return target
+    if target is None:
+        raise ArgumentError("--versus", must="come with --target", got="no target")
+    return target, versus
 
 
 def require_count(flag: str, value: int | None) -> None:

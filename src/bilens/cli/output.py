@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from bilens.base.results import Result
 
 SHOWN_ROWS = 60  # on a terminal
+SHORT = 20  # rows of a ranking, where no number of them is asked for
+EVERY = 5.0  # seconds between the lines of a long job, where there is no terminal for a bar
 # of several processes, which all found the same, the first alone speaks
 RANK = os.environ.get("RANK", "0")
 
@@ -112,24 +115,44 @@ def show(tables: Iterable[Table], as_json: bool = False) -> None:
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Report]:
-    """A bar on stderr where that is a terminal, as what a long job reports to; ``what`` it does
-    where it does not say so itself.
+    """What a long job reports to: a bar on stderr where that is a terminal, elsewhere a line every
+    few seconds; ``what`` it does where it does not say so itself.
     """
-    err = Console(stderr=True)
+    if RANK != "0" or not watched():
+        yield _lines(what)
+        return
     words = TextColumn("{task.description}", markup=False)
     parts = (words, BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(
-        *parts, console=err, transient=True, disable=not watched() or RANK != "0"
-    ) as progress:
+    with Progress(*parts, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(printable(what), total=None)
 
         def told(
             done: int, of: int, figures: Mapping[str, float] = NO_FIGURES, what: str = what
         ) -> None:
-            now = what + "".join(f", {name} {value:.3g}" for name, value in figures.items())
+            now = _doing(what, figures)
             progress.update(task, completed=done, total=of, description=printable(now))
 
         yield told
+
+
+def _lines(what: str) -> Report:
+    """Reports as lines on stderr, none sooner than ``EVERY`` seconds after the one before."""
+    last = time.monotonic()
+
+    def told(
+        done: int, of: int, figures: Mapping[str, float] = NO_FIGURES, what: str = what
+    ) -> None:
+        nonlocal last
+        if RANK == "0" and time.monotonic() - last >= EVERY:
+            last = time.monotonic()
+            share = f"{done / of:.0%}" if of else f"{done:,}"
+            warn(f"{_doing(what, figures)}: {share} ({done:,} of {of:,})")
+
+    return told
+
+
+def _doing(what: str, figures: Mapping[str, float]) -> str:
+    return what + "".join(f", {name} {value:.3g}" for name, value in figures.items())
 
 
 def _show(found: Table) -> None:

@@ -56,7 +56,7 @@ def _main() -> None:
     except StoppedError as stopped:
         _stop(_how_to_go_on(stopped.__cause__))
     except (KeyboardInterrupt, typer.Abort):
-        _stop("interrupted")
+        _stop(_how_to_go_on(None))
 
 
 def _prepare() -> None:
@@ -94,7 +94,7 @@ def _interrupt(*_: Any) -> None:
 def _how_to_go_on(stop: BaseException | None) -> str:
     """Where a job was stopped, and the command that goes on with it."""
     if not isinstance(stop, Interrupted):
-        return "interrupted"
+        return "interrupted: nothing is half-written. To begin anew: the same command again."
     again = "the same command with --resume" if stop.resume else "the same command again"
     return f"interrupted: {stop.where}. To go on: {again}."
 

@@ -13,3 +13,11 @@ def language_model(folder: Path, who: str, todo: str = "") -> "bilens.Transforme
         got = type(model).__name__
         raise ArgumentError(who, must="be a language model", got=got, todo=todo)
     return model
+
+
+def explained_model(folder: Path, todo: str = "") -> "bilens.Transformer":
+    """The language model in ``folder`` in float64; a half-precision one as it is, since it is
+    explained in float32, beside what it gives as it is.
+    """
+    loaded = language_model(folder, str(folder), todo)
+    return loaded if bilens.wiring.is_half(loaded) else loaded.double()

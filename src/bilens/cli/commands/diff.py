@@ -7,12 +7,10 @@ import typer
 
 import bilens
 from bilens.cli.options import AsJson, require_count, require_folder
-from bilens.cli.output import cut, progress_bar, say, show, table, warn, write_results
+from bilens.cli.output import SHORT, cut, progress_bar, say, show, table, warn, write_results
 
 if TYPE_CHECKING:
     from bilens.base.results import Result
-
-ROWS = 20  # of a table
 
 
 def command(
@@ -38,7 +36,7 @@ def command(
     ] = None,
     k: Annotated[
         int | None,
-        typer.Option("-k", help=f"Rows of a table (default: {ROWS}, and all with --json)."),
+        typer.Option("-k", help=f"Rows of a table (default: {SHORT}, and all with --json)."),
     ] = None,
     output: Annotated[
         Path | None,
@@ -61,7 +59,7 @@ def command(
     results |= {"places": whole} | {_plural(one.of): one for one in whole.items}
     if output is not None:
         _write(output, found, results)
-    rows = k or (None if json else ROWS)
+    rows = k or (None if json else SHORT)
     show([cut(table(one), rows) for one in results.values()], json)
     for line in whole.warnings:
         warn(f"warning: {line}")

@@ -14,15 +14,21 @@ from bilens.base.files import write_text
 from bilens.cli.options import (
     AsJson,
     ModelFolder,
+    PromptText,
     Save,
     SpecialTokens,
+    TargetPosition,
+    TargetToken,
+    VersusToken,
+    completed,
+    read_target,
     require_count,
     require_one_of,
     require_place,
     require_read,
 )
 from bilens.cli.output import Table, show, table
-from bilens.cli.subjects import language_model
+from bilens.cli.subjects import explained_model
 
 DETAILS = ("writes", "pairs", "paths")
 TERMS = 20  # in a table
@@ -31,18 +37,16 @@ TERMS = 20  # in a table
 def command(
     context: typer.Context,
     model: ModelFolder,
-    prompt: Annotated[str, typer.Option(help="The text that the model reads.")],
-    target: Annotated[
-        str | None, typer.Option(help='The token to explain (" on"); default: the likeliest one.')
-    ] = None,
-    versus: Annotated[
-        str | None, typer.Option(help="Explain the target's logit less this token's.")
-    ] = None,
-    position: Annotated[
-        int, typer.Option(help="Where the token is predicted; -1 is after the whole prompt.")
-    ] = -1,
+    prompt: PromptText,
+    target: TargetToken = None,
+    versus: VersusToken = None,
+    position: TargetPosition = -1,
     detail: Annotated[
-        str, typer.Option(help='"writes", "pairs" or "paths" (all the way to the embeddings).')
+        str,
+        typer.Option(
+            help='"writes", "pairs" or "paths" (all the way to the embeddings).',
+            autocompletion=completed(DETAILS),
+        ),
     ] = "paths",
     k: Annotated[
         int | None,
@@ -79,21 +83,17 @@ def command(
     require_count("--max-terms", max_terms)
     if not 0 <= cutoff < 1:
         raise ArgumentError("--cutoff", must="be in [0, 1)", got=cutoff)
-    if versus is not None and target is None:
-        raise ArgumentError("--versus", must="come with --target", got="no target")
+    explained = read_target(target, versus)
     for flag, file in (("--save", save), ("--graph", graph)):
         require_place(flag, file)
     todo = "Expand a classifier in Python: bilens.expand(model, image, target)."
-    loaded = language_model(model, str(model), todo)
-    # half precision is explained in float32, beside what the model gives as it is
-    if not bilens.wiring.is_half(loaded):
-        loaded = loaded.double()
+    loaded = explained_model(model, todo)
     given = _dictionaries(dictionary or (), loaded)
     coders = [hook for hook, one in given.items() if "transcoder" in one.architecture]
     expansion = bilens.expand(
         loaded,
         bilens.circuits.Prompt(prompt, special_tokens),
-        target if versus is None else (target, versus),
+        explained,
         position,
         detail=detail,  # type: ignore[arg-type]
         max_terms=max_terms,

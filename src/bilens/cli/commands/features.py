@@ -18,13 +18,12 @@ from bilens.cli.options import (
     require_one_of,
     require_read,
 )
-from bilens.cli.output import Table, cut, progress_bar, say, show, table, write_results
+from bilens.cli.output import SHORT, Table, cut, progress_bar, say, show, table, write_results
 from bilens.cli.subjects import language_model
 
 if TYPE_CHECKING:
     from bilens.base.results import Result
 
-ROWS = 20  # of a ranking
 EXAMPLES = 10  # of each kind
 PAGE = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" '
@@ -63,7 +62,7 @@ def command(
         int | None,
         typer.Option(
             "-k",
-            help=f"Latents to print (default: {ROWS}, and all with --json); of a feature, "
+            help=f"Latents to print (default: {SHORT}, and all with --json); of a feature, "
             f"examples of each kind and pairs (default: {EXAMPLES}).",
         ),
     ] = None,
@@ -105,7 +104,7 @@ def command(
                 results |= _pairs(loaded, layer, (coder, feature), reader, texts, k or EXAMPLES)
     if output is not None:
         _write(output, results)
-    rows = k or (None if json else ROWS)
+    rows = k or (None if json else SHORT)
     show(_tables(results, rows), json)
     if output is not None and not json:
         say(f"{output}: tables (.csv) and plots (.html), and each result for load (.safetensors)")

@@ -8,15 +8,13 @@ import typer
 import bilens
 from bilens.base.errors import ArgumentError
 from bilens.cli.options import AsJson, ModelFolder, require_count, require_folder
-from bilens.cli.output import say, show, table, write_results
+from bilens.cli.output import SHORT, say, show, table, write_results
 from bilens.cli.subjects import language_model
-
-ROWS = 20
 
 
 def command(
     model: ModelFolder,
-    k: Annotated[int, typer.Option("-k", help="Rules to print of each path.")] = ROWS,
+    k: Annotated[int, typer.Option("-k", help="Rules to print of each path.")] = SHORT,
     path: Annotated[
         list[str] | None,
         typer.Option(
