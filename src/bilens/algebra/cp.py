@@ -24,6 +24,7 @@ from bilens.algebra.third import (
     shared_out,
 )
 from bilens.base.axes import MODES, Mode
+from bilens.base.charts import MARKER, curve, logarithmic, titled
 from bilens.base.errors import ShapeError
 from bilens.base.numerics import (
     peak,
@@ -315,6 +316,9 @@ class Rounded(Result):
         reduced: the rank after that.  ranks, errors, sweeps: of each rank that was tried, in order.
         converged: whether the last sweep of the one chosen changed as good as nothing; a lower
         error from another start is possible even then.  asked: the ``cutoff``, or nothing.
+
+    Columns, a row for each rank that was tried: ``rank``, the ``relative error`` that it reached,
+    the ``sweeps`` that took, and whether it is the one ``kept``.
     """
 
     cp: CP
@@ -361,14 +365,12 @@ class Rounded(Result):
 
     def figure(self) -> dict[str, Any]:
         order = self.ranks.argsort()
-        points = {
-            "type": "scatter",
-            "mode": "lines+markers",
-            "x": self.ranks[order].tolist(),
-            "y": self.errors[order].tolist(),
-        }
-        axis = {"title": {"text": "relative error"}, "type": "log", "exponentformat": "power"}
-        return {"data": [points], "layout": {"xaxis": {"title": {"text": "rank"}}, "yaxis": axis}}
+        ranks, errors = self.ranks[order].tolist(), self.errors[order].tolist()
+        points = curve("", ranks, errors, hover={"rank": ranks, "relative error": errors})
+        points["marker"] = {"size": [MARKER * (1 + (r == self.rank)) for r in ranks]}
+        title = f"Rank tried: rank {self.rank} kept, relative error {self.error:.3g}"
+        layout = titled(title, "rank", "relative error", yaxis=logarithmic("relative error"))
+        return {"data": [points], "layout": layout}
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -9,11 +9,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from bilens.base.charts import MARKER, REFERENCE, curve, signed, titled
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole, peak, powers, restored, root, scaled
-from bilens.base.results import Result
+from bilens.base.results import ANSWER_ROWS, Result
 
 Which = Literal["magnitude", "top", "bottom"]
+LINES = 10  # spectra in one figure
 WHICH: tuple[Which, ...] = ("magnitude", "top", "bottom")
 
 
@@ -41,6 +43,10 @@ class Eigen(Result):
         which, method, computed_in: how the pairs were chosen, found, and in which dtype.
         known: how ``complete`` is known: from the whole spectrum, by a random probe and with which
             chance, or by inertia.
+
+    Columns, a row for each pair: ``of``: the label of the matrix, or its number; ``k``: the pair's
+    place by ``which``; ``value``: λ; ``residual``, ``converged`` and ``complete`` as above;
+    ``block``: pairs of one number are degenerate; ``share of ‖Q‖²``: λ² over ‖Q‖².
     """
 
     values: Float[Tensor, "*b k"]
@@ -148,21 +154,48 @@ class Eigen(Result):
             for k in range(flat.values.shape[-1])
         ]
 
+    def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
+        """The eigenpairs of largest |λ|, of all matrices."""
+        rows = sorted(self.rows(), key=lambda row: -abs(row["value"]))[:count]
+        told = ("of", "k", "value", "share of ‖Q‖²", "converged", "block")
+        single = not self.cut.ndim
+        return [{key: row[key] for key in told[single:]} for row in rows]
+
     def figure(self) -> dict[str, Any]:
-        traces = [
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": self._label(n),
-                "y": flat.spectrum.tolist(),
-            }
-            for n, flat in enumerate(self._flat())
-        ]
-        layout = {
-            "xaxis": {"title": {"text": f"eigenvalue, by {self.which}"}},
-            "yaxis": {"title": {"text": "λ"}},
+        """All eigenvalues that are known from the highest to the lowest, large where the pair was
+        kept. Of many matrices the ``LINES`` of largest norm.
+        """
+        flat = self._flat()
+        chosen = sorted(range(len(flat)), key=lambda n: -float(flat[n].norm))[:LINES]
+        traces = [self._line(n, flat[n], len(flat) == 1) for n in sorted(chosen)]
+        of = f" of {len(chosen)} of {len(flat)} matrices" if len(chosen) < len(flat) else ""
+        kept = f"{self.values.shape[-1]} of {self.vectors.shape[-1]} kept"
+        title = f"Eigenvalues{of}, {kept} by {self.which}{self._left_out()}"
+        layout = titled(title, "rank, from the highest to the lowest", "λ")
+        return {"data": traces, "layout": layout | {"showlegend": len(flat) > 1}}
+
+    def _line(self, n: int, flat: "Eigen", alone: bool) -> dict[str, Any]:
+        """The spectrum of one matrix, coloured by sign where it is the only one."""
+        spectrum, count = flat.spectrum.tolist(), flat.values.shape[-1]
+        order = sorted(range(len(spectrum)), key=lambda k: -spectrum[k])
+        values = [spectrum[k] for k in order]
+        square = float(flat.norm) ** 2 or 1.0
+        hover = {
+            "λ": values,
+            "k": [k if k < count else None for k in order],
+            "share of ‖Q‖²": [value**2 / square for value in values],
         }
-        return {"data": traces, "layout": layout}
+        trace = curve(self._label(n), list(range(len(values))), values, hover=hover, width=1)
+        marks: dict[str, Any] = {"size": [MARKER if k < count else MARKER / 2 for k in order]}
+        if alone:
+            marks["color"] = signed(values)
+            trace["line"]["color"] = REFERENCE
+        return trace | {"marker": marks}
+
+    def _left_out(self) -> str:
+        """How much the kept pairs leave of the norm, at most; nothing where it was not measured."""
+        worst = float(self.error.detach().max()) if self.error.numel() else 0.0
+        return "" if math.isnan(worst) else f"; left out {worst:.2g} of the norm at most"
 
     def _label(self, n: int) -> str:
         return self.labels[n] if n < len(self.labels) else str(n)

@@ -23,6 +23,7 @@ from bilens.algebra.eigen import (
 )
 from bilens.algebra.eigh import symmetric_eigh
 from bilens.algebra.symmetric import signs, unit_products
+from bilens.base.charts import mapped, titled
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import (
     broadcasts,
@@ -46,6 +47,7 @@ WHOLE = "dense: the whole spectrum"  # how it is known that no eigenvalue is mis
 # powers of two that a factor may lie from one: four are multiplied
 REACH = {torch.float64: 120, torch.float32: 20}
 LEAST = -(2**40)  # below every power of two
+DRAWN_GATES = 8
 BLOCK = 1024  # hidden units whose Gram with all others is held at once
 
 
@@ -368,6 +370,9 @@ class Gates(Result):
     Fields: ``a``, ``b`` (k, i); ``positive``, ``negative``: the λ and μ > 0 that made each gate;
     ``rest``: the form that the gates leave; ``discarded``: its Frobenius norm, from the eigenvalues
     not taken; ``norm``: ‖Q‖; ``computed_in``: the dtype of the work.
+
+    Columns: ``gate``: its number; ``λ`` and ``μ``: the eigenvalues of either sign that made it;
+    ``share of ‖Q‖²``: (λ² + μ²) over ‖Q‖².
     """
 
     a: Float[Tensor, "k i"]
@@ -390,11 +395,7 @@ class Gates(Result):
         return (x @ self.a.mT) * (x @ self.b.mT)
 
     def summary(self) -> str:
-        left = (
-            float(self.discarded.detach() / self.norm.detach())
-            if float(self.norm.detach())
-            else 0.0
-        )
+        left = self._left_out()
         gates = f"{len(self.positive)} gates over {self.a.shape[-1]} inputs, in {self.computed_in}"
         return f"{gates}; the rest holds {left:.3g} of the norm"
 
@@ -411,12 +412,21 @@ class Gates(Result):
         ]
 
     def figure(self) -> dict[str, Any]:
-        bars = {"type": "bar", "x": list(range(len(self.positive))), "y": self.share.tolist()}
-        layout = {
-            "xaxis": {"title": {"text": "gate"}},
-            "yaxis": {"title": {"text": "share of ‖Q‖²"}},
-        }
-        return {"data": [bars], "layout": layout}
+        """What both sides of each gate read: a row for a and one for b, the inputs across."""
+        sides, names = [], []
+        shown = list(zip(self.a.tolist(), self.b.tolist(), self.share.tolist(), strict=True))
+        for n, (a, b, share) in enumerate(shown[:DRAWN_GATES]):
+            sides += [a, b]
+            names += [f"gate {n} · a ({share:.1%} of ‖Q‖²)", "b"]
+        left = self._left_out()
+        more = f", the first {DRAWN_GATES}" if len(shown) > DRAWN_GATES else ""
+        title = f"{len(shown)} products (a·x)(b·x){more}; the rest holds {left:.3g} of the norm"
+        inputs = [str(n) for n in range(self.a.shape[-1])]
+        return mapped(sides, inputs, names, "weight", titled(title, "input", ""))
+
+    def _left_out(self) -> float:
+        norm = float(self.norm.detach())
+        return float(self.discarded.detach()) / norm if norm else 0.0
 
 
 def _require_place(who: str, tensor: Tensor, like: Tensor) -> None:

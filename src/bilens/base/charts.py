@@ -122,6 +122,29 @@ def ranked(
     return {"data": [bars], "layout": layout}
 
 
+def curve(
+    name: str,
+    x: Sequence[float],
+    y: Sequence[float],
+    *,
+    hover: Mapping[str, Sequence[Any]] | None = None,
+    mode: str = "lines+markers",
+    **line: Any,
+) -> dict[str, Any]:
+    """A line through points, or the points alone (``mode`` "markers"); ``line``: its colour and
+    dash.
+    """
+    said = {"": [name] * len(x)} if name else {}
+    said |= hover or {"x": list(x), "y": list(y)}
+    trace = {"type": "scatter", "mode": mode, "name": name, "x": list(x), "y": list(y)}
+    return trace | ({"line": line} if line else {}) | hovered(said)
+
+
+def logarithmic(title: str) -> dict[str, Any]:
+    """An axis of powers of ten."""
+    return {"title": {"text": title}, "type": "log", "exponentformat": "power", "dtick": 1}
+
+
 def heat(
     values: Sequence[Sequence[float | None]],
     across: Sequence[str],
@@ -130,9 +153,10 @@ def heat(
     *,
     strength: bool = False,
     end: float | None = None,
+    texts: Sequence[Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """A heat map of signed values, or of strengths, whose scale runs as far as the largest value or
-    ``end``. Two rows or columns may be called the same.
+    ``end``; ``texts`` are written into the cells. Two rows or columns may be called the same.
     """
     largest = max((abs(cell) for row in values for cell in row if cell is not None), default=0.0)
     end = (largest if end is None else end) or 1.0
@@ -155,6 +179,8 @@ def heat(
         "customdata": names,
         "hovertemplate": said,
     }
+    if texts is not None:
+        trace |= {"text": [list(row) for row in texts], "texttemplate": "%{text}"}
     return trace | scale
 
 
@@ -180,9 +206,10 @@ def mapped(
     *,
     strength: bool = False,
     end: float | None = None,
+    texts: Sequence[Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """One heat map as a whole figure, the first row on top; ``layout`` as ``titled`` makes it."""
-    trace = heat(values, across, down, unit, strength=strength, end=end)
+    trace = heat(values, across, down, unit, strength=strength, end=end, texts=texts)
     x = layout["xaxis"] | ticks(across)
     y = layout["yaxis"] | ticks(down) | {"autorange": "reversed"}
     height = min(max(FRAME + CELL * len(down), LEAST), MOST)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.base.charts import REFERENCE
+from bilens.base.charts import NEGATIVE, POSITIVE, REFERENCE, curve, titled
 from bilens.base.results import Result
 from bilens.decompose import eigen
 from bilens.models import Classifier
@@ -21,6 +21,9 @@ class Truncation(Result):
     Fields: ``kept`` (k of each column), ``zero``: the other terms λ (v·x)² left out; ``mean``: the
     other terms replaced by their mean over the same images (a constant per class); ``full``: the
     model itself; ``images``: how many were counted. Accuracies are fractions in [0, 1].
+
+    Columns: ``eigenvectors``: how many each class keeps; ``accuracy`` with the rest left out; and
+    ``accuracy, rest at its mean``.
     """
 
     kept: tuple[int, ...]
@@ -53,21 +56,23 @@ class Truncation(Result):
         ]
 
     def figure(self) -> dict[str, Any]:
-        def line(name: str, values: Sequence[float], **style: Any) -> dict[str, Any]:
-            marks = {"type": "scatter", "mode": "lines+markers", "name": name, "x": list(self.kept)}
-            return marks | {"y": [100 * value for value in values], "line": style}
+        kept = list(self.kept)
 
-        lines = [line("rest left out", self.zero), line("rest at its mean", self.mean, dash="dot")]
-        full = [self.full] * len(self.kept)
-        lines.append(line("whole model", full, dash="dash", color=REFERENCE) | {"mode": "lines"})
-        axes = {
-            "xaxis": {
-                "title": {"text": "eigenvectors kept per class"},
-                "type": "log",
-                "tickvals": list(self.kept),
-            }
-        }
-        return {"data": lines, "layout": axes | {"yaxis": {"title": {"text": "accuracy, %"}}}}
+        def line(name: str, values: Sequence[float], mode: str, **style: Any) -> dict[str, Any]:
+            points = [100 * value for value in values]
+            hover = {"eigenvectors kept": kept, "accuracy, %": points}
+            return curve(name, kept, points, hover=hover, mode=mode, **style)
+
+        full = [self.full] * len(kept)
+        lines = [
+            line("rest left out", self.zero, "lines+markers", color=POSITIVE),
+            line("rest at its mean", self.mean, "lines+markers", color=NEGATIVE, dash="dot"),
+            line("whole model", full, "lines", color=REFERENCE, dash="dash"),
+        ]
+        title = f"Accuracy from the top eigenvectors alone, on {self.images:,} images"
+        layout = titled(title, "eigenvectors kept per class", "accuracy, %")
+        layout["xaxis"] |= {"type": "log", "tickvals": kept}
+        return {"data": lines, "layout": layout}
 
 
 @torch.no_grad()

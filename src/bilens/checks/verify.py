@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from bilens.algebra import CP
+from bilens.base.charts import DRAWN, NEGATIVE, POSITIVE, logarithmic, ranked
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import dtype_name, relative_error, tolerance
 from bilens.base.reading import read_json_object
-from bilens.base.results import Result
+from bilens.base.results import ANSWER_ROWS, Result
 from bilens.base.words import printable, shortened
 from bilens.checks.stock import stock
 from bilens.circuits import Detail, expand
@@ -25,6 +26,7 @@ from bilens.decompose import eigen, hosvd
 from bilens.models import Classifier, Transformer, TransformerConfig, hushed, load
 
 INPUTS = 64
+LOWEST = 1e-20  # drawn on an axis of powers of ten, where an error is zero
 TOKENS = 8  # of the text whose logits are written as paths
 M = TypeVar("M", Classifier, Transformer)
 DIRECTIONS = 16  # of a transformer's layer, mixed at random from its outputs
@@ -48,6 +50,9 @@ class Verification(Result):
     to miss by.
 
     ``skipped`` says in words what could not be checked, and why.
+
+    Columns: ``identity``; ``dtype`` that it was checked in; ``error``; ``allowed``: what it may
+    miss by; ``holds``.
     """
 
     identities: tuple[str, ...]
@@ -84,17 +89,31 @@ class Verification(Result):
             for name, dtype, error, allowed, holds in columns
         ]
 
+    def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
+        """The identities that come nearest to what is allowed, or go beyond it, first."""
+        return self._worst_first()[:count]
+
     def figure(self) -> dict[str, Any]:
-        bars = {
-            "type": "bar",
-            "orientation": "h",
-            "y": list(self.identities),
-            "x": [max(error, 1e-20) for error in self.errors],
+        """The error of each identity over what it is allowed: blue where it holds, orange where it
+        does not.
+        """
+        rows = self._worst_first()[:DRAWN]
+        names = [f"{row['identity']} ({row['dtype']})" for row in rows]
+        used = [max(row["error"] / row["allowed"], LOWEST) for row in rows]
+        hover = {
+            "error": [row["error"] for row in rows],
+            "allowed": [row["allowed"] for row in rows],
         }
-        return {
-            "data": [bars],
-            "layout": {"xaxis": {"type": "log", "title": {"text": "relative error"}}},
-        }
+        axis, held = "error over what is allowed", sum(self.holds)
+        title = f"{held} of {len(self.holds)} identities hold: the {len(rows)} nearest to failing"
+        figure = ranked(names, used, axis, title, hover=hover)
+        colours = [POSITIVE if row["holds"] else NEGATIVE for row in rows]
+        figure["data"][0]["marker"] = {"color": colours}
+        figure["layout"]["xaxis"] = logarithmic(axis) | {"dtick": 3}
+        return figure
+
+    def _worst_first(self) -> list[dict[str, Any]]:
+        return sorted(self.rows(), key=lambda row: (row["holds"], -row["error"] / row["allowed"]))
 
 
 def verify(

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.algebra import CP
-from bilens.base.charts import DIVERGING
+from bilens.base.charts import mapped, titled
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import (
     is_whole,
@@ -33,7 +33,7 @@ from bilens.base.numerics import (
     scaled,
 )
 from bilens.base.records import Record
-from bilens.base.results import Result
+from bilens.base.results import ANSWER_ROWS, Result
 from bilens.measure import Gaussian, Hermite
 
 CHUNK = 1024  # samples at a time
@@ -41,6 +41,7 @@ BLOCKS = 64  # of samples, for standard errors: enough to know them to a tenth
 # standard errors: one check in two million fails by chance where averages are normal, a few more
 # where not yet
 FAR = 5.0
+WRITTEN = 12  # layers up to which each cell of the figure has its number
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -68,6 +69,10 @@ class Similarities(Result):
             both are the inputs.
         check: the same by Monte Carlo, over the exact norms; None where no samples were asked for.
         empirical: on the activations themselves; None where a Gaussian or nothing was given.
+
+    Columns, a row for each pair of layers and each with itself: ``layer``, ``with``, their
+    ``similarity``; where they were computed, the same by ``Monte Carlo`` and ``on activations``,
+    with the standard errors ``Monte Carlo, standard error`` and ``on activations, standard error``.
     """
 
     names: tuple[str, ...]
@@ -129,17 +134,19 @@ class Similarities(Result):
             for a, b in pairs
         ]
 
+    def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
+        """The pairs that are most alike, a layer with itself left out."""
+        rows = [row for row in self.rows() if row["layer"] != row["with"]] or self.rows()
+        return sorted(rows, key=lambda row: -abs(row["similarity"]))[:count]
+
     def figure(self) -> dict[str, Any]:
-        heat = {
-            "type": "heatmap",
-            "x": list(self.names), "y": list(self.names), "z": self.matrix.tolist(),
-            "zmin": -1, "zmax": 1, "colorscale": DIVERGING,
-        }  # fmt: skip
-        axes = {
-            "xaxis": {"type": "category"},
-            "yaxis": {"type": "category", "autorange": "reversed"},
-        }
-        return {"data": [heat], "layout": {"title": {"text": f"similarity {self.measure}"}, **axes}}
+        title = f"Similarity {self.measure}{', centred' * self.centred}"
+        values, names = self.matrix.tolist(), self.names
+        texts = (
+            [[f"{cell:.2f}" for cell in row] for row in values] if len(names) <= WRITTEN else None
+        )
+        layout = titled(title, "layer", "layer")
+        return mapped(values, names, names, "cosine", layout, end=1.0, texts=texts)
 
     @staticmethod
     def _columns(name: str, found: Sampled | None, a: int, b: int) -> dict[str, float]:

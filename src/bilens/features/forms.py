@@ -6,6 +6,7 @@ dictionary, where x = base + Σ a_f w_f, it is W Q Wᵀ. Everything is kept over
 read through W: a unit of a_f adds v·w_f to what an eigenvector or one side of a gate reads, v·x.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,14 +16,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.algebra import Eigen, Gates, QuadraticForm, Which, require_count
-from bilens.base.charts import DIVERGING
+from bilens.base.charts import DRAWN, mapped, ranked, titled
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import near_one, require_finite, scaled
-from bilens.base.results import SHOWN_ROWS, Result
+from bilens.base.results import ANSWER_ROWS, SHOWN_ROWS, Result
+from bilens.base.words import narrowed
 from bilens.decompose import PairKind, top_pairs
 from bilens.features.cofiring import Cofiring, FiringPairs, pairs_on
 from bilens.features.pairs import FeaturePairs, feature_name, feature_pairs
 
+TOLD = 3  # features that a direction is told by in one line
+CELL_TEXT = 12  # characters of a name in a cell
 MEMBERS = 8  # features that a direction is told by, unless asked for more
 
 
@@ -33,6 +37,8 @@ class Readings(Result):
 
     ``names`` of the directions, ``indices`` of the features, ``coefficients`` v·w_f: what one unit
     of a_f adds to v·x, and the ``cosines``. All other features' cosines are no larger.
+
+    Columns: ``direction``, ``feature``, and of the two the ``coefficient`` and the ``cosine``.
     """
 
     names: tuple[str, ...]
@@ -66,23 +72,18 @@ class Readings(Result):
         ]
 
     def figure(self) -> dict[str, Any]:
-        heat = {
-            "type": "heatmap",
-            "z": self.cosines.tolist(),
-            "y": list(self.names),
-            "zmid": 0,
-            "colorscale": DIVERGING,
-        }
-        heat["text"] = [
-            [feature_name(self.features, f) for f in row] for row in self.indices.tolist()
-        ]
-        heat["texttemplate"] = "%{text}"
-        return {"data": [heat], "layout": {"xaxis": {"title": {"text": "feature, by cosine"}}}}
+        """A row for each direction: its nearest features, coloured by their cosines."""
+        return _read_as("Directions as features", self, self.names, self.cosines, "cosine")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class FeatureEigen(Result):
-    """Eigenvectors of a feature's form over x, and each as features: xᵀQx = Σ_k λ_k (v_k·x)²."""
+    """Eigenvectors of a feature's form over x, and each as features: xᵀQx = Σ_k λ_k (v_k·x)².
+
+    Columns, a row for each feature that an eigenvector is told by: ``k``: its place by |λ|; ``λ``;
+    ``share of ‖Q‖²``: λ² over ‖Q‖²; the ``feature``; its ``coefficient`` v·w_f: what a unit of it
+    adds to v·x; and its ``cosine`` with v.
+    """
 
     of: str
     eigen: Eigen
@@ -105,8 +106,24 @@ class FeatureEigen(Result):
             for line in (next(lines) for _ in range(members))
         ]
 
+    def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
+        """The eigenpairs, largest first, each with the features nearest to it."""
+        pairs = zip(self.eigen.values.tolist(), self.eigen.rows(), strict=True)
+        rows = [
+            {"λ": value, "share of ‖Q‖²": row["share of ‖Q‖²"]}
+            | {"read as": _told(self.readings, n, TOLD)}
+            for n, (value, row) in enumerate(pairs)
+        ]
+        return rows[:count]
+
     def figure(self) -> dict[str, Any]:
-        return self.eigen.figure()
+        """A bar for each eigenvalue, called by the features nearest to its vector."""
+        rows = self.answer(DRAWN)
+        values, told = [row["λ"] for row in rows], [row["read as"] for row in rows]
+        share = {"share of ‖Q‖²": [row["share of ‖Q‖²"] for row in rows]}
+        whole = [_told(self.readings, n) for n in range(len(rows))]
+        hover = share | {"read as": whole}
+        return ranked(told, values, "λ", f"Eigenvalues of {self.of}", hover=hover)
 
 
 COLUMNS = ("feature", "coefficient", "cosine")
@@ -119,6 +136,9 @@ class FeatureGates(Result):
     ``weight_share``: the part of ‖Q‖² in each gate. ``data_share``: of the variance of xᵀQx over
     the activations given, Cov[gate, xᵀQx] / Var[xᵀQx] (with the rest's these add up to 1, and one
     may be negative); nothing where none were given.
+
+    Columns: ``gate``: its number; ``a`` and ``b``: its sides as features, each with its
+    coefficient; ``share of ‖Q‖²`` and ``share of variance``: ``weight_share`` and ``data_share``.
     """
 
     of: str
@@ -153,21 +173,62 @@ class FeatureGates(Result):
             for n, (share, data) in enumerate(zip(shares, on_data, strict=True))
         ]
 
+    def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
+        """The gates, strongest first, each side by its nearest features."""
+        told = [
+            {"a": _told(self.a, n, TOLD), "b": _told(self.b, n, TOLD)}
+            for n in range(len(self.weight_share))
+        ]
+        return [row | short for row, short in zip(self.rows(), told, strict=True)][:count]
+
     def figure(self) -> dict[str, Any]:
-        bars = [{"type": "bar", "name": "of ‖Q‖²", "y": self.weight_share.tolist()}]
-        if self.data_share is not None:
-            bars.append({"type": "bar", "name": "of the variance", "y": self.data_share.tolist()})
-        layout = {
-            "title": {"text": self.of},
-            "xaxis": {"title": {"text": "gate"}},
-            "yaxis": {"title": {"text": "share"}},
-        }
-        return {"data": bars, "layout": layout}
+        """What both sides of each gate read: a row for a and one for b, the nearest features."""
+        count = min(len(self.weight_share), DRAWN // 2)
+        shares = self.weight_share.tolist()[:count]
+        names = [
+            name
+            for n, share in enumerate(shares)
+            for name in (f"gate {n} · a ({share:.1%} of ‖Q‖²)", "b")
+        ]
+        both = Readings(
+            names=tuple(names),
+            features=self.a.features,
+            indices=_alternating(self.a.indices[:count], self.b.indices[:count]),
+            coefficients=_alternating(self.a.coefficients[:count], self.b.coefficients[:count]),
+            cosines=_alternating(self.a.cosines[:count], self.b.cosines[:count]),
+        )
+        varies = "" if self.data_share is None else f", {float(self.data_share.sum()):.1%} of the"
+        data = f"{varies} variance" if varies else ""
+        title = f"Gates of {self.of}: {sum(shares):.1%} of ‖Q‖²{data}"
+        return _read_as(title, both, names, both.coefficients, "coefficient")
 
 
-def _told(readings: Readings, n: int) -> str:
-    terms = zip(readings.coefficients[n].tolist(), readings.indices[n].tolist(), strict=True)
+def _told(readings: Readings, n: int, members: int | None = None) -> str:
+    """A direction by its nearest features, each with its coefficient."""
+    terms = zip(
+        readings.coefficients[n, :members].tolist(),
+        readings.indices[n, :members].tolist(),
+        strict=True,
+    )
     return " ".join(f"{c:+.3g} {feature_name(readings.features, f)}" for c, f in terms)
+
+
+def _alternating(one: Tensor, two: Tensor) -> Tensor:
+    """Rows of two in turn."""
+    return torch.stack([one, two], 1).flatten(0, 1)
+
+
+def _read_as(
+    title: str, readings: Readings, names: Sequence[str], values: Tensor, unit: str
+) -> dict[str, Any]:
+    """A row for each direction, its nearest features from left to right, named in their cells."""
+    texts = [
+        [narrowed(feature_name(readings.features, f), CELL_TEXT) for f in row]
+        for row in readings.indices.tolist()
+    ]
+    ranks = [str(n + 1) for n in range(values.shape[1])]
+    layout = titled(title, "feature, nearest first", "")
+    return mapped(values.tolist(), ranks, names, unit, layout, texts=texts)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -179,6 +240,10 @@ class FeatureForm(Result):
     output ``feature`` and its name ``of``; ``form``: its quadratic part over x, factored;
     ``writes`` (f, i): what a unit of each input feature adds to x; ``constant`` and ``linear``;
     ``names`` of the input features, or nothing.
+
+    Columns, of the largest pairs as ``top`` has them: the features ``f`` and ``g``; ``kind``:
+    "self" for a square, else "cross"; ``Q_fg``: the entry of the symmetric matrix;
+    ``coefficient``: what multiplies a_f a_g, both orders together.
     """
 
     feature: int

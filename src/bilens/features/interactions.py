@@ -24,10 +24,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.algebra import CP, Factored, constant
+from bilens.base.charts import DRAWN, mapped, titled
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import dtype_name, require_finite, working_dtype
 from bilens.base.records import Record
-from bilens.base.results import Result
+from bilens.base.results import ANSWER_ROWS, Result
 from bilens.decompose import TopEntries, top_entries
 from bilens.features.dictionary import Dictionary
 from bilens.features.forms import FeatureForm
@@ -48,6 +49,10 @@ class Explanation(Result):
     biases ("error"), with the latents, with itself. ``truth`` (n, feature): the pre-activation from
     the layer itself. ``latents`` (n, feature): what the output dictionary makes of it (relu, top-k
     or a threshold), which is no sum of parts; None where outputs are rows.
+
+    Columns, a row for each input and feature: ``input``, ``feature``; what each part adds:
+    ``constant``, ``linear``, ``self``, ``cross``, ``error``, ``features × error``, ``error ×
+    error``; their ``total``; ``pre-activation``: the layer's own; ``latent``, where there are such.
     """
 
     features: tuple[int, ...]
@@ -73,7 +78,8 @@ class Explanation(Result):
         return f"{what}; they sum to the pre-activations, the layer's own but for {self.error:.2g}"
 
     def columns(self) -> tuple[str, ...]:
-        return ("input", "feature", *PARTS, "total", "truth")
+        latent = () if self.latents is None else ("latent",)
+        return ("input", "feature", *PARTS, "total", "pre-activation", *latent)
 
     def rows(self) -> list[dict[str, Any]]:
         return [self._row(n, m) for n in range(len(self.parts)) for m in range(len(self.names))]
@@ -84,14 +90,32 @@ class Explanation(Result):
         row |= {"total": sum(parts), "pre-activation": float(self.truth[n, m])}
         return row if self.latents is None else row | {"latent": float(self.latents[n, m])}
 
-    def figure(self) -> dict[str, Any]:
-        means = self.parts.abs().mean(0).mT.tolist()
-        bars = [
-            {"type": "bar", "name": part, "x": list(self.names), "y": y}
-            for part, y in zip(PARTS, means, strict=True)
+    def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
+        """The largest pre-activations, each with its largest part."""
+        rows = sorted(self.rows(), key=lambda row: -abs(row["pre-activation"]))[:count]
+        return [
+            {key: row[key] for key in ("input", "feature", "pre-activation")}
+            | {"mostly": _mostly(row)}
+            for row in rows
         ]
-        axes = {"yaxis": {"title": {"text": "mean |part| of the pre-activation"}}}
-        return {"data": bars, "layout": {"barmode": "stack"} | axes}
+
+    def figure(self) -> dict[str, Any]:
+        """The parts of the largest pre-activations, a row for each input and feature."""
+        rows = sorted(self.rows(), key=lambda row: -abs(row["pre-activation"]))
+        shown = rows[:DRAWN]
+        names = [f"{row['feature']} on input {row['input']}" for row in shown]
+        columns = (*PARTS, "total")
+        values = [[row[part] for part in columns] for row in shown]
+        texts = [[f"{value:.2g}" for value in line] for line in values]
+        more = f", the {len(shown)} largest of {len(rows)}" if len(rows) > len(shown) else ""
+        layout = titled(f"Pre-activations by what makes them{more}", "part", "")
+        return mapped(values, columns, names, "what it adds", layout, texts=texts)
+
+
+def _mostly(row: dict[str, Any]) -> str:
+    """The largest part of a pre-activation."""
+    part = max(PARTS, key=lambda name: abs(row[name]))
+    return f"{part} {row[part]:+.3g}"
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -16,9 +16,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bilens.algebra import CP
+from bilens.base.charts import POSITIVE, titled
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import is_whole, require_finite
-from bilens.base.results import Result
+from bilens.base.results import ANSWER_ROWS, Result
 from bilens.decompose import Auto, eigen
 from bilens.features.dictionary import Dictionary
 from bilens.features.interactions import read_by
@@ -39,6 +40,9 @@ class LowRank(Result):
     named: ``dead`` latents, active nowhere; ``rare`` ones, active on fewer than
     ``least`` or with one value on all. ``threshold``: of ``share``. ``complete`` (m,): whether none
     of a latent's first eigenvectors is missing, as far as ``decompose.eigen`` knows.
+
+    Columns, a row for each latent and rank: ``latent``; ``active on``: how many tokens; ``rank``:
+    the eigenvectors kept; their ``correlation`` with the activation, between ``low`` and ``high``.
     """
 
     features: Int[Tensor, " m"]
@@ -113,16 +117,27 @@ class LowRank(Result):
             for rank, r, a, b in zip(self.ranks, *values, strict=True)
         ]
 
-    def figure(self) -> dict[str, Any]:
-        lines = [
-            {"type": "box", "name": f"rank {rank}", "y": column}
-            for rank, column in zip(self.ranks, self.correlation.mT.tolist(), strict=True)
+    def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
+        """By rank: the share of latents whose correlation is above the threshold, its interval, and
+        the median correlation.
+        """
+        named = {"share": f"share above {self.threshold:g}", "median": "median correlation"}
+        return [{named.get(key, key): value for key, value in row.items()} for row in self.share][
+            :count
         ]
-        title = {"text": "correlation with the activation, over latents"}
-        return {
-            "data": lines,
-            "layout": {"yaxis": {"title": title, "range": [-1, 1]}, "showlegend": False},
-        }
+
+    def figure(self) -> dict[str, Any]:
+        """The spread of the correlations over latents, by rank."""
+        columns = zip(self.ranks, self.correlation.mT.tolist(), strict=True)
+        boxes = [
+            {"type": "box", "name": str(rank), "y": column, "marker": {"color": POSITIVE}}
+            for rank, column in columns
+        ]
+        title = f"{len(self.features)} latents by their first eigenvectors alone"
+        layout = titled(title, "eigenvectors kept", "correlation with the true activation")
+        layout["xaxis"]["type"] = "category"
+        layout["yaxis"]["range"] = [-1, 1]
+        return {"data": boxes, "layout": layout | {"showlegend": False}}
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.algebra import CP, Dense, ThirdOrder, Tucker, signs, symmetric_root
-from bilens.base.charts import POSITIVE, REFERENCE
+from bilens.base.charts import POSITIVE, REFERENCE, curve, logarithmic, titled
 from bilens.base.errors import ArgumentError, TooLargeError
 from bilens.base.numerics import GIB, is_whole
 from bilens.base.results import Result
@@ -70,6 +70,10 @@ class Mechanisms(Result):
         history: the criterion, Σ s² over (Σ s)², after each step of the start that ended highest.
         criteria: where each start ended; ``steady``: whether each one's last step gained less than
             ``tol``.
+
+    Columns, a row for each of the largest terms: ``term``: its rank; ``out``: the output direction
+    that it writes; ``in`` and ``and in``: the input directions that it multiplies; ``value``: the
+    factor of u_a (v_b·x)(v_c·x) in the layer's output; ``share of ‖S‖²``.
     """
 
     bases: dict[str, Float[Tensor, "s r"]]
@@ -172,17 +176,17 @@ class Mechanisms(Result):
                 ("random, turned (mean)", self.random_after.mean(0), "solid", REFERENCE),
                 ("random, HOSVD basis (mean)", self.random_before.mean(0), "dot", REFERENCE),
             ]
-        lines: list[dict[str, Any]] = [
-            {"type": "scatter", "mode": "lines", "name": name,
-             "x": (at + 1).tolist(), "y": values[at].tolist(),
-             "line": {"dash": dash, "color": color}}
-            for name, values, dash, color in solid
-        ]  # fmt: skip
-        axes = {
-            "xaxis": {"title": {"text": "largest terms"}, "type": "log"},
-            "yaxis": {"title": {"text": "share of ‖S‖²"}},
-        }
-        return {"data": lines, "layout": axes}
+        shown = [count for count in counts if count]
+        lines = []
+        for name, values, dash, color in solid:
+            shares = values[at].tolist()
+            hover = {"largest terms": shown, "share of ‖S‖²": shares}
+            lines.append(
+                curve(name, shown, shares, hover=hover, mode="lines", dash=dash, color=color)
+            )
+        title = "What the largest terms hold of the layer"
+        layout = titled(title, "largest terms", "share of ‖S‖²", xaxis=logarithmic("largest terms"))
+        return {"data": lines, "layout": layout}
 
 
 @torch.no_grad()

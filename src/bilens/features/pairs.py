@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.base.charts import ranked
-from bilens.base.results import Result
+from bilens.base.charts import DRAWN, ranked
+from bilens.base.results import ANSWER_ROWS, Result
 from bilens.decompose import TopEntries
 
 
@@ -23,6 +23,10 @@ class FeaturePairs(Result):
     self-interaction a_f². ``kind``: pairs of both kinds, or one alone. ``certificate``: no pair of
     this kind that is not listed has a larger |coefficient|; ``searched`` of ``size`` pairs were
     computed; ``asked`` is how many could be listed of those asked for.
+
+    Columns: the features ``f`` and ``g``; ``kind``: "self" for a square, else "cross"; ``Q_fg``:
+    the entry of the symmetric matrix; ``coefficient``: what multiplies a_f a_g, both orders
+    together.
     """
 
     of: str
@@ -68,9 +72,21 @@ class FeaturePairs(Result):
             for (f, g), value, c in zip(*columns, strict=True)
         ]
 
+    def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
+        """The largest pairs, each once, by what multiplies a_f a_g."""
+        told = ("coefficient", "f", "g", "kind")
+        return [{key: row[key] for key in told} for row in self.rows()[:count]]
+
     def figure(self) -> dict[str, Any]:
-        labels = [f"{row['f']} · {row['g']}" for row in self.rows()]
-        return ranked(labels, self.coefficients.tolist(), "coefficient of a_f a_g", self.of)
+        rows = self.rows()[:DRAWN]
+        labels = [
+            f"{row['f']}²" if row["kind"] == "self" else f"{row['f']} · {row['g']}" for row in rows
+        ]
+        values = [row["coefficient"] for row in rows]
+        how = "exact" if self.complete else f"others may reach {self.certificate:.4g}"
+        title = f"{self.of}: the {len(rows)} largest pairs of {self.size:,}, {how}"
+        hover = {"Q_fg": [row["Q_fg"] for row in rows]}
+        return ranked(labels, values, "coefficient of a_f a_g", title, hover=hover)
 
     def _name(self, f: int) -> str:
         return feature_name(self.names, f)

@@ -1,5 +1,6 @@
 """The nearest tensor of an MLP: how near, where it misses, and on which tokens."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -9,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bilens.algebra import CP
+from bilens.base.charts import POSITIVE, REFERENCE, curve, logarithmic, titled
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import require_finite, require_floating, working_dtype
-from bilens.base.results import Result
+from bilens.base.results import ANSWER_ROWS, Result
 from bilens.measure import Estimate, Gaussian
 from bilens.nearest.degrees import Degrees, degree_spectrum
 from bilens.nearest.fits import by_output, by_units, pieces
@@ -41,6 +43,8 @@ class Approximation(Result):
             the unexplained share; empty without data.
         unexplained: their sum, with its standard error (samples taken to be independent); None
             without data.
+
+    Columns, a row for each hidden unit: ``unit``, ``unexplained``: its entry of ``units``.
     """
 
     tensor: CP
@@ -92,22 +96,29 @@ class Approximation(Result):
     def rows(self) -> list[dict[str, Any]]:
         return [{"unit": n, "unexplained": value} for n, value in enumerate(self.units.tolist())]
 
+    def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
+        """The units of which the polynomial has least."""
+        rows = [row for row in self.rows() if not math.isnan(row["unexplained"])]
+        return sorted(rows, key=lambda row: -row["unexplained"])[:count]
+
     def figure(self) -> dict[str, Any]:
-        """How much of the error the worst samples carry, the worst first."""
+        """How much of the error the worst samples carry, the worst first, and dashed how much it
+        were if all missed alike.
+        """
         carried = self.tokens.sort(descending=True).values.cumsum(0)
         total = float(carried[-1]) if len(carried) else 1.0
         count = len(carried)
-        line = {
-            "type": "scatter",
-            "x": [(n + 1) / count for n in range(count)],
-            "y": (carried / (total or 1.0)).tolist(),
-        }
-        layout = {
-            "title": {"text": "error of the nearest tensor"},
-            "xaxis": {"title": {"text": "share of the samples, worst first"}, "type": "log"},
-        }
-        y = {"yaxis": {"title": {"text": "share of the error"}, "range": [0, 1]}}
-        return {"data": [line], "layout": layout | y}
+        worst = [(n + 1) / count for n in range(count)]
+        shares = (carried / (total or 1.0)).tolist()
+        hover = {"share of the samples": worst, "share of the error": shares}
+        line = curve("worst first", worst, shares, hover=hover, mode="lines", color=POSITIVE)
+        alike = curve("all alike", worst, worst, mode="lines", dash="dash", color=REFERENCE)
+        far = "without data" if self.unexplained is None else f"{float(self.unexplained.value):.3g}"
+        title = f"Error of the nearest tensor, unexplained {far}: who carries it"
+        layout = titled(title, "share of the samples, worst first", "share of the error")
+        layout["xaxis"] |= logarithmic("share of the samples, worst first")
+        layout["yaxis"]["range"] = [0, 1]
+        return {"data": [line, alike], "layout": layout}
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bilens.base.charts import POSITIVE, hovered, titled
 from bilens.base.results import Result
 from bilens.measure import Gaussian
 from bilens.nearest.averages import averages
@@ -37,6 +38,9 @@ BATCH = 1024  # draws at a time
 class Degrees(Result):
     """``powers``: E‖f_n‖² for degrees 0 … 4, exact under the Gaussian, and last all beyond;
     ``error``: the standard error of the last, which is sampled.
+
+    Columns: ``degree``; its ``power`` E‖f_n‖²; its ``share`` of E‖f‖², and the ``standard error``
+    of that.
     """
 
     powers: Float[Tensor, " n"]
@@ -73,9 +77,14 @@ class Degrees(Result):
         ]
 
     def figure(self) -> dict[str, Any]:
-        bars = {"type": "bar", "x": self._names(), "y": self.shares.tolist()}
-        layout = {"title": {"text": "degree spectrum"}, "xaxis": {"title": {"text": "degree"}}}
-        return {"data": [bars], "layout": layout | {"yaxis": {"title": {"text": "share of E‖f‖²"}}}}
+        shares, names = self.shares.tolist(), self._names()
+        errors = [0.0] * (len(names) - 1) + [self._relative()]
+        bars = {"type": "bar", "x": names, "y": shares, "marker": {"color": POSITIVE}}
+        bars |= {"error_y": {"type": "data", "array": errors}}
+        bars |= hovered({"degree": names, "share of E‖f‖²": shares, "standard error": errors})
+        title = f"How bilinear the layer is: {float(self.unexplained):.3g} beyond degree 2"
+        layout = titled(title, "Hermite degree", "share of E‖f‖²", xaxis={"type": "category"})
+        return {"data": [bars], "layout": layout}
 
     def _names(self) -> list[str]:
         return [*map(str, range(len(self.powers) - 1)), "beyond"]

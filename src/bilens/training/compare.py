@@ -9,11 +9,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from bilens.base.charts import MARKER, REFERENCE
+from bilens.base.charts import MARKER, POSITIVE, REFERENCE, curve, titled
 from bilens.base.errors import ArgumentError, Interrupted
 from bilens.base.files import held
 from bilens.base.progress import Progress
-from bilens.base.results import Result
+from bilens.base.results import ANSWER_ROWS, Result
 from bilens.models import TransformerConfig
 from bilens.training.language import TextRecipe, train_language
 from bilens.training.processes import first_does, processes
@@ -41,6 +41,10 @@ class Comparison(Result):
     ``parameters`` of each variant's model; ``tokens`` that each run was trained on; ``data``. Seeds
     fix the order of the data and the first weights of all that the variants share, so differences
     are taken seed by seed.
+
+    Columns, a row for each variant: ``mlp``; ``parameters``; ``loss``: the mean over the seeds,
+    ``±``: its standard error; ``bits per byte``; ``over bilinear``: the loss less the bilinear
+    model's of the same seed, ``± of that``: its standard error.
     """
 
     data: str
@@ -79,32 +83,27 @@ class Comparison(Result):
             rows.append(row)
         return rows
 
+    def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
+        """The lowest loss first."""
+        return sorted(self.rows(), key=lambda row: row["loss"])[:count]
+
     def figure(self) -> dict[str, Any]:
         rows = self.rows()
-        bars = {"type": "data", "array": [row["±"] for row in rows], "visible": len(self.seeds) > 1}
-        names = [row["mlp"] for row in rows]
-        means = {
-            "type": "scatter",
-            "mode": "markers",
-            "x": names,
-            "y": [row["loss"] for row in rows],
-            "error_y": bars,
-        }
-        means |= {"name": "mean ± standard error", "marker": {"size": MARKER}}
+        names, means = [row["mlp"] for row in rows], [row["loss"] for row in rows]
+        errors = [row["±"] for row in rows]
+        hover = {"": names, "loss": means, "±": errors}
+        middle = curve("mean ± standard error", names, means, hover=hover, mode="markers")
+        bars = {"type": "data", "array": errors, "visible": len(self.seeds) > 1}
+        middle |= {"error_y": bars, "marker": {"size": MARKER, "color": POSITIVE}}
         points = [
             (name, loss) for name, losses in zip(names, self.loss, strict=True) for loss in losses
         ]
-        each: dict[str, Any] = {"type": "scatter", "mode": "markers", "name": "one seed"}
-        each |= {"x": [name for name, _ in points], "y": [loss for _, loss in points]}
+        at, losses = [name for name, _ in points], [loss for _, loss in points]
+        each = curve("one seed", at, losses, hover={"": at, "loss": losses}, mode="markers")
         each |= {"marker": {"symbol": "line-ew-open", "color": REFERENCE, "size": MARKER}}
-        title = {"text": f"{self.data}, {self.tokens:,} tokens, {len(self.seeds)} seeds"}
-        return {
-            "data": [each, means],
-            "layout": {
-                "title": title,
-                "yaxis": {"title": {"text": "held-out loss, nats per token"}},
-            },
-        }
+        title = f"{self.data}, {self.tokens:,} tokens, {len(self.seeds)} seeds"
+        layout = titled(title, "MLP", "held-out loss, nats per token")
+        return {"data": [each, middle], "layout": layout}
 
 
 def compare(

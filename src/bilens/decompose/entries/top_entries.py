@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bilens.algebra import CP, Dense, Factored
 from bilens.base.axes import MODES
-from bilens.base.charts import ranked
+from bilens.base.charts import DRAWN, ranked
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import GIB, require_count, require_finite, working_dtype
 from bilens.base.results import Result
@@ -40,6 +40,10 @@ class TopEntries(Result):
     certificate: no entry that was not computed is larger than this, 0 where all were. looked_at:
     how many of ``size`` were computed. ``complete``: nothing that was not computed can be larger
     than the last one listed, and all that were ``asked`` for are there.
+
+    Columns: a name or number for each mode (``out``, ``left`` and ``right`` of a tensor, ``row``
+    and ``column`` of a matrix), and ``value``: the entry; or ``value of both orders``: of a pair of
+    inputs, listed once.
     """
 
     modes: tuple[str, ...]
@@ -63,18 +67,13 @@ class TopEntries(Result):
         return len(self.values) == self.asked and self.certificate <= float(self.values[-1].abs())
 
     def summary(self) -> str:
-        how = (
-            "exact"
-            if self.complete
-            else f"not all searched, others may reach {self.certificate:.4g}"
-        )
         largest = f", the largest {float(self.values[0]):.4g}" if len(self.values) else ""
         what = "pairs, both orders summed" if self.symmetric else "entries"
         listed = f"{len(self.values)} of {self.size:,} {what}{largest}"
-        return f"{listed}; {how} ({self.looked_at:,} computed)"
+        return f"{listed}; {self._exactness} ({self.looked_at:,} computed)"
 
     def columns(self) -> tuple[str, ...]:
-        return (*self.modes, "value")
+        return (*self.modes, self.measured)
 
     def rows(self) -> list[dict[str, Any]]:
         return [
@@ -84,8 +83,24 @@ class TopEntries(Result):
         ]
 
     def figure(self) -> dict[str, Any]:
-        labels = [" · ".join(str(row[mode]) for mode in self.modes) for row in self.rows()]
-        return ranked(labels, self.values.tolist(), self.measured, " · ".join(self.modes))
+        """A bar for each of the largest entries."""
+        rows = self.rows()[:DRAWN]
+        labels = [self._told(row) for row in rows]
+        values = [row[self.measured] for row in rows]
+        listed = f"the {len(rows)} largest of {self.size:,}"
+        title = f"{' · '.join(self.modes)}: {listed}, {self._exactness}"
+        return ranked(labels, values, self.measured, title)
+
+    def _told(self, row: dict[str, Any]) -> str:
+        """The entry in words: the two inputs and what they make, or row and column."""
+        names = [str(row[mode]) for mode in self.modes]
+        return " · ".join(names) if len(names) < 3 else f"{names[1]}, {names[2]} → {names[0]}"
+
+    @property
+    def _exactness(self) -> str:
+        if self.complete:
+            return "exact"
+        return f"not all searched, others may reach {self.certificate:.4g}"
 
     def _name(self, mode: str, n: int) -> str | int:
         return self.names[mode][n] if mode in self.names else n

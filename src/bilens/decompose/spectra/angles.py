@@ -21,9 +21,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bilens.algebra import Eigen, Which, eigen_noise, preference
+from bilens.base.charts import MARKER, POSITIVE, REFERENCE, curve, titled
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.results import Result
+from bilens.base.results import ANSWER_ROWS, Result
 from bilens.decompose.spectra.weighted import WeightedEigen
+
+TURN = "largest angle (°)"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -48,6 +51,11 @@ class Angles(Result):
         unmatched: eigenpairs of either side that have no counterpart on the other, since of another
             sign.
         tol: the uncertainty up to which an angle is ``trusted``.
+
+    Columns, a row for each block: ``of``: the direction; ``pairs`` and ``with``: its eigenpairs in
+    the one spectrum and in the other; ``value`` and ``other value``: the mean eigenvalue in each;
+    ``largest angle (°)`` between the two spans; ``gap``: the smaller of the two; ``uncertainty
+    (°)`` and ``trusted`` as above; ``least change of ‖Q‖``: ``change`` over ``norm``.
     """
 
     of: Int[Tensor, " m"]
@@ -118,25 +126,37 @@ class Angles(Result):
             for n, (mine, theirs) in enumerate(self.positions)
         ]
 
+    def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
+        """The blocks of which a comparison means something, those that turned most first."""
+        rows = sorted(self.rows(), key=_turned_most)[:count]
+        told = ("of", "pairs", "with", "largest angle (°)", "uncertainty (°)", "value", "trusted")
+        return [{key: row[key] for key in told} for row in rows]
+
     def figure(self) -> dict[str, Any]:
         traces = []
         for trusted, name in ((True, "trusted"), (False, "not trusted")):
             rows = [row for row in self.rows() if row["trusted"] is trusted]
-            traces.append({
-                "type": "scatter", "mode": "markers", "name": name,
-                "x": [abs(row["value"]) for row in rows],
-                "y": [row["largest angle (°)"] for row in rows],
-                "text": [f"{row['of']}: {row['pairs']}" for row in rows],
-                "error_y": {"type": "data", "array": [row["uncertainty (°)"] for row in rows]},
-            })  # fmt: skip
-        axes = {
-            "xaxis": {"title": {"text": "|λ|"}},
-            "yaxis": {"title": {"text": "largest principal angle (°)"}},
-        }
-        return {"data": traces, "layout": axes}
+            sizes, turns = [abs(row["value"]) for row in rows], [row[TURN] for row in rows]
+            hover = {
+                "of": [row["of"] for row in rows],
+                "pairs": [f"{row['pairs']} with {row['with']}" for row in rows],
+                "λ": [row["value"] for row in rows],
+                TURN: turns,
+            }
+            marks = curve(name, sizes, turns, hover=hover, mode="markers")
+            marks["error_y"] = {"type": "data", "array": [row["uncertainty (°)"] for row in rows]}
+            marks["marker"] = {"color": POSITIVE if trusted else REFERENCE, "size": MARKER}
+            traces.append(marks)
+        title = f"How far eigenspaces turned: {len(self.of)} blocks of eigenpairs"
+        return {"data": traces, "layout": titled(title, "|λ|", TURN)}
 
     def _label(self, n: int) -> str:
         return self.labels[n] if n < len(self.labels) else str(n)
+
+
+def _turned_most(row: dict[str, Any]) -> tuple[bool, float]:
+    angle = row[TURN]
+    return not row["trusted"], math.inf if math.isnan(angle) else -angle
 
 
 @torch.no_grad()

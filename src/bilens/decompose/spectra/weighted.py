@@ -21,9 +21,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.algebra import Eigen, Form, QuadraticForm, ThirdOrder, at_scale
+from bilens.base.charts import curve, titled
 from bilens.base.errors import ShapeError
 from bilens.base.numerics import require_finite, restored
 from bilens.base.records import Record
+from bilens.base.results import ANSWER_ROWS
 from bilens.measure import Gaussian
 
 BLOCK = 2**24  # numbers held at once while terms are averaged over activations
@@ -67,6 +69,11 @@ class WeightedEigen(Eigen):
         rank: of Σ: the number of directions that inputs vary in.
         count: the activations that terms were averaged over, 0 for the closed form under the
             Gaussian.
+
+    Columns, beside those of ``Eigen`` (``of``, ``k``, ``value``, ``residual``, ``converged``,
+    ``complete``, ``block``, ``share of ‖Q‖²``): ``spectrum``: "data-weighted" or "plain"; ``λ
+    E[(v·x)²]``: the mean of the pair's term on the data, with its standard error ``± s.e.``; and
+    its ``share of variance``: of that of xᵀQx.
     """
 
     plain: Eigen
@@ -106,27 +113,27 @@ class WeightedEigen(Eigen):
             for row in self._with_data(self.plain, self.plain_data, self.plain.rows())
         ]
 
+    def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
+        """The terms that most of the variance is of, data-weighted ones first."""
+        rows = [row for row in self.rows() if row["spectrum"] == "data-weighted"]
+        rows.sort(key=lambda row: -abs(row["share of variance"]))
+        told = ("of", "k", "value", *ON_DATA)
+        return [{key: row[key] for key in told} for row in rows[:count]]
+
     def figure(self) -> dict[str, Any]:
         ranks = list(range(self.values.shape[-1]))
+        kinds = (("data-weighted", self.data.share), ("plain", self.plain_data.share))
         lines = [
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": f"{self._label(n)}, {name}",
-                "x": ranks,
-                "y": share[n].tolist(),
-            }
-            for name, share in (
-                ("data-weighted", self.data.share),
-                ("plain", self.plain_data.share),
-            )
+            self._share_line(f"{self._label(n)}, {name}", ranks, share[n].tolist())
+            for name, share in kinds
             for n in range(len(share))
         ]
-        axes = {
-            "xaxis": {"title": {"text": f"eigenvector, by {self.which}"}},
-            "yaxis": {"title": {"text": "share of variance"}},
-        }
-        return {"data": lines, "layout": axes}
+        title = "Variance of xᵀQx on the data, by eigenvector"
+        layout = titled(title, f"eigenvector, by {self.which}", "share of variance")
+        return {"data": lines, "layout": layout}
+
+    def _share_line(self, name: str, ranks: list[int], shares: list[float]) -> dict[str, Any]:
+        return curve(name, ranks, shares, hover={"k": ranks, "share of variance": shares})
 
     def _with_data(
         self, pairs: Eigen, data: OnData, rows: list[dict[str, Any]]

@@ -22,8 +22,9 @@ from bilens.base.numerics import (
     restored_float,
     scaled,
 )
-from bilens.base.results import Result
+from bilens.base.results import ANSWER_ROWS, Result
 from bilens.decompose.spectra.weighted import fitted, whitened
+from bilens.decompose.unfoldings.drawn import spectrum_layout, spectrum_line
 from bilens.decompose.unfoldings.iteration import iterated
 from bilens.decompose.unfoldings.unfolding import (
     Precision,
@@ -62,6 +63,10 @@ class HOSVD(Result):
             whether by a data measure.
         affine: whether T̂ is over (1, x), as T.
         sweeps: how many sweeps of orthogonal iteration went into the bases.
+
+    Columns, a row for each component of each mode: ``mode``, ``component``: its place, ``singular
+    value``; ``share of ‖T‖²``: its square over ‖T‖², adding up to 1 in each mode; whether it is
+    ``kept``, and ``above noise``.
     """
 
     spectrum: dict[str, Float[Tensor, " s"]]
@@ -124,21 +129,34 @@ class HOSVD(Result):
             for n, value in enumerate(self.spectrum[mode].tolist())
         ]
 
+    def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
+        """What the first components of every mode hold of ‖T‖²."""
+        squares = {mode: _shares_of(values, self.norm) for mode, values in self.spectrum.items()}
+        return [
+            {"component": n}
+            | {
+                f"{mode}: share of ‖T‖²": share[n] if n < len(share) else None
+                for mode, share in squares.items()
+            }
+            for n in range(min(count, max(map(len, squares.values()))))
+        ]
+
     def figure(self) -> dict[str, Any]:
+        """The singular values above the noise; those kept are to the left of the dotted lines."""
         # left and right coincide where T is symmetric
         dashes = {"out": "solid", "left": "solid", "right": "dot"}
         lines = [
-            {"type": "scatter", "mode": "lines", "name": mode, "line": {"dash": dashes[mode]},
-             "y": values[values > self.noise[mode]].tolist()}
+            spectrum_line(mode, values[values > self.noise[mode]], self.norm, dash=dashes[mode])
             for mode, values in self.spectrum.items()
-        ]  # fmt: skip
-        axis = {
-            "title": {"text": "singular value"},
-            "type": "log",
-            "exponentformat": "power",
-            "dtick": 1,
-        }
-        return {"data": lines, "layout": {"xaxis": {"title": {"text": "component"}}, "yaxis": axis}}
+        ]
+        ranks = ", ".join(f"{mode} {r}" for mode, r in zip(MODES, self.ranks, strict=True))
+        title = f"Singular values: kept {ranks}; relative error {self.error:.3g}"
+        return {"data": lines, "layout": spectrum_layout(title, sorted(set(self.ranks)))}
+
+
+def _shares_of(values: Float[Tensor, " s"], norm: float) -> list[float]:
+    """The squares of singular values, over that of the norm."""
+    return [(value / norm) ** 2 if norm else 0.0 for value in values.tolist()]
 
 
 @torch.no_grad()

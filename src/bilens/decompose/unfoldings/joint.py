@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.algebra import CANCELLED, CP, Dense, Tucker, signs
+from bilens.base.charts import curve, titled
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import (
     dtype_name,
@@ -32,7 +33,7 @@ from bilens.base.numerics import (
     restored_float,
     scaled,
 )
-from bilens.base.results import Result
+from bilens.base.results import ANSWER_ROWS, Result
 from bilens.decompose.unfoldings.unfolding import (
     ALL,
     Form,
@@ -73,6 +74,10 @@ class Joint(Result):
         norm: ‖S‖; 0, as all shares, where S is zero as far as can be told.  labels: names of the
             outputs, or none.
         precision, computed_in: how the spectrum was found, and the dtype of the work.
+
+    Columns: ``directions``: the first 1, 2, … of them; ``singular value``: of the last of these;
+    ``share of the Gram``: what of ‖S‖² they hold with one input within them; ``share held``: with
+    both, empty where it was not computed; whether the last is ``kept``, and ``above noise``.
     """
 
     spectrum: Float[Tensor, " i"]
@@ -170,22 +175,29 @@ class Joint(Result):
             for one, share in zip(name, self.captured.tolist(), strict=True)
         ]
 
-    def figure(self) -> dict[str, Any]:
-        gram = {
-            "x": list(range(1, len(self.spectrum) + 1)),
-            "y": self.gram_share.tolist(),
-            "name": "one input within them",
-        }
-        both = {"x": list(self.sizes), "y": self.held.tolist(), "name": "both inputs within them"}
-        lines = [
-            {"type": "scatter", "mode": mode, **line}
-            for mode, line in (("lines", gram), ("lines+markers", both))
+    def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
+        """How many directions hold each share that was asked for, then the first directions."""
+        held = [
+            {"directions": n, "share held": share, "share of the Gram": None}
+            for share, n in zip(self.shares, self.held_by, strict=True)
         ]
-        axes = {
-            "xaxis": {"title": {"text": "input directions"}},
-            "yaxis": {"title": {"text": "share of ‖S‖²"}},
-        }
-        return {"data": lines, "layout": axes}
+        told = ("directions", "share held", "share of the Gram")
+        first = [{key: row[key] for key in told} for row in self.rows()]
+        reached = {row["directions"] for row in held}
+        rest = [row for row in first if row["directions"] not in reached]
+        return [*held, *rest][:count] if self.norm else first[:count]
+
+    def figure(self) -> dict[str, Any]:
+        counts, gram = list(range(1, len(self.spectrum) + 1)), self.gram_share.tolist()
+        sizes, held = list(self.sizes), self.held.tolist()
+        one, both = "one input within them", "both inputs within them"
+        lines = [
+            curve(one, counts, gram, hover={"directions": counts, "share": gram}, mode="lines"),
+            curve(both, sizes, held, hover={"directions": sizes, "share": held}),
+        ]
+        kept = f"{len(self.directions)} of {len(self.spectrum)} kept"
+        title = f"What the first input directions hold: {kept}, relative error {self.error:.3g}"
+        return {"data": lines, "layout": titled(title, "input directions", "share of ‖S‖²")}
 
 
 @torch.no_grad()

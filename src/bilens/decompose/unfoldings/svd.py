@@ -18,6 +18,7 @@ from torch import Tensor
 from bilens.algebra import CP, Dense, QuadraticForm, Tucker, signs
 from bilens.base.numerics import dtype_name, restored_float, scaled
 from bilens.base.results import Result
+from bilens.decompose.unfoldings.drawn import spectrum_layout, spectrum_line
 from bilens.decompose.unfoldings.unfolding import (
     ALL,
     Precision,
@@ -54,6 +55,9 @@ class SVD(Result):
         norm: ‖T‖; 0, as ``error``, where T is zero as far as can be told.
         symmetric: whether all this is of T's symmetric part.
         precision, computed_in: how the spectrum was found, and the dtype of the work.
+
+    Columns, a row for each component: ``component``: its place, ``singular value``; ``share of
+    ‖T‖²``: its square over ‖T‖²; whether it is ``kept``, and ``above noise``.
     """
 
     values: Float[Tensor, " k"]
@@ -102,22 +106,12 @@ class SVD(Result):
         ]
 
     def figure(self) -> dict[str, Any]:
-        line = {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "out",
-            "y": self.spectrum[self.spectrum > self.noise].tolist(),
-        }
-        axis = {
-            "title": {"text": "singular value"},
-            "type": "log",
-            "exponentformat": "power",
-            "dtick": 1,
-        }
-        return {
-            "data": [line],
-            "layout": {"xaxis": {"title": {"text": "component"}}, "yaxis": axis},
-        }
+        """The singular values above the noise; those kept are to the left of the dotted line."""
+        heard = self.spectrum[self.spectrum > self.noise]
+        kept, count = len(self.values), len(self.spectrum)
+        title = f"Singular values: {kept} of {count} kept, relative error {self.error:.3g}"
+        line = spectrum_line("out", heard, self.norm)
+        return {"data": [line], "layout": spectrum_layout(title, [kept])}
 
 
 @torch.no_grad()
