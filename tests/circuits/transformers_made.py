@@ -5,8 +5,8 @@ import torch
 import bilens
 
 
-def tiny(act, gated, norm="rms", bias=True, layers=2, dtype=torch.float64, **more):
-    torch.manual_seed(0)
+def tiny(act, gated, norm="rms", bias=True, layers=2, dtype=torch.float64, seed=0, **more):
+    torch.manual_seed(seed)
     sizes = {
         "vocab_size": 9,
         "hidden_size": 6,

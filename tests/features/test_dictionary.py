@@ -242,6 +242,11 @@ def test_moves_and_lies_in_other_records(make, tmp_path):
     Holder(D).save(tmp_path / "t")
     assert torch.equal(Holder.load(tmp_path / "t").held.reads, D.reads)
     assert repr(D) == "<Dictionary: 10 jumprelu latents of layers.1.mlp.input, width 6>"
+    frame = D.to_frame()
+    assert list(frame) == ["latent", "reads", "writes", "cosine", "bias", "threshold"]
+    assert frame["writes"].tolist() == pytest.approx(D.W_dec.norm(dim=1).tolist())
+    assert frame["threshold"].tolist() == D.threshold.tolist()
+    assert D._repr_html_().startswith("<p><b>Dictionary</b>: <bdi>10 jumprelu latents of ")
 
 
 @dataclasses.dataclass(frozen=True)

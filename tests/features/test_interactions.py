@@ -386,4 +386,4 @@ def test_bad_input(both, make, refuses):
 def test_colours_mean_the_same_as_everywhere(both):
     """Blue adds, orange takes away, white is zero."""
     (heat,) = both[3].of(2).eigen(3).readings.figure()["data"]
-    assert (heat["zmid"], heat["colorscale"]) == (0, DIVERGING)
+    assert (heat["zmin"], heat["colorscale"]) == (-heat["zmax"], DIVERGING)

@@ -27,6 +27,7 @@ from bilens.algebra.symmetric import (
 )
 from bilens.algebra.third import CANCELLED, Form, ThirdOrder, homogeneous, require_factors
 from bilens.algebra.tucker import Dense, Tucker
+from bilens.algebra.units import cosines
 
 __all__ = [
     "BLOCK",
@@ -50,6 +51,7 @@ __all__ = [
     "balanced",
     "canonical",
     "constant",
+    "cosines",
     "degenerate_blocks",
     "eigen_noise",
     "homogeneous",

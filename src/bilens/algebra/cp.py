@@ -23,10 +23,12 @@ from bilens.algebra.third import (
     require_maps,
     shared_out,
 )
+from bilens.algebra.units import strongest_units
 from bilens.base.axes import MODES, Mode
-from bilens.base.charts import MARKER, curve, logarithmic, titled
+from bilens.base.charts import DRAWN, MARKER, curve, logarithmic, ranked, titled
 from bilens.base.errors import ShapeError
 from bilens.base.numerics import (
+    dtype_name,
     peak,
     powers,
     require_finite,
@@ -36,13 +38,14 @@ from bilens.base.numerics import (
     working_dtype,
 )
 from bilens.base.records import Record
-from bilens.base.results import Result
+from bilens.base.results import Drawn, Result, Tabled
+from bilens.base.tables import Columns
 
 BLOCK = 512  # hidden units at a time: enough for fast products, while h × h is never held
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class CP(ThirdOrder):
+class CP(ThirdOrder, Tabled, Drawn):
     """T[o, i, j] = Σ_h out[o, h] left[h, i] right[h, j]: three factors, never the cube.
 
     For an MLP D[(L x) ⊙ (R x)] these are down_proj, gate_proj and up_proj as they lie in the
@@ -56,6 +59,12 @@ class CP(ThirdOrder):
 
     >>> T = CP(mlp.down_proj.weight, mlp.gate_proj.weight, mlp.up_proj.weight)
     >>> torch.testing.assert_close(T(x), mlp(x))
+
+    Columns of ``to_frame()``, a row for each hidden unit, the strongest first: ``unit``: its
+    number; ``strength``: ‖D_h‖ ‖L_h‖ ‖R_h‖, which no rescaling of the unit changes; ``share``: of
+    the sum of the squares of all strengths (units overlap, so it is none of ‖T‖²); ``cosine`` of
+    what its two sides read, ±1 for a square, empty where they read different spaces; ``out``,
+    ``left``, ``right``: where each of its three vectors is largest.
     """
 
     out: Float[Tensor, "o h"]
@@ -299,6 +308,23 @@ class CP(ThirdOrder):
 
     def __mul__(self, factor: float | int | Tensor) -> "CP":
         return replace(self, out=self.out * scalar("CP", factor, self._any()))
+
+    def summary(self) -> str:
+        o, i, j = self.shape
+        over = " over (1, x)" if self.affine else ""
+        return f"{self.rank} units, {o} × {i} × {j}{over}, {dtype_name(self.dtype)}"
+
+    def _table(self) -> Columns:
+        return strongest_units(self.out.mT, self.left, self.right)
+
+    def figure(self) -> dict[str, Any]:
+        """A bar for each of the strongest units."""
+        rows = self._table().rows[:DRAWN]
+        labels, values = [f"unit {row['unit']}" for row in rows], [row["strength"] for row in rows]
+        told = ("cosine", "out", "left", "right")
+        hover = {name: [row[name] for row in rows] for name in told}
+        title = f"The {len(rows)} strongest of {self.rank} hidden units"
+        return ranked(labels, values, "strength ‖D_h‖ ‖L_h‖ ‖R_h‖", title, hover=hover)
 
     def __repr__(self) -> str:
         return super().__repr__().replace(", dtype", f", rank={self.rank}, dtype", 1)

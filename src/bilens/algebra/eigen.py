@@ -170,7 +170,7 @@ class Eigen(Result):
         traces = [self._line(n, flat[n], len(flat) == 1) for n in sorted(chosen)]
         of = f" of {len(chosen)} of {len(flat)} matrices" if len(chosen) < len(flat) else ""
         kept = f"{self.values.shape[-1]} of {self.vectors.shape[-1]} kept"
-        title = f"Eigenvalues{of}, {kept} by {self.which}{self._left_out()}"
+        title = f"Eigenvalues{of}: {kept}{self._left_out()}"
         layout = titled(title, "rank, from the highest to the lowest", "λ")
         return {"data": traces, "layout": layout | {"showlegend": len(flat) > 1}}
 
@@ -195,7 +195,7 @@ class Eigen(Result):
     def _left_out(self) -> str:
         """How much the kept pairs leave of the norm, at most; nothing where it was not measured."""
         worst = float(self.error.detach().max()) if self.error.numel() else 0.0
-        return "" if math.isnan(worst) else f"; left out {worst:.2g} of the norm at most"
+        return "" if math.isnan(worst) else f", at most {worst:.2g} of the norm left out"
 
     def _label(self, n: int) -> str:
         return self.labels[n] if n < len(self.labels) else str(n)

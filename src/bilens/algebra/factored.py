@@ -31,10 +31,12 @@ from bilens.base.numerics import (
     working_dtype,
 )
 from bilens.base.records import Record
+from bilens.base.results import Tabled
+from bilens.base.tables import Columns
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Factored(Record):
+class Factored(Record, Tabled):
     """The matrix ``a @ b``, never multiplied out unless asked: a (..., l, m), b (..., m, r).
     Leading dims broadcast.
 
@@ -55,6 +57,10 @@ class Factored(Record):
     Factored(shape=(4, 1), mdim=8, dtype=float32, device=cpu)
     >>> (F @ F).AB.shape
     torch.Size([512, 512])
+
+    Columns of ``to_frame()``, a row for each singular value of each matrix, the largest first:
+    ``of``: the number of the matrix, where there are leading dims; ``component``; ``singular
+    value``; ``share``: its square over the sum of the squares. Cost of ``svd()``.
     """
 
     a: Float[Tensor, "*#b l m"]
@@ -350,6 +356,23 @@ class Factored(Record):
 
     def __neg__(self) -> "Factored":
         return self * -1.0
+
+    def summary(self) -> str:
+        size = " × ".join(map(str, self.shape))
+        return f"{size} in factors of inner size {self.mdim}, {dtype_name(self.dtype)}"
+
+    def _table(self) -> Columns:
+        spectra = self.detach().svd()[1]
+        rows: list[dict[str, Any]] = []
+        for n, values in enumerate(spectra.reshape(-1, spectra.shape[-1]).double()):
+            total = float(values.square().sum()) or 1.0
+            of = {"of": n} if self.has_leading_dims else {}
+            rows += [
+                of | {"component": k, "singular value": value, "share": value**2 / total}
+                for k, value in enumerate(values.tolist())
+            ]
+        names = ("of", "component", "singular value", "share")
+        return Columns(names if self.has_leading_dims else names[1:], rows)
 
     def __repr__(self) -> str:
         where = f"dtype={dtype_name(self.dtype)}, device={self.device}"

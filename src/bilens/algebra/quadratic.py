@@ -3,6 +3,7 @@ unless asked.
 """
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from bilens.algebra.eigen import (
 )
 from bilens.algebra.eigh import symmetric_eigh
 from bilens.algebra.symmetric import signs, unit_products
+from bilens.algebra.units import cosines
 from bilens.base.charts import mapped, titled
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import (
@@ -41,7 +43,8 @@ from bilens.base.numerics import (
     working_dtype,
 )
 from bilens.base.records import Record
-from bilens.base.results import Result
+from bilens.base.results import Result, Tabled
+from bilens.base.tables import Columns
 
 WHOLE = "dense: the whole spectrum"  # how it is known that no eigenvalue is missing
 # powers of two that a factor may lie from one: four are multiplied
@@ -52,13 +55,17 @@ BLOCK = 1024  # hidden units whose Gram with all others is held at once
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class QuadraticForm(Record):
+class QuadraticForm(Record, Tabled):
     """Q(x) = xᵀ Q x = Σ_h w_h (l_h·x)(r_h·x), that is Q = ½ (Lᵀ W R + Rᵀ W L) with W = diag(w):
     symmetric always.
 
     Fields: ``weights`` (..., h), ``left`` and ``right`` (..., h, i). Batch dims broadcast, so the
     interaction matrices of many directions share one L and one R and differ in their weights alone.
     Rank at most 2h.
+
+    Columns of ``to_frame()``, a row for each hidden unit of each form, the largest first: ``of``:
+    the number of the form, where there are several; ``unit``: that of the unit; ``value``: w_h
+    ‖l_h‖ ‖r_h‖, which no rescaling of the unit changes; ``cosine`` of l_h and r_h, ±1 for a square.
     """
 
     weights: Float[Tensor, "*#b h"]
@@ -346,6 +353,29 @@ class QuadraticForm(Record):
             norm=pairs.norm.to(form.dtype),
             computed_in=computed_in,
         )
+
+    def summary(self) -> str:
+        many = f"{math.prod(self.shape[:-2])} forms" if len(self.shape) > 2 else "a form"
+        units, size = self.left.shape[-2:]
+        return f"{many} of {units} units over {size} inputs, {dtype_name(self.dtype)}"
+
+    def _table(self) -> Columns:
+        batch = self.shape[:-2]
+        rows: list[dict[str, Any]] = []
+        for n, index in enumerate(itertools.product(*map(range, batch))):
+            weights, left, right = (
+                factor.detach().expand(*batch, *factor.shape[factor.ndim - own :])[index]
+                for factor, own in ((self.weights, 1), (self.left, 2), (self.right, 2))
+            )
+            lengths = left.double().norm(dim=-1) * right.double().norm(dim=-1)
+            values, alike = (weights.double() * lengths).tolist(), cosines(left, right)
+            of = {"of": n} if batch else {}
+            rows += [
+                of | {"unit": h, "value": values[h], "cosine": alike[h]} for h in range(len(values))
+            ]
+        rows.sort(key=lambda row: -abs(row["value"]))
+        names = ("of", "unit", "value", "cosine")
+        return Columns(names if batch else names[1:], rows)
 
     def __repr__(self) -> str:
         hidden, dtype = self.left.shape[-2], dtype_name(self.dtype)

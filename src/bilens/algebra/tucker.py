@@ -21,6 +21,7 @@ from bilens.algebra.third import (
 )
 from bilens.base.axes import MODES, Mode
 from bilens.base.numerics import (
+    dtype_name,
     near_one,
     peak,
     powers,
@@ -29,6 +30,10 @@ from bilens.base.numerics import (
     scaled,
     working_dtype,
 )
+from bilens.base.results import Tabled
+from bilens.base.tables import Columns
+
+LISTED = 1000  # entries of a core in a table
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -161,9 +166,13 @@ class Dense(ThirdOrder):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Tucker(ThirdOrder):
+class Tucker(ThirdOrder, Tabled):
     """T[o, i, j] = Σ_abc core[a, b, c] out[o, a] left[i, b] right[j, c]: what a truncated HOSVD
     gives.
+
+    Columns of ``to_frame()``, a row for each of the ``LISTED`` largest entries of the core:
+    ``out``, ``left``, ``right``: the directions of each basis that it multiplies; ``value``; and
+    ``share``: its square over the sum of the squares.
     """
 
     core: Float[Tensor, "a b c"]
@@ -189,6 +198,22 @@ class Tucker(ThirdOrder):
     def ranks(self) -> tuple[int, int, int]:
         """(a, b, c): the sizes of the core."""
         return Dense(self.core).shape
+
+    def summary(self) -> str:
+        (o, i, j), (a, b, c) = self.shape, self.ranks
+        core = f"a core {a} × {b} × {c}"
+        return f"{o} × {i} × {j} by {core}, {dtype_name(self.core.dtype)}"
+
+    def _table(self) -> Columns:
+        values = self.core.detach().double().flatten()
+        total = float(values.square().sum()) or 1.0
+        order = values.abs().argsort(descending=True, stable=True)[:LISTED]
+        places = torch.stack(torch.unravel_index(order, self.core.shape), 1).tolist()
+        rows = [
+            {"out": a, "left": b, "right": c, "value": value, "share": value**2 / total}
+            for (a, b, c), value in zip(places, values[order].tolist(), strict=True)
+        ]
+        return Columns(("out", "left", "right", "value", "share"), rows)
 
     def _any(self) -> Tensor:
         return self.core

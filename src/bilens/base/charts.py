@@ -29,13 +29,16 @@ MARKER = 9  # the size of a point that stands alone
 DRAWN = 20  # bars of a ranking at most
 LABEL = 34  # characters of a label beside a bar; the whole of it is shown on hovering
 HIDE_NAME = "<extra></extra>"  # of the trace, which plotly writes beside a hover
-BAR, FRAME = 24, 120  # pixels: of a bar, and of what stands around all of them
+BAR, FRAME = 24, 132  # pixels: of a bar, and of what stands around all of them
 WIDE, TILE, TICKS = 4, 220, 24  # tiles side by side, pixels of one, and names on its axes
 TOGETHER, APART = (0.07, 0.2), (0.3, 0.4)  # of a tile, left free: names stand once, or beside all
+ACROSS = 30  # names under a heat map
 CELL, LEAST, MOST = 26, 320, 900  # pixels: of a row of a heat map, and its whole height
 
 # as far from white as from black (4.6 : 1), so that one figure serves light and dark pages
 INK, GRID, CLEAR = "#757575", "rgba(127,127,127,0.25)", "rgba(0,0,0,0)"
+# lines that are told apart, none in the colour that takes away until there are many
+LINES = [PALETTE[n] for n in (0, 2, 3, 4, 5, 9, 8, 7, 1)]
 _AXIS = {
     "gridcolor": GRID,
     "zerolinecolor": INK,
@@ -47,11 +50,12 @@ _AXIS = {
 TEMPLATE: dict[str, Any] = {
     "layout": {
         "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
-        "title": {"x": 0.01, "xanchor": "left", "font": {"size": 15}},
-        "margin": {"l": 60, "r": 24, "t": 64, "b": 56},
+        "title": {"x": 0.01, "xanchor": "left", "yref": "container", "y": 1, "yanchor": "top"}
+        | {"pad": {"t": 18}, "font": {"size": 15}},
+        "margin": {"l": 60, "r": 24, "t": 76, "b": 56},
         "paper_bgcolor": CLEAR,
         "plot_bgcolor": CLEAR,
-        "colorway": [colour for colour in PALETTE if colour != "#000000"],
+        "colorway": LINES,
         "xaxis": _AXIS,
         "yaxis": _AXIS,
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
@@ -134,7 +138,7 @@ def curve(
     """A line through points, or the points alone (``mode`` "markers"); ``line``: its colour and
     dash.
     """
-    said = {"": [name] * len(x)} if name else {}
+    said: dict[str, Sequence[Any]] = {"": [name] * len(x)} if name else {}
     said |= hover or {"x": list(x), "y": list(y)}
     trace = {"type": "scatter", "mode": mode, "name": name, "x": list(x), "y": list(y)}
     return trace | ({"line": line} if line else {}) | hovered(said)
@@ -142,7 +146,7 @@ def curve(
 
 def logarithmic(title: str) -> dict[str, Any]:
     """An axis of powers of ten."""
-    return {"title": {"text": title}, "type": "log", "exponentformat": "power", "dtick": 1}
+    return {"title": {"text": title}, "type": "log", "exponentformat": "power"}
 
 
 def heat(
@@ -210,7 +214,7 @@ def mapped(
 ) -> dict[str, Any]:
     """One heat map as a whole figure, the first row on top; ``layout`` as ``titled`` makes it."""
     trace = heat(values, across, down, unit, strength=strength, end=end, texts=texts)
-    x = layout["xaxis"] | ticks(across)
+    x = layout["xaxis"] | ticks(across, ACROSS)
     y = layout["yaxis"] | ticks(down) | {"autorange": "reversed"}
     height = min(max(FRAME + CELL * len(down), LEAST), MOST)
     return {"data": [trace], "layout": layout | {"xaxis": x, "yaxis": y, "height": height}}

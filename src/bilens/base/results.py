@@ -61,7 +61,23 @@ class Tabled(ABC):
         return html(self._answer(SHOWN_ROWS), type(self).__name__, self.summary())
 
 
-class Result(Tabled, Record, ABC):
+class Drawn(ABC):
+    """What has a figure."""
+
+    @abstractmethod
+    def figure(self) -> dict[str, Any]:
+        """A plotly figure in plain data: ``{"data": [...], "layout": {...}}``."""
+
+    def plot(self) -> "plotly.graph_objects.Figure":
+        """An interactive plotly figure, for light and dark pages alike."""
+        import plotly.graph_objects
+
+        figure = literal(self.figure())
+        layout = {"template": TEMPLATE} | figure["layout"]
+        return plotly.graph_objects.Figure(figure | {"layout": layout})
+
+
+class Result(Tabled, Drawn, Record, ABC):
     """What a computation found, with its labels, what was discarded and its error. Values are
     frozen.
     """
@@ -69,10 +85,6 @@ class Result(Tabled, Record, ABC):
     @abstractmethod
     def rows(self) -> list[dict[str, Any]]:
         """The result as records with one meaning a column: what ``to_frame`` shows."""
-
-    @abstractmethod
-    def figure(self) -> dict[str, Any]:
-        """The result as a plotly figure in plain data: ``{"data": [...], "layout": {...}}``."""
 
     def columns(self) -> tuple[str, ...]:
         """What each of ``rows`` has, in order. A kind of result that may be without rows says it
@@ -85,14 +97,6 @@ class Result(Tabled, Record, ABC):
         show, above the line that says how many there are.
         """
         return self.rows()[:count]
-
-    def plot(self) -> "plotly.graph_objects.Figure":
-        """The result as an interactive plotly figure, for light and dark pages alike."""
-        import plotly.graph_objects
-
-        figure = literal(self.figure())
-        layout = {"template": TEMPLATE} | figure["layout"]
-        return plotly.graph_objects.Figure(figure | {"layout": layout})
 
     def _table(self) -> Columns:
         rows = self.rows()

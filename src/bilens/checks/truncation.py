@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.base.charts import NEGATIVE, POSITIVE, REFERENCE, curve, titled
+from bilens.base.charts import LINES, POSITIVE, REFERENCE, curve, titled
 from bilens.base.results import Result
 from bilens.decompose import eigen
 from bilens.models import Classifier
@@ -66,7 +66,7 @@ class Truncation(Result):
         full = [self.full] * len(kept)
         lines = [
             line("rest left out", self.zero, "lines+markers", color=POSITIVE),
-            line("rest at its mean", self.mean, "lines+markers", color=NEGATIVE, dash="dot"),
+            line("rest at its mean", self.mean, "lines+markers", color=LINES[1], dash="dot"),
             line("whole model", full, "lines", color=REFERENCE, dash="dash"),
         ]
         title = f"Accuracy from the top eigenvectors alone, on {self.images:,} images"

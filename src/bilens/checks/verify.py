@@ -1,6 +1,7 @@
 """Every identity bilens claims, checked on one model's own weights."""
 
 import copy
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from bilens.algebra import CP
-from bilens.base.charts import DRAWN, NEGATIVE, POSITIVE, logarithmic, ranked
+from bilens.base.charts import DRAWN, INK, NEGATIVE, POSITIVE, logarithmic, ranked
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import dtype_name, relative_error, tolerance
 from bilens.base.reading import read_json_object
@@ -26,6 +27,11 @@ from bilens.decompose import eigen, hosvd
 from bilens.models import Classifier, Transformer, TransformerConfig, hushed, load
 
 INPUTS = 64
+# where an error is as large as it may be
+ALLOWED = {
+    "type": "line", "x0": 1, "x1": 1, "y0": 0, "y1": 1, "yref": "paper",
+    "line": {"dash": "dot", "color": INK},
+}  # fmt: skip
 LOWEST = 1e-20  # drawn on an axis of powers of ten, where an error is zero
 TOKENS = 8  # of the text whose logits are written as paths
 M = TypeVar("M", Classifier, Transformer)
@@ -109,7 +115,9 @@ class Verification(Result):
         figure = ranked(names, used, axis, title, hover=hover)
         colours = [POSITIVE if row["holds"] else NEGATIVE for row in rows]
         figure["data"][0]["marker"] = {"color": colours}
-        figure["layout"]["xaxis"] = logarithmic(axis) | {"dtick": 3}
+        lowest = math.log10(min(used)) if used else 0.0
+        figure["layout"]["xaxis"] = logarithmic(axis) | {"range": [lowest - 0.5, 0.5]}
+        figure["layout"]["shapes"] = [ALLOWED]
         return figure
 
     def _worst_first(self) -> list[dict[str, Any]]:

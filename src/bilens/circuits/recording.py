@@ -112,6 +112,12 @@ class Recording(Tabled):
         ]
         return Columns(tuple(rows[0]), rows)
 
+    def _answer(self, count: int) -> Columns:
+        """What wrote most at the last position, first."""
+        table = self._table()
+        rows = sorted(table.rows, key=lambda row: -row["norm"])
+        return table._replace(rows=rows[:count])
+
     @property
     def length(self) -> int:
         """The number of positions."""

@@ -26,11 +26,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.algebra import require_factors
+from bilens.algebra import cosines, require_factors
 from bilens.base.errors import ArgumentError, ConfigError, FileError, ShapeError
 from bilens.base.numerics import dtype_name, is_whole, require_finite
 from bilens.base.progress import Progress
 from bilens.base.records import Record
+from bilens.base.results import Tabled
+from bilens.base.tables import Columns
 from bilens.features import dooms, saelens
 from bilens.features.latents import NORMS, TOPK, Normed, Pursuit
 from bilens.features.learn import DictionaryRecipe, learned
@@ -42,7 +44,7 @@ D = TypeVar("D", bound="Dictionary")  # not Self: beartype checks methods one by
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Dictionary(Record):
+class Dictionary(Record, Tabled):
     """f latents, each of which reads a direction of ``hook`` and writes one: an autoencoder, or a
     transcoder.
 
@@ -62,6 +64,11 @@ class Dictionary(Record):
             before it is read, and undone to what is decoded, transcoders' outputs apart.
         pursuit: where matching_pursuit stops; its W_enc is its W_dec transposed.
         meta: everything else of cfg.json.
+
+    Columns of ``to_frame()``, a row for each latent: ``latent``: its number; ``reads`` and
+    ``writes``: the lengths of its column of W_enc and of its row of W_dec; ``cosine`` of the two,
+    empty where they are of different spaces; ``bias``: of b_enc, or b_mag of a gated one;
+    ``threshold``, where there is one.
     """
 
     W_enc: Float[Tensor, "d_in f"]
@@ -353,6 +360,23 @@ class Dictionary(Record):
                 todo="Use .to(...) on either.",
             )
         require_finite(who, x=x)
+
+    def summary(self) -> str:
+        return repr(self).removeprefix("<Dictionary: ").removesuffix(">")
+
+    def _table(self) -> Columns:
+        reads, writes = self.W_enc.detach().mT.double(), self.W_dec.detach().double()
+        bias = self.b_mag if self.b_enc is None else self.b_enc
+        columns: dict[str, list[Any]] = {
+            "latent": list(range(self.n_latents)),
+            "reads": reads.norm(dim=1).tolist(),
+            "writes": writes.norm(dim=1).tolist(),
+            "cosine": list(cosines(reads, writes)),
+        }
+        for name, held in (("bias", bias), ("threshold", self.threshold)):
+            columns |= {} if held is None else {name: held.detach().double().tolist()}
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        return Columns(tuple(columns), rows)
 
     def __repr__(self) -> str:
         at = (

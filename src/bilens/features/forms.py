@@ -23,7 +23,7 @@ from bilens.base.results import ANSWER_ROWS, SHOWN_ROWS, Result
 from bilens.base.words import narrowed
 from bilens.decompose import PairKind, top_pairs
 from bilens.features.cofiring import Cofiring, FiringPairs, pairs_on
-from bilens.features.pairs import FeaturePairs, feature_name, feature_pairs
+from bilens.features.pairs import FeaturePairs, feature_name, feature_pairs, told_as
 
 TOLD = 3  # features that a direction is told by in one line
 CELL_TEXT = 12  # characters of a name in a cell
@@ -210,7 +210,7 @@ def _told(readings: Readings, n: int, members: int | None = None) -> str:
         readings.indices[n, :members].tolist(),
         strict=True,
     )
-    return " ".join(f"{c:+.3g} {feature_name(readings.features, f)}" for c, f in terms)
+    return " ".join(f"{c:+.3g} {told_as(readings.features, f)}" for c, f in terms)
 
 
 def _alternating(one: Tensor, two: Tensor) -> Tensor:
@@ -223,7 +223,7 @@ def _read_as(
 ) -> dict[str, Any]:
     """A row for each direction, its nearest features from left to right, named in their cells."""
     texts = [
-        [narrowed(feature_name(readings.features, f), CELL_TEXT) for f in row]
+        [narrowed(told_as(readings.features, f), CELL_TEXT) for f in row]
         for row in readings.indices.tolist()
     ]
     ranks = [str(n + 1) for n in range(values.shape[1])]

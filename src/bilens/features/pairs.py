@@ -79,14 +79,16 @@ class FeaturePairs(Result):
 
     def figure(self) -> dict[str, Any]:
         rows = self.rows()[:DRAWN]
-        labels = [
-            f"{row['f']}²" if row["kind"] == "self" else f"{row['f']} · {row['g']}" for row in rows
-        ]
+        labels = [self._told(f, g) for f, g in self.indices[:DRAWN].tolist()]
         values = [row["coefficient"] for row in rows]
         how = "exact" if self.complete else f"others may reach {self.certificate:.4g}"
         title = f"{self.of}: the {len(rows)} largest pairs of {self.size:,}, {how}"
         hover = {"Q_fg": [row["Q_fg"] for row in rows]}
         return ranked(labels, values, "coefficient of a_f a_g", title, hover=hover)
+
+    def _told(self, f: int, g: int) -> str:
+        one, two = (told_as(self.names, n) for n in (f, g))
+        return f"{one}²" if f == g else f"{one} · {two}"
 
     def _name(self, f: int) -> str:
         return feature_name(self.names, f)
@@ -95,6 +97,11 @@ class FeaturePairs(Result):
 def feature_name(names: tuple[str, ...], f: int) -> str:
     """What feature ``f`` is called: its name, or its number."""
     return names[f] if names else str(f)
+
+
+def told_as(names: tuple[str, ...], f: int) -> str:
+    """Feature ``f`` inside a line: its name, or "f17" as in paths, which is no coefficient."""
+    return names[f] if names else f"f{f}"
 
 
 def feature_pairs(found: TopEntries, of: str, kind: str, names: tuple[str, ...]) -> FeaturePairs:

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.base.charts import POSITIVE, hovered, titled
+from bilens.base.charts import INK, POSITIVE, hovered, titled
 from bilens.base.results import Result
 from bilens.measure import Gaussian
 from bilens.nearest.averages import averages
@@ -80,7 +80,13 @@ class Degrees(Result):
         shares, names = self.shares.tolist(), self._names()
         errors = [0.0] * (len(names) - 1) + [self._relative()]
         bars = {"type": "bar", "x": names, "y": shares, "marker": {"color": POSITIVE}}
-        bars |= {"error_y": {"type": "data", "array": errors}}
+        bars |= {
+            "error_y": {
+                "type": "data",
+                "array": [*[None] * (len(names) - 1), errors[-1]],
+                "color": INK,
+            }
+        }
         bars |= hovered({"degree": names, "share of E‖f‖²": shares, "standard error": errors})
         title = f"How bilinear the layer is: {float(self.unexplained):.3g} beyond degree 2"
         layout = titled(title, "Hermite degree", "share of E‖f‖²", xaxis={"type": "category"})

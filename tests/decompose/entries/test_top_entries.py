@@ -318,7 +318,7 @@ def test_names_and_table(make, tmp_path):
     assert top_entries(make.cp(3, 3), 2, names="xyz").rows()[0]["out"] in "xyz"
     (bars,), layout = found.figure()["data"], found.figure()["layout"]
     assert (bars["x"], bars["y"], bars["orientation"]) == (found.values.tolist(), [0, 1, 2, 3], "h")
-    assert layout["yaxis"]["ticktext"][0] == " · ".join(str(row[mode]) for mode in found.modes)
+    assert layout["yaxis"]["ticktext"][0] == f"{row['left']}, {row['right']} → {row['out']}"
     assert layout["yaxis"]["autorange"] == "reversed"
     assert layout["xaxis"]["title"]["text"] == "value"
     found.save(tmp_path / "t.safetensors")
