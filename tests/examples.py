@@ -94,19 +94,27 @@ def series() -> Result:
     return bilens.changes.Series(**steps, **found, on_data=False, whole=diff())
 
 
+TEXTS = [torch.tensor(IDS), torch.tensor(IDS[:3])]
+
+
+@cache
+def cofiring() -> features.Cofiring:
+    return features.cofiring(model(), dictionary(), TEXTS * 4)
+
+
 EXAMPLES: dict[str, Callable[[], Result]] = {
     "Angles": lambda: decompose.angles(*(decompose.eigen(Make(n).cp(), k=3) for n in (0, 1))),
     "Approximation": approximation,
     "AttentionPatterns": lambda: circuits.attention_patterns(model(), IDS),
     "AttentionScores": lambda: circuits.attention_scores(model(), IDS, 1, 0, 4, 1),
+    "Cofiring": cofiring,
     "Comparison": comparison,
     "Composition": lambda: circuits.composition(model()),
     "Degrees": lambda: approximation().degrees,
     "Diff": diff,
+    "Effects": lambda: circuits.effects(model(), IDS, TARGET),
     "Eigen": lambda: decompose.eigen(Make().cp(), k=3).labelled(["cat", "dog", "bird"]),
-    "Examples": lambda: features.examples(
-        model(), dictionary(), [torch.tensor(IDS), torch.tensor(IDS[:3])], 3, k=2
-    ),
+    "Examples": lambda: features.examples(model(), dictionary(), TEXTS, 3, k=2),
     "Expansion": expansion,
     "Explanation": lambda: features.interactions(
         layer(), outputs=dictionary(), inputs=dictionary()
@@ -115,6 +123,8 @@ EXAMPLES: dict[str, Callable[[], Result]] = {
     "FeatureForm": form,
     "FeatureGates": lambda: form().gates(2, inputs()),
     "FeaturePairs": lambda: form().top(6),
+    "Firing": lambda: features.firing(model(), dictionary(), TEXTS),
+    "FiringPairs": lambda: form().top_on(cofiring(), 4),
     "Gates": lambda: Make().spectral(3.0, 2.0, -1.0, -2.0).gates(),
     "Groups": lambda: expansion().by("position"),
     "HOSVD": lambda: decompose.hosvd(Make().cp(), 2),
@@ -122,13 +132,16 @@ EXAMPLES: dict[str, Callable[[], Result]] = {
     "Items": lambda: diff().items[0],
     "Joint": lambda: decompose.joint(Make().cp(3, 6)),
     "Knockout": lambda: circuits.knockout(model(), IDS, "L1H0", TARGET),
+    "Lens": lambda: circuits.lens(model(), IDS),
     "LowRank": lambda: features.low_rank(layer(), dictionary(), inputs(), ranks=(1, 2)),
     "Mechanisms": lambda: features.mechanisms(layer(), 3, starts=1, draws=1, steps=5),
     "Pairs": lambda: circuits.pairs(model(), IDS, TARGET),
     "PathUnits": lambda: circuits.units(model(), IDS, "mlp1", TARGET),
     "Promises": lambda: circuits.promises(model(), IDS),
+    "QuadraticLens": lambda: circuits.quadratic_lens(model(), IDS, "mlp1", 3, k=3),
     "Readings": lambda: form().eigen(3).readings,
     "Rounded": lambda: Make().cp(4, 4, 4, 8).round(cutoff=0.3),
+    "Rules": lambda: circuits.rules(model(), k=5),
     "SVD": lambda: decompose.svd(Make().cp(), 2),
     "Series": series,
     "Similarities": lambda: decompose.similarity(

@@ -209,12 +209,15 @@ def test_a_knock_out_says_in_words_what_it_found(tmp_path):
     assert found.verdict == "reversed"
     found.save(tmp_path / "k.safetensors")
     assert Knockout.load(tmp_path / "k.safetensors").rows() == found.rows()
-    figure = found.plot()
-    assert [(bars.name, bars.x, bars.y) for bars in figure.data] == [
-        ("effect of taking out", ("zero", "mean"), (-0.5, 0.25)),
-        ("direct terms", ("zero", "mean"), (0.25, 0.25)),
+    (bars,), layout = found.figure()["data"], found.figure()["layout"]
+    assert bars["x"] == [-0.5, 0.25, 0.25, 0.25]
+    assert layout["yaxis"]["ticktext"] == [
+        "effect, zero in place",
+        "direct terms, zero in place",
+        "effect, mean in place",
+        "direct terms, mean in place",
     ]
-    assert (figure.layout.barmode, figure.layout.yaxis.title.text) == ("group", "of 'a' − 'b'")
+    assert layout["xaxis"]["title"]["text"] == "loss of 'a' − 'b'"
 
 
 def test_the_readmes_head_is_contradicted():

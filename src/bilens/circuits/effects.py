@@ -36,8 +36,9 @@ class Effects(Result):
     Columns of ``to_frame()``: ``what`` was taken out, alone; its ``kind``; ``effect``, by how much
     the target falls (in logits, where zero stands in its place) when all downstream reacts;
     ``direct``, what it writes to the target itself; ``the attribution``, whether the effect
-    confirms the direct terms; then effect and direct where the mean, or another input's
-    activations, stand there. Effects do not add up to the target: one part makes up for another.
+    confirms the direct terms; then ``effect, mean`` and ``direct, mean``, both where the mean
+    stands there, or so named where another input's activations do. Effects do not add up to the
+    target: one part makes up for another.
     """
 
     target: str

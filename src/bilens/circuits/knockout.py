@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from bilens.base.charts import ranked
 from bilens.base.errors import ArgumentError
 from bilens.base.records import Record
 from bilens.base.results import Result
@@ -156,20 +157,17 @@ class Knockout(Result):
         ]
 
     def figure(self) -> dict[str, Any]:
-        ways = [removal.replaced_by for removal in self.removals]
-        sides = {
-            "effect of taking out": [removal.effect for removal in self.removals],
-            "direct terms": [removal.direct for removal in self.removals],
-        }
-        bars = [
-            {"type": "bar", "name": name, "x": ways, "y": values} for name, values in sides.items()
-        ]
-        axes = {
-            "xaxis": {"title": {"text": "replaced by"}},
-            "yaxis": {"title": {"text": f"of {self.target}"}},
-        }
+        """What the target loses, beside what the direct terms say, for each way."""
+        names, values, verdicts, why = [], [], [], []
+        for removal in self.removals:
+            for side, value in (("effect", removal.effect), ("direct terms", removal.direct)):
+                names.append(f"{side}, {removal.replaced_by} in place")
+                values.append(value)
+                verdicts.append(removal.verdict)
+                why.append(removal.why)
         title = f"{self.target} at {self.position} without {', '.join(self.what)}"
-        return {"data": bars, "layout": {"title": {"text": title}, "barmode": "group", **axes}}
+        hover = {"the attribution": verdicts, "why": why}
+        return ranked(names, values, f"loss of {self.target}", title, hover=hover)
 
 
 def _told(removal: Removal) -> str:
