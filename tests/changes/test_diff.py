@@ -116,9 +116,7 @@ def test_scores_of_turning_heads_are_held_against_one_another_over_all_offsets(m
     """An average over many offsets, and random vectors, of the scores themselves."""
     turning, width, n = 4, 6, 4000
     both = [(make.randn(6, width), make.randn(6, width)) for _ in range(2)]
-    place = Scores(
-        "", "", "", *([Leg(w) for w in side] for side in zip(*both, strict=True)), turning
-    )
+    place = Scores("", "", *([Leg(w) for w in side] for side in zip(*both, strict=True)), turning)
     got = place.products([(0, 1), (0, 0)])[0]
     turns = (
         torch.arange(n, dtype=torch.float64)[:, None, None] * torch.tensor([1.1, 0.37] * 2).double()
@@ -207,14 +205,14 @@ def _places(make):
     legs = [Leg(make.randn(2, 5), make.randn(2)) for _ in range(4)]
     outs = [make.randn(3, 2) for _ in range(2)]
     return {
-        "tensors": (Tensors("", "", "", T), [lambda x, y, t=t: t(x) for t in T]),
-        "affine": (Tensors("", "", "", affine), [lambda x, y, t=t: t(t.read(x)) for t in affine]),
+        "tensors": (Tensors("", "", T), [lambda x, y, t=t: t(x) for t in T]),
+        "affine": (Tensors("", "", affine), [lambda x, y, t=t: t(t.read(x)) for t in affine]),
         "maps": (
-            Maps("", "", "", legs[:2], outs),
+            Maps("", "", legs[:2], outs),
             [lambda x, y, n=n: legs[n](x) @ outs[n].mT for n in range(2)],
         ),
         "scores": (
-            Scores("", "", "", legs[:2], legs[2:], 0),
+            Scores("", "", legs[:2], legs[2:], 0),
             [lambda x, y, n=n: (legs[n](x) * legs[n + 2](y)).sum(1)[:, None] for n in range(2)],
         ),
     }
@@ -242,17 +240,17 @@ def test_ridges_add_the_same_variance_to_rows_and_gaussian(read):
 def test_a_layer_that_is_no_tensor_within_its_errors(make, read):
     weights = [make.randn(3, 5) for _ in range(2)]
     f, g = (lambda x, w=w: torch.tanh(x @ w.mT) for w in weights)
-    got = Modules("", "", "", [f, g], 5).products([(0, 1)])
+    got = Modules("", "", [f, g], 5).products([(0, 1)])
     x = torch.randn(100_000, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     error = float(got[:, 0].std()) * len(got) ** 0.5
     assert abs(float(got.sum()) - float((f(x) * g(x)).sum(1).mean())) < 5 * error
-    on_rows = Modules("", "", "", [f, g], 5).products([(0, 1)], read)
+    on_rows = Modules("", "", [f, g], 5).products([(0, 1)], read)
     assert float(on_rows.sum()) == pytest.approx(float((f(read.rows) * g(read.rows)).sum(1).mean()))
 
 
 def test_embeddings_on_data_count_as_often_as_they_are_read(make):
     tables, ids = [make.randn(4, 3) for _ in range(2)], torch.tensor([0, 0, 2, 3])
-    place = Tables("", "", "", tables)
+    place = Tables("", "", tables)
     got = place.products([(0, 1)], Counts(torch.bincount(ids) / 4.0))
     assert float(got) == pytest.approx(float((tables[0][ids] * tables[1][ids]).sum(1).mean()))
 

@@ -1,7 +1,7 @@
 """``bilens.diff``: what changed between checkpoints."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,7 +16,8 @@ from bilens.changes.functions import Functions, Tensors
 from bilens.changes.items import items
 from bilens.changes.likeness import Likeness, likeness
 from bilens.changes.losses import losses_of
-from bilens.changes.places import functions
+from bilens.changes.places import groups
+from bilens.changes.reads import measures
 from bilens.changes.turning import mean_angle, turned
 from bilens.decompose import Angles
 from bilens.features import Dictionary
@@ -72,15 +73,36 @@ def diff(
     opened = open_checkpoints(given)
     _require_dictionaries(opened, dictionaries)
     found = None if data is None else passed(opened.models, data, tokens)
-    places = list(functions(opened.models))
-    alike = []
-    for n, place in enumerate(places):
-        read = None if found is None else found.reads[place.reads]
-        alike.append(likeness(place, len(opened.models), read))
+    places = _compared(opened, found, progress)
+    whole = _whole(opened, places, found, dictionaries or {})
+    return whole if len(opened.models) == 2 else _series(opened, places, found, whole)
+
+
+class Compared(NamedTuple):
+    """One place, and what was found of it."""
+
+    name: str
+    kind: str
+    sampled: bool
+    alike: Likeness
+    angles: Angles | None
+
+
+def _compared(
+    opened: Checkpoints, found: Passed | None, progress: Progress | None
+) -> Sequence[Compared]:
+    """All places, one after another: their weights are held in float64 no longer than needed."""
+    models, made = opened.models, []
+    count, groups_of = groups(models)
+    for n, group in enumerate(groups_of, 1):
+        by = measures(None if found is None else found.reads[group.reads])
+        for place in group.places:
+            alike = likeness(place, len(models), by)
+            about = (place.name, place.kind, place.sampled)
+            made.append(Compared(*about, alike, _turned(place, models[-1])))
         if progress is not None:
-            progress(n + 1, len(places), what=place.name)
-    whole = _whole(opened, places, alike, found, dictionaries or {})
-    return whole if len(opened.models) == 2 else _series(opened, places, alike, found, whole)
+            progress(n, count, what=group.reads)
+    return made
 
 
 def _require_dictionaries(opened: Checkpoints, given: Mapping[str, Dictionary] | None) -> None:
@@ -91,29 +113,27 @@ def _require_dictionaries(opened: Checkpoints, given: Mapping[str, Dictionary] |
 
 def _whole(
     opened: Checkpoints,
-    places: Sequence[Functions],
-    alike: Sequence[Likeness],
+    places: Sequence[Compared],
     found: Passed | None,
     dictionaries: Mapping[str, Dictionary],
 ) -> Diff:
     """The first checkpoint against the last."""
     ends = opened.models[0], opened.models[-1]
     last = None if found is None else found._replace(losses=found.losses[[0, -1]])
-    by_place = {place.name: _turned(place, ends[-1]) for place in places}
-    angles = {name: one for name, one in by_place.items() if one is not None}
-    turns = [mean_angle(angles[one.name]) if one.name in angles else torch.nan for one in places]
+    turns = [torch.nan if one.angles is None else mean_angle(one.angles) for one in places]
+    alike = [one.alike for one in places]
     return Diff(
         checkpoints=(opened.names[0], opened.names[-1]),
         loss=None if last is None else losses_of(last.losses, _unit(ends[0])),
-        places=tuple(place.name for place in places),
-        kinds=tuple(place.kind for place in places),
-        sampled=tuple(place.sampled for place in places),
+        places=tuple(one.name for one in places),
+        kinds=tuple(one.kind for one in places),
+        sampled=tuple(one.sampled for one in places),
         change=torch.stack([one.change for one in alike]),
         similarity=torch.stack([one.to_last[:, 0] for one in alike]),
         errors=torch.stack([one.errors[:, 0] for one in alike]),
         growth=torch.stack([one.sizes[0, -1] / one.sizes[0, 0] for one in alike]),
         turned=torch.tensor(turns, dtype=torch.float64),
-        angles=angles,
+        angles={one.name: one.angles for one in places if one.angles is not None},
         items=items(ends, last, dictionaries),
     )
 
@@ -133,11 +153,7 @@ def _unit(model: Any) -> str:
 
 
 def _series(
-    opened: Checkpoints,
-    places: Sequence[Functions],
-    alike: Sequence[Likeness],
-    found: Passed | None,
-    whole: Diff,
+    opened: Checkpoints, places: Sequence[Compared], found: Passed | None, whole: Diff
 ) -> Series:
     at = 0 if found is None else 1
     return Series(
@@ -145,9 +161,9 @@ def _series(
         steps=opened.steps,
         numbered=opened.numbered,
         loss=None if found is None else losses_of(found.losses, _unit(opened.models[0])),
-        places=tuple(place.name for place in places),
-        to_last=torch.stack([one.to_last[at] for one in alike]),
-        moved=torch.stack([one.steps[at] for one in alike]),
+        places=whole.places,
+        to_last=torch.stack([one.alike.to_last[at] for one in places]),
+        moved=torch.stack([one.alike.steps[at] for one in places]),
         on_data=found is not None,
         whole=whole,
     )

@@ -30,11 +30,10 @@ Pairs = Sequence[tuple[int, int]]
 
 @dataclass(frozen=True, eq=False)
 class Functions(ABC):
-    """One place in every checkpoint. ``reads``: where it reads what is measured on data."""
+    """One place in every checkpoint, and in words what it is."""
 
     name: str
     kind: str
-    reads: str
 
     sampled = False  # whether inner products are averages over samples, and have an error
 

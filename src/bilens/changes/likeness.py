@@ -18,9 +18,8 @@ from torch import Tensor
 from bilens.base.numerics import root
 from bilens.base.records import Record
 from bilens.changes.functions import Functions, Pairs
-from bilens.changes.reads import EPSILONS, Read
+from bilens.changes.reads import Read
 
-WEIGHTS = "weights"
 ROUNDED = 1e-14  # of the squares: what is left of sums that cancel; a change below 1e-7 is none
 
 
@@ -42,11 +41,10 @@ class Likeness(Record):
     change_error: Float[Tensor, " m"]
 
 
-def likeness(place: Functions, count: int, read: Read | None) -> Likeness:
-    """That of one place in ``count`` checkpoints; on data where there is what it ``read``."""
+def likeness(place: Functions, count: int, measures: Sequence[Read | None]) -> Likeness:
+    """That of one place in ``count`` checkpoints."""
     asked = _pairs(count)
     pairs = list(dict.fromkeys(asked))
-    measures = [None, *(read.ridge(eps) for eps in EPSILONS)] if read is not None else [None]
     at = [pairs.index(pair) for pair in asked]
     by_measure = [_figures(place.products(pairs, one)[:, at], count) for one in measures]
     return Likeness(*map(torch.stack, zip(*by_measure, strict=True)))

@@ -6,6 +6,7 @@ change: everything is a function of σ(x) x, the stream by the norm's scale.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -30,56 +31,63 @@ def listened(wiring: Wiring) -> dict[str, tuple[nn.Module, Norm]]:
     return places | {UNEMBED: (wiring.norm, wiring.norm)}  # type: ignore[dict-item]
 
 
-def functions(models: Sequence[Model]) -> Iterator[Functions]:
-    """What is compared of ``models``, which are of one shape, in the order in which they compute;
-    in float64.
+class Group(NamedTuple):
+    """The places that read the same: ``reads`` is its name, or that of what they stand for."""
+
+    reads: str
+    places: Sequence[Functions]
+
+
+def groups(models: Sequence[Model]) -> tuple[int, Iterator[Group]]:
+    """How many groups of places there are in ``models``, which are of one shape, and the groups in
+    the order in which they compute; in float64, made one after another.
     """
-    if isinstance(models[0], Classifier):
-        yield from _of_classifiers(models)  # type: ignore[arg-type]
-    else:
-        yield from _of_transformers(models)  # type: ignore[arg-type]
+    first = models[0]
+    if isinstance(first, Classifier):
+        layers = first.config.num_hidden_layers
+        return layers, _of_classifiers(models, layers)  # type: ignore[arg-type]
+    wiring = first.wiring()
+    return len(wiring.leaves) + len(wiring.parts) + 1, _of_transformers(models)  # type: ignore[arg-type]
 
 
-def _of_classifiers(models: Sequence[Classifier]) -> Iterator[Functions]:
+def _of_classifiers(models: Sequence[Classifier], layers: int) -> Iterator[Group]:
     """The layers as tensors, the first over pixels and the last onto classes; of a model of one
     layer the whole of it.
     """
-    layers = models[0].config.num_hidden_layers
     if layers == 1:
         kind = "class × pixel × pixel"
-        yield Tensors(WHOLE, kind, "mlp0", [_tensor(model) for model in models], True)
+        yield Group("mlp0", [Tensors(WHOLE, kind, [_tensor(one) for one in models], True)])
         return
     for n in range(layers):
         tensors = [_tensor(model, n) for model in models]
-        yield Tensors(f"mlp{n}", "layer", f"mlp{n}", tensors, n == layers - 1)
-    if models[0].config.residual:
-        legs = [Leg((model.head.weight @ model.embed.weight).double()) for model in models]
-        yield Maps("direct", "head × embedding", "mlp0", legs)
+        places: list[Functions] = [Tensors(f"mlp{n}", "layer", tensors, n == layers - 1)]
+        if n == 0 and models[0].config.residual:
+            legs = [Leg((one.head.weight @ one.embed.weight).detach().double()) for one in models]
+            places.append(Maps("direct", "head × embedding", legs))
+        yield Group(f"mlp{n}", places)
 
 
-def _of_transformers(models: Sequence[Transformer]) -> Iterator[Functions]:
+def _of_transformers(models: Sequence[Transformer]) -> Iterator[Group]:
     full = [explained(model) for model in models]
-    tables = [{name: w.double() for name, w in model.leaf_weights().items()} for model in full]
-    for name in tables[0]:
-        yield Tables(name, "embedding", name, [table[name] for table in tables])
+    for name in full[0].leaf_weights():
+        tables = [model.leaf_weights()[name].detach().double() for model in full]
+        yield Group(name, [Tables(name, "embedding", tables)])
     wirings = [model.wiring() for model in full]
     for parts in zip(*(wiring.parts for wiring in wirings), strict=True):
-        yield from _of_parts(parts, wirings[0].readout.shape[1])
+        yield Group(parts[0].name, _of_parts(parts, wirings[0].readout.shape[1]))
     legs = [through(one.norm, Leg(one.readout, one.readout_bias)) for one in wirings]
-    yield Maps(UNEMBED, "unembedding", UNEMBED, legs)
+    yield Group(UNEMBED, [Maps(UNEMBED, "unembedding", legs)])
 
 
-def _of_parts(parts: Sequence[Part], width: int) -> Iterator[Functions]:
+def _of_parts(parts: Sequence[Part], width: int) -> Sequence[Functions]:
     """One part of every model."""
     name, heads = parts[0].name, [part.attention for part in parts]
     if heads[0] is not None:
-        yield from _of_heads(parts, [one for one in heads if one is not None])
-        return
-    tensors = [_exact(part) for part in parts]
-    if all(tensor is not None for tensor in tensors):
-        yield Tensors(name, "layer", name, [tensor for tensor in tensors if tensor is not None])
-        return
-    yield Modules(name, MODULES, name, [partial(_run, part) for part in parts], width)
+        return [*_of_heads(parts, [one for one in heads if one is not None])]
+    tensors = [tensor for tensor in map(_exact, parts) if tensor is not None]
+    if len(tensors) == len(parts):
+        return [Tensors(name, "layer", tensors)]
+    return [Modules(name, MODULES, [partial(_run, part) for part in parts], width)]
 
 
 def _of_heads(parts: Sequence[Part], heads: Sequence[Heads]) -> Iterator[Functions]:
@@ -89,9 +97,9 @@ def _of_heads(parts: Sequence[Part], heads: Sequence[Heads]) -> Iterator[Functio
             through(part.norm, form[name].legs[0]) for part, form in zip(parts, forms, strict=True)
         ]
         outs = [form[name].out.double() for form in forms]
-        yield Maps(f"{name} OV", "head", parts[0].name, legs, outs)
+        yield Maps(f"{name} OV", "head", legs, outs)
         queries, keys = ([_asks(one, side, n) for one in heads] for side in ("q_proj", "k_proj"))
-        yield Scores(f"{name} QK", "head", parts[0].name, queries, keys, _turning(heads[0]))
+        yield Scores(f"{name} QK", "head", queries, keys, _turning(heads[0]))
 
 
 def _asks(part: Heads, name: str, head: int) -> Leg:

@@ -2,7 +2,9 @@
 products of functions are averages over it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -15,10 +17,13 @@ EPSILONS = (0.0, 0.01, 1.0)
 
 @dataclass(frozen=True, eq=False)
 class Vectors:
-    """Vectors that are read: their Gaussian, and some of them as they are, in order."""
+    """Vectors that are read: their Gaussian, and some of them in order, ``as_read``; to these noise
+    of a standard deviation of ``spread`` is added, which the Gaussian has already.
+    """
 
     gaussian: Gaussian
-    rows: Float[Tensor, "n i"]
+    as_read: Float[Tensor, "n i"]
+    spread: float = 0.0
 
     @property
     def mean(self) -> Float[Tensor, " i"]:
@@ -29,15 +34,21 @@ class Vectors:
         """C with C Cᵀ = Σ."""
         return self.gaussian.factor
 
+    @cached_property
+    def rows(self) -> Float[Tensor, "n i"]:
+        """Some of the vectors, with their noise."""
+        if self.spread == 0:
+            return self.as_read
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(self.as_read.shape, generator=generator, dtype=torch.float64)
+        return self.as_read + self.spread * noise
+
     def ridge(self, eps: float) -> "Vectors":
-        """Some variance in every direction, ``eps`` of the mean one: noise is added to the rows."""
+        """Some variance in every direction, ``eps`` of the mean one."""
         if eps == 0:
             return self
-        cov = self.gaussian.cov
-        spread = float(eps * cov.diagonal().mean()) ** 0.5
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(self.rows.shape, generator=generator, dtype=torch.float64)
-        return Vectors(self.gaussian.ridge(eps), self.rows + spread * noise)
+        spread = float(eps * self.gaussian.cov.diagonal().mean()) ** 0.5
+        return Vectors(self.gaussian.ridge(eps), self.as_read, spread)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,3 +63,8 @@ class Counts:
 
 
 Read = Vectors | Counts
+
+
+def measures(read: Read | None) -> Sequence[Read | None]:
+    """By what functions of ``read`` are compared: by weights alone, and on data at each ε."""
+    return [None] if read is None else [None, *(read.ridge(eps) for eps in EPSILONS)]
