@@ -9,8 +9,10 @@ from torch import nn
 
 import bilens
 from bilens.base.errors import ArgumentError, FileError
+from bilens.changes import Diff
 from bilens.changes.functions import Maps, Modules, Scores, Tables, Tensors
 from bilens.changes.reads import Counts, Vectors
+from bilens.changes.turning import mean_angle, turned
 from bilens.features import Dictionary
 from bilens.measure import Gaussian
 from bilens.nn import Leg, rotate
@@ -384,6 +386,16 @@ def test_eigenvectors_turn_by_the_angle_they_are_turned_by():
     assert found.angles["whole"].labels == ("a", "b")
 
 
+def test_the_mean_angle_is_weighed_by_squared_eigenvalues():
+    values, basis = torch.tensor([[5.0, 3.0, 1.0]]).double(), torch.eye(3).double()
+    turn, angle = torch.eye(3).double(), 0.3
+    turn[[0, 2], [0, 2]] = math.cos(angle)
+    turn[0, 2], turn[2, 0] = math.sin(angle), -math.sin(angle)
+    one, two = bilens.CP(values, basis, basis), bilens.CP(values, turn, turn)
+    found = mean_angle(turned(one, two))
+    assert found == pytest.approx(math.degrees(angle) * (25 + 1) / (25 + 9 + 1))
+
+
 # Series, folders, and what cannot be.
 
 
@@ -428,6 +440,9 @@ def test_results_are_saved_shown_and_drawn(series, tmp_path):
         again = type(found).load(tmp_path / "x")
         assert again.rows() == found.rows()
         assert repr(again) == repr(found)
+        whole = found if isinstance(found, Diff) else found.whole
+        assert whole.items[0].summary() in repr(found)
+        assert "<table" in found._repr_html_()
         assert found.plot().layout.title.text
         assert tuple(found.to_frame()) == found.columns()
 

@@ -47,7 +47,7 @@ def test_two_checkpoints(run, run_folder, tmp_path):
 def test_a_series(run, run_folder, tmp_path):
     code, out, err = run("diff", run_folder, "-o", tmp_path / "out")
     assert (code, err) == (0, "")
-    assert out.startswith("3 checkpoints; fast: similarity to the last checkpoint-1 → checkpoint-2")
+    assert out.startswith("3 checkpoints; similarity to the last moves fast from checkpoint-1 to ")
     assert Series.load(tmp_path / "out" / "diff.safetensors").steps == (1, 2, 10)
 
 

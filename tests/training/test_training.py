@@ -126,6 +126,9 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path, quick):
         "checkpoint-6",
     ]
     assert not (tmp_path / ".saving-killed").exists()
+    train_classifier("digits", tmp_path / "all", quick, save_every=2, keep_all=True, quiet=True)
+    steps = sorted(file.name for file in (tmp_path / "all" / "checkpoints").iterdir())
+    assert steps == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
 
 
 @pytest.fixture(scope="module")

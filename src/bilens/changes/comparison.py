@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bilens.base.charts import BAR, FRAME, MARKER, PALETTE, hovered, ticks, titled
 from bilens.base.results import Result
+from bilens.base.words import isolated
 from bilens.changes.items import Items
 from bilens.changes.losses import Losses
 from bilens.changes.reads import EPSILONS
@@ -95,6 +96,11 @@ class Diff(Result):
         """The places that changed most and the loss, then what else changed, and warnings."""
         more = [*(one.summary() for one in self.items), *_warnings(self.warnings)]
         return "\n".join([super().__repr__(), *more])
+
+    def _repr_html_(self) -> str:
+        more = [one._repr_html_() for one in self.items]
+        warned = [f"<p>{isolated(line)}</p>" for line in _warnings(self.warnings)]
+        return "".join([super()._repr_html_(), *more, *warned])
 
     def columns(self) -> tuple[str, ...]:
         return tuple(self._row(0))

@@ -79,13 +79,15 @@ class Series(Result):
         return self.whole.warnings
 
     def summary(self) -> str:
-        number = f"{len(self.checkpoints)} checkpoints"
         told = "; ".join(self._told(phase) for phase in self.phases)
-        return f"{number}; fast: {told or 'nowhere'}; {self.whole.summary()}"
+        return f"{len(self.checkpoints)} checkpoints; {told or 'no phases'}"
 
     def __repr__(self) -> str:
         """The steps, and the difference between the first and the last."""
         return "\n".join([super().__repr__(), repr(self.whole)])
+
+    def _repr_html_(self) -> str:
+        return super()._repr_html_() + self.whole._repr_html_()
 
     def columns(self) -> tuple[str, ...]:
         return tuple(self._row(0))
@@ -130,7 +132,8 @@ class Series(Result):
 
     def _told(self, phase: Phase) -> str:
         first, last = (self.checkpoints[n] for n in (phase.first, phase.last))
-        return f"{phase.curve} {first} → {last} ({phase.share:.0%} of it in {phase.steps:.0%})"
+        share = f"{phase.share:.0%} of its movement in {phase.steps:.0%} of the steps"
+        return f"{phase.curve} moves fast from {first} to {last} ({share})"
 
     def _shade(self, phase: Phase) -> dict[str, Any]:
         ends = {"x0": self.steps[phase.first], "x1": self.steps[phase.last]}

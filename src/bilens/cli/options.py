@@ -65,6 +65,12 @@ SaveEvery = Annotated[
     int | None,
     typer.Option(min=1, help="Steps between checkpoints (default: a tenth of the run)."),
 ]
+KeepAll = Annotated[
+    bool,
+    typer.Option(
+        "--keep-all", help="Keep every checkpoint, not the last two: for bilens diff of the run."
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of every random choice.")]
 GIVEN = "COMMANDLINE"  # where an option's value comes from, in the words of typer's click
 

@@ -91,6 +91,7 @@ def train_classifier(
     *,
     resume: bool = False,
     save_every: int | None = None,
+    keep_all: bool = False,
     quiet: bool = False,
 ) -> Classifier:
     """Train a classifier on ``source`` (see ``load_images``) into folder ``output``, and return it.
@@ -98,7 +99,7 @@ def train_classifier(
     With ``resume`` a run that was killed goes on from its last complete checkpoint to the same
     final weights (on the same machine and threads). Test accuracy and the recipe end up in
     training.json. ``save_every``: steps between checkpoints, a tenth of the run where it is None; a
-    resumed run keeps its own.
+    resumed run keeps its own. ``keep_all``: every checkpoint stays, not the last two alone.
     """
     output, data = Path(output), load_images(source)
     about = {"data": data.name, "content": data.content(), "recipe": asdict(how)}
@@ -111,6 +112,7 @@ def train_classifier(
     model = Classifier(configure(data, how))
     penalty = partial(tail_penalty, how) if how.tail_penalty else None
     lesson, schedule = Lesson(data.train, data.valid, accuracy_metric, penalty), how.schedule()
+    schedule = replace(schedule, keep_all=keep_all)
     with Run.claim(output, about, resume, save_every, schedule.interval) as run:
         run.train(model, lesson, schedule, quiet)
         run.finish({part: evaluate(model, getattr(data, part)) for part in ("valid", "test")})

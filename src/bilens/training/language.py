@@ -105,6 +105,7 @@ def train_language(
     tokenizer: str | Path | None = None,
     resume: bool = False,
     save_every: int | None = None,
+    keep_all: bool = False,
     quiet: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> Transformer:
@@ -113,7 +114,8 @@ def train_language(
 
     With ``resume`` a run that was killed goes on from its last complete checkpoint with the same
     losses to the last digit (on the same CPU and threads). ``options`` are further
-    TrainingArguments (bf16, torch_compile, report_to). Losses in nats per token and in bits per
+    TrainingArguments (bf16, torch_compile, report_to). ``keep_all``: every checkpoint stays, not
+    the last two alone. Losses in nats per token and in bits per
     byte end up in training.json.
     """
     output = Path(output)
@@ -128,6 +130,7 @@ def train_language(
     require_room(lambda n: Transformer(_with_layers(config, n)), config.num_hidden_layers)
     model = Transformer(config)
     schedule.require_options(model)
+    schedule = replace(schedule, keep_all=keep_all)
     data = load_text(source, words, model.config.max_position_embeddings)
     about = {"data": data.name, "content": content(data.train.tokens, data.valid.tokens)}
     about |= {"recipe": {**asdict(how), "model": dict(how.model)}}

@@ -100,6 +100,7 @@ class Schedule:
     options: Mapping[str, Any] = field(default_factory=dict)  # further TrainingArguments
     # TrainingArguments that go with the kind of model
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    keep_all: bool = False  # every checkpoint, not the last two: what ``bilens.diff`` reads
 
     def __post_init__(self) -> None:
         FIELDS.check_fields(self)
@@ -143,7 +144,7 @@ class Schedule:
             "eval_steps": save_every,
             "save_strategy": "steps",
             "save_steps": save_every,
-            "save_total_limit": 2,
+            "save_total_limit": None if self.keep_all else 2,
             "seed": self.seed,
             "use_cpu": on_cpu(),
             "ddp_find_unused_parameters": False,

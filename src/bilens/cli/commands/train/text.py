@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from bilens import training
-from bilens.cli.options import Resume, RunFolder, SaveEvery, TextName, require_read
+from bilens.cli.options import KeepAll, Resume, RunFolder, SaveEvery, TextName, require_read
 from bilens.cli.output import figures, show, watched
 from bilens.cli.recipes import recipe_options
 
@@ -32,6 +32,7 @@ def command(
         str, typer.Option(help="A reporter of Trainer's: wandb, tensorboard, trackio, …")
     ] = "none",
     save_every: SaveEvery = None,
+    keep_all: KeepAll = False,
 ) -> None:
     """Train a language model; prints the held-out loss. Resumable; logs to OUTPUT/log.jsonl."""
     words = "a tokenizer trained here" if tokenizer is None else "a tokenizer of one's own"
@@ -43,6 +44,7 @@ def command(
         tokenizer=tokenizer,
         resume=resume,
         save_every=save_every,
+        keep_all=keep_all,
         quiet=not watched(),
         options={"bf16": bf16, "torch_compile": compiled, "report_to": report_to},
     )
