@@ -337,6 +337,12 @@ def test_tokens_by_weights_are_ranked_by_what_they_write():
     assert (first["token"], first["similarity"]) == ("17", pytest.approx(-1))
     assert (first["change"], first["embedding"]) == (pytest.approx(2), pytest.approx(2))
     assert first["unembedding"] == 0
+    both, direct = (A, language(1)), []
+    for model in both:
+        direct.append(model.W_E[5] * model.model.norm.weight @ model.W_U)
+    rows = bilens.diff(*both).items[0].to_frame().set_index("token")
+    assert rows.loc["5", "similarity"] == pytest.approx(cosine(*direct))
+    assert rows.loc["5", "size"] == pytest.approx((direct[1].norm() / direct[0].norm()).item())
 
 
 # Features.
@@ -472,6 +478,10 @@ def test_what_cannot_be_compared(refuses, tmp_path):
     )
     for name, says in cases:
         refuses(ArgumentError, lambda n=name: bilens.diff(tmp_path / "a", tmp_path / n), says)
+    torch.nn.init.constant_(A.lm_head.weight, math.nan)
+    A.save_pretrained(tmp_path / "nan")
+    both = [tmp_path / name for name in ("a", "nan")]
+    refuses(FileError, lambda: bilens.diff(*both, data="no.txt"), "no.txt must be")
     two = "must be given two checkpoints or more"
     refuses(ArgumentError, lambda: bilens.diff(A), two)
     refuses(ArgumentError, lambda: bilens.diff([]), two)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bilens.base.errors import ArgumentError, FileError
+from bilens.changes.data import Data, require_source
 from bilens.changes.places import Model
 from bilens.models import Classifier, Opened, Transformer, hushed, open_model, read_tokenizer
 
@@ -40,12 +41,13 @@ class Checkpoints:
     numbered: bool  # whether steps are those of training
 
 
-def open_checkpoints(given: Sequence[Any]) -> Checkpoints:
+def open_checkpoints(given: Sequence[Any], data: Data = None) -> Checkpoints:
     """The checkpoints ``given``: bilens models, folders, names in the box or on the hub; a single
     folder with checkpoint-N in it, or in its checkpoints, is a series by step.
 
     Errors: those of ``bilens.load`` for what is no model; ArgumentError for fewer than two, and
-    for checkpoints of different shapes or vocabularies, before any weight is read.
+    for checkpoints of different shapes or vocabularies and for a source of ``data`` that is not
+    there, before any weight is read.
     """
     places = _series(given[0]) if len(given) == 1 else list(given)
     if len(places) < 2:
@@ -57,6 +59,7 @@ def open_checkpoints(given: Sequence[Any]) -> Checkpoints:
     _require_alike(names, [_model(one) for one in opened])
     tokenizers = [_tokenizer(one) for one in opened]
     _require_one_vocabulary(names, tokenizers)
+    require_source(_model(opened[0]), data)
     words = next((one for one in tokenizers if one is not None), None)
     with hushed():
         models = [one.whole() if isinstance(one, Opened) else one for one in opened]

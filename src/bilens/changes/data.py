@@ -19,7 +19,7 @@ from bilens.changes.places import Model, before_norm, listened
 from bilens.changes.reads import Counts, Read, Vectors
 from bilens.measure import Gaussian, Moments, joined, moments_of
 from bilens.models import Classifier, Rows, Transformer, positions, token_rows
-from bilens.training import Images, held_out_ids, load_images_for
+from bilens.training import Images, held_out_ids, load_images_for, read_documents
 from bilens.wiring import Prompt, eager, hooked
 
 LOGITS = 2**25  # of one pass: 128 MiB in float32
@@ -42,6 +42,18 @@ def passed(models: Sequence[Model], data: Data, tokens: int) -> Passed:
     if isinstance(models[0], Classifier):
         return _images(models, _labelled(models[0], data))  # type: ignore[arg-type]
     return _texts(models, _batches(models[0], data, tokens))  # type: ignore[arg-type]
+
+
+def require_source(model: Model, data: Data) -> None:
+    """Raise FileError or ArgumentError for a source that is not there, or whose images do not fit;
+    ``model`` may be without weights.
+    """
+    if not isinstance(data, str | Path):
+        return
+    if isinstance(model, Classifier):
+        load_images_for(model, str(data))
+    else:
+        read_documents(str(data))
 
 
 @dataclass

@@ -70,7 +70,7 @@ def diff(
     given = checkpoints[0] if len(checkpoints) == 1 else checkpoints
     given = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
     require_count("tokens", tokens, 2)
-    opened = open_checkpoints(given)
+    opened = open_checkpoints(given, data)
     _require_dictionaries(opened, dictionaries)
     found = None if data is None else passed(opened.models, data, tokens)
     places = _compared(opened, found, progress)
