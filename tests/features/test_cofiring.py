@@ -36,9 +36,16 @@ def latents(model, coder, texts, place="mlp1.input"):
 SIGNS = {"architecture": "signed_topk", "k": 6, "threshold": None}
 
 
-@pytest.mark.parametrize("more", [{}, SIGNS], ids=["jumprelu", "signs"])
-@pytest.mark.parametrize("kind", ["all", "cross", "self"])
-@pytest.mark.parametrize("where", [False, True], ids=["everywhere", "where it fires"])
+CASES = {
+    "everywhere": ({}, "all", False),
+    "cross pairs": ({}, "cross", False),
+    "squares where it fires": ({}, "self", True),
+    "signs": (SIGNS, "all", False),
+    "signs where it fires": (SIGNS, "all", True),
+}
+
+
+@pytest.mark.parametrize(("more", "kind", "where"), CASES.values(), ids=CASES)
 def test_pairs_are_ranked_as_by_every_token(model, texts, layer, close, more, kind, where):
     reader, writer = dictionary(READS, **more), dictionary(WRITES)
     together = cofiring(model, reader, texts, where=(writer, OUT) if where else None)
@@ -101,6 +108,9 @@ def test_they_are_results(model, texts, layer, tmp_path):
     )
     assert list(found.to_frame().columns) == list(found.columns())
     assert "output 4: 3 pairs hold" in found.summary()
+    every = form.top_on(again, 1000)
+    assert 0 < len(every.means) < F * (F + 1) // 2
+    assert float(every.means.min()) > 0 == every.together.le(0).sum()
     found.plot()
 
 

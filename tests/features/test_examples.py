@@ -140,7 +140,7 @@ def test_examples_are_those_of_all_tokens(model, texts, close, more):
 @pytest.mark.parametrize("more", PLACES.values(), ids=PLACES)
 def test_probabilities_with_and_without_are_those_of_stock_transformers(model, texts, more):
     coder, stock = dictionary(**more), model.to_llama().double()
-    result = examples(model, coder, texts, LATENT, k=4)
+    result = examples(model, coder, texts, LATENT, k=3)
     changed = 0
     for one in (*result.top, *result.random):
         ids = texts[one.text]
@@ -155,7 +155,7 @@ def test_probabilities_with_and_without_are_those_of_stock_transformers(model, t
         gone = without(stock, coder, ids, LATENT)[one.position, token]
         assert one.p_without == pytest.approx(float(gone), rel=1e-5)
         changed += abs(one.p_without / one.p - 1) > 1e-3
-    assert changed > 3
+    assert changed > 2
 
 
 def test_random_examples_come_from_equal_parts_of_the_activations(model, texts):
@@ -172,8 +172,8 @@ def test_random_examples_come_from_equal_parts_of_the_activations(model, texts):
         assert part[-1] - 1e-12 <= value <= part[0] + 1e-12
     again = examples(model, coder, texts, [0, LATENT], k=5).of(LATENT)
     assert [one.activation for one in again.random] == pytest.approx(drawn)
-    others = [examples(model, coder, texts, LATENT, k=5, seed=seed) for seed in range(1, 4)]
-    assert any([one.activation for one in other.random] != drawn for other in others)
+    other = examples(model, coder, texts, LATENT, k=5, seed=1)
+    assert [one.activation for one in other.random] != drawn
 
 
 def _inputs(model, texts):
@@ -297,7 +297,6 @@ TEXT = "Once upon a time there was a little girl."
 
 def test_texts_come_in_many_ways(boxed, tmp_path):
     """The same tokens however they are given; as many as are asked for."""
-    coder = Dictionary.load("tinystories-2l/mlp1.input")
     words = boxed.tokenizer
     ids = words(TEXT)["input_ids"]
     file = tmp_path / "text.txt"
@@ -316,14 +315,14 @@ def test_texts_come_in_many_ways(boxed, tmp_path):
         "a path": file,
     }
     for name, texts in ways.items():
-        result = examples(boxed, coder, texts, 17, k=1)
-        assert (result.texts, result.tokens) == (1, len(ids)), name
-        assert [one.position for one in result.top] == [3], name
+        assert [read.tolist() for read in Texts.of(texts).ids(boxed)] == [[ids]], name
     told = []
     half = Texts([TEXT] * 4, tokens=15, progress=lambda *given, **_: told.append(given))
-    result = examples(boxed, coder, half, 17)
-    assert (result.texts, result.tokens) == (2, 15)
+    assert [read.shape[1] for read in half.ids(boxed)] == [len(ids), 15 - len(ids)]
     assert told == [(len(ids), 15), (15, 15)]
+    told.clear()
+    list(Texts([TEXT] * 2, progress=half.progress).ids(boxed))
+    assert told == [(1, 2), (2, 2)]
 
 
 def test_a_text_longer_than_the_context_is_several(model):

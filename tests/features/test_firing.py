@@ -22,8 +22,10 @@ def texts():
 SIGNS = {"architecture": "signed_topk", "k": 6, "threshold": None}
 
 
-@pytest.mark.parametrize("more", [{}, SIGNS], ids=["jumprelu", "signs"])
-@pytest.mark.parametrize("by", ["count", "mean", "largest"])
+CASES = {"by count": ({}, "count"), "by mean": ({}, "mean"), "with signs": (SIGNS, "largest")}
+
+
+@pytest.mark.parametrize(("more", "by"), CASES.values(), ids=CASES)
 def test_it_is_what_all_tokens_say(model, texts, close, more, by):
     coder = dictionary(**more)
     found = firing(model, coder, texts, by=by)

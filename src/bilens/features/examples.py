@@ -211,7 +211,7 @@ class Examples(Result):
             "latent": latent.feature,
             "fires on": f"{latent.count / self.tokens:.2%}",
             "largest": latent.largest,
-            "at": str(latent.at.first(TOLD)),
+            "at": " ".join(latent.at.tokens[:TOLD]),
             "passage": "never" if first is None else first.passage(),
             "answers": str(latent.answers.first(TOLD)),
             "writes for": str(latent.promotes.first(TOLD)),

@@ -13,7 +13,7 @@ from bilens.base.records import Record
 from bilens.features.texts import Tap
 from bilens.wiring import Expandable
 
-TRIED = 8192  # tokens of the vocabulary
+TRIED = 2048  # tokens of the vocabulary
 BLOCK = 1024  # of them at once
 
 

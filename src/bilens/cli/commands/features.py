@@ -106,6 +106,8 @@ def command(
         _write(output, results)
     rows = k or (None if json else SHORT)
     show(_tables(results, rows), json)
+    if feature is not None and inputs is None and coder.hook.endswith(".output") and not json:
+        say("--inputs FOLDER, a dictionary of what the layer reads, gives the pairs that make it.")
     if output is not None and not json:
         say(f"{output}: tables (.csv) and plots (.html), and each result for load (.safetensors)")
 
