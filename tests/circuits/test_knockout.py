@@ -339,6 +339,16 @@ LISTS = {
         "unread": {("L1H0", "K"): ["mlp0"], ("L1H0", "Q"): ["embed"]}
     },
     ("mlp0→L1H0.K", "L1H0→mlp1"): {"unread": {("L1H0", "K"): ["mlp0"], ("mlp1", ""): ["L1H0"]}},
+    ("L0H0→mlp1", "attn0->mlp1", "L0H0→mlp1@2"): {"unread": {("mlp1", ""): ["L0H0", "L0H1"]}},
+    ("mlp0→L1H0", "mlp0→L1H0.K", "mlp0→attn1.Q", "mlp0→attn1"): {
+        "unread": {(f"L1H{h}", leg): ["mlp0"] for h in (0, 1) for leg in LEGS}
+    },
+    ("mlp1(mlp0, L1H0)", "mlp1(L1H0, mlp0)"): {"products": [("mlp1", "mlp0", "L1H0")]},
+    ("mlp0→mlp1", "mlp1(mlp0, L1H0)"): {"unread": {("mlp1", ""): ["mlp0"]}},
+    ("mlp0→mlp1", "mlp1(L0H0, L1H0)"): {
+        "unread": {("mlp1", ""): ["mlp0"]},
+        "products": [("mlp1", "L0H0", "L1H0")],
+    },
     ("embed", "embed→mlp1"): {
         "unread": {("mlp1", ""): ["embed"]},
         "replaced": {"embed": torch.zeros_like},
@@ -357,7 +367,7 @@ def test_edges_and_products_are_what_a_pass_without_them_says(what, changes):
     truth = float(written_out(model, TOKENS, **changes)[3])
     assert found.before == pytest.approx(float(written_out(model, TOKENS)[3]), rel=1e-10)
     assert found.after == pytest.approx(truth, rel=1e-10)
-    assert abs(found.effect) > 1e-6
+    assert abs(found.effect) > 1e-7
     (removal,) = found.removals
     assert removal.effect == pytest.approx(
         removal.direct + sum(removal.through) + removal.at_the_end, rel=1e-12
@@ -395,6 +405,21 @@ def test_all_that_reads_a_source_is_all_of_it(name):
     found = knockout(model, TOKENS, edges, 3)
     for one, other in zip(whole.removals, found.removals, strict=True):
         assert one.after == pytest.approx(other.after, rel=1e-10)
+
+
+@pytest.mark.parametrize("what", [["L0H1@1", "L0H1@2"], ["attn0@1", "L0H1@2", "L0H1@1"]])
+def test_what_is_named_at_several_positions_has_one_mean(what):
+    model = build()
+    heads = ("L0H0", "L0H1") if "attn0@1" in what else ("L0H1",)
+    at = {"L0H0": [1], "L0H1": [1, 2]}
+    replaced = {
+        name: lambda x, at=at[name]: x.index_copy(
+            0, torch.tensor(at), x.mean(0).expand(len(at), -1)
+        )
+        for name in heads
+    }
+    truth = float(written_out(model, TOKENS, replaced=replaced)[3])
+    assert knockout(model, TOKENS, what, 3, with_="mean").after == pytest.approx(truth, rel=1e-10)
 
 
 def test_a_position_is_what_is_written_there_first():

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import torch
@@ -17,7 +17,9 @@ from bilens.wiring import Constant, Multilinear, Part, Write
 
 ZERO, MEAN, OTHER = "zero", "mean", "other"
 Valued = tuple[Write, Float[Tensor, "t d"]]
-Edges = tuple[Edge, ...]
+Carried = tuple[tuple[str, tuple[int, ...]], ...]  # sources, and the positions of each
+Products = tuple[tuple[tuple[str, ...], tuple[int, ...]], ...]
+Legs = tuple[Carried, ...]  # of queries, keys and values; empty where all is read
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +43,9 @@ class Met:
         """All that the part writes."""
         return sum_of(value for _, value in self.writes)
 
-    def read(self, moved: Float[Tensor, "t d"] | None = None, react: bool = True) -> Tensor:
-        """What is read where the stream is ``moved``; unless it reacts the norm's scale stays."""
-        if moved is None or react:
-            return self.norm(self.stream if moved is None else self.stream + moved)
-        return self.norm(self.stream) + self.linear(moved)
+    def read(self, moved: Float[Tensor, "t d"] | None = None) -> Float[Tensor, "t d"]:
+        """What is read, where the stream is ``moved`` too."""
+        return self.norm(self.stream if moved is None else self.stream + moved)
 
     def made(self, name: str) -> Float[Tensor, "t d"]:
         """What a source of the part wrote."""
@@ -55,11 +55,11 @@ class Met:
         """What is read of something in the stream."""
         return self.scale * self.norm.linear(written)
 
-    def product(self, cut: Product) -> Float[Tensor, "t d"]:
+    def product(self, reader: str, sources: tuple[str, ...]) -> Float[Tensor, "t d"]:
         """What a layer writes of one product of its inputs, both orders together."""
-        key = (cut.reader, cut.sources)
+        key = (reader, sources)
         if key not in self._products:
-            self._products[key] = self._made_product(cut)
+            self._products[key] = self._made_product(reader, sources)
         return self._products[key]
 
     def features(self, write: Multilinear, name: str) -> list[Float[Tensor, "t k"]]:
@@ -77,11 +77,11 @@ class Met:
     def _features(self) -> dict[tuple[str, str], list[Float[Tensor, "t k"]]]:
         return {}
 
-    def _made_product(self, cut: Product) -> Float[Tensor, "t d"]:
-        write = next(write for write, _ in self.writes if write.source.name == cut.reader)
+    def _made_product(self, reader: str, sources: tuple[str, ...]) -> Float[Tensor, "t d"]:
+        write = next(write for write, _ in self.writes if write.source.name == reader)
         assert isinstance(write, Multilinear)  # as it was when the product was named
-        sides = [self.features(write, name) for name in cut.sources]
-        if write.degree == 2 and cut.sources[0] != cut.sources[1]:
+        sides = [self.features(write, name) for name in sources]
+        if write.degree == 2 and sources[0] != sources[1]:
             (a, b), (c, d) = sides
             return write.product([a, d]) + write.product([c, b])
         return write.product([side[leg] for leg, side in enumerate(sides)])
@@ -147,69 +147,107 @@ def valued(part: Part, read: Float[Tensor, "t d"]) -> list[Valued]:
 @dataclass(frozen=True)
 class Altering:
     """Takes ``cuts`` of one part out, ``way``: zero, the mean over positions, or what is met in
-    ``other``'s pass in their place.
+    ``other``'s pass in their place. What several of them name is taken out once.
     """
 
     cuts: Sequence[Cut]
     way: str
     other: Met | None
 
-    def moved(self, met: Met) -> Float[Tensor, "t d"]:
-        """What edges taken out add to the stream that is read."""
-        return sum_of(self._less(edge, partial(_carried, edge), met) for edge in self._edges)
-
     def writes(self, part: Part, met: Met, react: bool) -> dict[str, Float[Tensor, "t d"]]:
         """What the sources of ``part`` write that the cuts touch. Patterns, gates and the norm's
         scale ``react``, or are held as they were met.
         """
-        values = {write.source.name: value for write, value in met.writes}
-        touched = self._unread(part, met, react) if self._edges else {}
-        for cut in self.cuts:
-            if isinstance(cut, Product):
-                less = self._less(cut, partial(Met.product, cut=cut), met)
-                touched[cut.reader] = touched.get(cut.reader, values[cut.reader]) + less
-        for cut in self.cuts:
-            if isinstance(cut, Component):
-                for name in cut.sources:
-                    own = touched.get(name, values[name])
-                    there = None if self.other is None else self.other.made(name)
-                    touched[name] = in_place(own, self.way, cut.where, there)
-        return touched
+        found: dict[str, Tensor] = {}
+        reread: dict[Legs, Met] = {(): met}
+        for write, value in met.writes:
+            name, legs = write.source.name, self._legs(write)
+            if legs not in reread:
+                reread[legs] = self._reread(part, met, legs, react)
+            now = reread[legs].made(name) if legs else value
+            for sources, where in self._products(write):
+                product = partial(Met.product, reader=name, sources=sources)
+                now = now + self._less(product, reread[legs], where)
+            if where := self._gone(name):
+                there = None if self.other is None else self.other.made(name)
+                now = in_place(now, self.way, where, there)
+            if now is not value:
+                found[name] = now
+        return found
+
+    def moved(self, met: Met) -> Float[Tensor, "t d"]:
+        """What edges taken out add to what the readout reads of the stream."""
+        return self._moved(self._carried("", ""), met)
 
     @property
-    def held(self) -> bool:
-        """Whether nothing of the part reacts to what is taken out: it reads what it read before."""
-        return not self._edges
+    def rereads(self) -> bool:
+        """Whether a source reads something else, and may react to it."""
+        return any(isinstance(cut, Edge) for cut in self.cuts)
 
-    @property
-    def _edges(self) -> list[Edge]:
-        return [cut for cut in self.cuts if isinstance(cut, Edge)]
+    def _reread(self, part: Part, met: Met, legs: Legs, react: bool) -> Met:
+        """What is met where queries, keys and values read without what edges carry."""
+        queries, keys, values = (self._moved(carried, met) for carried in legs)
+        if react and len(set(legs)) > 1:
+            by_head = _by_head(part, *map(met.read, (queries, keys, values)))
+            return replace(met, writes=[(w, by_head.get(w.source.name, v)) for w, v in met.writes])
+        less = dict(legs[-1])
 
-    def _less(self, cut: Cut, of: Callable[[Met], Tensor], met: Met) -> Float[Tensor, "t d"]:
+        def source(name: str) -> Tensor:
+            own = met.source(name)
+            if name not in less:
+                return own
+            return own + self._less(lambda at: at.source(name), met, less[name])
+
+        if react:
+            stream = met.stream + values
+            return Met(met.norm, stream, source, valued(part.inner, met.norm(stream)))
+        read = met.read() + met.linear(values)
+        said = [(w, w.says(read)[0] if isinstance(w, Multilinear) else v) for w, v in met.writes]
+        return replace(met, source=source, writes=said)
+
+    def _moved(self, carried: Carried, met: Met) -> Float[Tensor, "t d"]:
+        """What is added to the stream where it is read without some sources."""
+        moved = torch.zeros_like(met.stream)
+        for name, where in carried:
+            moved = moved + self._less(lambda at, name=name: at.source(name), met, where)
+        return moved
+
+    def _less(
+        self, of: Callable[[Met], Tensor], met: Met, where: Sequence[int]
+    ) -> Float[Tensor, "t d"]:
         """What is added where ``of`` what is met is taken out."""
         own = of(met)
         there = None if self.other is None else of(self.other)
-        return in_place(own, self.way, cut.where, there) - own
+        return in_place(own, self.way, where, there) - own
 
-    def _unread(self, part: Part, met: Met, react: bool) -> dict[str, Float[Tensor, "t d"]]:
-        """What sources write that read the stream without what edges carry."""
-        less = {edge: self._less(edge, partial(_carried, edge), met) for edge in self._edges}
+    # What the cuts say of one write, each thing once.
 
-        def read(some: Edges) -> Tensor:
-            return met.read(sum_of(less[edge] for edge in some) if some else None, react)
+    def _legs(self, write: Write) -> Legs:
+        """What its queries, keys and values do not read; of a layer the same three times."""
+        if isinstance(write, Constant):
+            return ()
+        legs = tuple(self._carried(write.source.name, leg) for leg in "QKV")
+        return legs if any(legs) else ()
 
-        found: dict[str, Tensor] = {}
-        for (q, k, v), writes in _grouped(self._edges, met.writes).items():
-            names = [write.source.name for write in writes]
-            if not react:
-                held = (write for write in writes if isinstance(write, Multilinear))
-                made = {write.source.name: write.says(read(v))[0] for write in held}
-            elif q == k == v:
-                made = {w.source.name: value for w, value in valued(part.inner, read(q))}
-            else:
-                made = _by_head(part, read(q), read(k), read(v))
-            found |= {name: made[name] for name in names}
-        return found
+    def _carried(self, reader: str, leg: str) -> Carried:
+        found: dict[str, set[int]] = defaultdict(set)
+        for cut in self.cuts:
+            if isinstance(cut, Edge) and cut.reader in ("", reader) and cut.leg in ("", leg):
+                for name in cut.sources:
+                    found[name].update(cut.where)
+        return tuple((name, tuple(sorted(where))) for name, where in sorted(found.items()))
+
+    def _products(self, write: Write) -> Products:
+        found: dict[tuple[str, ...], set[int]] = defaultdict(set)
+        for cut in self.cuts:
+            if isinstance(cut, Product) and cut.reader == write.source.name:
+                both = isinstance(write, Multilinear) and write.degree == 2
+                found[tuple(sorted(cut.sources)) if both else cut.sources].update(cut.where)
+        return tuple((sources, tuple(sorted(where))) for sources, where in found.items())
+
+    def _gone(self, name: str) -> tuple[int, ...]:
+        named = (cut for cut in self.cuts if isinstance(cut, Component) and name in cut.sources)
+        return tuple(sorted({n for cut in named for n in cut.where}))
 
 
 def _by_head(part: Part, queries: Tensor, keys: Tensor, values: Tensor) -> dict[str, Tensor]:
@@ -222,24 +260,6 @@ def _by_head(part: Part, queries: Tensor, keys: Tensor, values: Tensor) -> dict[
 def sum_of(tensors: Iterable[Float[Tensor, "t d"]]) -> Float[Tensor, "t d"]:
     """All of them together; of one, itself."""
     return torch.stack(list(tensors)).sum(0)
-
-
-def _grouped(
-    edges: Sequence[Edge], writes: Iterable[Valued]
-) -> dict[tuple[Edges, Edges, Edges], list[Write]]:
-    """Writes by the edges into their queries, keys and values; those with none left out."""
-    found: dict[tuple[Edges, Edges, Edges], list[Write]] = defaultdict(list)
-    for write, _ in writes:
-        mine = [edge for edge in edges if edge.reader in ("", write.source.name)]
-        if mine and not isinstance(write, Constant):
-            q, k, v = (tuple(edge for edge in mine if edge.leg in ("", leg)) for leg in "QKV")
-            found[q, k, v].append(write)
-    return found
-
-
-def _carried(edge: Edge, met: Met) -> Float[Tensor, "t d"]:
-    """What an edge's sources wrote."""
-    return sum_of(map(met.source, edge.sources))
 
 
 def in_place(

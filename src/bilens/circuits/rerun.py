@@ -105,11 +105,11 @@ class Rerun:
         """What is written first, where it is taken out."""
         other = self.other if changes.way == OTHER else None
         found: dict[str, Tensor] = {}
-        for cut in changes.at(-1):
-            for name in cut.sources:
-                there = None if other is None else other.source(name)
-                own = found.get(name, self.clean.source(name))
-                found[name] = in_place(own, changes.way, cut.where, there)
+        for name in dict.fromkeys(name for cut in changes.at(-1) for name in cut.sources):
+            there = None if other is None else other.source(name)
+            where = {n for cut in changes.at(-1) if name in cut.sources for n in cut.where}
+            own = self.clean.source(name)
+            found[name] = in_place(own, changes.way, sorted(where), there)
         return found
 
     def sources(self, n: int) -> list[int]:
@@ -203,9 +203,10 @@ class _Batch:
         plain = [i for i in range(self.begun) if i not in apart]
         if plain:
             read = rerun.recording.norm(n)(stream[plain])
-            written[plain] = part.run(read) if part.batched else torch.stack(
-                [part.run(one) for one in read]
-            )  # fmt: skip
+            if part.batched:
+                written[plain] = part.run(read)
+            else:
+                written[plain] = torch.stack([part.run(one) for one in read])
         held = torch.zeros(self.begun, dtype=stream.dtype, device=stream.device)
         for i in apart:
             written[i], less = self._apart(n, self.rows[i], stream[i])
@@ -241,7 +242,11 @@ class _Batch:
             name = write.source.name
             if name in changes.named:
                 row.wrote[name] = part.finished(touched.get(name, value), total)
-        held = touched if begins and altering.held else altering.writes(part, clean, react=False)
+        held = (
+            touched
+            if begins and not altering.rereads
+            else altering.writes(part, clean, react=False)
+        )
         return part.finished(total, total), part.finished(_less(clean, held), clean.total)
 
     def _met(self, n: int, row: _Row, stream: Float[Tensor, "t d"]) -> Met:
