@@ -53,7 +53,7 @@ def test_names_and_passages_are_those_of_examples(model, texts):
     for place in (0, 7):
         latent = int(found.latents[place])
         one = examples(model, dictionary(), texts, latent, k=1)
-        assert found.passages[place] == one.top[0].passage()
+        assert found.passages[place] == one.top[0].passage
         assert found.answers[place].tokens == one.latents[0].answers.tokens[:3]
         assert found.promotes[place].tokens == one.latents[0].promotes.tokens[:3]
         assert found.names[latent] == f"{latent} {' '.join(found.at[place].tokens[:2])}".rstrip()

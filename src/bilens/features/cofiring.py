@@ -182,6 +182,9 @@ def cofiring(
     Memory: 12 bytes for each two latents, and one text. Cost: a forward pass as far as the place
     (two with ``where``), and t f² for the f latents that fire on each text of t tokens. Errors:
     those of ``examples``; TooLargeError above ``max_bytes``.
+
+    >>> together = cofiring(model, D_in, "FOLDER", where=(D_out, 17))
+    >>> interactions(layer, outputs=D_out, inputs=D_in).of(17).top_on(together, 10)
     """
     tap = Tap.of(model, dictionary, at)
     mask = None if where is None else _Where.of(model, *where)

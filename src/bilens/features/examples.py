@@ -25,11 +25,10 @@ from bilens.base.words import isolated, printable
 from bilens.features.dictionary import Dictionary
 from bilens.features.latents import require_features
 from bilens.features.texts import Tap, Texts
-from bilens.features.words import Words, answered, largest, shares, written
+from bilens.features.words import Words, answered, largest, passage, shares, written
 from bilens.wiring import Expandable
 
 BEFORE, AFTER = 24, 8  # tokens of an example around the one that it is about
-NEAR_BEFORE, NEAR_AFTER = 8, 3  # those of a row in a table
 POOL = 16  # tokens drawn at random for each that is shown: their quantiles say which to show
 BINS = 64  # of a histogram, at most
 NAMES = 5  # tokens that a latent is told by
@@ -72,11 +71,10 @@ class Example(Record):
         """How active the latent is there."""
         return float(self.activations[self.at])
 
-    def passage(self, before: int = NEAR_BEFORE, after: int = NEAR_AFTER) -> str:
-        """The tokens around it, as one line, itself in «»."""
-        left = self.tokens[max(0, self.at - before) : self.at]
-        right = self.tokens[self.at + 1 : self.at + 1 + after]
-        return "".join([*left, f"«{self.tokens[self.at]}»", *right])
+    @property
+    def passage(self) -> str:
+        """The token in «» and what stands around it, as one short line."""
+        return passage(self.tokens, self.at)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -197,7 +195,7 @@ class Examples(Result):
         return which | {
             "kind": example.kind,
             "activation": example.activation,
-            "passage": example.passage(),
+            "passage": example.passage,
             "next": example.next or "",
             "p": example.p,
             "p without": example.p_without,
@@ -212,7 +210,7 @@ class Examples(Result):
             "fires on": f"{latent.count / self.tokens:.2%}",
             "largest": latent.largest,
             "at": " ".join(latent.at.tokens[:TOLD]),
-            "passage": "never" if first is None else first.passage(),
+            "passage": "never" if first is None else first.passage,
             "answers": str(latent.answers.first(TOLD)),
             "writes for": str(latent.promotes.first(TOLD)),
         }

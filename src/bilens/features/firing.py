@@ -13,10 +13,10 @@ from bilens.base.errors import ArgumentError
 from bilens.base.results import Result
 from bilens.features.dictionary import Dictionary
 from bilens.features.texts import Tap, Texts
-from bilens.features.words import Leaders, Words, answered, largest, written
+from bilens.features.words import Leaders, Words, answered, largest, passage, written
 from bilens.wiring import Expandable
 
-BEFORE, AFTER = 8, 3  # tokens shown around the one that a latent is most active on
+BEFORE, AFTER = 12, 6  # tokens held around the one that a latent is most active on
 STRONGEST = 16  # tokens of strongest firing, by which a latent is told
 NAMES = 3
 BLOCK = 256  # latents whose outputs are held at once
@@ -127,6 +127,8 @@ def firing(
 
     Memory: some 50 numbers a latent, and one text's latents. Cost: a forward pass as far as the
     place for each text, and for the names those of ``examples``. Errors: those of ``examples``.
+
+    >>> firing(model, D, Texts("FOLDER", tokens=50_000), by="largest")
     """
     if by not in get_args(By):
         raise ArgumentError("by", must=f"be one of {', '.join(get_args(By))}", got=repr(by))
@@ -205,11 +207,8 @@ class _Seen:
 
     def passage(self, model: Expandable, latent: int) -> str:
         """Where it is most active."""
-        window = self.windows[latent].tolist()
-        shown = [""] * len(window)
-        for n, token in enumerate(window):
-            if token >= 0:
-                shown[n] = model.output_names([token])[0]
+        window = self.windows[latent]
         if window[BEFORE] < 0:
             return ""
-        return "".join([*shown[:BEFORE], f"«{shown[BEFORE]}»", *shown[BEFORE + 1 :]])
+        before = int((window[:BEFORE] >= 0).sum())
+        return passage(model.output_names(window[window >= 0]), before)

@@ -41,6 +41,8 @@ class Texts:
     takes it ("topics", a file, a folder, a Hugging Face dataset): its held-out documents.
     tokens: how many are read at most; None: all.
     progress: told of the tokens read so far, of ``tokens``, or of the texts where they are counted.
+
+    >>> examples(model, D, Texts("FOLDER", tokens=100_000), 17)
     """
 
     source: Any

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from bilens.base.records import Record
 from bilens.features.texts import Tap
 from bilens.wiring import Expandable
 
+LEFT, RIGHT = 28, 12  # characters of a passage: a table of examples then fits in 100 columns
 TRIED = 2048  # tokens of the vocabulary
 BLOCK = 1024  # of them at once
 
@@ -37,6 +39,20 @@ class Words(Record):
     def first(self, count: int) -> "Words":
         """The first of them."""
         return Words(self.tokens[:count], self.values[:count])
+
+
+def passage(tokens: Sequence[str], at: int) -> str:
+    """The token ``at`` in «», and around it whole tokens of at most ``LEFT`` and ``RIGHT``
+    characters.
+    """
+    left = _fitting(tokens[:at][::-1], LEFT)[::-1]
+    return "".join([*left, f"«{tokens[at]}»", *_fitting(tokens[at + 1 :], RIGHT)])
+
+
+def _fitting(tokens: Sequence[str], room: int) -> list[str]:
+    """The first tokens, as many as there is room for."""
+    lengths = accumulate(map(len, tokens))
+    return [token for token, length in zip(tokens, lengths, strict=True) if length <= room]
 
 
 def largest(model: Expandable, values: Float[Tensor, " out"], count: int) -> Words:
