@@ -6,6 +6,7 @@ import ast
 import contextlib
 import io
 import time
+from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -18,6 +19,7 @@ from plotly.io.base_renderers import MimetypeRenderer
 from sphinx.util import logging
 
 LOG = logging.getLogger(__name__)
+FOLDER = Path(__file__).parents[1] / "tutorials"  # where they lie, and the files that they read
 HEIGHT = 450  # pixels, where a figure does not say
 EXTENSIONS = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 
@@ -55,9 +57,10 @@ def _run(cells: list[nbformat.NotebookNode]) -> None:
     torch.manual_seed(0)
     names: dict[str, Any] = {"__name__": "__main__"}
     started = time.perf_counter()
-    for number, cell in enumerate(cells, 1):
-        cell.outputs = run(cell.source, names)
-        cell.execution_count = number
+    with contextlib.chdir(FOLDER):
+        for number, cell in enumerate(cells, 1):
+            cell.outputs = run(cell.source, names)
+            cell.execution_count = number
     took = time.perf_counter() - started
     LOG.info("%d cells in %.1f s", len(cells), took)
 
@@ -83,4 +86,7 @@ def _shown(value: Any) -> dict[str, str]:
     """What a value is shown as. (A figure would show itself at once, where it is formatted.)"""
     if hasattr(value, "_repr_mimebundle_"):
         return value._repr_mimebundle_()
-    return DisplayFormatter().format(value)[0]
+    shown = DisplayFormatter().format(value)[0]
+    if "text/plain" not in shown:  # IPython prints the error and goes on
+        repr(value)
+    return shown
