@@ -13,7 +13,7 @@ RECORDED := bilens.circuits.recording,bilens.circuits.replaced,bilens.circuits.r
 ASKED := bilens.circuits.expansion,bilens.circuits.graph,bilens.circuits.knockout,bilens.circuits.pairs
 SHAPED := $(ROOMS),$(WEIGHED),$(RECORDED),$(ASKED)
 
-.PHONY: demo test check interop format families docs hooks clean
+.PHONY: demo test check interop format families docs outputs hooks clean
 
 demo: .venv/installed
 	$(BIN)/bilens demo --output report
@@ -37,6 +37,9 @@ families: .venv/installed-dev
 docs: .venv/installed-docs
 	$(BIN)/sphinx-build -q -W --keep-going --jobs 2 docs site
 	@echo site/index.html
+
+outputs: .venv/installed-docs  # of the page whose model is not in the box
+	PYTHONPATH=docs $(BIN)/python -m extension.notebooks docs/tutorials/paris.md
 
 hooks: .venv/installed-dev
 	$(BIN)/pre-commit install

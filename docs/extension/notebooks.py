@@ -5,6 +5,8 @@ has loaded torch already: a kernel for each of them would load it again.
 import ast
 import contextlib
 import io
+import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -42,12 +44,43 @@ plotly.io.renderers.default = "page"
 
 def read(text: str) -> nbformat.NotebookNode:
     """A page as a notebook with its outputs. An error in a cell ends the build."""
+    notebook = parsed(text)
+    if not is_myst_markdown_notebook(text):
+        return notebook
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if "stored" in notebook.metadata:
+        _recall(cells, FOLDER / notebook.metadata["stored"])
+    else:
+        _run(cells)
+    return notebook
+
+
+def parsed(text: str) -> nbformat.NotebookNode:
+    """A page as a notebook without outputs."""
     config = MdParserConfig(enable_extensions=EXTENSIONS)
     notebook = read_myst_markdown_notebook(text, config=config, add_source_map=True)
     notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
-    if is_myst_markdown_notebook(text):
-        _run([cell for cell in notebook.cells if cell.cell_type == "code"])
     return notebook
+
+
+def store(page: Path) -> None:
+    """Run the page, and keep its outputs in the file that it names."""
+    notebook = parsed(page.read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    _run(cells)
+    kept = [{"source": cell.source, "outputs": cell.outputs} for cell in cells]
+    place = page.parent / notebook.metadata["stored"]
+    place.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _recall(cells: list[nbformat.NotebookNode], place: Path) -> None:
+    """Fill in the outputs of an earlier run, which was of these very cells."""
+    kept = json.loads(place.read_text(encoding="utf-8"))
+    if [one["source"] for one in kept] != [cell.source for cell in cells]:
+        raise ValueError(f"{place} holds the outputs of other cells; run make outputs")
+    for number, (cell, one) in enumerate(zip(cells, kept, strict=True), 1):
+        cell.outputs = [nbformat.from_dict(output) for output in one["outputs"]]
+        cell.execution_count = number
 
 
 def _run(cells: list[nbformat.NotebookNode]) -> None:
@@ -90,3 +123,7 @@ def _shown(value: Any) -> dict[str, str]:
     if "text/plain" not in shown:  # IPython prints the error and goes on
         repr(value)
     return shown
+
+
+if __name__ == "__main__":
+    store(Path(sys.argv[1]))
