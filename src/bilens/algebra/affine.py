@@ -18,7 +18,12 @@ def homogeneous_map(
 ) -> Float[Tensor, "a1 i1"]:
     """The matrix that takes x̃ = (1, x) to (1, M x + b). A tensor that reads M x + b reads x
     through its transpose:
-    ``tensor.map(left=H.mT, right=H.mT)``, as maps are (new, old)."""
+    ``tensor.map(left=H.mT, right=H.mT)``, as maps are (new, old).
+
+    >>> H = bilens.algebra.homogeneous_map(torch.eye(2), torch.tensor([5.0, 6.0]))
+    >>> H @ bilens.homogeneous(torch.zeros(2))
+    tensor([1., 5., 6.])
+    """
     corner = torch.zeros_like(matrix[:1])
     bias = torch.zeros_like(matrix[:, 0]) if bias is None else bias
     return torch.cat(
@@ -38,6 +43,11 @@ def affine(
 
     Over x where all biases are None; over x̃ = (1, x) where any is given. The rank grows by one for
     ``out_bias``.
+
+    >>> D, L, R = torch.ones(2, 3), torch.ones(3, 4), torch.ones(3, 4)
+    >>> A = bilens.algebra.affine(D, L, R, left_bias=torch.ones(3))
+    >>> A.shape, A(A.read(torch.ones(4)))
+    ((2, 5, 5), tensor([60., 60.]))
     """
     whole = CP(out, left, right)
     if out_bias is None and left_bias is None and right_bias is None:
@@ -57,6 +67,10 @@ def affine(
 def constant(value: Float[Tensor, " o"], size: int) -> CP:
     """The constant function ``value`` as a rank-one tensor c ⊗ e0 ⊗ e0 over x̃ of ``size``
     coordinates.
+
+    >>> c = bilens.algebra.constant(torch.tensor([3.0, 4.0]), 5)
+    >>> c(c.read(torch.randn(4)))
+    tensor([3., 4.])
     """
     first = torch.zeros_like(value[:1]).expand(size).clone()[None]
     first[0, 0] = 1
@@ -67,6 +81,10 @@ def linear(matrix: Float[Tensor, "o i"]) -> CP:
     """The linear function M x as a tensor over x̃ = (1, x), of rank min(o, i).
 
     It is Σ_a e_a ⊗ M_a ⊗ e0.
+
+    >>> M = bilens.algebra.linear(torch.tensor([[1.0, 2.0]]))
+    >>> M(M.read(torch.tensor([3.0, 4.0])))
+    tensor([11.])
     """
     o, i = matrix.shape
     wide = o > i  # factor through the smaller side
@@ -79,6 +97,11 @@ def linear(matrix: Float[Tensor, "o i"]) -> CP:
 def lifted(
     factor: Float[Tensor, "h i"], bias: Float[Tensor, " h"] | None = None
 ) -> Float[Tensor, "h i1"]:
-    """[b | M]: a factor over x as one over (1, x), with zeros where there is no bias."""
+    """[b | M]: a factor over x as one over (1, x), with zeros where there is no bias.
+
+    >>> bilens.algebra.lifted(torch.eye(2), torch.tensor([5.0, 6.0]))
+    tensor([[5., 1., 0.],
+            [6., 0., 1.]])
+    """
     column = torch.zeros_like(factor[:, :1]) if bias is None else bias[:, None]
     return torch.cat([column, factor], dim=1)

@@ -28,6 +28,9 @@ def balanced(
 
     By powers of two, which round nothing; only weights that are smaller by the whole range of the
     dtype than the largest of their row vanish. Gradients flow.
+
+    >>> Q = T.interaction(torch.eye(128)[0])
+    >>> same = bilens.algebra.balanced(Q.weights, Q.left, Q.right)
     """
     sizes = peak(left, -1), peak(right, -1), weights.detach().abs()
     a, b, c = map(powers, sizes)

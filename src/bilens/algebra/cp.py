@@ -57,7 +57,7 @@ class CP(ThirdOrder, Tabled, Drawn):
     Square weights fit in any order, so nothing can tell where two have changed places: name them,
     CP(out=, left=, right=).
 
-    >>> T = CP(mlp.down_proj.weight, mlp.gate_proj.weight, mlp.up_proj.weight)
+    >>> T = bilens.CP(mlp.down_proj.weight, mlp.gate_proj.weight, mlp.up_proj.weight)
     >>> torch.testing.assert_close(T(x), mlp(x))
 
     Columns of ``to_frame()``, a row for each hidden unit, the strongest first: ``unit``: its
@@ -345,6 +345,11 @@ class Rounded(Result):
 
     Columns, a row for each rank that was tried: ``rank``, the ``relative error`` that it reached,
     the ``sweeps`` that took, and whether it is the one ``kept``.
+
+    >>> A = bilens.CP(torch.eye(3), torch.eye(3), torch.eye(3))
+    >>> rounded = (A + A).round(cutoff=1e-6)
+    >>> rounded.cp.rank, rounded.exact
+    (3, True)
     """
 
     cp: CP
@@ -401,7 +406,13 @@ class Rounded(Result):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Parts(Record):
-    """T((1, x)) = constant + linear @ x + quadratic(x), exactly; made by ``T.split()``."""
+    """T((1, x)) = constant + linear @ x + quadratic(x), exactly; made by ``T.split()``.
+
+    >>> layer = bilens.nn.BilinearMLP(4, 8, bias=True)
+    >>> parts = layer.tensor().split()
+    >>> parts.constant.shape, parts.linear.shape, parts.quadratic.shape
+    (torch.Size([4]), torch.Size([4, 4]), (4, 4, 4))
+    """
 
     constant: Float[Tensor, " o"]
     linear: Float[Tensor, "o i"]

@@ -47,6 +47,12 @@ class Eigen(Result):
     Columns, a row for each pair: ``of``: the label of the matrix, or its number; ``k``: the pair's
     place by ``which``; ``value``: λ; ``residual``, ``converged`` and ``complete`` as above;
     ``block``: pairs of one number are degenerate; ``share of ‖Q‖²``: λ² over ‖Q‖².
+
+    >>> pairs = bilens.decompose.eigen(T, model.lm_head.weight[:2].detach(), k=4)
+    >>> pairs.values.shape, pairs.vectors.shape
+    (torch.Size([2, 4]), torch.Size([2, 4, 128]))
+    >>> bool(pairs.converged.all())
+    True
     """
 
     values: Float[Tensor, "*b k"]
@@ -220,7 +226,10 @@ Pairs = TypeVar("Pairs", bound=Eigen)
 
 
 def require_which(which: str) -> None:
-    """Raise ArgumentError unless ``which`` is magnitude, top or bottom."""
+    """Raise ArgumentError unless ``which`` is magnitude, top or bottom.
+
+    >>> bilens.algebra.require_which("top")
+    """
     if which not in WHICH:
         raise ArgumentError("which", must=f"be one of {WHICH}", got=repr(which))
 
@@ -234,7 +243,10 @@ def require_labels(labels: Sequence[str], count: int) -> None:
 
 
 def require_count(k: int | None) -> None:
-    """Raise ArgumentError unless ``k`` is None or a whole number of at least 1."""
+    """Raise ArgumentError unless ``k`` is None or a whole number of at least 1.
+
+    >>> bilens.algebra.require_count(8)
+    """
     if k is not None and (not is_whole(k) or k < 1):
         raise ArgumentError("k", must="be a whole number ≥ 1, or None for all", got=repr(k))
 
@@ -245,7 +257,11 @@ def best_first(values: Float[Tensor, "*b i"], which: Which) -> Int[Tensor, "*b i
 
 
 def preference(values: Float[Tensor, "*b"], which: Which) -> Float[Tensor, "*b"]:
-    """What makes one eigenvalue come before another: larger is better."""
+    """What makes one eigenvalue come before another: larger is better.
+
+    >>> bilens.algebra.preference(torch.tensor([-3.0, 2.0]), "magnitude")
+    tensor([3., 2.])
+    """
     return {"magnitude": values.abs(), "top": values, "bottom": -values}[which]
 
 
@@ -257,6 +273,10 @@ def degenerate_blocks(
 
     Weyl: an eigenvalue moves by no more than the perturbation's norm, so closer ones cannot be told
     apart.
+
+    >>> spectrum = torch.tensor([3.0, 3.0, 1.0])
+    >>> bilens.algebra.degenerate_blocks(spectrum, torch.full((3,), 1e-6))
+    tensor([1, 1, 0])
     """
     order = spectrum.argsort(dim=-1)
     value, reach = spectrum.gather(-1, order), bound.gather(-1, order)
@@ -269,6 +289,11 @@ def at_scale(found: Pairs, power: Int[Tensor, "*b"]) -> Pairs:
     """Eigenpairs of 2^power Q from those of Q, in float64 where their own dtype does not hold them.
 
     Errors: RangeError where float64 does not either.
+
+    >>> pairs = bilens.decompose.eigen(T, torch.eye(128)[:1], k=2)
+    >>> twice = bilens.algebra.at_scale(pairs, torch.ones(1, dtype=torch.int64))
+    >>> torch.allclose(twice.values, 2 * pairs.values)
+    True
     """
     if not bool(power.any()):
         return found
@@ -306,7 +331,11 @@ def _groups(blocks: Tensor) -> list[Any]:
 
 def eigen_noise(dtype: torch.dtype, size: int) -> float:
     """How far rounding alone moves eigenvalues, over the largest: a few ulps growing as √size (a
-    heuristic: LAPACK promises a modest polynomial in the size and delivers about its root)."""
+    heuristic: LAPACK promises a modest polynomial in the size and delivers about its root).
+
+    >>> bilens.algebra.eigen_noise(torch.float32, 128) < 1e-5
+    True
+    """
     return 4 * torch.finfo(dtype).eps * size**0.5
 
 

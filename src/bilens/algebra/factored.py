@@ -52,7 +52,7 @@ class Factored(Record, Tabled):
         ``v @ F`` is a vector (..., r).
         Factors are tensors: what only behaves like one answers ``@`` with its own operator.
 
-    >>> F = Factored(torch.ones(512, 8), torch.ones(8, 512))
+    >>> F = bilens.Factored(torch.ones(512, 8), torch.ones(8, 512))
     >>> F[:4, -1]
     Factored(shape=(4, 1), mdim=8, dtype=float32, device=cpu)
     >>> (F @ F).AB.shape

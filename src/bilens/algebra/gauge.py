@@ -39,6 +39,11 @@ def canonical(T: CP, *, swap: bool = True) -> CP:
     ShapeError where ``swap`` finds two spaces, or for an empty mode; NotFiniteError; RangeError
     where T's dtype does not hold what goes to D. Source: the symmetries of the CP form, Sharkey,
     arXiv:2305.03452; Kolda and Bader 2009, section 3.1.
+
+    >>> turned = bilens.CP(T.out, 2 * T.left, T.right / 2)
+    >>> one, two = bilens.algebra.canonical(T), bilens.algebra.canonical(turned)
+    >>> torch.allclose(one.left, two.left, atol=1e-5)
+    True
     """
     if not isinstance(T, CP):
         raise ArgumentError("canonical", must="be given a CP", got=type(T).__name__)

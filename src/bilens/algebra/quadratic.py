@@ -66,6 +66,12 @@ class QuadraticForm(Record, Tabled):
     Columns of ``to_frame()``, a row for each hidden unit of each form, the largest first: ``of``:
     the number of the form, where there are several; ``unit``: that of the unit; ``value``: w_h
     ‖l_h‖ ‖r_h‖, which no rescaling of the unit changes; ``cosine`` of l_h and r_h, ±1 for a square.
+
+    >>> Q = T.interaction(torch.eye(128)[0])
+    >>> torch.allclose(Q(x), T(x)[:, 0], atol=1e-5)
+    True
+    >>> Q.shape
+    (128, 128)
     """
 
     weights: Float[Tensor, "*#b h"]
@@ -403,6 +409,10 @@ class Gates(Result):
 
     Columns: ``gate``: its number; ``λ`` and ``μ``: the eigenvalues of either sign that made it;
     ``share of ‖Q‖²``: (λ² + μ²) over ‖Q‖².
+
+    >>> gates = T.interaction(torch.eye(128)[0]).gates(2)
+    >>> gates.a.shape, gates.b.shape
+    (torch.Size([2, 128]), torch.Size([2, 128]))
     """
 
     a: Float[Tensor, "k i"]

@@ -26,6 +26,11 @@ def unit_products(
 
     ``one`` and ``two`` are (left, right). The symmetric part needs i = j. Cost O(h h' (i + j)),
     twice that where ``symmetric``.
+
+    >>> a, b = torch.eye(2), torch.eye(2)
+    >>> bilens.algebra.unit_products((a, b), (a, b))
+    tensor([[1., 0.],
+            [0., 1.]])
     """
     (left, right), (other_left, other_right) = one, two
     straight = (left @ other_left.mT) * (right @ other_right.mT)
@@ -38,6 +43,10 @@ def unit_products(
 class Support(NamedTuple):
     """Eigenpairs of a positive semidefinite matrix, smallest first; values that are only rounding
     are 0.
+
+    >>> found = bilens.algebra.support(torch.diag(torch.tensor([4.0, 1.0, 0.0])))
+    >>> found.values
+    tensor([0., 1., 4.])
     """
 
     values: Float[Tensor, " n"]
@@ -57,6 +66,9 @@ class Support(NamedTuple):
 def support(matrix: Float[Tensor, "n n"], tol: float = 0.0) -> Support:
     """The support of a positive semidefinite matrix: eigenvalues of at most ``tol`` times the
     largest are taken to be rounding, as negative ones are. One eigh, O(n³).
+
+    >>> bilens.algebra.support(torch.diag(torch.tensor([4.0, 1.0, 0.0]))).vectors.shape
+    torch.Size([3, 3])
     """
     near, power = near_one(matrix)
     values, vectors = torch.linalg.eigh(near)
@@ -70,6 +82,10 @@ def symmetric_root(
     """The symmetric W with W W = G for a positive semidefinite G, or its pseudo-inverse.
 
     Since W is symmetric, G = Wᵀ W = W Wᵀ. ``tol`` and cost: as for ``support``.
+
+    >>> bilens.algebra.symmetric_root(torch.diag(torch.tensor([4.0, 9.0])))
+    tensor([[2., 0.],
+            [0., 3.]])
     """
     return support(matrix, tol).power(-0.5 if inverse else 0.5)
 
@@ -78,6 +94,10 @@ def signs(vectors: Float[Tensor, "*b k i"], tie: float = 0.0) -> Float[Tensor, "
     """±1 that makes the largest entry of each row positive: eigenvectors have no sign of their own.
 
     Of entries within ``tie`` of the largest (relative to it) the first decides. No gradient.
+
+    >>> bilens.algebra.signs(torch.tensor([[1.0, -3.0], [2.0, 1.0]]))
+    tensor([[-1.],
+            [ 1.]])
     """
     sizes = vectors.detach().abs()
     largest = (sizes >= (1 - tie) * sizes.amax(-1, keepdim=True)).int()

@@ -44,6 +44,11 @@ class ThirdOrder(Record, ABC):
     ``affine``: whether both inputs are over (1, x), the constant coordinate first, as of a layer
     with biases. Every verb keeps track of it. Source: Sharkey, arXiv:2305.03452, section 3
     (bilinear layers as third-order tensors).
+
+    >>> isinstance(T, bilens.algebra.ThirdOrder), T.shape
+    (True, (128, 128, 128))
+    >>> T.contract(out=torch.eye(128)[0]).shape
+    (128, 128)
     """
 
     affine: bool
@@ -442,6 +447,8 @@ def require_factors(
     and device for all.
 
     ``todo``: what to do about a shape that does not fit.
+
+    >>> bilens.algebra.require_factors("CP", out=(torch.ones(2, 3), (None, 3)))
     """
     for name, (factor, _) in factors.items():
         require_tensor(f"{who}.{name}", factor)
@@ -475,7 +482,11 @@ def require_affine(who: str, tensor: "ThirdOrder") -> None:
 
 
 def homogeneous(x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b i1"]:
-    """x̃ = (1, x): what a layer with biases is a tensor over."""
+    """x̃ = (1, x): what a layer with biases is a tensor over.
+
+    >>> bilens.homogeneous(torch.tensor([5.0, 6.0]))
+    tensor([1., 5., 6.])
+    """
     return torch.cat([torch.ones_like(x[..., :1]), x], dim=-1)
 
 

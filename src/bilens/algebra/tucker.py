@@ -40,6 +40,12 @@ LISTED = 1000  # entries of a core in a table
 class Dense(ThirdOrder):
     """T[o, i, j] as one array: what every other form is tested against. Verbs cost what the cube
     costs.
+
+    >>> D = bilens.Dense(torch.eye(3).expand(2, 3, 3))
+    >>> D(torch.ones(3))
+    tensor([3., 3.])
+    >>> D.cp().rank
+    3
     """
 
     array: Float[Tensor, "o i j"]
@@ -173,6 +179,10 @@ class Tucker(ThirdOrder, Tabled):
     Columns of ``to_frame()``, a row for each of the ``LISTED`` largest entries of the core:
     ``out``, ``left``, ``right``: the directions of each basis that it multiplies; ``value``; and
     ``share``: its square over the sum of the squares.
+
+    >>> found = bilens.decompose.hosvd(T, max_rank=8)
+    >>> found.tucker.core.shape
+    torch.Size([8, 8, 8])
     """
 
     core: Float[Tensor, "a b c"]

@@ -55,6 +55,13 @@ class Diff(Result):
         by weights: the cosine by weights alone; at ε = 0.01, at ε = 1: on data, with ε times the
             mean variance added in every direction.
         growth, turned (°), kind: as the fields.
+
+    >>> tiny = bilens.Transformer(bilens.TransformerConfig(vocab_size=50, hidden_size=16))
+    >>> change = bilens.diff(tiny, tiny)
+    >>> change.places[:3]
+    ('embed', 'L0H0 OV', 'L0H0 QK')
+    >>> bool((change.change < 1e-3).all())
+    True
     """
 
     checkpoints: tuple[str, str]

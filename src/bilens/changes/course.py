@@ -20,6 +20,11 @@ LIKENESS, LOSS = "similarity to the last", "loss"
 class Phase(NamedTuple):
     """A run of checkpoints between which a curve moves faster than it does on average over the
     series: from and to, by number; the share of all its movement; and of all steps.
+
+    >>> tiny = bilens.Transformer(bilens.TransformerConfig(vocab_size=50, hidden_size=16))
+    >>> series = bilens.diff(tiny, tiny, tiny)
+    >>> series.phases
+    ()
     """
 
     curve: str
@@ -50,6 +55,11 @@ class Series(Result):
     mean over places of ‖A − B‖ over the root mean square of both sizes; ``similarity to the last``:
     the mean over places, after the step; ``loss`` after the step, and ``loss change``, ``±``;
     ``phase``: which curves are in a phase; ``most``: the place that changed most.
+
+    >>> tiny = bilens.Transformer(bilens.TransformerConfig(vocab_size=50, hidden_size=16))
+    >>> series = bilens.diff(tiny, tiny, tiny)
+    >>> series.checkpoints
+    ('A', 'B', 'C')
     """
 
     checkpoints: tuple[str, ...]

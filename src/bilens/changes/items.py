@@ -44,6 +44,11 @@ class Items(Result):
         embedding, unembedding: the change of a token's rows of W_E and W_U.
         moved: of a feature, the root mean square of (activation after − before) ‖what it writes‖.
         mean before, mean after, fires before, fires after: of its activations on the data.
+
+    >>> tiny = bilens.Transformer(bilens.TransformerConfig(vocab_size=50, hidden_size=16))
+    >>> change = bilens.diff(tiny, tiny)
+    >>> [items.of for items in change.items]
+    ['token']
     """
 
     of: str

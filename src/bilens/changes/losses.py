@@ -19,6 +19,11 @@ class Losses(Record):
 
     A difference is of the same items on both sides, so its error is that of the pairs, mostly far
     below those of the two losses.
+
+    >>> tiny = bilens.Transformer(bilens.TransformerConfig(vocab_size=50, hidden_size=16))
+    >>> ids = [torch.randint(50, (2, 16))]
+    >>> bilens.diff(tiny, tiny, data=ids).loss.unit
+    'token'
     """
 
     unit: str

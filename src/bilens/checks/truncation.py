@@ -24,6 +24,11 @@ class Truncation(Result):
 
     Columns: ``eigenvectors``: how many each class keeps; ``accuracy`` with the rest left out; and
     ``accuracy, rest at its mean``.
+
+    >>> digits = bilens.training.load_images("digits").test
+    >>> classifier = bilens.Classifier(bilens.ClassifierConfig(num_labels=10, hidden_size=16))
+    >>> bilens.checks.truncate(classifier, digits.pixel_values, digits.labels, kept=(1, 2)).kept
+    (1, 2, 64)
     """
 
     kept: tuple[int, ...]
@@ -87,6 +92,12 @@ def truncate(
     logits_k = logits − Σ_{m ≥ k} λ_m (v_m · x)²: what is left out is left out of the true forward
     pass, so the residual stream and biases of deeper models stay whole. Cost: one full
     eigendecomposition per class, b·i² per class.
+
+    >>> digits = bilens.training.load_images("digits").test
+    >>> classifier = bilens.Classifier(bilens.ClassifierConfig(num_labels=10, hidden_size=16))
+    >>> found = bilens.checks.truncate(classifier, digits.pixel_values, digits.labels, kept=(5,))
+    >>> found.images
+    360
     """
     last = None if model.config.num_hidden_layers == 1 else model.config.num_hidden_layers - 1
     inputs, tensor = model.inputs(pixel_values, last), model.tensor(last)

@@ -59,6 +59,10 @@ class Verification(Result):
 
     Columns: ``identity``; ``dtype`` that it was checked in; ``error``; ``allowed``: what it may
     miss by; ``holds``.
+
+    >>> classifier = bilens.Classifier(bilens.ClassifierConfig(num_labels=3, hidden_size=8))
+    >>> bilens.verify(classifier).passed
+    True
     """
 
     identities: tuple[str, ...]
@@ -141,6 +145,10 @@ def verify(
     loaded from, of any family of transformers: its own class reads the same files then, in float32,
     and is what the logits are held against. Errors: ArgumentError for what is no model, and for a
     part that does not do what its weights say; FileError where ``against`` holds no config.json.
+
+    >>> classifier = bilens.Classifier(bilens.ClassifierConfig(num_labels=3, hidden_size=8))
+    >>> bilens.verify(classifier).identities[0]
+    'T(x, x) = logits, whole model'
     """
     _require_model(model)
     generator = torch.Generator().manual_seed(seed)

@@ -47,6 +47,12 @@ class AttentionScores(Result):
     Columns, the largest pair first: ``query source`` and ``key source`` wrote what is multiplied;
     ``value``: what the pair adds to the score; ``share``: of the total; shares of opposite sign
     cancel.
+
+    >>> found = bilens.circuits.attention_scores(model, prompt, 1, 3, 7, 6)
+    >>> found.head, found.query, found.key
+    ('L1H3', 7, 6)
+    >>> found.error < 1e-4
+    True
     """
 
     head: str
@@ -112,6 +118,10 @@ class HeadScores(Result):
     Columns: ``head``; ``copying``: 1 where W_OV gives back what it reads, −1 where it takes it
     away; ``previous token`` and ``induction``: its mean attention to the token before, and to what
     stood after the same token earlier, from 0 to 1.
+
+    >>> found = bilens.circuits.head_scores(model)
+    >>> found.heads[:2], found.induction.shape
+    (('L0H0', 'L0H1'), torch.Size([8]))
     """
 
     heads: tuple[str, ...]
@@ -258,6 +268,10 @@ def attention_scores(
     sources. Errors: ArgumentError for inputs, layer, head or positions that are not there, for a
     key after the query, and for a layer whose patterns are not the softmax of these scores. Source:
     Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits" (the QK circuit).
+
+    >>> found = bilens.circuits.attention_scores(model, prompt, layer=1, head=3, query=7, key=6)
+    >>> found.values.shape  # sources of the query, sources of the key
+    torch.Size([6, 6])
     """
     require_expandable(model)
     n, part = attention_part(model.wiring(), layer, head)
@@ -372,6 +386,9 @@ def qk_circuit(model: Expandable, layer: int, head: int, offset: int = 0) -> Fac
     float32, over its half weights (see ``wiring.explained``). Cost O(vocab d d_head); the
     vocab × vocab matrix is never made. Errors: ArgumentError for a layer, head or offset that is
     not there, and for parts that do not do what their weights say. Source: Elhage et al. 2021.
+
+    >>> bilens.circuits.qk_circuit(model, 0, 1, offset=-1).shape  # query tokens, key tokens
+    (1024, 1024)
     """
     require_expandable(model)
     require_offset(offset)
@@ -393,6 +410,9 @@ def ov_circuit(model: Expandable, layer: int, head: int) -> Factored:
     are in float32, over its half weights. Cost O(vocab d d_head); the vocab × vocab matrix is
     never made. Errors: ArgumentError for a layer or head that is not there, and for
     parts that do not do what their weights say. Source: Elhage et al. 2021.
+
+    >>> bilens.circuits.ov_circuit(model, 0, 1).shape  # tokens in, tokens out
+    (1024, 1024)
     """
     require_expandable(model)
     model = explained(model)
@@ -423,6 +443,10 @@ def head_scores(model: Expandable, block: int = 16, texts: int = 4, seed: int = 
     occurrence.) Cost: ``texts`` passes in parts, and O(vocab d d_head) for each head. Errors:
     ArgumentError for a model without heads, and for a text beyond its context. Source: Elhage et
     al. 2021 (copying); Olsson et al. 2022, arXiv:2209.11895 (induction).
+
+    >>> found = bilens.circuits.head_scores(model, texts=1)
+    >>> found.copying.shape, found.previous.shape
+    (torch.Size([8]), torch.Size([8]))
     """
     require_expandable(model)
     model = explained(model)

@@ -64,6 +64,10 @@ class Composition(Result):
 
     Columns: ``first`` writes and ``second`` reads it; ``kind``: its way in; ``strength`` and
     ``random`` as above; ``ratio``: the one over the other, 1 for chance.
+
+    >>> found = bilens.circuits.composition(model)
+    >>> found.first[0], found.second[0], found.kinds[0]
+    ('L0H0', 'mlp0', 'one input')
     """
 
     first: tuple[str, ...]
@@ -161,6 +165,10 @@ def composition(model: Expandable) -> Composition:
     O(h² d_head) for a head on both inputs; memory O(d²) for each part, O(h²). A part that is zero
     composes with strength 0. Errors: ArgumentError for what is no model, and for parts that do not
     do what their weights say. Source: Elhage et al. 2021 (composition of heads).
+
+    >>> found = bilens.circuits.composition(model)
+    >>> set(found.kinds) >= {"Q", "K", "V"}
+    True
     """
     require_expandable(model)
     wiring = explained(model).wiring()

@@ -39,6 +39,10 @@ class Effects(Result):
     confirms the direct terms; then ``effect, mean`` and ``direct, mean``, both where the mean
     stands there, or so named where another input's activations do. Effects do not add up to the
     target: one part makes up for another.
+
+    >>> found = bilens.circuits.effects(model, prompt, target, what=["L0H1", "mlp1"])
+    >>> [row["what"] for row in found.rows()]
+    ['mlp1', 'L0H1']
     """
 
     target: str
@@ -131,7 +135,7 @@ def effects(
     >>> prompt = "Once upon a time there was a little"
     >>> found = bilens.circuits.effects(model, prompt, (" girl", " boy"))
     >>> [row["what"] for row in found.rows() if row["kind"] != "pair"][:3]
-    ['attn1', 'mlp1', 'mlp0']
+    ['attn1', 'mlp1', 'L0H1']
     """
     if not is_whole(pairs) or pairs < 0:
         raise ArgumentError("pairs", must="be a whole number ≥ 0", got=pairs)

@@ -62,6 +62,12 @@ class Term(Tabled, Record):
 
     Its table has one row: ``path``, ``value``, ``share`` and ``order`` as above, and ``given``, the
     names of all that it holds fixed.
+
+    >>> term = bilens.expand(model, prompt, target).terms[0]
+    >>> term.path, term.order, term.component
+    ('mlp0(embed, embed)', 2, 'mlp0')
+    >>> term.latex
+    '\\\\left( W_E t_{7} \\\\cdot_{12} B^{0} \\\\cdot_{21} W_E t_{7} \\\\right)'
     """
 
     tree: Node
@@ -127,6 +133,10 @@ class Groups(Result):
     unit) and names the group. ``value``: the sum of the group's terms. ``share``: of the total;
     shares of opposite sign cancel. ``from``: the tokens at a group's positions, for groups by
     position.
+
+    >>> ex = bilens.expand(model, prompt, target)
+    >>> ex.by("component").names[:2]
+    ('mlp0', 'mlp1')
     """
 
     by: str
@@ -200,6 +210,12 @@ class Expansion(Result):
     ``order``: how often it reads an embedding; empty where it is not taken apart to the end.
     ``from``: the tokens at which it starts. ``held fixed``: how many patterns, norm scales, gates
     and latents of this pass it is given. ``read as``: the path with its token beside each position.
+
+    >>> ex = bilens.expand(model, prompt, target)
+    >>> abs(ex.total - ex.forward) < 1e-4
+    True
+    >>> len(ex.top(20).terms)
+    20
     """
 
     target: str
@@ -444,6 +460,12 @@ def expand(
 ) -> Expansion:
     """``target`` at ``position`` of one input as a sum of paths, exact at every step: Σ terms +
     remainder = forward.
+
+    >>> ex = bilens.expand(model, prompt, (" girl", " boy"))
+    >>> ex.terms[0].path
+    'mlp0(embed, embed)'
+    >>> round(ex.terms[0].value, 3), round(ex.forward, 3)
+    (0.244, 0.611)
 
     ``inputs``: a text, token ids (t,), or an image. ``target``: an output by name or number (a
     token, a class), a pair of them (the one less the other), weights by output, a direction over

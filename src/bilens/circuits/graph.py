@@ -30,6 +30,10 @@ def graph(expansion: Expansion, slug: str = "bilens", scan: str = "bilens") -> d
     The layout of the file is Neuronpedia's: ``metadata``, ``qParams``, ``nodes``, ``links``; "E" is
     the layer of embeddings; ``ctx_idx`` the position. Labels (``clerp``) say at which position and
     token a node stands.
+
+    >>> graph = bilens.circuits.graph(bilens.expand(model, prompt, target, max_terms=20))
+    >>> sorted(graph)
+    ['links', 'metadata', 'nodes', 'qParams']
     """
     if not isinstance(expansion, Expansion):
         raise ArgumentError("graph", must="be given an Expansion", got=type(expansion).__name__)

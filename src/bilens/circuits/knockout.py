@@ -36,6 +36,10 @@ class Removal(Record):
     were. ``through``: what the target loses by how each of ``parts`` reacts, so that effect =
     direct + Σ through + what the final norm (and a soft-cap) does. ``rounding``: what of these
     numbers may be rounding alone.
+
+    >>> removal = bilens.circuits.knockout(model, prompt, "L0H1", target).removals[0]
+    >>> removal.replaced_by, round(removal.effect, 2)
+    ('zero', 0.39)
     """
 
     replaced_by: str
@@ -104,6 +108,10 @@ class Knockout(Result):
     Columns of ``to_frame()``: ``without``, what was taken out; ``replaced by``; ``before`` and
     ``after``, the target; ``effect``, before − after; ``direct terms``, what an expansion says of
     it; ``the attribution``, whether it is confirmed; ``why``, what reacts.
+
+    >>> found = bilens.circuits.knockout(model, prompt, "L0H1", target)
+    >>> [removal.replaced_by for removal in found.removals]
+    ['zero', 'mean']
     """
 
     target: str

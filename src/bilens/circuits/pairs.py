@@ -23,7 +23,12 @@ from bilens.wiring import Expandable, explains
 class PairMatrix(Record):
     """One layer over ``sources``: ``values[a, b]`` with a ≤ b is the value of that pair, both its
     orders together, as a term of ``expand`` has it. Below the diagonal are zeros, so that Σ values
-    is what the layer writes towards the target."""
+    is what the layer writes towards the target.
+
+    >>> matrix = bilens.circuits.pairs(model, prompt, target).matrices[0]
+    >>> matrix.layer, matrix.sources
+    ('mlp0', ('embed', 'L0H0', 'L0H1', 'L0H2', 'L0H3'))
+    """
 
     layer: str
     sources: tuple[str, ...]
@@ -38,6 +43,10 @@ class Pairs(Result):
     Columns, a row for each unordered pair, the largest first: ``layer``; ``left`` and ``right``:
     the two sources that it multiplies; ``value``: what their product adds to the target, both
     orders together.
+
+    >>> found = bilens.circuits.pairs(model, prompt, target)
+    >>> [matrix.layer for matrix in found.matrices]
+    ['mlp0', 'mlp1']
     """
 
     target: str
@@ -105,6 +114,10 @@ def pairs(model: Expandable, inputs: Any, target: Target = None, position: int =
     M = (L X)ᵀ Λ (R X), with X what each source wrote and Λ = diag(Dᵀ q), and a pair's value M_ab +
     M_ba: heads are one source each, summed over the positions they look at. Cost: a forward pass in
     parts, and O(h d n + h n²) for each layer with n sources.
+
+    >>> found = bilens.circuits.pairs(model, prompt, target)
+    >>> found.matrices[1].layer
+    'mlp1'
     """
     recording = record(model, inputs)
     goal = resolve(model, recording, target, position, measured=False)

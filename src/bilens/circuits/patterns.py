@@ -35,6 +35,9 @@ class AttentionPatterns(Result):
     ``elsewhere``: its weight on keys that are neither its own position, nor the one before, nor the
     first one, averaged over the queries; ``itself``, ``token before`` and ``first token``: on
     those; and its ``strongest look`` elsewhere.
+
+    >>> bilens.circuits.attention_patterns(model, prompt).weights.shape  # head, query, key
+    torch.Size([8, 8, 8])
     """
 
     heads: tuple[str, ...]

@@ -43,6 +43,9 @@ class Promises(Result):
     (empty where it is kept).
 
     Columns: ``part``, ``promise``, whether it is ``kept``, and ``what is wrong``: the error.
+
+    >>> bilens.circuits.promises(model, prompt).parts[:2]
+    ('the weights', 'the ends')
     """
 
     parts: tuple[str, ...]

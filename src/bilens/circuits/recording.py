@@ -65,6 +65,12 @@ class Recording(Tabled):
     ``layer`` (−1 before all layers); ``norm``: of what it wrote at the last position; ``mean
     norm``: over all positions; ``along the stream``: the cosine, at the last position, of what it
     wrote with all that the readout reads; ``opaque``: whether it reads and is not taken apart.
+
+    >>> run = bilens.circuits.record(model, prompt)
+    >>> run.writes.shape  # source, position, d
+    torch.Size([11, 8, 128])
+    >>> run.scales[0].shape
+    torch.Size([8, 1])
     """
 
     run: Pass
@@ -258,6 +264,10 @@ def record(
     ArgumentError where inputs, model or dictionaries are not what they must be, and for a part
     whose weights do not add up to its own forward pass (``circuits.understood``); NotFiniteError
     for a write that is not finite.
+
+    >>> run = bilens.circuits.record(model, prompt)
+    >>> run.names[0], run.sources[0].name
+    ('Once', 'embed')
     """
     require_expandable(model)
     require_plain(model.wiring())

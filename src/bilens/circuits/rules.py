@@ -100,7 +100,7 @@ def rules(model: Expandable, path: str = "", k: int = 20) -> Rules:
     Cost and errors: those of ``virtual`` and ``top_entries``; ArgumentError for a model without a
     layer that is a tensor, where no path is given.
 
-    >>> rules(bilens.load("tinystories-1l"))  # the whole model's token-pair rules, five lines of it
+    >>> found = bilens.circuits.rules(bilens.load("tinystories-1l"))  # of the whole model
     """
     require_expandable(model)
     wiring = model.wiring()

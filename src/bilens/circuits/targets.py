@@ -23,7 +23,12 @@ from bilens.wiring import Expandable, find_place, hear
 class At:
     """A direction inside the model: of what ``place`` reads ("mlp1.input", "attn0.input": after the
     norm), or of what a layer writes ("mlp1.output"). For example an encoder row of a dictionary, or
-    a row of gate_proj."""
+    a row of gate_proj.
+
+    >>> at = bilens.circuits.At(T.out[:, 0], "mlp0.output", "unit 0")
+    >>> bilens.expand(model, prompt, at).target
+    'unit 0 at mlp0.output'
+    """
 
     direction: Float[Tensor, " d"]
     place: str

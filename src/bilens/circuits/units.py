@@ -38,6 +38,11 @@ class PathUnits(Result):
 
     Columns, of the units of the last layer: ``unit``, with its layer, its position and the signs of
     its sides; ``value``: what of the path it carries; ``share``: of the path's value.
+
+    >>> ex = bilens.expand(model, prompt, target)
+    >>> found = bilens.circuits.units(model, prompt, ex.terms[0], target)
+    >>> found.path
+    'mlp0(embed, embed)'
     """
 
     path: str
@@ -121,6 +126,10 @@ def units(
 
     Cost: a forward pass in parts, then O(h d) for each step of the path. Errors: ArgumentError for
     what is no path, for one that this pass does not have or that goes through no layer.
+
+    >>> found = bilens.circuits.units(model, prompt, "mlp0", target)
+    >>> found.path, round(found.value, 2)
+    ('mlp0', 0.61)
     """
     recording = record(model, inputs, dictionaries, replacements)
     goal = resolve(model, recording, target, position, measured=False)

@@ -74,7 +74,9 @@ def virtual(model: Expandable, expr: str) -> CP | Factored:
     inputs.
     Source: Elhage et al. 2021 (virtual heads); Sharkey, arXiv:2305.03452, section 3.
 
-    >>> virtual(model, "W_U mlp0(embed, L0H3)")  # which two tokens write which token
+    >>> rules = bilens.circuits.virtual(model, "W_U mlp0(embed, L0H3)")
+    >>> rules.shape  # which two tokens write which token
+    (1024, 1024, 1024)
     """
     require_expandable(model)
     return _Circuits(explained(model), expr).form(parse(expr))

@@ -46,7 +46,13 @@ WRITTEN = 12  # layers up to which each cell of the figure has its number
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Sampled(Record):
-    """Similarities estimated from ``count`` samples of ``source``, and their standard errors."""
+    """Similarities estimated from ``count`` samples of ``source``, and their standard errors.
+
+    >>> layers = [bilens.nn.BilinearMLP(8, 16).tensor().detach() for _ in range(2)]
+    >>> measure = bilens.Gaussian(torch.zeros(8), torch.eye(8))
+    >>> bilens.decompose.similarity(layers, measure).check.count
+    4096
+    """
 
     matrix: Float[Tensor, "n n"]
     errors: Float[Tensor, "n n"]
@@ -73,6 +79,10 @@ class Similarities(Result):
     Columns, a row for each pair of layers and each with itself: ``layer``, ``with``, their
     ``similarity``; where they were computed, the same by ``Monte Carlo`` and ``on activations``,
     with the standard errors ``Monte Carlo, standard error`` and ``on activations, standard error``.
+
+    >>> layers = [bilens.nn.BilinearMLP(8, 16).tensor().detach() for _ in range(2)]
+    >>> bilens.decompose.similarity(layers, names=["mlp0", "mlp1"]).matrix.shape
+    torch.Size([2, 2])
     """
 
     names: tuple[str, ...]
@@ -186,6 +196,12 @@ def similarity(
     n · h (o + i)). Errors: ArgumentError for no layers, wrong names, numbers of samples, or a layer
     that is zero (named: also one that the measure sees nothing of); ShapeError for layers or a
     measure that do not fit; NotFiniteError.
+
+    >>> A = bilens.nn.BilinearMLP(8, 16).tensor().detach()
+    >>> turned = bilens.CP(A.out, A.right, A.left)  # the inputs exchanged: the same function
+    >>> bilens.decompose.similarity([A, turned]).matrix.round(decimals=3)
+    tensor([[1., 1.],
+            [1., 1.]], dtype=torch.float64)
     """
     labels, tensors = _layers(layers, names)
     tensors, powers = zip(*(tensor.near_one(torch.float64) for tensor in tensors), strict=True)

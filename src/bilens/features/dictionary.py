@@ -69,6 +69,10 @@ class Dictionary(Record, Tabled):
     ``writes``: the lengths of its column of W_enc and of its row of W_dec; ``cosine`` of the two,
     empty where they are of different spaces; ``bias``: of b_enc, or b_mag of a gated one;
     ``threshold``, where there is one.
+
+    >>> D.encode(x).shape, D.n_latents, D.hook
+    (torch.Size([4, 1024]), 1024, 'layers.1.mlp.input')
+    >>> same = D.decode(D.encode(x))
     """
 
     W_enc: Float[Tensor, "d_in f"]

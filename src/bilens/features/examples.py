@@ -49,6 +49,11 @@ class Example(Record):
         next: the token that follows; None at the end of a text.
         p, p_without: the model's probability of that token, as it is and without the latent at any
             token of the text.
+
+    >>> texts = ["Once upon a time there was a little girl."]
+    >>> found = bilens.features.examples(model, D, texts, 560, k=1)
+    >>> found.latents[0].examples[0].kind
+    'top'
     """
 
     kind: str
@@ -95,6 +100,11 @@ class InContext(Record):
         promotes, demotes: the outputs that it writes most for and most against on the straight path
             to the readout, in standard deviations over all outputs. What it adds to what a part
             reads goes through that part first, at its mean activation beside the decoder's bias.
+
+    >>> texts = ["Once upon a time there was a little girl."]
+    >>> found = bilens.features.examples(model, D, texts, 560).latents[0]
+    >>> found.feature, found.count > 0
+    (560, True)
     """
 
     feature: int
@@ -122,6 +132,10 @@ class Examples(Result):
     Columns of ``to_frame()``, a row an example: "latent" (where there are several); "kind": "top"
     or "random"; "activation"; "passage": the token in «» and those around it; "next": the token
     that follows; "p" of it and "p without" the latent; "text" and "position": where that is.
+
+    >>> texts = ["Once upon a time there was a little girl."]
+    >>> bilens.features.examples(model, D, texts, 560, k=1).tokens
+    10
     """
 
     place: str
@@ -398,8 +412,11 @@ def examples(
     ArgumentError for a latent, a place or texts that are not there; ShapeError for a dictionary of
     another width; NotFiniteError.
 
-    >>> model, D = bilens.load("tinystories-2l"), Dictionary.load("tinystories-2l/mlp1.input")
-    >>> examples(model, D, ["Once upon a time there was a little girl."], 17)
+    >>> model = bilens.load("tinystories-2l")
+    >>> D = bilens.features.Dictionary.load("tinystories-2l/mlp1.input")
+    >>> texts = ["Once upon a time there was a little girl."]
+    >>> bilens.features.examples(model, D, texts, 560).tokens
+    10
     """
     require_count("k", k)
     if not is_whole(seed):

@@ -39,6 +39,13 @@ class Readings(Result):
     of a_f adds to v·x, and the ``cosines``. All other features' cosines are no larger.
 
     Columns: ``direction``, ``feature``, and of the two the ``coefficient`` and the ``cosine``.
+
+    >>> T1 = model.blocks[1].mlp.tensor().detach()
+    >>> out = bilens.features.Dictionary.load("tinystories-2l/mlp1.output")
+    >>> made = bilens.features.interactions(T1, outputs=out, inputs=D)
+    >>> found = made.of(17).eigen(k=2).readings
+    >>> found.indices.shape[0]
+    2
     """
 
     names: tuple[str, ...]
@@ -83,6 +90,13 @@ class FeatureEigen(Result):
     Columns, a row for each feature that an eigenvector is told by: ``k``: its place by |λ|; ``λ``;
     ``share of ‖Q‖²``: λ² over ‖Q‖²; the ``feature``; its ``coefficient`` v·w_f: what a unit of it
     adds to v·x; and its ``cosine`` with v.
+
+    >>> T1 = model.blocks[1].mlp.tensor().detach()
+    >>> out = bilens.features.Dictionary.load("tinystories-2l/mlp1.output")
+    >>> made = bilens.features.interactions(T1, outputs=out, inputs=D)
+    >>> found = made.of(17).eigen(k=2)
+    >>> found.eigen.values.shape
+    torch.Size([2])
     """
 
     of: str
@@ -139,6 +153,12 @@ class FeatureGates(Result):
 
     Columns: ``gate``: its number; ``a`` and ``b``: its sides as features, each with its
     coefficient; ``share of ‖Q‖²`` and ``share of variance``: ``weight_share`` and ``data_share``.
+
+    >>> T1 = model.blocks[1].mlp.tensor().detach()
+    >>> out = bilens.features.Dictionary.load("tinystories-2l/mlp1.output")
+    >>> made = bilens.features.interactions(T1, outputs=out, inputs=D)
+    >>> made.of(17).gates(2).gates.a.shape
+    torch.Size([2, 128])
     """
 
     of: str
@@ -244,6 +264,12 @@ class FeatureForm(Result):
     Columns, of the largest pairs as ``top`` has them: the features ``f`` and ``g``; ``kind``:
     "self" for a square, else "cross"; ``Q_fg``: the entry of the symmetric matrix;
     ``coefficient``: what multiplies a_f a_g, both orders together.
+
+    >>> T1 = model.blocks[1].mlp.tensor().detach()
+    >>> out = bilens.features.Dictionary.load("tinystories-2l/mlp1.output")
+    >>> made = bilens.features.interactions(T1, outputs=out, inputs=D)
+    >>> made.of(17).of, made.of(17).linear.shape
+    ('output 17', torch.Size([1024]))
     """
 
     feature: int

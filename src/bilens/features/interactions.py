@@ -53,6 +53,13 @@ class Explanation(Result):
     Columns, a row for each input and feature: ``input``, ``feature``; what each part adds:
     ``constant``, ``linear``, ``self``, ``cross``, ``error``, ``features × error``, ``error ×
     error``; their ``total``; ``pre-activation``: the layer's own; ``latent``, where there are such.
+
+    >>> T1 = model.blocks[1].mlp.tensor().detach()
+    >>> out = bilens.features.Dictionary.load("tinystories-2l/mlp1.output")
+    >>> made = bilens.features.interactions(T1, outputs=out, inputs=D)
+    >>> found = made.explain([17], x)
+    >>> found.parts.shape  # inputs, features, parts
+    torch.Size([4, 1, 7])
     """
 
     features: tuple[int, ...]
@@ -128,6 +135,12 @@ class Interactions(Record):
     ``writes`` (f_in, i), ``base`` (i,): x = base + a · writes + e. ``inputs``, ``outputs``: the
     dictionaries that encode x and what the layer writes, where there are such. ``out_names``,
     ``in_names``: of the features, or nothing.
+
+    >>> T1 = model.blocks[1].mlp.tensor().detach()
+    >>> out = bilens.features.Dictionary.load("tinystories-2l/mlp1.output")
+    >>> made = bilens.features.interactions(T1, outputs=out, inputs=D)
+    >>> made.of(17).top(5).values.shape
+    torch.Size([5])
     """
 
     layer: CP
@@ -363,6 +376,12 @@ def interactions(
     dictionaries nor rows, for a dictionary that normalises what it reads and for outputs found by
     matching pursuit, and for names that do not fit; NotFiniteError for NaN weights, in T or in a
     dictionary.
+
+    >>> T1 = model.blocks[1].mlp.tensor().detach()
+    >>> out = bilens.features.Dictionary.load("tinystories-2l/mlp1.output")
+    >>> made = bilens.features.interactions(T1, outputs=out, inputs=D)
+    >>> made.reads.shape, made.writes.shape
+    (torch.Size([1024, 128]), torch.Size([1024, 128]))
     """
     if not isinstance(T, CP):
         raise ArgumentError(

@@ -42,6 +42,9 @@ class Pursuit(Record):
         residual_threshold: once what is left is shorter than that; 0: never for that.
         max_iterations: after so many latents; None: as many as the input is wide.
         stop_on_duplicate_support: once a latent is chosen that was active already.
+
+    >>> bilens.features.Pursuit(max_iterations=10).residual_threshold
+    0.01
     """
 
     residual_threshold: float | int = 1e-2

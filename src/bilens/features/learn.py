@@ -64,6 +64,9 @@ class DictionaryRecipe:
 
     ``k``: latents kept a row, for topk and batchtopk. ``sparsity``: weight of the penalty, for the
     other two.
+
+    >>> bilens.features.DictionaryRecipe(k=20, steps=1000).architecture
+    'batchtopk'
     """
 
     architecture: str = setting("batchtopk", "batchtopk, topk, jumprelu or standard.")

@@ -43,6 +43,13 @@ class LowRank(Result):
 
     Columns, a row for each latent and rank: ``latent``; ``active on``: how many tokens; ``rank``:
     the eigenvectors kept; their ``correlation`` with the activation, between ``low`` and ``high``.
+
+    >>> T1 = model.blocks[1].mlp.tensor().detach()
+    >>> out = bilens.features.Dictionary.load("tinystories-2l/mlp1.output")
+    >>> x, kept = torch.randn(2048, 128), range(99)
+    >>> found = bilens.features.low_rank(T1, out, x, ranks=(1, 2), features=kept, least=4)
+    >>> found.ranks
+    (1, 2)
     """
 
     features: Int[Tensor, " m"]
@@ -162,6 +169,13 @@ def low_rank(
     truth; n m k i. Memory n f, and a block of n k. Errors: ShapeError for inputs or a dictionary of
     another width; ArgumentError for wrong ranks or features, and where no latent is active on
     enough tokens; NotFiniteError.
+
+    >>> T1 = model.blocks[1].mlp.tensor().detach()
+    >>> out = bilens.features.Dictionary.load("tinystories-2l/mlp1.output")
+    >>> x = torch.randn(2048, 128)  # what the layer reads, a row a token
+    >>> found = bilens.features.low_rank(T1, out, x, ranks=(1,), features=range(99), least=4)
+    >>> found.tokens
+    2048
     """
     ranks = tuple(ranks)
     if (

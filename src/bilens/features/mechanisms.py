@@ -74,6 +74,11 @@ class Mechanisms(Result):
     Columns, a row for each of the largest terms: ``term``: its rank; ``out``: the output direction
     that it writes; ``in`` and ``and in``: the input directions that it multiplies; ``value``: the
     factor of u_a (v_b·x)(v_c·x) in the layer's output; ``share of ‖S‖²``.
+
+    >>> A = bilens.CP(torch.eye(3), torch.eye(3), torch.eye(3))
+    >>> found = bilens.features.mechanisms(A, max_rank=3, starts=2, draws=1, steps=20)
+    >>> found.core.shape
+    torch.Size([3, 3, 3])
     """
 
     bases: dict[str, Float[Tensor, "s r"]]
@@ -226,6 +231,11 @@ def mechanisms(
     TooLargeError for a core above ``max_bytes``; ArgumentError; ShapeError; NotFiniteError. Source:
     Carroll 1953 (quartimax); De Lathauwer et al. 2000 (HOSVD); the turn of a core: Kiers 1998
     (orthomax of Tucker).
+
+    >>> A = bilens.CP(torch.eye(3), torch.eye(3), torch.eye(3))
+    >>> found = bilens.features.mechanisms(A, max_rank=3, starts=2, draws=1, steps=20)
+    >>> sorted(found.bases)
+    ['in', 'out']
     """
     if not isinstance(tensor, ThirdOrder):
         raise ArgumentError(

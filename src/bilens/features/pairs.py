@@ -27,6 +27,13 @@ class FeaturePairs(Result):
     Columns: the features ``f`` and ``g``; ``kind``: "self" for a square, else "cross"; ``Q_fg``:
     the entry of the symmetric matrix; ``coefficient``: what multiplies a_f a_g, both orders
     together.
+
+    >>> T1 = model.blocks[1].mlp.tensor().detach()
+    >>> out = bilens.features.Dictionary.load("tinystories-2l/mlp1.output")
+    >>> made = bilens.features.interactions(T1, outputs=out, inputs=D)
+    >>> pairs = made.of(17).top(3)
+    >>> pairs.indices.shape, pairs.searched == pairs.size
+    (torch.Size([3, 2]), True)
     """
 
     of: str

@@ -48,6 +48,10 @@ class QuadraticLatents(Record):
             given, as a norm's is.
         hook: the place that is read.
         meta: everything else of config.json.
+
+    >>> latents = bilens.features.QuadraticLatents(torch.randn(5, 8), torch.randn(5, 8))
+    >>> latents.left.shape
+    torch.Size([5, 8])
     """
 
     left: Float[Tensor, "f d"]

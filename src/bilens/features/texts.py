@@ -42,7 +42,9 @@ class Texts:
     tokens: how many are read at most; None: all.
     progress: told of the tokens read so far, of ``tokens``, or of the texts where they are counted.
 
-    >>> examples(model, D, Texts("FOLDER", tokens=100_000), 17)
+    >>> texts = bilens.features.Texts(["Once upon a time"], tokens=1000)
+    >>> texts.tokens
+    1000
     """
 
     source: Any

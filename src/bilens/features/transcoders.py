@@ -39,6 +39,14 @@ def read_transcoder(
     The tensor stands for a layer in ``expand(replacements=)``. Nothing in a pickle is run. Errors:
     FileError for a file that is damaged, needs more than weights or holds other names; ShapeError;
     NotFiniteError.
+
+    >>> from tempfile import mkdtemp
+    >>> from safetensors.torch import save_file
+    >>> file = mkdtemp() + "/coder.safetensors"
+    >>> weights = {"left.weight": torch.ones(4, 3), "right.weight": torch.ones(4, 3)}
+    >>> save_file(weights | {"down.weight": torch.ones(3, 4)}, file)
+    >>> bilens.features.read_transcoder(file).shape
+    (3, 3, 3)
     """
     require_path(path, "be a file of weights")
     (left, b), (right, c), (head, e) = _factors(Path(path))

@@ -23,6 +23,11 @@ BLOCK = 1024  # of them at once
 class Words(Record):
     """Tokens as they are shown, each with a number, largest first; what it is, whoever has them
     says.
+
+    >>> texts = ["Once upon a time there was a little girl."]
+    >>> found = bilens.features.examples(model, D, texts, 560).latents[0]
+    >>> len(found.promotes.tokens) == len(found.promotes.values)
+    True
     """
 
     tokens: tuple[str, ...]

@@ -56,6 +56,12 @@ class Gaussian(Record):
     Errors: ShapeError; NotFiniteError; ArgumentError for a covariance that is not symmetric, or not
     positive semidefinite, by more than its dtype rounds. Cost: one Cholesky, i³ / 3; two where Σ is
     singular.
+
+    >>> g = bilens.Gaussian.from_batches([torch.randn(512, 128)])
+    >>> g.mean.shape, g.cov.shape, g.count
+    (torch.Size([128]), torch.Size([128, 128]), 512)
+    >>> g.of(T).norm() > 0  # the root of E‖T(x)‖², from the factors
+    tensor(True)
     """
 
     mean: Float[Tensor, " i"]
@@ -317,6 +323,10 @@ class OnGaussian(Record):
     Only the symmetric part of T acts. ``centred`` takes the mean output off. Work is in float64 and
     figures come in T's dtype (half types: float32), whatever the scale of T or of x. Each verb
     costs a plain one twice, and O(h i (i + o)) more for a CP. Errors: NotFiniteError; RangeError.
+
+    >>> g = bilens.Gaussian(torch.zeros(128), torch.eye(128))
+    >>> g.of(T).norm() > 0
+    tensor(True)
     """
 
     tensor: ThirdOrder

@@ -39,6 +39,11 @@ class Hermite(Record):
 
     Fields: ``mean`` E[T(x)]; ``slope`` J; ``quadratic`` T_z, in the form of T and over z; only its
     symmetric part acts.
+
+    >>> g = bilens.Gaussian(torch.zeros(128), torch.eye(128))
+    >>> parts = g.of(T).hermite()
+    >>> parts.mean.shape, parts.slope.shape
+    (torch.Size([128]), torch.Size([128, 128]))
     """
 
     mean: Float[Tensor, " o"]

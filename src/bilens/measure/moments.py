@@ -19,7 +19,12 @@ from bilens.base.numerics import (
 
 
 class Moments(NamedTuple):
-    """What samples leave behind: how many, their mean, and Σ (x − mean)(x − mean)ᵀ."""
+    """What samples leave behind: how many, their mean, and Σ (x − mean)(x − mean)ᵀ.
+
+    >>> found = bilens.measure.moments_of(x, 0)
+    >>> found.n, found.mean.shape, found.scatter.shape
+    (4, torch.Size([128]), torch.Size([128, 128]))
+    """
 
     n: int
     mean: Tensor
@@ -27,7 +32,11 @@ class Moments(NamedTuple):
 
 
 def moments_of(batch: Tensor, number: int) -> Moments:
-    """Those of all rows of one batch, which ``number`` names in errors."""
+    """Those of all rows of one batch, which ``number`` names in errors.
+
+    >>> bilens.measure.moments_of(torch.tensor([[1.0], [3.0]]), 0).mean
+    tensor([2.], dtype=torch.float64)
+    """
     if not isinstance(batch, Tensor) or batch.ndim < 1 or batch.shape[-1] == 0:
         got = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
         raise ShapeError(f"batch {number}", must="be a tensor (..., i)", got=got)
@@ -53,6 +62,10 @@ def joined(one: Moments, two: Moments) -> Moments:
     """Those of both sets of samples together: S = S₁ + S₂ + (n₁ n₂ / n) δ δᵀ, δ = mean₂ − mean₁.
 
     Source: Chan, Golub and LeVeque 1979, equation 2.1.
+
+    >>> one, two = bilens.measure.moments_of(x, 0), bilens.measure.moments_of(x, 1)
+    >>> bilens.measure.joined(one, two).n
+    8
     """
     count = one.n + two.n
     if count == 0:

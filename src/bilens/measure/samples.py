@@ -19,6 +19,10 @@ from bilens.base.records import Record
 class Estimate(Record):
     """An average over ``count`` samples and its standard error, which takes the samples to be
     independent.
+
+    >>> samples = bilens.measure.Samples(x)
+    >>> bilens.measure.Estimate(torch.tensor(1.0), torch.tensor(0.1), 100).count
+    100
     """
 
     value: Float[Tensor, ""]
@@ -35,6 +39,9 @@ class Samples(Record):
 
     Tokens of one text are not independent: standard errors are then too small. Errors: ShapeError
     for fewer than two rows; NotFiniteError.
+
+    >>> bilens.measure.Samples(x).x.shape
+    torch.Size([4, 128])
     """
 
     x: Float[Tensor, "n i"]
@@ -67,6 +74,10 @@ class OnSamples(Record):
 
     In float64, without gradients. ``centred`` takes the mean output off. Cost n · h (o + 2 i) for a
     CP; memory n (h + o). Errors: NotFiniteError; RangeError.
+
+    >>> f = bilens.measure.Samples(x).of(T)
+    >>> f.norm() is not None
+    True
     """
 
     tensor: ThirdOrder

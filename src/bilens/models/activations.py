@@ -32,6 +32,10 @@ def activations(
     A half-precision model runs as it is; its rows come in float32, which rounds nothing. Errors:
     ArgumentError for a place that is not there, and for what is no token ids. Cost: a forward pass
     without its logits for each batch.
+
+    >>> batches = [model.tokenizer(prompt, return_tensors="pt")]
+    >>> next(bilens.models.activations(model, batches, "mlp1.input")).shape  # tokens, d
+    torch.Size([8, 128])
     """
     for (rows,) in _at(model, batches, [place]):
         yield rows
@@ -46,6 +50,10 @@ def mlp_inputs(
 
     The model runs over the texts once for as many layers as there is room for among ``held``
     numbers: for all of them, but where tokens × width × layers are very many.
+
+    >>> batches = [model.tokenizer(prompt, return_tensors="pt")]
+    >>> [layer for layer, rows in bilens.models.mlp_inputs(model, batches, [0, 1])]
+    [0, 1]
     """
     tokens = sum(token_rows(batch).ids.numel() for batch in batches)
     number = max(1, held // max(1, tokens * model.config.hidden_size))
@@ -65,6 +73,11 @@ def stream(
 ) -> None:
     """Tell of what each of ``places`` holds at every token, batch by batch, while the model runs:
     ``told(place, rows)``, rows as of ``activations``. One place of one batch at a time in memory.
+
+    >>> batches = [model.tokenizer(prompt, return_tensors="pt")]
+    >>> told = lambda place, rows: print(place, tuple(rows.shape))
+    >>> bilens.models.stream(model, batches, ["mlp0.input"], told)
+    mlp0.input (8, 128)
     """
     model = _required(model, batches)
     modules = dict(zip(places, _modules(model, places), strict=True))

@@ -36,6 +36,9 @@ class Conventions:
     part(x) of the stream x; exact while nothing normalises. ``channel_scales``: vectors that
     multiply what is read in place of a norm: their name, and that of the norm here.
     ``bare_norms``: norms have no weights. ``transposed``: matrices of linear maps are (in, out).
+
+    >>> bilens.models.Conventions(rope="pairs", score_scale=1 / 64).write_scale
+    1.0
     """
 
     rope: Turns = "halves"
@@ -78,6 +81,11 @@ def from_state_dict(
     Memory: a copy of the weights. Errors: ConfigError for a weight that is missing, left over
     or of another shape, and for conventions that the configuration contradicts; ArgumentError for a
     convention that is not known; NotFiniteError.
+
+    >>> config = bilens.TransformerConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1)
+    >>> weights = bilens.Transformer(config).state_dict()
+    >>> type(bilens.models.from_state_dict(weights, config)).__name__
+    'Transformer'
     """
     _require_possible(conventions, config)
     model = sketched(Transformer, _configured(config, conventions))

@@ -21,7 +21,12 @@ CHAT = (
 
 
 class Rows(NamedTuple):
-    """Token ids, and which of them are text rather than padding: in each row one run."""
+    """Token ids, and which of them are text rather than padding: in each row one run.
+
+    >>> rows = bilens.models.token_rows([[1, 2, 3]])
+    >>> rows.ids, rows.real
+    (tensor([[1, 2, 3]]), tensor([[True, True, True]]))
+    """
 
     ids: Int[Tensor, "b t"]
     real: Bool[Tensor, "b t"]
@@ -33,6 +38,9 @@ def token_rows(given: Any) -> Rows:
 
     Without a mask every id is text, as it is to the model: padding then shows by its name. Errors:
     ArgumentError and ShapeError for anything else, in one line.
+
+    >>> bilens.models.token_rows(model.tokenizer("Once upon")).ids.shape
+    torch.Size([1, 2])
     """
     if isinstance(given, Mapping):
         return _named(given)
@@ -46,7 +54,11 @@ def token_rows(given: Any) -> Rows:
 
 
 def positions(real: Bool[Tensor, "b t"]) -> Int[Tensor, "b t"]:
-    """The position of each token in its own text: padding has none and stands at 0."""
+    """The position of each token in its own text: padding has none and stands at 0.
+
+    >>> bilens.models.positions(torch.tensor([[False, True, True]]))
+    tensor([[0, 0, 1]])
+    """
     return (real.long().cumsum(-1) - 1).clamp(min=0)
 
 

@@ -83,6 +83,10 @@ def load(
     generation_config.json are missing, damaged, a pickle that needs more than weights, or do not
     fit one another; ConfigError for a model type, key or value bilens does not know; NotFiniteError
     for NaN or infinite weights; ArgumentError for a part or a family that is not there.
+
+    >>> model = bilens.load("tinystories-2l")
+    >>> type(bilens.load("tinystories-2l", part="layers.1.mlp")).__name__
+    'GatedMLP'
     """
     opened = open_model(path, family, config)
     with hushed():
@@ -95,6 +99,12 @@ def from_transformers(model: PreTrainedModel) -> Transformer:
 
     Memory: a copy of the weights; mixtures of experts, whose files are written otherwise than they
     are held, go through a temporary folder. Errors: those of ``load``.
+
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> config = GPT2Config(n_layer=1, n_embd=16, n_head=2, bos_token_id=0, eos_token_id=0)
+    >>> theirs = GPT2LMHeadModel(config)
+    >>> type(bilens.models.from_transformers(theirs)).__name__
+    'Transformer'
     """
     raw = json.loads(model.config.to_json_string(use_diff=False))
     if raw.get("model_type") not in NAMES:
@@ -119,6 +129,10 @@ def open_model(
 ) -> Opened:
     """The model of ``path``, every file looked at and no weight read. Errors: those of ``load``,
     but for what the weights' values are and for the files beside them.
+
+    >>> opened = bilens.models.open_model("tinystories-2l")
+    >>> opened.model.device
+    device(type='meta')
     """
     place = _place(path)
     if place.suffix == GGUF and place.is_file():
@@ -213,7 +227,10 @@ def boxed() -> list[str]:
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Without transformers' progress bars for reading and writing weights."""
+    """Without transformers' progress bars for reading and writing weights.
+
+    >>> with bilens.models.hushed(): model = bilens.load("tinystories-1l")
+    """
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -34,6 +34,10 @@ NUMBERS = 2**18  # of a weight that are changed at a time: 1 MiB in float32
 class Opened:
     """A model of ``folder`` without weights (they are on the device "meta"), and the weights by the
     names of the files, memory-mapped; ``pairings`` says which become which.
+
+    >>> opened = bilens.models.open_model("tinystories-2l")
+    >>> opened.folder.name
+    'tinystories-2l'
     """
 
     folder: Path
@@ -112,6 +116,10 @@ def read_part(opened: Opened, name: str) -> nn.Module:
     Half types become float32, which holds products of their weights exactly, as in ``folded()``.
     Of other types, weights that nothing is folded into stay mapped. Memory: the part in that type,
     and a few MiB at a time. Errors: ArgumentError for a part that is not there; NotFiniteError.
+
+    >>> opened = bilens.models.open_model("tinystories-2l")
+    >>> bilens.models.read_part(opened, "layers.1.mlp").tensor().shape
+    (128, 128, 128)
     """
     found = _find(opened.model, name)
     opened.read(*found.paths)

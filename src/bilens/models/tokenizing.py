@@ -27,6 +27,10 @@ def read_tokenizer(folder: Path, vocab_size: int | None = None) -> Any:
     tokenizer.json, vocab.json with merges.txt, and tokenizer.model where sentencepiece is
     installed; its chat template too. Errors: FileError for files that cannot be read, or tokens
     with ids of ``vocab_size`` and above.
+
+    >>> folder = bilens.models.open_model("tinystories-2l").folder
+    >>> bilens.models.read_tokenizer(folder).tokenize(" girl")
+    ['Ġgirl']
     """
     there = [name for name in FILES if (folder / name).exists()]
     if not there:
@@ -47,6 +51,9 @@ def read_tokenizer(folder: Path, vocab_size: int | None = None) -> Any:
 def vocabulary_size(tokenizer: Any) -> int:
     """How many embeddings the tokens need: the largest id and one, which is more than ``len`` where
     ids have holes.
+
+    >>> bilens.models.vocabulary_size(model.tokenizer)
+    1024
     """
     return max(tokenizer.get_vocab().values(), default=-1) + 1
 

@@ -45,6 +45,12 @@ class Approximation(Result):
             without data.
 
     Columns, a row for each hidden unit: ``unit``, ``unexplained``: its entry of ``units``.
+
+    >>> gelu = bilens.nn.MLP(8, 16, act="gelu")
+    >>> g = bilens.Gaussian(torch.zeros(8), torch.eye(8))
+    >>> near = bilens.approximate(gelu, g, data=torch.randn(200, 8))
+    >>> near.tensor.shape, near.unexplained.count
+    ((8, 9, 9), 200)
     """
 
     tensor: CP
@@ -140,6 +146,12 @@ def approximate(
     "units" O(n h i); "output" O(n (h + i)²) and O((h + i)³), memory O((h + i)²). Errors:
     ArgumentError for what is no MLP of bilens, another ``fit``, or no data where they are needed;
     ShapeError for a measure or data of another width; NotFiniteError.
+
+    >>> gelu = bilens.nn.MLP(8, 16, act="gelu")
+    >>> g = bilens.Gaussian(torch.zeros(8), torch.eye(8))
+    >>> near = bilens.approximate(gelu, g)
+    >>> near.tensor.shape  # over (1, x)
+    (8, 9, 9)
     """
     hidden, measure = _asked(layer, measure, fit)
     moments = Moments.of(hidden, measure)

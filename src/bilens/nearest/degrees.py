@@ -41,6 +41,12 @@ class Degrees(Result):
 
     Columns: ``degree``; its ``power`` E‖f_n‖²; its ``share`` of E‖f‖², and the ``standard error``
     of that.
+
+    >>> gelu = bilens.nn.MLP(8, 16, act="gelu")
+    >>> g = bilens.Gaussian(torch.zeros(8), torch.eye(8))
+    >>> powers = bilens.approximate(gelu, g).degrees.powers
+    >>> powers.shape  # degrees 0 to 4, and all beyond
+    torch.Size([6])
     """
 
     powers: Float[Tensor, " n"]
@@ -101,7 +107,13 @@ class Degrees(Result):
 
 @torch.no_grad()
 def degree_spectrum(hidden: Hidden, measure: Gaussian, seed: int = 0) -> Degrees:
-    """The degrees of an MLP in float64. Cost O(h² (i + d)) and DRAWS passes; memory O(h i)."""
+    """The degrees of an MLP in float64. Cost O(h² (i + d)) and DRAWS passes; memory O(h i).
+
+    >>> gelu = bilens.nn.MLP(8, 16, act="gelu")
+    >>> g = bilens.Gaussian(torch.zeros(8), torch.eye(8))
+    >>> bilens.nearest.degree_spectrum(gelu.hidden(), g).powers.shape
+    torch.Size([6])
+    """
     hidden = hidden.to(torch.float64).detach()
     moments = Moments.of(hidden, measure)
     found = averages(hidden.act, moments.mean_a, moments.var_a.sqrt(), HIGHEST + 1).values

@@ -56,7 +56,11 @@ def by_output(
 def pair_features(
     left: Float[Tensor, "h i1"], right: Float[Tensor, "h i1"], x: Float[Tensor, "n i"]
 ) -> Float[Tensor, "n p"]:
-    """The products of pairs of x̃ = (1, x), and x̃ itself."""
+    """The products of pairs of x̃ = (1, x), and x̃ itself.
+
+    >>> bilens.nearest.pair_features(torch.randn(5, 9), torch.randn(5, 9), torch.randn(2, 8)).shape
+    torch.Size([2, 14])
+    """
     ones = torch.cat([torch.ones_like(x[:, :1]), x], 1)
     return torch.cat([(ones @ left.mT) * (ones @ right.mT), ones], 1)
 

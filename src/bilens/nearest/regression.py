@@ -14,6 +14,11 @@ SMALLEST = 1e-9  # the least ridge: features that repeat one another share their
 class NormalEquations:
     """Σ φ φᵀ, Σ φ yᵀ and Σ ‖y‖² over samples of features φ and targets y: all that least squares
     needs of them. In float64; memory p (p + o) whatever the number of samples.
+
+    >>> phi, y = torch.randn(50, 3).double(), torch.randn(50, 2).double()
+    >>> found = bilens.nearest.NormalEquations(phi.T @ phi, phi.T @ y, (y**2).sum())
+    >>> found.gram.shape
+    torch.Size([3, 3])
     """
 
     gram: Float[Tensor, "p p"]

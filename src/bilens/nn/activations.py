@@ -20,6 +20,11 @@ Elementwise = Callable[[Tensor], Tensor]
 class Activation:
     """``function`` gives act(a), ``gate`` gives s(a) = (act(a) − act(0)) / a, and ``at_zero``
     is act(0).
+
+    >>> gelu = bilens.nn.ACTIVATIONS["gelu"]
+    >>> a = torch.tensor([2.0])
+    >>> torch.allclose(gelu.gate(a) * a, gelu.function(a))
+    True
     """
 
     function: Elementwise

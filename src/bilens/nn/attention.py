@@ -26,6 +26,10 @@ class Rotary(nn.Module):
     up to which these hold, and the frequencies at a greater one (as ROPE_INIT_FUNCTIONS of
     transformers have it; a text's length is its last position + 1). Source: Su et al.,
     arXiv:2104.09864.
+
+    >>> rotary = bilens.nn.Rotary(8)
+    >>> rotary.inv_freq.shape
+    torch.Size([4])
     """
 
     # A plain tensor, no buffer: .to(dtype), .half(), to_empty and whoever loads or shards a model
@@ -73,7 +77,11 @@ class Rotary(nn.Module):
 
 
 def frequencies(d_head: int, theta: float) -> Float[Tensor, " half"]:
-    """θ^(-2p/d_head) in float32, with values even where a model is first made without memory."""
+    """θ^(-2p/d_head) in float32, with values even where a model is first made without memory.
+
+    >>> bilens.nn.frequencies(4, 10_000.0)
+    tensor([1.0000, 0.0100])
+    """
     steps = torch.arange(0, d_head, 2, dtype=torch.float32, device="cpu")
     return 1.0 / theta ** (steps / d_head)
 
@@ -83,6 +91,10 @@ def rotate(
 ) -> Float[Tensor, "*b t d"]:
     """x turned by its position's angles: a linear map of x, given the position. Where there are
     angles for the first dimensions alone, the others stay.
+
+    >>> cos, sin = torch.zeros(1, 2), torch.ones(1, 2)  # a quarter turn
+    >>> bilens.nn.rotate(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), cos, sin)
+    tensor([[-2.,  1.,  3.,  4.]])
     """
     turning, still = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
     first, second = turning.chunk(2, dim=-1)
@@ -103,6 +115,9 @@ class Scores:
     of each score s goes to the softmax. ``window``: how many positions back a query looks, its own
     included; all where it is None. ``norm``: makes a norm of queries, or of keys, of a width: of a
     head's, or with ``across`` of all heads together.
+
+    >>> bilens.nn.Scores(softcap=50.0).window is None
+    True
     """
 
     scale: float | None = None
@@ -122,6 +137,11 @@ class Attention(nn.Module):
     ``n_kv`` key-value heads serve ``n_heads`` query heads in groups. ``scores``: how A comes of
     queries and keys; norms are over them before they turn. Source: Vaswani et al.,
     arXiv:1706.03762; grouped queries: Ainslie et al., arXiv:2305.13245.
+
+    >>> heads = bilens.nn.Attention(16, n_heads=4)
+    >>> rotary = bilens.nn.Rotary(4)
+    >>> heads.n_heads, heads.d_head
+    (4, 4)
     """
 
     def __init__(
@@ -315,18 +335,30 @@ def causal_mask(
 ) -> Bool[Tensor, "t s"]:
     """True where key s is no later than query t, and among its last ``window`` positions; the
     queries are the last of the keys.
+
+    >>> bilens.nn.causal_mask(2, 3, torch.device("cpu"))
+    tensor([[ True,  True, False],
+            [ True,  True,  True]])
     """
     seen = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
     return seen if window is None else seen.triu(keys - queries - window + 1)
 
 
 def soft_cap(x: Float[Tensor, "*b"], cap: float) -> Float[Tensor, "*b"]:
-    """cap tanh(x/cap): between −cap and cap."""
+    """cap tanh(x/cap): between −cap and cap.
+
+    >>> bilens.nn.soft_cap(torch.tensor([0.0, 1e6]), 30.0)
+    tensor([ 0., 30.])
+    """
     return cap * torch.tanh(x / cap)
 
 
 def soft_cap_gate(x: Float[Tensor, "*b"], cap: float) -> Float[Tensor, "*b"]:
-    """cap tanh(x/cap) / x, and 1 in the limit at 0: a soft-cap as a factor of what it is given."""
+    """cap tanh(x/cap) / x, and 1 in the limit at 0: a soft-cap as a factor of what it is given.
+
+    >>> bilens.nn.soft_cap_gate(torch.tensor([0.0, 1e6]), 30.0)
+    tensor([1.0000e+00, 3.0000e-05])
+    """
     inner = x / cap
     return torch.where(inner == 0, torch.ones_like(inner), torch.tanh(inner) / inner)
 

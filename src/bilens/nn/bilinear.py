@@ -11,6 +11,10 @@ class Bilinear(nn.Module):
     third-order tensor.
 
     B_ijk = W1_ij W2_ik and g(x) = x ·12 B ·21 x. Source: Sharkey, arXiv:2305.03452, section 2.
+
+    >>> layer = bilens.nn.Bilinear(4, 6)
+    >>> torch.allclose(layer.tensor()(x[:, :4]), layer(x[:, :4]), atol=1e-6)
+    True
     """
 
     def __init__(self, d_in: int, d_out: int, bias: bool = False) -> None:

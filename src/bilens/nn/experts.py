@@ -13,7 +13,11 @@ from bilens.nn.mlp import MLP, GatedMLP
 
 
 class Share(NamedTuple):
-    """What is routed to one expert: which rows of what the layer reads, and each one's weight."""
+    """What is routed to one expert: which rows of what the layer reads, and each one's weight.
+
+    >>> bilens.nn.Share(torch.tensor([0, 2]), torch.tensor([0.5, 1.0])).rows
+    tensor([0, 2])
+    """
 
     rows: Int[Tensor, " m"]
     weights: Float[Tensor, " m"]
@@ -26,6 +30,11 @@ class Experts(nn.Module):
     to it alone. Parameters are named as in the files of Qwen3-MoE and OLMoE: gate.weight,
     experts.3.up_proj.weight; Mixtral's are the same under other names. ``bias``: one of the router
     too. Sources: Shazeer et al., arXiv:1701.06538; Fedus et al., arXiv:2101.03961.
+
+    >>> experts = [bilens.nn.GatedMLP(8, 16) for _ in range(4)]
+    >>> layer = bilens.nn.Experts(experts, active=2)
+    >>> layer(torch.randn(3, 8)).shape
+    torch.Size([3, 8])
     """
 
     def __init__(

@@ -14,6 +14,10 @@ class GatedMLP(nn.Module):
     ``act="silu"``).
 
     ``act="linear"`` is the bilinear MLP. Source: Shazeer, arXiv:2002.05202, equations 5 and 6.
+
+    >>> layer = bilens.nn.GatedMLP(8, 16)
+    >>> layer(torch.randn(3, 8)).shape
+    torch.Size([3, 8])
     """
 
     def __init__(self, d_model: int, d_hidden: int, bias: bool = False, act: str = "silu") -> None:
@@ -58,6 +62,10 @@ class GatedMLP(nn.Module):
 class BilinearMLP(GatedMLP):
     """m(x) = D [(L x) ⊙ (R x)]: a gated MLP whose gate is the identity, and therefore exactly a
     tensor.
+
+    >>> layer = bilens.nn.BilinearMLP(128, 64)
+    >>> torch.allclose(layer.tensor()(x), layer(x), atol=1e-6)
+    True
     """
 
     def __init__(self, d_model: int, d_hidden: int, bias: bool = False) -> None:
@@ -67,6 +75,10 @@ class BilinearMLP(GatedMLP):
 class MLP(nn.Module):
     """m(x) = D act(U x): the standard MLP, to compare with. ``act="square"`` is exactly a tensor;
     the others are not.
+
+    >>> layer = bilens.nn.MLP(8, 16, act="square")
+    >>> layer.tensor().shape
+    (8, 8, 8)
     """
 
     def __init__(self, d_model: int, d_hidden: int, bias: bool = False, act: str = "relu") -> None:

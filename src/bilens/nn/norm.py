@@ -20,6 +20,10 @@ from bilens.base.numerics import working_dtype
 class RMSNorm(nn.Module):
     """N(x) = w ⊙ x · σ(x) with σ(x) = (mean x² + eps)^-½. In float32 for half types and in float64
     for float64.
+
+    >>> norm = bilens.nn.RMSNorm(128)
+    >>> torch.allclose(norm(x), norm.scale(x) * norm.linear(x), atol=1e-6)
+    True
     """
 
     def __init__(self, d_model: int, eps: float = 1e-6) -> None:
@@ -51,6 +55,9 @@ class RMSNorm(nn.Module):
 class UnitOffsetRMSNorm(RMSNorm):
     """RMSNorm whose gain is 1 + weight, as in Gemma: a weight of a half type then keeps its digits.
     All of it in float32 or better.
+
+    >>> bilens.nn.UnitOffsetRMSNorm(8).weight.sum().item()
+    0.0
     """
 
     def __init__(self, d_model: int, eps: float = 1e-6) -> None:
@@ -67,7 +74,13 @@ class UnitOffsetRMSNorm(RMSNorm):
 
 
 class LayerNorm(nn.Module):
-    """N(x) = w ⊙ (x − mean x) · σ(x) + b with σ(x) = (var x + eps)^-½."""
+    """N(x) = w ⊙ (x − mean x) · σ(x) + b with σ(x) = (var x + eps)^-½.
+
+    >>> norm = bilens.nn.LayerNorm(8)
+    >>> y = torch.randn(2, 8)
+    >>> torch.allclose(norm(y), norm.scale(y) * norm.linear(y), atol=1e-6)
+    True
+    """
 
     def __init__(self, d_model: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -105,6 +118,9 @@ class LayerNorm(nn.Module):
 class NoNorm(nn.Module):
     """N(x) = x: the models for which expansions hold with nothing but the attention
     patterns given.
+
+    >>> torch.equal(bilens.nn.NoNorm()(x), x)
+    True
     """
 
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
@@ -123,7 +139,11 @@ class NoNorm(nn.Module):
 
 @runtime_checkable
 class Norm(Protocol):
-    """What all norms are, a person's own too: N(x) = σ(x) P x + c."""
+    """What all norms are, a person's own too: N(x) = σ(x) P x + c.
+
+    >>> isinstance(bilens.nn.RMSNorm(8), bilens.nn.Norm)
+    True
+    """
 
     centred: bool  # whether it takes the mean out of what it reads
 
@@ -152,7 +172,11 @@ NORMS = ("rms", "rms_unit_offset", "layer", "none")
 
 
 def make_norm(kind: str, d_model: int, eps: float) -> BuiltNorm:
-    """A norm by name. Errors: ConfigError for an unknown one."""
+    """A norm by name. Errors: ConfigError for an unknown one.
+
+    >>> type(bilens.nn.make_norm("rms", 8, 1e-6)).__name__
+    'RMSNorm'
+    """
     match kind:
         case "rms":
             return RMSNorm(d_model, eps)

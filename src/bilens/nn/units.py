@@ -14,7 +14,12 @@ from bilens.nn.activations import ACTIVATIONS
 
 @dataclass(frozen=True, eq=False)
 class Leg:
-    """One input of a product: the hidden features W x + b of what is read."""
+    """One input of a product: the hidden features W x + b of what is read.
+
+    >>> leg = bilens.nn.Leg(torch.eye(2), torch.ones(2))
+    >>> leg(torch.zeros(2))
+    tensor([1., 1.])
+    """
 
     weight: Float[Tensor, "k d"]
     bias: Float[Tensor, " k"] | None = None
@@ -41,6 +46,10 @@ class Leg:
 class Routed(NamedTuple):
     """What a layer writes, given its gates: out [gates ∘ ∏ legs], of degree 1 or 2 in what
     it reads.
+
+    >>> routed = bilens.nn.Routed(torch.eye(2), (bilens.nn.Leg(torch.eye(2)),), torch.ones(2))
+    >>> len(routed.legs)
+    1
     """
 
     out: Float[Tensor, "d k"]
@@ -58,6 +67,10 @@ class Routed(NamedTuple):
 class Hidden(Record):
     """An MLP by its hidden units: out [act(W x + b) ⊙ (U x + c)] + bias, without U where it
     is plain.
+
+    >>> hidden = bilens.nn.GatedMLP(8, 16).hidden()
+    >>> hidden.act, hidden.weight.shape
+    ('silu', torch.Size([16, 8]))
     """
 
     act: str

@@ -116,6 +116,10 @@ def result(result: Result, text: str, spoken: str) -> dict[str, Any]:
 def chart(figure: dict[str, Any], spoken: str, height: int) -> dict[str, Any]:
     """A figure in the page's style, as JSON that is safe inside a script element, with its words
     for who cannot see it.
+
+    >>> ex = bilens.expand(model, prompt, target)
+    >>> sorted(bilens.report.chart(ex.by("component").figure(), "Components.", 300))
+    ['height', 'json', 'spoken']
     """
     # the page's own heading stands above it
     layout = {key: value for key, value in figure["layout"].items() if key != "title"}

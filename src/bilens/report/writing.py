@@ -30,6 +30,10 @@ def write_page(
     (default: one). ``about`` is what training.json says of the run, if anything. ``text``: on what
     the MLPs of a language model are held against their nearest tensors, where they are none.
     Errors: ArgumentError where the data are not of the model's kind.
+
+    >>> from tempfile import mkdtemp
+    >>> page = bilens.report.write_page(model, [prompt], mkdtemp())
+    >>> page.path.name
     """
     query = replace(_query(model, data, about or {}), text=text)
     model = model.eval()

@@ -39,6 +39,9 @@ class ImageRecipe:
     eigenvectors is added to the training loss (``decompose.tail`` of the last layer, meant over
     classes), so that ``kept`` of them come to suffice. It sets in at 30 % of the run and is whole
     at 60 %: from the start it would settle on directions found too early.
+
+    >>> bilens.training.ImageRecipe(hidden_size=64, steps=300).kept
+    10
     """
 
     hidden_size: int = setting(512, "Hidden size.")
@@ -76,6 +79,9 @@ RECIPES = {
 def recipe(name: str = "interpretable", **changes: Any) -> ImageRecipe:
     """A named recipe with some fields changed; None leaves a field as it is. Errors: ConfigError
     for an unknown name.
+
+    >>> bilens.training.recipe("accuracy", steps=100).weight_decay
+    0.1
     """
     require("recipe", name, OneOf(tuple(RECIPES)))
     known = each((field.name for field in fields(ImageRecipe)), Anything())
@@ -100,6 +106,13 @@ def train_classifier(
     final weights (on the same machine and threads). Test accuracy and the recipe end up in
     training.json. ``save_every``: steps between checkpoints, a tenth of the run where it is None; a
     resumed run keeps its own. ``keep_all``: every checkpoint stays, not the last two alone.
+
+    >>> from tempfile import mkdtemp
+    >>> how = bilens.training.recipe(hidden_size=8, steps=2, batch_size=50)
+    >>> folder = mkdtemp() + "/digits"
+    >>> classifier = bilens.training.train_classifier("digits", folder, how, quiet=True)
+    >>> classifier.tensor().shape
+    (10, 64, 64)
     """
     output, data = Path(output), load_images(source)
     about = {"data": data.name, "content": data.content(), "recipe": asdict(how)}
@@ -146,7 +159,13 @@ def configure(data: ImageData, how: ImageRecipe) -> ClassifierConfig:
 
 @torch.no_grad()
 def evaluate(model: Classifier, images: Images, batch_size: int = 2048) -> dict[str, float]:
-    """Accuracy (fraction), loss (nats per image) and the number of images."""
+    """Accuracy (fraction), loss (nats per image) and the number of images.
+
+    >>> classifier = bilens.Classifier(bilens.ClassifierConfig(num_labels=10, hidden_size=16))
+    >>> images = bilens.training.load_images("digits").test
+    >>> sorted(bilens.training.evaluate(classifier, images))
+    ['accuracy', 'images', 'loss']
+    """
     right, loss = 0, 0.0
     for n in range(0, len(images), batch_size):
         batch = images[n : n + batch_size]
@@ -162,6 +181,10 @@ def evaluate(model: Classifier, images: Images, batch_size: int = 2048) -> dict[
 def load_images_for(model: Classifier, source: str) -> ImageData:
     """``load_images``, for questions to ``model``. Errors: ArgumentError where its images do not
     fit the model.
+
+    >>> classifier = bilens.Classifier(bilens.ClassifierConfig(num_labels=10, hidden_size=16))
+    >>> bilens.training.load_images_for(classifier, "digits").name
+    'digits'
     """
     data = load_images(source)
     require_fits(data, tuple(model.config.input_shape), len(model.config.labels))
@@ -171,5 +194,9 @@ def load_images_for(model: Classifier, source: str) -> ImageData:
 def evaluate_on(model: Classifier, source: str) -> dict[str, float]:
     """``evaluate`` on the test part of ``source``. Errors: ArgumentError where its images do not
     fit the model.
+
+    >>> classifier = bilens.Classifier(bilens.ClassifierConfig(num_labels=10, hidden_size=16))
+    >>> bilens.training.evaluate_on(classifier, "digits")["images"]
+    360
     """
     return evaluate(model, load_images_for(model, source).test)

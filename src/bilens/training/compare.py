@@ -45,6 +45,10 @@ class Comparison(Result):
     Columns, a row for each variant: ``mlp``; ``parameters``; ``loss``: the mean over the seeds,
     ``±``: its standard error; ``bits per byte``; ``over bilinear``: the loss less the bilinear
     model's of the same seed, ``± of that``: its standard error.
+
+    >>> how = bilens.training.TextRecipe(steps=100)
+    >>> found = bilens.training.compare("topics", "runs", how, seeds=1)
+    >>> found.to_frame()
     """
 
     data: str
@@ -129,6 +133,9 @@ def compare(
     Cost: variants × seeds trainings. Errors: ArgumentError for a variant not in ``VARIANTS``, for
     nothing to compare, and for an ``intermediate_size`` with no 3/2 of it; ConfigError where
     ``output`` holds runs of another recipe or data.
+
+    >>> how = bilens.training.TextRecipe(steps=100)
+    >>> bilens.training.compare("topics", "runs", how, seeds=1)
     """
     output, variants = Path(output), tuple(variants)
     if not variants or len(set(variants)) < len(variants) or seeds < 1:
@@ -187,6 +194,11 @@ def _one_run(source: str, run: Path, recipe: TextRecipe, **given: Any) -> dict[s
 def with_mlp(how: TextRecipe, variant: str) -> TextRecipe:
     """``how`` with the MLP of ``variant``, as many weights. Errors: ArgumentError for no such
     variant or size.
+
+    >>> small = {"hidden_size": 32, "intermediate_size": 64}
+    >>> how = bilens.training.TextRecipe(model=small)
+    >>> dict(bilens.training.with_mlp(how, "ReLU").model)["hidden_act"]
+    'relu'
     """
     if variant not in VARIANTS:
         raise ArgumentError("variant", must=f"be one of {', '.join(VARIANTS)}", got=repr(variant))

@@ -56,6 +56,9 @@ FIELDS = Keys(
 class ConversionRecipe:
     """How a language model is made bilinear: on how many tokens its layers are fitted, and how it
     is trained from there.
+
+    >>> bilens.training.ConversionRecipe(steps=100, distil=True).batch_size
+    8
     """
 
     tokens: int | None = setting(
@@ -105,6 +108,10 @@ def make_bilinear(
     Several processes share the texts. Errors: ArgumentError for a model without a tokenizer,
     without MLPs, or with bilinear ones; FileError for a folder in use; ConfigError for ``resume``
     of another model's conversion, or with another text or recipe.
+
+    >>> how = bilens.training.ConversionRecipe(steps=100)
+    >>> gated = bilens.load("tinystories-2l-swiglu")
+    >>> made = bilens.training.make_bilinear(gated, "topics", "run", how)
     """
     output, plan = Path(output), how.schedule(options or {}) if how.steps else None
     made = bilinear_frame(model)

@@ -61,6 +61,10 @@ def train_dictionary(
     in training.json (see ``measure``). Errors: ArgumentError for a place that is not there or a
     model without a tokenizer; FileError for a folder in use; ConfigError for ``resume`` of another
     model's run, or with another place, text or recipe.
+
+    >>> how = bilens.features.DictionaryRecipe(steps=100)
+    >>> place = "mlp1.input"
+    >>> D = bilens.training.train_dictionary(model, "topics", place, "run", how)
     """
     output, at = Path(output), find_place(place, model.wiring().parts)
     data = _load(model, source)
@@ -108,6 +112,12 @@ def harvest(
 
     Memory: one file's rows. Errors: FileError for a folder that holds another model's, text's or
     place's activations.
+
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> blocks = bilens.training.Blocks(torch.randint(1024, (4, 64)).numpy(), 1000)
+    >>> len(bilens.training.harvest(model, blocks, "mlp0.input", Path(mkdtemp())))
+    1
     """
 
     def made(start: int) -> Shard:
@@ -128,6 +138,13 @@ def shuffled(files: list[Path], batch_size: int, seed: int) -> Iterator[Float[Te
 
     All of ``batch_size``, unless a single file holds less. Memory: about two files' rows, and as
     many as two batches'.
+
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> blocks = bilens.training.Blocks(torch.randint(1024, (4, 64)).numpy(), 1000)
+    >>> files = bilens.training.harvest(model, blocks, "mlp0.input", Path(mkdtemp()))
+    >>> next(bilens.training.shuffled(files, batch_size=32, seed=0)).shape
+    torch.Size([32, 128])
     """
     generator = torch.Generator().manual_seed(seed)
     kept: Tensor | None = None
@@ -155,6 +172,10 @@ def measure(
     model's own loss M, its loss L with the reconstruction in the place of x, and Z with zeros
     there. Errors: ShapeError for a dictionary of another width; ArgumentError where it reads or
     writes another place.
+
+    >>> ids = bilens.training.held_out_ids(model, "topics", 1000).ids
+    >>> bilens.training.measure(model, D, "mlp1.input", ids)["tokens"] > 500
+    True
     """
     at = find_place(place, model.wiring().parts)
     for side in ("input", "output"):

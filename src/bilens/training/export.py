@@ -19,6 +19,13 @@ def export(model: PreTrainedModel, output: Path) -> None:
     The files are made in a temporary folder and renamed: on any failure nothing stays. Errors:
     FileError for a folder in use or one that cannot be written, and where what was written is not
     what ``model`` is. Memory: the model twice.
+
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> folder = Path(mkdtemp()) / "model"
+    >>> bilens.training.export(model, folder)
+    >>> sorted(file.name for file in folder.iterdir())[:2]
+    ['config.json', 'generation_config.json']
     """
     with new_folder(output), saved_together(output, "config.json") as made:
         try:

@@ -28,6 +28,11 @@ def read_idx(path: str | Path, ndim: int) -> np.ndarray:
     then the entries. What the header promises is held against the file's size before anything is
     read, and no more than that is decompressed. Errors: FileError that names the file and what is
     wrong.
+
+    >>> import gzip
+    >>> from tempfile import mkdtemp
+    >>> file = mkdtemp() + "/labels.gz"
+    >>> size = gzip.open(file, "wb").write(bytes([0, 0, 8, 1, 0, 0, 0, 2, 7, 9]))
     """
     path = Path(path)
     if not os.path.isfile(path):

@@ -22,6 +22,10 @@ HELD_OUT = 1 / 12  # of an idx folder's training images, the last ones: MNIST's 
 class Images(Dataset):
     """Images in [0, 1] with their classes. Indexed by lists, so that a batch is one slice and not a
     loop.
+
+    >>> images = bilens.training.load_images("digits").test
+    >>> images.pixel_values.shape, images.labels.shape
+    (torch.Size([360, 8, 8]), torch.Size([360]))
     """
 
     pixel_values: Float[Tensor, "n height width"]
@@ -39,7 +43,12 @@ class Images(Dataset):
 
 @dataclass(frozen=True)
 class ImageData:
-    """A named data set in three parts, with the names of its classes."""
+    """A named data set in three parts, with the names of its classes.
+
+    >>> digits = bilens.training.load_images("digits")
+    >>> digits.name, len(digits.classes), len(digits.test)
+    ('digits', 10, 360)
+    """
 
     name: str
     train: Images
@@ -65,6 +74,9 @@ def load_images(source: str) -> ImageData:
 
     Errors: FileError for a folder or file that is missing, damaged, or whose parts do not fit one
     another.
+
+    >>> bilens.training.load_images("digits").classes[:3]
+    ('0', '1', '2')
     """
     if source == BUILT_IN and not os.path.isdir(source):
         return _digits()

@@ -41,6 +41,10 @@ class TextRecipe:
     ``model`` holds fields of ``TransformerConfig`` (the vocabulary is the tokenizer's); its
     ``max_position_embeddings`` is the length of a block. ``vocab_size`` counts only where no
     tokenizer is given and one is trained on the same data.
+
+    >>> small = {"hidden_size": 32, "num_hidden_layers": 1}
+    >>> bilens.training.TextRecipe(model=small, steps=100).learning_rate
+    0.003
     """
 
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -82,6 +86,9 @@ def read_recipe(path: str | Path | None, **changes: Any) -> TextRecipe:
     change leaves a field.
 
     Errors: FileError for a file that is missing or no TOML; ConfigError for an unknown key.
+
+    >>> bilens.training.read_recipe(None, steps=100).steps
+    100
     """
     given: dict[str, Any] = {}
     if path is not None:
@@ -117,6 +124,9 @@ def train_language(
     TrainingArguments (bf16, torch_compile, report_to). ``keep_all``: every checkpoint stays, not
     the last two alone. Losses in nats per token and in bits per
     byte end up in training.json.
+
+    >>> how = bilens.training.TextRecipe(steps=100)
+    >>> model = bilens.training.train_language("topics", "run", how)
     """
     output = Path(output)
     kept = tokenizer or (output if resume and (output / "tokenizer.json").is_file() else None)
@@ -151,6 +161,11 @@ def _with_layers(config: TransformerConfig, layers: int) -> TransformerConfig:
 def evaluate_text(model: Transformer, blocks: Blocks, batch_size: int = 32) -> dict[str, float]:
     """The loss in nats per predicted token and in bits per byte of text, and the number of tokens
     predicted.
+
+    >>> data = bilens.training.load_text("topics", model.tokenizer, 128)
+    >>> some = bilens.training.Blocks(data.valid.tokens[:4], 1000)
+    >>> sorted(bilens.training.evaluate_text(model, some))
+    ['bits per byte', 'loss', 'tokens']
     """
     batches = DataLoader(blocks, batch_size, collate_fn=lambda batch: batch)
     loss = text_loss(model, (batch["input_ids"] for batch in batches))
@@ -179,7 +194,11 @@ def evaluate_text_on(model: Transformer, source: str) -> dict[str, float]:
 
 def held_out_ids(model: Transformer, source: str, tokens: int) -> HeldOut:
     """About the first ``tokens`` held-out tokens of ``source``, packed as in training, in texts of
-    LENGTH tokens or what the model reads at most. Errors as in ``evaluate_text_on``."""
+    LENGTH tokens or what the model reads at most. Errors as in ``evaluate_text_on``.
+
+    >>> bilens.training.held_out_ids(model, "topics", 1000).ids.ndim
+    2
+    """
     length = min(model.config.max_position_embeddings, LENGTH)
     blocks = _held_out(model, source, length)
     return HeldOut(source, blocks[: max(1, tokens // length)]["input_ids"])
@@ -189,7 +208,11 @@ def training_tokens(
     model: Transformer, source: str, tokens: int | None = None
 ) -> UInt[np.ndarray, "n length"]:
     """The training part of ``source``, or about its first ``tokens`` tokens, packed as in training,
-    in texts of LENGTH tokens or what the model reads at most. Errors as in ``load_text``."""
+    in texts of LENGTH tokens or what the model reads at most. Errors as in ``load_text``.
+
+    >>> bilens.training.training_tokens(model, "topics", 1000).shape[1] <= 512
+    True
+    """
     length = min(model.config.max_position_embeddings, LENGTH)
     documents = split_documents(source).train
     found = pack(documents, tokenizer_of(model), length, f"the training text of {source}").tokens

@@ -32,7 +32,11 @@ ALONE = Share(0, 1, lambda: None)
 
 
 def every_place(model: Transformer) -> tuple[str, ...]:
-    """What each part reads, after its norm, and what each layer writes (heads write one by one)."""
+    """What each part reads, after its norm, and what each layer writes (heads write one by one).
+
+    >>> bilens.training.every_place(model)[:3]
+    ('attn0.input', 'mlp0.input', 'attn1.input')
+    """
     reads = [f"{part.name}.input" for part in model.wiring().parts]
     writes = [f"{part.name}.output" for part in model.wiring().parts if part.attention is None]
     return (*reads, *writes)
@@ -54,6 +58,14 @@ def gather_moments(
     each place, on the model's device; as much on disk until it is finished. Errors: ArgumentError
     for a place that is not there, or no folder; FileError for a folder that holds something else,
     or in which others are at work; Interrupted, which says how far it came; NotFiniteError.
+
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> ids = torch.randint(1024, (4, 64)).numpy()
+    >>> chunks = bilens.decompose.Chunks(folder=Path(mkdtemp()))
+    >>> files = bilens.training.gather_moments(model, ids, ["mlp0.input"], chunks)
+    >>> bilens.Gaussian.load(files["mlp0.input"]).count
+    256
     """
     if chunks.folder is None:
         raise ArgumentError("Chunks.folder", must="be where moments are written", got=None)

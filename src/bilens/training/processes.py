@@ -51,6 +51,9 @@ def shared(folder: Path | None) -> Iterator[tuple[Share | None, Path | None]]:
 
     One process alone does all of it, in ``folder``, and needs none. For several a folder that
     nobody named is made, and removed in the end.
+
+    >>> with bilens.training.shared(None) as (share, folder): print(share, folder)
+    None None
     """
     every = processes()
     if every.num_processes == 1:

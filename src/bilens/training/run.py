@@ -44,6 +44,10 @@ LOG = "log.jsonl"
 def read_about(output: Path) -> dict[str, Any]:
     """What training.json says of a run; empty where there is none. Errors: FileError where it is
     damaged.
+
+    >>> from pathlib import Path
+    >>> bilens.training.read_about(Path("no/such/run"))
+    {}
     """
     file = output / ABOUT
     if not file.is_file():

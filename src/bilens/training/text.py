@@ -26,6 +26,10 @@ class Blocks(Dataset):
     ``bytes`` is what a causal loss over the blocks is about: the UTF-8 bytes of every token but the
     first of each block, which nothing predicts. ``<|endoftext|>`` is predicted like any token and
     stands for no byte.
+
+    >>> data = bilens.training.load_text("topics", model.tokenizer, 128)
+    >>> data.train.tokens.shape[1], data.valid.bytes > 0
+    (128, True)
     """
 
     tokens: UInt[np.ndarray, "n length"]
@@ -54,7 +58,11 @@ class Blocks(Dataset):
 
 @dataclass(frozen=True)
 class TextData:
-    """A named text in two parts."""
+    """A named text in two parts.
+
+    >>> data = bilens.training.load_text("topics", model.tokenizer, 128)
+    >>> data.name, len(data.valid)
+    """
 
     name: str
     train: Blocks
@@ -66,6 +74,10 @@ def load_text(source: str, tokenizer: PreTrainedTokenizerFast, length: int) -> T
     ``pack``).
 
     Errors: those of ``read_documents``, and ArgumentError where a part does not fill one block.
+
+    >>> data = bilens.training.load_text("topics", model.tokenizer, 128)
+    >>> data.name, len(data.train) > len(data.valid)
+    ('topics', True)
     """
     documents = split_documents(source)
     train = pack(documents.train, tokenizer, length, f"the training text of {source}")
@@ -76,7 +88,12 @@ def load_text(source: str, tokenizer: PreTrainedTokenizerFast, length: int) -> T
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out texts of a named source, as token ids."""
+    """Held-out texts of a named source, as token ids.
+
+    >>> held = bilens.training.held_out_ids(model, "topics", 1000)
+    >>> held.name, held.ids.shape[1] <= 512
+    ('topics', True)
+    """
 
     name: str
     ids: Int[Tensor, "n length"]

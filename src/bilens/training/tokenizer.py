@@ -29,6 +29,14 @@ def train_tokenizer(
     further pair of them occurs twice. With ``output`` it is saved there, in a folder that is new or
     empty. Errors: ArgumentError for a ``vocab_size`` below 257 or above 2²⁰, FileError for a folder
     in use, and those of ``read_documents``.
+
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> file = Path(mkdtemp()) / "text.txt"
+    >>> file.write_text("the red car is fast " * 50)
+    1000
+    >>> bilens.training.train_tokenizer(str(file), 270).tokenize("the red car")
+    ['the', 'Ġred', 'Ġcar']
     """
     require_vocabulary(vocab_size)
     with ExitStack() as stack:
@@ -80,6 +88,13 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, output: str | Path) -> No
     ``output``.
 
     Errors: FileError where the folder cannot be made or written.
+
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> folder = Path(mkdtemp())
+    >>> bilens.training.save_tokenizer(model.tokenizer, folder)
+    >>> sorted(file.name for file in folder.iterdir())
+    ['tokenizer.json', 'tokenizer_config.json']
     """
     with saved_together(output, FILES[-1]) as temporary:
         try:
@@ -95,6 +110,10 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     two files, or with vocab.json and merges.txt.
 
     Errors: FileError where the folder or a file is missing or damaged.
+
+    >>> folder = bilens.models.open_model("tinystories-2l").folder
+    >>> bilens.training.load_tokenizer(folder).tokenize(" girl")
+    ['Ġgirl']
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -17,6 +17,10 @@ from bilens.base.errors import ArgumentError
 class Hook:
     """``act`` on what a module is given or gives, and what became of it: how often it was called,
     and how often it put something else in place of what it was told.
+
+    >>> acted = bilens.wiring.Hook(lambda value: None)
+    >>> acted.calls, acted.changed
+    (0, 0)
     """
 
     act: Callable[[Tensor], Tensor | None]
@@ -71,6 +75,12 @@ def hooked(module: nn.Module, side: str, act: Callable[[Tensor], Tensor | None])
     a layer recomputed in a backward pass on another thread, as checkpoints are on CUDA, is not
     acted on.) Modules compiled in place do not run their hooks: see
     ``wiring.eager``. Yields a ``Hook``, which counts.
+
+    >>> double = lambda value: 2 * value
+    >>> ids, mlp = torch.tensor([[1]]), model.blocks[0].mlp
+    >>> with bilens.wiring.hooked(mlp, "output", double): logits = model(ids).logits
+    >>> logits.shape
+    torch.Size([1, 1, 1024])
     """
     hook = Hook(act)
     with _REGISTER:
@@ -92,6 +102,10 @@ def hear(module: nn.Module, side: str, run: Callable[[], Any]) -> Tensor:
     """What ``module`` is given or gives in the pass that ``run`` makes.
 
     Errors: ArgumentError for a pass that does not call the module.
+
+    >>> run = lambda: model(input_ids=torch.tensor([[1, 2, 3]]))
+    >>> bilens.wiring.hear(model.blocks[0].mlp, "output", run).shape
+    torch.Size([1, 3, 128])
     """
     (heard,) = hear_each([(module, side)], run)
     return heard
@@ -100,6 +114,11 @@ def hear(module: nn.Module, side: str, run: Callable[[], Any]) -> Tensor:
 def hear_each(places: Sequence[tuple[nn.Module, str]], run: Callable[[], Any]) -> list[Tensor]:
     """What several modules are given or give in the one pass that ``run`` makes. Errors as
     in ``hear``.
+
+    >>> run = lambda: model(input_ids=torch.tensor([[1, 2, 3]]))
+    >>> places = [(block.mlp, "input") for block in model.blocks]
+    >>> len(bilens.wiring.hear_each(places, run))
+    2
     """
     heard: list[list[Tensor]] = [[] for _ in places]
     with ExitStack() as stack:

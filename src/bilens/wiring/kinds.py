@@ -26,6 +26,10 @@ class Source(Record):
 
     ``layer`` is −1 for what stands before all layers. ``part`` is its place among the wiring's
     parts, −1 for what the model writes first; a recording fills it in.
+
+    >>> wiring = model.wiring()
+    >>> wiring.leaves[0].name, wiring.leaves[0].kind
+    ('embed', 'embedding')
     """
 
     name: str
@@ -43,7 +47,12 @@ LATENT, SKIP = "latent of a transcoder", "skip of a transcoder"
 
 @dataclass(frozen=True, eq=False)
 class Form:
-    """The weights of a write: y = out · ∏_i (W_i x̂_i + b_i), elementwise over hidden features."""
+    """The weights of a write: y = out · ∏_i (W_i x̂_i + b_i), elementwise over hidden features.
+
+    >>> leg = bilens.nn.Leg(torch.eye(3))
+    >>> bilens.wiring.Form((leg, leg), torch.eye(3)).out.shape
+    torch.Size([3, 3])
+    """
 
     legs: tuple[Leg, ...]
     out: Float[Tensor, "d k"]
@@ -83,6 +92,9 @@ class Form:
 class Mix:
     """How much of each position s is read at t. ``given`` names it where the pass fixed it, as a
     pattern; a kernel of the weights is nothing given.
+
+    >>> bilens.wiring.Mix(torch.eye(8)).given
+    ''
     """
 
     values: Float[Tensor, "t s"]
@@ -102,6 +114,9 @@ class Mix:
 class Gate:
     """A factor of each hidden feature, or of all of them, that the pass fixed, at each position
     where its source writes. ``given`` names it, and each where it is a product of several.
+
+    >>> bilens.wiring.Gate(torch.ones(8, 1), ("router mlp0@0",) * 8).values.shape
+    torch.Size([8, 1])
     """
 
     values: Float[Tensor, "n k"] | Float[Tensor, "n 1"]
@@ -120,6 +135,10 @@ class Multilinear:
     ``value`` is what it wrote in the pass, where that can be had apart from the part's other
     writes; one write alone is what the part writes. ``rows``: the positions at which it writes, in
     order, where that is not all of them; its gate is then of these.
+
+    >>> write = bilens.circuits.record(model, prompt).products["mlp0"]
+    >>> write.degree, write.source.name
+    (2, 'mlp0')
     """
 
     source: Source
@@ -214,7 +233,12 @@ class Multilinear:
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """What ``source`` writes whatever is read: a bias. An end."""
+    """What ``source`` writes whatever is read: a bias. An end.
+
+    >>> source = bilens.wiring.Source("bias", bilens.wiring.BIAS)
+    >>> bilens.wiring.Constant(source, torch.zeros(8, 128)).value.shape
+    torch.Size([8, 128])
+    """
 
     source: Source
     value: Float[Tensor, "t d"]
@@ -224,6 +248,10 @@ class Constant:
 class Opaque:
     """What ``source`` writes, not taken apart. An end. ``value`` and ``rows`` as in
     ``Multilinear``.
+
+    >>> source = bilens.wiring.Source("mlp0", bilens.wiring.OPAQUE, layer=0)
+    >>> bilens.wiring.Opaque(source).source.name
+    'mlp0'
     """
 
     source: Source
@@ -235,6 +263,11 @@ Write = Multilinear | Constant | Opaque
 
 
 def quadratic(form: Form) -> CP:
-    """A form of degree 2 as a third-order tensor over what is read, its biases left out."""
+    """A form of degree 2 as a third-order tensor over what is read, its biases left out.
+
+    >>> leg = bilens.nn.Leg(torch.eye(3))
+    >>> bilens.wiring.quadratic(bilens.wiring.Form((leg, leg), torch.eye(3))).shape
+    (3, 3, 3)
+    """
     left, right = form.legs
     return CP(form.out, left.weight, right.weight)

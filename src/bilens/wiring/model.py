@@ -27,6 +27,10 @@ class Prompt:
 
     A plain string is read with them, as people run a model; ``Prompt(text, special_tokens=False)``
     is read without.
+
+    >>> given = bilens.circuits.Prompt(prompt, special_tokens=False)
+    >>> bilens.expand(model, given, target, max_terms=10).prompt[:4]
+    'Once'
     """
 
     text: str
@@ -37,6 +41,10 @@ class Prompt:
 class Wiring:
     """How a model is put together. ``readout`` (out, d) and ``readout_bias`` make the outputs of
     what ``norm`` reads, and where there is a ``soft_cap`` c, c tanh(z/c) of each output z.
+
+    >>> wiring = model.wiring()
+    >>> wiring.readout.shape, len(wiring.parts)
+    (torch.Size([1024, 128]), 4)
     """
 
     leaves: tuple[Source, ...]  # what is written first: "embed", "pos", …
@@ -65,7 +73,11 @@ class Wiring:
 
 @runtime_checkable
 class Expandable(Protocol):
-    """A model whose outputs can be written as sums of paths."""
+    """A model whose outputs can be written as sums of paths.
+
+    >>> isinstance(model, bilens.wiring.Expandable)
+    True
+    """
 
     def wiring(self) -> Wiring:
         """Its parts, in the order in which they write."""
@@ -106,7 +118,11 @@ class Expandable(Protocol):
 
 @runtime_checkable
 class Worded(Protocol):
-    """A model that reads text: what it read can be written out."""
+    """A model that reads text: what it read can be written out.
+
+    >>> isinstance(model, bilens.wiring.Worded)
+    True
+    """
 
     def text(self, inputs: Tensor) -> str:
         """What a person wrote to get ``inputs`` (of ``read``): special tokens left out."""
@@ -115,7 +131,11 @@ class Worded(Protocol):
 
 @runtime_checkable
 class Reader(Worded, Protocol):
-    """A model that reads texts of any length, in pieces that its context holds."""
+    """A model that reads texts of any length, in pieces that its context holds.
+
+    >>> isinstance(model, bilens.wiring.Reader)
+    True
+    """
 
     def contexts(self, inputs: Any) -> list[Int[Tensor, "1 _"]]:
         """``inputs`` as ``read`` gives them, piece by piece."""
@@ -126,6 +146,9 @@ class Reader(Worded, Protocol):
 class Sparse(Protocol):
     """A sparse dictionary, as circuits need it: x̂ = encode(x̂) @ writes + base + what it
     misses.
+
+    >>> isinstance(D, bilens.wiring.Sparse)
+    True
     """
 
     @property
@@ -158,6 +181,9 @@ class Undone(Protocol):
 class Normalised(Sparse, Protocol):
     """A dictionary that may read its input normalised: x̂ = (encode(x̂) @ writes + base) · factor +
     shift + what it misses, unless its ``normalisation`` is "none".
+
+    >>> isinstance(D, bilens.wiring.Normalised)
+    True
     """
 
     @property
@@ -175,6 +201,9 @@ class Transcoder(Sparse, Protocol):
     """A dictionary of what a layer writes, encoded from what it reads: y = encode(x) @ writes +
     base + what it misses, with encode(x) = x · readsᵀ + offset wherever it is not zero. One that
     has a ``W_skip`` (d, d) adds x W_skip.
+
+    >>> isinstance(D, bilens.wiring.Transcoder)
+    True
     """
 
     @property
@@ -189,7 +218,10 @@ class Transcoder(Sparse, Protocol):
 
 
 def require_expandable(model: object) -> None:
-    """Raise ArgumentError unless ``model`` is one that circuits can read."""
+    """Raise ArgumentError unless ``model`` is one that circuits can read.
+
+    >>> bilens.wiring.require_expandable(model)
+    """
     if not isinstance(model, Expandable):
         must = "be a bilens model, or satisfy wiring.Expandable"
         raise ArgumentError(

@@ -35,6 +35,9 @@ class Part(ABC):
 
     A new kind of part says what its writes are (``writes``), what their weights are (``forms``),
     and, where its module is not called with what it reads alone, how it runs.
+
+    >>> [part.name for part in model.wiring().parts]
+    ['attn0', 'mlp0', 'attn1', 'mlp1']
     """
 
     name: str  # "attn0", "mlp0"
@@ -96,7 +99,12 @@ class Part(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Heads(Part):
-    """An attention layer: given its pattern each head is linear in what it reads where it looks."""
+    """An attention layer: given its pattern each head is linear in what it reads where it looks.
+
+    >>> part = model.wiring().parts[0]
+    >>> type(part).__name__, part.name
+    ('Heads', 'attn0')
+    """
 
     module: Attention
     rotary: Rotary | None = None
@@ -162,6 +170,10 @@ class Heads(Part):
 class Layer(Part):
     """An MLP or a bilinear layer: quadratic where it has a tensor; given its gates quadratic where
     they are on one of two sides, and linear where there is one side; else opaque.
+
+    >>> part = model.wiring().parts[1]
+    >>> type(part).__name__, part.name
+    ('Layer', 'mlp0')
     """
 
     batched = True
@@ -194,6 +206,9 @@ class Layer(Part):
 class Mixture(Part):
     """A mixture of experts: each writes what it writes alone, times the router's weight, where
     tokens are routed to it.
+
+    >>> issubclass(bilens.wiring.Mixture, bilens.wiring.Part)
+    True
     """
 
     module: Experts
@@ -237,6 +252,9 @@ class Mixture(Part):
 class Renormed(Part):
     """A part whose write goes through a norm of its own: given that norm's scale σ, each of its
     writes is what it was, times σ and by the norm's linear map.
+
+    >>> issubclass(bilens.wiring.Renormed, bilens.wiring.Part)
+    True
     """
 
     part: Part

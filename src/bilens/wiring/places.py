@@ -15,7 +15,12 @@ LONG = {short: module for module, short in SHORT.items()}
 
 
 class Place(NamedTuple):
-    """Where in a model: what a part reads, after its norm, or what it writes."""
+    """Where in a model: what a part reads, after its norm, or what it writes.
+
+    >>> wiring = model.wiring()
+    >>> bilens.wiring.find_place("mlp1.input", wiring.parts).side
+    'input'
+    """
 
     part: int
     side: str
@@ -27,6 +32,10 @@ def find_place(text: str, parts: Sequence[Part]) -> Place:
 
     Errors: ArgumentError where there is no such place; heads write one by one, so an attention
     layer has no output.
+
+    >>> wiring = model.wiring()
+    >>> bilens.wiring.find_place("layers.1.mlp.input", wiring.parts).name
+    'mlp1.input'
     """
     names = {part.name: n for n, part in enumerate(parts)}
     if not isinstance(text, str):
@@ -43,7 +52,11 @@ def find_place(text: str, parts: Sequence[Part]) -> Place:
 
 
 def short_name(text: str) -> str:
-    """The short name of a place, "mlp1.input" for "layers.1.mlp.input"; any other text as it is."""
+    """The short name of a place, "mlp1.input" for "layers.1.mlp.input"; any other text as it is.
+
+    >>> bilens.wiring.short_name("layers.1.mlp.input")
+    'mlp1.input'
+    """
     found = MODULES.fullmatch(text)
     return f"{SHORT[found[2]]}{found[1]}.{found[3]}" if found else text
 
@@ -51,6 +64,9 @@ def short_name(text: str) -> str:
 def module_name(text: str) -> str:
     """A place with the names of modules, "layers.1.mlp.input" for "mlp1.input"; any other text as
     it is.
+
+    >>> bilens.wiring.module_name("mlp1.input")
+    'layers.1.mlp.input'
     """
     found = PARTS.fullmatch(text)
     return f"layers.{found[2]}.{LONG[found[1]]}.{found[3]}" if found else text

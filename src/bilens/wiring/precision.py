@@ -34,6 +34,9 @@ def eager(model: M) -> M:
 
     It itself; where it or a part of it is compiled, a copy of its modules over the very same
     weights.
+
+    >>> bilens.wiring.eager(model) is model
+    True
     """
     model = getattr(model, "_orig_mod", model)  # of torch.compile(model)
     compiled = any(getattr(module, "_compiled_call_impl", None) for module in _modules(model))
@@ -41,7 +44,11 @@ def eager(model: M) -> M:
 
 
 def is_half(model: object) -> bool:
-    """Whether any weight of ``model`` is in a half type."""
+    """Whether any weight of ``model`` is in a half type.
+
+    >>> bilens.wiring.is_half(model)
+    False
+    """
     return any(
         working_dtype(tensor.dtype) != tensor.dtype
         for module in _modules(model)
@@ -61,6 +68,9 @@ def explained(model: M) -> M:
     are in use, and up to 1 GiB of those used last. Cost: every weight is cast each time that it is
     used, where that is not enough for all; where many questions follow and there is the memory, ask
     them of ``model.float()``.
+
+    >>> bilens.wiring.explained(model) is model
+    True
     """
     if not is_half(model):
         return eager(model)
@@ -88,6 +98,8 @@ def held_in_half(model: object) -> Iterator[Callable[[Form], Form]]:
     weights in their place. They give them in float32 as before, whenever they are used.
 
     Of a model in full precision forms stay as they are.
+
+    >>> with bilens.wiring.held_in_half(model) as held: same = held(model.wiring().parts[1])
     """
     found = (module._parameters for module in _modules(model))
     full = next((held.full for held in found if isinstance(held, _Full)), None)
@@ -248,6 +260,10 @@ def _require_own_weights(model: object, made: object) -> None:
 def explains(verb: Callable[P, R]) -> Callable[P, R]:
     """A verb of a model (its first argument), with one ArgumentError where a half-precision one
     cannot run in float32: a hook, say, may hold on to the half weights.
+
+    >>> width = bilens.wiring.explains(lambda model: model.config.hidden_size)
+    >>> width(model)
+    128
     """
 
     @wraps(verb)

@@ -44,6 +44,10 @@ class TopEntries(Result):
     Columns: a name or number for each mode (``out``, ``left`` and ``right`` of a tensor, ``row``
     and ``column`` of a matrix), and ``value``: the entry; or ``value of both orders``: of a pair of
     inputs, listed once.
+
+    >>> found = bilens.decompose.top_entries(T, k=3)
+    >>> found.indices.shape, found.complete
+    (torch.Size([3, 3]), True)
     """
 
     modes: tuple[str, ...]
@@ -139,6 +143,10 @@ def top_entries(
     ``max_bytes`` and one output's rows. Errors: ArgumentError for ``k``, ``rows``, ``names`` or
     ``budget`` that cannot be; ShapeError for a symmetric part where left and right differ, or an
     empty mode; NotFiniteError; RangeError where float64 does not hold the largest.
+
+    >>> found = bilens.decompose.top_entries(bilens.circuits.ov_circuit(model, 0, 1), k=5)
+    >>> found.values.shape
+    torch.Size([5])
     """
     for name, value in (
         ("k", k),

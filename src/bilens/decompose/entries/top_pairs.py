@@ -47,6 +47,10 @@ def top_pairs(
     Searched in the form's dtype (half types: float32) with a slack for its rounding, verified in
     float64 from the factors. Cost: h i² + f i² + f² i / 2 multiply-adds at most. Memory: i² + f (2
     i + ``BLOCK``), and O(k i). Errors: ArgumentError for ``k`` or ``kind``; NotFiniteError.
+
+    >>> form = T.interaction(torch.eye(128)[0])
+    >>> bilens.decompose.top_pairs(form, D.writes, k=3).indices.shape
+    torch.Size([3, 2])
     """
     require_count("k", k)
     if kind not in get_args(PairKind):

@@ -56,6 +56,10 @@ class Angles(Result):
     the one spectrum and in the other; ``value`` and ``other value``: the mean eigenvalue in each;
     ``largest angle (°)`` between the two spans; ``gap``: the smaller of the two; ``uncertainty
     (°)`` and ``trusted`` as above; ``least change of ‖Q‖``: ``change`` over ``norm``.
+
+    >>> a = bilens.decompose.eigen(T, torch.eye(128)[:1], k=2)
+    >>> float(bilens.decompose.angles(a, a).largest.max()) < 1e-3
+    True
     """
 
     of: Int[Tensor, " m"]
@@ -170,6 +174,11 @@ def angles(A: Eigen, B: Eigen, *, tol: float = 1e-2) -> Angles:
     negative. Work is in float64; cost k² i per direction. Errors: ShapeError, ArgumentError where
     the two do not fit together or ``tol`` is no angle. Source: Björck and Golub 1973 for the
     angles: from cosines above 45°, from sines below.
+
+    >>> a = bilens.decompose.eigen(T, torch.eye(128)[:1], k=2)
+    >>> found = bilens.decompose.angles(a, a)
+    >>> found.values.shape
+    torch.Size([2, 2])
     """
     for given in (A, B):
         if not isinstance(given, Eigen):

@@ -65,6 +65,12 @@ def eigen(
     ``solver``; FileError for a folder that holds something else; TooLargeError where ``certify``
     would take more than ``max_bytes``; RangeError.
     Source: Pearce et al., arXiv:2410.08417, section 3 (eigendecomposition of interaction matrices).
+
+    >>> pairs = bilens.decompose.eigen(T, model.lm_head.weight[:2].detach(), k=4)
+    >>> pairs.values.shape, pairs.vectors.shape
+    (torch.Size([2, 4]), torch.Size([2, 4, 128]))
+    >>> pairs.labelled(model.output_names([0, 1])).labels
+    ('<|endoftext|>', '!')
     """
     _require_tensor(tensor)
     directions = _output_directions(tensor, directions)
@@ -142,6 +148,9 @@ def _near_one(
 def effective_rank(form: QuadraticForm) -> Float[Tensor, "*b"]:
     """(Σ|λ|)² / Σλ² of one or many interaction matrices, over all eigenvalues. Cost of a full
     ``eigh``.
+
+    >>> round(float(bilens.decompose.effective_rank(T.interaction(torch.eye(128)[0]))))
+    80
     """
     return form.eigh(1).effective_rank
 

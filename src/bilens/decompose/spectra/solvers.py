@@ -50,6 +50,9 @@ class Dense:
 
     ``tol``: a pair counts as converged where its residual is at most this share of ‖Q‖₂; None: what
     the dtype allows. Errors: ArgumentError for a ``tol`` below 0.
+
+    >>> bilens.decompose.eigen(T, torch.eye(128)[:1], k=2, solver=bilens.decompose.Dense()).method
+    'dense'
     """
 
     tol: float | None = None
@@ -91,6 +94,9 @@ class Lanczos:
     Without it a random probe looks for missing pairs, and ``known`` gives the chance that it fails.
     Errors: ArgumentError for a ``tol`` below 0, or a ``norm`` or ``certify`` that is no bool.
     Method: see ``spectra.lanczos``.
+
+    >>> bilens.decompose.eigen(T, torch.eye(128)[:1], k=2, solver=bilens.decompose.Lanczos()).method
+    'lanczos'
     """
 
     tol: float | None = None
@@ -179,6 +185,9 @@ class Auto:
 
     Dense where the factors are few or ask for gradients. ``tol``, ``norm``, ``certify``: as for
     Lanczos; dense always measures the norm, and always has the whole spectrum.
+
+    >>> bilens.decompose.eigen(T, torch.eye(128)[:1], k=2, solver=bilens.decompose.Auto()).method
+    'dense'
     """
 
     tol: float | None = None

@@ -21,6 +21,10 @@ class Tail(NamedTuple):
     more, ``beyond`` and
     ``total`` put the scale back, in float64, and raise RangeError where that does not hold the
     largest.
+
+    >>> rest = bilens.decompose.tail(T, 10)
+    >>> rest.share.shape
+    torch.Size([128])
     """
 
     rest: Float[Tensor, " o"]
@@ -64,6 +68,10 @@ def tail(tensor: ThirdOrder, k: int) -> Tail:
     is zero is 0. Cost O(h² i + o (k + 6) h i), memory O(h² + o k (h + i)). Errors: ArgumentError
     unless 1 ≤ ``k`` ≤ the number of inputs; ShapeError where left and right differ; NotFiniteError
     for NaN or infinite factors.
+
+    >>> rest = bilens.decompose.tail(T, 10).share
+    >>> bool(((rest >= 0) & (rest <= 1)).all())
+    True
     """
     if not isinstance(tensor, ThirdOrder):
         raise ArgumentError("tail", must="be given a tensor", got=type(tensor).__name__)

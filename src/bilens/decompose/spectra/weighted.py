@@ -38,7 +38,12 @@ ON_DATA = ("λ E[(v·x)²]", "± s.e.", "share of variance")
 class OnData(Record):
     """What each term λ (v·x)² is on the data: ``mean`` λ E[(v·x)²], with its ``standard_error``
     where it was averaged over activations, taken as independent (NaN where it is a closed form);
-    ``share`` of the variance of the whole."""
+    ``share`` of the variance of the whole.
+
+    >>> found = bilens.decompose.eigen(T, model.lm_head.weight[:2].detach(), k=4, measure=x)
+    >>> found.data.share.shape
+    torch.Size([2, 4])
+    """
 
     mean: Float[Tensor, "n k"]
     standard_error: Float[Tensor, "n k"]
@@ -74,6 +79,10 @@ class WeightedEigen(Eigen):
     ``complete``, ``block``, ``share of ‖Q‖²``): ``spectrum``: "data-weighted" or "plain"; ``λ
     E[(v·x)²]``: the mean of the pair's term on the data, with its standard error ``± s.e.``; and
     its ``share of variance``: of that of xᵀQx.
+
+    >>> found = bilens.decompose.eigen(T, model.lm_head.weight[:2].detach(), k=4, measure=x)
+    >>> type(found).__name__, found.values.shape
+    ('WeightedEigen', torch.Size([2, 4]))
     """
 
     plain: Eigen

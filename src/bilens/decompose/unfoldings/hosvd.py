@@ -67,6 +67,10 @@ class HOSVD(Result):
     Columns, a row for each component of each mode: ``mode``, ``component``: its place, ``singular
     value``; ``share of ‖T‖²``: its square over ‖T‖², adding up to 1 in each mode; whether it is
     ``kept``, and ``above noise``.
+
+    >>> found = bilens.decompose.hosvd(T, max_rank=8)
+    >>> found.bases["out"].shape, found.error <= found.bound + 1e-6
+    (torch.Size([128, 8]), True)
     """
 
     spectrum: dict[str, Float[Tensor, " s"]]
@@ -193,7 +197,8 @@ def hosvd(
     T. Each costs about what the HOSVD does.
 
     >>> cube = torch.randn(4, 6, 6, generator=torch.Generator().manual_seed(0))
-    >>> plain, swept = (hosvd(Dense(cube), 2, sweeps=n) for n in (0, 3))
+    >>> cube = bilens.Dense(cube)
+    >>> plain, swept = (bilens.decompose.hosvd(cube, 2, sweeps=n) for n in (0, 3))
     >>> swept.error < plain.error
     True
 

@@ -78,6 +78,10 @@ class Joint(Result):
     Columns: ``directions``: the first 1, 2, … of them; ``singular value``: of the last of these;
     ``share of the Gram``: what of ‖S‖² they hold with one input within them; ``share held``: with
     both, empty where it was not computed; whether the last is ``kept``, and ``above noise``.
+
+    >>> found = bilens.decompose.joint(T, max_rank=16)
+    >>> found.directions.shape
+    torch.Size([16, 128])
     """
 
     spectrum: Float[Tensor, " i"]
@@ -218,6 +222,10 @@ def joint(
 
     Cost for a CP: O(h² (o + i) + i³), a few times over; memory h (o + i) and i².
     Errors: as ``hosvd``; ArgumentError for shares outside (0, 1) or labels of another number.
+
+    >>> found = bilens.decompose.joint(T)
+    >>> found.shares, len(found.held_by)
+    ((0.9, 0.99, 0.999), 3)
     """
     require_rank(max_rank)
     shares = _shares(shares)

@@ -58,6 +58,10 @@ class SVD(Result):
 
     Columns, a row for each component: ``component``: its place, ``singular value``; ``share of
     ‖T‖²``: its square over ‖T‖²; whether it is ``kept``, and ``above noise``.
+
+    >>> found = bilens.decompose.svd(T, max_rank=4)
+    >>> found.values.shape, found.directions.shape
+    (torch.Size([4]), torch.Size([4, 128]))
     """
 
     values: Float[Tensor, " k"]
@@ -135,6 +139,10 @@ def svd(
     Cost for a CP: O(h² (o + i + j) + o³), once more for the error where anything is left out;
     memory h (o + i + j). Errors: as ``hosvd``. Source: the note's tensor with its outputs turned;
     for trained layers Pearce et al., arXiv:2410.08417, section 3.
+
+    >>> found = bilens.decompose.svd(T, max_rank=4)
+    >>> bool((found.values.diff() <= 0).all())  # largest first
+    True
     """
     require_rank(max_rank)
     require_cutoff(cutoff)

@@ -32,6 +32,9 @@ class ClassifierConfig(PreTrainedConfig):
 
     ``input_noise`` is the standard deviation of Gaussian noise added to inputs in training mode
     alone. Errors: ConfigError for an unknown key or an impossible value.
+
+    >>> bilens.ClassifierConfig(num_labels=10, hidden_size=32).num_hidden_layers
+    1
     """
 
     model_type = "bilens_classifier"

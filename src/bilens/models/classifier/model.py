@@ -31,6 +31,12 @@ class Classifier(PreTrainedModel):
 
     One layer is one tensor, class × pixel × pixel (``tensor()``); deeper models are read layer by
     layer (``tensor(l)``).
+
+    >>> classifier = bilens.Classifier(bilens.ClassifierConfig(num_labels=10))
+    >>> classifier(torch.rand(2, 64)).logits.shape
+    torch.Size([2, 10])
+    >>> classifier.tensor().shape  # class, pixel, pixel
+    (10, 64, 64)
     """
 
     config_class = ClassifierConfig

@@ -41,6 +41,9 @@ class Weight:
     where queries, keys and values are fused like that). ``transposed``: (in, out) in the files.
     ``change``: what makes each part bilens's, once it is apart; it keeps the shape. ``biased``:
     whether the files have its bias, where the model here has one; else it is zero.
+
+    >>> bilens.models.Weight("wte", ("model.embed_tokens",)).ours
+    ('model.embed_tokens',)
     """
 
     theirs: str | None

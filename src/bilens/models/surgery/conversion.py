@@ -48,6 +48,12 @@ class ConvertedLayer(Record):
     ``ridge``: of those tried the one that misses least on texts apart. ``missed``: there, the
     share of the squares of what was to be written, tokens weighed. ``loss``: nats a token on
     those texts, with the layers up to this one bilinear and those after it the original's.
+
+    >>> gated = bilens.load("tinystories-2l-swiglu")
+    >>> made = bilens.models.bilinear_frame(gated)
+    >>> ids = torch.randint(1024, (2, 64))
+    >>> next(bilens.models.converted_layers(gated, made, ids, ids)).gate.shape[1]
+    128
     """
 
     gate: Float[Tensor, "k i"]
@@ -84,6 +90,11 @@ def bilinear_frame(model: Transformer) -> Transformer:
 
     Errors: ArgumentError for a model without MLPs, with experts, with norms over what MLPs write,
     or bilinear already.
+
+    >>> gated = bilens.load("tinystories-2l-swiglu")
+    >>> made = bilens.models.bilinear_frame(gated)
+    >>> type(made.blocks[0].mlp).__name__
+    'GatedMLP'
     """
     if not model.config.intermediate_size:
         raise ArgumentError("the model", must="have MLPs to convert", got="none")
@@ -124,6 +135,12 @@ def converted_layers(
     ``texts``. Cost a layer: two forward passes of it over the texts, O(n t (h + i)²), and the
     layers after it once over ``others``. Memory: the streams of both models at every token, and
     O((h + i)²).
+
+    >>> gated = bilens.load("tinystories-2l-swiglu")
+    >>> made = bilens.models.bilinear_frame(gated)
+    >>> ids = torch.randint(1024, (2, 64))
+    >>> len(list(bilens.models.converted_layers(gated, made, ids, ids)))
+    2
     """
     dtype = working_dtype(model.dtype)
     if dtype != model.dtype:

@@ -66,6 +66,10 @@ class TransformerConfig(PreTrainedConfig):
     together (``qk_norm_across_heads``). ``folded``: norm weights have been folded into what reads
     them; ``folds``: what else was folded into the weights, in words. Errors: ConfigError for an
     unknown key or an impossible value.
+
+    >>> config = bilens.TransformerConfig(hidden_size=64, intermediate_size=128, norm="none")
+    >>> config.norm, config.num_hidden_layers
+    ('none', 2)
     """
 
     model_type = "bilens_transformer"

@@ -49,6 +49,10 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
 
     Weights by TransformerLens's names, shapes and row-vector convention: ``W_E``, ``W_pos``,
     ``W_Q[l]`` … ``W_U``.
+
+    >>> config = bilens.TransformerConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1)
+    >>> bilens.Transformer(config)(input_ids=torch.tensor([[1, 2, 3]])).logits.shape
+    torch.Size([1, 3, 50])
     """
 
     config_class = TransformerConfig
