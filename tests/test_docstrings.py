@@ -1,4 +1,4 @@
-"""The examples of docstrings: nearly every public name has one, and what it prints is what comes."""
+"""The examples of docstrings: nearly every public name has one, and it gives what it says."""
 
 import doctest
 import importlib

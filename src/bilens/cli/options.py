@@ -83,7 +83,11 @@ def require_one_of(flag: str, value: str, choices: Sequence[str]) -> None:
 
 def completed(choices: Sequence[str]) -> Callable[[str], list[str]]:
     """What a shell completes an option of these ``choices`` from."""
-    return lambda begun: [choice for choice in choices if choice.startswith(begun)]
+
+    def complete(incomplete: str) -> list[str]:  # typer takes an argument of this name
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    return complete
 
 
 def read_target(target: str | None, versus: str | None) -> str | tuple[str, str] | None:
