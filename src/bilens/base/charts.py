@@ -128,8 +128,8 @@ def ranked(
 
 def curve(
     name: str,
-    x: Sequence[float],
-    y: Sequence[float],
+    x: Sequence[float | int | str],
+    y: Sequence[float | int],
     *,
     hover: Mapping[str, Sequence[Any]] | None = None,
     mode: str = "lines+markers",

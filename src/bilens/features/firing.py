@@ -191,8 +191,7 @@ class _Seen:
         around = pad(ids, (BEFORE, AFTER), value=-1).unfold(0, BEFORE + 1 + AFTER, 1)
         self.windows[new] = around[places[new]]
         top = a.topk(min(STRONGEST, len(a)), dim=0)
-        fired = torch.where(top.values > 0, top.values, -torch.inf)
-        self.strongest = self.strongest.with_(fired.mT, ids[top.indices].mT)
+        self.strongest = self.strongest.with_(top.values.mT, ids[top.indices].mT)
 
     def told(self, model: Expandable, latent: int) -> Words:
         """The tokens of its strongest firings."""
