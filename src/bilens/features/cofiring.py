@@ -183,8 +183,11 @@ def cofiring(
     (two with ``where``), and t f² for the f latents that fire on each text of t tokens. Errors:
     those of ``examples``; TooLargeError above ``max_bytes``.
 
-    >>> together = cofiring(model, D_in, "FOLDER", where=(D_out, 17))
-    >>> interactions(layer, outputs=D_out, inputs=D_in).of(17).top_on(together, 10)
+    >>> texts, T1 = ["They went to play in the park."], model.blocks[1].mlp.tensor().detach()
+    >>> out = bilens.features.Dictionary.load("tinystories-2l/mlp1.output")
+    >>> together = bilens.features.cofiring(model, D, texts)
+    >>> made = bilens.features.interactions(T1, outputs=out, inputs=D)
+    >>> pairs = made.of(938).top_on(together, 10)
     """
     tap = Tap.of(model, dictionary, at)
     mask = None if where is None else _Where.of(model, *where)

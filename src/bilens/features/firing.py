@@ -128,7 +128,8 @@ def firing(
     Memory: some 50 numbers a latent, and one text's latents. Cost: a forward pass as far as the
     place for each text, and for the names those of ``examples``. Errors: those of ``examples``.
 
-    >>> firing(model, D, Texts("FOLDER", tokens=50_000), by="largest")
+    >>> texts = ["Once upon a time there was a little girl."]
+    >>> found = bilens.features.firing(model, D, texts, by="largest")
     """
     if by not in get_args(By):
         raise ArgumentError("by", must=f"be one of {', '.join(get_args(By))}", got=repr(by))
