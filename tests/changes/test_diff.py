@@ -498,3 +498,10 @@ def test_other_words_are_refused():
     B.tokenizer.add_tokens(["<new>"])
     with pytest.raises(ArgumentError, match="checkpoint B must have the vocabulary of A"):
         bilens.diff(A, B)
+
+
+def test_a_model_in_training_is_compared_as_it_evaluates():
+    A = classifier(input_noise=5.0).train()
+    data = (torch.rand(20, 2, 3, dtype=torch.float64), torch.arange(20) % 4)
+    assert bilens.diff(A, copy.deepcopy(A), data=data).loss.whole == 0
+    assert A.training

@@ -1,7 +1,7 @@
 """Checkpoints on data: the loss of each for every token or image, and what their places read."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -88,7 +88,8 @@ def _texts(models: Sequence[Transformer], batches: Sequence[Any]) -> Passed:
     heard = {name: _Heard(every) for name in names}
     losses, predicted = [], []
     for model in map(eager, models):
-        each = [_of_text(model, one.ids, one.real, heard) for one in _small(rows, model)]
+        with _evaluating(model):
+            each = [_of_text(model, one.ids, one.real, heard) for one in _small(rows, model)]
         losses.append(torch.cat([loss for loss, _ in each]))
         predicted = [target for _, target in each]
     if not len(losses[0]):
@@ -135,7 +136,7 @@ def _small(rows: Iterable[Any], model: Transformer) -> Iterator[Any]:
 
 
 def _shares(entries: Int[Tensor, " n"], size: int) -> Float[Tensor, " size"]:
-    return torch.bincount(entries, minlength=size).double() / len(entries)
+    return torch.bincount(entries.cpu(), minlength=size).double() / len(entries)
 
 
 def _batches(model: Transformer, data: Data, tokens: int) -> list[Any]:
@@ -164,6 +165,17 @@ def _labelled(model: Classifier, data: Data) -> Images:
     raise ArgumentError("data", must=must, got=type(data).__name__)
 
 
+@contextmanager
+def _evaluating(model: Model) -> Iterator[None]:
+    """While it lasts the model adds no noise to what it reads."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
 @torch.no_grad()
 def _images(models: Sequence[Classifier], images: Images) -> Passed:
     config = models[0].config
@@ -171,7 +183,8 @@ def _images(models: Sequence[Classifier], images: Images) -> Passed:
     heard = {f"mlp{n}": _Heard(every) for n in range(config.num_hidden_layers)}
     for model in models:
         pixels = images.pixel_values.to(model.device, model.dtype)
-        logits = model(pixels).logits.double().cpu()
+        with _evaluating(model):
+            logits = model(pixels).logits.double().cpu()
         losses.append(cross_entropy(logits, images.labels, reduction="none"))
         for n, one in enumerate(heard.values()):
             x = model.inputs(pixels, n).cpu()

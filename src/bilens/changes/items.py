@@ -14,7 +14,7 @@ from bilens.base.errors import ArgumentError
 from bilens.base.results import Result
 from bilens.changes.data import Passed
 from bilens.changes.likeness import changed
-from bilens.changes.places import Model, through
+from bilens.changes.places import Model, full, through
 from bilens.features import Dictionary
 from bilens.models import Classifier, Transformer, activations
 from bilens.nn import Leg
@@ -100,7 +100,7 @@ def items(
 @torch.no_grad()
 def _classes(models: Sequence[Classifier], passed: Passed | None) -> Items:
     last = models[0].config.num_hidden_layers - 1
-    one, two = (model.tensor(last or None).to(torch.float64) for model in models)
+    one, two = (model.tensor(last or None).to(torch.float64).to("cpu") for model in models)
     columns = _compared(*(_by_output(a, b) for a, b in ((one, one), (two, two), (one, two))))
     names = models[0].config.labels
     if passed is not None:
@@ -158,9 +158,9 @@ def _tokens(models: Sequence[Transformer]) -> Items:
 
 def _ends(model: Transformer) -> tuple[Float[Tensor, "v d"], Float[Tensor, "v d"]]:
     """W_E, and W_U with the final norm in it."""
-    full = explained(model)
-    wiring = full.wiring()
-    return full.W_E.double(), through(wiring.norm, Leg(wiring.readout)).weight
+    read = explained(model)
+    wiring = read.wiring()
+    return full(read.W_E), through(wiring.norm, Leg(wiring.readout)).weight
 
 
 @torch.no_grad()
@@ -183,14 +183,14 @@ def _by_firing(
     count = 0
     both = (activations(model, passed.batches, place) for model in models)
     for pair in zip(*both, strict=True):
-        before, after = (dictionary.encode(x.to(dictionary.W_enc)).double() for x in pair)
+        before, after = (full(dictionary.encode(x.to(dictionary.W_enc))) for x in pair)
         sums += torch.stack([
             (after - before).square().sum(0), before.sum(0), after.sum(0),
             (before != 0).sum(0), (after != 0).sum(0),
         ])  # fmt: skip
         count += len(before)
     moved, *means = sums / count
-    lengths = dictionary.writes.double().norm(dim=1)
+    lengths = full(dictionary.writes).norm(dim=1)
     names = ("mean before", "mean after", "fires before", "fires after")
     return {"moved": moved.sqrt() * lengths} | dict(zip(names, means, strict=True))
 
@@ -205,10 +205,10 @@ def _by_weights(
     parts = [explained(model).wiring() for model in models]
     tensors = [_tensor_of(wiring.layers.get(part), place) for wiring in parts]
     if side == "output":
-        reads = dictionary.reads.double()
+        reads = full(dictionary.reads)
         one, two = (tensor.map(out=reads) for tensor in tensors)
         return _compared(*(_by_output(a, b) for a, b in ((one, one), (two, two), (one, two))))
-    writes = dictionary.writes.double()
+    writes = full(dictionary.writes)
     one, two = tensors
     return _compared(*(_by_input(a, b, writes) for a, b in ((one, one), (two, two), (one, two))))
 
@@ -228,7 +228,7 @@ def _tensor_of(part: Any, place: str) -> CP:
     for form in {} if part is None else part.forms().values():
         if form.degree == 2:
             left, right = form.legs
-            return CP(form.out.double(), left.weight.double(), right.weight.double())
+            return CP(full(form.out), full(left.weight), full(right.weight))
     todo = "With data= its latents are compared by how they fire."
     must = "be read or written by a layer that is a tensor"
     raise ArgumentError(f"dictionary of {place}", must=must, got="none", todo=todo)

@@ -18,7 +18,7 @@ from bilens.models import Classifier, Transformer
 from bilens.nn import Leg, NoNorm, Norm
 from bilens.wiring import Form, Heads, Part, Wiring, explained
 
-EMBED, UNEMBED, WHOLE = "embed", "unembed", "whole"
+UNEMBED, WHOLE = "unembed", "whole"
 MODULES = "no tensor, so by what it writes"
 Model = Classifier | Transformer
 
@@ -62,17 +62,17 @@ def _of_classifiers(models: Sequence[Classifier], layers: int) -> Iterator[Group
         tensors = [_tensor(model, n) for model in models]
         places: list[Functions] = [Tensors(f"mlp{n}", "layer", tensors, n == layers - 1)]
         if n == 0 and models[0].config.residual:
-            legs = [Leg((one.head.weight @ one.embed.weight).detach().double()) for one in models]
+            legs = [Leg(full(one.head.weight) @ full(one.embed.weight)) for one in models]
             places.append(Maps("direct", "head × embedding", legs))
         yield Group(f"mlp{n}", places)
 
 
 def _of_transformers(models: Sequence[Transformer]) -> Iterator[Group]:
-    full = [explained(model) for model in models]
-    for name in full[0].leaf_weights():
-        tables = [model.leaf_weights()[name].detach().double() for model in full]
+    read = [explained(model) for model in models]
+    for name in read[0].leaf_weights():
+        tables = [full(model.leaf_weights()[name]) for model in read]
         yield Group(name, [Tables(name, "embedding", tables)])
-    wirings = [model.wiring() for model in full]
+    wirings = [model.wiring() for model in read]
     for parts in zip(*(wiring.parts for wiring in wirings), strict=True):
         yield Group(parts[0].name, _of_parts(parts, wirings[0].readout.shape[1]))
     legs = [through(one.norm, Leg(one.readout, one.readout_bias)) for one in wirings]
@@ -96,7 +96,7 @@ def _of_heads(parts: Sequence[Part], heads: Sequence[Heads]) -> Iterator[Functio
         legs = [
             through(part.norm, form[name].legs[0]) for part, form in zip(parts, forms, strict=True)
         ]
-        outs = [form[name].out.double() for form in forms]
+        outs = [full(form[name].out) for form in forms]
         yield Maps(f"{name} OV", "head", legs, outs)
         queries, keys = ([_asks(one, side, n) for one in heads] for side in ("q_proj", "k_proj"))
         yield Scores(f"{name} QK", "head", queries, keys, _turning(heads[0]))
@@ -113,7 +113,7 @@ def _asks(part: Heads, name: str, head: int) -> Leg:
     plain = name == "k_proj" and part.rotary is None
     leg = through(part.norm, Leg(weight, None if plain else bias), shifted=not plain)
     gain, scale = module.qk_gain(name), module.scale if name == "q_proj" else 1.0
-    times = scale * (gain[head].double().mT if isinstance(gain, Tensor) else 1.0)
+    times = scale * (full(gain[head]).mT if isinstance(gain, Tensor) else 1.0)
     turned = None if leg.bias is None else leg.bias * torch.as_tensor(times).flatten().to(leg.bias)
     return Leg(leg.weight * times, turned)
 
@@ -124,14 +124,19 @@ def _turning(part: Heads) -> int:
 
 def through(norm: Norm, leg: Leg, shifted: bool = True) -> Leg:
     """W N(x) + b as a function of σ(x) x: W P, and b + W c; in float64."""
-    weight, shift = leg.weight.double(), norm.shift
-    bias = None if leg.bias is None else leg.bias.double()
+    weight, shift = leg.weight.detach().double(), norm.shift
+    bias = None if leg.bias is None else leg.bias.detach().double()
     if shifted and shift is not None:
-        moved = weight @ shift.double()
+        moved = weight @ shift.detach().double()
         bias = moved if bias is None else bias + moved
     if bias is not None and not bias.any():
         bias = None
-    return Leg(norm.transposed(weight).double(), bias)
+    return Leg(full(norm.transposed(weight)), None if bias is None else bias.cpu())
+
+
+def full(weight: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Weights as they are compared: in float64, on the CPU."""
+    return weight.detach().double().cpu()
 
 
 def _exact(part: Part) -> CP | None:
@@ -144,7 +149,7 @@ def _exact(part: Part) -> CP | None:
 
 def _folded(norm: Norm, form: Form) -> CP:
     left, right = (through(norm, leg) for leg in form.legs)
-    out = form.out.double()
+    out = full(form.out)
     if left.bias is None and right.bias is None:
         return CP(out, left.weight, right.weight).detach()
     both = [torch.cat([_constant(leg)[:, None], leg.weight], 1) for leg in (left, right)]
@@ -156,14 +161,14 @@ def _constant(leg: Leg) -> Float[Tensor, " k"]:
 
 
 def _tensor(model: Classifier, layer: int | None = None) -> CP:
-    return model.tensor(layer).to(torch.float64).detach()
+    return model.tensor(layer).detach().to(torch.float64).to("cpu")
 
 
 @torch.no_grad()
 def _run(part: Part, z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """What a part writes where the stream by its norm's scale is ``z``."""
     x = part.norm.linear(z.to(next(part.module.parameters())))
-    return part.run(x if part.norm.shift is None else x + part.norm.shift)
+    return part.run(x if part.norm.shift is None else x + part.norm.shift).cpu()
 
 
 def _before(part: Part) -> nn.Module:
