@@ -215,7 +215,8 @@ def knockout(
     Downstream, patterns, gates and norm scales react, which the terms of an expansion hold fixed:
     the two agree to rounding where nothing downstream reads what was taken out but the readout, in
     a model without a final norm, and may differ elsewhere. An edge's reader norms what is left of
-    the stream; a product is taken out of what its layer writes, under the stream's own scale.
+    the stream; a product is taken out of what its layer writes, under the stream's own scale. Where
+    a norm stands over what a part writes (Gemma 2, OLMo 2), what is taken out is missing before it.
 
     Cost: two forward passes in parts, and for each way the parts from where it differs. Errors:
     ArgumentError for a name, target or position that is not there, parts that do not follow one

@@ -19,6 +19,7 @@ from bilens.circuits import At
 from bilens.models import bilinear_frame, converted_layers
 from bilens.models.families import NAMES, table
 from bilens.models.keys import require_metadata
+from bilens.wiring import Renormed
 
 SMALL = {
     "vocab_size": 30, "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2,
@@ -172,6 +173,12 @@ def test_what_circuits_promise(both):
     attention = without.blocks[1].self_attn
     attention.o_proj.weight[:, attention.d_head : 2 * attention.d_head] = 0
     near(torch.tensor(out.after), without(ids[None]).logits[0, -1, 3].float(), 1e-6)
+    if not isinstance(model.wiring().parts[0], Renormed):  # whose norm reacts to one head less
+        edges = [f"L0H1→{reader}" for reader in ("mlp0", "attn1", "mlp1", "logits")]
+        edges = edges[model.wiring().parts[1].beside :]  # what is beside it does not read it
+        unread = bilens.circuits.knockout(model, ids, edges, 3, with_="zero")
+        whole = bilens.circuits.knockout(model, ids, "L0H1", 3, with_="zero")
+        near(torch.tensor(unread.after), torch.tensor(whole.after), 1e-12)
     bilens.circuits.composition(model)
 
 
