@@ -240,6 +240,14 @@ def test_square_verbs(batch, make, close):
     close(factored.eigenvalues.abs().sort(descending=True)[0], top)
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.0**-301], ids=["one", "tiny"])
+def test_eigenvalues_come_in_the_order_torch_gives(scale, make):
+    factored = make.factored(6, 7, 6, (2, 100))  # singular: one of the seven is noise
+    given, truth = (factored * scale).eigenvalues / scale, torch.linalg.eigvals(factored.BA)
+    same = torch.isclose(given, truth, rtol=1e-9, atol=1e-12).all(-1)
+    assert same.float().mean() > 0.97
+
+
 def test_half_types_are_decomposed_in_float32(maker, close):
     factored = maker(0, torch.bfloat16).factored(5, 3, 4)
     close(factored.S, torch.linalg.svdvals(factored.a.float() @ factored.b.float())[:3])

@@ -185,15 +185,19 @@ class Factored(Record, Tabled):
 
     @property
     def eigenvalues(self) -> Tensor:
-        """The m eigenvalues of the product that can be non-zero (complex), from the small ``BA``.
-        Cost O(l m² + m³).
+        """The m eigenvalues of the product that can be non-zero (complex), from the small ``BA``: as
+        a rule in the order in which torch gives those, where scales are not far apart. Cost
+        O(l m² + m³).
         """
         require_finite("Factored.eigenvalues", a=self.a, b=self.b)
         near, power = self.near_one()
-        values = torch.view_as_real(torch.linalg.eigvals(near.BA))
-        return torch.view_as_complex(
-            restored("Factored.eigenvalues", values, power[..., None, None], near.dtype)
-        )
+        # near.BA is BA between 2^-rows and 2^rows, which torch's order would not outlast: they are
+        # taken off as far as no entry can leave the range
+        rows = powers(peak(self.b, -1))[..., None]
+        rows = (rows - rows[..., :1, :]).clamp(-32, 32)
+        values = torch.linalg.eigvals(scaled(scaled(near.BA, rows), -rows.mT))
+        parts, power = torch.view_as_real(values), power[..., None, None]
+        return torch.view_as_complex(restored("Factored.eigenvalues", parts, power, near.dtype))
 
     def dense(self) -> Float[Tensor, "*b l r"]:
         """The product as a plain matrix."""
