@@ -49,8 +49,9 @@ class Factored(Record, Tabled):
         ``svd()`` is worked out at each call, never kept: weights change in place.
         ``F[index]`` takes rows and columns one by one, beside tensors among the leading dims too.
         ``get_corner`` leaves leading dims whole.
-        ``v @ F`` is a vector (..., r).
-        Factors are tensors: what only behaves like one answers ``@`` with its own operator.
+        ``v @ F`` is a vector (..., r), as in its newer releases.
+        Eigenvalues of half types are those of ``b @ a`` in float32, not of one rounded before.
+        Factors are tensors: what only behaves like one answers ``F @`` with its own operator.
 
     >>> F = bilens.Factored(torch.ones(512, 8), torch.ones(8, 512))
     >>> F[:4, -1]
