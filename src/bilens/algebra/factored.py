@@ -186,8 +186,8 @@ class Factored(Record, Tabled):
 
     @property
     def eigenvalues(self) -> Tensor:
-        """The m eigenvalues of the product that can be non-zero (complex), from the small ``BA``: as
-        a rule in the order in which torch gives those, where scales are not far apart. Cost
+        """The m eigenvalues of the product that can be non-zero (complex), from the small ``BA``;
+        as a rule in the order in which torch gives those, where scales are not far apart. Cost
         O(l m² + m³).
         """
         require_finite("Factored.eigenvalues", a=self.a, b=self.b)
