@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from bilens.base.charts import DRAWN, ranked
+from bilens.base.charts import DRAWN, NEUTRAL, ranked
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole
 from bilens.base.results import Result
@@ -91,12 +91,14 @@ class Effects(Result):
         )
         why = [knockout.removals[0].why for knockout in self.knockouts[:DRAWN]]
         axis = f"loss of {self.target} (logits), {self.ways[0]} in its place"
-        title = f"Effects on {self.target} at {self.position}; ◆ direct terms"
+        title = f"Effects on {self.target} at {self.position}; ◇ what the direct terms say"
         hover = {"direct": direct, "the attribution": verdicts, "why": why}
         made = ranked(names, effects, axis, title, hover=hover)
+        look = {"symbol": "diamond", "size": 10, "color": NEUTRAL, "line": {"width": 1.5}}
         marks = {"type": "scatter", "mode": "markers", "x": direct, "y": list(range(len(names)))}
-        marks |= {"marker": {"symbol": "diamond-open", "size": 9, "color": "#757575"}}
-        return made | {"data": [*made["data"], marks | {"hoverinfo": "skip", "showlegend": False}]}
+        marks |= {"marker": look, "hoverinfo": "skip"}
+        layout = made["layout"] | {"showlegend": False}
+        return {"data": [*made["data"], marks], "layout": layout}
 
     def top(self, k: int) -> "Effects":
         """The ``k`` largest."""

@@ -68,9 +68,11 @@ class QuadraticLens(Result):
 
     def figure(self) -> dict[str, Any]:
         rows = self.rows()[-self.curved :][:DRAWN] if self.curved else self.rows()[:DRAWN]
-        names = [f"{row['reads']} | {row['reads, minus']}" for row in rows]
-        hover = {name: [row[name] for row in rows] for name in ("share", "here", "adds", "takes")}
-        title = f"{rows[0]['what']} of {self.layer} at {self.position} {self.token}"
+        ends = [(row["reads"].split()[:2], row["reads, minus"].split()[:2]) for row in rows]
+        names = [f"{' '.join(plus)} | {' '.join(minus)}" for plus, minus in ends]
+        told = ("reads", "reads, minus", "share", "here", "adds", "takes")
+        hover = {name: [row[name] for row in rows] for name in told}
+        title = f"{rows[0]['what'].capitalize()}, by {self.layer} at {self.position} {self.token}"
         axis = "curvature (logits per squared unit)" if self.curved else "logits per unit"
         return ranked(names, [row["value"] for row in rows], axis, title, hover=hover)
 
