@@ -13,7 +13,7 @@ RECORDED := bilens.circuits.recording,bilens.circuits.replaced,bilens.circuits.r
 ASKED := bilens.circuits.expansion,bilens.circuits.graph,bilens.circuits.knockout,bilens.circuits.pairs
 SHAPED := $(ROOMS),$(WEIGHED),$(RECORDED),$(ASKED)
 
-.PHONY: demo test check interop format families docs outputs hooks clean
+.PHONY: demo test check interop format families docs outputs dist hooks clean
 
 demo: .venv/installed
 	$(BIN)/bilens demo --output report
@@ -40,6 +40,12 @@ docs: .venv/installed-docs
 
 outputs: .venv/installed-docs  # of the page whose model is not in the box
 	PYTHONPATH=docs $(BIN)/python -m extension.notebooks docs/tutorials/paris.md
+
+# a wheel and an sdist, and both tried: installed without a network beside what is here already
+dist: .venv/installed-dev
+	rm -rf dist
+	$(BIN)/python -m hatchling build
+	$(BIN)/python tests/installed.py dist/*.whl dist/*.tar.gz
 
 hooks: .venv/installed-dev
 	$(BIN)/pre-commit install
