@@ -102,7 +102,7 @@ def cofiring() -> features.Cofiring:
     return features.cofiring(model(), dictionary(), TEXTS * 4)
 
 
-EXAMPLES: dict[str, Callable[[], Result]] = {
+MAKERS: dict[str, Callable[[], Result]] = {
     "Angles": lambda: decompose.angles(*(decompose.eigen(Make(n).cp(), k=3) for n in (0, 1))),
     "Approximation": approximation,
     "AttentionPatterns": lambda: circuits.attention_patterns(model(), IDS),
@@ -152,3 +152,4 @@ EXAMPLES: dict[str, Callable[[], Result]] = {
     "Verification": verification,
     "WeightedEigen": lambda: decompose.eigen(Make().cp(), k=2, measure=Make(2).randn(80, 4)),
 }
+EXAMPLES = {name: cache(maker) for name, maker in MAKERS.items()}

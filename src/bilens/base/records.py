@@ -106,6 +106,20 @@ class Record:
         """
 
 
+def kind_of(path: str | Path) -> str:
+    """What kind of record a file holds, by room and name ("algebra.Eigen"), as it says itself; ""
+    where it does not. Errors: FileError for what is no file of ``save``.
+    """
+    value, _ = _read(Path(path))
+    name = value.get("record", "") if isinstance(value, dict) else ""
+    return name if isinstance(name, str) else ""
+
+
+def is_known(kind: str) -> bool:
+    """Whether a class of that room and name is there, its module being imported."""
+    return kind in Record._kinds
+
+
 class _UnknownError(LookupError):
     """A saved record is of a kind that no class here has."""
 

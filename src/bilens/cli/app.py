@@ -40,6 +40,7 @@ COMMANDS = {
     "expand": "Which paths make this logit, to the last digit.",
     "features": "The latents of a dictionary on a text: how often each fires and on what; of one, "
     "the text it fires on, the next token with and without it, and the pairs that make it.",
+    "figure": "The figure of a saved result as vector graphics (SVG or PDF) fit for a paper.",
     "knockout": "What a logit loses when components, edges or products are really taken out, "
     "beside what the direct terms say of it, and which parts react.",
     "lens": "What the stream says after every part, the last position first; with --layer, how "
