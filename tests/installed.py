@@ -10,7 +10,6 @@ import sys
 import tempfile
 import venv
 from pathlib import Path
-from site import getsitepackages
 
 CHECK = """
 import sys
@@ -44,7 +43,8 @@ def check(package: Path, place: Path) -> None:
     beside = ["--no-index", "--no-deps", "--no-build-isolation"]
     # what it needs, without this environment's own pointer to the sources
     needed = next((place / "env" / "lib").glob("python3*")) / "site-packages"
-    (needed / "needed.pth").write_text("\n".join(map(str, getsitepackages())) + "\n")
+    here = [path for path in sys.path if path.endswith("site-packages")]
+    (needed / "needed.pth").write_text("\n".join(here) + "\n")
     run([python, "-m", "pip", "install", "--quiet", *beside, package], place)
     run([python, "-c", CHECK, place / "page"], place)
     run([python.parent / "bilens", "--version"], place)
