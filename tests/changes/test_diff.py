@@ -189,6 +189,29 @@ def test_units_of_a_layer_that_is_no_tensor_may_be_permuted():
     assert found.angles == {}
 
 
+def test_a_norms_shift_may_lie_in_the_biases_of_what_reads_it():
+    A = language(hidden_act="silu", norm="layer", mlp_bias=True, num_hidden_layers=1)
+
+    def move(model):
+        block = model.model.layers[0]
+        shift = block.post_attention_layernorm.bias
+        for side in (block.mlp.gate_proj, block.mlp.up_proj):
+            side.bias += side.weight @ shift
+        shift.zero_()
+
+    assert by_place(bilens.diff(A, changed(A, move)))["mlp0"]["change"] == 0
+
+
+@pytest.mark.parametrize("positions", ["none", "rope"])
+def test_a_bias_of_all_keys_counts_where_keys_turn_alone(positions):
+    A = language(positions=positions, attention_bias=True, num_hidden_layers=1)
+    B = changed(A, lambda model: model.model.layers[0].self_attn.k_proj.bias.add_(1))
+    found = bilens.diff(A, B, data=IDS)
+    unseen = positions == "none"
+    assert (by_place(found)["L0H0 QK"]["change"] == 0) == unseen
+    assert (abs(found.loss.whole) < 1e-12) == unseen
+
+
 # On data.
 
 
@@ -482,6 +505,10 @@ def test_what_cannot_be_compared(refuses, tmp_path):
     A.save_pretrained(tmp_path / "nan")
     both = [tmp_path / name for name in ("a", "nan")]
     refuses(FileError, lambda: bilens.diff(*both, data="no.txt"), "no.txt must be")
+    D = Dictionary.load("tinystories-2l/mlp1.input")
+    both = [classifier(), classifier()]
+    leave = "dictionaries must be left out for classifiers"
+    refuses(ArgumentError, lambda: bilens.diff(*both, dictionaries={"mlp0.input": D}), leave)
     two = "must be given two checkpoints or more"
     refuses(ArgumentError, lambda: bilens.diff(A), two)
     refuses(ArgumentError, lambda: bilens.diff([]), two)
