@@ -65,7 +65,7 @@ def _room(room: str) -> str:
 def _top() -> str:
     """The names that the package itself has, each with its sentence and where it is described."""
     lines = [f"# `{ROOT}`", "", "The names of the package itself, loaded when they are first used."]
-    lines += ["", "| name | |", "|---|---|"]
+    lines += ["", GIVEN, "", "| name | |", "|---|---|"]
     for _, name, thing in _things(ROOT):
         full = f"{_home(thing)}.{thing.__name__}"
         said = (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")
@@ -120,6 +120,20 @@ def _comment(room: str, name: str) -> str:
     return ""
 
 
+GIVEN = """The examples of this reference take for granted:
+
+```python
+import torch
+import bilens
+
+model = bilens.load("tinystories-2l")
+mlp = model.blocks[0].mlp
+T = mlp.tensor().detach()  # 128 × 128 × 128, in three factors
+x = torch.randn(4, 128)
+D = bilens.features.Dictionary.load("tinystories-2l/mlp1.input")
+prompt, target = "Once upon a time there was a little", (" girl", " boy")
+```
+"""
 RESULTS = """# What every result has
 
 ```{eval-rst}
