@@ -19,7 +19,8 @@ def test_links_lead_somewhere(page):
     for target in LINK.findall(CODE.sub("", page.read_text(encoding="utf-8"))):
         link = urlsplit(target)
         if link.scheme:
-            assert link.scheme == "https" and "." in link.netloc, target
+            assert link.scheme == "https", target
+            assert "." in link.netloc, target
         elif link.path:
             place = (page.parent / link.path).resolve()
             assert place.exists() or MADE in place.parents, target
