@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from bilens.base.charts import MARKER, REFERENCE, curve, signed, titled
+from bilens.base.charts import MARKER, REFERENCE, counted, curve, signed, titled
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole, peak, powers, restored, root, scaled
 from bilens.base.results import ANSWER_ROWS, Result
@@ -177,7 +177,8 @@ class Eigen(Result):
         of = f" of {len(chosen)} of {len(flat)} matrices" if len(chosen) < len(flat) else ""
         kept = f"{self.values.shape[-1]} of {self.vectors.shape[-1]} kept"
         title = f"Eigenvalues{of}: {kept}{self._left_out()}"
-        layout = titled(title, "rank, from the highest to the lowest", "λ")
+        whole = counted(self.spectrum.shape[-1])
+        layout = titled(title, "rank, from the highest to the lowest", "λ", xaxis=whole)
         return {"data": traces, "layout": layout | {"showlegend": len(flat) > 1}}
 
     def _line(self, n: int, flat: "Eigen", alone: bool) -> dict[str, Any]:

@@ -25,6 +25,7 @@ LEFT_OVER = {POSITIVE: "rgba(0,114,178,0.45)", NEGATIVE: "rgba(213,94,0,0.45)"}
 # of plotly's scales do not run the same way in Python and in the browser.
 DIVERGING = [[0, NEGATIVE], [0.5, NEUTRAL], [1, POSITIVE]]
 SEQUENTIAL = [[0, NEUTRAL], [0.6, POSITIVE], [1, "#00324e"]]  # strengths
+FEW = 12  # places up to which each has a tick
 MARKER = 9  # the size of a point that stands alone
 DRAWN = 20  # bars of a ranking at most
 LABEL = 34  # characters of a label beside a bar; the whole of it is shown on hovering
@@ -142,6 +143,11 @@ def curve(
     said |= hover or {"x": list(x), "y": list(y)}
     trace = {"type": "scatter", "mode": mode, "name": name, "x": list(x), "y": list(y)}
     return trace | ({"line": line} if line else {}) | hovered(said)
+
+
+def counted(count: int) -> dict[str, Any]:
+    """What an axis of 0, 1, 2, … says beside its title: no halves between few."""
+    return {"dtick": 1} if count <= FEW else {}
 
 
 def logarithmic(title: str) -> dict[str, Any]:

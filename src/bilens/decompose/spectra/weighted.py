@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.algebra import Eigen, Form, QuadraticForm, ThirdOrder, at_scale
-from bilens.base.charts import curve, titled
+from bilens.base.charts import counted, curve, titled
 from bilens.base.errors import ShapeError
 from bilens.base.numerics import require_finite, restored
 from bilens.base.records import Record
@@ -138,7 +138,8 @@ class WeightedEigen(Eigen):
             for n in range(len(share))
         ]
         title = "Variance of xᵀQx on the data, by eigenvector"
-        layout = titled(title, f"eigenvector, by {self.which}", "share of variance")
+        axes = (f"eigenvector, by {self.which}", "share of variance")
+        layout = titled(title, *axes, xaxis=counted(len(ranks)))
         return {"data": lines, "layout": layout}
 
     def _share_line(self, name: str, ranks: list[int], shares: list[float]) -> dict[str, Any]:
