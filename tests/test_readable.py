@@ -15,7 +15,7 @@ from bilens.base.results import Result
 from bilens.report import paper
 from tests.examples import EXAMPLES
 
-COLOURS = {*charts.PALETTE, *charts.LEFT_OVER.values(), charts.INK}
+COLOURS = {*charts.PALETTE, *charts.LEFT_OVER.values(), charts.INK, charts.NEUTRAL}
 
 
 def kinds():

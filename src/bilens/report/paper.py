@@ -213,6 +213,9 @@ def _points(axes: "Axes", x: list[float], y: list[float], marker: Trace, label: 
     hollow = symbol.endswith("-open")
     faces = "none" if hollow else colours
     style = {"facecolors": faces, "edgecolors": colours, "linewidths": 0.8 if hollow else 0}
+    if "line" in marker and not hollow:
+        edge, width = marker["line"].get("color", "#444444"), marker["line"].get("width", 1)
+        style |= {"edgecolors": _colours(edge), "linewidths": 0.6 * width}
     if MARKERS[symbol] in "_|":  # which has no inside
         style = {"color": colours, "linewidths": 1.0}
     axes.scatter(x, y, areas, marker=MARKERS[symbol], label=label, zorder=3, **style)
