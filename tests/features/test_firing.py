@@ -63,8 +63,8 @@ def test_heads_read_row_by_row(model, texts):
     """What a latent writes through heads is that of a text of one token, latent by latent."""
     coder = dictionary("layers.1.self_attn.input")
     found = firing(model, coder, texts)
-    one = examples(model, coder, texts, int(found.latents[2]), k=1).latents[0]
-    assert found.promotes[2].tokens == one.promotes.tokens[:3]
+    one = examples(model, coder, texts, int(found.latents[3]), k=1).latents[0]
+    assert found.promotes[3].tokens == one.promotes.tokens[:3]
 
 
 def test_it_is_a_result(model, texts, tmp_path):

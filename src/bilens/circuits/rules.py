@@ -93,12 +93,12 @@ def rules(model: Expandable, path: str = "", k: int = 20) -> Rules:
     """The ``k`` largest entries of ``path`` (see ``virtual``), exactly, beside the root mean square
     of all: which two tokens write which next one.
 
-    ``path``: by default "W_U mlp0(embed, embed)", of the first layer that is a tensor. For a head
+    ``path``: by default "W_U mlp0(embed, embed)", of the first layer. For a head
     "W_U L0H3(embed)" is what it writes of each token where it looks, and "L0H3[-1].QK(embed,
     embed)" where it looks, one position back.
 
-    Cost and errors: those of ``virtual`` and ``top_entries``; ArgumentError for a model without a
-    layer that is a tensor, where no path is given.
+    Cost and errors: those of ``virtual`` and ``top_entries``; NotExactError where the layer is no
+    tensor.
 
     >>> found = bilens.circuits.rules(bilens.load("tinystories-1l"))  # of the whole model
     """
@@ -118,9 +118,8 @@ def rules(model: Expandable, path: str = "", k: int = 20) -> Rules:
         if mode in (READOUT, embed) and size == len(words) and mode != STREAM
     }
     entries = top_entries(form, k, names=named)
-    whole = form.symmetrise() if isinstance(form, CP) and entries.symmetric else form
     orders = 2 if entries.symmetric else 1
-    scale = orders * float(whole.norm()) / math.sqrt(math.prod(form.shape))
+    scale = orders * float(form.norm()) / math.sqrt(math.prod(form.shape))
     direct = None
     if _is_readout(node) and embed != STREAM:
         direct = float(top_entries(virtual(model, DIRECT.format(embed)), 1).values.abs())
@@ -135,10 +134,8 @@ def require_path(path: str) -> None:
 
 
 def _first(wiring: Wiring) -> str:
-    """The first layer that is a tensor by its weights alone; the first of all where none is."""
-    layers = [part.name for part in wiring.parts if not part.looks]
-    exact = [part.name for part in wiring.parts if not part.looks and part.forms()]
-    return [*exact, *layers, "mlp0"][0]
+    """The first layer."""
+    return next((part.name for part in wiring.parts if not part.looks), "mlp0")
 
 
 def _is_readout(node: Node) -> bool:

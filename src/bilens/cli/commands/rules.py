@@ -18,8 +18,8 @@ def command(
     path: Annotated[
         list[str] | None,
         typer.Option(
-            help='A path from the weights: "W_U mlp0(embed, embed)" (default: of the first layer '
-            'that is a tensor), "W_U mlp1(embed, L0H3)", …; repeat it for more.'
+            help='A path from the weights: "W_U mlp0(embed, embed)" (default: of the first '
+            'layer), "W_U mlp1(embed, L0H3)", …; repeat it for more.'
         ),
     ] = None,
     skip: Annotated[
