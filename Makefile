@@ -35,7 +35,7 @@ families: .venv/installed-dev
 	$(BIN)/python -c 'from bilens.models.families.table import page; print(page(), end="")' > docs/families.md
 
 docs: .venv/installed-docs
-	$(BIN)/sphinx-build -q -W --keep-going --jobs 2 docs site
+	$(BIN)/sphinx-build -q -W --keep-going docs site
 	@echo site/index.html
 
 outputs: .venv/installed-docs  # of the page whose model is not in the box
