@@ -129,6 +129,7 @@ def test_demo(run, tmp_path, monkeypatch):
 
 COMMANDS = (
     "approximate",
+    "effects",
     "eval",
     "compare",
     "convert",
@@ -136,6 +137,9 @@ COMMANDS = (
     "diff",
     "expand",
     "features",
+    "figure",
+    "knockout",
+    "lens",
     "moments",
     "report",
     "rules",
