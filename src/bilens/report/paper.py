@@ -6,7 +6,8 @@ unseen. What only a screen has (hovering, margins) is passed over.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -384,8 +385,9 @@ def _letter(letter: str) -> str:
     return letter if ord(letter) in _letters() else f"\\u{ord(letter):04x}"
 
 
-def _letters() -> Mapping[int, int]:
+@cache
+def _letters() -> frozenset[int]:
     """The letters that the font has."""
     from matplotlib.font_manager import findfont, get_font
 
-    return get_font(findfont("DejaVu Sans")).get_charmap()
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
