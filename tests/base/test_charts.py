@@ -26,7 +26,7 @@ def test_a_ranking_is_coloured_by_sign_and_its_remainder_is_a_paler_bar():
         "logit",
         "t",
         hover={"given": [1, 2, 3]},
-        rest={"r": -1},
+        rest={"r": -1.0},
     )
     (bars,) = plotly.graph_objects.Figure(figure).data
     assert list(bars.marker.color) == [POSITIVE, NEGATIVE, POSITIVE, LEFT_OVER[NEGATIVE]]
@@ -35,7 +35,7 @@ def test_a_ranking_is_coloured_by_sign_and_its_remainder_is_a_paler_bar():
     assert marks["ticktext"][0] == marks["ticktext"][1] == "a"
     assert marks["ticktext"][3] == "r"
     assert max(map(len, marks["ticktext"])) == LABEL
-    assert figure["data"][0]["customdata"][2:] == [[LONG, "1e-05", 3], ["r", -1, "–"]]
+    assert figure["data"][0]["customdata"][2:] == [[LONG, "1e-05", 3], ["r", "-1", "–"]]
     assert bars.hovertemplate.startswith("%{customdata[0]}<br>logit: %{customdata[1]}<br>given: ")
 
 

@@ -175,8 +175,8 @@ class Multilinear:
         mix = self.mix(leg)
         return range(t, t + 1) if mix is None else mix.seen(t)
 
-    def down(self, q: Float[Tensor, " d"], t: int) -> Float[Tensor, " k"]:
-        """From a functional on what is written at t to one on the hidden features."""
+    def down(self, q: Float[Tensor, "*b d"], t: int) -> Float[Tensor, "*b k"]:
+        """From functionals on what is written at t to ones on the hidden features."""
         return self._gated(q @ self.form.out, t)
 
     def up(self, hidden: Float[Tensor, "*b k"], t: int) -> Float[Tensor, "*b d"]:
