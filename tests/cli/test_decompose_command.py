@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from bilens import Eigen, load
+from bilens import CP, Eigen, load
 from bilens.decompose import eigen
 
 MODEL = "tinystories-2l"
@@ -78,6 +79,36 @@ def test_other_decompositions_are_these_to_the_digit(what, modes, total, run, sp
     assert all(row["kept"] for row in found["rows"])
     code, out, _ = run("decompose", MODEL, "--layer", 0, "--what", what, "-k", 5)
     assert f"{total - len(values)} further rows are not printed" in out
+
+
+def test_a_tensor_of_ones_own_is_taken_apart(run, tmp_path):
+    """As it was saved, and as three matrices of a checkpoint."""
+    torch.manual_seed(0)
+    T = CP(torch.randn(3, 5), torch.randn(5, 4), torch.randn(5, 4))
+    truth = torch.linalg.eigvalsh(T.symmetrise().dense())
+    largest = truth.gather(1, truth.abs().argmax(1, keepdim=True))[:, 0]
+    T.save(tmp_path / "saved.safetensors")
+    named = {"out": T.out, "left": T.left, "right": T.right}
+    save_file(named, tmp_path / "plain.safetensors")
+    ends = ("down_proj", "gate_proj", "up_proj")
+    layer = {
+        f"layers.3.mlp.{end}.weight": one for end, one in zip(ends, named.values(), strict=True)
+    }
+    save_file(layer, tmp_path / "layer.safetensors")
+    for name in ("saved", "plain", "layer"):
+        code, out, err = run("decompose", tmp_path / f"{name}.safetensors", "-k", 1, "--json")
+        assert code == 0, err
+        found = {row["of"]: row["value"] for row in json.loads(out)["rows"]}
+        assert [found[key] for key in sorted(found)] == pytest.approx(largest.tolist(), rel=1e-5)
+    save_file({"a": T.out, "b": T.left, "c": T.right}, tmp_path / "other.safetensors")
+    for words, text in (
+        (("other.safetensors",), "must hold a saved CP, or three matrices called out, left"),
+        (("plain.safetensors", "--layer", 0), "--layer must be left out for one tensor"),
+        (("plain.safetensors", "--directions", "unembed"), '--directions must be "all"'),
+    ):
+        code, out, err = run("decompose", tmp_path / words[0], *words[1:])
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert text in err
 
 
 def test_a_meeting_place_that_nobody_named_goes_in_the_end(run, tmp_path, monkeypatch):

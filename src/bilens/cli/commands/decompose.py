@@ -11,7 +11,6 @@ import bilens
 from bilens.base.errors import ArgumentError
 from bilens.cli.options import (
     AsJson,
-    ModelFolder,
     Save,
     require_count,
     require_folder,
@@ -20,6 +19,7 @@ from bilens.cli.options import (
     require_read,
 )
 from bilens.cli.output import Table, progress_bar, show, table
+from bilens.cli.subjects import tensor_in
 
 if TYPE_CHECKING:
     from bilens.base.results import Result
@@ -31,7 +31,14 @@ CHUNK = 64  # directions per file of --folder: small enough for several processe
 
 def command(
     context: typer.Context,
-    model: ModelFolder,
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL",
+            help="A model folder, as training wrote it; or a safetensors file with a tensor of "
+            "your own: a saved CP, or three matrices out, left, right.",
+        ),
+    ],
     layer: Annotated[
         str | None,
         typer.Option(help='Which layer, or "all"; without it the whole of a one-layer model.'),
@@ -74,8 +81,11 @@ def command(
     require_place("--save", save)
     if folder is not None:
         require_folder("--folder", folder)
-    loaded = _loaded(str(model), layer, with_readout=directions != "all")
-    tensors = _layers(loaded, layer)
+    if model.is_file():
+        loaded, tensors = None, {"tensor": _alone(model, layer, directions)}
+    else:
+        loaded = _loaded(str(model), layer, with_readout=directions != "all")
+        tensors = _layers(loaded, layer)
     several = len(tensors) > 1
     if save is not None and several:
         got, todo = f"{len(tensors)} layers", "Use --folder."
@@ -93,6 +103,15 @@ def command(
             yield _kept(result, f"{name}: " if several else "")
 
     show(tables(), json)
+
+
+def _alone(file: Path, layer: str | None, directions: str) -> "bilens.CP":
+    """The tensor in a file, of which nothing says what its outputs are called."""
+    if layer is not None:
+        raise ArgumentError("--layer", must="be left out for one tensor", got=repr(layer))
+    if directions != "all":
+        raise ArgumentError("--directions", must='be "all" for a tensor', got=repr(directions))
+    return tensor_in(file)
 
 
 def _loaded(folder: str, layer: str | None, with_readout: bool) -> Any:
@@ -156,8 +175,10 @@ def _eigen(
 
 def _directions(model: Any, tensor: "bilens.CP", directions: str) -> tuple[Any, tuple[str, ...]]:
     """Output directions of the layer, and their names: outputs of the model, or what W_U reads of
-    the layer's write.
+    the layer's write. None and no names where there is no model.
     """
+    if model is None:
+        return None, ()
     readout = model.wiring().readout.detach()
     inside = isinstance(model, bilens.Transformer)
     whole = not inside and tensor.shape[0] == len(readout)
