@@ -70,9 +70,9 @@ clean:
 	$(PIP) --editable '.[dev]'
 	touch .venv/installed $@
 
-.venv/installed-docs: .venv/installed-dev
+.venv/installed-docs: .venv/created pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev,docs]'
-	touch $@
+	touch .venv/installed .venv/installed-dev $@
 
 $(LENSES)/installed: pyproject.toml constraints-interop.txt
 	$(PYTHON) -m venv $(LENSES)

@@ -40,7 +40,8 @@ def given():
     }
 
 
-def test_the_readmes_code_prints_what_it_says(capsys):
+def test_the_readmes_code_prints_what_it_says(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")  # of a page, not of whatever terminal this runs in
     names, printed = given(), 0
     for code, output in BLOCK.findall(README.read_text(encoding="utf-8")):
         exec(compile(code, "README.md", "exec"), names)
