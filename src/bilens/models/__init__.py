@@ -8,6 +8,7 @@ from bilens.models.inputs import Rows, positions, token_rows
 from bilens.models.loading import from_transformers, hushed, load, open_model
 from bilens.models.opening import Opened, read_part
 from bilens.models.surgery.conversion import ConvertedLayer, bilinear_frame, converted_layers
+from bilens.models.tensors import read_tensor
 from bilens.models.tokenizing import PAIR, read_tokenizer, vocabulary_size
 from bilens.models.transformer import Transformer, TransformerConfig
 
@@ -35,6 +36,7 @@ __all__ = [
     "open_model",
     "positions",
     "read_part",
+    "read_tensor",
     "read_tokenizer",
     "stream",
     "token_rows",

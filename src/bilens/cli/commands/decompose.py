@@ -19,7 +19,6 @@ from bilens.cli.options import (
     require_read,
 )
 from bilens.cli.output import Table, progress_bar, show, table
-from bilens.cli.subjects import tensor_in
 
 if TYPE_CHECKING:
     from bilens.base.results import Result
@@ -111,7 +110,7 @@ def _alone(file: Path, layer: str | None, directions: str) -> "bilens.CP":
         raise ArgumentError("--layer", must="be left out for one tensor", got=repr(layer))
     if directions != "all":
         raise ArgumentError("--directions", must='be "all" for a tensor', got=repr(directions))
-    return tensor_in(file)
+    return bilens.models.read_tensor(file)
 
 
 def _loaded(folder: str, layer: str | None, with_readout: bool) -> Any:
