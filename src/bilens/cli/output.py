@@ -57,6 +57,13 @@ def table(result: "Result", of: str = "") -> Table:
     return Table(of + result.summary(), tuple(rows[0]) if rows else result.columns(), rows)
 
 
+def listed(k: int | None, as_json: bool) -> int | None:
+    """How many rows of a ranking are printed: as many as were asked for, else a few for a person
+    and all for a machine.
+    """
+    return k or (None if as_json else SHORT)
+
+
 def cut(whole: Table, rows: int | None) -> Table:
     """The first ``rows``, and how many others there are; all for None."""
     left = 0 if rows is None else max(0, len(whole.rows) - rows)

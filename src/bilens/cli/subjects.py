@@ -1,6 +1,7 @@
 """What commands read from folders: models of the right kind."""
 
 from pathlib import Path
+from typing import Any
 
 import bilens
 from bilens.base.errors import ArgumentError
@@ -21,3 +22,10 @@ def explained_model(folder: Path, todo: str = "") -> "bilens.Transformer":
     """
     loaded = language_model(folder, str(folder), todo)
     return loaded if bilens.wiring.is_half(loaded) else loaded.double()
+
+
+def in_the_place(given: str | None, special_tokens: bool) -> Any:
+    """What stands in the place of what is taken out."""
+    if given is None or given in ("zero", "mean"):
+        return given
+    return bilens.circuits.Prompt(given, special_tokens)

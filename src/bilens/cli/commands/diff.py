@@ -7,7 +7,17 @@ import typer
 
 import bilens
 from bilens.cli.options import AsJson, require_count, require_folder
-from bilens.cli.output import SHORT, cut, progress_bar, say, show, table, warn, write_results
+from bilens.cli.output import (
+    SHORT,
+    cut,
+    listed,
+    progress_bar,
+    say,
+    show,
+    table,
+    warn,
+    write_results,
+)
 
 if TYPE_CHECKING:
     from bilens.base.results import Result
@@ -59,7 +69,7 @@ def command(
     results |= {"places": whole} | {_plural(one.of): one for one in whole.items}
     if output is not None:
         _write(output, found, results)
-    rows = k or (None if json else SHORT)
+    rows = listed(k, json)
     show([cut(table(one), rows) for one in results.values()], json)
     for line in whole.warnings:
         warn(f"warning: {line}")

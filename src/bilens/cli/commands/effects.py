@@ -6,7 +6,6 @@ import typer
 
 import bilens
 from bilens.base.errors import ArgumentError
-from bilens.cli.commands.knockout import in_the_place
 from bilens.cli.options import (
     AsJson,
     InPlace,
@@ -22,8 +21,8 @@ from bilens.cli.options import (
     require_count,
     require_place,
 )
-from bilens.cli.output import SHORT, cut, show, table
-from bilens.cli.subjects import explained_model
+from bilens.cli.output import cut, listed, show, table
+from bilens.cli.subjects import explained_model, in_the_place
 
 
 def command(
@@ -60,4 +59,4 @@ def command(
     )
     if save is not None:
         found.save(save)
-    show([cut(table(found), k or (None if json else SHORT))], json)
+    show([cut(table(found), listed(k, json))], json)

@@ -27,11 +27,10 @@ from bilens.cli.options import (
     require_place,
     require_read,
 )
-from bilens.cli.output import Table, show, table
+from bilens.cli.output import SHORT, Table, show, table
 from bilens.cli.subjects import explained_model
 
 DETAILS = ("writes", "pairs", "paths")
-TERMS = 20  # in a table
 
 
 def command(
@@ -50,7 +49,7 @@ def command(
     ] = "paths",
     k: Annotated[
         int | None,
-        typer.Option("-k", help=f"Terms to print (default: {TERMS}, and all with --json)."),
+        typer.Option("-k", help=f"Terms to print (default: {SHORT}, and all with --json)."),
     ] = None,
     max_terms: Annotated[int, typer.Option(help="How many terms to keep at most.")] = 1000,
     cutoff: Annotated[
@@ -105,7 +104,7 @@ def command(
         expansion.save(save)
     if graph is not None:
         write_text(graph, texts.dumps(bilens.circuits.graph(expansion)) + "\n")
-    everything = len(expansion.terms) if json else TERMS
+    everything = len(expansion.terms) if json else SHORT
     show([_account(expansion, k or everything, json)], json)
 
 

@@ -18,7 +18,17 @@ from bilens.cli.options import (
     require_one_of,
     require_read,
 )
-from bilens.cli.output import SHORT, Table, cut, progress_bar, say, show, table, write_results
+from bilens.cli.output import (
+    SHORT,
+    Table,
+    cut,
+    listed,
+    progress_bar,
+    say,
+    show,
+    table,
+    write_results,
+)
 from bilens.cli.subjects import language_model
 
 if TYPE_CHECKING:
@@ -104,7 +114,7 @@ def command(
                 results |= _pairs(loaded, layer, (coder, feature), reader, texts, k or EXAMPLES)
     if output is not None:
         _write(output, results)
-    rows = k or (None if json else SHORT)
+    rows = listed(k, json)
     show(_tables(results, rows), json)
     if feature is not None and inputs is None and coder.hook.endswith(".output") and not json:
         say("--inputs FOLDER, a dictionary of what the layer reads, gives the pairs that make it.")

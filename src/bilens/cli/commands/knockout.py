@@ -1,6 +1,6 @@
 """``bilens knockout``: what a logit loses when something is taken out."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -19,7 +19,7 @@ from bilens.cli.options import (
     require_place,
 )
 from bilens.cli.output import show, table
-from bilens.cli.subjects import explained_model
+from bilens.cli.subjects import explained_model, in_the_place
 
 
 def command(
@@ -67,10 +67,3 @@ def command(
 def named(what: list[str]) -> list[str | int]:
     """What is taken out, positions as numbers."""
     return [int(one) if one.lstrip("-").isdecimal() else one for one in what]
-
-
-def in_the_place(given: str | None, special_tokens: bool) -> Any:
-    """What stands in the place of what is taken out."""
-    if given is None or given in ("zero", "mean"):
-        return given
-    return bilens.circuits.Prompt(given, special_tokens)

@@ -20,7 +20,7 @@ from bilens.cli.options import (
     require_place,
     require_read,
 )
-from bilens.cli.output import SHORT, cut, show, table
+from bilens.cli.output import cut, listed, show, table
 from bilens.cli.subjects import explained_model
 
 WHOLE, ONE_LAYER = "all parts", "--layer"
@@ -58,5 +58,5 @@ def command(
         found = circuits.quadratic_lens(loaded, text, layer, explained, position, k=k or 8)
     if save is not None:
         found.save(save)
-    rows = None if layer is not None else k or (None if json else SHORT)
+    rows = None if layer is not None else listed(k, json)
     show([cut(table(found), rows)], json)
