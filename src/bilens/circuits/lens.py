@@ -1,7 +1,7 @@
 """What the stream says on its way: the readout after every part."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -93,7 +93,7 @@ def lens(model: Expandable, inputs: Any, target: Target = None) -> Lens:
 
     ``target``: an output, a pair of them or weights by output, as in ``expand``; its value is then
     given too. That a layer's stream "says" a token is a reading, not what the model does: only the
-    last place is. Cost: two forward passes, and O(t d V) for each place. Memory: places × t × V.
+    last place is. Cost: two forward passes, and O(t d V) for each place. Memory: t × V at a time.
     Errors: as ``expand``. Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
 
     >>> import bilens
@@ -105,19 +105,34 @@ def lens(model: Expandable, inputs: Any, target: Target = None) -> Lens:
     name, u = ("", None) if target is None else direction(model, recording, target)
     wiring, own = recording.wiring, recording.run.model.outputs(recording.inputs)
     final = own.argmax(-1, keepdim=True)
-    read = [wiring.outputs(stream) for stream in recording.totals]
+    heard = [_heard(wiring.outputs(stream), final, u) for stream in recording.totals]
+    best, probabilities, ranks, values = zip(*heard, strict=True)
     return Lens(
         target=name,
         places=(wiring.leaves[0].name, *(part.name for part in wiring.parts)),
         inputs=recording.names,
-        says=tuple(tuple(model.output_names(outputs.argmax(-1))) for outputs in read),
-        probabilities=torch.stack([outputs.softmax(-1).amax(-1) for outputs in read]),
-        ranks=torch.stack([_rank(outputs, final) for outputs in read]),
-        values=None if u is None else torch.stack([outputs @ u for outputs in read]),
-        error=float((read[-1] - own).abs().max()),
+        says=tuple(tuple(model.output_names(outputs)) for outputs in best),
+        probabilities=torch.stack(probabilities),
+        ranks=torch.stack(ranks),
+        values=None if u is None else torch.stack(values),
+        error=float((wiring.outputs(recording.totals[-1]) - own).abs().max()),
     )
 
 
-def _rank(outputs: Float[Tensor, "t out"], final: Int[Tensor, "t 1"]) -> Int[Tensor, " t"]:
-    """At which place the final output stands among them, the first being 1."""
-    return 1 + (outputs > outputs.gather(-1, final)).sum(-1)
+class _Heard(NamedTuple):
+    """Of the outputs at one place: the likeliest, its probability, where the final one stands among
+    them (1 is the first), and the target where there is one.
+    """
+
+    best: Int[Tensor, " t"]
+    probability: Float[Tensor, " t"]
+    rank: Int[Tensor, " t"]
+    value: Float[Tensor, " t"] | None
+
+
+def _heard(
+    outputs: Float[Tensor, "t out"], final: Int[Tensor, "t 1"], u: Float[Tensor, " out"] | None
+) -> _Heard:
+    rank = 1 + (outputs > outputs.gather(-1, final)).sum(-1)
+    value = None if u is None else outputs @ u
+    return _Heard(outputs.argmax(-1), outputs.softmax(-1).amax(-1), rank, value)

@@ -111,7 +111,7 @@ def quadratic_lens(
     left, right = product.form.legs
     n = product.source.part
     read = recording.norm(n)(recording.streams[n][t])
-    gates = product.down(torch.eye(len(read)).to(read), t)  # what each hidden unit writes, by t
+    gates = product.down(torch.eye(len(goal.q)).to(read), t)  # what each hidden unit writes, by t
     moves = (left(read) * gates) @ right.weight + (right(read) * gates) @ left.weight
     heard = _heard(recording, t)
     values, directions, all_of_it = _singular(heard, moves, k)
