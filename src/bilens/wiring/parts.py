@@ -283,7 +283,7 @@ class Renormed(Part):
     def finished(
         self, made: Float[Tensor, "*b t d"], total: Float[Tensor, "*b t d"]
     ) -> Float[Tensor, "*b t d"]:
-        return (self.out_norm.scale(total) * self.out_norm.linear(made)).to(made)
+        return self._scaled(made, self.out_norm.scale(total))
 
     @property
     def experts(self) -> tuple[Part, ...]:
@@ -313,13 +313,18 @@ class Renormed(Part):
     def passes(self, side: str) -> nn.Module:
         return self.out_norm if side == "output" else self.part.passes(side)
 
+    def _scaled(
+        self, made: Float[Tensor, "*b t d"], scale: Float[Tensor, "*b t 1"]
+    ) -> Float[Tensor, "*b t d"]:
+        return (scale * self.out_norm.linear(made)).to(made)
+
     def _after(self, form: Form) -> Form:
         return replace(form, out=self.out_norm.linear(form.out.mT).mT)
 
     def _write(self, write: Write, scale: Float[Tensor, "t 1"]) -> Write:
         value = write.value
         if value is not None:
-            value = (scale * self.out_norm.linear(value)).to(value)
+            value = self._scaled(value, scale)
         if not isinstance(write, Multilinear):
             return replace(write, value=value)
         at = scale if write.rows is None else scale[write.rows]
