@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 
 import torch
 from jaxtyping import Float
@@ -55,65 +55,53 @@ class Met:
         """What is read of something in the stream."""
         return self.scale * self.norm.linear(written)
 
-    def product(self, reader: str, sources: tuple[str, ...]) -> Float[Tensor, "t d"]:
+    @cached_property
+    def product(self) -> Callable[[str, tuple[str, ...]], Float[Tensor, "t d"]]:
         """What a layer writes of one product of its inputs, both orders together."""
-        key = (reader, sources)
-        if key not in self._products:
-            self._products[key] = self._made_product(reader, sources)
-        return self._products[key]
-
-    def features(self, write: Multilinear, name: str) -> list[Float[Tensor, "t k"]]:
-        """What each leg of a write makes of a source, or of the constant."""
-        key = (write.source.name, name)
-        if key not in self._features:
-            self._features[key] = self._made_features(write, name)
-        return self._features[key]
+        return cache(self._product)
 
     @cached_property
-    def _products(self) -> dict[tuple[str, tuple[str, ...]], Float[Tensor, "t d"]]:
-        return {}
+    def features(self) -> Callable[[str, str], list[Float[Tensor, "t k"]]]:
+        """What each leg of a source's write makes of another, or of the constant."""
+        return cache(self._features)
 
-    @cached_property
-    def _features(self) -> dict[tuple[str, str], list[Float[Tensor, "t k"]]]:
-        return {}
-
-    def _made_product(self, reader: str, sources: tuple[str, ...]) -> Float[Tensor, "t d"]:
-        write = next(write for write, _ in self.writes if write.source.name == reader)
-        assert isinstance(write, Multilinear)  # as it was when the product was named
-        sides = [self.features(write, name) for name in sources]
+    def _product(self, reader: str, sources: tuple[str, ...]) -> Float[Tensor, "t d"]:
+        write = self._multilinear(reader)
+        sides = [self.features(reader, name) for name in sources]
         if write.degree == 2 and sources[0] != sources[1]:
             (a, b), (c, d) = sides
             return write.product([a, d]) + write.product([c, b])
         return write.product([side[leg] for leg, side in enumerate(sides)])
 
-    def _made_features(self, write: Multilinear, name: str) -> list[Float[Tensor, "t k"]]:
+    def _features(self, reader: str, name: str) -> list[Float[Tensor, "t k"]]:
+        legs = self._multilinear(reader).form.legs
         if name != ONE:
             read = self.linear(self.source(name))
-            return [read @ leg.weight.mT for leg in write.form.legs]
+            return [read @ leg.weight.mT for leg in legs]
         shift = torch.zeros_like(self.stream)
         shift = shift if self.norm.shift is None else shift + self.norm.shift
-        return [leg(shift) for leg in write.form.legs]
+        return [leg(shift) for leg in legs]
+
+    def _multilinear(self, reader: str) -> Multilinear:
+        write = next(write for write, _ in self.writes if write.source.name == reader)
+        assert isinstance(write, Multilinear)  # as it was when the product was named
+        return write
 
 
-@dataclass(frozen=True)
 class Recorded:
-    """A recording as passes begin from it."""
+    """A recording as passes begin from it. ``met(n)``: what part n met; the readout, for the number
+    of parts.
+    """
 
-    recording: Recording
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self.met = cache(self._met)
 
     def source(self, name: str) -> Float[Tensor, "t d"]:
         """What a source wrote."""
         return self.recording.writes[self.recording.index[name]]
 
-    def met(self, n: int) -> Met:
-        """What part ``n`` met; the readout, for the number of parts."""
-        return self._met[n]
-
-    @cached_property
-    def _met(self) -> "_Lazily":
-        return _Lazily(self._made_met)
-
-    def _made_met(self, n: int) -> Met:
+    def _met(self, n: int) -> Met:
         record, parts = self.recording, self.recording.wiring.parts
         norm, stream = record.norm(n), record.streams[n]
         if n < len(parts) and parts[n].inner is not parts[n]:
@@ -124,18 +112,6 @@ class Recorded:
                 value = self.source(source.name)
                 writes.append((record.products.get(source.name, Constant(source, value)), value))
         return Met(norm, stream, self.source, writes)
-
-
-class _Lazily(dict[int, Met]):
-    """What is made when it is first asked for."""
-
-    def __init__(self, make: Callable[[int], Met]) -> None:
-        super().__init__()
-        self.make = make
-
-    def __missing__(self, n: int) -> Met:
-        self[n] = self.make(n)
-        return self[n]
 
 
 def valued(part: Part, read: Float[Tensor, "t d"]) -> list[Valued]:
@@ -166,7 +142,7 @@ class Altering:
                 reread[legs] = self._reread(part, met, legs, react)
             now = reread[legs].made(name) if legs else value
             for sources, where in self._products(write):
-                product = partial(Met.product, reader=name, sources=sources)
+                product = partial(_product_at, name, sources)
                 now = now + self._less(product, reread[legs], where)
             if where := self._gone(name):
                 there = None if self.other is None else self.other.made(name)
@@ -248,6 +224,10 @@ class Altering:
     def _gone(self, name: str) -> tuple[int, ...]:
         named = (cut for cut in self.cuts if isinstance(cut, Component) and name in cut.sources)
         return tuple(sorted({n for cut in named for n in cut.where}))
+
+
+def _product_at(reader: str, sources: tuple[str, ...], met: Met) -> Float[Tensor, "t d"]:
+    return met.product(reader, sources)
 
 
 def _by_head(part: Part, queries: Tensor, keys: Tensor, values: Tensor) -> dict[str, Tensor]:

@@ -69,11 +69,19 @@ def read_cuts(recording: Recording, what: object, at: object = None) -> tuple[Cu
     another.
     """
     given = what if isinstance(what, Iterable) and not isinstance(what, str) else (what,)
+    found = [cut for cuts in read_each(recording, given, at) for cut in cuts]
+    return tuple(dict.fromkeys(found))
+
+
+def read_each(
+    recording: Recording, what: Iterable[object], at: object = None
+) -> list[tuple[Cut, ...]]:
+    """Each of several things, to be taken out alone. Errors as ``read_cuts``."""
     read = _Reader(recording, _positions(recording, at))
-    found = [cut for one in given for cut in read.cuts(one)]
+    found = [tuple(read.cuts(one)) for one in what]
     if not found:
         raise ArgumentError("what", must="name at least one component", got="none")
-    return tuple(dict.fromkeys(found))
+    return found
 
 
 def _positions(recording: Recording, at: object) -> tuple[int, ...]:

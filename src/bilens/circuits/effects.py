@@ -10,19 +10,18 @@ from bilens.base.charts import DRAWN, NEUTRAL, ranked
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole
 from bilens.base.results import Result
-from bilens.circuits.cuts import Component, Cut, Product, read_cuts
+from bilens.circuits.cuts import Component, Cut, Product, read_each
 from bilens.circuits.engine import Engine
 from bilens.circuits.knockout import (
     Knockout,
     outer_goal,
     read_ways,
-    recorded_target,
     removal,
 )
 from bilens.circuits.paths import Write, text
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.rerun import Changes, Rerun
-from bilens.circuits.targets import Goal, Target, direction
+from bilens.circuits.targets import Goal, Target
 from bilens.wiring import BIAS, Expandable, explains
 
 PAIRS = 50
@@ -141,17 +140,14 @@ def effects(
     """
     if not is_whole(pairs) or pairs < 0:
         raise ArgumentError("pairs", must="be a whole number ≥ 0", got=pairs)
-    if what is not None and not len(what):
-        raise ArgumentError("what", must="name at least one component", got="none")
     recording = record(model, inputs)
     goal = outer_goal(model, recording, target, position)
-    u = direction(model, recording, recorded_target(recording, goal, target))[1]
     ways, other = read_ways(model, recording, with_)
     if what is None:
         cuts = _every_source(recording) + _largest_pairs(recording, goal, pairs)
     else:
-        cuts = [read_cuts(recording, one) for one in what]
-    rerun = Rerun(recording, goal, u, other)
+        cuts = read_each(recording, what)
+    rerun = Rerun(recording, goal, other)
     outcomes = rerun.run([Changes(cut, way) for cut in cuts for way in ways])
     found = []
     for n, cut in enumerate(cuts):
@@ -170,7 +166,7 @@ def _every_source(recording: Recording) -> list[tuple[Cut, ...]]:
     for n, part in enumerate(recording.wiring.parts):
         own = [s.name for s in recording.sources if s.part == n and s.kind != BIAS]
         found += own if len(own) < 2 or part.name in own else [*own, part.name]
-    return [read_cuts(recording, name) for name in found]
+    return read_each(recording, found)
 
 
 def _largest_pairs(recording: Recording, goal: Goal, k: int) -> list[tuple[Cut, ...]]:

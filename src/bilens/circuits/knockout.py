@@ -16,7 +16,7 @@ from bilens.circuits.altered import MEAN, OTHER, ZERO
 from bilens.circuits.cuts import read_cuts
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.rerun import Changes, Outcome, Rerun
-from bilens.circuits.targets import Goal, Target, direction, resolve
+from bilens.circuits.targets import Goal, Target, resolve
 from bilens.circuits.understood import require_sum
 from bilens.wiring import Expandable, explains
 
@@ -234,14 +234,12 @@ def knockout(
     recording = record(model, inputs)
     goal = outer_goal(model, recording, target, position)
     cuts = read_cuts(recording, what, at)
-    target = recorded_target(recording, goal, target)
-    u = direction(model, recording, target)[1]
     ways, other = read_ways(model, recording, with_)
-    rerun = Rerun(recording, goal, u, other)
+    rerun = Rerun(recording, goal, other)
     outcomes = rerun.run([Changes(cuts, way) for way in ways])
     removals = [removal(rerun, *item) for item in zip(ways, outcomes, strict=True)]
     if other is not None:
-        back = Rerun(other, resolve(model, other, target, position), u, recording)
+        back = Rerun(other, resolve(model, other, goal.u, position), recording)
         (outcome,) = back.run([Changes(cuts, OTHER)])
         removals.insert(1, replace(removal(back, OTHER, outcome), replaced_by=BACK))
     return Knockout(goal.name, goal.position, tuple(cut.text for cut in cuts), tuple(removals))
@@ -256,11 +254,6 @@ def outer_goal(model: Expandable, recording: Recording, target: Target, position
     size = float(values.abs().sum()) + abs(goal.constant)
     require_sum(float(values.sum()) + goal.constant, goal.forward, size, values.dtype)
     return goal
-
-
-def recorded_target(recording: Recording, goal: Goal, target: Target) -> Target:
-    """``target``, or the output that was the largest where none was named."""
-    return int(recording.outputs(goal.position).argmax()) if target is None else target
 
 
 def read_ways(

@@ -17,6 +17,7 @@ from torch import Tensor
 from bilens.base.numerics import tolerance
 from bilens.circuits.altered import OTHER, Altering, Met, Recorded, in_place, sum_of, valued
 from bilens.circuits.cuts import Component, Cut
+from bilens.circuits.paths import ONE
 from bilens.circuits.recording import Recording
 from bilens.circuits.targets import Goal
 from bilens.wiring import Part
@@ -47,6 +48,11 @@ class Changes:
         carried = (cut.sources for cut in self.cuts if not isinstance(cut, Component))
         return {name for sources in carried for name in sources}
 
+    def asked_of(self, recording: Recording) -> set[int]:
+        """The parts that are looked into: where something is taken out, or a write is asked for."""
+        named = (recording.source(name).part for name in self.named if name != ONE)
+        return {*named, *(cut.part for cut in self.cuts)}
+
 
 class Outcome(NamedTuple):
     """What became of the target: ``after``; ``direct``, what it loses where nothing reacts;
@@ -59,18 +65,17 @@ class Outcome(NamedTuple):
 
 
 class Rerun:
-    """Passes of ``recording`` with changes, and what they do to the target ``goal``, which is ``u``
-    of the outputs. ``other``: the pass whose activations may stand in the place of its own.
+    """Passes of ``recording`` with changes, and what they do to the target ``goal``, which is over
+    the outputs. ``other``: the pass whose activations may stand in the place of its own.
     """
 
     def __init__(
         self,
         recording: Recording,
         goal: Goal,
-        u: Float[Tensor, " out"],
         other: Recording | None = None,
     ) -> None:
-        self.recording, self.goal, self.u = recording, goal, u
+        self.recording, self.goal = recording, goal
         self.parts = recording.wiring.parts
         self.clean = Recorded(recording)
         self.other = None if other is None else Recorded(other)
@@ -112,13 +117,9 @@ class Rerun:
             found[name] = in_place(own, changes.way, sorted(where), there)
         return found
 
-    def sources(self, n: int) -> list[int]:
-        """The sources of part ``n``; the leaves, for −1."""
-        return [i for i, source in enumerate(self.recording.sources) if source.part == n]
-
     def said(self, stream: Float[Tensor, "*b d"]) -> Float[Tensor, "*b"]:
-        """What ``u`` says of the outputs that the readout makes of a stream."""
-        return self.recording.wiring.outputs(stream) @ self.u
+        """What the target is of the outputs that the readout makes of a stream."""
+        return self.recording.wiring.outputs(stream) @ self.goal.u
 
 
 @dataclass
@@ -136,6 +137,7 @@ class _Batch:
 
     def __init__(self, rerun: Rerun, passes: Sequence[Changes]) -> None:
         self.rerun, self.rows = rerun, [_Row(changes) for changes in passes]
+        self.asked = [changes.asked_of(rerun.recording) for changes in passes]
         self.begun = 0
         like = rerun.recording.totals[0]
         # the stream before the next part, and before those ahead of it as far as any looks back
@@ -199,7 +201,7 @@ class _Batch:
         rerun, at = self.rerun, self.rerun.goal.position
         stream = self.history[-1 - part.beside]
         written = torch.empty_like(stream)
-        apart = {i for i in range(self.begun) if self._asks(n, self.rows[i])}
+        apart = {i for i in range(self.begun) if n in self.asked[i]}
         plain = [i for i in range(self.begun) if i not in apart]
         if plain:
             read = rerun.recording.norm(n)(stream[plain])
@@ -218,13 +220,6 @@ class _Batch:
                 row.direct += direct
                 row.through[part.name] = whole - direct
         return written
-
-    def _asks(self, n: int, row: _Row) -> bool:
-        """Whether part ``n`` is looked into, in that pass."""
-        if row.changes.at(n):
-            return True
-        sources = self.rerun.recording.sources
-        return any(sources[i].name in row.changes.named for i in self.rerun.sources(n))
 
     def _apart(
         self, n: int, row: _Row, stream: Float[Tensor, "t d"]

@@ -44,6 +44,7 @@ class Goal:
     ``forward`` of the model.
 
     ``as_run``: the same value where a half-precision model runs as it is; None in full precision.
+    ``u``: the direction over the outputs; of what is read or written, for a target inside.
     """
 
     name: str
@@ -53,7 +54,8 @@ class Goal:
     forward: float
     part: int  # what reads the roots; −1 where a layer's own write is explained
     position: int
-    as_run: float | None = None
+    as_run: float | None
+    u: Tensor
 
 
 @torch.no_grad()
@@ -81,7 +83,8 @@ def resolve(
     forward, as_run = _measured(
         record, lambda run: u @ run.model.outputs(run.inputs)[position].to(u), measured
     )
-    return Goal(name, q, _roots(record, part, position), constant, forward, part, position, as_run)
+    roots = _roots(record, part, position)
+    return Goal(name, q, roots, constant, forward, part, position, as_run, u)
 
 
 def _measured(
@@ -161,9 +164,10 @@ def _inside(record: Recording, target: At, position: int, measured: bool) -> Goa
             for source, there in zip(record.sources, record.present[:, position], strict=True)
             if source.part == n and there
         )
-        return Goal(name, u, roots, 0.0, forward, -1, position, as_run)
-    constant, roots = _constant(record, n, u), _roots(record, n, position)
-    return Goal(name, record.pull(n, u, position), roots, constant, forward, n, position, as_run)
+        return Goal(name, u, roots, 0.0, forward, -1, position, as_run, u)
+    q, constant = record.pull(n, u, position), _constant(record, n, u)
+    roots = _roots(record, n, position)
+    return Goal(name, q, roots, constant, forward, n, position, as_run, u)
 
 
 def _roots(record: Recording, part: int, position: int) -> tuple[Node, ...]:
