@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cache, cached_property, partial, reduce
 
 import torch
 from jaxtyping import Float
@@ -200,7 +200,7 @@ class Altering:
 
     def _legs(self, write: Write) -> Legs:
         """What its queries, keys and values do not read; of a layer the same three times."""
-        if isinstance(write, Constant):
+        if not self.rereads or isinstance(write, Constant):
             return ()
         legs = tuple(self._carried(write.source.name, leg) for leg in "QKV")
         return legs if any(legs) else ()
@@ -239,7 +239,7 @@ def _by_head(part: Part, queries: Tensor, keys: Tensor, values: Tensor) -> dict[
 
 def sum_of(tensors: Iterable[Float[Tensor, "t d"]]) -> Float[Tensor, "t d"]:
     """All of them together; of one, itself."""
-    return torch.stack(list(tensors)).sum(0)
+    return reduce(torch.add, tensors)
 
 
 def in_place(
