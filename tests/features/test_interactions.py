@@ -4,6 +4,7 @@ whole matrix.
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -135,6 +136,14 @@ def test_rows_are_dictionaries_without_constants(make, cube, close):
     explained = found.explain(3, a @ writes, a)
     close(explained.total, explained.truth)
     close(explained.parts[..., 4:], torch.zeros_like(explained.parts[..., 4:]))
+
+
+@pytest.mark.bad_input
+def test_a_feature_is_any_whole_number(make, close):
+    found = interactions(make.cp(O, I, h=H), make.randn(F_OUT, O), make.randn(F_IN, I))
+    a = make.randn(N, F_IN)
+    x = a @ found.writes
+    close(found.explain(np.int64(3), x, a).parts, found.explain([3], x, a).parts)
 
 
 KINDS = {"all": lambda n: n, "cross": lambda n: n.triu(1), "self": lambda n: n.diagonal().diag()}

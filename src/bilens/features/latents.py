@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -17,13 +17,7 @@ def require_features(features: int | Sequence[int] | Int[Tensor, " n"], size: in
     """The numbers of features, of one or several. Errors: ArgumentError unless each is one of
     0 … size − 1, and there is one.
     """
-    if isinstance(features, int):
-        features = (features,)
-    if isinstance(features, Tensor):
-        features = features.flatten().tolist()
-    if isinstance(features, str) or not isinstance(features, Iterable):
-        raise ArgumentError("feature", must="be whole numbers, or one", got=repr(features))
-    chosen = list(features)
+    chosen: list[Any] = [features] if is_whole(features) else _listed(features)
     wrong = [f for f in chosen if not is_whole(f) or not 0 <= f < size]
     if wrong or not chosen:
         raise ArgumentError(
@@ -32,6 +26,15 @@ def require_features(features: int | Sequence[int] | Int[Tensor, " n"], size: in
             got=wrong[0] if wrong else "none",
         )
     return [int(f) for f in chosen]
+
+
+def _listed(features: object) -> list[Any]:
+    """Several, one by one. Errors: ArgumentError for what is none."""
+    if isinstance(features, Tensor):
+        return features.flatten().tolist()
+    if isinstance(features, str) or not isinstance(features, Iterable):
+        raise ArgumentError("feature", must="be whole numbers, or one", got=repr(features))
+    return list(features)
 
 
 @dataclass(frozen=True)
