@@ -2,6 +2,7 @@
 dtype's tolerance.
 """
 
+import lzma
 from collections import Counter
 
 import jaxtyping
@@ -160,6 +161,18 @@ def matrix():
 @pytest.fixture(params=FORMS)
 def form_name(request) -> str:
     return request.param
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a text, packed where its name ends so; its path."""
+
+    def to(name, raw):
+        raw = raw if isinstance(raw, bytes) else raw.encode()
+        (tmp_path / name).write_bytes(lzma.compress(raw) if name.endswith(".xz") else raw)
+        return str(tmp_path / name)
+
+    return to
 
 
 @pytest.fixture(scope="session")

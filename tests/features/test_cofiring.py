@@ -6,20 +6,10 @@ import torch
 import bilens
 from bilens.base.errors import ArgumentError, TooLargeError
 from bilens.features import Cofiring, FiringPairs, cofiring, interactions
-from tests.latents_made import F, dictionary, small_model, small_texts
+from tests.latents_made import F, dictionary
 
 OUT = 4
 READS, WRITES = "layers.1.mlp.input", "layers.1.mlp.output"
-
-
-@pytest.fixture(scope="module")
-def model():
-    return small_model()
-
-
-@pytest.fixture(scope="module")
-def texts():
-    return small_texts()
 
 
 @pytest.fixture(scope="module")

@@ -14,20 +14,10 @@ import bilens
 from bilens.base.errors import ArgumentError, FileError, ShapeError
 from bilens.features import Dictionary, Examples, Texts, examples
 from bilens.wiring import Prompt
-from tests.latents_made import VOCABULARY, D, F, dictionary, small_model, small_texts
+from tests.latents_made import VOCABULARY, D, F, dictionary
 
 module = sys.modules["bilens.features.examples"]  # examples is its function too
 LATENT = 3
-
-
-@pytest.fixture(scope="module")
-def model():
-    return small_model()
-
-
-@pytest.fixture(scope="module")
-def texts():
-    return small_texts()
 
 
 @pytest.fixture(scope="module")

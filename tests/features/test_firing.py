@@ -6,18 +6,7 @@ import torch
 import bilens
 from bilens.base.errors import ArgumentError
 from bilens.features import Dictionary, Firing, examples, firing
-from tests.latents_made import F, dictionary, small_model, small_texts
-
-
-@pytest.fixture(scope="module")
-def model():
-    return small_model()
-
-
-@pytest.fixture(scope="module")
-def texts():
-    return small_texts()
-
+from tests.latents_made import F, dictionary
 
 SIGNS = {"architecture": "signed_topk", "k": 6, "threshold": None}
 

@@ -1,7 +1,6 @@
 """Text comes in the blocks it should; what does not fill one is one clear error."""
 
 import json
-import lzma
 import math
 
 import numpy as np
@@ -17,25 +16,12 @@ from bilens.base.documents import END, pieces, split_documents
 from bilens.base.errors import ArgumentError, FileError
 from bilens.training.text import Blocks, _tokenise, load_text, pack
 from bilens.training.tokenizer import train_tokenizer
-
-
-@pytest.fixture
-def write(tmp_path):
-    def to(name, raw):
-        raw = raw if isinstance(raw, bytes) else raw.encode()
-        (tmp_path / name).write_bytes(lzma.compress(raw) if name.endswith(".xz") else raw)
-        return str(tmp_path / name)
-
-    return to
+from tests.documents_made import joined
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
     return train_tokenizer("topics", 400)
-
-
-def joined(*documents):
-    return f"\n{END}\n".join(documents)
 
 
 def test_blocks_hold_the_documents_in_order(tokenizer):
