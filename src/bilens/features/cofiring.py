@@ -27,6 +27,7 @@ from bilens.features.pairs import feature_name
 from bilens.features.texts import Tap, Texts
 from bilens.wiring import Expandable
 
+LEAST = 20  # tokens on which a pair fires, below which its ratio to chance says little
 BLOCK = 512  # latents whose pairs with all others are ranked at once
 BYTES = 12  # of a pair: a float64 and an int32
 
@@ -94,9 +95,6 @@ class Cofiring(Result):
 
 def _where(latent: str) -> str:
     return f" where {latent} fires" if latent else ""
-
-
-LEAST = 20  # tokens on which a pair fires, below which its ratio to chance says little
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -253,25 +251,10 @@ def pairs_on(
     if kind not in get_args(PairKind):
         choices = ", ".join(get_args(PairKind))
         raise ArgumentError("kind", must=f"be one of {choices}", got=repr(kind))
-    if not isinstance(together, Cofiring) or together.size != len(writes):
-        got = together if isinstance(together, Cofiring) else type(together).__name__
-        must = f"be what cofiring() gave of the {len(writes):,} input latents"
-        told = f"{got.size:,} latents" if isinstance(got, Cofiring) else got
-        raise ArgumentError("together", must=must, got=told)
+    _require_of(together, len(writes))
     rows = writes[together.latents].double()
     images = rows @ form.to(torch.float64).dense()
-    total, best = 0.0, torch.zeros(0, 4, dtype=torch.float64)
-    for start in range(0, len(rows), BLOCK):
-        end = start + BLOCK
-        coefficients = _coefficients(images[start:end] @ rows[start:].mT, kind)
-        means = coefficients.abs() * together.mass[start:end, start:] / max(together.tokens, 1)
-        total += float(means.sum())
-        top = means.flatten().topk(min(k, means.numel()))
-        f, g = top.indices // means.shape[1], top.indices % means.shape[1]
-        found = [top.values, coefficients[f, g], (f + start).double(), (g + start).double()]
-        best = torch.cat([best, torch.stack(found, 1)])
-        best = best[best[:, 0].argsort(descending=True, stable=True)[:k]]
-    best = best[best[:, 0] > 0]
+    best, total = _largest(images, rows, together, k, kind)
     places = best[:, 2:].long()
     return FiringPairs(
         of=of,
@@ -285,6 +268,39 @@ def pairs_on(
         where=together.where,
         names=names,
     )
+
+
+def _require_of(together: Cofiring, size: int) -> None:
+    """Raise ArgumentError unless this was gathered of as many latents."""
+    known = together.size if isinstance(together, Cofiring) else None
+    if known != size:
+        must = f"be what cofiring() gave of the {size:,} input latents"
+        got = type(together).__name__ if known is None else f"{known:,} latents"
+        raise ArgumentError("together", must=must, got=got)
+
+
+def _largest(
+    images: Float[Tensor, "n i"],
+    rows: Float[Tensor, "n i"],
+    together: Cofiring,
+    k: int,
+    kind: PairKind,
+) -> tuple[Float[Tensor, "m 4"], float]:
+    """Of the ``k`` pairs of largest mean |term| that mean, the coefficient, and both places among
+    the latents that fire; and the sum of the means over all pairs. A block of latents at a time.
+    """
+    total, best = 0.0, torch.zeros(0, 4, dtype=torch.float64)
+    for start in range(0, len(rows), BLOCK):
+        end = start + BLOCK
+        coefficients = _coefficients(images[start:end] @ rows[start:].mT, kind)
+        means = coefficients.abs() * together.mass[start:end, start:] / max(together.tokens, 1)
+        total += float(means.sum())
+        top = means.flatten().topk(min(k, means.numel()))
+        f, g = top.indices // means.shape[1], top.indices % means.shape[1]
+        found = [top.values, coefficients[f, g], (f + start).double(), (g + start).double()]
+        best = torch.cat([best, torch.stack(found, 1)])
+        best = best[best[:, 0].argsort(descending=True, stable=True)[:k]]
+    return best[best[:, 0] > 0], total
 
 
 def _coefficients(block: Float[Tensor, "a b"], kind: PairKind) -> Float[Tensor, "a b"]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bilens.base.charts import NEGATIVE, POSITIVE, hovered, titled
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import is_whole, require_count
+from bilens.base.numerics import require_count, require_seed
 from bilens.base.records import Record
 from bilens.base.results import ANSWER_ROWS, Result
 from bilens.base.words import isolated, printable
@@ -419,8 +419,7 @@ def examples(
     10
     """
     require_count("k", k)
-    if not is_whole(seed):
-        raise ArgumentError("seed", must="be a whole number", got=repr(seed))
+    require_seed("seed", seed)
     tap = Tap.of(model, dictionary, at)
     chosen = require_features(feature, dictionary.n_latents)
     vocabulary = len(tap.wiring.readout)
@@ -428,10 +427,10 @@ def examples(
     first, number, tokens = torch.tensor(0), 0, 0
     for number, ids in enumerate(Texts.of(texts).ids(tap.model), 1):
         first = ids[0, 0] if number == 1 else first
-        a = tap.latents(ids).cpu()
+        text, a = ids[0].cpu(), tap.latents(ids).cpu()
         tokens += len(a)
         for one in seen:
-            one.see(number - 1, ids[0].cpu(), a[:, one.feature])
+            one.see(number - 1, text, a[:, one.feature])
     answers = answered(tap, chosen, first, NAMES)
     latents = tuple(_in_context(tap, *each) for each in zip(seen, answers, strict=True))
     return Examples(tap.read.name, tap.changed, number, tokens, latents)
