@@ -366,7 +366,10 @@ class Dictionary(Record, Tabled):
         require_finite(who, x=x)
 
     def summary(self) -> str:
-        return repr(self).removeprefix("<Dictionary: ").removesuffix(">")
+        at = self.hook or "?"
+        if is_transcoder(self.architecture):
+            at += f" -> {self.hook_out or '?'}"
+        return f"{self.n_latents} {self.architecture} latents of {at}, width {self.d_in}"
 
     def _table(self) -> Columns:
         reads, writes = self.W_enc.detach().mT.double(), self.W_dec.detach().double()
@@ -383,14 +386,7 @@ class Dictionary(Record, Tabled):
         return Columns(tuple(columns), rows)
 
     def __repr__(self) -> str:
-        at = (
-            f"{self.hook or '?'} -> {self.hook_out or '?'}"
-            if is_transcoder(self.architecture)
-            else self.hook or "?"
-        )
-        return (
-            f"<Dictionary: {self.n_latents} {self.architecture} latents of {at}, width {self.d_in}>"
-        )
+        return f"<Dictionary: {self.summary()}>"
 
 
 def _folder(path: str | Path) -> Path:

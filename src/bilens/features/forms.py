@@ -217,9 +217,9 @@ class FeatureGates(Result):
             coefficients=_alternating(self.a.coefficients[:count], self.b.coefficients[:count]),
             cosines=_alternating(self.a.cosines[:count], self.b.cosines[:count]),
         )
-        varies = "" if self.data_share is None else f", {float(self.data_share.sum()):.1%} of the"
-        data = f"{varies} variance" if varies else ""
-        title = f"Gates of {self.of}: {sum(shares):.1%} of ‖Q‖²{data}"
+        title = f"Gates of {self.of}: {sum(shares):.1%} of ‖Q‖²"
+        if self.data_share is not None:
+            title += f", {float(self.data_share.sum()):.1%} of the variance"
         return _read_as(title, both, names, both.coefficients, "coefficient")
 
 

@@ -99,16 +99,15 @@ class Explanation(Result):
 
     def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
         """The largest pre-activations, each with its largest part."""
-        rows = sorted(self.rows(), key=lambda row: -abs(row["pre-activation"]))[:count]
         return [
             {key: row[key] for key in ("input", "feature", "pre-activation")}
             | {"mostly": _mostly(row)}
-            for row in rows
+            for row in self._largest_first()[:count]
         ]
 
     def figure(self) -> dict[str, Any]:
         """The parts of the largest pre-activations, a row for each input and feature."""
-        rows = sorted(self.rows(), key=lambda row: -abs(row["pre-activation"]))
+        rows = self._largest_first()
         shown = rows[:DRAWN]
         names = [f"{row['feature']} on input {row['input']}" for row in shown]
         columns = (*PARTS, "total")
@@ -117,6 +116,9 @@ class Explanation(Result):
         more = f", the {len(shown)} largest of {len(rows)}" if len(rows) > len(shown) else ""
         layout = titled(f"Pre-activations by what makes them{more}", "part", "")
         return mapped(values, columns, names, "what it adds", layout, texts=texts)
+
+    def _largest_first(self) -> list[dict[str, Any]]:
+        return sorted(self.rows(), key=lambda row: -abs(row["pre-activation"]))
 
 
 def _mostly(row: dict[str, Any]) -> str:
