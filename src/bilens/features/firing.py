@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from bilens.base.charts import POSITIVE, hovered, titled
+from bilens.base.charts import POSITIVE, curve, titled
 from bilens.base.errors import ArgumentError
 from bilens.base.results import Result
 from bilens.features.dictionary import Dictionary
@@ -94,13 +94,6 @@ class Firing(Result):
         names = [name for n, name in enumerate(self.passages) if alive[n]]
         share = (self.counts[alive] / self.tokens).tolist()
         mean = self.means[alive].tolist()
-        points = {
-            "type": "scatter",
-            "mode": "markers",
-            "x": share,
-            "y": mean,
-            "marker": {"color": POSITIVE, "opacity": 0.6},
-        }
         hover = {
             "latent": self.latents[alive].tolist(),
             "fires on": share,
@@ -110,7 +103,9 @@ class Firing(Result):
         title = f"latents of {self.place} on {self.tokens:,} tokens"
         axes = ("share of tokens it fires on (logarithmic)", "mean activation there")
         layout = titled(title, *axes, xaxis={"type": "log"})
-        return {"data": [points | hovered(hover)], "layout": layout}
+        points = curve("", share, mean, hover=hover, mode="markers")
+        points |= {"marker": {"color": POSITIVE, "opacity": 0.6}}
+        return {"data": [points], "layout": layout}
 
 
 @torch.no_grad()

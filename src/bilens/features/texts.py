@@ -115,19 +115,20 @@ def _documents(source: str) -> Iterator[str]:
 
 def _rows(text: Any) -> Iterator[Any]:
     """A batch of texts row by row; a single one as it is."""
-    if isinstance(text, Tensor) and text.ndim == 2:
-        yield from text
-    elif isinstance(text, Mapping) and isinstance(ids := text.get("input_ids"), Tensor):
-        batched = ids.ndim == 2
-        for n in range(len(ids) if batched else 1):
-            yield {key: value[n] for key, value in text.items()} if batched else text
-    else:
+    ids = text.get("input_ids") if isinstance(text, Mapping) else text
+    if not isinstance(ids, Tensor) or ids.ndim != 2:
         yield text
+    elif ids is text:
+        yield from ids
+    else:
+        for n in range(len(ids)):
+            yield {key: value[n] for key, value in text.items()}
 
 
 def _contexts(model: Expandable, text: Any, number: int) -> list[Int[Tensor, "1 _"]]:
     who = f"texts[{number}]"
-    if text == "" if isinstance(text, str) else isinstance(text, Prompt) and not text.text:
+    words = text.text if isinstance(text, Prompt) else text
+    if isinstance(words, str) and not words:
         raise ArgumentError(who, must="hold at least one token", got="an empty text")
     try:
         return model.contexts(text) if isinstance(model, Reader) else [model.read(text)]
@@ -262,12 +263,11 @@ class Tap:
 def _read_place(dictionary: Dictionary, at: str | None, wiring: Wiring) -> Place:
     """Where the dictionary reads: ``at``, or the place that it names itself."""
     hook, own = dictionary.hook, _known(dictionary.hook, wiring)
-    if at is None and own is None:
+    if at is None:
+        if own is not None:
+            return own
         must = f"name a place of the model that it reads, {wiring.parts[-1].name}.input say"
         raise ArgumentError("dictionary.hook", must=must, got=repr(hook), todo="Give it as at=.")
-    if at is None:
-        assert own is not None
-        return own
     given = find_place(at, wiring.parts)
     if own is not None and own != given:
         todo = "Where it is of that place too, use dataclasses.replace(dictionary, hook=...)."
