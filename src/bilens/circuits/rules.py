@@ -108,8 +108,9 @@ def rules(model: Expandable, path: str = "", k: int = 20) -> Rules:
     path = path or f"{READOUT} {_first(wiring)}({embed}, {embed})"
     node = parse(path)
     form = virtual(model, path)
-    leaves, written = _leaves(node, embed), isinstance(node, Score)
-    modes = [*leaves] if written else [READOUT if _is_readout(node) else STREAM, *leaves]
+    modes = _leaves(node, embed)
+    if not isinstance(node, Score):  # which writes nothing
+        modes = [READOUT if _is_readout(node) else STREAM, *modes]
     words = tuple(model.output_names(range(len(wiring.readout))))
     sizes = zip(_kinds(form), modes, form.shape, strict=True)
     named = {

@@ -104,9 +104,9 @@ def command(
     with progress_bar("tokens") as bar:
         texts = bilens.features.Texts(data, tokens, bar)
         if feature is None:
-            results: dict[str, Result] = {
-                "latents": bilens.features.firing(loaded, coder, texts, by=by, at=at)  # type: ignore[arg-type]
-            }
+            firing = bilens.features.firing
+            ranking = firing(loaded, coder, texts, by=by, at=at)  # type: ignore[arg-type]
+            results: dict[str, Result] = {"latents": ranking}
         else:
             found = bilens.features.examples(loaded, coder, texts, feature, k=k or EXAMPLES, at=at)
             results = {"examples": found}
@@ -138,7 +138,9 @@ def _reader(
 
 
 def _layer(model: "bilens.Transformer", reader: "bilens.features.Dictionary") -> "bilens.CP":
-    """The layer that the dictionary's place is read by. Errors: NotExactError where it is none."""
+    """The layer that the dictionary's place is read by. Errors: ArgumentError where there is none;
+    NotExactError for one that is no tensor.
+    """
     name = bilens.wiring.short_name(reader.hook).removesuffix(".input")
     part = model.wiring().layers.get(name)
     if part is None:

@@ -150,11 +150,10 @@ class Wired:
         ids = rows.ids[rows.real][None].to(self.lm_head.weight.device)
         if not ids.numel():
             raise ArgumentError("inputs", must="hold at least one token", got="padding alone")
-        if int(ids.min()) < 0 or int(ids.max()) >= self.config.vocab_size:
-            got = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
-            raise ArgumentError(
-                "inputs", must=f"be tokens 0 … {self.config.vocab_size - 1}", got=got
-            )
+        low, high = map(int, ids.aminmax())
+        if low < 0 or high >= self.config.vocab_size:
+            must = f"be tokens 0 … {self.config.vocab_size - 1}"
+            raise ArgumentError("inputs", must=must, got=low if low < 0 else high)
         return ids
 
     def _written(self, inputs: Any) -> Any:
