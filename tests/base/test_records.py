@@ -20,7 +20,7 @@ from bilens.algebra import (
     affine,
 )
 from bilens.base.errors import ArgumentError, FileError
-from bilens.base.records import Record
+from bilens.base.records import Record, kind_of
 from bilens.base.results import Result
 from bilens.decompose import angles, eigen, hosvd, joint, similarity, svd, top_entries
 from bilens.measure import Gaussian, Samples
@@ -357,6 +357,15 @@ def test_nesting_without_end(depth, tmp_path, refuses):
         str(tmp_path / "t"),
         "nesting too deep to read",
     )
+
+
+def test_the_kind_is_read_from_the_header_alone(make, tmp_path, refuses):
+    make.cp().save(tmp_path / "cp")
+    assert kind_of(tmp_path / "cp") == "algebra.CP"
+    write(tmp_path / "none", {"bilens": '{"schema": 2}'})
+    assert kind_of(tmp_path / "none") == ""
+    write(tmp_path / "deep", {"bilens": "[" * 100_000 + "]" * 100_000})
+    refuses(FileError, lambda: kind_of(tmp_path / "deep"), "nesting too deep to read")
 
 
 def test_a_header_over_its_limit_is_named(tmp_path, refuses, monkeypatch):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -22,12 +22,13 @@ from bilens.base.errors import ArgumentError, FileError
 from bilens.base.fields import misfit
 from bilens.base.files import atomic_write
 from bilens.base.numerics import dtype_name, require_floating
-from bilens.base.reading import require_file
+from bilens.base.weights import opened
 
 SCHEMA = 2
 READ = (1, 2)  # schema 1 named a record by its class alone, without the room
 # Where records have lived: a class that moves to another room keeps its name, and its files.
 ROOMS = ("algebra", "circuits", "decompose", "features", "models", "report", "training")
+SAVED = "be a file that .save(path) wrote"
 HEADER = 100_000_000  # bytes: the largest header that a safetensors file may have
 _PLAIN = (bool, int, float, str, type(None))
 R = TypeVar("R", bound="Record")  # not Self: beartype checks methods one by one
@@ -110,7 +111,8 @@ def kind_of(path: str | Path) -> str:
     """What kind of record a file holds, by room and name ("algebra.Eigen"), as it says itself; ""
     where it does not. Errors: FileError for what is no file of ``save``.
     """
-    value, _ = _read(Path(path))
+    with opened(Path(path), SAVED) as file:
+        value = _value(Path(path), file)
     name = value.get("record", "") if isinstance(value, dict) else ""
     return name if isinstance(name, str) else ""
 
@@ -146,9 +148,7 @@ def _whole(path: Path) -> "Record":
         must = "hold a kind of record that is known here"
         raise FileError(str(path), must=must, got=error, todo=todo) from None
     except RecursionError:
-        raise FileError(
-            str(path), must="hold a whole record", got="nesting too deep to read"
-        ) from None
+        raise _too_deep(path) from None
     except (
         ArithmeticError,
         AttributeError,
@@ -186,25 +186,30 @@ def _place(target: object) -> torch.dtype | torch.device:
 
 
 def _read(path: Path) -> tuple[Any, dict[str, Tensor]]:
-    require_file(path, "be a file that .save(path) wrote")
+    with opened(path, SAVED) as file:
+        return _value(path, file), {key: file.get_tensor(key) for key in file.keys()}
+
+
+def _value(path: Path, file: Any) -> Any:
+    """What the header of an opened file says of all that is no tensor."""
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("bilens", "null"))
-            _require_header(path, header)
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except FileError:
-        raise
-    except (SafetensorError, OSError, ValueError) as error:
-        raise FileError(str(path), must="be an undamaged safetensors file", got=error) from error
-    return header["value"], tensors
+        header = json.loads((file.metadata() or {}).get("bilens", "null"))
+    except RecursionError:
+        raise _too_deep(path) from None
+    _require_header(path, header)
+    return header.get("value")
+
+
+def _too_deep(path: Path) -> FileError:
+    return FileError(str(path), must="hold a whole record", got="nesting too deep to read")
 
 
 def _require_header(path: Path, header: Any) -> None:
-    must, todo = "be a file that .save(path) wrote", "Read it with the bilens that wrote it."
     if not isinstance(header, dict) or "schema" not in header:
-        raise FileError(str(path), must=must, got="safetensors without a bilens header")
+        raise FileError(str(path), must=SAVED, got="safetensors without a bilens header")
     if header["schema"] not in READ:
         must = f"have schema {' or '.join(map(str, READ))}"
+        todo = "Read it with the bilens that wrote it."
         raise FileError(str(path), must=must, got=header["schema"], todo=todo)
 
 

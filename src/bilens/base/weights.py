@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,6 +30,13 @@ TO_CONVERT = (
 )
 
 
+class Header(NamedTuple):
+    """What a file's header says of one weight."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
 def weight_shapes(file: Path, but: tuple[str, ...] = ()) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the weights in a safetensors file, from its header alone; names that end
     as one of ``but`` are passed over.
@@ -38,31 +45,39 @@ def weight_shapes(file: Path, but: tuple[str, ...] = ()) -> dict[str, tuple[int,
     computed in: integers, booleans, complex and 8-bit floating numbers mean something else than
     their value, and are never cast in silence.
     """
-    with _opened(file) as opened:
-        keys = (key for key in opened.keys() if not key.endswith(but))
-        parts = {key: opened.get_slice(key) for key in keys}
+    return {key: header.shape for key, header in weight_headers(file, but).items()}
+
+
+def weight_headers(file: Path, but: tuple[str, ...] = ()) -> dict[str, Header]:
+    """Shapes and types together, by name; ``but`` and errors as ``weight_shapes``."""
+    with opened(file) as held:
+        keys = (key for key in held.keys() if not key.endswith(but))
+        parts = {key: held.get_slice(key) for key in keys}
         kinds = {key: part.get_dtype() for key, part in parts.items()}
         shapes = {key: tuple(part.get_shape()) for key, part in parts.items()}
     for key, kind in kinds.items():
         require_type(f"{file}: {key}", kind)
-    return shapes
+    return {key: Header(shapes[key], WEIGHT_TYPES[kind]) for key, kind in kinds.items()}
 
 
 def weight_names(file: Path) -> list[str]:
     """The names in a safetensors file, of whatever type. Errors: FileError as ``weight_shapes``."""
-    with _opened(file) as opened:
-        return list(opened.keys())
+    with opened(file) as held:
+        return list(held.keys())
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[Any]:
-    """A safetensors file, of which nothing but the header is read. Errors: FileError where it is
-    missing or damaged.
+def opened(file: Path, kind: str = "be a file") -> Iterator[Any]:
+    """A safetensors file, of which nothing but the header is read until a tensor is asked for.
+
+    Errors: FileError where there is no file, which must be of that ``kind``, or a damaged one.
     """
-    require_file(file)
+    require_file(file, kind)
     try:
-        with safe_open(file, framework="pt") as opened:
-            yield opened
+        with safe_open(file, framework="pt") as held:
+            yield held
+    except FileError:  # of what the reader found in it
+        raise
     except (SafetensorError, OSError, ValueError) as error:
         must = "be an undamaged safetensors file"
         raise FileError(str(file), must=must, got=str(error)) from error
@@ -86,14 +101,6 @@ def load_weights(file: Path, device: str = "cpu") -> dict[str, Tensor]:
         raise FileError(
             str(file), must="be an undamaged safetensors file", got=str(error)
         ) from error
-
-
-def weight_dtypes(file: Path, but: tuple[str, ...] = ()) -> dict[str, torch.dtype]:
-    """The type of each weight in a safetensors file, by its name; ``but`` as above."""
-    names = weight_shapes(file, but)
-    with _opened(file) as opened:
-        kinds = {key: opened.get_slice(key).get_dtype() for key in names}
-    return {key: WEIGHT_TYPES[kind] for key, kind in kinds.items()}
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from bilens.base.weights import (
     Held,
     Mapped,
     require_type,
-    weight_dtypes,
-    weight_shapes,
+    weight_headers,
 )
 
 WEIGHTS = "model.safetensors"
@@ -87,14 +86,14 @@ def open_checkpoint(files: Sequence[Path], derived: tuple[str, ...] = ()) -> Che
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: set[torch.dtype] = set()
     for file in files:
-        here = weight_shapes(file, derived)
+        here = weight_headers(file, derived)
         for name in sorted(here.keys() & where.keys()):
             raise FileError(
                 f"{file}: {name}", must="be in one shard", got=f"another in {where[name].name}"
             )
         where |= dict.fromkeys(here, file)
-        shapes |= here
-        dtypes |= set(weight_dtypes(file, derived).values())
+        shapes |= {name: header.shape for name, header in here.items()}
+        dtypes |= {header.dtype for header in here.values()}
     if len(files) > 1 or ((folder / INDEX).exists() and not (folder / WEIGHTS).exists()):
         _require_index(folder, where, derived)
     return Checkpoint(folder, where, shapes, frozenset(dtypes))

@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from bilens.base.chunks import Chunks, Share, claimed
 from bilens.base.errors import ArgumentError, FileError, Interrupted
 from bilens.base.files import atomic_write
-from bilens.base.weights import Mapped, weight_shapes
+from bilens.base.weights import Mapped, opened, weight_shapes
 from bilens.measure import Gaussian, Moments, joined, moments_of
 from bilens.models import Transformer, stream
 from bilens.training.run import content, content_of
@@ -149,8 +148,8 @@ def _so_far(folder: Path) -> list[Path]:
 def _header(file: Path) -> dict[str, Any]:
     """Its "chunks" that were seen, and "counts": how many rows of each place."""
     weight_shapes(file)
-    with safe_open(file, framework="pt") as opened:
-        found = json.loads((opened.metadata() or {}).get("seen", "null"))
+    with opened(file) as held:
+        found = json.loads((held.metadata() or {}).get("seen", "null"))
     if not isinstance(found, dict) or not {"chunks", "counts"} <= found.keys():
         raise FileError(str(file), must="say which chunks it has seen", got="nothing of it")
     return found
