@@ -35,6 +35,7 @@ WIDE, TILE, TICKS = 4, 220, 24  # tiles side by side, pixels of one, and names o
 TOGETHER, APART = (0.07, 0.2), (0.3, 0.4)  # of a tile, left free: names stand once, or beside all
 ACROSS = 30  # names under a heat map
 CELL, LEAST, MOST = 26, 320, 900  # pixels: of a row of a heat map, and its whole height
+FORMATS, PAPER = (".svg", ".pdf", ".png"), 5.5  # for a paper, and the inches of a page's text
 
 # as far from white as from black (4.6 : 1), so that one figure serves light and dark pages
 INK, GRID, CLEAR = "#757575", "rgba(127,127,127,0.25)", "rgba(0,0,0,0)"

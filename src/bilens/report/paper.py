@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bilens.base.charts import LINES
+from bilens.base.charts import FORMATS, LINES, PAPER
 from bilens.base.errors import ArgumentError
 from bilens.base.files import atomic_write
 from bilens.base.results import Drawn
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = (".svg", ".pdf", ".png")
-WIDTH = 5.5  # inches: the text of a page
 PIXELS = 700  # across, in which heights of layouts are meant
 HEIGHT = 450  # pixels, where a layout does not say
 DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
@@ -55,7 +53,7 @@ def write_figure(
     result: Drawn,
     path: str | Path,
     *,
-    width: float = WIDTH,
+    width: float = PAPER,
     height: float | None = None,
     title: bool = True,
 ) -> Path:

@@ -4,18 +4,18 @@ from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import bilens
+from bilens.base.charts import FORMATS, PAPER
 from bilens.base.errors import ArgumentError, FileError
-from bilens.base.records import Record, is_known, kind_of
-from bilens.base.results import Drawn
 from bilens.cli.options import require_place
 from bilens.cli.output import say
 
-FORMATS = (".svg", ".pdf", ".png")
+if TYPE_CHECKING:
+    from bilens.base.records import Record
 
 
 def command(
@@ -24,8 +24,8 @@ def command(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="A .svg, .pdf or .png file.")],
     width: Annotated[
-        float, typer.Option(help="Inches: 5.5 is the text of a page, 3.3 a column of two.")
-    ] = 5.5,
+        float, typer.Option(help=f"Inches: {PAPER} is the text of a page, 3.3 a column of two.")
+    ] = PAPER,
     height: Annotated[
         float | None, typer.Option(help="Inches (default: in proportion, as on a screen).")
     ] = None,
@@ -39,6 +39,8 @@ def command(
     if output.suffix not in FORMATS:
         raise ArgumentError("--output", must=f"end in {', '.join(FORMATS)}", got=output.name)
     require_place("--output", output)
+    from bilens.base.results import Drawn
+
     read = _read(result)
     if not isinstance(read, Drawn):
         must, got = "hold a result that has a figure", type(read).__name__
@@ -47,8 +49,10 @@ def command(
     say(f"Wrote {output}: {type(read).__name__}, {read.figure()['layout']['title']['text']}")
 
 
-def _read(result: Path) -> Record:
+def _read(result: Path) -> "Record":
     """The record in a file, of whatever kind: a file names its kind, which a room defines."""
+    from bilens.base.records import Record, is_known, kind_of
+
     rooms = [room.name for room in iter_modules(bilens.__path__) if room.ispkg]
     kind = kind_of(result)
     own = kind.partition(".")[0]
