@@ -8,7 +8,7 @@ which reads alike on a light and on a dark page.
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 from bilens.base.words import narrowed, printable
 
@@ -68,15 +68,31 @@ TEMPLATE: dict[str, Any] = {
 }
 
 
-def titled(title: str, x: str, y: str, **more: Any) -> dict[str, Any]:
-    """The layout of a figure that says what it shows and what is on its axes, in which unit.
+class Layout(TypedDict, total=False):
+    """Parts of a layout beside its titles; what they say of an axis goes beside its title."""
 
-    ``more``: other parts of the layout; what they say of an axis goes beside its title.
-    """
-    axes = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
-    for name in axes:
-        axes[name] |= more.pop(name, {})
-    return {"title": {"text": title}, **axes, **more}
+    xaxis: Mapping[str, Any]
+    yaxis: Mapping[str, Any]
+    height: int
+    shapes: Sequence[Mapping[str, Any]]
+    barmode: str
+    bargap: float
+    showlegend: bool
+
+
+class Line(TypedDict, total=False):
+    """How a line is drawn."""
+
+    color: str
+    dash: str
+    width: float
+
+
+def titled(title: str, x: str, y: str, **more: Unpack[Layout]) -> dict[str, Any]:
+    """The layout of a figure that says what it shows and what is on its axes, in which unit."""
+    xaxis = {"title": {"text": x}, **more.pop("xaxis", {})}
+    yaxis = {"title": {"text": y}, **more.pop("yaxis", {})}
+    return {"title": {"text": title}, "xaxis": xaxis, "yaxis": yaxis, **more}
 
 
 def signed(values: Sequence[float]) -> list[str]:
@@ -135,11 +151,9 @@ def curve(
     *,
     hover: Mapping[str, Sequence[Any]] | None = None,
     mode: str = "lines+markers",
-    **line: Any,
+    **line: Unpack[Line],
 ) -> dict[str, Any]:
-    """A line through points, or the points alone (``mode`` "markers"); ``line``: its colour and
-    dash.
-    """
+    """A line through points, or the points alone (``mode`` "markers")."""
     said: dict[str, Sequence[Any]] = {"": [name] * len(x)} if name else {}
     said |= hover or {"x": list(x), "y": list(y)}
     trace = {"type": "scatter", "mode": mode, "name": name, "x": list(x), "y": list(y)}

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.base.charts import LINES, POSITIVE, REFERENCE, curve, titled
+from bilens.base.charts import LINES, POSITIVE, REFERENCE, Line, curve, titled
 from bilens.base.results import Result
 from bilens.decompose import eigen
 from bilens.models import Classifier
@@ -63,7 +63,9 @@ class Truncation(Result):
     def figure(self) -> dict[str, Any]:
         kept = list(self.kept)
 
-        def line(name: str, values: Sequence[float], mode: str, **style: Any) -> dict[str, Any]:
+        def line(
+            name: str, values: Sequence[float], mode: str, **style: Unpack[Line]
+        ) -> dict[str, Any]:
             points = [100 * value for value in values]
             hover = {"eigenvectors kept": kept, "accuracy, %": points}
             return curve(name, kept, points, hover=hover, mode=mode, **style)
