@@ -1,11 +1,13 @@
-"""What the examples of docstrings take as there already; docs say it where the reference begins."""
+"""What the examples of docstrings take as there already: what the reference begins with."""
 
+import runpy
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 
-import bilens
+GIVEN = Path(__file__).parents[1] / "docs" / "extension" / "given.py"
 
 
 def names() -> dict[str, Any]:
@@ -16,15 +18,4 @@ def names() -> dict[str, Any]:
 
 @cache
 def _names() -> dict[str, Any]:
-    model = bilens.load("tinystories-2l")
-    mlp = model.blocks[0].mlp
-    return {
-        "bilens": bilens,
-        "torch": torch,
-        "model": model,
-        "mlp": mlp,
-        "T": mlp.tensor().detach(),
-        "D": bilens.features.Dictionary.load("tinystories-2l/mlp1.input"),
-        "prompt": "Once upon a time there was a little",
-        "target": (" girl", " boy"),
-    }
+    return runpy.run_path(str(GIVEN))

@@ -38,6 +38,17 @@ class Page(MimetypeRenderer):
         return {"text/html": shown, "text/plain": "a figure"}
 
 
+def setup(app: Any) -> None:
+    """Let the notebooks that were run lie beside what else Sphinx keeps for the next build."""
+    app.connect("builder-inited", _keep_inside, priority=600)  # after MyST-NB's own
+
+
+def _keep_inside(app: Any) -> None:
+    # MyST-NB has no setting for this, and would write beside the site
+    place = str(Path(app.doctreedir) / "notebooks")
+    app.env.mystnb_config = app.env.mystnb_config.copy(output_folder=place)
+
+
 plotly.io.renderers["page"] = Page()
 plotly.io.renderers.default = "page"
 

@@ -12,12 +12,13 @@ from typing import Any
 import bilens
 from extension import commands, recipes
 from extension.docstrings import escaped
-from extension.signatures import hint
+from extension.signatures import hint, home
 
 ROOT = "bilens"
 UNLISTED = ("cli",)  # its public name is the command itself
 LONGEST = 60  # characters of a value
 MADE = "reference"
+GIVEN = Path(__file__).with_name("given.py")  # which the test of the examples runs too
 
 
 def setup(app: Any) -> None:
@@ -51,26 +52,31 @@ def _room(room: str) -> str:
     said = escaped(" ".join(line.strip() for line in _sentence(importlib.import_module(name))))
     lines = [f"# `{name}`", "", _rst([f".. module:: {name}", "", said])]
     for kind, public, thing in _things(name):
-        home = _home(thing)
+        own = home(thing)
         if kind == "data":
             lines.append(_rst(_constant(room, public, thing)))
-        elif home == name:
+        elif own == name:
             members = ["   :members:"] if kind in ("class", "exception") else []
             lines.append(_rst([f".. auto{kind}:: {name}.{public}", *members]))
         else:
-            lines.append(f"`{public}` is {{py:obj}}`{home}.{thing.__name__}`.\n")
+            lines.append(f"`{public}` is {{py:obj}}`{own}.{thing.__name__}`.\n")
     return "\n".join(lines)
 
 
 def _top() -> str:
     """The names that the package itself has, each with its sentence and where it is described."""
     lines = [f"# `{ROOT}`", "", "The names of the package itself, loaded when they are first used."]
-    lines += ["", GIVEN, "", "| name | |", "|---|---|"]
+    lines += ["", _given(), "", "| name | |", "|---|---|"]
     for _, name, thing in _things(ROOT):
-        full = f"{_home(thing)}.{thing.__name__}"
+        full = f"{home(thing)}.{thing.__name__}"
         said = (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")
         lines.append(f"| {{py:obj}}`{name} <{full}>` | {commands.plain(said)} |")
     return "\n".join([*lines, ""])
+
+
+def _given() -> str:
+    code = GIVEN.read_text(encoding="utf-8")
+    return f"The examples of this reference take for granted:\n\n```python\n{code}```\n"
 
 
 def _rst(lines: list[str]) -> str:
@@ -98,11 +104,6 @@ def _kind(thing: Any) -> str:
     return "function" if inspect.isfunction(thing) else "data"
 
 
-def _home(thing: Any) -> str:
-    """The room whose public name it is, nearest to where it is defined."""
-    return ".".join(getattr(thing, "__module__", "").split(".")[:2])
-
-
 def _constant(room: str, name: str, value: Any) -> list[str]:
     """Its value where that is short, and what its line says of it."""
     lines = [f".. py:data:: {ROOT}.{room}.{name}"]
@@ -120,20 +121,6 @@ def _comment(room: str, name: str) -> str:
     return ""
 
 
-GIVEN = """The examples of this reference take for granted:
-
-```python
-import torch
-import bilens
-
-model = bilens.load("tinystories-2l")
-mlp = model.blocks[0].mlp
-T = mlp.tensor().detach()  # 128 × 128 × 128, in three factors
-x = torch.randn(4, 128)
-D = bilens.features.Dictionary.load("tinystories-2l/mlp1.input")
-prompt, target = "Once upon a time there was a little", (" girl", " boy")
-```
-"""
 RESULTS = """# What every result has
 
 ```{eval-rst}

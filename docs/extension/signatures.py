@@ -78,7 +78,7 @@ def _plain(parameter: inspect.Parameter) -> inspect.Parameter:
 
 def _default(value: Any) -> str:
     words = value.__name__ if inspect.isclass(value) or callable(value) else repr(value)
-    return words if _is_python(words) else "…".join(("'", "'"))
+    return words if _is_python(words) else "'…'"
 
 
 def hint(annotation: Any) -> str:
@@ -108,9 +108,14 @@ def hint(annotation: Any) -> str:
 def _name(annotation: Any) -> str:
     """A class by its name; one of bilens by the whole of it, which Sphinx links and shortens."""
     name = getattr(annotation, "__name__", None) or str(annotation).rpartition(".")[2]
-    room = ".".join(getattr(annotation, "__module__", "").split(".")[:2])
+    room = home(annotation)
     public = room.startswith("bilens.") and name in getattr(sys.modules[room], "__all__", ())
     return f"{room}.{name}" if public else name
+
+
+def home(thing: Any) -> str:
+    """The room in which ``thing`` is defined."""
+    return ".".join(getattr(thing, "__module__", "").split(".")[:2])
 
 
 def _tensor(annotation: Any) -> str:
