@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from bilens.base.charts import PALETTE
+from bilens.base.charts import CLEAR, PALETTE
 from bilens.base.files import write_text
 from bilens.base.results import Result, literal
 from bilens.base.words import isolated, printable
@@ -129,8 +129,8 @@ def chart(figure: dict[str, Any], spoken: str, height: int) -> dict[str, Any]:
         "margin": {"l": 55, "r": 10, "t": 10, "b": 45 if height > 200 else 10},
         "font": {"family": "system-ui, sans-serif", "size": 13},
         "colorway": list(PALETTE),
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
+        "paper_bgcolor": CLEAR,
+        "plot_bgcolor": CLEAR,
         "legend": {"orientation": "h", "y": 1.12},
         "xaxis": {"gridcolor": "#e5e5e5"},
         "yaxis": {"gridcolor": "#e5e5e5", "zerolinecolor": "#999"},

@@ -285,14 +285,13 @@ def _heads(note: dict[str, Any], layout: dict[str, Any], number: str) -> bool:
 
 def _axis(axes: "Axes", side: str, axis: dict[str, Any]) -> None:
     own = axes.xaxis if side == "x" else axes.yaxis
-    set_limits = axes.set_xlim if side == "x" else axes.set_ylim
-    title = axis.get("title", {}).get("text", "")
-    (axes.set_xlabel if side == "x" else axes.set_ylabel)(_text(title))
-    if axis.get("type") == "log":
-        (axes.set_xscale if side == "x" else axes.set_yscale)("log")
+    logarithmic = axis.get("type") == "log"
+    axes.set(**{f"{side}label": _text(axis.get("title", {}).get("text", ""))})
+    if logarithmic:
+        axes.set(**{f"{side}scale": "log"})
     if "range" in axis:
-        low, high = axis["range"]
-        set_limits(*((10**low, 10**high) if axis.get("type") == "log" else (low, high)))
+        ends = [10**end for end in axis["range"]] if logarithmic else axis["range"]
+        axes.set(**{f"{side}lim": ends})
     if "tickvals" in axis:
         names = axis.get("ticktext", axis["tickvals"])
         shown = names if axis.get("showticklabels", True) else [""] * len(names)
@@ -301,8 +300,7 @@ def _axis(axes: "Axes", side: str, axis: dict[str, Any]) -> None:
         if side == "x" and sum(len(str(name)) for name in names) > 60:
             own.set_tick_params(rotation=90)
     if axis.get("autorange") == "reversed":
-        low, high = sorted(axes.get_xlim() if side == "x" else axes.get_ylim())
-        set_limits(high, low)
+        axes.set(**{f"{side}lim": sorted(own.get_view_interval(), reverse=True)})
 
 
 def _shape(axes: "Axes", shape: dict[str, Any]) -> None:

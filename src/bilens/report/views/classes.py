@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from bilens.algebra import Eigen
-from bilens.base.charts import NEGATIVE, POSITIVE
+from bilens.base.charts import HIDE_NAME, signed
 from bilens.decompose import eigen
 from bilens.models import Classifier
 from bilens.report.page import chart
@@ -88,12 +88,13 @@ def _spectrum(label: str, values: Tensor) -> dict[str, Any]:
     """Both ends of a class's spectrum, largest first, as a small bar chart."""
     count = min(BARS, (len(values) + 1) // 2)
     ends = sorted({*range(count), *range(len(values) - count, len(values))})
+    sizes = values[ends].tolist()
     bars = {
         "type": "bar",
-        "y": values[ends].tolist(),
+        "y": sizes,
         "customdata": ends,
-        "hovertemplate": "eigenvalue %{customdata}: %{y:.4g}<extra></extra>",
-        "marker": {"color": [POSITIVE if values[end] > 0 else NEGATIVE for end in ends]},
+        "hovertemplate": f"eigenvalue %{{customdata}}: %{{y:.4g}}{HIDE_NAME}",
+        "marker": {"color": signed(sizes)},
     }
     layout = {"xaxis": {"visible": False}, "yaxis": {"title": {"text": "λ"}}}
     spoken = (

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.base.charts import PALETTE
+from bilens.base.charts import HIDE_NAME, PALETTE
 from bilens.measure import Gaussian
 from bilens.models import Transformer, mlp_inputs
 from bilens.nearest import Approximation, approximate
@@ -133,7 +133,7 @@ def _degrees(layers: Sequence[Layer]) -> dict[str, Any]:
             "x": [str(layer.number) for layer in layers],
             "y": [100 * layer.degrees[n] for layer in layers],
             "marker": {"color": _shade(n)},
-            "hovertemplate": f"layer %{{x}}, {name}: %{{y:.2f}} %<extra></extra>",
+            "hovertemplate": f"layer %{{x}}, {name}: %{{y:.2f}} %{HIDE_NAME}",
         }
         for n, name in enumerate(names)
     ]
@@ -163,7 +163,7 @@ def _rungs(layers: Sequence[Layer]) -> dict[str, Any]:
             "x": [str(layer.number) for layer in there],
             "y": [100 * rung.unexplained for rung in found],
             "error_y": {"type": "data", "array": [200 * rung.error for rung in found]},
-            "hovertemplate": f"layer %{{x}}, {name}: %{{y:.3g}} %<extra></extra>",
+            "hovertemplate": f"layer %{{x}}, {name}: %{{y:.3g}} %{HIDE_NAME}",
         }
         lines += [line] if there else []
     y = {"title": {"text": "% of the variance"}, "type": "log", "tickvals": TICKS}
