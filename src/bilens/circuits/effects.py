@@ -1,7 +1,7 @@
 """What a target loses when components and pairs are really taken out: all of them, ranked."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -101,7 +101,7 @@ class Effects(Result):
 
     def top(self, k: int) -> "Effects":
         """The ``k`` largest."""
-        return Effects(self.target, self.position, self.before, self.kinds[:k], self.knockouts[:k])
+        return replace(self, kinds=self.kinds[:k], knockouts=self.knockouts[:k])
 
 
 @explains

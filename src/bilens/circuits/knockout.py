@@ -274,7 +274,7 @@ def read_ways(
     other = record(model, with_)
     if other.length != recording.length:
         must = f'be "zero", "mean", or an input of {recording.length} positions, as the first has'
-        got = f"{other.length} positions"
+        got = f"an input of {other.length}"
         raise ArgumentError("with_", must=must, got=got, todo="Pad or shorten one of them.")
     return (OTHER, *both), other
 
