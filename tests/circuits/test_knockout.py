@@ -368,10 +368,39 @@ def test_edges_and_products_are_what_a_pass_without_them_says(what, changes):
     assert found.before == pytest.approx(float(written_out(model, TOKENS)[3]), rel=1e-10)
     assert found.after == pytest.approx(truth, rel=1e-10)
     assert abs(found.effect) > 1e-7
-    (removal,) = found.removals
-    assert removal.effect == pytest.approx(
-        removal.direct + sum(removal.through) + removal.at_the_end, rel=1e-12
-    )
+
+
+@pytest.mark.parametrize("what", [what for what, _ in WITHOUT], ids=NAMES)
+def test_direct_terms_and_reactions_are_the_effect_where_no_norm_ends(what):
+    """Nothing is left for the end to have done; and a part that reads nothing else reacts not."""
+    model = build("none")
+    (removal,) = knockout(model, TOKENS, what, 3, with_="zero").removals
+    assert removal.direct + sum(removal.through) == pytest.approx(removal.effect, abs=1e-12)
+    assert abs(removal.at_the_end) < 1e-12
+    if what in ("L0H0→logits", "mlp1(mlp0, L1H0)", "mlp1(L0H1, L0H1)"):
+        assert sum(abs(part) for part in removal.through) < 1e-12
+
+
+def test_a_part_reacts_by_what_it_writes_otherwise():
+    model, wrote = build(), {}
+    for way, gone in (("clean", {}), ("gone", {"L0H1": torch.zeros_like})):
+        keep = {"mlp1": lambda x, way=way: wrote.setdefault(way, x)}
+        written_out(model, TOKENS, replaced=gone | keep)
+    last = model.model.norm
+    x = {}
+    written_out(model, TOKENS, replaced={name: keeping(x, name) for name in SOURCES})
+    q = last.scale(sum(x.values()))[-1] * last.weight * model.W_U[:, 3]
+    removal = knockout(model, TOKENS, "L0H1", 3, with_="zero").removals[0]
+    through = dict(zip(removal.parts, removal.through, strict=True))
+    assert through["mlp1"] == pytest.approx(float(q @ (wrote["clean"] - wrote["gone"])[-1]))
+
+
+SOURCES = ("embed", "L0H0", "L0H1", "mlp0", "L1H0", "L1H1", "mlp1")
+
+
+def keeping(into, name):
+    """What stands for a write is itself, and it is kept."""
+    return lambda x: into.setdefault(name, x)
 
 
 @pytest.mark.parametrize(
@@ -393,6 +422,9 @@ def test_direct_of_an_edge_is_all_its_terms():
         value = sum(t.value for t in terms if t.path.startswith(of) and "mlp0" in t.path)
         assert knockout(model, TOKENS, edge, 3).direct == pytest.approx(value, rel=1e-10)
     assert knockout(model, TOKENS, "mlp0→L1H0.K", 3).direct == pytest.approx(0, abs=1e-12)
+    writes = {t.path: t.value for t in expand(model, TOKENS, 3, detail="writes", cutoff=0).terms}
+    end = knockout(model, TOKENS, "L0H0→logits", 3)
+    assert end.direct == pytest.approx(writes["L0H0"], rel=1e-10)
 
 
 @pytest.mark.parametrize("name", ["embed", "L0H1", "mlp0"])
