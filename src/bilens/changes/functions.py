@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.algebra import CP
+from bilens.algebra import CP, lifted
 from bilens.base.errors import ArgumentError
 from bilens.changes.reads import Counts, Read, Vectors
 from bilens.nn import Leg
@@ -174,11 +174,9 @@ def _columns(leg: Leg, measure: Read | None) -> Float[Tensor, "k z"]:
     + C z, of W C and W μ + b.
     """
     if measure is None:
-        return leg.weight if leg.bias is None else torch.cat([leg.bias[:, None], leg.weight], 1)
+        return leg.weight if leg.bias is None else lifted(leg.weight, leg.bias)
     read = _vectors(measure)
-    constant = leg.weight @ read.mean
-    constant = constant if leg.bias is None else constant + leg.bias
-    return torch.cat([constant[:, None], leg.weight @ read.root], 1)
+    return lifted(leg.weight @ read.root, leg(read.mean))
 
 
 def _vectors(measure: Read) -> Vectors:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bilens.algebra import CP
+from bilens.algebra import CP, affine
 from bilens.changes.functions import Functions, Maps, Modules, Scores, Tables, Tensors
 from bilens.models import Classifier, Transformer
 from bilens.nn import Leg, NoNorm, Norm
@@ -149,15 +149,8 @@ def _exact(part: Part) -> CP | None:
 
 def _folded(norm: Norm, form: Form) -> CP:
     left, right = (through(norm, leg) for leg in form.legs)
-    out = full(form.out)
-    if left.bias is None and right.bias is None:
-        return CP(out, left.weight, right.weight).detach()
-    both = [torch.cat([_constant(leg)[:, None], leg.weight], 1) for leg in (left, right)]
-    return CP(out, *both, affine=True).detach()
-
-
-def _constant(leg: Leg) -> Float[Tensor, " k"]:
-    return leg.weight.new_zeros(len(leg.weight)) if leg.bias is None else leg.bias
+    biases = {"left_bias": left.bias, "right_bias": right.bias}
+    return affine(full(form.out), left.weight, right.weight, **biases).detach()
 
 
 def _tensor(model: Classifier, layer: int | None = None) -> CP:
