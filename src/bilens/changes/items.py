@@ -11,9 +11,10 @@ from torch import Tensor
 from bilens.algebra import CP, unit_products
 from bilens.base.charts import DRAWN, ranked
 from bilens.base.errors import ArgumentError
+from bilens.base.numerics import root
 from bilens.base.results import Result
 from bilens.changes.data import Passed
-from bilens.changes.likeness import changed
+from bilens.changes.likeness import changed, cosine
 from bilens.changes.places import Model, full, through
 from bilens.features import Dictionary
 from bilens.models import Classifier, Transformer, activations
@@ -235,10 +236,11 @@ def _tensor_of(part: Any, place: str) -> CP:
 
 
 def _compared(square: Tensor, other: Tensor, product: Tensor) -> dict[str, Tensor]:
-    scale = (square.clamp(min=0) * other.clamp(min=0)).sqrt()
-    cosine = torch.where(scale > 0, (product / scale).clamp(-1, 1), torch.nan)
-    size = (other.clamp(min=0) / square).sqrt()
-    return {"change": changed(square, other, product), "similarity": cosine, "size": size}
+    alike = {
+        "change": changed(square, other, product),
+        "similarity": cosine(square, other, product),
+    }
+    return alike | {"size": root(other) / root(square)}
 
 
 def _ranked(of: str, names: Sequence[str], columns: dict[str, Tensor], signed: bool) -> Items:

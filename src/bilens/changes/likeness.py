@@ -19,6 +19,7 @@ from bilens.base.numerics import root
 from bilens.base.records import Record
 from bilens.changes.functions import Functions, Pairs
 from bilens.changes.reads import Read
+from bilens.measure import jackknife
 
 ROUNDED = 1e-14  # of the squares: what is left of sums that cancel; a change below 1e-7 is none
 
@@ -29,8 +30,7 @@ class Likeness(Record):
 
     Fields: ``sizes`` ‖f‖ of each checkpoint; ``to_last`` its similarity to the last one; ``steps``
     the change from each to the next, ``change`` from the first to the last; ``errors`` the standard
-    errors of ``to_last`` and ``change_error`` that of ``change``, 0 where they are no samples'.
-    NaN: a similarity to a place that is zero.
+    errors of ``to_last``, 0 where it is no samples'. NaN: a similarity to a place that is zero.
     """
 
     sizes: Float[Tensor, "m n"]
@@ -38,7 +38,6 @@ class Likeness(Record):
     steps: Float[Tensor, "m s"]
     change: Float[Tensor, " m"]
     errors: Float[Tensor, "m n"]
-    change_error: Float[Tensor, " m"]
 
 
 def likeness(place: Functions, count: int, measures: Sequence[Read | None]) -> Likeness:
@@ -60,25 +59,25 @@ def _pairs(count: int) -> Pairs:
 
 
 def _figures(products: Float[Tensor, "b p"], count: int) -> Sequence[Tensor]:
-    """sizes, to_last, steps, change, errors, change_error."""
-    whole = products.sum(0, keepdim=True)
-    sizes, to_last, steps, change = (part[0] for part in _statistics(whole, count))
-    if len(products) == 1:
-        return sizes, to_last, steps, change, torch.zeros_like(to_last), torch.zeros_like(change)
-    # by the jackknife: what is left where one block of neighbours is left out
-    _, without, _, changes = _statistics(whole - products, count)
-    return sizes, to_last, steps, change, _jackknife(without), _jackknife(changes)
+    """sizes, to_last, steps, change, errors."""
+    whole, parts = products.sum(0), [count, count - 1, count]
+    squares, following, last = whole.split(parts)
+    to_last = cosine(squares, squares[-1:], last)
+    steps = changed(squares[:-1], squares[1:], following)
+    change = changed(squares[0], squares[-1], last[0])
+    errors = torch.zeros_like(to_last)
+    if len(products) > 1:  # what is left where one block of neighbours is left out
+        without, _, lasts = (whole - products).split(parts, 1)
+        errors = jackknife(cosine(without, without[:, -1:], lasts))
+    return root(squares), to_last, steps, change, errors
 
 
-def _statistics(
-    products: Float[Tensor, "b p"], count: int
-) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b n"], Float[Tensor, "b s"], Float[Tensor, " b"]]:
-    squares, following, last = products.split([count, count - 1, count], 1)
-    sizes = root(squares)
-    scale = sizes * sizes[:, -1:]
-    to_last = torch.where(scale > 0, (last / scale).clamp(-1, 1), torch.nan)
-    steps = changed(squares[:, :-1], squares[:, 1:], following)
-    return sizes, to_last, steps, changed(squares[:, 0], squares[:, -1], last[:, 0])
+def cosine(
+    square: Float[Tensor, "*b"], other: Float[Tensor, "*#b"], product: Float[Tensor, "*b"]
+) -> Float[Tensor, "*b"]:
+    """⟨f, f'⟩ over both sizes; NaN where one of them is zero."""
+    scale = root(square) * root(other)
+    return torch.where(scale > 0, (product / scale).clamp(-1, 1), torch.nan)
 
 
 def changed(
@@ -90,8 +89,3 @@ def changed(
     both = square + other
     square = 2 * (both - 2 * product) / torch.where(both > 0, both, 1.0)
     return torch.where((both > 0) & (square > ROUNDED), root(square), 0.0)
-
-
-def _jackknife(without: Float[Tensor, "b *n"]) -> Float[Tensor, "*n"]:
-    spread = (without - without.mean(0)).square().mean(0) * (len(without) - 1)
-    return spread.sqrt().nan_to_num(nan=torch.inf)

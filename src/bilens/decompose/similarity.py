@@ -34,7 +34,7 @@ from bilens.base.numerics import (
 )
 from bilens.base.records import Record
 from bilens.base.results import ANSWER_ROWS, Result
-from bilens.measure import Gaussian, Hermite
+from bilens.measure import Gaussian, Hermite, jackknife
 
 CHUNK = 1024  # samples at a time
 BLOCKS = 64  # of samples, for standard errors: enough to know them to a tenth
@@ -455,10 +455,7 @@ def _jackknife(
 ) -> tuple[Float[Tensor, "n n"], Float[Tensor, "n n"]]:
     """A statistic of the average, and its standard error from leaving out one block of samples at a
     time.
-
-    Infinite where a layer is zero on all others: one block says nothing of how blocks differ.
     """
     count = count.to(totals)[:, None, None]
     without = statistic((totals.sum(0) - totals) / (count.sum() - count))
-    spread = (without - without.mean(0)).square().mean(0) * (len(totals) - 1)
-    return statistic(totals.sum(0) / count.sum()), spread.sqrt().nan_to_num(nan=torch.inf)
+    return statistic(totals.sum(0) / count.sum()), jackknife(without)

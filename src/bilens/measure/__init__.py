@@ -3,7 +3,7 @@
 from bilens.measure.gaussian import Gaussian, OnGaussian
 from bilens.measure.hermite import Hermite
 from bilens.measure.moments import Moments, joined, moments_of
-from bilens.measure.samples import Estimate, OnSamples, Samples
+from bilens.measure.samples import Estimate, OnSamples, Samples, jackknife
 
 __all__ = [
     "Estimate",
@@ -13,6 +13,7 @@ __all__ = [
     "OnGaussian",
     "OnSamples",
     "Samples",
+    "jackknife",
     "joined",
     "moments_of",
 ]

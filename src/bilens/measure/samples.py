@@ -148,3 +148,16 @@ class OnSamples(Record):
 
     def __repr__(self) -> str:
         return f"OnSamples({self.tensor!r}, {self.samples!r})"
+
+
+def jackknife(without: Float[Tensor, "b *n"]) -> Float[Tensor, "*n"]:
+    """The standard error of a statistic, from what it is without each of b blocks of samples.
+
+    Infinite where it is NaN without one of them: what is nothing on all others says nothing of how
+    blocks differ.
+
+    >>> bilens.measure.jackknife(torch.tensor([1.0, 2.0, 3.0]))
+    tensor(1.1547)
+    """
+    spread = (without - without.mean(0)).square().mean(0) * (len(without) - 1)
+    return spread.sqrt().nan_to_num(nan=torch.inf)
