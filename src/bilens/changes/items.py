@@ -15,11 +15,11 @@ from bilens.base.numerics import root
 from bilens.base.results import Result
 from bilens.changes.data import Passed
 from bilens.changes.likeness import changed, cosine
-from bilens.changes.places import Model, full, through
+from bilens.changes.places import Model, full, quadratic, tensor_of, through
 from bilens.features import Dictionary
 from bilens.models import Classifier, Transformer, activations
 from bilens.nn import Leg
-from bilens.wiring import explained, find_place
+from bilens.wiring import Part, explained, find_place
 
 TOKEN, CLASS, FEATURE = "token", "class", "feature"
 TOP = 5  # that are named in one line
@@ -101,7 +101,7 @@ def items(
 @torch.no_grad()
 def _classes(models: Sequence[Classifier], passed: Passed | None) -> Items:
     last = models[0].config.num_hidden_layers - 1
-    one, two = (model.tensor(last or None).to(torch.float64).to("cpu") for model in models)
+    one, two = (tensor_of(model, last or None) for model in models)
     columns = _compared(*(_by_output(a, b) for a, b in ((one, one), (two, two), (one, two))))
     names = models[0].config.labels
     if passed is not None:
@@ -204,7 +204,7 @@ def _by_weights(
     """
     part, _, side = place.rpartition(".")
     parts = [explained(model).wiring() for model in models]
-    tensors = [_tensor_of(wiring.layers.get(part), place) for wiring in parts]
+    tensors = [_layer_of(wiring.layers.get(part), place) for wiring in parts]
     if side == "output":
         reads = full(dictionary.reads)
         one, two = (tensor.map(out=reads) for tensor in tensors)
@@ -225,14 +225,14 @@ def _by_input(one: CP, two: CP, rows: Float[Tensor, "f i"]) -> Float[Tensor, " f
     return total
 
 
-def _tensor_of(part: Any, place: str) -> CP:
-    for form in {} if part is None else part.forms().values():
-        if form.degree == 2:
-            left, right = form.legs
-            return CP(full(form.out), full(left.weight), full(right.weight))
-    todo = "With data= its latents are compared by how they fire."
-    must = "be read or written by a layer that is a tensor"
-    raise ArgumentError(f"dictionary of {place}", must=must, got="none", todo=todo)
+def _layer_of(part: Part | None, place: str) -> CP:
+    form = None if part is None else quadratic(part)
+    if form is None:
+        todo = "With data= its latents are compared by how they fire."
+        must = "be read or written by a layer that is a tensor"
+        raise ArgumentError(f"dictionary of {place}", must=must, got="none", todo=todo)
+    left, right = form.legs
+    return CP(full(form.out), full(left.weight), full(right.weight))
 
 
 def _compared(square: Tensor, other: Tensor, product: Tensor) -> dict[str, Tensor]:

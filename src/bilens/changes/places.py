@@ -56,10 +56,10 @@ def _of_classifiers(models: Sequence[Classifier], layers: int) -> Iterator[Group
     """
     if layers == 1:
         kind = "class × pixel × pixel"
-        yield Group("mlp0", [Tensors(WHOLE, kind, [_tensor(one) for one in models], True)])
+        yield Group("mlp0", [Tensors(WHOLE, kind, [tensor_of(one) for one in models], True)])
         return
     for n in range(layers):
-        tensors = [_tensor(model, n) for model in models]
+        tensors = [tensor_of(model, n) for model in models]
         places: list[Functions] = [Tensors(f"mlp{n}", "layer", tensors, n == layers - 1)]
         if n == 0 and models[0].config.residual:
             legs = [Leg(full(one.head.weight) @ full(one.embed.weight)) for one in models]
@@ -141,10 +141,13 @@ def full(weight: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
 
 def _exact(part: Part) -> CP | None:
     """A layer's tensor over σ(x) x, or (1, σ(x) x); None where it has none."""
-    for form in part.forms().values():
-        if form.degree == 2:
-            return _folded(part.norm, form)
-    return None
+    form = quadratic(part)
+    return None if form is None else _folded(part.norm, form)
+
+
+def quadratic(part: Part) -> Form | None:
+    """The weights of a layer that is a tensor over what it reads; None of other parts."""
+    return next((form for form in part.forms().values() if form.degree == 2), None)
 
 
 def _folded(norm: Norm, form: Form) -> CP:
@@ -153,7 +156,8 @@ def _folded(norm: Norm, form: Form) -> CP:
     return affine(full(form.out), left.weight, right.weight, **biases).detach()
 
 
-def _tensor(model: Classifier, layer: int | None = None) -> CP:
+def tensor_of(model: Classifier, layer: int | None = None) -> CP:
+    """That of a layer, or of all of a model of one layer, as it is compared."""
     return model.tensor(layer).detach().to(torch.float64).to("cpu")
 
 

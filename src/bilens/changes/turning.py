@@ -3,8 +3,6 @@
 import math
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from bilens.algebra import CP
 from bilens.decompose import Angles, angles, eigen
@@ -43,10 +41,3 @@ def mean_angle(found: Angles) -> float:
     if not len(weights) or not float(weights.sum()):
         return math.nan
     return math.degrees(float((weights * found.largest[at]).sum() / weights.sum()))
-
-
-def share_trusted(found: Angles) -> float:
-    """The share of Σ λ² of the compared eigenvectors whose angle is trusted."""
-    weights: Float[Tensor, " m"] = found.values.square().mean(1) * found.size
-    total = float(weights.sum())
-    return float(weights[found.trusted].sum()) / total if total else 0.0
