@@ -222,12 +222,7 @@ class Attention(nn.Module):
         """What each head writes, the layer's output bias apart, and its pattern: ``forward`` before
         heads are added up. Where ``keys`` or ``values`` are given, these are what W_K or W_V reads.
         """
-        q, k, v = self._project(x, turn)
-        if keys is not None:
-            k = self._project(keys, turn)[1]
-        if values is not None:
-            v = self._project(values, turn)[2]
-        z, pattern = self._look(q, k, v, None)
+        z, pattern = self._look(*self._project(x, turn, keys, values), None)
         return z @ self.per_head("o_proj"), pattern
 
     def per_head(self, name: str) -> Float[Tensor, "head a b"]:
@@ -291,11 +286,18 @@ class Attention(nn.Module):
         return x.unflatten(-1, (-1, self.d_head)).transpose(1, 2)
 
     def _project(
-        self, x: Tensor, turn: tuple[Tensor, Tensor] | None
+        self,
+        x: Tensor,
+        turn: tuple[Tensor, Tensor] | None,
+        keys: Tensor | None = None,
+        values: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values by head, the first two normed and turned."""
-        q, k = self._normed(self.q_proj(x), self.q_norm), self._normed(self.k_proj(x), self.k_norm)
-        v = self._heads(self.v_proj(x))
+        """Queries, keys and values by head, the first two normed and turned; all of ``x``, but keys
+        and values of what is given for them.
+        """
+        q = self._normed(self.q_proj(x), self.q_norm)
+        k = self._normed(self.k_proj(x if keys is None else keys), self.k_norm)
+        v = self._heads(self.v_proj(x if values is None else values))
         return (q, k, v) if turn is None else (rotate(q, *turn), rotate(k, *turn), v)
 
     def _normed(self, x: Float[Tensor, "b t hd"], norm: RMSNorm | None) -> Tensor:
