@@ -89,7 +89,7 @@ def _texts(models: Sequence[Transformer], batches: Sequence[Any]) -> Passed:
     losses, predicted = [], []
     for model in map(eager, models):
         with _evaluating(model):
-            each = [_of_text(model, one.ids, one.real, heard) for one in _small(rows, model)]
+            each = [_of_text(model, one.to(model.device), heard) for one in _small(rows, model)]
         losses.append(torch.cat([loss for loss, _ in each]))
         predicted = [target for _, target in each]
     if not len(losses[0]):
@@ -104,19 +104,17 @@ def _texts(models: Sequence[Transformer], batches: Sequence[Any]) -> Passed:
 
 
 def _of_text(
-    model: Transformer, ids: Tensor, real: Tensor, heard: dict[str, _Heard]
+    model: Transformer, rows: Rows, heard: dict[str, _Heard]
 ) -> tuple[Float[Tensor, " items"], Int[Tensor, " items"]]:
     """The loss of each token that has one before it, and the token; ``heard`` hears of what is
     read.
     """
-    ids, real = ids.to(model.device), real.to(model.device)
-    whole = bool(real.all())
-    padded = {} if whole else {"attention_mask": real.long(), "position_ids": positions(real)}
+    ids, real = rows
     with ExitStack() as stack:
         for name, (module, norm) in listened(model.wiring()).items():
             tell = partial(_tell, heard[name], before_norm(norm), real)
             stack.enter_context(hooked(module, "input", tell))
-        logits = model(input_ids=ids, **padded, use_cache=False).logits
+        logits = model(**rows.arguments(), use_cache=False).logits
     logits = logits.to(working_dtype(logits.dtype))
     follows = real[:, :-1] & real[:, 1:]
     loss = cross_entropy(logits[:, :-1][follows], ids[:, 1:][follows], reduction="none")
@@ -127,7 +125,7 @@ def _tell(heard: _Heard, scaled: Callable[[Tensor], Tensor], real: Tensor, x: Te
     heard.add(scaled(x)[real].cpu())
 
 
-def _small(rows: Iterable[Any], model: Transformer) -> Iterator[Any]:
+def _small(rows: Iterable[Rows], model: Transformer) -> Iterator[Rows]:
     """The texts, as many at a time as there is room for their logits."""
     for ids, real in rows:
         size = max(1, LOGITS // (ids.shape[1] * model.config.vocab_size))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import working_dtype
-from bilens.models.inputs import positions, token_rows
+from bilens.models.inputs import token_rows
 from bilens.models.transformer import Transformer
 from bilens.wiring import eager, find_place, hear_each, hooked, require_expandable
 
@@ -129,11 +129,8 @@ def _prepared(model: Transformer, batch: Any) -> tuple[Callable[[], Any], Bool[T
         raise ArgumentError(
             "a batch", must="be token ids", got=f"a text or key, {batch!r}", todo=todo
         )
-    ids, real = (part.to(model.device) for part in token_rows(batch))
-    padded = (
-        {} if bool(real.all()) else {"attention_mask": real.long(), "position_ids": positions(real)}
-    )
-    return partial(model, input_ids=ids, **padded, use_cache=False, logits_to_keep=1), real
+    rows = token_rows(batch).to(model.device)
+    return partial(model, **rows.arguments(), use_cache=False, logits_to_keep=1), rows.real
 
 
 def _full(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:

@@ -31,6 +31,16 @@ class Rows(NamedTuple):
     ids: Int[Tensor, "b t"]
     real: Bool[Tensor, "b t"]
 
+    def to(self, device: torch.device) -> "Rows":
+        return Rows(self.ids.to(device), self.real.to(device))
+
+    def arguments(self) -> dict[str, Tensor]:
+        """What a model is called with to read them: a mask and positions where there is padding."""
+        if bool(self.real.all()):
+            return {"input_ids": self.ids}
+        padded = {"attention_mask": self.real.long(), "position_ids": positions(self.real)}
+        return {"input_ids": self.ids} | padded
+
 
 def token_rows(given: Any) -> Rows:
     """Ids (t,) or (b, t) as a tensor or list; (ids, mask); or a mapping with input_ids, as
