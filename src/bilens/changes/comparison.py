@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.base.charts import BAR, FRAME, MARKER, PALETTE, hovered, ticks, titled
+from bilens.base.charts import BAR, FRAME, MARKER, PALETTE, curve, ticks, titled
 from bilens.base.results import Result
 from bilens.base.words import isolated
 from bilens.changes.items import Items
@@ -122,18 +122,13 @@ class Diff(Result):
         order = self.order[:DRAWN]
         names = [self.places[n] for n in order]
         rows = [self._row(n) for n in order]
-        told = hovered({"": names} | {key: [row[key] for row in rows] for key in rows[0]})
-        traces = [
-            {
-                "type": "scatter", "mode": "markers", "name": MEASURES[m],
-                "x": [float(self.similarity[n, m]) for n in order],
-                "y": list(range(len(order))),
-                "marker": {"size": MARKER + 2 * m, "symbol": SYMBOLS[m], "color": COLOURS[m]}
-                | {"line": {"width": 2, "color": COLOURS[m]}},
-            }
-            | told
-            for m in range(self.change.shape[1])
-        ]  # fmt: skip
+        hover = {"": names} | {key: [row[key] for row in rows] for key in rows[0]}
+        traces = []
+        for m, alike in enumerate(self.similarity[order].mT.tolist()):
+            marks = curve(MEASURES[m], alike, range(len(order)), hover=hover, mode="markers")
+            marker = {"size": MARKER + 2 * m, "symbol": SYMBOLS[m], "color": COLOURS[m]}
+            marks["marker"] = marker | {"line": {"width": 2, "color": COLOURS[m]}}
+            traces.append(marks)
         some = f", {DRAWN} of {len(self.places)} places" if len(self.places) > DRAWN else ""
         title = f"{' → '.join(self.checkpoints)}: what changed most{some}"
         axis = ticks(names) | {"autorange": "reversed", "showgrid": True}
@@ -159,8 +154,9 @@ class Diff(Result):
         if any(self.sampled):
             row |= {"±": float(self.errors[n, at]) if self.sampled[n] else None}
         if at:
-            others = ("by weights", "at ε = 0.01", "at ε = 1")
-            row |= dict(zip(others, self.similarity[n, [0, 2, 3]].tolist(), strict=True))
+            weights, _, *ridges = self.similarity[n].tolist()
+            others = ("by weights", *(f"at ε = {eps:g}" for eps in EPSILONS[1:]))
+            row |= dict(zip(others, (weights, *ridges), strict=True))
         row |= {"growth": float(self.growth[n])}
         if self.angles:
             angle = float(self.turned[n])

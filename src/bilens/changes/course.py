@@ -1,18 +1,19 @@
 """What changed over a series of checkpoints: a curve, and its phases."""
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.base.charts import MARKER, PALETTE, REFERENCE, titled
+from bilens.base.charts import LINES, MARKER, REFERENCE, curve, titled
 from bilens.base.results import Result
 from bilens.changes.comparison import BELOW, Diff
 from bilens.changes.losses import Losses
 
-LINES = PALETTE[1:6]  # of places drawn by name: colours that show on light and on dark pages
+NAMED = LINES[1:6]  # of places drawn by name
 SHADE = "rgba(86,180,233,0.18)"
 LIKENESS, LOSS = "similarity to the last", "loss"
 
@@ -109,12 +110,12 @@ class Series(Result):
         """The similarity of places to the last checkpoint, their mean, and the loss; phases of the
         similarity are shaded.
         """
-        order, x = self.whole.order[: len(LINES)], list(self.steps)
         lines = [
-            _line(self.places[n], x, self.to_last[n], LINES[k], self.checkpoints)
-            for k, n in enumerate(order)
+            self._line(self.places[n], LIKENESS, self.to_last[n], color=colour, width=2)
+            for n, colour in zip(self.whole.order, NAMED, strict=False)
         ]
-        lines.append(_line("mean of all places", x, self.curve, PALETTE[0], self.checkpoints, 3))
+        mean = {"color": LINES[0], "width": 3}
+        lines.append(self._line("mean of all places", LIKENESS, self.curve, **mean))
         how = "on data" if self.on_data else "by weights"
         title = f"{self.checkpoints[0]} → {self.checkpoints[-1]}: what changed when"
         axis = "training step" if self.numbered else "checkpoint"
@@ -123,8 +124,8 @@ class Series(Result):
         layout["shapes"] = [self._shade(one) for one in self.phases if one.curve == LIKENESS]
         layout["title"]["subtitle"] = {"text": "shaded: where the mean moves faster than average"}
         if self.loss is not None:
-            loss = _line("loss", x, self.loss.means, REFERENCE, self.checkpoints)
-            lines.append(loss | {"yaxis": "y2", "line": {"color": REFERENCE, "dash": "dot"}})
+            loss = self._line("loss", LOSS, self.loss.means, color=REFERENCE, dash="dot")
+            lines.append(loss | {"yaxis": "y2"})
             unit = {"title": {"text": f"loss, nats per {self.loss.unit}"}}
             layout["yaxis2"] = unit | {"overlaying": "y", "side": "right", "showgrid": False}
         return {"data": lines, "layout": layout}
@@ -145,6 +146,12 @@ class Series(Result):
         share = f"{phase.share:.0%} of its movement in {phase.steps:.0%} of the steps"
         return f"{phase.curve} moves fast from {first} to {last} ({share})"
 
+    def _line(self, name: str, unit: str, y: Float[Tensor, " n"], **line: Any) -> dict[str, Any]:
+        values = y.tolist()
+        hover = {"checkpoint": self.checkpoints, unit: values}
+        trace = curve(name, self.steps, values, hover=hover, **line)
+        return trace | {"marker": {"size": MARKER - 3}}
+
     def _shade(self, phase: Phase) -> dict[str, Any]:
         ends = {"x0": self.steps[phase.first], "x1": self.steps[phase.last]}
         place = {"type": "rect", "yref": "paper", "y0": 0, "y1": 1, "layer": "below"}
@@ -157,22 +164,14 @@ def _phases(name: str, curve: Float[Tensor, " n"], steps: tuple[int, ...]) -> tu
     lengths = torch.tensor(steps, dtype=torch.float64).diff()
     total, whole = float(moved.sum()), float(lengths.sum())
     fast = (moved / lengths > total / whole).tolist()
-    phases, begun = [], None
-    for n, now in enumerate([*fast, False]):
-        if now and begun is None:
-            begun = n
-        if not now and begun is not None:
-            share = float(moved[begun:n].sum()) / total
-            phases.append(Phase(name, begun, n, share, float(lengths[begun:n].sum()) / whole))
-            begun = None
-    return tuple(phases)
-
-
-def _line(
-    name: str, x: list[int], y: Tensor, colour: str, names: tuple[str, ...], width: int = 2
-) -> dict[str, Any]:
-    return {
-        "type": "scatter", "mode": "lines+markers", "name": name, "x": x, "y": y.tolist(),
-        "line": {"color": colour, "width": width}, "marker": {"size": MARKER - 3},
-        "text": list(names), "hovertemplate": "%{text}<br>%{y:.4~g}",
-    }  # fmt: skip
+    runs = [list(run) for now, run in groupby(range(len(fast)), fast.__getitem__) if now]
+    return tuple(
+        Phase(
+            name,
+            first=run[0],
+            last=run[-1] + 1,
+            share=float(moved[run].sum()) / total,
+            steps=float(lengths[run].sum()) / whole,
+        )
+        for run in runs
+    )
