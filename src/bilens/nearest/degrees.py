@@ -74,25 +74,16 @@ class Degrees(Result):
 
     def rows(self) -> list[dict[str, Any]]:
         errors = [0.0] * (len(self.powers) - 1) + [self._relative()]
-        columns = zip(
-            self._names(), self.powers.tolist(), self.shares.tolist(), errors, strict=True
-        )
-        return [
-            {"degree": name, "power": power, "share": share, "standard error": error}
-            for name, power, share, error in columns
-        ]
+        columns = (self._names(), self.powers.tolist(), self.shares.tolist(), errors)
+        return [dict(zip(self.columns(), row, strict=True)) for row in zip(*columns, strict=True)]
 
     def figure(self) -> dict[str, Any]:
-        shares, names = self.shares.tolist(), self._names()
-        errors = [0.0] * (len(names) - 1) + [self._relative()]
+        rows = self.rows()
+        names, shares, errors = (
+            [row[name] for row in rows] for name in ("degree", "share", "standard error")
+        )
         bars = {"type": "bar", "x": names, "y": shares, "marker": {"color": POSITIVE}}
-        bars |= {
-            "error_y": {
-                "type": "data",
-                "array": [*[None] * (len(names) - 1), errors[-1]],
-                "color": INK,
-            }
-        }
+        bars["error_y"] = {"type": "data", "array": [e or None for e in errors], "color": INK}
         bars |= hovered({"degree": names, "share of E‖f‖²": shares, "standard error": errors})
         title = f"How bilinear the layer is: {float(self.unexplained):.3g} beyond degree 2"
         layout = titled(title, "Hermite degree", "share of E‖f‖²", xaxis={"type": "category"})
