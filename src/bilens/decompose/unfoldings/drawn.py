@@ -1,4 +1,4 @@
-"""How the singular values of an unfolding are drawn."""
+"""How the singular values of an unfolding are shown."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,13 +9,18 @@ from torch import Tensor
 from bilens.base.charts import INK, curve, logarithmic, titled
 
 
+def share_of(value: float, norm: float) -> float:
+    """What a singular value holds of the norm's square; 0 where all is zero."""
+    return (value / norm) ** 2 if norm else 0.0
+
+
 def spectrum_line(
     name: str, values: Float[Tensor, " s"], norm: float, dash: str = "solid"
 ) -> dict[str, Any]:
     """Singular values, largest first, each with what it holds of the norm's square."""
     sizes = values.tolist()
     places = list(range(len(sizes)))
-    shares = [(size / norm) ** 2 if norm else 0.0 for size in sizes]
+    shares = [share_of(size, norm) for size in sizes]
     hover = {"component": places, "singular value": sizes, "share of ‖T‖²": shares}
     return curve(name, places, sizes, hover=hover, mode="lines", dash=dash)
 

@@ -24,7 +24,7 @@ from bilens.base.numerics import (
 )
 from bilens.base.results import ANSWER_ROWS, Result
 from bilens.decompose.spectra.weighted import fitted, whitened
-from bilens.decompose.unfoldings.drawn import spectrum_layout, spectrum_line
+from bilens.decompose.unfoldings.drawn import share_of, spectrum_layout, spectrum_line
 from bilens.decompose.unfoldings.iteration import iterated
 from bilens.decompose.unfoldings.unfolding import (
     Precision,
@@ -125,7 +125,7 @@ class HOSVD(Result):
                 "mode": mode,
                 "component": n,
                 "singular value": value,
-                "share of ‖T‖²": (value / self.norm) ** 2 if self.norm else 0.0,
+                "share of ‖T‖²": share_of(value, self.norm),
                 "kept": n < self.bases[mode].shape[1],
                 "above noise": value > self.noise[mode],
             }
@@ -135,7 +135,10 @@ class HOSVD(Result):
 
     def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
         """What the first components of every mode hold of ‖T‖²."""
-        squares = {mode: _shares_of(values, self.norm) for mode, values in self.spectrum.items()}
+        squares = {
+            mode: [share_of(value, self.norm) for value in values.tolist()]
+            for mode, values in self.spectrum.items()
+        }
         return [
             {"component": n}
             | {
@@ -156,11 +159,6 @@ class HOSVD(Result):
         ranks = ", ".join(f"{mode} {r}" for mode, r in zip(MODES, self.ranks, strict=True))
         title = f"Singular values: kept {ranks}; relative error {self.error:.3g}"
         return {"data": lines, "layout": spectrum_layout(title, sorted(set(self.ranks)))}
-
-
-def _shares_of(values: Float[Tensor, " s"], norm: float) -> list[float]:
-    """The squares of singular values, over that of the norm."""
-    return [(value / norm) ** 2 if norm else 0.0 for value in values.tolist()]
 
 
 @torch.no_grad()

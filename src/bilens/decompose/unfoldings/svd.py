@@ -18,7 +18,7 @@ from torch import Tensor
 from bilens.algebra import CP, Dense, QuadraticForm, Tucker, signs
 from bilens.base.numerics import dtype_name, restored_float, scaled
 from bilens.base.results import Result
-from bilens.decompose.unfoldings.drawn import spectrum_layout, spectrum_line
+from bilens.decompose.unfoldings.drawn import share_of, spectrum_layout, spectrum_line
 from bilens.decompose.unfoldings.unfolding import (
     ALL,
     Precision,
@@ -102,7 +102,7 @@ class SVD(Result):
             {
                 "component": n,
                 "singular value": value,
-                "share of ‖T‖²": (value / self.norm) ** 2 if self.norm else 0.0,
+                "share of ‖T‖²": share_of(value, self.norm),
                 "kept": n < len(self.values),
                 "above noise": value > self.noise,
             }
