@@ -509,6 +509,9 @@ def test_what_cannot_be_compared(refuses, tmp_path):
     both = [classifier(), classifier()]
     leave = "dictionaries must be left out for classifiers"
     refuses(ArgumentError, lambda: bilens.diff(*both, dictionaries={"mlp0.input": D}), leave)
+    twice = {"mlp0.input": D, "layers.0.mlp.input": D}
+    one = "dictionaries must be one for each place"
+    refuses(ArgumentError, lambda: bilens.diff(A, language(), dictionaries=twice), one)
     two = "must be given two checkpoints or more"
     refuses(ArgumentError, lambda: bilens.diff(A), two)
     refuses(ArgumentError, lambda: bilens.diff([]), two)

@@ -44,6 +44,19 @@ def test_two_checkpoints(run, run_folder, tmp_path):
     assert out.splitlines()[-4].startswith("4\t")  # the class whose row changed
 
 
+def test_features_of_several_dictionaries(run, tmp_path):
+    places = [f"tinystories-2l/mlp1.{side}" for side in ("input", "output")]
+    both = [word for place in places for word in ("--dictionary", place)]
+    code, out, err = run("diff", *["tinystories-2l"] * 2, *both, "-o", tmp_path, "--json")
+    assert code == 0, err
+    assert [len(one["rows"]) for one in json.loads(out)[2:]] == [1024] * 2
+    for side in ("input", "output"):
+        assert f"mlp1.{side}.f0" in (tmp_path / f"features-mlp1.{side}.csv").read_text()
+    code, out, err = run("diff", *["tinystories-2l"] * 2, *both[:2] * 2)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "--dictionary must be one for each place" in err
+
+
 def test_a_series(run, run_folder, tmp_path):
     code, out, err = run("diff", run_folder, "-o", tmp_path / "out")
     assert code == 0, err  # progress, where it takes seconds, is on stderr

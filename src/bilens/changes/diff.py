@@ -22,6 +22,7 @@ from bilens.changes.turning import mean_angle, turned
 from bilens.decompose import Angles
 from bilens.features import Dictionary
 from bilens.models import Classifier
+from bilens.wiring import find_place
 
 TOKENS = 8192
 
@@ -106,9 +107,16 @@ def _compared(
 
 
 def _require_dictionaries(opened: Checkpoints, given: Mapping[str, Dictionary] | None) -> None:
-    if given and isinstance(opened.models[0], Classifier):
+    """Raise ArgumentError for a place that is not there, or given twice, before much is done."""
+    if not given:
+        return
+    model = opened.models[0]
+    if isinstance(model, Classifier):
         must = "be left out for classifiers"
         raise ArgumentError("dictionaries", must=must, got=", ".join(given))
+    parts = model.wiring().parts
+    if len({find_place(place, parts) for place in given}) < len(given):
+        raise ArgumentError("dictionaries", must="be one for each place", got=", ".join(given))
 
 
 def _whole(

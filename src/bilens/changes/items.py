@@ -62,7 +62,7 @@ class Items(Result):
         sign = "+" if self.signed else ""
         first = list(zip(self.names, self.values[:, 0].tolist(), strict=True))[:TOP]
         top = ", ".join(f"{name} {value:{sign}.3g}" for name, value in first)
-        return f"{self._plural}, by {self.headings[0]}: {top or 'none'}"
+        return f"{self.plural}, by {self.headings[0]}: {top or 'none'}"
 
     def columns(self) -> tuple[str, ...]:
         return (self.of, *self.headings)
@@ -77,12 +77,18 @@ class Items(Result):
         first = self.values[:DRAWN].mT.tolist()
         hover = dict(zip(self.headings[1:], first[1:], strict=True))
         axis = "what it adds to the change of the loss, nats" if self.signed else self.headings[0]
-        title = f"{self._plural} that changed most, by {self.headings[0]}"
+        title = f"{self.plural} that changed most, by {self.headings[0]}"
         return ranked(self.names[:DRAWN], first[0], axis, title, hover=hover)
 
     @property
-    def _plural(self) -> str:
+    def plural(self) -> str:
+        """What they are: "classes", "tokens" or "features"."""
         return f"{self.of}es" if self.of == CLASS else f"{self.of}s"
+
+    @property
+    def place(self) -> str:
+        """Where features are: "mlp1.input"; "" of classes and tokens."""
+        return self.names[0].rpartition(".")[0] if self.of == FEATURE else ""
 
 
 def items(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import bilens
+from bilens.base.errors import ArgumentError
 from bilens.cli.options import AsJson, require_count, require_folder
 from bilens.cli.output import (
     SHORT,
@@ -61,14 +62,15 @@ def command(
     require_count("--tokens", tokens)
     if output is not None:
         require_folder("--output", output)
-    read = {one.hook: one for one in map(bilens.features.Dictionary.load, dictionary or ())}
+    read = _dictionaries(dictionary or [])
     with progress_bar("places") as bar:
         found = bilens.diff(*checkpoints, data=data, tokens=tokens, dictionaries=read, progress=bar)
     whole = found.whole if isinstance(found, bilens.changes.Series) else found
     results: dict[str, Result] = {} if whole is found else {"steps": found}
-    results |= {"places": whole} | {_plural(one.of): one for one in whole.items}
+    results |= {"places": whole} | _by_name(whole.items)
     if output is not None:
-        _write(output, found, results)
+        write_results(output, results)
+        found.save(output / "diff.safetensors")
     rows = listed(k, json)
     show([cut(table(one), rows) for one in results.values()], json)
     for line in whole.warnings:
@@ -77,11 +79,20 @@ def command(
         say(f"{output}: tables (.csv), plots (.html) and diff.safetensors")
 
 
-def _plural(name: str) -> str:
-    return "classes" if name == "class" else f"{name}s"
+def _dictionaries(folders: list[Path]) -> "dict[str, bilens.features.Dictionary]":
+    """Each by its place. Errors: ArgumentError for two of one place."""
+    read = [bilens.features.Dictionary.load(folder) for folder in folders]
+    places = [one.hook for one in read]
+    if len(set(places)) < len(places):
+        got = ", ".join(places)
+        raise ArgumentError("--dictionary", must="be one for each place", got=got)
+    return dict(zip(places, read, strict=True))
 
 
-def _write(folder: Path, found: "Result", results: "dict[str, Result]") -> None:
-    """Each table as CSV and as a plot, and the whole result for ``load``."""
-    write_results(folder, results)
-    found.save(folder / "diff.safetensors")
+def _by_name(items: "tuple[bilens.changes.Items, ...]") -> "dict[str, Result]":
+    """Each by what it is of; the features of several dictionaries by their places too."""
+    kinds = [one.of for one in items]
+    return {
+        one.plural if kinds.count(one.of) == 1 else f"{one.plural}-{one.place}": one
+        for one in items
+    }
