@@ -47,7 +47,8 @@ def groups(models: Sequence[Model]) -> tuple[int, Iterator[Group]]:
         layers = first.config.num_hidden_layers
         return layers, _of_classifiers(models, layers)  # type: ignore[arg-type]
     wiring = first.wiring()
-    return len(wiring.leaves) + len(wiring.parts) + 1, _of_transformers(models)  # type: ignore[arg-type]
+    found = _of_transformers(models)  # type: ignore[arg-type]
+    return len(wiring.leaves) + len(wiring.parts) + 1, found
 
 
 def _of_classifiers(models: Sequence[Classifier], layers: int) -> Iterator[Group]:
