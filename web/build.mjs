@@ -1,0 +1,94 @@
+// Bundles the page into what the Python package carries: the same bytes wherever it is run.
+//   node build.mjs           writes them
+//   node build.mjs --check   says whether those that are committed are what a build gives
+//   node build.mjs --test    runs the tests, bundled in the same way
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { build } from "esbuild";
+
+const here = dirname(fileURLToPath(import.meta.url));
+const assets = join(here, "../src/bilens/report/assets");
+const LARGEST = 200_000; // bytes, of all assets together
+
+const options = {
+  absWorkingDir: here,
+  bundle: true,
+  format: "esm",
+  target: "es2022",
+  charset: "ascii", // the same in a page of any encoding
+  jsx: "automatic",
+  jsxImportSource: "preact",
+  legalComments: "none",
+  logLevel: "warning",
+};
+
+/** The bundle's files by name. */
+async function bundled() {
+  const made = await build({
+    ...options,
+    entryPoints: ["src/page.ts", "src/page.css"],
+    outdir: "out",
+    minify: true,
+    write: false,
+    banner: { js: licence() },
+  });
+  return new Map(made.outputFiles.map((file) => [file.path.split("/").at(-1), file.text]));
+}
+
+/** What the licence of the library inside asks to stand beside it. */
+function licence() {
+  const text = readFileSync(join(here, "node_modules/preact/LICENSE"), "utf8").trim();
+  return `/*! bilens, MIT licence. Within: preact.\n${text}\n*/`;
+}
+
+/** Nothing in a script may end the element that it stands in. */
+function refuseUnsafe(files) {
+  const size = [...files.values()].reduce((sum, text) => sum + text.length, 0);
+  if (size > LARGEST) throw new Error(`the assets have ${size} bytes, more than ${LARGEST}`);
+  for (const [name, text] of files) {
+    if (/<\/(script|style)|<!--/i.test(text)) throw new Error(`${name} could end its element`);
+  }
+  return size;
+}
+
+function write(files) {
+  for (const [name, text] of files) writeFileSync(join(assets, name), text);
+}
+
+function check(files) {
+  const stale = [...files].filter(([name, text]) => readFileSync(join(assets, name), "utf8") !== text);
+  if (stale.length) {
+    console.error(`${stale.map(([name]) => name).join(", ")}: not what the sources give; run make web`);
+    process.exitCode = 1;
+  }
+}
+
+async function test() {
+  const names = readdirSync(join(here, "test")).filter((name) => /\.test\.tsx?$/.test(name));
+  const folder = mkdtempSync(join(here, ".tests-"));
+  try {
+    await build({
+      ...options,
+      entryPoints: names.map((name) => join("test", name)),
+      outdir: folder,
+      outExtension: { ".js": ".mjs" },
+      platform: "node",
+    });
+    const files = readdirSync(folder).map((name) => join(folder, name));
+    process.exitCode = spawnSync(process.execPath, ["--test", "--test-reporter=dot", ...files], { stdio: "inherit" }).status;
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
+
+if (process.argv[2] === "--test") {
+  await test();
+} else {
+  const files = await bundled();
+  const size = refuseUnsafe(files);
+  if (process.argv[2] === "--check") check(files);
+  else write(files);
+  console.log(`page.js and page.css: ${size} bytes`);
+}

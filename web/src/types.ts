@@ -1,0 +1,234 @@
+// What Python writes and the page reads. Strings from models are raw text: they are shown through
+// <Text>, never as markup. Names of tokens are as Python shows them (␣ for a space, ⏎ for a line end).
+
+export interface BilensDocument {
+  schema: 1;
+  bilens: string; // the version that wrote it
+  title: string;
+  made?: string; // a date
+  live?: Live | null;
+  model?: Model | null;
+  sections: Section[];
+}
+
+/** Where new questions are asked, in a page that is served. */
+export interface Live {
+  ask: string;
+  token?: string;
+}
+
+export interface Model {
+  name: string;
+  kind: "language" | "classifier";
+}
+
+export type Section =
+  | Of<"model", ModelFacts>
+  | Of<"exactness", Exactness>
+  | Of<"chart", ChartData>
+  | Of<"classes", ClassesData>
+  | Of<"gates", GatesData>
+  | Of<"nearest", NearestData>
+  | Of<"prompt", PromptData>
+  | { id: string; kind: "missing"; title: string; text: string }
+  | { id: string; kind: "broken"; title: string; error: string };
+
+interface Of<Kind extends string, Data> {
+  id: string;
+  kind: Kind;
+  title: string;
+  data: Data;
+}
+
+export interface ModelFacts {
+  headline: string;
+  beside: string;
+  facts: Record<string, string>;
+}
+
+export interface Exactness {
+  passed: boolean;
+  summary: string;
+  rows: { identity: string; dtype: string; error: number; allowed: number; holds: boolean }[];
+}
+
+/** A figure in plotly's JSON shape, as Python's `figure()` gives it. Its texts are escaped as
+ * plotly reads them (`&lt;`, `<br>`): `plain` of text.ts makes letters of them. */
+export interface Figure {
+  data: Trace[];
+  layout: Layout;
+}
+
+export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
+export type Trace = { type: string } & { [key: string]: Json };
+export type Layout = { [key: string]: Json };
+
+/** How a figure is said to who cannot see it, and how high it is in pixels. */
+export interface Drawing {
+  spoken: string;
+  height: number;
+}
+
+export interface Chart extends Drawing {
+  figure: Figure;
+}
+
+export type Cell = string | number | boolean | null;
+
+export interface Numbers {
+  columns: string[];
+  rows: Record<string, Cell>[];
+}
+
+export interface ChartData extends Numbers {
+  text: string;
+  chart: Chart;
+}
+
+export interface Picture {
+  src: string; // a PNG as a data URI
+  alt: string;
+  caption: string;
+}
+
+export interface ClassesData {
+  size: number;
+  mean_rank: number;
+  pictured: boolean;
+  cards: {
+    label: string;
+    rank: number;
+    chart: Chart;
+    rows: Record<string, Picture[]>;
+    degenerate: string;
+  }[];
+}
+
+export interface GatesData {
+  note: string;
+  cards: { label: string; gates: { share: number; a: Picture; b: Picture }[] }[];
+}
+
+export interface NearestData {
+  note: string;
+  text?: string;
+  degrees?: Chart;
+  rungs?: Chart;
+  refitted?: boolean;
+  columns?: string[];
+  rows?: { layer: number; rungs: (Rung | null)[] }[];
+  tokens?: Carriers[];
+  open?: number;
+}
+
+export interface Rung {
+  unexplained: number;
+  error: number;
+  tail: number;
+}
+
+export interface Carriers {
+  layer: number;
+  tail: number;
+  kinds: { name: string; share: number; count: number }[];
+  worst: { share: number; position: number; before: string; token: string; after: string }[];
+}
+
+export interface PromptData {
+  prompt: string;
+  answers: Answer[];
+  first: number; // which of the answers is shown first
+}
+
+export interface Token {
+  name: string;
+  id: number;
+}
+
+/** What makes one logit, or the difference of two, at one position. */
+export interface Answer {
+  prompt: string;
+  tokens: Token[];
+  position: number;
+  target: Token;
+  versus: Token | null;
+  value: number;
+  probability: number | null;
+  likely: Likely[];
+  terms: [value: number, node: number][]; // the largest first
+  nodes: Node[];
+  total: number;
+  remainder: number;
+  left_out: number; // paths that were not kept
+  error: number;
+  given: string[];
+  opaque: string[];
+  summary: string;
+  total_said: string;
+  sources: Source[];
+  positions: number[];
+  elsewhere?: number;
+  patterns: Patterns | null;
+  lens: Lens | null;
+  pairs: PairMatrix[] | null;
+  graph: Json;
+  python: string;
+}
+
+export interface Likely extends Token {
+  probability: number;
+  logit: number;
+}
+
+/** A node of a path: what is written by a part at a position, and the nodes it is made of. */
+export interface Node {
+  s: string; // the source's name, as L0H3, mlp1, embed
+  t: number; // the position
+  i?: number[]; // its inputs among the nodes
+  k?: string;
+  l?: string; // its label, where the name and inputs do not say it
+}
+
+export interface Source {
+  name: string;
+  kind: string;
+  layer: number | null;
+  label: string;
+  direct: number;
+  effect: number | null;
+  effect_mean: number | null;
+  verdict: string | null;
+  why: string | null;
+}
+
+/** Attention weights by head: rows of a lower triangle, one after another. */
+export interface Patterns {
+  heads: string[];
+  weights: number[][];
+}
+
+/** What the stream says at each place (layers, in order) and position. */
+export interface Lens {
+  places: string[];
+  says: string[][];
+  probabilities: number[][];
+  ranks: number[][];
+  values: number[][];
+}
+
+/** Pairs of what a layer reads: the sum of both orders, a lower triangle by rows. */
+export interface PairMatrix {
+  layer: string;
+  names: string[];
+  values: number[][];
+}
+
+/** What is asked of a live page. */
+export interface Question {
+  prompt: string;
+  position: number | null;
+  target: string | null;
+  versus: string | null;
+  max_terms?: number;
+  knockout?: string[] | null;
+}
