@@ -37,10 +37,15 @@ async function bundled() {
   return new Map(made.outputFiles.map((file) => [file.path.split("/").at(-1), file.text]));
 }
 
-/** What the licence of the library inside asks to stand beside it. */
+const WITHIN = ["preact", "d3-array", "d3-format"];
+
+/** What the licences of the libraries inside ask to stand beside them. */
 function licence() {
-  const text = readFileSync(join(here, "node_modules/preact/LICENSE"), "utf8").trim();
-  return `/*! bilens, MIT licence. Within: preact.\n${text}\n*/`;
+  const texts = WITHIN.map((name) => {
+    const text = readFileSync(join(here, "node_modules", name, "LICENSE"), "utf8").trim();
+    return `${name}:\n${text}`;
+  });
+  return `/*! bilens, MIT licence. Within: ${WITHIN.join(", ")}.\n${texts.join("\n\n")}\n*/`;
 }
 
 /** Nothing in a script may end the element that it stands in. */

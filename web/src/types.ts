@@ -1,6 +1,8 @@
 // What Python writes and the page reads. Strings from models are raw text: they are shown through
 // <Text>, never as markup. Names of tokens are as Python shows them (␣ for a space, ⏎ for a line end).
 
+import type { Figure } from "./figure/data";
+
 export interface BilensDocument {
   schema: 1;
   bilens: string; // the version that wrote it
@@ -52,16 +54,7 @@ export interface Exactness {
   rows: { identity: string; dtype: string; error: number; allowed: number; holds: boolean }[];
 }
 
-/** A figure in plotly's JSON shape, as Python's `figure()` gives it. Its texts are escaped as
- * plotly reads them (`&lt;`, `<br>`): `plain` of text.ts makes letters of them. */
-export interface Figure {
-  data: Trace[];
-  layout: Layout;
-}
-
 export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
-export type Trace = { type: string } & { [key: string]: Json };
-export type Layout = { [key: string]: Json };
 
 /** How a figure is said to who cannot see it, and how high it is in pixels. */
 export interface Drawing {
