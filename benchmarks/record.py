@@ -27,7 +27,10 @@ def record(path: Path, **figures: Any) -> None:
 
 def _commit() -> str:
     command = ["git", "describe", "--always", "--dirty"]
-    found = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
+    except FileNotFoundError:  # a machine without git
+        return "unknown"
     return found.stdout.strip() or "unknown"
 
 
@@ -36,7 +39,13 @@ def _hardware() -> str:
     model = next(
         (line for line in _cpuinfo() if line.startswith("model name")), ": " + platform.processor()
     ).split(":")[1]
-    return f"{model.strip()}, {cores} threads, torch {torch.__version__}"
+    parts = [*_accelerators(), model.strip(), f"{cores} threads", f"torch {torch.__version__}"]
+    return ", ".join(parts)
+
+
+def _accelerators() -> list[str]:
+    """What Trainer trains on where there is one; the spectra's benchmarks are the processor's."""
+    return [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
 
 
 def _cpuinfo() -> list[str]:

@@ -2,12 +2,14 @@
 EXPERIMENTS.md.
 """
 
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import record
 from bilens.algebra import CP
 from bilens.decompose import eigen
 from experiments import faithfulness, modular_addition
@@ -62,3 +64,13 @@ def test_rank_correlation_and_its_interval():
     assert faithfulness.spearman(x, -x) == pytest.approx(-1.0)
     low, high = faithfulness.interval(np.array([0.2, 0.4, 0.6, 0.8]), seed=0)
     assert 0.2 <= low < 0.5 < high <= 0.8
+
+
+def test_a_row_names_the_accelerator_and_needs_no_git(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+    monkeypatch.setenv("PATH", "")
+    record.record(tmp_path / "rows.jsonl", loss=1.0)
+    row = json.loads((tmp_path / "rows.jsonl").read_text(encoding="utf-8"))
+    assert row["hardware"].startswith("NVIDIA H100, ")
+    assert (row["commit"], row["loss"]) == ("unknown", 1.0)
