@@ -120,6 +120,20 @@ def test_training_from_there_towards_the_originals_logits(model, text, tmp_path)
     assert bilens.load(tmp_path / "run").config.is_exact
 
 
+def test_the_teacher_is_taken_to_the_pupil_and_the_original_is_not(
+    model, text, tmp_path, monkeypatch
+):
+    moved = []
+    to = type(model).to
+    monkeypatch.setattr(
+        type(model), "to", lambda one, *a, **k: moved.append(one) or to(one, *a, **k)
+    )
+    how = ConversionRecipe(tokens=64, length=16, steps=1, distil=True, batch_size=16)
+    make_bilinear(model, text, tmp_path / "run", how, quiet=True)
+    assert moved
+    assert not any(one is model for one in moved)
+
+
 def test_two_processes_fit_the_layers_of_one(whole, folder, text, tmp_path):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     given = ["convert", str(folder), "--to", "bilinear", "--data", text, "--tokens", "2048"]

@@ -10,6 +10,7 @@ output/config.json, model.safetensors      the model, written last; a plain Llam
                                     all of it
 """
 
+import copy
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -127,7 +128,8 @@ def make_bilinear(
             first_does(lambda: save_tokenizer(model.tokenizer, output))
             figures = _fit(model, made, data, run, how, progress)
             if plan is not None:
-                aim = partial(_divergence, model) if how.distil else None
+                # a copy, as the teacher goes to where the other is trained
+                aim = partial(_divergence, copy.deepcopy(model)) if how.distil else None
                 run.train(made, Lesson(data.train, data.valid, aim=aim), plan, quiet)
                 figures["trained"] = text_loss(made, _held_out(data.valid)[1].split(BATCH))
             first_does(lambda: save_model(_plain(made), output))
