@@ -47,8 +47,8 @@ def build(norm="rms", **given):
 class TwoScores(Attention):
     """A second pair of queries and keys, whose scores are added."""
 
-    def _project(self, x, turn):
-        q, k, v = super()._project(x, turn)
+    def _project(self, x, turn, *read):
+        q, k, v = super()._project(x, turn, *read)
         return q, k + 0.5 * k.flip(-1), v
 
 

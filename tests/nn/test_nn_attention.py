@@ -11,8 +11,8 @@ from torch import nn
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from bilens.base.errors import ConfigError
-from bilens.nn import Attention, RMSNorm, Rotary, Scores
+from bilens.base.errors import ArgumentError, ConfigError
+from bilens.nn import Attention, RMSNorm, Rotary, Scores, rotate
 
 NORMED = Scores(norm=RMSNorm)
 
@@ -159,3 +159,134 @@ def test_gradients_pass_where_a_query_sees_nothing(make):
     layer(x, mask=MASKS["some see nothing"](), patterns=True)[0].square().sum().backward()
     assert bool(torch.isfinite(x.grad).all())
     assert float(x.grad[:, 1].abs().sum()) > 0
+
+
+# Patterns that are products of two scores.
+
+
+def turned_by_hand(x, position, reverse):
+    """One query or key of width 4, turned by an explicit matrix."""
+    matrix = torch.eye(4, dtype=torch.float64)
+    for p, angle in enumerate((position, position * 1e-2)):
+        cos, sin = math.cos(angle), math.sin(angle) * (-1 if reverse else 1)
+        matrix[p, p], matrix[p, p + 2] = cos, -sin
+        matrix[p + 2, p], matrix[p + 2, p + 2] = sin, cos
+    return matrix @ x
+
+
+def products_by_hand(layer, x, c, reverse=False, normalised=False, window=None):
+    """What each head reads and its pattern: one number at a time."""
+    made = {}
+    for name, _ in layer.named_children():
+        if name[0] in "qkv" and name.endswith("proj"):
+            heads = getattr(layer, name)(x).unflatten(-1, (-1, 4))
+            norm = getattr(layer, name.replace("proj", "norm"), None)
+            made[name] = heads if norm is None else norm(heads)
+    second = ("q2_proj", "k2_proj") if "q2_proj" in made else ("q_proj", "k_proj")
+    patterns = torch.zeros(4, len(x), len(x)).double()
+    for h, t in torch.cartesian_prod(torch.arange(4), torch.arange(len(x))).tolist():
+        for s in range(max(0, t + 1 - (window or len(x))), t + 1):
+            value = c
+            for q, k in (("q_proj", "k_proj"), second):
+                query = turned_by_hand(made[q][t, h], t, reverse)
+                value *= float(query @ turned_by_hand(made[k][s, h // 2], s, reverse))
+            patterns[h, t, s] = value
+    if normalised:
+        patterns = patterns / patterns.abs().sum(-1, keepdim=True)
+    values = made["v_proj"].repeat_interleave(2, dim=1)
+    return torch.einsum("hts,shd->thd", patterns, values), patterns
+
+
+PRODUCTS = {
+    "bilinear": {"kind": "bilinear"},
+    "squared": {"kind": "squared"},
+    "negative scale": {"kind": "bilinear", "scores": Scores(scale=-0.7)},
+    "squared, normalised": {"kind": "squared", "scores": Scores(scale=1 / 16, normalised=True)},
+    "bilinear, normalised, biases": {
+        "kind": "bilinear", "bias": True, "scores": Scores(normalised=True),
+    },
+    "norms, a window": {"kind": "bilinear", "scores": Scores(norm=RMSNorm, window=3)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_products_of_scores_by_hand(make, close, name, reverse):
+    layer, x = attention(make, size=3.0, **PRODUCTS[name]), make.randn(5, 16)
+    scores = PRODUCTS[name].get("scores", Scores())
+    rotary = Rotary(4, inv_freq=torch.tensor([1.0, 1e-2], dtype=torch.float64), reverse=reverse)
+    turn = rotary(torch.arange(5)[None], torch.float64)
+    z, patterns = products_by_hand(
+        layer, x, scores.scale or 1 / 4, reverse, scores.normalised, scores.window
+    )
+    truth = layer.o_proj(z.flatten(1))
+    for asked in (False, True):
+        got, found = layer(x[None], turn, patterns=asked)
+        close(got[0], truth)
+    close(found[0], patterns)
+    assert bool((patterns < 0).any()) is (layer.kind == "bilinear")
+    assert layer.is_polynomial is (not scores.normalised and scores.norm is None)
+    # and from the weights as circuits read them: per head, normed, turned, side by side
+    sides = zip(*dict.fromkeys(layer.score_projections), strict=True)
+    queries, keys = (
+        torch.cat([from_weights(layer, x, projection, turn) for projection in side], -1)
+        for side in sides
+    )
+    seen = torch.ones(5, 5).bool().tril().triu(1 - (scores.window or 5))
+    close(layer.pattern(layer.scored(queries, keys), seen), patterns)
+
+
+def from_weights(layer, x, name, turn):
+    heads = x @ layer.per_head(name) + layer.bias_per_head(name)[:, None]
+    heads = heads * layer.qk_scale(name, heads) * layer.qk_gain(name)
+    made = rotate(heads, turn[0][0], turn[1][0])
+    side = layer.side(name, x[None], turn)[0]
+    assert torch.allclose(side.repeat_interleave(4 // len(side), dim=0), made, atol=1e-12)
+    return made
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("additive", [False, True])
+def test_products_under_a_mask(make, close, kind, additive):
+    """What is hidden is zero, and nothing else changes."""
+    layer, x, may = attention(make, size=2.0, kind="bilinear"), make.randn(2, 5, 16), MASKS[kind]()
+    mask = torch.zeros(may.shape).double().masked_fill(~may, -torch.inf) if additive else may
+    whole = layer(x, mask=torch.ones(5, 5).bool(), patterns=True)[1]
+    got, found = layer(x, mask=mask, patterns=True)
+    close(found, whole * may)
+    close(got, layer(x, mask=mask)[0])
+
+
+def test_gradients_of_products(make):
+    layer = attention(make, kind="bilinear", size=2.0)
+    names, values = zip(*layer.named_parameters(), strict=True)
+
+    def run(x, *weights):
+        return torch.func.functional_call(layer, dict(zip(names, weights, strict=True)), (x,))[0]
+
+    inputs = [make.randn(1, 3, 16, grad=True), *(v.detach().requires_grad_() for v in values)]
+    assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
+
+
+@pytest.mark.bad_input
+def test_what_products_do_not_have(make, refuses):
+    refuses(
+        ConfigError, lambda: Attention(8, 2, kind="linear"),
+        "attention must be one of softmax, bilinear, squared; got 'linear'",
+    )  # fmt: skip
+    refuses(ConfigError, lambda: Attention(8, 2, scores=Scores(normalised=True)), "a softmax norm")
+    for scale in (0, math.inf, math.nan):
+        scores = Scores(scale=scale)
+        refuses(
+            ConfigError, lambda given=scores: Attention(8, 2, scores=given, kind="squared"),
+            "attention_scale must be a finite number other than 0",
+        )  # fmt: skip
+    refuses(
+        ConfigError, lambda: Attention(8, 2, scores=Scores(softcap=5.0), kind="squared"),
+        "attn_logit_softcapping must be none of squared attention",
+    )  # fmt: skip
+    layer, x = attention(make, kind="squared"), make.randn(1, 5, 16)
+    refuses(
+        ArgumentError, lambda: layer(x, mask=torch.full((5, 5), -1.5)),
+        "attention_mask must be 0 or −∞ where patterns are products of scores; got -1.5",
+    )  # fmt: skip

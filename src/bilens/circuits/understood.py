@@ -87,15 +87,18 @@ def patterns_of(writes: Iterable[Write]) -> Float[Tensor, "head t s"]:
 def require_scores(
     part: Heads, read: Float[Tensor, "t d"], pattern: Float[Tensor, "head t s"]
 ) -> None:
-    """Raise ArgumentError unless a layer's patterns are the softmax of its scores by W_Q
-    and W_K.
+    """Raise ArgumentError unless a layer's patterns are the softmax, or the product, of its scores
+    by W_Q and W_K.
     """
-    queries, keys = (_turned(part, read, name) for name in ("q_proj", "k_proj"))
-    scores = part.module.scored(queries, keys)
-    seen = causal_mask(len(read), len(read), read.device, part.module.window)
-    says = scores.masked_fill(~seen, -torch.inf).softmax(-1)
-    what = "the softmax of scores by W_Q and W_K"
-    _require_same(f"the patterns of {part.name}", pattern, says, torch.ones(()), what)
+    module = part.module
+    pairs = zip(*dict.fromkeys(module.score_projections), strict=True)
+    queries, keys = (torch.cat([_turned(part, read, name) for name in side], -1) for side in pairs)
+    seen = causal_mask(len(read), len(read), read.device, module.window)
+    says = module.pattern(module.scored(queries, keys), seen)
+    soft = module.kind == "softmax"
+    size = torch.ones(()) if soft else pattern.abs().max()
+    what = f"the {'softmax' if soft else 'product'} of scores by W_Q and W_K"
+    _require_same(f"the patterns of {part.name}", pattern, says, size, what)
 
 
 def require_turns(part: Heads, queries: Float[Tensor, "t d_head"]) -> None:

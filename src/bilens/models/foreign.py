@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bilens.base.errors import ArgumentError, ConfigError
+from bilens.base.keys import Number
 from bilens.base.numerics import require_finite, working_dtype
 from bilens.models.carry import EMBED, HEAD, common_dtype, filled, sketched
 from bilens.models.families.family import Pairing, Weight, numbers_in, paired, renamed
@@ -20,6 +21,9 @@ from bilens.models.transformer import Transformer, TransformerConfig
 
 Turns = Literal["halves", "halves reversed", "pairs", "pairs reversed"]
 LAYER = "model.layers.{layer}"
+# what turns, and the norms over it
+TURNED = ("q_proj", "k_proj", "q2_proj", "k2_proj")
+TURNED_NORMS = ("q_norm", "k_norm", "q2_norm", "k2_norm")
 NORMS = (f"{LAYER}.input_layernorm", f"{LAYER}.post_attention_layernorm", "model.norm")
 Names = Mapping[str, str | Sequence[str]] | Sequence[Weight]
 
@@ -31,7 +35,8 @@ class Conventions:
     ``rope``: which dimensions of a head turn together, p with p + d/2 ("halves", as in Llama) or 2p
     with 2p + 1 ("pairs", as in GPT-J), and whether by the angle or, "reversed", by minus it: then
     (x, y) becomes (x cos + y sin, −x sin + y cos).
-    ``score_scale``: what q · k is multiplied with (default: that of ``config``). ``write_scale``:
+    ``score_scale``: what q · k, or the product of two scores, is multiplied with (default: that of
+    ``config``). ``write_scale``:
     what attention and MLPs write is multiplied with. ``lerp`` α: each part makes (1 − α) x + α
     part(x) of the stream x; exact while nothing normalises. ``channel_scales``: vectors that
     multiply what is read in place of a norm: their name, and that of the norm here.
@@ -130,10 +135,13 @@ def _require_possible(conventions: Conventions, config: TransformerConfig) -> No
     if conventions.rope not in get_args(Turns):
         must = f"be one of {', '.join(get_args(Turns))}"
         raise ArgumentError("conventions.rope", must=must, got=repr(conventions.rope))
+    signed = ("score_scale",) if config.attention != "softmax" else ()  # of products
     for key in ("write_scale", "score_scale", "lerp"):
         value = getattr(conventions, key)
-        if value is not None and not (isinstance(value, int | float) and value > 0):
-            raise ArgumentError(f"conventions.{key}", must="be above 0", got=repr(value))
+        allowed = Number() if key in signed else Number(above=0)
+        if value is not None and not (allowed.allows(value) and value):
+            must = "be other than 0" if key in signed else "be above 0"
+            raise ArgumentError(f"conventions.{key}", must=must, got=repr(value))
     bare = config.norm == "none"
     if conventions.lerp is not None and (not bare or conventions.lerp >= 1):
         must = "be below 1, and of a model without norms, which would undo it"
@@ -226,7 +234,7 @@ def _fold(made: dict[str, Tensor], model: Transformer, conventions: Conventions)
         at, rotary = f"model.layers.{layer}", model.model.rotaries.get(block.rope)
         if conventions.rope != "halves" and rotary is not None and block.self_attn is not None:
             order = _order(block.self_attn.d_head, 2 * len(rotary.inv_freq), conventions.rope)
-            for name in _of(made, at, ("q_proj", "k_proj", "q_norm", "k_norm")):
+            for name in _of(made, at, (*TURNED, *TURNED_NORMS)):
                 heads = made[name].unflatten(0, (-1, len(order)))
                 made[name] = heads[:, order].flatten(0, 1)
         if conventions.write_scale != 1:
@@ -259,7 +267,7 @@ def _lerp(made: dict[str, Tensor], layers: int, alpha: float) -> None:
     for layer in range(layers):
         at = f"model.layers.{layer}"
         for module, readers, writer in (
-            (f"{at}.self_attn", ("q_proj", "k_proj", "v_proj"), "o_proj"),
+            (f"{at}.self_attn", (*TURNED, "v_proj"), "o_proj"),
             (f"{at}.mlp", ("gate_proj", "up_proj", "gate"), "down_proj"),
         ):
             written = _of(made, module, (writer,))

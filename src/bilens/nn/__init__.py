@@ -2,6 +2,7 @@
 
 from bilens.nn.activations import ACTIVATIONS, Activation
 from bilens.nn.attention import (
+    ATTENTIONS,
     Attention,
     Mask,
     Rotary,
@@ -29,6 +30,7 @@ from bilens.nn.units import Hidden, Leg, Routed
 
 __all__ = [
     "ACTIVATIONS",
+    "ATTENTIONS",
     "MLP",
     "NORMS",
     "Activation",

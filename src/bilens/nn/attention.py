@@ -1,7 +1,13 @@
-"""Multi-head attention with grouped queries and rotary positions, under Llama's module names."""
+"""Multi-head attention with grouped queries and rotary positions, under Llama's module names.
 
+z_t = Σ_s A_ts v_s in every head. The pattern A is a softmax of scores, or a product of two scores
+as they are: then z_t is a polynomial of what is read, and nothing need be held fixed.
+"""
+
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -9,12 +15,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bilens.base.errors import ConfigError
+from bilens.base.errors import ArgumentError, ConfigError
 from bilens.base.numerics import working_dtype
 from bilens.nn.norm import RMSNorm
 
 # True where a query may look, or what is added to its scores: 0 there, −∞ elsewhere.
 Mask = Bool[Tensor, "*#b t s"] | Float[Tensor, "*#b t s"]
+# The projections that make the queries and keys of each score of a pattern.
+_SCORE = ("q_proj", "k_proj")
+_SCORES: dict[str, tuple[tuple[str, str], ...]] = {
+    "softmax": (_SCORE,),
+    "bilinear": (_SCORE, ("q2_proj", "k2_proj")),
+    "squared": (_SCORE, _SCORE),
+}
+ATTENTIONS = tuple(_SCORES)
+HIDDEN = -1e4  # a mask that adds no more than that hides: float16 ends at −65504
 
 
 class Rotary(nn.Module):
@@ -26,6 +41,8 @@ class Rotary(nn.Module):
     up to which these hold, and the frequencies at a greater one (as ROPE_INIT_FUNCTIONS of
     transformers have it; a text's length is its last position + 1). Source: Su et al.,
     arXiv:2104.09864.
+
+    ``reverse``: by minus the angle, so that (x, y) becomes (x cos + y sin, −x sin + y cos).
 
     >>> rotary = bilens.nn.Rotary(8)
     >>> rotary.inv_freq.shape
@@ -43,13 +60,15 @@ class Rotary(nn.Module):
         inv_freq: Float[Tensor, " half"] | None = None,
         scale: float = 1.0,
         stretch: tuple[int, Callable[[int], Float[Tensor, " half"]]] | None = None,
+        *,
+        reverse: bool = False,
     ) -> None:
         super().__init__()
         if d_head % 2:
             raise ConfigError("head_dim", must="be even for rotary positions", got=d_head)
         given = frequencies(d_head, theta) if inv_freq is None else inv_freq
         self.inv_freq = given.to(torch.promote_types(given.dtype, torch.float32))
-        self.scale, self.stretch = scale, stretch
+        self.scale, self.stretch, self.reverse = scale, stretch, reverse
 
     @torch.no_grad()
     def forward(
@@ -64,7 +83,8 @@ class Rotary(nn.Module):
                 inv_freq = at_length(length).to(inv_freq)
         angles = positions[..., None].to(inv_freq.dtype) * inv_freq
         angles = torch.cat([angles, angles], dim=-1)[:, None]
-        return (angles.cos() * self.scale).to(dtype), (angles.sin() * self.scale).to(dtype)
+        cos, sin = angles.cos() * self.scale, angles.sin() * self.scale
+        return cos.to(dtype), (-sin if self.reverse else sin).to(dtype)
 
     def _beside(self, positions: Tensor) -> Tensor:
         """The frequencies on the device of ``positions``, where they then stay; meta has no
@@ -111,10 +131,12 @@ def rotate(
 class Scores:
     """How scores come of queries and keys.
 
-    ``scale``: what q · k is multiplied with, d_head^-½ where it is None. ``softcap`` c: c tanh(s/c)
-    of each score s goes to the softmax. ``window``: how many positions back a query looks, its own
-    included; all where it is None. ``norm``: makes a norm of queries, or of keys, of a width: of a
-    head's, or with ``across`` of all heads together.
+    ``scale``: what q · k is multiplied with, d_head^-½ where it is None; of a product of two
+    scores, what their product is multiplied with, d_head^-1 where it is None. ``softcap`` c:
+    c tanh(s/c) of each score s goes to the softmax. ``window``: how many positions back a query
+    looks, its own included; all where it is None. ``norm``: makes a norm of queries, or of keys, of
+    a width: of a head's, or with ``across`` of all heads together. ``normalised``: products are
+    over the sum of their magnitudes at all positions that the query sees.
 
     >>> bilens.nn.Scores(softcap=50.0).window is None
     True
@@ -125,24 +147,38 @@ class Scores:
     window: int | None = None
     norm: Callable[[int], RMSNorm] | None = None
     across: bool = False
+    normalised: bool = False
 
 
 PLAIN = Scores()
 
 
 class Attention(nn.Module):
-    """Causal softmax attention: z_t = Σ_s A_ts v_s per head, written to the residual stream through
-    o_proj.
+    """Causal attention: z_t = Σ_s A_ts v_s per head, written to the residual stream through o_proj.
 
-    ``n_kv`` key-value heads serve ``n_heads`` query heads in groups. ``scores``: how A comes of
-    queries and keys; norms are over them before they turn. Source: Vaswani et al.,
-    arXiv:1706.03762; grouped queries: Ainslie et al., arXiv:2305.13245.
+    ``kind``: how A_ts comes of scores, for all s ≤ t (0 elsewhere):
+
+    - "softmax": a softmax over s of c q_t · k_s
+    - "bilinear": c (q_t · k_s)(q2_t · k2_s), of two pairs of projections; it may be negative
+    - "squared": c (q_t · k_s)²
+
+    Without norms the last two make z_t of degree five in what is read, twice of x_t and three times
+    of x_s. ``n_kv`` key-value heads serve ``n_heads`` query heads in groups. ``scores``: the scale
+    c, and what else is done to queries, keys and scores; norms are over queries and keys before
+    they turn. Errors: ConfigError for an unknown kind, groups that do not fit, and what a kind does
+    not have. Source: Vaswani et al., arXiv:1706.03762; grouped queries: Ainslie et al.,
+    arXiv:2305.13245; products of two scores: arXiv:2605.15183.
 
     >>> heads = bilens.nn.Attention(16, n_heads=4)
     >>> rotary = bilens.nn.Rotary(4)
     >>> heads.n_heads, heads.d_head
     (4, 4)
+    >>> bilens.nn.Attention(16, n_heads=4, kind="bilinear").q2_proj.out_features
+    16
     """
+
+    q_norm: RMSNorm | None  # over queries, and over keys; of a second score q2_norm and k2_norm
+    k_norm: RMSNorm | None
 
     def __init__(
         self,
@@ -155,33 +191,53 @@ class Attention(nn.Module):
         out_bias: bool | None = None,
         scores: Scores = PLAIN,
         layer: int = 0,
+        kind: str = "softmax",
     ) -> None:
         super().__init__()
         self.n_heads, self.n_kv, self.layer = n_heads, n_kv or n_heads, layer
-        self.d_head = d_head or d_model // n_heads
-        self.scale = self.d_head**-0.5 if scores.scale is None else scores.scale
-        self.softcap, self.window, self.across = scores.softcap, scores.window, scores.across
+        self.d_head, self.kind = d_head or d_model // n_heads, kind
         if self.n_heads % self.n_kv:
             raise ConfigError(
                 "num_attention_heads",
                 must=f"be a multiple of num_key_value_heads = {self.n_kv}",
                 got=n_heads,
             )
-        self.q_proj = nn.Linear(d_model, self.n_heads * self.d_head, bias=bias)
-        self.k_proj = nn.Linear(d_model, self.n_kv * self.d_head, bias=bias)
-        self.v_proj = nn.Linear(d_model, self.n_kv * self.d_head, bias=bias)
-        self.o_proj = nn.Linear(
-            self.n_heads * self.d_head, d_model, bias=bias if out_bias is None else out_bias
-        )
-        widths = (linear.out_features for linear in (self.q_proj, self.k_proj))
-        self.q_norm, self.k_norm = (
-            scores.norm and scores.norm(width if self.across else self.d_head) for width in widths
-        )
+        _require_possible(kind, scores)
+        usual = self.d_head ** (-0.5 * len(_SCORES[kind]))
+        self.scale = usual if scores.scale is None else scores.scale
+        self.softcap, self.window, self.across = scores.softcap, scores.window, scores.across
+        self.normalised = scores.normalised
+        queries, keys = self.n_heads * self.d_head, self.n_kv * self.d_head
+        self.q_proj = nn.Linear(d_model, queries, bias=bias)
+        self.k_proj = nn.Linear(d_model, keys, bias=bias)
+        self.v_proj = nn.Linear(d_model, keys, bias=bias)
+        self.o_proj = nn.Linear(queries, d_model, bias=bias if out_bias is None else out_bias)
+        if kind == "bilinear":
+            self.q2_proj = nn.Linear(d_model, queries, bias=bias)
+            self.k2_proj = nn.Linear(d_model, keys, bias=bias)
+        for name in dict.fromkeys(chain(*self.score_projections)):
+            width = getattr(self, name).out_features if self.across else self.d_head
+            setattr(self, _norm_of(name), scores.norm and scores.norm(width))
+
+    @property
+    def score_projections(self) -> tuple[tuple[str, str], ...]:
+        """The names of the projections that make the queries and the keys of each score: one pair
+        for the softmax; two for a product, twice the same of a squared head.
+        """
+        return _SCORES[self.kind]
+
+    @property
+    def is_polynomial(self) -> bool:
+        """Whether what it writes is a polynomial of what it reads: no softmax, no sum over which
+        products are divided, no norm of queries and keys.
+        """
+        return self.kind != "softmax" and not self.normalised and self.q_norm is None
 
     @property
     def readers(self) -> tuple[nn.Linear, ...]:
         """What reads the residual stream."""
-        return self.q_proj, self.k_proj, self.v_proj
+        names = dict.fromkeys((*chain(*self.score_projections), "v_proj"))
+        return tuple(getattr(self, name) for name in names)
 
     @property
     def writers(self) -> tuple[nn.Linear, ...]:
@@ -200,9 +256,9 @@ class Attention(nn.Module):
         otherwise).
 
         ``turn``: cos and sin of ``Rotary``. ``mask``: True where a query may look, or what is added
-        to the scores; None is plain causal. A query that may look nowhere reads zeros.
-        ``cache``: keys and values of earlier positions, with transformers' ``update(keys, values,
-        layer)``.
+        to the scores (0 or −∞ where they are products); None is plain causal. A query that may look
+        nowhere reads zeros. ``cache``: keys and values of earlier positions, with transformers'
+        ``update(keys, values, layer)``; the keys of two scores lie side by side in it.
         """
         q, k, v = self._project(x, turn)
         if cache is not None:
@@ -227,15 +283,16 @@ class Attention(nn.Module):
 
     def per_head(self, name: str) -> Float[Tensor, "head a b"]:
         """The weights of one projection for every query head, in the row-vector convention: W_Q,
-        W_K, W_V (d, d_head) for "q_proj", "k_proj", "v_proj", W_O (d_head, d) for "o_proj". Grouped
-        keys and values are repeated."""
+        W_K, W_V (d, d_head) for "q_proj", "k_proj", "v_proj", W_Q2 and W_K2 for "q2_proj" and
+        "k2_proj", W_O (d_head, d) for "o_proj". Grouped keys and values are repeated.
+        """
         if name == "o_proj":
             return self.o_proj.weight.mT.unflatten(0, (self.n_heads, self.d_head))
         return self._repeated(getattr(self, name).weight.unflatten(0, (-1, self.d_head)).mT)
 
     def bias_per_head(self, name: str) -> Float[Tensor, "head d_head"]:
-        """The bias of "q_proj", "k_proj" or "v_proj" for every query head; zeros where there is
-        none.
+        """The bias of "q_proj", "k_proj", "v_proj", "q2_proj" or "k2_proj" for every query head;
+        zeros where there is none.
         """
         projection = getattr(self, name)
         bias = (
@@ -248,8 +305,8 @@ class Attention(nn.Module):
     def qk_scale(
         self, name: str, heads: Float[Tensor, "head t d_head"]
     ) -> Float[Tensor, "*head t 1"] | float:
-        """The scale by which the norm over ``heads``, the queries ("q_proj") or keys ("k_proj") of
-        every query head, takes them: one for each head, or for all. 1 without a norm.
+        """The scale by which the norm over ``heads``, the queries or keys of every query head from
+        the projection ``name``, takes them: one for each head, or for all. 1 without a norm.
         """
         norm = self._qk_norm(name)
         if norm is None:
@@ -265,19 +322,52 @@ class Attention(nn.Module):
         gain = norm.gain.unflatten(0, (-1, self.d_head))
         return self._repeated(gain)[:, None]
 
+    def side(
+        self,
+        name: str,
+        x: Float[Tensor, "b t d"],
+        turn: tuple[Tensor, Tensor] | None = None,
+    ) -> Float[Tensor, "b n t d_head"]:
+        """The queries or keys that the projection ``name`` makes of ``x``, normed and turned: of
+        ``n_heads`` heads, or of ``n_kv``.
+
+        Given the norm's scale σ a head's are (x W + b) σ w Rot, linear in x: ``per_head``,
+        ``bias_per_head``, ``qk_scale`` and ``qk_gain`` give these, ``rotate`` the turns.
+        """
+        heads = self._normed(getattr(self, name)(x), self._qk_norm(name))
+        return heads if turn is None else rotate(heads, *turn)
+
     def scored(
-        self, q: Float[Tensor, "*b t d_head"], k: Float[Tensor, "*b s d_head"]
+        self, q: Float[Tensor, "*b t k"], k: Float[Tensor, "*b s k"]
     ) -> Float[Tensor, "*b t s"]:
-        """What the softmax takes, of queries and keys that have turned."""
-        scores = (q * self.scale) @ k.mT
-        return scores if self.softcap is None else soft_cap(scores, self.softcap)
+        """What the softmax takes, or the product of both scores, of queries and keys that have
+        turned: those of two scores lie side by side.
+        """
+        if self.kind == "softmax":
+            scores = (q * self.scale) @ k.mT
+            return scores if self.softcap is None else soft_cap(scores, self.softcap)
+        pairs = zip(q.split(self.d_head, -1), k.split(self.d_head, -1), strict=True)
+        scores = [queries @ keys.mT for queries, keys in pairs]
+        return self.scale * scores[0] * scores[-1]  # of a squared head they are one
+
+    def pattern(self, scored: Float[Tensor, "*b t s"], seen: Mask) -> Float[Tensor, "*b t s"]:
+        """How much each query reads of each position, of what ``scored`` gives and where it looks.
+        Zeros where it looks nowhere; products may be negative.
+        """
+        if self.kind == "softmax":
+            return _masked_softmax(scored, seen)
+        products = scored.masked_fill(~_visible(seen), 0)
+        if not self.normalised:
+            return products
+        total = products.abs().sum(-1, keepdim=True)
+        return products / total.masked_fill(total == 0, 1)
 
     def cap_gate(self, scores: Float[Tensor, "*b"]) -> Float[Tensor, "*b"] | float:
         """c tanh(s/c) / s: what the soft-cap leaves of each score. 1 without one."""
         return 1.0 if self.softcap is None else soft_cap_gate(scores, self.softcap)
 
     def _qk_norm(self, name: str) -> RMSNorm | None:
-        return self.q_norm if name == "q_proj" else self.k_norm
+        return getattr(self, _norm_of(name))
 
     def _repeated(self, heads: Tensor) -> Tensor:
         return heads.repeat_interleave(self.n_heads // len(heads), dim=0)
@@ -292,13 +382,14 @@ class Attention(nn.Module):
         keys: Tensor | None = None,
         values: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values by head, the first two normed and turned; all of ``x``, but keys
-        and values of what is given for them.
+        """Queries, keys and values by head, the first two normed and turned, those of two scores
+        side by side; all of ``x``, but keys and values of what is given for them.
         """
-        q = self._normed(self.q_proj(x), self.q_norm)
-        k = self._normed(self.k_proj(x if keys is None else keys), self.k_norm)
+        pairs = dict.fromkeys(self.score_projections)
+        queries = [self.side(name, x, turn) for name, _ in pairs]
+        looked_at = [self.side(name, x if keys is None else keys, turn) for _, name in pairs]
         v = self._heads(self.v_proj(x if values is None else values))
-        return (q, k, v) if turn is None else (rotate(q, *turn), rotate(k, *turn), v)
+        return _beside(queries), _beside(looked_at), v
 
     def _normed(self, x: Float[Tensor, "b t hd"], norm: RMSNorm | None) -> Tensor:
         """By head, normed head by head or all together."""
@@ -307,7 +398,7 @@ class Attention(nn.Module):
         return self._heads(norm(x)) if self.across else norm(self._heads(x))
 
     def _look_fast(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        if self.softcap is not None:
+        if self.softcap is not None or self.kind != "softmax":
             return self._look(q, k, v, mask)[0]
         queries, keys = q.shape[2], k.shape[2]
         whole = self.window is None or keys <= self.window
@@ -328,7 +419,7 @@ class Attention(nn.Module):
         if mask is None:
             mask = causal_mask(q.shape[2], k.shape[2], q.device, self.window)
         work = working_dtype(q.dtype)  # scores of half types may overflow, as in sdpa they do not
-        pattern = _masked_softmax(self.scored(q.to(work), k.to(work)), mask).to(q.dtype)
+        pattern = self.pattern(self.scored(q.to(work), k.to(work)), mask).to(q.dtype)
         return pattern @ v, pattern
 
 
@@ -365,7 +456,46 @@ def soft_cap_gate(x: Float[Tensor, "*b"], cap: float) -> Float[Tensor, "*b"]:
     return torch.where(inner == 0, torch.ones_like(inner), torch.tanh(inner) / inner)
 
 
-def _masked_softmax(scores: Float[Tensor, "b h t s"], mask: Mask) -> Float[Tensor, "b h t s"]:
+def _require_possible(kind: str, scores: Scores) -> None:
+    """Raise ConfigError for an unknown kind of attention, and for scores that it does not have."""
+    if kind not in ATTENTIONS:
+        raise ConfigError("attention", must=f"be one of {', '.join(ATTENTIONS)}", got=repr(kind))
+    if kind == "softmax" and scores.normalised:
+        must = "be false where a softmax normalises"
+        raise ConfigError("attention_normalised", must=must, got=True)
+    if kind != "softmax" and scores.softcap is not None:
+        must = f"be none of {kind} attention, which has no softmax"
+        raise ConfigError("attn_logit_softcapping", must=must, got=scores.softcap)
+    if scores.scale is not None and not (math.isfinite(scores.scale) and scores.scale):
+        must = "be a finite number other than 0"
+        raise ConfigError("attention_scale", must=must, got=scores.scale)
+
+
+def _norm_of(name: str) -> str:
+    """ "q_norm", say, for "q_proj"."""
+    return f"{name.removesuffix('_proj')}_norm"
+
+
+def _beside(heads: list[Float[Tensor, "b n t d_head"]]) -> Float[Tensor, "b n t k"]:
+    return heads[0] if len(heads) == 1 else torch.cat(heads, dim=-1)
+
+
+def _visible(mask: Mask) -> Bool[Tensor, "*#b t s"]:
+    """A mask as where queries may look. Errors: ArgumentError for one that adds anything but 0 and
+    what hides (−∞, or as low as masks are), which a product of scores does not have.
+    """
+    if mask.dtype == torch.bool:
+        return mask
+    seen = mask == 0
+    if not torch.compiler.is_compiling() and mask.device.type == "cpu":
+        other = mask[~seen & (mask > HIDDEN)]
+        if other.numel():
+            must = "be 0 or −∞ where patterns are products of scores"
+            raise ArgumentError("attention_mask", must=must, got=float(other[0]))
+    return seen
+
+
+def _masked_softmax(scores: Float[Tensor, "*b t s"], mask: Mask) -> Float[Tensor, "*b t s"]:
     """Softmax over the keys that ``mask`` leaves, zeros where it leaves none (as sdpa does)."""
     if mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, -torch.inf)

@@ -37,7 +37,8 @@ ALIKE = {
     "norm": "rms", "positions": "rope", "gated": True, "num_local_experts": 0, "head_bias": False,
     "norm_placement": "pre", "parallel_residual": False, "sliding_windows": None,
     "attention_scale": None, "attn_logit_softcapping": None, "final_logit_softcapping": None,
-    "embedding_scale": 1.0, "qk_norm_across_heads": False,
+    "embedding_scale": 1.0, "qk_norm_across_heads": False, "attention": "softmax",
+    "rope_reversed": False,
 }  # fmt: skip
 
 

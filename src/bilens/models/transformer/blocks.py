@@ -51,7 +51,7 @@ class Block(GradientCheckpointingLayer):
             self.self_attn = Attention(
                 config.hidden_size, config.num_attention_heads, config.num_key_value_heads,
                 config.head_dim, bias=config.attention_bias, out_bias=config.attention_out_bias,
-                scores=_scores(config, layer), layer=layer,
+                scores=_scores(config, layer), layer=layer, kind=config.attention,
             )  # fmt: skip
         if config.intermediate_size:
             self.post_attention_layernorm, self.mlp_out_norm = _norms(config)
@@ -152,6 +152,7 @@ def _scores(config: TransformerConfig, layer: int) -> Scores:
         window=config.window(layer),
         norm=partial(_rms(config), eps=config.rms_norm_eps) if config.qk_norm else None,
         across=config.qk_norm_across_heads,
+        normalised=config.attention_normalised,
     )
 
 
@@ -171,9 +172,10 @@ def _rotary(config: TransformerConfig, given: dict[str, Any]) -> Rotary:
     """RoPE as ``given``: the stretched kinds are transformers' own."""
     width, kind = config.head_dim, given["rope_type"]
     assert width is not None
+    turns = partial(Rotary, width, reverse=config.rope_reversed)
     if kind == "default":
         turning = int(width * given.get(PARTIAL, 1.0))
-        return Rotary(width, inv_freq=frequencies(turning, given["rope_theta"]))
+        return turns(inv_freq=frequencies(turning, given["rope_theta"]))
     asked = SimpleNamespace(
         rope_parameters=given,
         head_dim=width,
@@ -189,6 +191,6 @@ def _rotary(config: TransformerConfig, given: dict[str, Any]) -> Rotary:
 
     inv_freq, scale = at_length()
     if kind not in ("dynamic", "longrope"):
-        return Rotary(width, inv_freq=inv_freq, scale=scale)
+        return turns(inv_freq=inv_freq, scale=scale)
     short = given.get(ORIGINAL, config.max_position_embeddings)
-    return Rotary(width, inv_freq=inv_freq, scale=scale, stretch=(short, lambda n: at_length(n)[0]))
+    return turns(inv_freq=inv_freq, scale=scale, stretch=(short, lambda n: at_length(n)[0]))

@@ -8,7 +8,7 @@ from bilens.base.errors import ConfigError
 from bilens.base.keys import Flag, Keys, Maybe, Number, OneOf, Whole, Words, each
 from bilens.models.config import SIZE, SIZE_OR_NONE, require_known_keys, require_tokens
 from bilens.models.transformer.rope import FULL, PARTIAL, SLIDING, THETA, rope_parameters
-from bilens.nn import ACTIVATIONS, NORMS
+from bilens.nn import ACTIVATIONS, ATTENTIONS, NORMS
 
 POSITIONS = ("rope", "learned", "none")
 PLACEMENTS = ("pre", "post", "both")
@@ -17,7 +17,7 @@ MOST_EXPERTS = 10_000
 FLAGS = (
     "gated", "attention_bias", "attention_out_bias", "mlp_bias", "head_bias", "qk_norm",
     "qk_norm_across_heads", "parallel_residual", "tie_word_embeddings", "folded", "use_cache",
-    "norm_topk_prob",
+    "norm_topk_prob", "attention_normalised", "rope_reversed",
 )  # fmt: skip
 FIELDS = Keys(
     {
@@ -30,6 +30,7 @@ FIELDS = Keys(
         **each(("rms_norm_eps", "initializer_range", "router_aux_loss_coef"), Number(least=0)),
         "folds": Maybe(Words()),
         "norm": OneOf(tuple(NORMS)),
+        "attention": OneOf(ATTENTIONS),
         "norm_placement": OneOf(PLACEMENTS),
         "embedding_scale": Number(above=0),
         **each(("attn_logit_softcapping", "final_logit_softcapping"), Maybe(Number(above=0))),
@@ -38,7 +39,7 @@ FIELDS = Keys(
     }
 )
 HEADS = Keys(each(("head_dim", "num_key_value_heads"), SIZE))
-WINDOW, SCALE = Maybe(SIZE), Number(above=0)
+WINDOW = Maybe(SIZE)
 
 
 class TransformerConfig(PreTrainedConfig):
@@ -51,9 +52,12 @@ class TransformerConfig(PreTrainedConfig):
     ``positions``: "rope", "learned" or "none". ``rope_parameters``: one for all layers, or those
     of "full_attention" and of "sliding_attention" apart. ``sliding_windows``: for each layer how
     many positions back its heads look, their own included; None where they look at all.
-    ``attention_scale``: what scores are multiplied with, one number or one a layer (default:
-    head_dim^-½). ``attn_logit_softcapping``, ``final_logit_softcapping``: c tanh(s/c) of scores, of
-    logits. ``embedding_scale``: what token embeddings are multiplied with.
+    ``attention``: the kind of pattern, "softmax", "bilinear" (a product of two scores) or "squared"
+    (``nn.Attention`` says what each is); ``attention_normalised``: products are over the sum of
+    their magnitudes. ``attention_scale``: what scores, or products of two, are multiplied with, one
+    number or one a layer (default: head_dim^-½, or head_dim^-1). ``rope_reversed``: heads turn by
+    minus the angle. ``attn_logit_softcapping``, ``final_logit_softcapping``: c tanh(s/c) of scores,
+    of logits. ``embedding_scale``: what token embeddings are multiplied with.
     ``gated``: act(L x) ⊙ (R x) if true, act(U x) if not; ``hidden_act="linear"`` with ``gated`` is
     bilinear.
     ``num_local_experts``: as many MLPs in each layer, of which each token goes through
@@ -90,10 +94,13 @@ class TransformerConfig(PreTrainedConfig):
     norm_topk_prob: bool = True
     router_aux_loss_coef: float = 0.001
     norm: str = "rms"
+    attention: str = "softmax"
+    attention_normalised: bool = False
     positions: str = "rope"
     max_position_embeddings: int = 256
     rms_norm_eps: float = 1e-6
     rope_parameters: dict | None = None
+    rope_reversed: bool = False
     attention_bias: bool = False
     attention_out_bias: bool | None = None
     mlp_bias: bool = False
@@ -127,6 +134,7 @@ class TransformerConfig(PreTrainedConfig):
         FIELDS.check_fields(self, "TransformerConfig.")
         require_tokens(self, self.vocab_size, "TransformerConfig.")
         self._check_heads()
+        self._check_patterns()
         self._check_by_layer()
         self._check_experts()
         self._check_placement()
@@ -152,6 +160,14 @@ class TransformerConfig(PreTrainedConfig):
         if self.positions == "rope" and self.head_dim % 2:
             _refuse("head_dim", "be even for rotary positions", self.head_dim)
 
+    def _check_patterns(self) -> None:
+        """What a kind of attention does not have."""
+        if self.attention == "softmax" and self.attention_normalised:
+            _refuse("attention_normalised", "be false where a softmax normalises", True)
+        if self.attention != "softmax" and self.attn_logit_softcapping is not None:
+            must = f"be none of {self.attention} attention, which has no softmax"
+            _refuse("attn_logit_softcapping", must, self.attn_logit_softcapping)
+
     def _check_turns(self) -> None:
         """Some dimensions turn, and longrope's factors are one for each pair of them."""
         if self.positions != "rope" or not self.head_dim:
@@ -171,16 +187,23 @@ class TransformerConfig(PreTrainedConfig):
         scales = self.attention_scale
         if isinstance(scales, int | float):
             scales = [scales] * self.num_hidden_layers
-        for key, given, allowed in (
-            ("sliding_windows", self.sliding_windows, WINDOW),
-            ("attention_scale", scales, SCALE),
+        sign = "above 0" if self.attention == "softmax" else "other than 0"
+        for key, given, allows, what in (
+            ("sliding_windows", self.sliding_windows, WINDOW.allows, "above 0"),
+            ("attention_scale", scales, self._may_scale, sign),
         ):
             if given is None:
                 continue
             fits = isinstance(given, list | tuple) and len(given) == self.num_hidden_layers
-            if not fits or not all(map(allowed.allows, given)):
-                must = f"hold one for each of {self.num_hidden_layers} layers, above 0"
+            if not fits or not all(map(allows, given)):
+                must = f"hold one for each of {self.num_hidden_layers} layers, {what}"
                 _refuse(key, must, repr(getattr(self, key)))
+
+    def _may_scale(self, scale: Any) -> bool:
+        """Whether scores may be multiplied with it: products of two by a negative number too."""
+        return Number().allows(scale) and (
+            scale > 0 or (scale != 0 and self.attention != "softmax")
+        )
 
     def _check_placement(self) -> None:
         if self.norm_placement == "pre":

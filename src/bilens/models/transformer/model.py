@@ -250,6 +250,16 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         return self._per_head("k_proj")
 
     @property
+    def W_Q2(self) -> Float[Tensor, "layer head d d_head"]:
+        """Queries of the second score of bilinear attention."""
+        return self._per_head(self._second("W_Q2", "q2_proj"))
+
+    @property
+    def W_K2(self) -> Float[Tensor, "layer head d d_head"]:
+        """Keys of the second score of bilinear attention."""
+        return self._per_head(self._second("W_K2", "k2_proj"))
+
+    @property
     def W_V(self) -> Float[Tensor, "layer head d d_head"]:
         return self._per_head("v_proj")
 
@@ -264,6 +274,14 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
     @property
     def b_K(self) -> Float[Tensor, "layer head d_head"]:
         return self._bias_per_head("k_proj")
+
+    @property
+    def b_Q2(self) -> Float[Tensor, "layer head d_head"]:
+        return self._bias_per_head(self._second("b_Q2", "q2_proj"))
+
+    @property
+    def b_K2(self) -> Float[Tensor, "layer head d_head"]:
+        return self._bias_per_head(self._second("b_K2", "k2_proj"))
 
     @property
     def b_V(self) -> Float[Tensor, "layer head d_head"]:
@@ -303,6 +321,13 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
                 "attention weights", must="be asked of a model with heads", got="none"
             )
         return found
+
+    def _second(self, who: str, name: str) -> str:
+        """``name``, where heads have a second score."""
+        if self.config.attention != "bilinear":
+            must = 'be asked of a model with attention = "bilinear"'
+            raise ArgumentError(who, must=must, got=repr(self.config.attention))
+        return name
 
     def _per_head(self, name: str) -> Tensor:
         return torch.stack([attention.per_head(name) for attention in self._attentions])
