@@ -7,15 +7,17 @@ import pytest
 from bilens.base.errors import FileError
 from bilens.training import VARIANTS, read_recipe
 from experiments.glu_variants import campaign
-from experiments.glu_variants.campaign import RATES, SEEDS, Campaign, Trial
+from experiments.glu_variants.campaign import RATES, SCALES, SEEDS, Campaign, Trial
 
-BEST = {"bilinear": (3e-2, 0.125)}  # the others do best at 1e-2 and .02
+PAIRS = len(RATES) * len(SCALES)
+BEST = {"bilinear": (RATES[-1], SCALES[-1])}  # the others do best in the middle
+MIDDLE = (RATES[2], SCALES[2])
 HOW = read_recipe(None, steps=40, model={"hidden_size": 16, "num_attention_heads": 2})
 
 
 def made_loss(trial):
     """Least at the best rate and scale of its MLP."""
-    rate, scale = BEST.get(trial.mlp, (1e-2, 0.02))
+    rate, scale = BEST.get(trial.mlp, MIDDLE)
     return abs(RATES.index(trial.learning_rate) - RATES.index(rate)) + abs(trial.scale - scale)
 
 
@@ -37,12 +39,13 @@ def made(tmp_path, monkeypatch):
 
 def test_each_mlp_has_its_best_rate_and_scale(made):
     found, trials = made[0].compared(), made[1]
-    assert len(set(trials)) == len(trials) == len(VARIANTS) * (5 + len(SEEDS))
-    tuning, finals = trials[: 5 * len(VARIANTS)], trials[5 * len(VARIANTS) :]
+    assert len(set(trials)) == len(trials) == len(VARIANTS) * (PAIRS + len(SEEDS))
+    at = PAIRS * len(VARIANTS)
+    tuning, finals = trials[:at], trials[at:]
     assert {trial.seed for trial in tuning}.isdisjoint(SEEDS)
-    assert {trial.steps for trial in tuning} == {20}
+    assert {trial.steps for trial in trials} == {40}
     for trial in finals:
-        assert (trial.learning_rate, trial.scale) == BEST.get(trial.mlp, (1e-2, 0.02))
+        assert (trial.learning_rate, trial.scale) == BEST.get(trial.mlp, MIDDLE)
     assert [(t.mlp, t.seed, t.steps) for t in finals] == [
         (mlp, seed, 40) for seed in SEEDS for mlp in VARIANTS
     ]
@@ -61,7 +64,7 @@ def test_a_run_whose_row_is_there_is_not_made_again(made):
     trials.clear()
     other = Campaign(*(first.source, HOW, first.work, first.results, {"text": "1"}, {}))
     other.chosen("ReLU")
-    assert len(trials) == 5  # rows of another text are not its own
+    assert len(trials) == PAIRS  # rows of another text are not its own
 
 
 def test_a_trial_is_its_recipe():

@@ -5,8 +5,8 @@ tokens, each with a learning rate and an initial scale of its own.
 
 Tests, small, the claim after Shazeer (arXiv:2002.05202, table 1) that bilinear layers do better
 than standard MLPs and slightly worse than SwiGLU. For each text and MLP, on a seed that is not
-used afterwards and in half the steps: the best of three learning rates at the middle initial scale,
-then the best of three scales at that rate. With these, three further seeds and all steps.
+used afterwards: the best pair of five learning rates and five initial scales. With these, five
+further seeds.
 
 Every run is a row of experiments/results/glu_variants.jsonl, written when it is finished. A run
 whose row is there is not made again, so the same command goes on from the repository alone; a run
