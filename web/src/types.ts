@@ -178,6 +178,7 @@ export interface Node {
   s: string; // the source's name, as L0H3, mlp1, embed
   t: number; // the position
   i?: number[]; // its inputs among the nodes
+  a?: number[]; // where these stand, if elsewhere than it does
   k?: string;
   l?: string; // its label, where the name and inputs do not say it
 }

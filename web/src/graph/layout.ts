@@ -1,0 +1,135 @@
+// Where nodes stand: layers up, positions across; in one place side by side, the largest first.
+
+import type { Graph, GraphNode, Pair } from "./data";
+
+export interface Spot {
+  readonly node: GraphNode;
+  readonly x: number;
+  readonly y: number;
+  readonly size: number; // half of its width
+  readonly row: number; // 0 at the bottom
+}
+
+export interface Column {
+  readonly position: number;
+  readonly x: number;
+  readonly wide: number;
+}
+
+export interface Row {
+  readonly name: string;
+  readonly y: number;
+}
+
+export interface Places {
+  readonly spots: Map<string, Spot>;
+  readonly columns: readonly Column[];
+  readonly rows: readonly Row[];
+  readonly width: number;
+  readonly height: number;
+}
+
+/** A pair that is drawn: where its two links meet, below the layer that multiplies them. */
+export interface Joint extends Pair {
+  readonly x: number;
+  readonly y: number;
+}
+
+const ROW = 76;
+const APART = 38; // pixels between two nodes
+const SIZES = { least: 4, most: 13 };
+const SIDE = { left: 58, right: 14, top: 30, bottom: 46 };
+const JOINTS = { few: 5, many: 24 }; // drawn of a layer: at most, and of one that is open
+const STEP = { most: 16, least: 7 }; // pixels between two of them
+const DROP = 24; // pixels from a layer's node down to its joints
+const LOGIT = 1e6; // above all layers
+const ASIDE = 22; // pixels that rows stand aside, so that links do not hide one another
+
+/** Places of all nodes, in at least `width` pixels: in more where that is not enough. */
+export function places(graph: Graph, width: number): Places {
+  const nodes = [...graph.nodes.values()];
+  const levels = [...new Set(nodes.map(level))].sort((one, other) => one - other);
+  const cells = new Map<string, GraphNode[]>();
+  for (const node of nodes) {
+    const key = `${level(node)} ${node.position}`;
+    cells.set(key, [...(cells.get(key) ?? []), node]);
+  }
+  const columns = columnsOf(nodes, cells, width);
+  const height = SIDE.top + SIDE.bottom + ROW * Math.max(levels.length - 1, 1);
+  const y = (row: number): number => height - SIDE.bottom - row * ROW;
+  const largest = Math.max(1e-30, ...nodes.filter((node) => node.kind !== "logit").map((node) => Math.abs(node.influence)));
+  const spots = new Map<string, Spot>();
+  for (const column of columns) {
+    levels.forEach((one, row) => {
+      const here = cells.get(`${one} ${column.position}`) ?? [];
+      ordered(here).forEach((node, n) => {
+        const aside = here.length === 1 ? ((row % 3) - 1) * Math.min(ASIDE, column.wide / 5) : 0;
+        const x = column.x + ((n + 0.5) / here.length) * column.wide + aside;
+        const share = Math.min(1, Math.abs(node.influence) / largest);
+        spots.set(node.id, { node, x, y: y(row), row, size: SIZES.least + (SIZES.most - SIZES.least) * Math.sqrt(share) });
+      });
+    });
+  }
+  const last = columns.at(-1);
+  const rows = levels.map((one, row) => ({ name: levelName(one), y: y(row) }));
+  return { spots, columns, rows, width: Math.max(width, (last ? last.x + last.wide : 0) + SIDE.right), height };
+}
+
+/** Where the largest pairs of each layer are joined, side by side below its node: more of the one
+ * that is open. */
+export function joints(graph: Graph, spots: ReadonlyMap<string, Spot>, open: string): Joint[] {
+  const seen = [...graph.pairs.values()].filter(({ node, left, right }) => spots.has(node) && spots.has(left) && spots.has(right));
+  const layers = [...new Set(seen.map((pair) => pair.node))];
+  return layers.flatMap((id) => {
+    const most = id === open ? JOINTS.many : JOINTS.few;
+    const own = seen.filter((pair) => pair.node === id).sort((one, other) => Math.abs(other.value) - Math.abs(one.value));
+    return beside(own.slice(0, most), spots.get(id) as Spot, spots);
+  });
+}
+
+/** Joints in the order of what they join, so that few of their links cross. */
+function beside(pairs: readonly Pair[], spot: Spot, spots: ReadonlyMap<string, Spot>): Joint[] {
+  const middle = (pair: Pair): number => ((spots.get(pair.left)?.x ?? 0) + (spots.get(pair.right)?.x ?? 0)) / 2;
+  const across = [...pairs].sort((one, other) => middle(one) - middle(other));
+  const step = Math.max(STEP.least, Math.min(STEP.most, 120 / across.length));
+  return across.map((pair, n) => ({ ...pair, x: spot.x + (n - (across.length - 1) / 2) * step, y: spot.y + DROP }));
+}
+
+/** Above the embeddings each layer has its heads, and its MLP above them. */
+function level(node: GraphNode): number {
+  if (node.kind === "logit") return LOGIT;
+  if (node.layer < 0) return -1;
+  const second = /layer|mlp|latent|reconstruction|nearest/.test(`${node.kind} ${node.label}`) && node.kind !== "attention head";
+  if (node.kind === "latent" || node.kind === "reconstruction error") return 4 * node.layer + 1;
+  return 4 * node.layer + (second ? 2 : 0);
+}
+
+function levelName(level: number): string {
+  if (level < 0) return "input";
+  if (level === LOGIT) return "logit";
+  const layer = Math.floor(level / 4);
+  return [`heads ${layer}`, `latents ${layer}`, `mlp${layer}`][level % 4] ?? String(layer);
+}
+
+/** The largest in the middle would hide neighbours' links: by name, so that a place stays. */
+function ordered(nodes: readonly GraphNode[]): GraphNode[] {
+  return [...nodes].sort((one, other) => one.label.localeCompare(other.label, "en", { numeric: true }));
+}
+
+function columnsOf(nodes: readonly GraphNode[], cells: ReadonlyMap<string, readonly GraphNode[]>, width: number): Column[] {
+  const positions = [...new Set(nodes.map((node) => node.position))].sort((one, other) => one - other);
+  const needed = positions.map((position) => {
+    const counts = [...cells].filter(([key]) => key.endsWith(` ${position}`)).map(([, here]) => here.length);
+    return APART * Math.max(1.3, ...counts);
+  });
+  const whole = needed.reduce((sum, one) => sum + one, 0);
+  const room = width - SIDE.left - SIDE.right;
+  const stretch = Math.max(1, room / whole);
+  let x = SIDE.left;
+  return positions.map((position, n) => {
+    const wide = (needed[n] ?? APART) * stretch;
+    const column = { position, x, wide };
+    x += wide;
+    return column;
+  });
+}
