@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from plotly.offline import get_plotlyjs
 from torch import Tensor
 
+from bilens.base.charts import TEMPLATE
 from bilens.base.files import write_text
 from bilens.features import LowRank, Readings
 from bilens.report import chart
@@ -65,6 +66,7 @@ def write(
     )
     html = environment.get_template("page.html").render(
         plotly=get_plotlyjs(),
+        template=TEMPLATE,
         model=model,
         passed=len(passed),
         tried=len(verdicts),

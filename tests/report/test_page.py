@@ -8,40 +8,22 @@ import pkgutil
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
+from html import escape
 
 import pytest
 import torch
 from PIL import Image
 
 from bilens import Classifier, ClassifierConfig
+from bilens.base.words import printable
 from bilens.report import views, write_page
-from bilens.report.page import chart
+from bilens.report.page import Section, chart, embedded, made, plain
+from bilens.report.page import document as make_document
+from bilens.report.page import page as make_page
 from bilens.report.pictures import picture
 from bilens.report.view import Block, View
 from bilens.training import load_images
-
-
-class Reader(HTMLParser):
-    """Collects every element with its attributes, and the texts of scripts."""
-
-    def __init__(self):
-        super().__init__()
-        self.elements, self.scripts = [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag == "script":
-            self.scripts.append((dict(attrs).get("type"), ""))
-
-    def handle_data(self, data):
-        if (
-            self.elements
-            and self.elements[-1][0] == "script"
-            and self.get_starttag_text().startswith("<script")
-        ):
-            kind, text = self.scripts[-1]
-            self.scripts[-1] = (kind, text + data if self.cdata_elem else text)
+from tests.report.reading import Reader, document, read, sections
 
 
 def build(depth=1, bias=False, names=None):
@@ -64,53 +46,45 @@ def digits():
     return load_images("digits")
 
 
-def read(page):
-    text = page.path.read_text(encoding="utf-8")
-    reader = Reader()
-    reader.feed(text)
-    return text, reader.elements
-
-
-def scripts(page):
-    """The scripts that run, and the data that figures are made of."""
-    reader = Reader()
-    reader.feed(page.path.read_text(encoding="utf-8"))
-    run = [text for kind, text in reader.scripts if kind is None]
-    return run, [json.loads(text) for kind, text in reader.scripts if kind == "application/json"]
-
-
 @pytest.mark.parametrize(("depth", "bias"), [(1, False), (1, True), (2, False), (2, True)])
 def test_every_section_is_made(tmp_path, digits, depth, bias):
     page = write_page(build(depth, bias), digits, tmp_path)
-    text, elements = read(page)
-    path = page.path
     assert page.broken == ()
-    assert "could not be made" not in text
-    assert text.count("<section>") == 6
-    assert path.stat().st_size < 6_000_000
-    images = [attributes for tag, attributes in elements if tag == "img"]
-    assert len(images) == (10 * (8 + 4) if depth == 1 else 0)
-    assert all(
-        attributes["alt"] and attributes["src"].startswith("data:image/png;base64,")
-        for attributes in images
-    )
-    charts = [attributes for _, attributes in elements if attributes.get("class") == "chart"]
-    assert len(charts) == 12
-    assert all(
-        attributes["role"] == "img" and len(attributes["aria-label"]) > 20 for attributes in charts
-    )
+    kinds = [section["kind"] for section in sections(page)]
+    assert kinds == ["model", "exactness", "classes", "chart", "chart", "gates"]
+    assert page.path.stat().st_size < 1_000_000
+    shown = list(pictures(document(page)))
+    assert len(shown) == (10 * (8 + 4) if depth == 1 else 0)
+    assert all(one["alt"] and one["src"].startswith("data:image/png;base64,") for one in shown)
+    drawn = list(charts(document(page)))
+    assert len(drawn) == 12
+    assert all(len(one["spoken"]) > 20 for one in drawn)
+
+
+def walk(value):
+    """All records within."""
+    if isinstance(value, dict):
+        yield value
+    for one in value.values() if isinstance(value, dict) else value:
+        if isinstance(one, dict | list):
+            yield from walk(one)
+
+
+def pictures(made):
+    return (one for one in walk(made) if "src" in one)
+
+
+def charts(made):
+    return (one for one in walk(made) if "figure" in one)
 
 
 def test_nothing_is_fetched(tmp_path, digits):
-    _, elements = read(write_page(build(), digits, tmp_path))
-    fetched = [
-        value
-        for _, attributes in elements
-        for key, value in attributes.items()
-        if key in ("src", "href")
-    ]
-    assert all(value.startswith("data:") for value in fetched)
+    page = write_page(build(), digits, tmp_path)
+    elements = read(page).elements
+    fetched = [each for _, attributes in elements for each in attributes if each in ("src", "href")]
+    assert not fetched
     assert not [tag for tag, _ in elements if tag in ("link", "iframe", "object")]
+    assert all(one["src"].startswith("data:") for one in pictures(document(page)))
 
 
 def test_a_broken_part_shows_its_error(tmp_path, digits, monkeypatch):
@@ -119,62 +93,69 @@ def test_a_broken_part_shows_its_error(tmp_path, digits, monkeypatch):
 
     monkeypatch.setattr("bilens.report.views.truncation.truncate", fail)
     page = write_page(build(), digits, tmp_path)
-    text, _ = read(page)
-    assert page.broken == ("How many eigenvectors are enough: RuntimeError: no <luck> today",)
-    assert "RuntimeError: no &lt;luck&gt; today" in text
-    assert text.count("could not be made") == 1
-    assert text.count("<section>") == 6
+    title = "How many eigenvectors are enough"
+    assert page.broken == (f"{title}: RuntimeError: no <luck> today",)
+    (broken,) = [one for one in sections(page) if one["kind"] == "broken"]
+    assert (broken["title"], broken["error"]) == (title, "RuntimeError: no <luck> today")
+    assert len(sections(page)) == 6
 
 
-NASTY = "</script><script>alert(1)</script><b>\x1b\u202e\udcff"
-SHOWN = "&lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt;&lt;b&gt;\\x1b\\u202e\\udcff"
+NASTY = "</script><script>alert(1)</script><b>\x1b\u202e\udcff\0"
 
 
 @pytest.fixture(scope="module")
 def nasty(tmp_path_factory, digits):
     """The page of a model whose names and whose run's records are what nobody should believe."""
     names = {n: f"{NASTY}{n}" for n in range(10)}
+    folder = tmp_path_factory.mktemp("nasty")
     return write_page(
-        build(names=names), digits, tmp_path_factory.mktemp("nasty"), {"recipe": {"steps": NASTY}}
+        build(names=names), digits, folder, {"recipe": {"steps": NASTY}}, name=f"{NASTY} model"
     )
 
 
-def test_names_are_shown_and_do_nothing(nasty):
-    text, elements = read(nasty)
+def test_names_are_in_the_document_as_they_are_and_do_nothing(nasty):
+    text = nasty.path.read_text(encoding="utf-8")
     assert nasty.broken == ()
-    assert not {"\x1b", "\u202e", NASTY} & set(text)
-    # what it looks for, and its gates
-    assert text.count(f"<h3>Class <bdi>{SHOWN}3</bdi></h3>") == 2
-    assert f"<dd><bdi>steps {SHOWN}</bdi></dd>" in text
-    assert [
-        dict(each)["src"][:5] for tag, each in elements if tag == "img" and "\\x1b" in each["alt"]
-    ]
-    assert not [tag for tag, _ in elements if tag in ("b",)][1:]  # the template's own mean rank
+    assert not {"\x1b", "\u202e", "\0"} & set(text)
+    assert [tag for tag, _ in read(nasty).elements if tag in ("script", "b")] == ["script"] * 2
+    (classes,), (facts,) = sections(nasty, "classes"), sections(nasty, "model")
+    assert [card["label"] for card in classes["cards"]] == [f"{NASTY}{n}" for n in range(10)]
+    assert facts["facts"]["Training"] == f"steps {NASTY}"
+    assert document(nasty)["title"] == f"{NASTY} model"
+    assert f"<title>{escape(printable(NASTY))} model</title>" in text
 
 
-def test_the_page_runs_its_own_scripts_alone_and_fetches_nothing(nasty):
-    _, elements = read(nasty)
-    (policy,) = (
-        each["content"]
-        for tag, each in elements
-        if each.get("http-equiv") == "Content-Security-Policy"
-    )
+def test_the_page_runs_its_own_script_alone_and_fetches_nothing(nasty):
+    reader = read(nasty)
+    (policy,) = (each["content"] for _, each in reader.elements if "http-equiv" in each)
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
-    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
-    assert set(rules) == {
-        "default-src",
-        "script-src",
-        "style-src",
-        "img-src",
-        "base-uri",
-        "form-action",
+    assert rules == {
+        "default-src": "'none'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "img-src": "data: blob:",
+        "script-src": f"'sha256-{sha256(reader.texts['module'])}'",
+        "style-src": f"'sha256-{sha256(reader.texts['style'])}'",
     }
-    run, _ = scripts(nasty)
-    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in run]
-    assert rules["script-src"].split() == [f"'sha256-{each}'" for each in hashes]
-    assert len(run) == 2
-    order = [tag for tag, each in elements if tag == "script" or "http-equiv" in each]
-    assert order[0] == "meta"  # before anything that it rules
+    ruled = [tag for tag, each in reader.elements if tag == "style" or "http-equiv" in each]
+    assert ruled == ["meta", "style"]  # the rules stand before anything that they rule
+
+
+def sha256(text):
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def test_a_page_that_is_served_may_ask_its_server(nasty):
+    text = make_page(document(nasty) | {"live": {"ask": "api/ask"}})
+    (policy,) = (each["content"] for _, each in Reader(text).elements if "http-equiv" in each)
+    assert policy.endswith("connect-src 'self'")
+    assert "connect-src" not in nasty.path.read_text(encoding="utf-8")
+
+
+def test_a_section_keeps_its_name_when_one_of_another_kind_comes(tmp_path):
+    made = [Section("chart", "a"), Section("model", "b"), Section("chart", "c")]
+    names = [one["id"] for one in make_document(made)["sections"]]
+    assert names == ["chart-0", "model-0", "chart-1"]
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser")
@@ -194,13 +175,16 @@ def test_a_browser_draws_it_without_complaint(nasty, tmp_path):
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "CONSOLE" not in done.stderr
-    charts = nasty.path.read_text(encoding="utf-8").count('<div class="chart"')
-    assert done.stdout.count('class="plot-container') == charts > 0
+    assert 'class="error"' not in done.stdout
+    seen = escape(printable(NASTY), quote=False)
+    assert done.stdout.count(f"<h3>Class <bdi>{seen}3</bdi></h3>") == 2
+    drawn = re.findall(r'<svg[^>]*aria-label="[^"]{20}', done.stdout)
+    assert len(drawn) == 12
 
 
 def test_spectra_have_their_bars_colours_and_axes(tmp_path, digits):
     model = build()
-    _, figures = scripts(write_page(model, digits, tmp_path))
+    figures = [one["figure"] for one in charts(document(write_page(model, digits, tmp_path)))]
     tensor = model.tensor().detach().to(torch.float64)
     cube = torch.einsum("oh,hi,hj->oij", tensor.out, tensor.left, tensor.right)
     values = torch.linalg.eigvalsh((cube + cube.mT) / 2).flip(-1)
@@ -213,8 +197,6 @@ def test_spectra_have_their_bars_colours_and_axes(tmp_path, digits):
         assert bars["marker"]["color"] == ["#0072B2" if y > 0 else "#D55E00" for y in bars["y"]]
         assert bars["customdata"] == [*range(20), *range(44, 64)]
         assert figure["layout"]["yaxis"]["title"]["text"] == "λ"
-        # the page's own style stays beside it
-        assert figure["layout"]["yaxis"]["zerolinecolor"] == "#999"
     accuracy, directions = figures[10:]
     assert [line["name"] for line in accuracy["data"]] == [
         "rest left out",
@@ -235,9 +217,21 @@ def test_spectra_have_their_bars_colours_and_axes(tmp_path, digits):
 def test_a_chart_has_no_number_that_json_has_not():
     figure = {"data": [{"y": [1.0, float("nan")]}], "layout": {"yaxis": {"title": {"text": "<b>"}}}}
     made = chart(figure, "words", 100)
-    assert json.loads(made["json"])["data"] == [{"y": [1.0, None]}]
-    assert json.loads(made["json"])["layout"]["yaxis"]["title"]["text"] == "&lt;b&gt;"
-    assert "<" not in made["json"]
+    assert made["figure"]["data"] == [{"y": [1.0, None]}]
+    assert made["figure"]["layout"]["yaxis"]["title"]["text"] == "&lt;b&gt;"
+    text = embedded(made | {"spoken": "</script>"})
+    assert "<" not in text
+    assert json.loads(text)["spoken"] == "</script>"
+
+
+def test_what_json_has_not_is_refused_and_breaks_its_part_alone():
+    assert plain({"a": (1.5, float("inf")), 2: [None, "b", True]}) == {
+        "a": [1.5, None],
+        "2": [None, "b", True],
+    }
+    section = made(Block("chart", "Sets", lambda: {"a": {1, 2}}))
+    error = "TypeError: a page holds texts and numbers, got set"
+    assert (section.kind, section.error) == ("broken", error)
 
 
 def test_pictures_are_centred_on_zero():
@@ -269,11 +263,11 @@ def test_a_view_is_a_file_and_a_line(tmp_path, digits, monkeypatch):
     view = View("sizes", lambda model: model.config.num_hidden_layers == 1, blocks)
     monkeypatch.setattr("bilens.report.writing.VIEWS", (view,))
     page = write_page(build(), digits, tmp_path)
-    text, _ = read(page)
     assert page.broken == ("Never: KeyError: 'gone'",)
-    assert "Sizes &lt;b&gt;." in text
-    assert text.count("<section>") == 2
-    assert read(write_page(build(2), digits, tmp_path))[0].count("<section>") == 0
+    shown, never = sections(page)
+    assert shown["data"]["text"] == "Sizes <b>."
+    assert never["kind"] == "broken"
+    assert sections(write_page(build(2), digits, tmp_path)) == []
 
 
 def test_every_view_is_in_the_list():

@@ -1,6 +1,13 @@
 // The page: its head, and its sections one below another.
 
-import type { JSX } from "preact";
+import { Component, type ComponentChildren, type JSX } from "preact";
+import { ChartView } from "./sections/chart";
+import { ClassesView } from "./sections/classes";
+import { ExactnessView } from "./sections/exactness";
+import { GatesView } from "./sections/gates";
+import { ModelView } from "./sections/model";
+import { NearestView } from "./sections/nearest";
+import { PathsView } from "./sections/paths";
 import type { BilensDocument, Section } from "./types";
 import { Text } from "./ui";
 
@@ -8,28 +15,64 @@ export function App({ made }: { made: BilensDocument }): JSX.Element {
   return (
     <main>
       <h1><Text>{made.title}</Text></h1>
+      <p class="soft">
+        A bilinear layer, (W1 x) ⊙ (W2 x), is a third-order tensor. Everything below is exact, or says what
+        it left out.
+      </p>
       {made.sections.map((section) => <Part key={section.id} section={section} />)}
-      <p class="soft">Made by bilens {made.bilens}.</p>
+      <p class="soft">Made by bilens {made.bilens}{made.made && `, ${made.made}`}.</p>
     </main>
   );
 }
 
 function Part({ section }: { section: Section }): JSX.Element {
+  const title = `${section.id}-title`;
   return (
-    <section id={section.id} aria-labelledby={`${section.id}-title`}>
-      <h2 id={`${section.id}-title`}><Text>{section.title}</Text></h2>
-      <Body section={section} />
+    <section id={section.id} class={section.kind} aria-labelledby={title}>
+      <h2 id={title}><Text>{section.title}</Text></h2>
+      <Guarded><Body section={section} /></Guarded>
     </section>
   );
 }
 
 function Body({ section }: { section: Section }): JSX.Element {
   switch (section.kind) {
-    case "broken":
-      return <p class="error"><b>This part could not be made.</b> <Text>{section.error}</Text></p>;
+    case "model":
+      return <ModelView data={section.data} />;
+    case "exactness":
+      return <ExactnessView data={section.data} />;
+    case "chart":
+      return <ChartView data={section.data} />;
+    case "classes":
+      return <ClassesView data={section.data} />;
+    case "gates":
+      return <GatesView data={section.data} />;
+    case "nearest":
+      return <NearestView data={section.data} />;
+    case "paths":
+      return <PathsView data={section.data} />;
     case "missing":
       return <p class="soft"><Text>{section.text}</Text></p>;
+    case "broken":
+      return <Broken error={section.error} />;
     default:
-      return <p class="soft">Not drawn yet.</p>;
+      return <Broken error={`this page draws no section of kind ${(section as Section).kind}`} />;
+  }
+}
+
+function Broken({ error }: { error: string }): JSX.Element {
+  return <p class="error"><b>This part could not be made.</b> <Text>{error}</Text></p>;
+}
+
+/** A view that fails while it is drawn shows its error, and the page around it survives. */
+class Guarded extends Component<{ children: ComponentChildren }, { error: string }> {
+  override state = { error: "" };
+
+  static override getDerivedStateFromError(error: unknown): { error: string } {
+    return { error: String(error) };
+  }
+
+  override render(): ComponentChildren {
+    return this.state.error ? <Broken error={this.state.error} /> : this.props.children;
   }
 }

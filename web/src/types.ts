@@ -32,6 +32,7 @@ export type Section =
   | Of<"gates", GatesData>
   | Of<"nearest", NearestData>
   | Of<"prompt", PromptData>
+  | Of<"paths", PathsData>
   | { id: string; kind: "missing"; title: string; text: string }
   | { id: string; kind: "broken"; title: string; error: string };
 
@@ -51,7 +52,7 @@ export interface ModelFacts {
 export interface Exactness {
   passed: boolean;
   summary: string;
-  rows: { identity: string; dtype: string; error: number; allowed: number; holds: boolean }[];
+  rows: { identity: string; dtype: string; error: number | null; allowed: number; holds: boolean }[];
 }
 
 export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
@@ -103,15 +104,17 @@ export interface GatesData {
 }
 
 export interface NearestData {
-  note: string;
-  text?: string;
-  degrees?: Chart;
-  rungs?: Chart;
-  refitted?: boolean;
-  columns?: string[];
-  rows?: { layer: number; rungs: (Rung | null)[] }[];
-  tokens?: Carriers[];
-  open?: number;
+  note: string; // what is missing, where nothing could be measured
+  measured: {
+    text: string;
+    degrees: Chart;
+    rungs: Chart;
+    refitted: boolean;
+    columns: string[];
+    rows: { layer: number; rungs: (Rung | null)[] }[];
+    tokens: Carriers[];
+    open: number;
+  } | null;
 }
 
 export interface Rung {
@@ -131,6 +134,28 @@ export interface PromptData {
   prompt: string;
   answers: Answer[];
   first: number; // which of the answers is shown first
+}
+
+export interface PathsData {
+  note: string;
+  tokens: {
+    name: string;
+    target: string;
+    probability: number;
+    summary: string;
+    remainder: number;
+    left_out: number;
+    total: number;
+    branches: Branch[];
+  }[];
+}
+
+export interface Branch {
+  label: string;
+  value: number;
+  width: number;
+  paths: number;
+  below: Branch[];
 }
 
 export interface Token {

@@ -1,38 +1,50 @@
 """One self-contained page: opens from file://, needs no network. Its blocks are made apart, and a
 broken one shows its error.
+
+What stands on the page is data, a document; the page's own script (``web/``, built into assets)
+draws it.
 """
 
 import base64
 import hashlib
 import json
+import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
-from bilens.base.charts import CLEAR, PALETTE
 from bilens.base.files import write_text
 from bilens.base.results import Result, literal
-from bilens.base.words import isolated, printable
+from bilens.base.words import printable
 from bilens.report.view import Block
+
+SCHEMA = 1  # of a document, which the page's script reads
 
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the page: the name of its template block and what that needs, or the error it
-    died of.
+    """One part of the page: its kind, which says how it is drawn, and what that needs, or the error
+    it died of.
     """
 
     kind: str
     title: str
-    content: dict[str, Any]
+    content: dict[str, Any] = field(default_factory=dict)
     error: str = ""
+
+    def entry(self, name: str) -> dict[str, Any]:
+        """The section in a document, where it is called ``name``."""
+        said = {"id": name, "kind": self.kind, "title": self.title}
+        return said | ({"error": self.error} if self.kind == "broken" else {"data": self.content})
 
 
 @dataclass(frozen=True)
@@ -43,102 +55,124 @@ class Page:
     broken: tuple[str, ...]
 
 
-def write_sections(folder: str | Path, sections: Sequence[Section]) -> Page:
-    """Write ``folder``/index.html, atomically. The page carries plotly's library (4.8 MB)."""
-    environment = Environment(
-        loader=PackageLoader("bilens.report"),
-        autoescape=select_autoescape(),
-        trim_blocks=True,
-        keep_trailing_newline=True,  # of a block's template, which stands inside the page
-        finalize=_shown,
-    )
-    environment.filters["isolated"] = _isolated
-    scripts = {"plotly": Markup(get_plotlyjs()), "own": Markup(_source("page.js"))}
-    html = environment.get_template("page.html").render(
-        sections=sections,
-        scripts=scripts,
-        policy=_policy(scripts.values()),
-        version=version("bilens"),
-    )
+def write_sections(folder: str | Path, sections: Sequence[Section], name: str = "") -> Page:
+    """Write ``folder``/index.html, atomically. ``name``: of the model, in the page's title."""
     path = Path(folder) / "index.html"
-    write_text(path, html)
-    return Page(
-        path,
-        tuple(
-            f"{section.title}: {section.error}" for section in sections if section.kind == "broken"
-        ),
+    write_text(path, page(document(sections, name)))
+    broken = (one for one in sections if one.kind == "broken")
+    return Page(path, tuple(f"{one.title}: {one.error}" for one in broken))
+
+
+def document(sections: Sequence[Section], name: str = "") -> dict[str, Any]:
+    """All that a page shows, as JSON has it."""
+    return {
+        "schema": SCHEMA,
+        "bilens": version("bilens"),
+        "title": name or "bilens report",
+        "made": date.today().isoformat(),
+        "sections": _named(sections),
+    }
+
+
+def _named(sections: Sequence[Section]) -> list[dict[str, Any]]:
+    """Each section under a name that stays when sections of other kinds come or go."""
+    counts: Counter[str] = Counter()
+    entries = []
+    for section in sections:
+        entries.append(section.entry(f"{section.kind}-{counts[section.kind]}"))
+        counts[section.kind] += 1
+    return entries
+
+
+def page(document: Mapping[str, Any]) -> str:
+    """A document as the one HTML file that draws it. One with ``live`` may ask its own server."""
+    script, style = asset("page.js"), asset("page.css")
+    environment = Environment(
+        loader=PackageLoader("bilens.report"), autoescape=select_autoescape(), trim_blocks=True
+    )
+    return environment.get_template("page.html").render(
+        title=printable(document["title"]),
+        document=Markup(embedded(document)),
+        script=Markup(script),
+        style=Markup(style),
+        policy=_policy(script, style, live=bool(document.get("live"))),
     )
 
 
-def _shown(value: Any) -> Any:
-    """All text that the template writes: every character visible, and escaped after this."""
-    return printable(value) if type(value) is str else value
+def asset(name: str) -> str:
+    """What the page's sources were built into."""
+    return (files("bilens.report") / "assets" / name).read_text(encoding="ascii")
 
 
-def _isolated(text: object) -> Markup:
-    return Markup(isolated(text))
+def embedded(value: Any) -> str:
+    """``value`` as JSON that no text in it can end the script element of."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
 
 
-def _source(name: str) -> str:
-    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
-
-
-def _policy(scripts: Iterable[str]) -> str:
-    """What the page may do (Content-Security-Policy): run these very scripts, draw, and fetch
-    nothing.
-
-    Styles may stand inline, as plotly writes them; with nothing to fetch they reach nothing.
+def _policy(script: str, style: str, live: bool) -> str:
+    """What the page may do (Content-Security-Policy): run this very script in this very style, draw
+    pictures of its own, and fetch nothing, or where it is served, ask its own server.
     """
-    runs = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
-    draws = "style-src 'unsafe-inline'; img-src data: blob:"
-    return f"default-src 'none'; script-src {runs}; {draws}; base-uri 'none'; form-action 'none'"
+    rules = {
+        "default-src": "'none'",
+        "script-src": f"'sha256-{_sha256(script)}'",
+        "style-src": f"'sha256-{_sha256(style)}'",
+        "img-src": "data: blob:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    rules |= {"connect-src": "'self'"} if live else {}
+    return "; ".join(f"{name} {what}" for name, what in rules.items())
 
 
-def _sha256(script: str) -> str:
-    seen = re.sub("\r\n?", "\n", script)  # what a browser makes of line ends
+def _sha256(text: str) -> str:
+    seen = re.sub("\r\n?", "\n", text)  # what a browser makes of line ends
     return base64.b64encode(hashlib.sha256(seen.encode()).digest()).decode()
 
 
 def made(block: Block) -> Section:
     """The block as a section of the page, or the error that making it died of."""
     try:
-        return Section(block.kind, block.title, block.make())
+        return Section(block.kind, block.title, plain(block.make()))
     except Exception as error:
-        return Section("broken", block.title, {}, f"{type(error).__name__}: {error}")
+        return Section("broken", block.title, error=f"{type(error).__name__}: {error}")
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON has it, null for what that has no number for. Errors: TypeError."""
+    match value:
+        case dict():
+            return {str(key): plain(each) for key, each in value.items()}
+        case list() | tuple():
+            return [plain(each) for each in value]
+        case float():
+            return float(value) if math.isfinite(value) else None
+        case None | str() | int():
+            return value
+    raise TypeError(f"a page holds texts and numbers, got {type(value).__name__}")
 
 
 def result(result: Result, text: str, spoken: str) -> dict[str, Any]:
     """A result's figure and its numbers, under ``text``."""
     drawn = chart(result.figure(), f"{spoken}. {result.summary()}", 340)
-    return {"text": text, "chart": drawn, "columns": result.columns(), "rows": result.rows()}
+    rows = [{name: _cell(row[name]) for name in row} for row in result.rows()]
+    return {"text": text, "chart": drawn, "columns": result.columns(), "rows": rows}
+
+
+def _cell(value: Any) -> Any:
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def chart(figure: dict[str, Any], spoken: str, height: int) -> dict[str, Any]:
-    """A figure in the page's style, as JSON that is safe inside a script element, with its words
-    for who cannot see it.
+    """A figure in plain data, as the page draws it, with its words for those who cannot see it.
+
+    ``height``: in pixels, where the figure does not say its own.
 
     >>> ex = bilens.expand(model, prompt, target)
     >>> sorted(bilens.report.chart(ex.by("component").figure(), "Components.", 300))
-    ['height', 'json', 'spoken']
+    ['figure', 'height', 'spoken']
     """
-    # the page's own heading stands above it
-    layout = {key: value for key, value in figure["layout"].items() if key != "title"}
-    height = layout.get("height", height)
-    style = {
-        "height": height,
-        "margin": {"l": 55, "r": 10, "t": 10, "b": 45 if height > 200 else 10},
-        "font": {"family": "system-ui, sans-serif", "size": 13},
-        "colorway": list(PALETTE),
-        "paper_bgcolor": CLEAR,
-        "plot_bgcolor": CLEAR,
-        "legend": {"orientation": "h", "y": 1.12},
-        "xaxis": {"gridcolor": "#e5e5e5"},
-        "yaxis": {"gridcolor": "#e5e5e5", "zerolinecolor": "#999"},
-    }
-    merged = style | {
-        key: style[key] | value if key in style and isinstance(value, dict) else value
-        for key, value in layout.items()
-    }
-    drawn = literal({"data": figure["data"], "layout": merged})
-    text = json.dumps(drawn, allow_nan=False).replace("<", "\\u003c")
-    return {"json": text, "spoken": spoken, "height": height}
+    drawn = literal({"data": figure["data"], "layout": figure["layout"]})
+    height = drawn["layout"].get("height", height)
+    return {"figure": drawn, "spoken": spoken, "height": height}

@@ -34,7 +34,8 @@ class Query:
 class Block:
     """A part of the page that is made on its own, so that it breaks on its own.
 
-    ``kind`` names the template in templates/blocks, and ``make`` gives what that needs.
+    ``kind`` says how it is drawn (web/src/sections), and ``make`` gives what that needs, as JSON
+    has it.
     """
 
     kind: str

@@ -22,6 +22,7 @@ def write_page(
     folder: str | Path,
     about: dict[str, Any] | None = None,
     text: HeldOut | None = None,
+    name: str = "",
 ) -> Page:
     """Write ``folder``/index.html about ``model``. A part that fails shows its error; the page
     survives, and names it.
@@ -29,6 +30,7 @@ def write_page(
     ``data``: images for a classifier (their test part is used); prompts for a language model
     (default: one). ``about`` is what training.json says of the run, if anything. ``text``: on what
     the MLPs of a language model are held against their nearest tensors, where they are none.
+    ``name``: what the model is called, in the page's title.
     Errors: ArgumentError where the data are not of the model's kind.
 
     >>> from tempfile import mkdtemp
@@ -38,7 +40,7 @@ def write_page(
     query = replace(_query(model, data, about or {}), text=text)
     model = model.eval()
     blocks = [block for view in VIEWS if view.fits(model) for block in view.build(model, query)]
-    return write_sections(folder, [made(block) for block in blocks])
+    return write_sections(folder, [made(block) for block in blocks], name)
 
 
 def _query(

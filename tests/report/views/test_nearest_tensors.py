@@ -3,8 +3,6 @@ their text.
 """
 
 import copy
-import json
-import re
 
 import pytest
 import torch
@@ -15,6 +13,7 @@ from bilens.report import write_page
 from bilens.report.views import nearest_tensors as view
 from bilens.report.views.nearest_tensors import FIRST, NO_TEXT, OF_EXPERTS, TITLE
 from bilens.training import HeldOut
+from tests.report.reading import sections
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +40,18 @@ def _alone(monkeypatch):
 
 
 def section(page):
-    text = page.path.read_text(encoding="utf-8")
-    (found,) = [part for part in text.split("<section>") if TITLE in part] or [""]
+    (found,) = [one["data"] for one in sections(page) if one["title"] == TITLE] or [None]
     return found
 
 
 def test_the_figures_are_the_librarys(model, tmp_path):
     ids = torch.randint(100, 1000, (20, 12), generator=torch.Generator().manual_seed(0))
     page = write_page(model, [[1, 2]], tmp_path, text=HeldOut("some <b>text", ids))
-    shown = section(page)
+    shown = section(page)["measured"]
     assert page.broken == ()
-    assert "240 held-out tokens of some &lt;b&gt;text" in shown
-    spectra, rungs = map(json.loads, re.findall(r'application/json">(.*?)</script>', shown))
+    assert "240 held-out tokens of some <b>text" in shown["text"]
+    spectra, rungs = shown["degrees"]["figure"], shown["rungs"]["figure"]
+    every = set()
     for n in range(2):
         batches = list(activations(model, ids.split(view.BATCH), f"mlp{n}.input"))
         mlp, measure = model.model.layers[n].mlp, bilens.Gaussian.from_batches(batches)
@@ -70,29 +69,32 @@ def test_the_figures_are_the_librarys(model, tmp_path):
         row, at = divmod(int(errors.argmax()), 12)
         names = model.output_names(ids[row])
         before = "".join(names[max(0, at - view.BEFORE) : at])
-        marked = f"<bdi>{before}</bdi><mark><bdi>{names[at]}</bdi></mark>"
-        part = shown.split("<details")[2 + n]
-        assert marked in part
-        assert f"{100 * float(errors.max() / errors.sum()):.3g} %</td>" in part
+        part = shown["tokens"][n]
+        worst = part["worst"][0]
+        assert (worst["before"], worst["token"], worst["position"]) == (before, names[at], at)
+        assert worst["share"] == pytest.approx(float(errors.max() / errors.sum()), rel=1e-4)
         # a kind's share is that of all its tokens, wherever they stand
         first = errors.reshape(20, 12)[:, 0].sum() / errors.sum()
-        kinds = dict(re.findall(r"<mark><bdi>([^<]*)</bdi></mark> \d+ times: (\S+) %", part))
+        kinds = {kind["name"]: kind["share"] for kind in part["kinds"]}
         if FIRST in kinds:
-            assert float(kinds[FIRST]) == pytest.approx(100 * float(first), rel=0.006)
-    assert FIRST in shown  # of both layers: twenty in 240 tokens
+            assert kinds[FIRST] == pytest.approx(float(first), rel=1e-4)
+        every |= set(kinds)
+    assert FIRST in every  # of both layers: twenty in 240 tokens
 
 
 def test_too_few_tokens_fit_no_output(model, tmp_path):
     ids = torch.arange(14).reshape(1, 14)  # 14 features: a hidden unit each, and the linear part
-    shown = section(write_page(model, [[1, 2]], tmp_path, text=HeldOut("few", ids)))
-    assert "With too few tokens for its features an output is not fitted." in shown
-    assert "output by least squares</th>" in shown
-    assert '<td class="n">–</td>' in shown
+    page = write_page(model, [[1, 2]], tmp_path, text=HeldOut("few", ids))
+    shown = section(page)["measured"]
+    assert not shown["refitted"]
+    assert shown["columns"][-1] == "output by least squares"
+    assert [row["rungs"][-1] for row in shown["rows"]] == [None, None]
 
 
 def test_without_a_text_it_says_what_is_missing_and_exact_models_have_no_section(model, tmp_path):
-    assert NO_TEXT in section(write_page(model, [[1, 2]], tmp_path / "a"))
-    assert section(write_page(bilens.load("tinystories-1l"), ["A"], tmp_path / "b")) == ""
+    missing = section(write_page(model, [[1, 2]], tmp_path / "a"))
+    assert missing == {"note": NO_TEXT, "measured": None}
+    assert section(write_page(bilens.load("tinystories-1l"), ["A"], tmp_path / "b")) is None
 
 
 def test_of_a_mixture_it_says_where_its_experts_are_told_of(model, tmp_path):
@@ -102,4 +104,4 @@ def test_of_a_mixture_it_says_where_its_experts_are_told_of(model, tmp_path):
     mixture.tokenizer = model.tokenizer
     text = HeldOut("a text", torch.randint(100, 1000, (2, 12)))
     page = write_page(mixture, [[1, 2]], tmp_path, text=text)
-    assert (page.broken, OF_EXPERTS in section(page)) == ((), True)
+    assert (page.broken, section(page)["note"]) == ((), OF_EXPERTS)

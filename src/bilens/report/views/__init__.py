@@ -1,6 +1,6 @@
 """The views of a model, one file each, in the order of the page.
 
-A new view is a file here and its line in ``VIEWS``. Its blocks are drawn by templates/blocks.
+A new view is a file here and its line in ``VIEWS``. Its blocks are drawn by web/src/sections.
 """
 
 from bilens.report.view import View

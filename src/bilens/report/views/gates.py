@@ -29,13 +29,15 @@ def _card(model: Classifier, n: int, label: str) -> dict[str, Any]:
     shape = model.config.input_shape
     gates = tensor.interaction(torch.eye(tensor.shape[0], dtype=tensor.dtype)[n]).gates(COUNT)
     pairs = [
-        [
-            shown(vector[g], shape, f"gate {g + 1} of class {label}, {side}", side)
+        {
+            side: shown(vector[g], shape, f"gate {g + 1} of class {label}, {side}", side)
             for side, vector in (("a", gates.a), ("b", gates.b))
-        ]
+        }
         for g in range(len(gates.a))
     ]
-    return {"label": label, "gates": zip(pairs, gates.share.tolist(), strict=True)}
+    shares = gates.share.tolist()
+    told = [{"share": share} | pair for share, pair in zip(shares, pairs, strict=True)]
+    return {"label": label, "gates": told}
 
 
 VIEW = View("gates", is_classifier, _build)

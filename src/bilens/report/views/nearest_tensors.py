@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -79,12 +79,15 @@ def _build(model: Transformer, query: Query) -> list[Block]:
 
 def _nearest(model: Transformer, text: HeldOut | None) -> dict[str, Any]:
     if model.config.num_local_experts:
-        return {"note": OF_EXPERTS}
+        return {"note": OF_EXPERTS, "measured": None}
     if text is None:
-        return {"note": NO_TEXT}
+        return {"note": NO_TEXT, "measured": None}
+    return {"note": "", "measured": _measured(model, text)}
+
+
+def _measured(model: Transformer, text: HeldOut) -> dict[str, Any]:
     layers = list(_layers(model, text.ids))
     return {
-        "note": "",
         "text": _told(model, text),
         "degrees": _degrees(layers),
         "rungs": _rungs(layers),
@@ -176,7 +179,8 @@ def _by_layer() -> dict[str, Any]:
 
 
 def _row(layer: Layer) -> dict[str, Any]:
-    return {"layer": layer.number, "rungs": [layer.rungs.get(fit) for fit in RUNGS]}
+    found = [layer.rungs.get(fit) for fit in RUNGS]
+    return {"layer": layer.number, "rungs": [asdict(rung) if rung else None for rung in found]}
 
 
 def _carriers(model: Transformer, layer: Layer, ids: Int[Tensor, "n t"]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A prompt whose tokens can be picked, and the paths that make what comes next, unfolded."""
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -63,7 +63,7 @@ def _token(n: int, name: str, found: Expansion, probability: float) -> dict[str,
         "remainder": found.remainder,
         "left_out": found.left_out,
         "total": found.total,
-        "branches": _branches(list(found.terms), 0, top),
+        "branches": [asdict(branch) for branch in _branches(list(found.terms), 0, top)],
         "number": n,
     }
 
