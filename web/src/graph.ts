@@ -45,7 +45,7 @@ export function drawGraph(element: HTMLElement, answer: Answer, options: GraphOp
 class GraphView {
   private material: Material;
   private state: GraphState;
-  private past: GraphState[] = [];
+  private past: { state: GraphState; focused: string }[] = [];
   private shown: Shown;
   private sketch: Sketch | null = null;
   private focused = TARGET; // the node that Tab comes to
@@ -90,9 +90,9 @@ class GraphView {
 
   /** A new state, which can be undone; moves of the slider are one step together. */
   private change(part: Partial<GraphState>, step = ""): void {
-    const before = this.past.at(-1);
+    const before = this.past.at(-1)?.state;
     const sliding = step === "share" && before && { ...before, share: this.state.share };
-    if (!sliding || JSON.stringify(sliding) !== JSON.stringify(this.state)) this.past.push(this.state);
+    if (!sliding || JSON.stringify(sliding) !== JSON.stringify(this.state)) this.past.push({ state: this.state, focused: this.focused });
     this.past = this.past.slice(-UNDONE);
     this.set({ ...this.state, ...part });
   }
@@ -106,7 +106,9 @@ class GraphView {
 
   private undo(): void {
     const before = this.past.pop();
-    if (before) this.set(before);
+    if (!before) return;
+    this.focused = before.focused;
+    this.set(before.state);
   }
 
   private open(id: string): void {
@@ -120,8 +122,11 @@ class GraphView {
 
   private hide(id: string): void {
     if (id === TARGET) return;
-    this.focused = this.neighbour(id, "down") ?? this.neighbour(id, "up") ?? TARGET;
+    const next = this.neighbour(id, "left") ?? this.neighbour(id, "right") ?? this.neighbour(id, "up") ?? TARGET;
     this.change({ hidden: [...this.state.hidden, id], open: this.state.open === id ? "" : this.state.open });
+    this.focused = next;
+    this.speakAll();
+    this.focus();
   }
 
   private centre(id: string): void {
@@ -185,15 +190,19 @@ class GraphView {
     const svg = element(this.sketch.shape);
     svg.setAttribute("role", "group");
     svg.setAttribute("aria-label", `Graph of what writes to ${printable(this.material.target)}: ${graph.nodes.size} nodes, ${graph.links.size} links. ${KEYS}`);
-    for (const node of svg.querySelectorAll<SVGGElement>("[data-node]")) this.speak(node);
     const before = this.place.childElementCount ? this.place.scrollLeft : Number.MAX_SAFE_INTEGER; // the target is at the end
     this.place.replaceChildren(svg);
     this.place.scrollLeft = before;
+    this.speakAll();
     this.tip.hidden = true;
     this.tools();
     this.tell();
     this.list();
     if (held) this.focus();
+  }
+
+  private speakAll(): void {
+    for (const node of this.place.querySelectorAll<SVGGElement>("[data-node]")) this.speak(node);
   }
 
   /** A node as a button for who cannot see it; Tab comes to one of them, arrow keys to the others. */
@@ -228,6 +237,7 @@ class GraphView {
       ...whole,
       ...hidden,
       tool("Undo", () => this.undo(), { ...(this.past.length ? {} : { disabled: true }) }),
+      ...(this.isFile && this.answer.terms.length ? [tool("Back to the answer", () => this.back())] : []),
       tool("Save graph", () => this.save(), { title: "As JSON in Neuronpedia's layout, with pins, groups and labels" }),
       tool("Open graph", () => file.click()),
       tool("SVG", () => this.sketch && saveSvg(this.fileName(), this.sketch.shape), { "aria-label": "Save as SVG" }),
@@ -266,7 +276,7 @@ class GraphView {
     }
     const { links, pairs } = this.shown.whole;
     const heading = dom("h3", {}, isolated(printable(named({ ...node, label: this.name(node) }, this.material.tokens))));
-    const gives = dom("p", {}, `${node.kind}; all ${node.paths} paths through it give ${signed(node.influence, 6)}.`);
+    const gives = dom("p", {}, `${node.kind}; ${this.isFile ? "" : `all ${node.paths} paths through it give `}${signed(node.influence, 6)}.`);
     const into = [...links.values()].filter((link) => link.target === node.id).map((link) => this.linkRow(link.source, link.weight));
     const out = [...links.values()].filter((link) => link.source === node.id).map((link) => this.linkRow(link.target, link.weight));
     const joined = [...pairs.values()].filter((pair) => [pair.node, pair.left, pair.right].includes(node.id));
@@ -359,6 +369,13 @@ class GraphView {
     }
   }
 
+  /** From a file's graph to the answer's own. */
+  private back(): void {
+    this.past = [];
+    this.material = material(this.answer);
+    this.set(this.options.state ?? START);
+  }
+
   /** Whether a file is of this very answer: then its paths are known, and only the state is taken. */
   private sameGraph(made: Material): boolean {
     const ids = new Set(this.material.paths.flatMap((path) => path.nodes.map((place) => place.id)));
@@ -435,7 +452,7 @@ class GraphView {
     const next = this.neighbour(id, way);
     if (!next) return;
     this.focused = next;
-    for (const node of this.place.querySelectorAll<SVGGElement>("[data-node]")) node.setAttribute("tabindex", node.dataset["node"] === next ? "0" : "-1");
+    this.speakAll();
     this.focus();
   }
 

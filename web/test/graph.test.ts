@@ -130,3 +130,19 @@ test("a graph without a path is drawn too", () => {
   assert.equal(shown(none, START).rest, none.total);
   assert.ok(sketch(shown(none, START).graph, { width: 300, measure: estimate, tokens: [], open: "", pinned: new Set(), name: () => "" }).shape);
 });
+
+test("a graph of another tool is read: its groups, pins and labels, its logits as targets", () => {
+  const node = (id: string, layer: string, more: object = {}): object => ({ node_id: id, feature: 1, layer, ctx_idx: 0, feature_type: "cross layer transcoder", clerp: "", influence: 0.5, is_target_logit: false, ...more });
+  const file = {
+    metadata: { prompt: "a", prompt_tokens: ["a"] },
+    qParams: { pinnedIds: ["2_1_0", "3_0_0"], supernodes: [["Texas", "0_1_0", "1_1_0"]], clerps: [["2_1_0", "own"]], linkType: "both", clickedId: "0_1_0", sg_pos: "" },
+    nodes: [node("0_1_0", "0"), node("1_1_0", "1"), node("2_1_0", "2"), node("3_0_0", "3", { feature_type: "logit", is_target_logit: true, clerp: "out" })],
+    links: [{ source: "0_1_0", target: "2_1_0", weight: 2 }, { source: "1_1_0", target: "2_1_0", weight: -0.5 }, { source: "2_1_0", target: "3_0_0", weight: 4 }, { source: "gone", target: "3_0_0", weight: 9 }],
+  };
+  const { material: found, state } = read(JSON.stringify(file));
+  assert.deepEqual([state.open, state.pinned, state.labels], [groupId(0), ["2_1_0"], { "2_1_0": "own" }]);
+  const now = shown(found, state);
+  assert.equal(now.graph.links.get(`${groupId(0)}\n2_1_0`)?.weight, 1.5);
+  assert.equal(now.value, 4);
+  assert.equal(now.graph.nodes.get(groupId(0))?.layer, 1);
+});

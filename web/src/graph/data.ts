@@ -6,6 +6,7 @@ export interface GraphNode {
   readonly id: string;
   readonly label: string; // what it is: L1H3, mlp0, f17 of mlp1.input
   readonly kind: string;
+  readonly of?: string; // of a group: the kind of its topmost node
   readonly layer: number; // −1 before all layers
   readonly position: number;
   readonly feature: number | null;
@@ -45,6 +46,7 @@ export interface Material {
   readonly error: number;
   readonly given: readonly string[];
   readonly paths: readonly Path[];
+  readonly stored: ReadonlyMap<string, number>; // influences that a file says itself
 }
 
 /** One path: its value, and the nodes, links and pairs that it passes, each once. */
@@ -77,7 +79,8 @@ export function material(answer: Answer): Material {
   });
   const tokens = answer.tokens.map((token) => token.name);
   const { position, prompt, total, remainder, error, given } = answer;
-  return { tokens, position, prompt, target: name, total, remainder, leftOut: answer.left_out, error, given, paths };
+  const rest = { leftOut: answer.left_out, error, given, paths, stored: new Map<string, number>() };
+  return { tokens, position, prompt, target: name, total, remainder, ...rest };
 }
 
 /** The nodes, links and pairs of some paths. `as` puts nodes together: a path counts once at each

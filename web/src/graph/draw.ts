@@ -31,9 +31,11 @@ export function sketch(graph: Graph, look: Look): Sketch {
   const placed = places(graph, look.width);
   const found = joints(graph, placed.spots, look.open);
   const links = linkShapes(graph, placed, found, look);
-  const nodes = [...placed.spots.values()].map((spot) => nodeShape(spot, graph, look));
+  const spots = [...placed.spots.values()];
+  const nodes = spots.map((spot) => nodeShape(spot, graph, look));
+  const labels = h("g", { class: "graph-labels" }, ...spots.map((spot) => labelShape(spot, graph, look)));
   const size = { viewBox: `0 0 ${placed.width} ${placed.height}`, width: placed.width, height: placed.height };
-  const shape = h("svg", { ...size, "font-size": 11 }, ...frame(placed, look), h("g", { fill: "none" }, ...links), ...nodes);
+  const shape = h("svg", { ...size, "font-size": 11 }, ...frame(placed, look), h("g", { fill: "none" }, ...links), ...nodes, labels);
   return { shape, places: placed, joints: found };
 }
 
@@ -121,14 +123,23 @@ function curve(from: Pick<Spot, "x" | "y" | "size">, to: Pick<Spot, "x" | "y" | 
 }
 
 function nodeShape({ node, x, y, size }: Spot, graph: Graph, look: Look): Shape {
-  const near = !look.open || look.open === node.id || linked(graph, look.open, node.id);
   const fill = colour(node.influence);
   const ring = look.pinned.has(node.id) ? { stroke: "currentColor", "stroke-width": 2 } : { stroke: "currentColor", "stroke-opacity": 0.35 };
-  const label = fitted(printable(look.name(node)), 76, 10, look.measure);
-  const below = h("text", { x, y: y - size - 4, "text-anchor": "middle", "font-size": 10, fill: "currentColor" }, label);
   const open = look.open === node.id ? [h("circle", { cx: x, cy: y, r: size + 5, fill: "none", stroke: "currentColor", "stroke-width": 2 })] : [];
-  const name = { "data-node": node.id, class: "graph-node", opacity: near ? 1 : 0.35 };
-  return h("g", name, ...open, body(node, x, y, size, { fill, ...ring }), below);
+  const name = { "data-node": node.id, class: "graph-node", opacity: near(node, graph, look) };
+  return h("g", name, ...open, body(node, x, y, size, { fill, ...ring }));
+}
+
+/** The name above a node: as much of it as there is room for. */
+function labelShape({ node, x, y, size, room }: Spot, graph: Graph, look: Look): Shape {
+  const label = fitted(printable(look.name(node)), room, 10, look.measure);
+  const place = { x, y: y - size - 4, "text-anchor": "middle", "font-size": 10, fill: "currentColor" };
+  return h("text", { ...place, opacity: near(node, graph, look) }, label);
+}
+
+/** Paler where it is not linked with the open node. */
+function near(node: GraphNode, graph: Graph, { open }: Look): number {
+  return !open || open === node.id || linked(graph, open, node.id) ? 1 : 0.35;
 }
 
 /** Heads are round, layers square, groups a double square, inputs small rounds, the target a lozenge. */

@@ -3,6 +3,8 @@
 import { graphOf, type Material, type Path, type Place, TARGET } from "./data";
 import { drawnAs, type GraphState, groupNumber, START } from "./state";
 
+const DRAWN = 500; // links of a file, before it is asked for more
+
 interface FileNode {
   node_id: string;
   jsNodeId: string;
@@ -99,35 +101,59 @@ export function read(text: string): { material: Material; state: GraphState } {
   const file = JSON.parse(text) as Partial<GraphFile>;
   if (!Array.isArray(file.nodes) || !Array.isArray(file.links)) throw new Error("the file has no nodes and links");
   const places = new Map(file.nodes.map((node) => [node.node_id, placeOf(node)]));
-  const ends = new Set(file.nodes.filter((node) => node.is_target_logit).map((node) => node.node_id));
-  const paths: Path[] = file.links.filter(({ source, target }) => places.has(source) && places.has(target)).map((link) => {
-    const { source, target } = link;
-    return { value: Number(link.weight), number: -1, nodes: ends.has(target) ? [places.get(source) as Place, places.get(target) as Place] : [places.get(source) as Place], links: [[source, target]], pairs: [] };
-  });
-  const pairs = file.nodes.flatMap((node) => (node.pair_wise_contributors ?? []).map(([left, right, value]): Path => {
-    return { value, number: -1, nodes: [], links: [], pairs: [[node.node_id, left, right]] };
-  }));
-  const about = file.metadata ?? {};
-  const words = (key: string): string => String(about[key] ?? "");
-  const material: Material = {
-    tokens: Array.isArray(about["prompt_tokens"]) ? about["prompt_tokens"].map(String) : [],
-    position: file.nodes.find((node) => node.is_target_logit)?.ctx_idx ?? 0,
-    prompt: words("prompt"),
-    target: words("target") || (file.nodes.find((node) => node.is_target_logit)?.clerp ?? "target"),
-    total: Number(about["total"] ?? Number.NaN),
-    remainder: Number(about["remainder"] ?? Number.NaN),
+  const links = file.links.flatMap((link) => linkPath(link, places));
+  const pairs = file.nodes.flatMap((node) => (node.pair_wise_contributors ?? []).map((pair) => pairPath(node.node_id, pair)));
+  const material = { ...about(file.metadata ?? {}, file.nodes), paths: [...links, ...pairs], stored: influences(file.nodes) };
+  return { material, state: { ...stateOf(file as GraphFile, places), share: modest(links) } };
+}
+
+function linkPath({ source, target, weight }: GraphFile["links"][number], places: ReadonlyMap<string, Place>): Path[] {
+  const [from, to] = [places.get(source), places.get(target)];
+  if (!from || !to) return [];
+  const nodes = to.kind === "logit" ? [from, to] : [from];
+  return [{ value: Number(weight), number: -1, nodes, links: [[source, target]], pairs: [] }];
+}
+
+function pairPath(node: string, [left, right, value]: [string, string, number]): Path {
+  return { value, number: -1, nodes: [], links: [], pairs: [[node, left, right]] };
+}
+
+/** Of many links the largest are drawn first. */
+function modest(links: readonly Path[]): number {
+  if (links.length <= DRAWN) return 1;
+  const sizes = links.map((link) => Math.abs(link.value)).sort((one, other) => other - one);
+  const whole = sizes.reduce((held, size) => held + size, 0);
+  return sizes.slice(0, DRAWN).reduce((held, size) => held + size, 0) / (whole || 1);
+}
+
+/** What each node is said to give: of bilens's own files, where other values have another meaning. */
+function influences(nodes: readonly FileNode[]): Map<string, number> {
+  const own = nodes.some((node) => node.node_id === TARGET);
+  return new Map(own ? nodes.map((node) => [node.node_id, node.influence ?? 0]) : []);
+}
+
+function about(found: Readonly<Record<string, unknown>>, nodes: readonly FileNode[]): Omit<Material, "paths" | "stored"> {
+  const number = (key: string): number => Number(found[key] ?? Number.NaN);
+  const list = (key: string): string[] => (Array.isArray(found[key]) ? found[key].map(String) : []);
+  const targets = nodes.filter((node) => node.is_target_logit);
+  return {
+    tokens: list("prompt_tokens"),
+    position: targets[0]?.ctx_idx ?? 0,
+    prompt: String(found["prompt"] ?? ""),
+    target: String(found["target"] ?? targets[0]?.clerp ?? "the target"),
+    total: number("total"),
+    remainder: number("remainder"),
     leftOut: 0,
-    error: Number(about["error"] ?? Number.NaN),
-    given: Array.isArray(about["given"]) ? about["given"].map(String) : [],
-    paths: [...paths, ...pairs],
+    error: number("error"),
+    given: list("given"),
   };
-  return { material, state: stateOf(file as GraphFile, places) };
 }
 
 function placeOf(node: FileNode): Place {
   const layer = node.layer === "E" ? -1 : Number(node.layer);
-  const label = (node.clerp || node.node_id).replace(/ at \d+ .*$/s, "");
-  return { id: node.node_id, label, kind: node.feature_type, layer, position: node.ctx_idx, feature: node.feature };
+  const label = String(node.clerp || node.node_id).replace(/ at \d+ .*$/s, "");
+  const kind = /logit/.test(node.feature_type) ? "logit" : node.feature_type;
+  return { id: node.node_id, label, kind, layer, position: node.ctx_idx, feature: node.feature };
 }
 
 function stateOf({ qParams, nodes }: GraphFile, places: ReadonlyMap<string, Place>): GraphState {
@@ -138,7 +164,7 @@ function stateOf({ qParams, nodes }: GraphFile, places: ReadonlyMap<string, Plac
   const drawn = drawnAs(made);
   const pinned = (qParams?.pinnedIds ?? []).filter((id) => has(id) && !targets.has(id)).map(drawn);
   const labels = Object.fromEntries((qParams?.clerps ?? []).filter(([id = ""]) => has(id)).map(([id = "", label = ""]) => [id, label]));
-  const open = qParams?.clickedId ?? "";
+  const { clickedId: open = "" } = qParams ?? {};
   return { ...made, pinned: [...new Set(pinned)], labels, open: has(open) && !targets.has(open) ? drawn(open) : "" };
 }
 

@@ -7,6 +7,7 @@ export interface Spot {
   readonly x: number;
   readonly y: number;
   readonly size: number; // half of its width
+  readonly room: number; // pixels for its label
   readonly row: number; // 0 at the bottom
 }
 
@@ -42,6 +43,7 @@ const SIDE = { left: 58, right: 14, top: 30, bottom: 46 };
 const JOINTS = { few: 5, many: 24 }; // drawn of a layer: at most, and of one that is open
 const STEP = { most: 16, least: 7 }; // pixels between two of them
 const DROP = 24; // pixels from a layer's node down to its joints
+const LABEL = { alone: 84, least: 30 };
 const LOGIT = 1e6; // above all layers
 const ASIDE = 22; // pixels that rows stand aside, so that links do not hide one another
 
@@ -66,7 +68,8 @@ export function places(graph: Graph, width: number): Places {
         const aside = here.length === 1 ? ((row % 3) - 1) * Math.min(ASIDE, column.wide / 5) : 0;
         const x = column.x + ((n + 0.5) / here.length) * column.wide + aside;
         const share = Math.min(1, Math.abs(node.influence) / largest);
-        spots.set(node.id, { node, x, y: y(row), row, size: SIZES.least + (SIZES.most - SIZES.least) * Math.sqrt(share) });
+        const room = here.length === 1 ? LABEL.alone : Math.max(LABEL.least, column.wide / here.length - 4);
+        spots.set(node.id, { node, x, y: y(row), row, room, size: SIZES.least + (SIZES.most - SIZES.least) * Math.sqrt(share) });
       });
     });
   }
@@ -99,9 +102,10 @@ function beside(pairs: readonly Pair[], spot: Spot, spots: ReadonlyMap<string, S
 function level(node: GraphNode): number {
   if (node.kind === "logit") return LOGIT;
   if (node.layer < 0) return -1;
-  const second = /layer|mlp|latent|reconstruction|nearest/.test(`${node.kind} ${node.label}`) && node.kind !== "attention head";
-  if (node.kind === "latent" || node.kind === "reconstruction error") return 4 * node.layer + 1;
-  return 4 * node.layer + (second ? 2 : 0);
+  const kind = node.of ?? node.kind;
+  if (kind === "latent" || kind === "reconstruction error") return 4 * node.layer + 1;
+  const above = /layer|transcoder|mlp|tensor/.test(kind) || /^mlp/.test(node.label);
+  return 4 * node.layer + (above ? 2 : 0);
 }
 
 function levelName(level: number): string {

@@ -31,9 +31,9 @@ export function shown(material: Material, state: GraphState): Shown {
   };
 }
 
-/** Of a file's links, those into its target: they add up to what it holds. */
+/** Of a file's links, those into its targets: they add up to what it holds. */
 function intoTarget(paths: readonly Path[]): Path[] {
-  return paths.filter((path) => path.links.some(([, target]) => target === TARGET));
+  return paths.filter((path) => path.nodes.some((node) => node.kind === "logit"));
 }
 
 /** Groups with their names, where the topmost of their nodes stands; the target with its total. */
@@ -44,8 +44,12 @@ function dressed(graph: Graph, material: Material, state: GraphState): Graph {
     const node = nodes.get(groupId(n));
     const members = group.nodes.flatMap((id) => places.get(id) ?? []);
     const top = members.sort((one, other) => other.layer - one.layer || other.position - one.position)[0];
-    if (node && top) nodes.set(node.id, { ...node, ...top, id: node.id, label: group.name, kind: "group" });
+    if (node && top) nodes.set(node.id, { ...node, ...top, id: node.id, label: group.name, kind: "group", of: top.kind });
   });
+  for (const [id, influence] of material.stored) {
+    const node = nodes.get(id);
+    if (node) nodes.set(id, { ...node, influence });
+  }
   const target = nodes.get(TARGET);
   if (target && Number.isFinite(material.total)) nodes.set(TARGET, { ...target, influence: material.total });
   return { ...graph, nodes };
