@@ -7,9 +7,10 @@ import pytest
 from bilens.base.errors import FileError
 from bilens.training import VARIANTS, read_recipe
 from experiments.glu_variants import campaign
-from experiments.glu_variants.campaign import RATES, SCALES, SEEDS, Campaign, Trial
+from experiments.glu_variants.campaign import RATES, SCALES, SEEDS, TUNING_SEEDS, Campaign, Trial
 
 PAIRS = len(RATES) * len(SCALES)
+TUNED = PAIRS + 5 * 2  # runs: the five best again, on two seeds
 BEST = {"bilinear": (RATES[-1], SCALES[-1])}  # the others do best in the middle
 MIDDLE = (RATES[2], SCALES[2])
 HOW = read_recipe(None, steps=40, model={"hidden_size": 16, "num_attention_heads": 2})
@@ -39,8 +40,8 @@ def made(tmp_path, monkeypatch):
 
 def test_each_mlp_has_its_best_rate_and_scale(made):
     found, trials = made[0].compared(), made[1]
-    assert len(set(trials)) == len(trials) == len(VARIANTS) * (PAIRS + len(SEEDS))
-    at = PAIRS * len(VARIANTS)
+    assert len(set(trials)) == len(trials) == len(VARIANTS) * (TUNED + len(SEEDS))
+    at = TUNED * len(VARIANTS)
     tuning, finals = trials[:at], trials[at:]
     assert {trial.seed for trial in tuning}.isdisjoint(SEEDS)
     assert {trial.steps for trial in trials} == {40}
@@ -50,6 +51,20 @@ def test_each_mlp_has_its_best_rate_and_scale(made):
         (mlp, seed, 40) for seed in SEEDS for mlp in VARIANTS
     ]
     assert found.loss == ((0.0,) * len(SEEDS),) * len(VARIANTS)
+
+
+def test_one_lucky_seed_chooses_no_pair(made, monkeypatch):
+    """The best pair on the first seed fails on another: the next one is taken."""
+    lucky, next_best = (RATES[-1], SCALES[0]), (RATES[0], SCALES[0])
+
+    def trained(_, trial, run):
+        pair, first = (trial.learning_rate, trial.scale), trial.seed == TUNING_SEEDS[0]
+        loss = {lucky: 1.0 if first else None, next_best: 2.0}.get(pair, 3.0)
+        return {"loss": loss, "bits per byte": 1.0, "parameters": 9}
+
+    monkeypatch.setattr(Campaign, "trained", trained)
+    found = made[0].chosen("ReLU")
+    assert (found.learning_rate, found.scale) == next_best
 
 
 def test_a_run_whose_row_is_there_is_not_made_again(made):
@@ -64,7 +79,7 @@ def test_a_run_whose_row_is_there_is_not_made_again(made):
     trials.clear()
     other = Campaign(*(first.source, HOW, first.work, first.results, {"text": "1"}, {}))
     other.chosen("ReLU")
-    assert len(trials) == PAIRS  # rows of another text are not its own
+    assert len(trials) == TUNED  # rows of another text are not its own
 
 
 def test_a_trial_is_its_recipe():

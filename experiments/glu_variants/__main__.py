@@ -4,9 +4,9 @@ tokens, each with a learning rate and an initial scale of its own.
     python -m experiments.glu_variants --data FOLDER-OR-FILE … --output WORK [--preset small|gpu]
 
 Tests, small, the claim after Shazeer (arXiv:2002.05202, table 1) that bilinear layers do better
-than standard MLPs and slightly worse than SwiGLU. For each text and MLP, on a seed that is not
-used afterwards: the best pair of five learning rates and five initial scales. With these, five
-further seeds.
+than standard MLPs and slightly worse than SwiGLU. For each text and MLP, of all pairs of six
+learning rates and five initial scales the five that are best on one seed, and of these the best
+over three seeds. With it, five further seeds.
 
 Every run is a row of experiments/results/glu_variants.jsonl, written when it is finished. A run
 whose row is there is not made again, so the same command goes on from the repository alone; a run
