@@ -13,6 +13,7 @@ from bilens.circuits.attention import (
 from bilens.circuits.composition import Composition, composition
 from bilens.circuits.effects import Effects, effects
 from bilens.circuits.expansion import Detail, Expansion, Groups, Term, expand
+from bilens.circuits.forest import Forest, forest
 from bilens.circuits.graph import graph
 from bilens.circuits.knockout import Knockout, Removal, knockout
 from bilens.circuits.lens import Lens, lens
@@ -22,6 +23,7 @@ from bilens.circuits.promises import Promises, promises
 from bilens.circuits.quadratic_lens import QuadraticLens, quadratic_lens
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.rules import Rules, require_path, rules
+from bilens.circuits.starts import Starts, starts
 from bilens.circuits.targets import At
 from bilens.circuits.units import PathUnits, units
 from bilens.circuits.virtual import virtual
@@ -35,6 +37,7 @@ __all__ = [
     "Detail",
     "Effects",
     "Expansion",
+    "Forest",
     "Groups",
     "HeadScores",
     "Knockout",
@@ -49,12 +52,14 @@ __all__ = [
     "Removal",
     "Rules",
     "Source",
+    "Starts",
     "Term",
     "attention_patterns",
     "attention_scores",
     "composition",
     "effects",
     "expand",
+    "forest",
     "graph",
     "head_scores",
     "knockout",
@@ -67,6 +72,7 @@ __all__ = [
     "record",
     "require_path",
     "rules",
+    "starts",
     "units",
     "virtual",
 ]

@@ -467,9 +467,10 @@ def expand(
     >>> round(ex.terms[0].value, 3), round(ex.forward, 3)
     (0.244, 0.611)
 
-    ``inputs``: a text, token ids (t,), or an image. ``target``: an output by name or number (a
-    token, a class), a pair of them (the one less the other), weights by output, a direction over
-    all outputs (out,), ``circuits.At``: a direction inside the model, or None: the largest output.
+    ``inputs``: a text, token ids (t,), an image, or what ``circuits.record`` made of one.
+    ``target``: an output by name or number (a token, a class), a pair of them (the one less the
+    other), weights by output, a direction over all outputs (out,), ``circuits.At``: a direction
+    inside the model, or None: the largest output.
     ``detail``:
         "writes"   by residual write: direct logit attribution
         "pairs"    one step further: layers by pairs of what they read, heads by source position and

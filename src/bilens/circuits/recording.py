@@ -258,7 +258,8 @@ def record(
     apart.
 
     A half-precision model is run in float32, part by part over its half weights (see
-    ``wiring.explained``).
+    ``wiring.explained``). ``inputs`` may be a recording of this very model, which is then given
+    back: so several questions share one.
     ``dictionaries`` by place ("mlp1.input") take apart what layers read there; ``replacements`` by
     layer ("mlp1") what they write. Errors:
     ArgumentError where inputs, model or dictionaries are not what they must be, and for a part
@@ -270,6 +271,8 @@ def record(
     ('Once', 'embed')
     """
     require_expandable(model)
+    if isinstance(inputs, Recording):
+        return _again(model, inputs, bool(dictionaries or replacements))
     require_plain(model.wiring())
     run = _pass(explained(model), inputs)
     wiring = with_replacements(run.model.wiring(), replacements)
@@ -296,6 +299,19 @@ def record(
         replaced=found.replaced,
         present=found.present,
     )
+
+
+def _again(model: Expandable, recording: Recording, otherwise: bool) -> Recording:
+    """A recording in the place of inputs. Errors: ArgumentError for one of another model, or where
+    it is to be taken apart ``otherwise``.
+    """
+    if (recording.as_run or recording.run).model is not eager(model):
+        raise ArgumentError("inputs", must="be a recording of this very model", got="another's")
+    if otherwise:
+        todo = "Record the inputs with them, and pass that recording alone."
+        must = "be left out where a recording is given"
+        raise ArgumentError("dictionaries, replacements", must=must, got="some", todo=todo)
+    return recording
 
 
 def _pass(model: Expandable, inputs: Any) -> Pass:

@@ -2,8 +2,9 @@
 libraries. What the page shows of a model is in ``views``, one file each.
 """
 
+from bilens.report.answers import answer
 from bilens.report.page import chart
 from bilens.report.paper import write_figure
 from bilens.report.writing import write_page
 
-__all__ = ["chart", "write_figure", "write_page"]
+__all__ = ["answer", "chart", "write_figure", "write_page"]

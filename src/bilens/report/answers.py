@@ -1,0 +1,381 @@
+"""What makes one logit, or the difference of two, as plain data: all that a page shows of a prompt.
+
+Every number is one that ``circuits`` gives: the paths and what is left (``expand``), what happens
+where something is taken out (``effects``, ``knockout``), where heads look, what the stream says,
+and which pairs layers multiply. All of them are asked of one recording.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bilens.base.errors import ArgumentError
+from bilens.base.words import LINE_END, SPACE, TAB
+from bilens.circuits import (
+    AttentionPatterns,
+    Effects,
+    Expansion,
+    Knockout,
+    Recording,
+    Removal,
+    attention_patterns,
+    effects,
+    expand,
+    forest,
+    knockout,
+    lens,
+    pairs,
+    record,
+    starts,
+)
+from bilens.models import Transformer
+from bilens.report.packing import packed, rounded
+from bilens.wiring import BIAS, Prompt, is_half
+
+TERMS = 400  # of an answer
+LIKELY = 10  # tokens
+PAIRS = 20  # that are taken out
+SUMMED = 9  # significant digits of what adds up to the total
+MEASURED = 5  # of what stands alone
+SHARE = 3  # of probabilities and weights
+PASSES = 5e10  # multiplications that taking things out may cost before only the largest are
+EXACT = 50_000_000  # weights, up to which a model is explained in float64
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question about a prompt. ``effects``: whether components and pairs are taken out, one
+    after another; ``without``: what is taken out together.
+    """
+
+    target: str | int | None = None
+    versus: str | int | None = None
+    position: int = -1
+    max_terms: int = TERMS
+    effects: bool = True
+    without: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.versus is not None and self.target is None:
+            raise ArgumentError("versus", must="come with a target", got="no target")
+
+
+def exact(model: Transformer) -> Transformer:
+    """``model`` as a page explains it: in float64 up to 50 million weights; a larger one as it is,
+    and a half-precision one too, which circuits explain in float32.
+    """
+    if is_half(model) or model.num_parameters() > EXACT:
+        return model
+    return model if model.dtype == torch.float64 else _doubled(model)
+
+
+def answer(
+    model: Transformer,
+    prompt: str | Prompt | Recording,
+    target: str | int | None = None,
+    versus: str | int | None = None,
+    position: int = -1,
+    *,
+    max_terms: int = TERMS,
+    effects: bool = True,
+    without: Sequence[str] = (),
+    name: str = "",
+) -> dict[str, Any]:
+    """What makes ``target`` (less ``versus``) at ``position`` of a prompt, ready for JSON: tokens
+    by name and id, the paths as one forest of shared nodes, what they leave out, what each source
+    writes and what the target loses without it, attention patterns, what the stream says, and the
+    pairs of the layers that write there.
+
+    ``target`` is the likeliest token where it is None. ``effects``: take every head and layer out,
+    and the pairs of largest direct value; of a large model, where that would take minutes, those
+    that write most. ``without``: names as ``circuits.knockout`` takes them, to be taken out
+    together. ``name``: of the model, for the line of Python that gives the same.
+
+    Cost: two passes in parts for all of it, the search for paths, and for the effects a part of a
+    pass each. Errors: those of ``expand`` and ``knockout``.
+
+    >>> found = bilens.report.answer(model, prompt, effects=False)
+    >>> left = found["total"] - sum(value for value, _ in found["terms"]) - found["remainder"]
+    >>> abs(left) < 1e-6
+    True
+    """
+    asked = Asked(target, versus, position, max_terms, effects, tuple(without))
+    return answered(model, record(model, prompt), asked, name, prompt)
+
+
+@torch.no_grad()
+def answered(
+    model: Transformer,
+    recording: Recording,
+    asked: Asked,
+    name: str = "",
+    prompt: str | Prompt | Recording = "",
+) -> dict[str, Any]:
+    """The answer to one question about a recorded prompt."""
+    position = recording.position(asked.position)
+    logits = recording.outputs(position)
+    chances = logits.softmax(-1)
+    target = int(logits.argmax()) if asked.target is None else model.output_index(asked.target)
+    versus = None if asked.versus is None else model.output_index(asked.versus)
+    goal = target if versus is None else (target, versus)
+    found = expand(model, recording, goal, position, max_terms=asked.max_terms)
+    ids = recording.inputs[0].tolist()
+    return {
+        "prompt": recording.text,
+        "tokens": [_token(*item) for item in zip(recording.names, ids, strict=True)],
+        "position": position,
+        "target": _named(model, target),
+        "versus": None if versus is None else _named(model, versus),
+        "value": rounded(found.forward, SUMMED),
+        "probability": None if versus is not None else rounded(float(chances[target]), MEASURED),
+        "likely": _likely(model, logits, chances),
+        **_paths(found),
+        **_by_source(model, recording, found, goal, asked),
+        "patterns": _patterns(model, recording),
+        "lens": _lens(model, recording, goal),
+        "pairs": _pairs(model, recording, goal, position),
+        "graph": None,  # the page makes it of the terms
+        "knockout": _without(model, recording, goal, position, asked.without),
+        "python": python_line(found, name, model, prompt, (target, versus), asked.max_terms),
+    }
+
+
+def _doubled(model: Transformer) -> Transformer:
+    made = Transformer(model.config).double()
+    made.load_state_dict(model.state_dict())
+    made.tokenizer = model.tokenizer
+    return made.eval()
+
+
+def _token(name: str, index: int) -> dict[str, Any]:
+    return {"name": name, "id": index}
+
+
+def _named(model: Transformer, index: int) -> dict[str, Any]:
+    return _token(model.output_names([index])[0], index)
+
+
+def _likely(
+    model: Transformer, logits: Float[Tensor, " v"], chances: Float[Tensor, " v"]
+) -> list[dict[str, Any]]:
+    """The likeliest tokens, the first first."""
+    best = chances.topk(min(LIKELY, len(chances))).indices.tolist()
+    return [
+        _token(name, index)
+        | {
+            "probability": rounded(float(chances[index]), MEASURED),
+            "logit": rounded(float(logits[index]), MEASURED + 1),
+        }
+        for name, index in zip(model.output_names(best), best, strict=True)
+    ]
+
+
+def _paths(found: Expansion) -> dict[str, Any]:
+    """The terms over shared nodes, and what they leave out: Σ terms + remainder = total."""
+    woods = forest(found)
+    values = [rounded(term.value, SUMMED) for term in found.terms]
+    lit = starts(found)
+    return {
+        "terms": [list(pair) for pair in zip(values, woods.roots, strict=True)],
+        "nodes": woods.nodes,
+        "total": found.total,
+        "remainder": found.remainder,
+        "left_out": found.left_out,
+        "error": rounded(found.error, SHARE),
+        "as_run": found.as_run,
+        "given": list(found.given),
+        "opaque": list(found.opaque),
+        "summary": found.summary(),
+        "total_said": f"{found.total:.6g}",
+        "positions": [rounded(value, SUMMED) for value in lit.values],
+        "elsewhere": rounded(lit.elsewhere, SUMMED),
+    }
+
+
+def _by_source(
+    model: Transformer, recording: Recording, found: Expansion, goal: Any, asked: Asked
+) -> dict[str, Any]:
+    """What each source writes to the target, and what the target loses without it; then whole
+    layers and pairs, of which the same is said.
+    """
+    taken = _taken_out(model, recording, found, goal) if asked.effects else {}
+    kinds = {source.name: source for source in found.sources}
+    sources = [
+        {
+            "name": name,
+            "kind": kinds[name].kind if name in kinds else BIAS,
+            "layer": kinds[name].layer if name in kinds else None,
+            "label": name,
+            "direct": rounded(value, SUMMED),
+            **_loss(taken.get(name)),
+        }
+        for name, value in zip(*found.writes, strict=True)
+    ]
+    others = [_cut(name, *one) for name, one in taken.items() if name not in found.writes[0]]
+    return {"sources": sources, "cuts": others}
+
+
+Taken = tuple[str, Knockout]
+
+
+def _taken_out(
+    model: Transformer, recording: Recording, found: Expansion, goal: Any
+) -> dict[str, Taken]:
+    """Effects by what was taken out: of everything, or of what writes most where all of it would
+    take too long.
+    """
+    cost = recording.length * model.num_parameters()
+    room = int(PASSES / cost)
+    every = sum(source.part >= 0 for source in found.sources)
+    if 2 * (every + PAIRS) <= room:
+        told = effects(model, recording, goal, found.position, pairs=PAIRS)
+    else:
+        told = effects(model, recording, goal, found.position, what=_most(found, room // 2))
+    return dict(_each(told))
+
+
+def _most(found: Expansion, count: int) -> list[str]:
+    """The ``count`` parts that write most to the target."""
+    can = {source.name for source in found.sources if source.part >= 0 and source.kind != BIAS}
+    rows = [row for row in zip(*found.writes, strict=True) if row[0] in can]
+    rows.sort(key=lambda row: -abs(row[1]))
+    return [name for name, _ in rows[: max(1, count)]]
+
+
+def _each(told: Effects) -> Iterator[tuple[str, Taken]]:
+    for kind, one in zip(told.kinds, told.knockouts, strict=True):
+        yield ", ".join(one.what), (kind, one)
+
+
+def _loss(taken: Taken | None) -> dict[str, Any]:
+    """What the target loses, where zero and where the mean stands in the place."""
+    if taken is None:
+        return dict.fromkeys(("effect", "effect_mean", "verdict", "why"))
+    first, *others = taken[1].removals
+    return {
+        "effect": rounded(first.effect, MEASURED),
+        "effect_mean": rounded(others[0].effect, MEASURED) if others else None,
+        "verdict": first.verdict,
+        "why": first.why,
+    }
+
+
+def _cut(name: str, kind: str, one: Knockout) -> dict[str, Any]:
+    direct = rounded(one.direct, MEASURED)
+    named = {"name": name, "kind": kind, "layer": None, "label": name, "direct": direct}
+    return named | _loss((kind, one))
+
+
+def _patterns(model: Transformer, recording: Recording) -> dict[str, Any] | None:
+    """Each head's weights: the rows of a lower triangle, one after another, packed."""
+    mixes = (mix for one in recording.products.values() for mix in one.mixes if mix is not None)
+    if not any(mix.given for mix in mixes):
+        return None
+    found: AttentionPatterns = attention_patterns(model, recording)
+    length = len(found.tokens)
+    rows, columns = torch.tril_indices(length, length)
+    return {"heads": list(found.heads), "weights": packed(found.weights[:, rows, columns])}
+
+
+def _lens(model: Transformer, recording: Recording, goal: Any) -> dict[str, Any]:
+    found = lens(model, recording, goal)
+    assert found.values is not None
+    return {
+        "places": list(found.places),
+        "says": [list(said) for said in found.says],
+        "probabilities": _table(found.probabilities, SHARE),
+        "ranks": found.ranks.tolist(),
+        "values": _table(found.values, MEASURED),
+    }
+
+
+def _pairs(
+    model: Transformer, recording: Recording, goal: Any, position: int
+) -> list[dict[str, Any]]:
+    """Of each layer the sums of both orders, a lower triangle by rows."""
+    found = pairs(model, recording, goal, position)
+    return [
+        {
+            "layer": one.layer,
+            "names": list(one.sources),
+            "values": [row[: n + 1] for n, row in enumerate(_table(one.values.mT, MEASURED))],
+        }
+        for one in found.matrices
+    ]
+
+
+def _table(values: Float[Tensor, "n m"], digits: int) -> list[list[float]]:
+    return [[rounded(value, digits) for value in row] for row in values.tolist()]
+
+
+def _without(
+    model: Transformer, recording: Recording, goal: Any, position: int, what: Sequence[str]
+) -> dict[str, Any] | None:
+    """What becomes of the target with all of ``what`` taken out."""
+    if not what:
+        return None
+    found = knockout(model, recording, list(what), goal, position)
+    return {
+        "what": list(found.what),
+        "before": rounded(found.before, SUMMED),
+        "removals": [_removal(one) for one in found.removals],
+        "summary": found.summary(),
+    }
+
+
+def _removal(one: Removal) -> dict[str, Any]:
+    return {
+        "replaced_by": one.replaced_by,
+        "after": rounded(one.after, SUMMED),
+        "effect": rounded(one.effect, MEASURED),
+        "direct": rounded(one.direct, MEASURED),
+        "verdict": one.verdict,
+        "why": one.why,
+    }
+
+
+def python_line(
+    found: Expansion,
+    name: str,
+    model: Transformer,
+    prompt: str | Prompt | Recording,
+    goal: tuple[int, int | None],
+    max_terms: int,
+) -> str:
+    """The line of Python that gives the same expansion."""
+    kind = ".double()" if model.dtype == torch.float64 else ""
+    loaded = f"bilens.load({name!r}){kind}" if name else "model"
+    text: Any = prompt if isinstance(prompt, str | Prompt) and prompt else found.prompt
+    plain = isinstance(text, Prompt) and not text.special_tokens
+    asked = text.text if isinstance(text, Prompt) else text
+    said = f"bilens.circuits.Prompt({asked!r}, special_tokens=False)" if plain else repr(asked)
+    target, versus = goal
+    one = repr(_typed(model, target))
+    what = one if versus is None else f"({one}, {_typed(model, versus)!r})"
+    more = f"position={found.position}, max_terms={max_terms}"
+    return f"ex = bilens.expand({loaded}, {said}, {what}, {more})"
+
+
+def _typed(model: Transformer, index: int) -> str | int:
+    """A token as a person writes it: its text, its name as shown, its id where neither is its."""
+    shown = model.output_names([index])[0]
+    text = shown.replace(SPACE, " ").replace(LINE_END, "\n").replace(TAB, "\t")
+    return next((name for name in (text, shown) if _is(model, name, index)), index)
+
+
+def _is(model: Transformer, name: str, index: int) -> bool:
+    try:
+        return model.output_index(name) == index
+    except ArgumentError:
+        return False
+
+
+def answers_at(
+    model: Transformer, recording: Recording, positions: Iterable[int], name: str = ""
+) -> list[dict[str, Any]]:
+    """What comes next at each of ``positions``, by its likeliest token."""
+    return [answered(model, recording, Asked(position=t), name) for t in positions]
