@@ -183,7 +183,9 @@ export interface Answer {
   opaque: string[];
   summary: string;
   total_said: string;
-  sources: Source[];
+  sources: Source[]; // that write to the target: their direct values add up to it
+  cuts?: Source[]; // what else was taken out: whole layers, and pairs ("mlp1(mlp0, L1H3)")
+  knockout?: Knockout | null; // what was asked to be taken out together
   positions: number[];
   elsewhere?: number;
   patterns: Patterns | null;
@@ -220,10 +222,34 @@ export interface Source {
   why: string | null;
 }
 
-/** Attention weights by head: rows of a lower triangle, one after another. */
+/** What becomes of the target with several things taken out at once. */
+export interface Knockout {
+  what: string[];
+  before: number;
+  removals: Removal[];
+  summary: string;
+}
+
+export interface Removal {
+  replaced_by: string;
+  after: number;
+  effect: number;
+  direct: number;
+  verdict: string;
+  why: string;
+}
+
+/** Attention weights by head: rows of a lower triangle, one after another (`packed.ts` reads
+ * them). */
 export interface Patterns {
   heads: string[];
-  weights: number[][];
+  weights: number[][] | Packed;
+}
+
+/** Rows of many numbers, as base64 of signed 16-bit ones, low byte first, times the scale. */
+export interface Packed {
+  scale: number;
+  rows: string[];
 }
 
 /** What the stream says at each place (layers, in order) and position. */
@@ -246,8 +272,9 @@ export interface PairMatrix {
 export interface Question {
   prompt: string;
   position: number | null;
-  target: string | null;
-  versus: string | null;
+  target: string | number | null; // a text, a name as shown, or an id
+  versus: string | number | null;
+  effects?: boolean; // whether parts are taken out, one after another
   max_terms?: number;
   knockout?: string[] | null;
 }
