@@ -329,7 +329,7 @@ class GraphView {
     const first = sorted.slice(0, LISTED).map((row) => this.row(row));
     const others = sorted.slice(LISTED).map((row) => this.row(row));
     const more = others.length ? [dom("details", {}, dom("summary", {}, `${others.length} more`), dom("ul", {}, ...others))] : [];
-    return dom("section", {}, dom("h4", {}, `${title} (${rows.length})`), dom("ul", {}, ...first), ...more);
+    return dom("div", {}, dom("h4", {}, `${title} (${rows.length})`), dom("ul", {}, ...first), ...more);
   }
 
   private row({ value, text, id, term }: Row): HTMLElement {
