@@ -3,7 +3,7 @@
 import { quantileSorted } from "d3-array";
 import { h, type Shape } from "../svg";
 import { colouring, hex, inkOn } from "./colours";
-import { type Cell, each, type Figure, finite, INK, LINES, type Trace } from "./data";
+import { type Cell, each, type Figure, finite, GRID, INK, LINES, type Trace } from "./data";
 import { along, type Placed, placesOf, stacks, step } from "./scale";
 import { fitted, type Measure } from "./text";
 import { said, words } from "./words";
@@ -27,6 +27,7 @@ export interface Ground {
 /** Makes an image of so many cells, as an address: none where there is no canvas. */
 export type Paint = (rows: number, columns: number, fill: (pixels: Uint8ClampedArray) => void) => string | null;
 
+const FRAMED = 1000; // cells, up to which each has a frame
 const MANY = 5000; // cells, above which a heat map is one image
 const DASHES: Readonly<Record<string, string>> = { dash: "7 5", dot: "2 4", dashdot: "7 4 2 4" };
 const EDGE = "#444444"; // of a marker that has one and says no colour
@@ -205,7 +206,9 @@ function coloured(trace: Trace, cells: Cells, columns: number): Shape[] {
   const shapes = (trace.z ?? []).flatMap((row, r) =>
     row.flatMap((value, c) => (value === null ? [] : [rectangle(cells.spot(r * columns + c), { fill: hex(colour(value)) })])),
   );
-  return [h("g", { "shape-rendering": "crispEdges" }, ...shapes)];
+  // a frame tells cells that are zero from none, where there is room for it
+  const frame = shapes.length <= FRAMED ? { stroke: GRID, "stroke-width": 1 } : {};
+  return [h("g", { "shape-rendering": "crispEdges", ...frame }, ...shapes)];
 }
 
 function image(
