@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bilens import circuits
 from bilens.base.errors import ArgumentError
 from bilens.base.words import LINE_END, SPACE, TAB
 from bilens.circuits import (
@@ -23,14 +24,8 @@ from bilens.circuits import (
     Recording,
     Removal,
     attention_patterns,
-    effects,
     expand,
-    forest,
-    knockout,
-    lens,
-    pairs,
     record,
-    starts,
 )
 from bilens.models import Transformer
 from bilens.report.packing import packed, rounded
@@ -176,9 +171,9 @@ def _likely(
 
 def _paths(found: Expansion) -> dict[str, Any]:
     """The terms over shared nodes, and what they leave out: Σ terms + remainder = total."""
-    woods = forest(found)
+    woods = circuits.forest(found)
     values = [rounded(term.value, SUMMED) for term in found.terms]
-    lit = starts(found)
+    lit = circuits.starts(found)
     return {
         "terms": [list(pair) for pair in zip(values, woods.roots, strict=True)],
         "nodes": woods.nodes,
@@ -232,9 +227,10 @@ def _taken_out(
     room = int(PASSES / cost)
     every = sum(source.part >= 0 for source in found.sources)
     if 2 * (every + PAIRS) <= room:
-        told = effects(model, recording, goal, found.position, pairs=PAIRS)
+        told = circuits.effects(model, recording, goal, found.position, pairs=PAIRS)
     else:
-        told = effects(model, recording, goal, found.position, what=_most(found, room // 2))
+        what = _most(found, room // 2)
+        told = circuits.effects(model, recording, goal, found.position, what=what)
     return dict(_each(told))
 
 
@@ -282,7 +278,7 @@ def _patterns(model: Transformer, recording: Recording) -> dict[str, Any] | None
 
 
 def _lens(model: Transformer, recording: Recording, goal: Any) -> dict[str, Any]:
-    found = lens(model, recording, goal)
+    found = circuits.lens(model, recording, goal)
     assert found.values is not None
     return {
         "places": list(found.places),
@@ -297,7 +293,7 @@ def _pairs(
     model: Transformer, recording: Recording, goal: Any, position: int
 ) -> list[dict[str, Any]]:
     """Of each layer the sums of both orders, a lower triangle by rows."""
-    found = pairs(model, recording, goal, position)
+    found = circuits.pairs(model, recording, goal, position)
     return [
         {
             "layer": one.layer,
@@ -308,7 +304,7 @@ def _pairs(
     ]
 
 
-def _table(values: Float[Tensor, "n m"], digits: int) -> list[list[float]]:
+def _table(values: Float[Tensor, "n m"], digits: int) -> list[list[float | None]]:
     return [[rounded(value, digits) for value in row] for row in values.tolist()]
 
 
@@ -318,7 +314,7 @@ def _without(
     """What becomes of the target with all of ``what`` taken out."""
     if not what:
         return None
-    found = knockout(model, recording, list(what), goal, position)
+    found = circuits.knockout(model, recording, list(what), goal, position)
     return {
         "what": list(found.what),
         "before": rounded(found.before, SUMMED),
