@@ -290,7 +290,7 @@ def test_a_stream_past_the_square_root_of_float16(norm, dtype, tol, close):
         ({"hidden_dim": 3}, "TransformerConfig.hidden_dim must be a key it knows"),
         (
             {"norm": "batch"},
-            "TransformerConfig.norm must be one of rms, rms_unit_offset, layer, none",
+            "TransformerConfig.norm must be one of rms, rms_unit_offset, layer, channel, scalar",
         ),
         ({"positions": "alibi"}, "TransformerConfig.positions must be one of rope, learned, none"),
         ({"hidden_act": "swish"}, "TransformerConfig.hidden_act must be one of linear"),

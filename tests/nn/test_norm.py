@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bilens.base.errors import ConfigError
-from bilens.nn.norm import NORMS, make_norm
+from bilens.nn.norm import LINEAR_NORMS, NORMS, make_norm, own_norm, rescaled
 
 HALF = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
@@ -15,7 +15,7 @@ def filled(kind, make, dtype, eps=1e-6):
     norm = make_norm(kind, 8, eps).double()
     with torch.no_grad():
         for parameter in norm.parameters():
-            parameter.add_(make.randn(8) / 2)
+            parameter.add_(make.randn(len(parameter)) / 2)
     return norm.to(dtype)
 
 
@@ -24,6 +24,8 @@ def by_hand(norm, kind, x):
     x = x.double()
     if kind == "none":
         return x
+    if kind in ("channel", "scalar"):
+        return x * norm.weight.double()
     x = x - x.mean(-1, keepdim=True) if kind == "layer" else x
     weight = norm.weight.double() + (kind == "rms_unit_offset")
     y = x / ((x * x).sum(-1, keepdim=True) / 8 + norm.eps).sqrt() * weight
@@ -64,9 +66,26 @@ def test_the_transpose_is_the_transpose(make, close, kind):
     close((norm.linear(x) * q).sum(-1), (x * norm.transposed(q)).sum(-1), tol=1e-12)
 
 
+@pytest.mark.parametrize("kind", NORMS)
+@pytest.mark.parametrize("after", [1.0, -0.3])
+def test_of_a_multiple(make, close, kind, after):
+    """g N(f x), put together by hand, is what its scale, map and constant give."""
+    norm, x, q = filled(kind, make, torch.float64), make.randn(5, 8), make.randn(5, 8)
+    found = rescaled(norm, torch.tensor(2.5, dtype=torch.float64), after)
+    truth = after * by_hand(norm, kind, 2.5 * x)
+    close(found(x), truth, tol=1e-12)
+    whole = found.scale(x) * found.linear(x)
+    close(whole if found.shift is None else whole + found.shift, truth, tol=1e-12)
+    close((found.linear(x) * q).sum(-1), (x * found.transposed(q)).sum(-1), tol=1e-12)
+    assert (found.centred, found.normalises) == (norm.centred, norm.normalises)
+    assert norm.normalises is (kind not in LINEAR_NORMS)
+    assert own_norm(found) is own_norm(norm) is norm
+    assert rescaled(norm) is norm
+
+
 def test_unknown_norm(refuses):
     refuses(
         ConfigError,
         lambda: make_norm("batch", 8, 1e-6),
-        "norm must be one of rms, rms_unit_offset, layer, none; got 'batch'",
+        "norm must be one of rms, rms_unit_offset, layer, channel, scalar, none; got 'batch'",
     )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bilens.algebra import CP, affine
 from bilens.changes.functions import Functions, Maps, Modules, Scores, Tables, Tensors
 from bilens.models import Classifier, Transformer
-from bilens.nn import Leg, NoNorm, Norm
+from bilens.nn import Leg, NoNorm, Norm, own_norm
 from bilens.wiring import Form, Heads, Part, Wiring, explained
 
 UNEMBED, WHOLE = "unembed", "whole"
@@ -170,7 +170,7 @@ def _run(part: Part, z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
 
 
 def _before(part: Part) -> nn.Module:
-    norm = part.norm
+    norm = own_norm(part.norm)
     return (
         norm
         if isinstance(norm, nn.Module) and not isinstance(norm, NoNorm)

@@ -224,8 +224,9 @@ def _language(
     width = config.hidden_size
     shape = (min(DIRECTIONS, width), width)
     mix = torch.randn(shape, generator=generator, dtype=torch.float64) / width**0.5
-    for part in exact.wiring().parts:
-        if part.attention is None and part.forms():
+    wiring = exact.wiring()
+    for part in wiring.parts:
+        if part.name in wiring.layers and part.forms():
             tensor = part.module.tensor()  # type: ignore[operator]
             x = torch.randn(INPUTS, width, generator=generator, dtype=torch.float64)
             seen = tensor.detach().map(out=mix)
@@ -244,7 +245,7 @@ def _rewritten(model: Transformer, tokens: Tensor) -> list[Check]:
         model.save_pretrained(folder)
         back = load(folder).double()(tokens[None]).logits
     checks = [Check("save, load: the same logits", back, logits)]
-    if model.config.norm != "none" and not model.config.folded:
+    if {model.config.norm, model.config.last_norm} != {"none"} and not model.config.folded:
         folded = model.folded()(tokens[None]).logits
         checks.append(Check("folded norms: the same logits", folded, logits))
     return checks

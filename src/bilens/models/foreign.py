@@ -18,6 +18,7 @@ from bilens.base.numerics import require_finite, working_dtype
 from bilens.models.carry import EMBED, HEAD, common_dtype, filled, sketched
 from bilens.models.families.family import Pairing, Weight, numbers_in, paired, renamed
 from bilens.models.transformer import Transformer, TransformerConfig
+from bilens.nn import LINEAR_NORMS
 
 Turns = Literal["halves", "halves reversed", "pairs", "pairs reversed"]
 LAYER = "model.layers.{layer}"
@@ -142,14 +143,14 @@ def _require_possible(conventions: Conventions, config: TransformerConfig) -> No
         if value is not None and not (allowed.allows(value) and value):
             must = "be other than 0" if key in signed else "be above 0"
             raise ArgumentError(f"conventions.{key}", must=must, got=repr(value))
-    bare = config.norm == "none"
+    bare = {config.norm, config.last_norm} <= {*LINEAR_NORMS}
     if conventions.lerp is not None and (not bare or conventions.lerp >= 1):
         must = "be below 1, and of a model without norms, which would undo it"
         raise ConfigError("conventions.lerp", must=must, got=f'{conventions.lerp}, "{config.norm}"')
     if conventions.lerp is not None and config.parallel_residual:
         must = "be of parts one after another"
         raise ConfigError("conventions.lerp", must=must, got="parallel_residual")
-    if conventions.channel_scales and not bare:
+    if conventions.channel_scales and {config.norm, config.last_norm} != {"none"}:
         must = 'be in place of norms: norm="none"'
         raise ConfigError("conventions.channel_scales", must=must, got=repr(config.norm))
 

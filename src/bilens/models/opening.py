@@ -23,7 +23,7 @@ from bilens.models.config import require_tokens
 from bilens.models.families import Pairing, renamed
 from bilens.models.tokenizing import read_tokenizer
 from bilens.models.transformer import Transformer
-from bilens.nn import NoNorm, Norm
+from bilens.nn import NoNorm, Norm, own_norm
 from bilens.wiring import Part, Wiring
 
 GENERATION = "generation_config.json"
@@ -146,12 +146,13 @@ def _find(model: Any, name: str) -> _Found:
     for asked in (name, f"model.{name}"):
         if asked in parts:
             part = parts[asked]
-            return _found(part.module, part.norm, getattr(part.module, "readers", ()), paths)
+            readers = getattr(part.module, "readers", ())
+            return _found(part.module, own_norm(part.norm), readers, paths)
         if asked in ends:
             module = ends[asked]
             reads = getattr(module, "weight", None) is wiring.readout
             read = (module,) if reads and isinstance(module, nn.Linear) else ()
-            return _found(module, wiring.norm, read, paths)
+            return _found(module, own_norm(wiring.norm), read, paths)
     names = _shortened(part.name for part in _every_part(wiring))
     must = f"be one of {', '.join((*names, *ends))}"
     raise ArgumentError("part", must=must, got=repr(name))

@@ -17,20 +17,26 @@ from bilens.nn.bilinear import Bilinear
 from bilens.nn.experts import Experts, Share
 from bilens.nn.mlp import MLP, BilinearMLP, GatedMLP
 from bilens.nn.norm import (
+    LINEAR_NORMS,
     NORMS,
     BuiltNorm,
     LayerNorm,
     NoNorm,
     Norm,
+    Rescaled,
     RMSNorm,
+    Scales,
     UnitOffsetRMSNorm,
     make_norm,
+    own_norm,
+    rescaled,
 )
 from bilens.nn.units import Hidden, Leg, Routed
 
 __all__ = [
     "ACTIVATIONS",
     "ATTENTIONS",
+    "LINEAR_NORMS",
     "MLP",
     "NORMS",
     "Activation",
@@ -47,14 +53,18 @@ __all__ = [
     "NoNorm",
     "Norm",
     "RMSNorm",
+    "Rescaled",
     "Rotary",
     "Routed",
+    "Scales",
     "Scores",
     "Share",
     "UnitOffsetRMSNorm",
     "causal_mask",
     "frequencies",
     "make_norm",
+    "own_norm",
+    "rescaled",
     "rotate",
     "soft_cap",
     "soft_cap_gate",

@@ -153,6 +153,19 @@ class Scores:
 PLAIN = Scores()
 
 
+class ValueMix(nn.Module):
+    """(1 − λ) v + λ v⁰ of a layer's values and those of the first, λ = ``weight``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.5))
+
+    def forward(
+        self, v: Float[Tensor, "b n t d"], first: Float[Tensor, "b n t d"]
+    ) -> Float[Tensor, "b n t d"]:
+        return torch.lerp(v, first, self.weight)
+
+
 class Attention(nn.Module):
     """Causal attention: z_t = Σ_s A_ts v_s per head, written to the residual stream through o_proj.
 
@@ -165,7 +178,8 @@ class Attention(nn.Module):
     Without norms the last two make z_t of degree five in what is read, twice of x_t and three times
     of x_s. ``n_kv`` key-value heads serve ``n_heads`` query heads in groups. ``scores``: the scale
     c, and what else is done to queries, keys and scores; norms are over queries and keys before
-    they turn. Errors: ConfigError for an unknown kind, groups that do not fit, and what a kind does
+    they turn. ``value_mix``: values are (1 − λ) v + λ v⁰ of a layer's own and those of the first.
+    Errors: ConfigError for an unknown kind, groups that do not fit, and what a kind does
     not have. Source: Vaswani et al., arXiv:1706.03762; grouped queries: Ainslie et al.,
     arXiv:2305.13245; products of two scores: arXiv:2605.15183.
 
@@ -192,6 +206,7 @@ class Attention(nn.Module):
         scores: Scores = PLAIN,
         layer: int = 0,
         kind: str = "softmax",
+        value_mix: bool = False,
     ) -> None:
         super().__init__()
         self.n_heads, self.n_kv, self.layer = n_heads, n_kv or n_heads, layer
@@ -215,6 +230,7 @@ class Attention(nn.Module):
         if kind == "bilinear":
             self.q2_proj = nn.Linear(d_model, queries, bias=bias)
             self.k2_proj = nn.Linear(d_model, keys, bias=bias)
+        self.value_mix = ValueMix() if value_mix else None
         for name in dict.fromkeys(chain(*self.score_projections)):
             width = getattr(self, name).out_features if self.across else self.d_head
             setattr(self, _norm_of(name), scores.norm and scores.norm(width))
@@ -251,6 +267,7 @@ class Attention(nn.Module):
         mask: Mask | None = None,
         cache: Any = None,
         patterns: bool = False,
+        first_values: Float[Tensor, "b n t d_head"] | None = None,
     ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b h t s"] | None]:
         """What the layer writes, and its attention patterns where asked (the eager path; sdpa
         otherwise).
@@ -259,8 +276,11 @@ class Attention(nn.Module):
         to the scores (0 or −∞ where they are products); None is plain causal. A query that may look
         nowhere reads zeros. ``cache``: keys and values of earlier positions, with transformers'
         ``update(keys, values, layer)``; the keys of two scores lie side by side in it.
+        ``first_values``: ``values`` of the first layer, where they are mixed in.
         """
         q, k, v = self._project(x, turn)
+        if self.value_mix is not None:
+            v = self.value_mix(v, v if first_values is None else first_values)
         if cache is not None:
             k, v = cache.update(k, v, self.layer)
         z, pattern = (
@@ -280,6 +300,10 @@ class Attention(nn.Module):
         """
         z, pattern = self._look(*self._project(x, turn, keys, values), None)
         return z @ self.per_head("o_proj"), pattern
+
+    def values(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b n t d_head"]:
+        """The values of ``n_kv`` heads, before any are mixed in."""
+        return self._heads(self.v_proj(x))
 
     def per_head(self, name: str) -> Float[Tensor, "head a b"]:
         """The weights of one projection for every query head, in the row-vector convention: W_Q,
@@ -388,7 +412,7 @@ class Attention(nn.Module):
         pairs = dict.fromkeys(self.score_projections)
         queries = [self.side(name, x, turn) for name, _ in pairs]
         looked_at = [self.side(name, x if keys is None else keys, turn) for _, name in pairs]
-        v = self._heads(self.v_proj(x if values is None else values))
+        v = self.values(x if values is None else values)
         return _beside(queries), _beside(looked_at), v
 
     def _normed(self, x: Float[Tensor, "b t hd"], norm: RMSNorm | None) -> Tensor:

@@ -2,10 +2,12 @@
 linear map, a constant.
 
 Given the scale σ a norm is affine, and paths go through it: ``linear`` is P, ``transposed`` Pᵀ,
-``shift`` c. For half types σ is made and kept in float32: float16 squares overflow from 256 on, and
-σ itself does where x is tiny.
+``shift`` c. Learned scales in its place are linear as they are: σ is 1 and nothing is given
+(``normalises``). For half types σ is made and kept in float32: float16 squares overflow from 256
+on, and σ itself does where x is tiny.
 """
 
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -50,6 +52,7 @@ class RMSNorm(nn.Module):
     transposed = linear
     shift = None
     centred = False  # whether it takes the mean out of what it reads
+    normalises = True  # whether σ depends on what it reads
 
 
 class UnitOffsetRMSNorm(RMSNorm):
@@ -109,6 +112,7 @@ class LayerNorm(nn.Module):
         return x - x.mean(-1, keepdim=True)
 
     centred = True
+    normalises = True
 
     @property
     def shift(self) -> Float[Tensor, " d"]:
@@ -116,8 +120,7 @@ class LayerNorm(nn.Module):
 
 
 class NoNorm(nn.Module):
-    """N(x) = x: the models for which expansions hold with nothing but the attention
-    patterns given.
+    """N(x) = x: no norm at all.
 
     >>> torch.equal(bilens.nn.NoNorm()(x), x)
     True
@@ -134,7 +137,106 @@ class NoNorm(nn.Module):
 
     transposed = linear
     shift = None
-    centred = False  # whether it takes the mean out of what it reads
+    centred = False
+    normalises = False
+
+
+class Scales(nn.Module):
+    """N(x) = w ⊙ x in place of a norm: w learned, one number a channel, or with ``size`` 1 one for
+    all. It folds into what reads it.
+
+    >>> scales = bilens.nn.Scales(128)
+    >>> torch.equal(scales(x), x * scales.weight)
+    True
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        return x * self.weight
+
+    @property
+    def gain(self) -> Float[Tensor, " _"]:
+        """What each dimension is multiplied with."""
+        return self.weight
+
+    def scale(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b 1"]:
+        return torch.ones_like(x[..., :1], dtype=working_dtype(x.dtype))
+
+    def linear(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        return x * self.weight
+
+    transposed = linear
+    shift = None
+    centred = False
+    normalises = False
+
+
+Number = float | Float[Tensor, ""]
+
+
+@dataclass(frozen=True, eq=False)
+class Rescaled:
+    """g N(f x), for a norm N and two numbers: what N reads of x / f, times g. Given σ(f x) it is
+    affine as N is.
+
+    >>> half = bilens.nn.Rescaled(bilens.nn.NoNorm(), 0.5)
+    >>> torch.equal(half(x), x / 2)
+    True
+    """
+
+    norm: "Norm"
+    before: Number  # f
+    after: Number = 1.0  # g
+
+    def __call__(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        return self.after * self.norm(self.before * x)
+
+    def scale(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b 1"]:
+        return self.norm.scale(self.before * x)
+
+    def linear(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        return self.after * self.norm.linear(self.before * x)
+
+    def transposed(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        return self.before * self.norm.transposed(self.after * x)
+
+    @property
+    def shift(self) -> Float[Tensor, " d"] | None:
+        shift = self.norm.shift
+        return None if shift is None else self.after * shift
+
+    @property
+    def centred(self) -> bool:
+        return self.norm.centred
+
+    @property
+    def normalises(self) -> bool:
+        return self.norm.normalises
+
+
+def rescaled(norm: "Norm", before: Number = 1.0, after: Number = 1.0) -> "Norm":
+    """``Rescaled``, or ``norm`` itself where both numbers are 1.
+
+    >>> norm = bilens.nn.NoNorm()
+    >>> bilens.nn.rescaled(norm) is norm
+    True
+    """
+    numbers = (before, after)
+    same = all(isinstance(number, float) and number == 1 for number in numbers)
+    return norm if same else Rescaled(norm, *numbers)
+
+
+def own_norm(norm: "Norm") -> "Norm":
+    """The norm that a model has, without the numbers of ``Rescaled``.
+
+    >>> norm = bilens.nn.NoNorm()
+    >>> bilens.nn.own_norm(bilens.nn.Rescaled(norm, 0.5)) is norm
+    True
+    """
+    return norm.norm if isinstance(norm, Rescaled) else norm
 
 
 @runtime_checkable
@@ -145,7 +247,15 @@ class Norm(Protocol):
     True
     """
 
-    centred: bool  # whether it takes the mean out of what it reads
+    @property
+    def centred(self) -> bool:
+        """Whether it takes the mean out of what it reads."""
+        ...
+
+    @property
+    def normalises(self) -> bool:
+        """Whether σ depends on what it reads; it is 1 where it does not."""
+        ...
 
     @property
     def shift(self) -> Float[Tensor, " d"] | None:
@@ -167,8 +277,9 @@ class Norm(Protocol):
         ...
 
 
-BuiltNorm = RMSNorm | LayerNorm | NoNorm
-NORMS = ("rms", "rms_unit_offset", "layer", "none")
+BuiltNorm = RMSNorm | LayerNorm | Scales | NoNorm
+NORMS = ("rms", "rms_unit_offset", "layer", "channel", "scalar", "none")
+LINEAR_NORMS = ("channel", "scalar", "none")  # by which nothing of a pass is held fixed
 
 
 def make_norm(kind: str, d_model: int, eps: float) -> BuiltNorm:
@@ -184,6 +295,10 @@ def make_norm(kind: str, d_model: int, eps: float) -> BuiltNorm:
             return UnitOffsetRMSNorm(d_model, eps)
         case "layer":
             return LayerNorm(d_model, eps)
+        case "channel":
+            return Scales(d_model)
+        case "scalar":
+            return Scales(1)
         case "none":
             return NoNorm()
     raise ConfigError("norm", must=f"be one of {', '.join(NORMS)}", got=repr(kind))

@@ -36,8 +36,9 @@ def every_place(model: Transformer) -> tuple[str, ...]:
     >>> bilens.training.every_place(model)[:3]
     ('attn0.input', 'mlp0.input', 'attn1.input')
     """
-    reads = [f"{part.name}.input" for part in model.wiring().parts]
-    writes = [f"{part.name}.output" for part in model.wiring().parts if part.attention is None]
+    parts = [part for part in model.wiring().parts if part.heard]
+    reads = [f"{part.name}.input" for part in parts]
+    writes = [f"{part.name}.output" for part in parts if part.attention is None]
     return (*reads, *writes)
 
 

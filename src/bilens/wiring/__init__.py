@@ -4,6 +4,7 @@ fixed, or ends.
 
 from bilens.wiring.hooks import Hook, hear, hear_each, hooked
 from bilens.wiring.kinds import (
+    AGAIN,
     BIAS,
     BILINEAR,
     EMBEDDING,
@@ -37,11 +38,12 @@ from bilens.wiring.model import (
     Worded,
     require_expandable,
 )
-from bilens.wiring.parts import Heads, Layer, Mixture, Part, Renormed
+from bilens.wiring.parts import Again, Heads, Layer, Mixture, Part, Renormed
 from bilens.wiring.places import Place, find_place, module_name, short_name
 from bilens.wiring.precision import eager, explained, explains, held_in_half, is_half
 
 __all__ = [
+    "AGAIN",
     "BIAS",
     "BILINEAR",
     "EMBEDDING",
@@ -53,6 +55,7 @@ __all__ = [
     "OPAQUE",
     "POSITION",
     "SKIP",
+    "Again",
     "Constant",
     "Expandable",
     "Form",

@@ -41,6 +41,7 @@ class Source(Record):
 EMBEDDING, POSITION, BIAS = "embedding", "position embedding", "bias"
 HEAD, BILINEAR, OPAQUE = "attention head", "bilinear layer", "opaque layer"
 GATED = "layer given its gates"
+AGAIN = "what the stream began as"
 NEAREST, MISSED = "nearest tensor", "error of what stands for the layer"
 LATENT, SKIP = "latent of a transcoder", "skip of a transcoder"
 

@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bilens.base.errors import NotExactError
-from bilens.nn import Attention, BuiltNorm, Experts, Hidden, Leg, Norm, Rotary, Share
+from bilens.nn import Attention, Experts, Hidden, Leg, NoNorm, Norm, Rotary, Share, own_norm
 from bilens.wiring.kinds import (
+    AGAIN,
     BIAS,
     BILINEAR,
     GATED,
@@ -48,6 +49,7 @@ class Part(ABC):
 
     looks = False  # whether it reads other positions than its own
     batched = False  # whether ``run`` takes several inputs of one length at once, (*b, t, d)
+    heard = True  # whether a module hears what it reads, and what it writes
 
     @abstractmethod
     def forms(self) -> dict[str, Form]:
@@ -251,17 +253,18 @@ class Mixture(Part):
 @dataclass(frozen=True, eq=False)
 class Renormed(Part):
     """A part whose write goes through a norm of its own: given that norm's scale σ, each of its
-    writes is what it was, times σ and by the norm's linear map.
+    writes is what it was, times σ and by the norm's linear map. Where that norm is learned scales,
+    or a number, nothing is given.
 
     >>> issubclass(bilens.wiring.Renormed, bilens.wiring.Part)
     True
     """
 
     part: Part
-    out_norm: BuiltNorm
+    out_norm: Norm
 
     @classmethod
-    def of(cls, part: Part, out_norm: BuiltNorm | None) -> Part:
+    def of(cls, part: Part, out_norm: Norm | None) -> Part:
         """``part`` itself where there is no norm."""
         if out_norm is None:
             return part
@@ -278,12 +281,12 @@ class Renormed(Part):
 
     @property
     def inner(self) -> Part:
-        return self.part
+        return self.part if self.out_norm.normalises else self
 
     def finished(
         self, made: Float[Tensor, "*b t d"], total: Float[Tensor, "*b t d"]
     ) -> Float[Tensor, "*b t d"]:
-        return self._scaled(made, self.out_norm.scale(total))
+        return self._scaled(made, self.out_norm.scale(total)) if self.out_norm.normalises else made
 
     @property
     def experts(self) -> tuple[Part, ...]:
@@ -311,7 +314,10 @@ class Renormed(Part):
         return self.out_norm(self.part.run(x))
 
     def passes(self, side: str) -> nn.Module:
-        return self.out_norm if side == "output" else self.part.passes(side)
+        norm = own_norm(self.out_norm)
+        if side == "output" and isinstance(norm, nn.Module) and not isinstance(norm, NoNorm):
+            return norm
+        return self.part.passes(side)
 
     def _scaled(
         self, made: Float[Tensor, "*b t d"], scale: Float[Tensor, "*b t 1"]
@@ -327,10 +333,39 @@ class Renormed(Part):
             value = self._scaled(value, scale)
         if not isinstance(write, Multilinear):
             return replace(write, value=value)
+        if not self.out_norm.normalises:
+            return replace(write, form=self._after(write.form), value=value)
         at = scale if write.rows is None else scale[write.rows]
         gate = Gate(at.to(write.form.out), (f"σ out {self.name}",))
         gate = gate if write.gate is None else write.gate.times(gate)
         return replace(write, form=self._after(write.form), gate=gate, value=value)
+
+
+@dataclass(frozen=True, eq=False)
+class Again(Part):
+    """What was written before the first layer, once more, ``factor`` times: a stream that is mixed
+    with what it began as. It reads the leaves alone.
+
+    >>> issubclass(bilens.wiring.Again, bilens.wiring.Part)
+    True
+    """
+
+    factor: Float[Tensor, ""]
+    width: int
+
+    batched = True
+    heard = False  # its module hears the whole stream, and writes the next
+
+    def forms(self) -> dict[str, Form]:
+        eye = torch.eye(self.width, dtype=self.factor.dtype, device=self.factor.device)
+        return {self.name: Form((Leg(self.factor * eye),), eye)}
+
+    def writes(self, x: Float[Tensor, "t d"]) -> list[Write]:
+        form = self.forms()[self.name].detach()
+        return [Multilinear(Source(self.name, AGAIN, self.layer), form)]
+
+    def run(self, x: Float[Tensor, "*b t d"]) -> Float[Tensor, "*b t d"]:
+        return self.factor * x
 
 
 def _routed(write: Write, gate: Gate, value: Tensor, share: Share) -> Write:

@@ -37,7 +37,7 @@ def find_place(text: str, parts: Sequence[Part]) -> Place:
     >>> bilens.wiring.find_place("layers.1.mlp.input", wiring.parts).name
     'mlp1.input'
     """
-    names = {part.name: n for n, part in enumerate(parts)}
+    names = {part.name: n for n, part in enumerate(parts) if part.heard}
     if not isinstance(text, str):
         raise ArgumentError("place", must="be a name, mlp0.input say", got=type(text).__name__)
     name, _, side = short_name(text).rpartition(".")

@@ -89,7 +89,7 @@ def bilinear_frame(model: Transformer) -> Transformer:
     nothing yet. Half types become float32.
 
     Errors: ArgumentError for a model without MLPs, with experts, with norms over what MLPs write,
-    or bilinear already.
+    with a stream that is scaled or mixed, or bilinear already.
 
     >>> gated = bilens.load("tinystories-2l-swiglu")
     >>> made = bilens.models.bilinear_frame(gated)
@@ -104,6 +104,9 @@ def bilinear_frame(model: Transformer) -> Transformer:
     if model.config.norm_placement != "pre":
         got = "norms over what MLPs write"
         raise ArgumentError("the model", must="have norms over what is read alone", got=got)
+    if not model.config.is_sum:
+        got = "a stream that is scaled or mixed"
+        raise ArgumentError("the model", must="add what its parts write", got=got)
     if model.config.hidden_act == "linear" and model.config.gated:
         raise ArgumentError("the model", must="have MLPs that are not bilinear", got="bilinear")
     made = type(model)(bilinear_config(model.config))

@@ -4,7 +4,7 @@ stream.
 RMSNorm's weight w multiplies what is read, so W (w ⊙ x) = (W diag w) x. LayerNorm's bias b becomes
 a bias W b of each reader. Its centring is linear and the same for every reader, so it is moved to
 the writers: once all that is written has mean zero, x − mean x = x and var x = mean x², and
-LayerNorm without weights is RMSNorm.
+LayerNorm without weights is RMSNorm. Learned scales in place of norms fold and are gone.
 """
 
 import copy
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bilens.models.transformer.blocks import Body
 from bilens.models.transformer.config import TransformerConfig
-from bilens.nn import BuiltNorm, NoNorm, RMSNorm
+from bilens.nn import LINEAR_NORMS, BuiltNorm, LayerNorm, NoNorm, RMSNorm
 
 
 def folded_config(config: TransformerConfig) -> TransformerConfig:
@@ -22,11 +22,25 @@ def folded_config(config: TransformerConfig) -> TransformerConfig:
     made = copy.deepcopy(config)
     layered = config.norm == "layer"
     made.folded, made.tie_word_embeddings = True, False
-    made.norm = "none" if config.norm == "none" else "rms"
+    made.norm, last = (_left_of(kind, config) for kind in (config.norm, config.last_norm))
+    made.final_norm = None if last == made.norm else last
     made.attention_bias |= layered
     made.mlp_bias |= layered
-    made.head_bias |= layered
+    made.head_bias |= config.last_norm == "layer"
     return made
+
+
+def _left_of(norm: str, config: TransformerConfig) -> str:
+    """The kind of norm that is left when its weights are folded. LayerNorms stay where not all
+    norms are: what they centre is read as it is by others.
+    """
+    if norm in LINEAR_NORMS:
+        return "none"
+    return "layer" if norm == "layer" and not _is_centred(config) else "rms"
+
+
+def _is_centred(config: TransformerConfig) -> bool:
+    return config.norm == config.last_norm == "layer"
 
 
 def padded(weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -52,7 +66,7 @@ def fold(old: Body, new: Body, head: nn.Linear) -> None:
             norms = before.post_attention_layernorm, after.post_attention_layernorm
             _fold(*norms, *after.mlp.readers)
     _fold(old.norm, new.norm, head)
-    if old.norm.centred:
+    if old.norm.centred and not new.norm.centred:
         _centre_writers(new)
 
 
@@ -60,13 +74,16 @@ def _fold(norm: BuiltNorm, target: BuiltNorm, *readers: nn.Linear) -> None:
     """Move the weight and bias of ``norm`` into ``readers``, and leave ``target`` with weight
     one.
     """
-    if isinstance(norm, NoNorm) or isinstance(target, NoNorm):
+    if isinstance(norm, NoNorm):
         return
     for reader in readers:
         if norm.shift is not None:
             reader.bias.add_(reader.weight @ norm.shift.to(reader.weight))
         reader.weight.mul_(norm.gain)
-    target.weight.fill_(1)
+    if not isinstance(target, NoNorm):
+        target.weight.fill_(1)
+    if isinstance(target, LayerNorm):
+        target.bias.zero_()
 
 
 def _centre_writers(body: Body) -> None:

@@ -4,7 +4,7 @@ weights.
 
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -29,9 +29,31 @@ from bilens.nn import (
 )
 
 
+class ResidualMix(nn.Module):
+    """λ₀ x + λ₁ x⁰ of the stream and of what it was before the first block, λ = ``weight``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0, 0.0]))
+
+    def forward(
+        self, x: Float[Tensor, "b t d"], first: Float[Tensor, "b t d"]
+    ) -> Float[Tensor, "b t d"]:
+        return self.weight[0] * x + self.weight[1] * first
+
+
+class Firsts(NamedTuple):
+    """What blocks read beside the stream: what it was before the first of them, and that one's
+    values, where they mix it in.
+    """
+
+    stream: Tensor | None = None
+    values: Tensor | None = None
+
+
 class Block(GradientCheckpointingLayer):
     """x + attention(N(x)), then x + mlp(N(x)), or both of the same x; either part may be absent.
-    With norms over what is written, x + N'(attention(N(x))).
+    With norms over what is written, x + N'(attention(N(x))). With scales, a x + b attention(N(x)).
     """
 
     self_attn: Attention | None
@@ -44,6 +66,8 @@ class Block(GradientCheckpointingLayer):
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
         self.parallel = config.parallel_residual
+        self.keep, self.scale = config.residual_scale, config.write_scale
+        self.residual_mix = ResidualMix() if config.residual_mix else None
         self.window, self.rope = config.window(layer), config.rope(layer)
         self.self_attn = self.mlp = None
         if config.num_attention_heads:
@@ -52,23 +76,36 @@ class Block(GradientCheckpointingLayer):
                 config.hidden_size, config.num_attention_heads, config.num_key_value_heads,
                 config.head_dim, bias=config.attention_bias, out_bias=config.attention_out_bias,
                 scores=_scores(config, layer), layer=layer, kind=config.attention,
+                value_mix=config.value_mix,
             )  # fmt: skip
         if config.intermediate_size:
             self.post_attention_layernorm, self.mlp_out_norm = _norms(config)
             self.mlp = _mlp(config)
 
-    def forward(self, x: Float[Tensor, "b t d"], **attend: Any) -> tuple[Tensor | None, ...]:
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        first: Tensor | None = None,
+        first_values: Tensor | None = None,
+        **attend: Any,
+    ) -> tuple[Tensor | None, ...]:
         """The stream (b, t, d) after it; its patterns, None where not asked for; and while a
         mixture of experts is trained, how unequal their shares are.
         """
-        attended, pattern = self.attended(x, **attend)
+        x = self.mixed(x, first)
+        attended, pattern = self.attended(x, first_values=first_values, **attend)
         if self.mlp is None:
             return attended, pattern
         read = self.post_attention_layernorm(x if self.parallel else attended)
         balances = []
         if self.training and isinstance(self.mlp, Experts):
             balances = [self.mlp.balance(read)]
-        return attended + _normed(self.mlp(read), self.mlp_out_norm), pattern, *balances
+        written = _normed(self.mlp(read), self.mlp_out_norm)
+        return self._added(attended, written), pattern, *balances
+
+    def mixed(self, x: Float[Tensor, "b t d"], first: Tensor | None) -> Float[Tensor, "b t d"]:
+        """The stream that its parts read."""
+        return x if self.residual_mix is None else self.residual_mix(x, first)
 
     def attended(
         self,
@@ -79,7 +116,14 @@ class Block(GradientCheckpointingLayer):
         if self.self_attn is None:
             return x, None
         written, pattern = self.self_attn(self.input_layernorm(x), **attend)
-        return x + _normed(written, self.self_attn_out_norm), pattern
+        return self._added(x, _normed(written, self.self_attn_out_norm)), pattern
+
+    def _added(
+        self, x: Float[Tensor, "b t d"], written: Float[Tensor, "b t d"]
+    ) -> Float[Tensor, "b t d"]:
+        if self.keep == 1 and self.scale == 1:
+            return x + written
+        return self.keep * x + self.scale * written
 
 
 class Body(nn.Module):
@@ -96,7 +140,7 @@ class Body(nn.Module):
         self.layers = nn.ModuleList(
             Block(config, layer) for layer in range(config.num_hidden_layers)
         )
-        self.norm = make_norm(config.norm, config.hidden_size, config.rms_norm_eps)
+        self.norm = make_norm(config.last_norm, config.hidden_size, config.rms_norm_eps)
         ropes = config.ropes if config.positions == "rope" and config.num_attention_heads else {}
         full, local = ropes.get(FULL), ropes.get(SLIDING)
         self.rotary_emb = _rotary(config, full) if full else None
@@ -120,6 +164,16 @@ class Body(nn.Module):
     def _scaled(self, rows: Tensor) -> Tensor:
         """By a number that is rounded to the type of the weights first, as in transformers."""
         return rows if self.scale == 1 else rows * torch.tensor(self.scale).to(rows)
+
+    def firsts(self, x: Float[Tensor, "b t d"]) -> Firsts:
+        """What its blocks mix in, where ``x`` is the stream before the first."""
+        block = next(iter(self.blocks), None)
+        if block is None:
+            return Firsts()
+        stream, heads = None if block.residual_mix is None else x, block.self_attn
+        if heads is None or heads.value_mix is None:
+            return Firsts(stream)
+        return Firsts(stream, heads.values(block.input_layernorm(block.mixed(x, stream))))
 
     @property
     def rotaries(self) -> dict[str, Rotary]:

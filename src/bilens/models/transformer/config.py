@@ -17,7 +17,7 @@ MOST_EXPERTS = 10_000
 FLAGS = (
     "gated", "attention_bias", "attention_out_bias", "mlp_bias", "head_bias", "qk_norm",
     "qk_norm_across_heads", "parallel_residual", "tie_word_embeddings", "folded", "use_cache",
-    "norm_topk_prob", "attention_normalised", "rope_reversed",
+    "norm_topk_prob", "attention_normalised", "rope_reversed", "residual_mix", "value_mix",
 )  # fmt: skip
 FIELDS = Keys(
     {
@@ -32,7 +32,8 @@ FIELDS = Keys(
         "norm": OneOf(tuple(NORMS)),
         "attention": OneOf(ATTENTIONS),
         "norm_placement": OneOf(PLACEMENTS),
-        "embedding_scale": Number(above=0),
+        "final_norm": Maybe(OneOf(tuple(NORMS))),
+        **each(("embedding_scale", "residual_scale", "write_scale"), Number(above=0)),
         **each(("attn_logit_softcapping", "final_logit_softcapping"), Maybe(Number(above=0))),
         "positions": OneOf(POSITIONS),
         "hidden_act": OneOf(tuple(ACTIVATIONS)),
@@ -45,19 +46,25 @@ WINDOW = Maybe(SIZE)
 class TransformerConfig(PreTrainedConfig):
     """What a transformer is. Fields are named as in LlamaConfig, plus:
 
-    ``norm``: "rms", "rms_unit_offset" (Gemma's, times 1 + weight), "layer" or "none", with
-    ``rms_norm_eps`` as its eps. ``norm_placement``: over what attention and MLPs read ("pre"), over
-    what they write ("post"), or both. ``parallel_residual``: both parts of a block read the stream
-    before it.
+    ``norm``: "rms", "rms_unit_offset" (Gemma's, times 1 + weight), "layer", learned scales in its
+    place, one a "channel" or one "scalar", or "none", with ``rms_norm_eps`` as its eps;
+    ``final_norm``: that over what lm_head reads, where it is another. ``norm_placement``: over what
+    attention and MLPs read ("pre"), over what they write ("post"), or both.
+    ``parallel_residual``: both parts of a block read the stream before it. ``residual_scale`` a,
+    ``write_scale`` b: a part makes a x + b part(x) of the stream x (1 − α and α are a lerp).
+    ``residual_mix``: before each block x becomes λ₀ x + λ₁ x⁰ of it and of what it was before the
+    first; ``value_mix``: the values of heads are (1 − λ) v + λ v⁰ of theirs and those of the first
+    layer; these numbers are learned.
     ``positions``: "rope", "learned" or "none". ``rope_parameters``: one for all layers, or those
-    of "full_attention" and of "sliding_attention" apart. ``sliding_windows``: for each layer how
-    many positions back its heads look, their own included; None where they look at all.
+    of "full_attention" and of "sliding_attention" apart. ``rope_reversed``: heads turn by minus the
+    angle. ``sliding_windows``: for each layer how many positions back its heads look, their own
+    included; None where they look at all.
     ``attention``: the kind of pattern, "softmax", "bilinear" (a product of two scores) or "squared"
     (``nn.Attention`` says what each is); ``attention_normalised``: products are over the sum of
     their magnitudes. ``attention_scale``: what scores, or products of two, are multiplied with, one
-    number or one a layer (default: head_dim^-½, or head_dim^-1). ``rope_reversed``: heads turn by
-    minus the angle. ``attn_logit_softcapping``, ``final_logit_softcapping``: c tanh(s/c) of scores,
-    of logits. ``embedding_scale``: what token embeddings are multiplied with.
+    number or one a layer (default: head_dim^-½, or head_dim^-1). ``attn_logit_softcapping``,
+    ``final_logit_softcapping``: c tanh(s/c) of scores, of logits. ``embedding_scale``: what token
+    embeddings are multiplied with.
     ``gated``: act(L x) ⊙ (R x) if true, act(U x) if not; ``hidden_act="linear"`` with ``gated`` is
     bilinear.
     ``num_local_experts``: as many MLPs in each layer, of which each token goes through
@@ -94,6 +101,7 @@ class TransformerConfig(PreTrainedConfig):
     norm_topk_prob: bool = True
     router_aux_loss_coef: float = 0.001
     norm: str = "rms"
+    final_norm: str | None = None
     attention: str = "softmax"
     attention_normalised: bool = False
     positions: str = "rope"
@@ -109,6 +117,10 @@ class TransformerConfig(PreTrainedConfig):
     qk_norm_across_heads: bool = False
     norm_placement: str = "pre"
     parallel_residual: bool = False
+    residual_scale: float = 1.0
+    write_scale: float = 1.0
+    residual_mix: bool = False
+    value_mix: bool = False
     sliding_windows: list | None = None
     attention_scale: float | list | None = None
     attn_logit_softcapping: float | None = None
@@ -138,6 +150,7 @@ class TransformerConfig(PreTrainedConfig):
         self._check_by_layer()
         self._check_experts()
         self._check_placement()
+        self._check_stream()
         given = self.rope_parameters if scaling is None else scaling
         self.rope_parameters = rope_parameters(given, theta or THETA, self.max_position_embeddings)
         self._check_turns()
@@ -213,6 +226,13 @@ class TransformerConfig(PreTrainedConfig):
         if self.attention_out_bias:
             _refuse("attention_out_bias", "be false where norms are over what is written", True)
 
+    def _check_stream(self) -> None:
+        if self.parallel_residual and self.residual_scale != 1:
+            must = "be 1 where both parts of a block read the same stream"
+            _refuse("residual_scale", must, self.residual_scale)
+        if self.value_mix and not self.num_attention_heads:
+            _refuse("value_mix", "be false where there are no heads", True)
+
     def _check_experts(self) -> None:
         experts = self.num_local_experts
         if experts and self.num_experts_per_tok > experts:
@@ -247,6 +267,17 @@ class TransformerConfig(PreTrainedConfig):
         """The parameters of RoPE by kind of layer; under one name where all have the same."""
         given = self.rope_parameters or {}
         return given if given.keys() & {FULL, SLIDING} else {FULL: given}
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether the stream is the sum of what parts write, and heads have values of their own."""
+        scaled = self.residual_scale != 1 or self.write_scale != 1
+        return not (scaled or self.residual_mix or self.value_mix)
+
+    @property
+    def last_norm(self) -> str:
+        """The kind of norm over what lm_head reads."""
+        return self.final_norm or self.norm
 
     @property
     def is_exact(self) -> bool:

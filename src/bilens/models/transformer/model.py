@@ -139,12 +139,14 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         masks = {window: mask_of(*given, window) for window in self._windows}
         x, turns = self._placed(x, position_ids, seen_by(cache))
         eager = patterns or config._attn_implementation == "eager"
+        firsts = self.model.firsts(x)
         streams, found, balances = [], [], []
         for block in self.blocks:
             if hidden:  # held only where asked for: memory that is freed is used again
                 streams.append(x)
             turn, mask = turns.get(block.rope), masks[block.window]
-            x, pattern, *balance = block(x, turn=turn, mask=mask, cache=cache, patterns=eager)
+            attend = {"turn": turn, "mask": mask, "cache": cache, "patterns": eager}
+            x, pattern, *balance = block(x, *firsts, **attend)
             found.append(pattern)
             balances += balance
         x = self.model.norm(x)
@@ -167,7 +169,10 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         through texts block by block.
         """
         x, turns = self._placed(self._embed(ids, None), None, 0)
-        return x, lambda block: {"turn": turns.get(block.rope), "cache": None, "patterns": False}
+        mixed = zip(("first", "first_values"), self.model.firsts(x), strict=True)
+        same = {name: value for name, value in mixed if value is not None}
+        same |= {"cache": None, "patterns": False}
+        return x, lambda block: {"turn": turns.get(block.rope), **same}
 
     def end(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b vocab"]:
         """The logits of the stream after the last block."""

@@ -8,15 +8,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from bilens.base.errors import ArgumentError, ShapeError
+from bilens.base.errors import ArgumentError, NotExactError, ShapeError
 from bilens.base.numerics import is_whole
 from bilens.models.inputs import token_rows
 from bilens.models.tokens import require_unicode, vocabulary
-from bilens.models.transformer.blocks import Block, Body
-from bilens.nn import Experts
+from bilens.models.transformer.blocks import Block, Body, ResidualMix
+from bilens.nn import Experts, NoNorm, RMSNorm, rescaled
 from bilens.wiring import (
     EMBEDDING,
     POSITION,
+    Again,
     Heads,
     Layer,
     Mixture,
@@ -39,16 +40,30 @@ class Wired:
     def wiring(self) -> Wiring:
         """Embeddings, then for each block its heads and its MLP; the final norm and W_U read them
         all.
+
+        The stream that circuits add up is the model's over c, where parts make a x + b part(x), or
+        blocks λ₀ x + λ₁ x⁰, of the model's stream x: c is the product of all a and λ₀ so far. Parts
+        read it through N(c x), and write b / c times what their modules do; λ₁ x⁰ / c is a part of
+        its own ("again1"). Nothing is given by that, and outputs are the model's.
+
+        Errors: NotExactError where values of the first layer are mixed into others, and where a
+        block drops the stream (λ₀ = 0).
         """
+        _require_values(self.config)
         parts: list[Part] = []
+        times: float | Tensor = 1.0  # the model's stream over the sum of what is written
         for n, block in enumerate(self.model.blocks):
-            parts += _parts(n, block, self.model)
+            if block.residual_mix is not None:
+                times = _mixed(n, block.residual_mix, parts, times, self.config.hidden_size)
+            made, times = _parts(n, block, self.model, times)
+            parts += made
         leaves = [Source("embed", EMBEDDING)]
         if self.config.positions == "learned":
             leaves.append(Source("pos", POSITION))
         readout = (self.lm_head.weight, self.lm_head.bias)
         cap = self.config.final_logit_softcapping
-        return Wiring(tuple(leaves), tuple(parts), self.model.norm, *readout, soft_cap=cap)
+        norm = rescaled(self.model.norm, times)
+        return Wiring(tuple(leaves), tuple(parts), norm, *readout, soft_cap=cap)
 
     def read(self, inputs: Any) -> Int[Tensor, "1 t"]:
         """Token ids of one text: what ``model(**tokenizer(text))`` reads.
@@ -176,16 +191,61 @@ class Wired:
         return self.tokenizer(text)["input_ids"] if prompt.special_tokens else plain
 
 
-def _parts(n: int, block: Block, body: Body) -> list[Part]:
+def _require_values(config: Any) -> None:
+    if config.value_mix and config.num_hidden_layers > 1:
+        must = "be of a model whose layers have values of their own"
+        got = "value_mix: each mixes those of the first layer in"
+        raise NotExactError("the wiring", must=must, got=got)
+
+
+def _mixed(
+    n: int, mix: ResidualMix, parts: list[Part], times: float | Tensor, width: int
+) -> float | Tensor:
+    """How many times the sum of what is written the stream is, after it was mixed with what it
+    began as; that is then among ``parts``.
+    """
+    keep, first = mix.weight
+    if not parts:  # it is still what it began as
+        return _kept(n, times * (keep + first))
+    after = _kept(n, times * keep)
+    factor = first / after
+    parts.append(Again(f"again{n}", n, NoNorm(), mix, factor, width, beside=len(parts)))
+    return after
+
+
+def _kept(n: int, times: Tensor) -> Tensor:
+    if times.device.type != "meta" and not float(times.detach()):
+        must = "keep some of the stream"
+        raise NotExactError(f"layers.{n}.residual_mix", must=must, got="0")
+    return times
+
+
+def _parts(
+    n: int, block: Block, body: Body, times: float | Tensor
+) -> tuple[list[Part], float | Tensor]:
+    """The parts of a block, whose stream is ``times`` the sum of what is written, and how many
+    times it is after them.
+    """
     parts: list[Part] = []
     if block.self_attn is not None:
-        rotary = body.rotaries.get(block.rope)
-        heads = Heads(f"attn{n}", n, block.input_layernorm, block.self_attn, rotary=rotary)
-        parts.append(Renormed.of(heads, block.self_attn_out_norm))
+        rotary, norm = body.rotaries.get(block.rope), rescaled(block.input_layernorm, times)
+        heads = Heads(f"attn{n}", n, norm, block.self_attn, rotary=rotary)
+        times = block.keep * times
+        parts.append(_written(heads, block, block.self_attn_out_norm, times))
     if block.mlp is not None:
-        name, norm, mlp = f"mlp{n}", block.post_attention_layernorm, block.mlp
+        name, mlp = f"mlp{n}", block.mlp
+        norm = rescaled(block.post_attention_layernorm, times)
         beside = len(parts) if block.parallel else 0
         of_many = isinstance(mlp, Experts)
         part = Mixture.of(name, n, norm, mlp) if of_many else Layer(name, n, norm, mlp)
-        parts.append(Renormed.of(replace(part, beside=beside), block.mlp_out_norm))
-    return parts
+        times = block.keep * times
+        parts.append(_written(replace(part, beside=beside), block, block.mlp_out_norm, times))
+    return parts, times
+
+
+def _written(part: Part, block: Block, norm: RMSNorm | None, times: float | Tensor) -> Part:
+    """A part that writes b / ``times`` of what it makes, through the norm over it."""
+    share = block.scale / times
+    if norm is None and isinstance(share, float) and share == 1:
+        return part
+    return Renormed.of(part, rescaled(norm or NoNorm(), after=share))
