@@ -8,34 +8,48 @@ import { GatesView } from "./sections/gates";
 import { ModelView } from "./sections/model";
 import { NearestView } from "./sections/nearest";
 import { PathsView } from "./sections/paths";
-import type { BilensDocument, Section } from "./types";
+import { Toolbar } from "./bar";
+import { PromptView } from "./prompt/view";
+import { type Store, useStore } from "./store";
+import type { BilensDocument, PromptData, Section } from "./types";
 import { Text } from "./ui";
 
-export function App({ made }: { made: BilensDocument }): JSX.Element {
+interface Props {
+  readonly made: BilensDocument;
+  readonly store: Store;
+  readonly root: HTMLElement;
+}
+
+export function App({ made, store, root }: Props): JSX.Element {
   return (
     <main>
+      <Toolbar made={made} store={store} root={root} />
       <h1><Text>{made.title}</Text></h1>
       <p class="soft">
         A bilinear layer, (W1 x) ⊙ (W2 x), is a third-order tensor. Everything below is exact, or says what
         it left out.
       </p>
-      {made.sections.map((section) => <Part key={section.id} section={section} />)}
+      {made.sections.map((section) => <Part key={section.id} section={section} made={made} store={store} />)}
       <p class="soft">Made by bilens {made.bilens}{made.made && `, ${made.made}`}.</p>
     </main>
   );
 }
 
-function Part({ section }: { section: Section }): JSX.Element {
+interface PartProps extends Omit<Props, "root"> {
+  readonly section: Section;
+}
+
+function Part({ section, made, store }: PartProps): JSX.Element {
   const title = `${section.id}-title`;
   return (
     <section id={section.id} class={section.kind} aria-labelledby={title}>
       <h2 id={title}><Text>{section.title}</Text></h2>
-      <Guarded><Body section={section} /></Guarded>
+      <Guarded><Body section={section} made={made} store={store} /></Guarded>
     </section>
   );
 }
 
-function Body({ section }: { section: Section }): JSX.Element {
+function Body({ section, made, store }: PartProps): JSX.Element {
   switch (section.kind) {
     case "model":
       return <ModelView data={section.data} />;
@@ -51,13 +65,21 @@ function Body({ section }: { section: Section }): JSX.Element {
       return <NearestView data={section.data} />;
     case "paths":
       return <PathsView data={section.data} />;
+    case "prompt":
+      return <Prompt id={section.id} data={section.data} made={made} store={store} />;
     case "missing":
-      return <p class="soft"><Text>{section.text}</Text></p>;
+      return <p class="soft"><Text>{section.data.text}</Text></p>;
     case "broken":
       return <Broken error={section.error} />;
     default:
       return <Broken error={`this page draws no section of kind ${(section as Section).kind}`} />;
   }
+}
+
+/** A prompt's section, drawn anew when the reader chooses something. */
+function Prompt(props: { id: string; data: PromptData; made: BilensDocument; store: Store }): JSX.Element {
+  useStore(props.store);
+  return <PromptView {...props} />;
 }
 
 function Broken({ error }: { error: string }): JSX.Element {

@@ -33,7 +33,7 @@ export type Section =
   | Of<"nearest", NearestData>
   | Of<"prompt", PromptData>
   | Of<"paths", PathsData>
-  | { id: string; kind: "missing"; title: string; text: string }
+  | Of<"missing", { text: string }>
   | { id: string; kind: "broken"; title: string; error: string };
 
 interface Of<Kind extends string, Data> {

@@ -1,8 +1,12 @@
 // The small pieces that all views are made of.
 
 import type { ComponentChildren, JSX } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { copied } from "./copy";
+import { figureTable, saveCsv, savePng, saveSvg } from "./export";
 import { drawFigure } from "./figure";
+import type { Figure } from "./figure/data";
+import { shapeOf } from "./figure/still";
 import { formatted } from "./numbers";
 import { printable } from "./text";
 import type { Cell, Chart, Numbers, Picture } from "./types";
@@ -76,4 +80,34 @@ export function Shown({ picture }: { picture: Picture }): JSX.Element {
       <figcaption><Text>{picture.caption}</Text></figcaption>
     </figure>
   );
+}
+
+/** A bar from the middle: blue to the right adds, orange to the left takes away. */
+export function Bar(props: { value: number; top: number; rest?: boolean; hollow?: boolean }): JSX.Element {
+  const width = Math.min(50, (50 * Math.abs(props.value)) / props.top);
+  const side = props.value < 0 ? { right: "50%" } : { left: "50%" };
+  const kind = ["fill", props.value < 0 ? "down" : "up", props.rest && "rest", props.hollow && "hollow"].filter(Boolean).join(" ");
+  return <span class="bar" aria-hidden="true"><span class={kind} style={{ ...side, width: `${width.toFixed(2)}%` }} /></span>;
+}
+
+/** Buttons that save what a view shows as SVG, PNG and CSV. The figure is made when it is saved. */
+export function Tools(props: { name: string; figure: () => Figure }): JSX.Element {
+  const { name, figure } = props;
+  return (
+    <div class="figure-tools">
+      <button type="button" aria-label={`Save as SVG: ${name}`} onClick={() => saveSvg(name, shapeOf(figure()))}>SVG</button>
+      <button type="button" aria-label={`Save as PNG: ${name}`} onClick={() => void savePng(name, shapeOf(figure()))}>PNG</button>
+      <button type="button" aria-label={`Save as CSV: ${name}`} onClick={() => saveCsv(name, figureTable(figure()))}>CSV</button>
+    </div>
+  );
+}
+
+/** Copies a text, and says so. */
+export function Copy({ text, name }: { text: string | (() => string); name: string }): JSX.Element {
+  const [done, say] = useState("");
+  const act = async () => {
+    say((await copied(typeof text === "string" ? text : text())) ? "Copied" : "This browser did not copy");
+    setTimeout(() => say(""), 2000);
+  };
+  return <button type="button" onClick={() => void act()}><span aria-live="polite">{done || name}</span></button>;
 }

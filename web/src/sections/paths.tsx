@@ -11,9 +11,9 @@ export function PathsView({ data }: { data: PathsData }): JSX.Element {
   return (
     <>
       <p>Pick a token: below is what the model finds likeliest after it, as a sum of paths. {data.note}</p>
-      <div class="prompt">
+      <div class="strip">
         {data.tokens.map((one, n) => (
-          <button type="button" key={n} aria-pressed={n === picked} onClick={() => pick(n)}><Text>{one.name}</Text></button>
+          <button type="button" class="token" key={n} aria-pressed={n === picked} onClick={() => pick(n)}><Text>{one.name}</Text></button>
         ))}
       </div>
       {token && <Panel token={token} />}

@@ -1,0 +1,28 @@
+// Questions to the server that a live page came from.
+
+import type { Answer, Live, Question } from "./types";
+
+const LONGEST = 60_000; // ms that an answer may take
+
+/** Why there is no answer, in one line. */
+export interface Refused {
+  error: string;
+}
+
+/** The answer, or in one line why there is none. */
+export async function ask(live: Live, question: Question, signal: AbortSignal): Promise<Answer | Refused> {
+  const stop = AbortSignal.any([signal, AbortSignal.timeout(LONGEST)]);
+  const headers: Record<string, string> = { "Content-Type": "application/json" };
+  if (live.token) headers["X-Bilens-Token"] = live.token;
+  try {
+    const reply = await fetch(live.ask, { method: "POST", headers, body: JSON.stringify(question), signal: stop });
+    return (await reply.json()) as Answer | Refused;
+  } catch (error) {
+    if (signal.aborted) throw error;
+    return { error: `the server did not answer: ${String(error)}` };
+  }
+}
+
+export function refused(found: Answer | Refused): found is Refused {
+  return typeof found.error === "string";
+}

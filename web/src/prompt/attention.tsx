@@ -1,0 +1,90 @@
+// Where heads look: all patterns as small pictures, one of them with its tokens, which light what
+// they look at.
+
+import type { JSX } from "preact";
+import { useMemo, useState } from "preact/hooks";
+import { general } from "../numbers";
+import type { State } from "../state";
+import type { Answer, Patterns } from "../types";
+import { Text, Tools } from "../ui";
+import { heatFigure } from "./figures";
+import { PatternMap } from "./map";
+import { type Pattern, pattern } from "./patterns";
+import { Strip } from "./strip";
+
+interface Props {
+  readonly answer: Answer;
+  readonly state: State;
+  readonly set: (part: Partial<State>) => void;
+}
+
+export function AttentionPanel({ answer, state, set }: Props): JSX.Element {
+  const { patterns } = answer;
+  if (!patterns) return <p class="soft">Every path of this model is taken through its attention: no pattern is held given.</p>;
+  const head = patterns.heads.includes(state.head) ? state.head : mostGiven(answer, patterns);
+  const held = pattern(patterns, head);
+  return (
+    <>
+      <p class="soft">
+        Patterns are held given: a path says what moves along them, not why they are as they are. Pick a
+        head; point at a token, or walk there by arrow keys, to light what it looks at.
+      </p>
+      <div class="maps" role="group" aria-label="Heads">
+        {patterns.heads.map((name, n) => (
+          <Small key={name} name={name} patterns={patterns} n={n} size={answer.tokens.length} chosen={name === head} pick={() => set({ head: name })} />
+        ))}
+      </div>
+      {held && <Large answer={answer} head={head} held={held} set={set} />}
+    </>
+  );
+}
+
+function Small(props: { name: string; patterns: Patterns; n: number; size: number; chosen: boolean; pick: () => void }): JSX.Element {
+  const held = useMemo(() => pattern(props.patterns, props.name), [props.patterns, props.name]);
+  return (
+    <button type="button" aria-pressed={props.chosen} onClick={props.pick}>
+      {held && <PatternMap pattern={held} size={props.size} />}
+      <Text>{props.name}</Text>
+    </button>
+  );
+}
+
+function Large(props: { answer: Answer; head: string; held: Pattern; set: Props["set"] }): JSX.Element {
+  const { answer, head, held } = props;
+  const [pointed, point] = useState<number | null>(null);
+  const names = answer.tokens.map((token) => token.name);
+  const query = pointed ?? answer.position;
+  const row = held.row(query, names.length);
+  const figure = () => heatFigure({
+    title: `Where ${head} looks`, unit: "weight", strength: true, x: "looked at", y: "from",
+    values: names.map((_, one) => names.map((__, other) => (other > one ? null : held.at(one, other)))),
+    across: names.map((name, n) => `${n} ${name}`), down: names.map((name, n) => `${n} ${name}`),
+  });
+  return (
+    <div class="beside even">
+      <div>
+        <h4>{head} from {query} <Text>{names[query] ?? ""}</Text></h4>
+        <Strip label={`Tokens that ${head} looks at`} tokens={names} values={row} strength picked={answer.position}
+          said={(n) => `looked at with ${general(held.at(query, n), 3)}`}
+          onPick={(n) => point(n)} onPoint={(n) => { if (n !== null) point(n); }} />
+        <p class="soft" aria-live="polite">{most(row, names)}</p>
+        <button type="button" onClick={() => props.set({ view: "paths", through: head, path: null })}>Its paths</button>
+      </div>
+      <div><PatternMap pattern={held} size={names.length} row={query} /><Tools name={`Pattern of ${head}`} figure={figure} /></div>
+    </div>
+  );
+}
+
+const NAMED = 4; // keys of a row
+
+function most(row: readonly number[], names: readonly string[]): string {
+  const order = row.map((_, n) => n).sort((one, other) => (row[other] ?? 0) - (row[one] ?? 0)).slice(0, NAMED);
+  return `Looks most at ${order.map((n) => `${n} ${names[n]} (${general(row[n] ?? 0, 3)})`).join(", ")}.`;
+}
+
+/** The head that the largest path through any holds given. */
+function mostGiven(answer: Answer, patterns: Patterns): string {
+  const largest = answer.sources.filter((source) => patterns.heads.includes(source.name))
+    .sort((one, other) => Math.abs(other.direct) - Math.abs(one.direct))[0];
+  return largest?.name ?? patterns.heads[0] ?? "";
+}

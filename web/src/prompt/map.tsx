@@ -1,0 +1,46 @@
+// A head's pattern as a small picture: dark where it looks; queries go down, keys across.
+
+import type { JSX } from "preact";
+import { useEffect, useRef } from "preact/hooks";
+import { soon } from "../when";
+import type { Pattern } from "./patterns";
+
+const DARK = [0, 90, 145] as const; // of a weight of 1, on any background
+
+export function PatternMap(props: {
+  pattern: Pattern;
+  size: number;
+  row?: number | null;
+  columns?: readonly number[];
+}): JSX.Element {
+  const { pattern, size } = props;
+  const place = useRef<HTMLCanvasElement>(null);
+  useEffect(() => {
+    const canvas = place.current;
+    return canvas ? soon(canvas, () => paint(canvas, pattern, size)) : undefined;
+  }, [pattern, size]);
+  const percent = (n: number) => `${(100 * n) / size}%`;
+  const step = percent(1);
+  return (
+    <span class="map" aria-hidden="true">
+      <canvas ref={place} width={size} height={size} />
+      {props.row != null && <span class="row" style={{ top: percent(props.row), height: step }} />}
+      {props.columns?.map((column) => (
+        <span key={column} class="cell" style={{ left: percent(column), top: percent(props.row ?? 0), width: step, height: step }} />
+      ))}
+    </span>
+  );
+}
+
+function paint(canvas: HTMLCanvasElement, pattern: Pattern, size: number): void {
+  const context = canvas.getContext("2d");
+  if (!context) return;
+  const image = context.createImageData(size, size);
+  for (let query = 0; query < size; query += 1) {
+    for (let key = 0; key <= query; key += 1) {
+      const weight = Math.min(1, Math.abs(pattern.at(query, key)));
+      image.data.set([...DARK, Math.round(255 * weight)], 4 * (query * size + key));
+    }
+  }
+  context.putImageData(image, 0, 0);
+}

@@ -1,0 +1,106 @@
+// What writes to the target: what each part writes itself, beside what the target loses without it.
+
+import type { JSX } from "preact";
+import { useMemo, useState } from "preact/hooks";
+import { signed } from "../numbers";
+import type { State } from "../state";
+import type { Answer, Source } from "../types";
+import { Bar, Text, Tools } from "../ui";
+import { sourceFigure } from "./figures";
+
+const SHOWN = 10; // rows, before the others are asked for
+
+interface Props {
+  readonly answer: Answer;
+  readonly set: (part: Partial<State>) => void;
+  readonly state: State;
+  readonly out: ((names: readonly string[]) => void) | null; // knocks out, where the page is live
+}
+
+export function Sources(props: Props): JSX.Element {
+  const { answer } = props;
+  const [more, show] = useState(false);
+  const rows = useMemo(() => ranked(answer), [answer]);
+  const shown = more ? rows : rows.slice(0, SHOWN);
+  const top = (of: (row: Source) => number | null) => Math.max(...rows.map((row) => Math.abs(of(row) ?? 0)), 0) || 1;
+  const tops = { direct: top((row) => row.direct), effect: top((row) => row.effect) };
+  const measured = rows.some((row) => row.effect !== null);
+  return (
+    <>
+      <div class="scroll" role="region" aria-label="What writes to the target" tabIndex={0}>
+        <table class="sources">
+          <thead>
+            <tr>
+              <th>part</th><th class="n" colSpan={2}>it writes (direct)</th>
+              {measured && <><th class="n" colSpan={2}>lost without it (effect)</th><th class="n">at its mean</th><th>do they agree</th></>}
+              {props.out && <th><span class="unseen">knock out</span></th>}
+            </tr>
+          </thead>
+          <tbody>{shown.map((row) => <Row key={row.name} row={row} tops={tops} measured={measured} {...props} />)}</tbody>
+        </table>
+      </div>
+      {rows.length > SHOWN && (
+        <button type="button" class="link" aria-expanded={more} onClick={() => show(!more)}>
+          {more ? "Fewer parts" : `All ${rows.length} parts, layers and pairs`}
+        </button>
+      )}
+      <Tools name="Parts" figure={() => sourceFigure(answer, rows)} />
+    </>
+  );
+}
+
+interface RowProps extends Props {
+  readonly row: Source;
+  readonly tops: { direct: number; effect: number };
+  readonly measured: boolean;
+}
+
+function Row({ row, tops, measured, set, state, out }: RowProps): JSX.Element {
+  return (
+    <tr>
+      <th scope="row">
+        <button type="button" class="link" onClick={() => set(toPaths(row.name, state))} title={`The paths of ${row.name}`}>
+          <code><Text>{row.label}</Text></code>
+        </button>
+      </th>
+      <td class="n">{signed(row.direct)}</td><td class="bars"><Bar value={row.direct} top={tops.direct} /></td>
+      {measured && <Effect row={row} top={tops.effect} />}
+      {out && <td>{row.effect !== null && <button type="button" onClick={() => out([row.name])}>knock out</button>}</td>}
+    </tr>
+  );
+}
+
+function Effect({ row, top }: { row: Source; top: number }): JSX.Element {
+  if (row.effect === null) return <><td class="n">–</td><td /><td class="n">–</td><td class="soft">not taken out</td></>;
+  return (
+    <>
+      <td class="n">{signed(row.effect)}</td><td class="bars"><Bar value={row.effect} top={top} hollow /></td>
+      <td class="n">{row.effect_mean === null ? "–" : signed(row.effect_mean)}</td>
+      <td><Verdict row={row} /></td>
+    </>
+  );
+}
+
+/** In words; the reason is shown where it is pointed at or focused. */
+function Verdict({ row }: { row: Source }): JSX.Element {
+  const why = row.why ?? "";
+  return (
+    <span class={`verdict ${row.verdict === "confirmed" ? "good" : "bad"}`} tabIndex={0}>
+      {row.verdict === "confirmed" ? "✓" : "✗"} {row.verdict}
+      {why && <span class="why" role="note"><Text>{why}</Text></span>}
+    </span>
+  );
+}
+
+/** The branches of the tree that a part, or a pair, is. */
+function toPaths(name: string, state: State): Partial<State> {
+  const key = name.replaceAll(", ", ",");
+  const top = key.split(/[@(]/)[0] ?? key;
+  return { view: "paths", through: "", path: null, open: [...new Set([...state.open, top, key])] };
+}
+
+/** The largest first, by what happens without them where that is known. */
+function ranked(answer: Answer): Source[] {
+  const size = (row: Source) => Math.max(Math.abs(row.direct), Math.abs(row.effect ?? 0));
+  return [...answer.sources, ...(answer.cuts ?? [])].sort((one, other) => size(other) - size(one));
+}

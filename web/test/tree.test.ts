@@ -1,0 +1,41 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { type Branch, lit, starts, through, Tree } from "../src/prompt/tree";
+import { answer } from "./answer";
+
+test("every branch is the sum of what is below it, down to single paths", () => {
+  const tree = new Tree(answer());
+  const check = (branch: Branch): void => {
+    const below = tree.below(branch);
+    if (!below.length) return assert.equal(branch.terms.length, 1);
+    assert.ok(Math.abs(tree.sum(below.flatMap((one) => one.terms)) - branch.value) < 1e-12);
+    assert.deepEqual(below.flatMap((one) => one.terms).sort(), [...branch.terms].sort());
+    below.forEach(check);
+  };
+  const top = tree.top();
+  assert.deepEqual(top.map(({ key, value }) => [key, value]), [["mlp1", 2], ["L1H0@0→1(embed)", -1], ["embed", 0.5]]);
+  top.forEach(check);
+});
+
+test("a branch is named by how its paths begin, one path by all of it", () => {
+  const tree = new Tree(answer());
+  const [mlp] = tree.top();
+  const below = tree.below(mlp as Branch);
+  assert.deepEqual(below.map((one) => one.key), ["mlp1(embed,embed)", "mlp1(L1H0@0→1(embed),embed)"]);
+  assert.equal(below[1]?.label, "mlp1(L1H0@0 a→1 ␣b(embed), embed)");
+});
+
+test("tokens get what starts at them, in equal parts", () => {
+  const made = answer();
+  assert.deepEqual(starts(made), [[1], [0], [0, 1], [1]]);
+  assert.deepEqual(lit(made, [0, 1, 2, 3]), [-1.25, 2.75]);
+  assert.deepEqual(through(made, "@0"), [1, 2]);
+  assert.deepEqual(through(made, "L1H0"), [1, 2]);
+  assert.deepEqual(through(made, ""), [0, 1, 2, 3]);
+});
+
+test("a path that is not taken apart to the end starts at no token", () => {
+  const made = answer();
+  made.nodes[0] = { s: "L1H0", t: 1 };
+  assert.deepEqual(starts(made), [[], [0], [], []]);
+});
