@@ -1,5 +1,6 @@
 // Files of what is drawn and listed: SVG, PNG and CSV, made in the page, without a network.
 
+import { button, dom } from "./dom";
 import type { Cell, Figure, Trace } from "./figure/data";
 import { INK } from "./figure/data";
 import { words } from "./figure/words";
@@ -8,21 +9,28 @@ import { type Shape, svgFile } from "./svg";
 const SHARP = 2; // pixels of a PNG for one of the screen
 const LONGEST = 60; // characters of a file's name
 
-/** Buttons that save a figure: as SVG, PNG and CSV. */
-export function exportTools(name: string, shape: () => Shape | null, figure: Figure): HTMLElement {
-  const tools = document.createElement("div");
-  tools.className = "figure-tools";
+/** Buttons that save a figure: as SVG, PNG and CSV; and one that lets `box` fill the screen. */
+export function exportTools(name: string, shape: () => Shape | null, figure: Figure, box: HTMLElement): HTMLElement {
+  const tools = dom("div", { class: "figure-tools" });
   const title = words(figure.layout.title?.text) || name;
   const drawn = (save: (name: string, shape: Shape) => void) => (): void => {
     const now = shape();
     if (now) save(title, now);
   };
   tools.append(
-    button("SVG", `Save as SVG: ${title}`, drawn(saveSvg)),
-    button("PNG", `Save as PNG: ${title}`, drawn((file, now) => void savePng(file, now))),
-    button("CSV", `Save as CSV: ${title}`, () => saveCsv(title, figureTable(figure))),
+    ...fullScreen(box, title),
+    button("SVG", drawn(saveSvg), { "aria-label": `SVG: save ${title}` }),
+    button("PNG", drawn((file, now) => void savePng(file, now)), { "aria-label": `PNG: save ${title}` }),
+    button("CSV", () => saveCsv(title, figureTable(figure)), { "aria-label": `CSV: save ${title}` }),
   );
   return tools;
+}
+
+/** A button that lets `box` fill the screen, and not any more; none where that is not allowed. */
+export function fullScreen(box: HTMLElement, title: string): HTMLElement[] {
+  if (!document.fullscreenEnabled) return [];
+  const turn = (): void => void (document.fullscreenElement === box ? document.exitFullscreen() : box.requestFullscreen());
+  return [button("Full screen", turn, { "aria-label": `Full screen: ${title}` })];
 }
 
 /** A table: its columns, and its rows in their order. */
@@ -140,13 +148,4 @@ function save(name: string, blob: Blob): void {
   [link.href, link.download] = [address, name];
   link.click();
   setTimeout(() => URL.revokeObjectURL(address), 10_000);
-}
-
-function button(text: string, label: string, action: () => void): HTMLButtonElement {
-  const made = document.createElement("button");
-  made.type = "button";
-  made.textContent = text;
-  made.setAttribute("aria-label", label);
-  made.addEventListener("click", action);
-  return made;
 }

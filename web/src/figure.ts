@@ -43,7 +43,7 @@ class FigureView {
     this.tip.className = "figure-tip";
     this.tip.setAttribute("role", "status");
     this.tip.hidden = true;
-    const tools = exportTools(drawing.name ?? drawing.spoken, () => this.scene?.shape ?? null, figure);
+    const tools = exportTools(drawing.name ?? drawing.spoken, () => this.scene?.shape ?? null, figure, box);
     box.replaceChildren(this.place, this.tip, tools);
     this.listen();
     this.draw();

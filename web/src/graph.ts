@@ -2,7 +2,7 @@
 // pairs layers multiply. Nodes are walked by arrow keys, opened, pinned, grouped, hidden and named.
 
 import { button, dom, isolated } from "./dom";
-import { saveCsv, saveJson, savePng, saveSvg, type Table } from "./export";
+import { fullScreen, saveCsv, saveJson, savePng, saveSvg, type Table } from "./export";
 import { measured } from "./figure/text";
 import { type GraphNode, type Material, material, TARGET } from "./graph/data";
 import { colour, said, type Sketch, sketch } from "./graph/draw";
@@ -240,9 +240,10 @@ class GraphView {
       ...(this.isFile && this.answer.terms.length ? [tool("Back to the answer", () => this.back())] : []),
       tool("Save graph", () => this.save(), { title: "As JSON in Neuronpedia's layout, with pins, groups and labels" }),
       tool("Open graph", () => file.click()),
-      tool("SVG", () => this.sketch && saveSvg(this.fileName(), this.sketch.shape), { "aria-label": "Save as SVG" }),
-      tool("PNG", () => this.sketch && void savePng(this.fileName(), this.sketch.shape), { "aria-label": "Save as PNG" }),
-      tool("CSV", () => saveCsv(this.fileName(), this.table()), { "aria-label": "Save the links as CSV" }),
+      tool("SVG", () => this.sketch && saveSvg(this.fileName(), this.sketch.shape), { "aria-label": "SVG: save the graph" }),
+      tool("PNG", () => this.sketch && void savePng(this.fileName(), this.sketch.shape), { "aria-label": "PNG: save the graph" }),
+      tool("CSV", () => saveCsv(this.fileName(), this.table()), { "aria-label": "CSV: save the links" }),
+      ...fullScreen(this.box, `graph of ${printable(this.material.target)}`),
       dom("details", { class: "graph-keys" }, dom("summary", {}, "Keys"), KEYS),
       file,
     );
