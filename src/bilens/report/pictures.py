@@ -1,5 +1,5 @@
-"""Vectors over pixels as pictures: a diverging map centred on 0 that colour-blind readers can tell
-apart.
+"""Vectors over pixels as pictures, in the colours of figures: blue is positive, orange negative, 0
+white.
 """
 
 import base64
@@ -9,15 +9,16 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
-from plotly.colors import sample_colorscale, unlabel_rgb
 from torch import Tensor
 
-# ColorBrewer's RdBu: blue is positive, red negative, white zero. Its two arms differ in lightness
-# for every reader.
-_SCALE = (
-    np.array([unlabel_rgb(colour) for colour in sample_colorscale("RdBu", 255)])
-    .round()
-    .astype(np.uint8)
+from bilens.base.charts import NEGATIVE, NEUTRAL, POSITIVE
+
+STOPS = ("#6a2c00", NEGATIVE, NEUTRAL, POSITIVE, "#00324e")  # dark ends: more steps to tell apart
+PLACES = (-1, -0.6, 0, 0.6, 1)  # of the stops, as shares of the largest |value|
+STEPS = 127  # of colour, to each side of white
+_STOPS = np.array([[int(stop[n : n + 2], 16) for n in (1, 3, 5)] for stop in STOPS])
+_SCALE = np.stack(
+    [np.interp(np.arange(-STEPS, STEPS + 1) / STEPS, PLACES, part) for part in _STOPS.T], 1
 )
 
 
@@ -25,9 +26,11 @@ def picture(values: Tensor, shape: tuple[int, ...]) -> str:
     """``values`` as a PNG data URI of ``shape`` pixels; full colour at ± the largest |value|."""
     grid = values.detach().double().cpu().reshape(shape).numpy()
     largest = np.abs(grid).max()
-    index = np.rint((grid / largest if largest > 0 else grid) * 127 + 127).astype(int)
+    index = np.rint((grid / largest if largest > 0 else grid) * STEPS + STEPS).astype(int)
     buffer = io.BytesIO()
-    Image.fromarray(_SCALE[index]).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(_SCALE[index].round().astype(np.uint8)).save(
+        buffer, format="PNG", optimize=True
+    )
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

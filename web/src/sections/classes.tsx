@@ -28,7 +28,7 @@ function Legend({ pictured }: { pictured: boolean }): JSX.Element {
   }
   return (
     <p class="soft">
-      Pictures: <span class="key" role="img" aria-label="colour scale: red negative, white zero, blue positive" /> from
+      Pictures: <span class="key" role="img" aria-label="colour scale: orange negative, white zero, blue positive" /> from
       −max to +max of each; the sign of a whole vector has no meaning. Charts: the 20 largest and smallest
       eigenvalues at most.
     </p>
