@@ -12,6 +12,7 @@ import { Toolbar } from "./bar";
 import { PromptView } from "./prompt/view";
 import { type Store, useStore } from "./store";
 import type { BilensDocument, PromptData, Section } from "./types";
+import { goTo } from "./scroll";
 import { Text } from "./ui";
 
 interface Props {
@@ -29,9 +30,24 @@ export function App({ made, store, root }: Props): JSX.Element {
         A bilinear layer, (W1 x) ⊙ (W2 x), is a third-order tensor. Everything below is exact, or says what
         it left out.
       </p>
+      <Contents sections={made.sections} root={root} />
       {made.sections.map((section) => <Part key={section.id} section={section} made={made} store={store} />)}
       <p class="soft">Made by bilens {made.bilens}{made.made && `, ${made.made}`}.</p>
     </main>
+  );
+}
+
+const FEW = 3; // sections that need no list of them
+
+/** The sections by name. The address is the state's, so that these are no links. */
+function Contents({ sections, root }: { sections: readonly Section[]; root: HTMLElement }): JSX.Element | null {
+  if (sections.length < FEW) return null;
+  return (
+    <nav aria-label="Sections">
+      {sections.map(({ id, title }) => (
+        <button type="button" class="link" key={id} onClick={() => goTo(root, id)}><Text>{title}</Text></button>
+      ))}
+    </nav>
   );
 }
 
@@ -43,7 +59,7 @@ function Part({ section, made, store }: PartProps): JSX.Element {
   const title = `${section.id}-title`;
   return (
     <section id={section.id} class={section.kind} aria-labelledby={title}>
-      <h2 id={title}><Text>{section.title}</Text></h2>
+      <h2 id={title} tabIndex={-1}><Text>{section.title}</Text></h2>
       <Guarded><Body section={section} made={made} store={store} /></Guarded>
     </section>
   );

@@ -2,6 +2,7 @@
 
 import type { JSX } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { goTo } from "./scroll";
 import { everything, found, type Hit } from "./search";
 import { encode } from "./state";
 import { type Store, useStore } from "./store";
@@ -60,7 +61,7 @@ function Search({ made, store, root }: Props): JSX.Element {
     if (!hit) return;
     store.set(hit.state);
     look("");
-    root.querySelector(`#${CSS.escape(hit.section)}`)?.scrollIntoView();
+    goTo(root, hit.section);
   };
   const key = (event: KeyboardEvent) => {
     if (event.key === "ArrowDown") move(Math.min(at + 1, hits.length - 1));

@@ -5,6 +5,14 @@ import { encode, START, type State } from "./state";
 
 const REMEMBERED = 200; // steps
 
+/** What changes, or what does given what is. */
+export type Change = Partial<State> | ((state: State) => Partial<State>);
+export type SetState = (change: Change) => void;
+
+export function changed(change: Change, state: State): Partial<State> {
+  return typeof change === "function" ? change(state) : change;
+}
+
 export class Store {
   private past: State[] = [];
   private future: State[] = [];
@@ -14,8 +22,8 @@ export class Store {
   constructor(public state: State = START) {}
 
   /** A step that can be undone. Nothing where nothing changes. */
-  set(part: Partial<State>): void {
-    const next = { ...this.state, ...part };
+  set(change: Change): void {
+    const next = { ...this.state, ...changed(change, this.state) };
     if (encode(next) === encode(this.state)) return;
     this.past = [...this.past, this.state].slice(-REMEMBERED);
     this.future = [];

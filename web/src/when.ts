@@ -9,18 +9,40 @@ export function soon(element: Element, draw: () => void): () => void {
   const now = () => {
     if (!waits) return;
     waits = false;
-    watcher.disconnect();
+    leave(element);
     draw();
   };
-  const watcher = new IntersectionObserver((seen) => {
-    if (seen.some((entry) => entry.isIntersecting)) now();
-  }, { rootMargin: NEAR });
-  watcher.observe(element);
+  inSight(element, now);
   whenIdle(now);
   return () => {
     waits = false;
-    watcher.disconnect();
+    leave(element);
   };
+}
+
+const WAITING = new Map<Element, () => void>();
+let watcher: IntersectionObserver | null = null; // one for all
+
+/** Calls `draw` once, when it comes near the window; what is returned takes it back. */
+export function inSight(element: Element, draw: () => void): () => void {
+  watcher ??= new IntersectionObserver(seen, { rootMargin: NEAR });
+  WAITING.set(element, draw);
+  watcher.observe(element);
+  return () => leave(element);
+}
+
+function seen(entries: readonly IntersectionObserverEntry[]): void {
+  for (const { target, isIntersecting } of entries) {
+    const draw = isIntersecting ? WAITING.get(target) : undefined;
+    if (!draw) continue;
+    leave(target);
+    draw();
+  }
+}
+
+function leave(element: Element): void {
+  WAITING.delete(element);
+  watcher?.unobserve(element);
 }
 
 // Safari has no requestIdleCallback.

@@ -5,6 +5,7 @@ import type { JSX } from "preact";
 import { useState } from "preact/hooks";
 import { percent } from "../numbers";
 import type { State } from "../state";
+import type { SetState } from "../store";
 import type { Answer, Likely, PromptData } from "../types";
 import { Text } from "../ui";
 import type { Asked } from "./asked";
@@ -15,7 +16,7 @@ interface Props {
   readonly what: Asked;
   readonly live: boolean;
   readonly state: State;
-  readonly set: (part: Partial<State>) => void;
+  readonly set: SetState;
 }
 
 export function Asking(props: Props): JSX.Element {

@@ -5,6 +5,7 @@ import type { JSX } from "preact";
 import { useMemo, useState } from "preact/hooks";
 import { general } from "../numbers";
 import type { State } from "../state";
+import type { SetState } from "../store";
 import type { Answer, Patterns } from "../types";
 import { Text, Tools } from "../ui";
 import { heatFigure } from "./figures";
@@ -15,14 +16,21 @@ import { Strip } from "./strip";
 interface Props {
   readonly answer: Answer;
   readonly state: State;
-  readonly set: (part: Partial<State>) => void;
+  readonly set: SetState;
 }
 
 export function AttentionPanel({ answer, state, set }: Props): JSX.Element {
-  const { patterns } = answer;
-  if (!patterns) return <p class="soft">Every path of this model is taken through its attention: no pattern is held given.</p>;
+  if (!answer.patterns) return <p class="soft">Every path of this model is taken through its attention: no pattern is held given.</p>;
+  return <Heads answer={answer} state={state} set={set} patterns={answer.patterns} />;
+}
+
+function Heads({ answer, state, set, patterns }: Props & { patterns: Patterns }): JSX.Element {
   const head = patterns.heads.includes(state.head) ? state.head : mostGiven(answer, patterns);
-  const held = pattern(patterns, head);
+  const held = useMemo(() => pattern(patterns, head), [patterns, head]);
+  const pick = useMemo(() => (name: string) => set({ head: name }), [set]);
+  const heads = useMemo(() => patterns.heads.map((name) => (
+    <Small key={name} name={name} patterns={patterns} size={answer.tokens.length} chosen={name === head} pick={pick} />
+  )), [patterns, head, pick]);
   return (
     <>
       <p class="soft">
@@ -30,20 +38,18 @@ export function AttentionPanel({ answer, state, set }: Props): JSX.Element {
         head; point at a token, or walk there by arrow keys, to light what it looks at.
       </p>
       <div class="maps" role="group" aria-label="Heads">
-        {patterns.heads.map((name, n) => (
-          <Small key={name} name={name} patterns={patterns} n={n} size={answer.tokens.length} chosen={name === head} pick={() => set({ head: name })} />
-        ))}
+        {heads}
       </div>
       {held && <Large answer={answer} head={head} held={held} set={set} />}
     </>
   );
 }
 
-function Small(props: { name: string; patterns: Patterns; n: number; size: number; chosen: boolean; pick: () => void }): JSX.Element {
-  const held = useMemo(() => pattern(props.patterns, props.name), [props.patterns, props.name]);
+function Small(props: { name: string; patterns: Patterns; size: number; chosen: boolean; pick: (name: string) => void }): JSX.Element {
+  const held = useMemo(() => () => pattern(props.patterns, props.name), [props.patterns, props.name]);
   return (
-    <button type="button" aria-pressed={props.chosen} onClick={props.pick}>
-      {held && <PatternMap pattern={held} size={props.size} />}
+    <button type="button" aria-pressed={props.chosen} onClick={() => props.pick(props.name)}>
+      <PatternMap held={held} size={props.size} />
       <Text>{props.name}</Text>
     </button>
   );
@@ -52,6 +58,7 @@ function Small(props: { name: string; patterns: Patterns; n: number; size: numbe
 function Large(props: { answer: Answer; head: string; held: Pattern; set: Props["set"] }): JSX.Element {
   const { answer, head, held } = props;
   const [pointed, point] = useState<number | null>(null);
+  const read = useMemo(() => () => held, [held]);
   const names = answer.tokens.map((token) => token.name);
   const query = pointed ?? answer.position;
   const row = held.row(query, names.length);
@@ -70,7 +77,7 @@ function Large(props: { answer: Answer; head: string; held: Pattern; set: Props[
         <p class="soft" aria-live="polite">{most(row, names)}</p>
         <button type="button" onClick={() => props.set({ view: "paths", through: head, path: null })}>Its paths</button>
       </div>
-      <div><PatternMap pattern={held} size={names.length} row={query} /><Tools name={`Pattern of ${head}`} figure={figure} /></div>
+      <div><PatternMap held={read} size={names.length} row={query} /><Tools name={`Pattern of ${head}`} figure={figure} /></div>
     </div>
   );
 }

@@ -3,7 +3,7 @@
 import type { JSX } from "preact";
 import { useState } from "preact/hooks";
 import { general, percent } from "../numbers";
-import type { State } from "../state";
+import type { SetState } from "../store";
 import { printable } from "../text";
 import type { Answer, Lens } from "../types";
 import { Text, Tools } from "../ui";
@@ -11,12 +11,21 @@ import { goal, lensFigure } from "./figures";
 
 interface Props {
   readonly answer: Answer;
-  readonly set: (part: Partial<State>) => void;
+  readonly set: SetState;
+}
+
+const WINDOW = 24; // positions side by side; a wider table is slow to lay out
+
+function range(start: number, end: number): number[] {
+  return Array.from({ length: end - start }, (_, n) => start + n);
 }
 
 export function LensPanel({ answer, set }: Props): JSX.Element {
   const { lens } = answer;
   const [at, point] = useState<[number, number] | null>(null);
+  const count = answer.tokens.length;
+  const [last, move] = useState(Math.min(count, Math.max(WINDOW, answer.position + 1)));
+  const shown = range(Math.max(0, last - WINDOW), last);
   if (!lens) return <p class="soft">The stream of this model cannot be read at its parts.</p>;
   return (
     <>
@@ -24,16 +33,23 @@ export function LensPanel({ answer, set }: Props): JSX.Element {
         The likeliest token if the stream were read there, the surer the darker. Pick a cell for what comes
         next at its position.
       </p>
+      {count > WINDOW && (
+        <p class="chooser">
+          <button type="button" disabled={last <= WINDOW} onClick={() => move(Math.max(WINDOW, last - WINDOW))}>Earlier</button>
+          <span>positions {shown[0]} to {last - 1} of {count}</span>
+          <button type="button" disabled={last >= count} onClick={() => move(Math.min(count, last + WINDOW))}>Later</button>
+        </p>
+      )}
       <div class="scroll" role="region" aria-label="What the stream says by part and position" tabIndex={0}>
         <table class="lens">
-          <thead><tr><th>after</th>{answer.tokens.map((token, n) => <th key={n} aria-current={n === answer.position || undefined}>{n} <Text>{token.name}</Text></th>)}</tr></thead>
+          <thead><tr><th>after</th>{shown.map((n) => <th key={n} aria-current={n === answer.position || undefined}>{n} <Text>{answer.tokens[n]?.name ?? ""}</Text></th>)}</tr></thead>
           <tbody
             onPointerOver={(event) => point(cellOf(event.target))}
             onPointerLeave={() => point(null)}
-            onClick={(event) => { const found = cellOf(event.target); if (found) set({ pos: found[1] }); }}
+            onClick={(event) => { const found = cellOf(event.target); if (found) set({ pos: found[1], target: "", versus: "", path: null }); }}
           >
             {lens.places.map((place, n) => (
-              <tr key={place}><th scope="row">{place}</th>{lens.says[n]?.map((said, t) => <Cell key={t} lens={lens} n={n} t={t} said={said} />)}</tr>
+              <tr key={place}><th scope="row">{place}</th>{shown.map((t) => <Cell key={t} lens={lens} n={n} t={t} />)}</tr>
             ))}
           </tbody>
         </table>
@@ -46,9 +62,9 @@ export function LensPanel({ answer, set }: Props): JSX.Element {
 
 const DEEPEST = 68; // % of the full colour
 
-function Cell({ lens, n, t, said }: { lens: Lens; n: number; t: number; said: string }): JSX.Element {
+function Cell({ lens, n, t }: { lens: Lens; n: number; t: number }): JSX.Element {
   const sure = lens.probabilities[n]?.[t] ?? 0;
-  return <td data-at={`${n},${t}`} style={{ "--lit": `${Math.round(DEEPEST * sure)}%` }}><Text>{said}</Text></td>;
+  return <td data-at={`${n},${t}`} style={{ "--lit": `${Math.round(DEEPEST * sure)}%` }}><Text>{lens.says[n]?.[t] ?? ""}</Text></td>;
 }
 
 function cellOf(target: EventTarget | null): [number, number] | null {

@@ -2,28 +2,28 @@
 
 import type { JSX } from "preact";
 import { useEffect, useRef } from "preact/hooks";
-import { soon } from "../when";
+import { inSight } from "../when";
 import type { Pattern } from "./patterns";
 
 const DARK = [0, 90, 145] as const; // of a weight of 1, on any background
 
 export function PatternMap(props: {
-  pattern: Pattern;
+  held: () => Pattern | null; // read when it comes into sight
   size: number;
   row?: number | null;
   columns?: readonly number[];
 }): JSX.Element {
-  const { pattern, size } = props;
+  const { held, size } = props;
   const place = useRef<HTMLCanvasElement>(null);
   useEffect(() => {
     const canvas = place.current;
-    return canvas ? soon(canvas, () => paint(canvas, pattern, size)) : undefined;
-  }, [pattern, size]);
+    return canvas ? inSight(canvas, () => paint(canvas, held(), size)) : undefined;
+  }, [held, size]);
   const percent = (n: number) => `${(100 * n) / size}%`;
   const step = percent(1);
   return (
     <span class="map" aria-hidden="true">
-      <canvas ref={place} width={size} height={size} />
+      <canvas ref={place} width={1} height={1} />
       {props.row != null && <span class="row" style={{ top: percent(props.row), height: step }} />}
       {props.columns?.map((column) => (
         <span key={column} class="cell" style={{ left: percent(column), top: percent(props.row ?? 0), width: step, height: step }} />
@@ -32,9 +32,10 @@ export function PatternMap(props: {
   );
 }
 
-function paint(canvas: HTMLCanvasElement, pattern: Pattern, size: number): void {
+function paint(canvas: HTMLCanvasElement, pattern: Pattern | null, size: number): void {
   const context = canvas.getContext("2d");
-  if (!context) return;
+  if (!context || !pattern) return;
+  [canvas.width, canvas.height] = [size, size];
   const image = context.createImageData(size, size);
   for (let query = 0; query < size; query += 1) {
     for (let key = 0; key <= query; key += 1) {

@@ -5,6 +5,7 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { drawFigure } from "../figure";
 import { general, signed } from "../numbers";
 import type { State } from "../state";
+import type { SetState } from "../store";
 import { printable } from "../text";
 import type { Answer, PairMatrix } from "../types";
 import { goal, pairFigure, pairValue, strongest } from "./figures";
@@ -14,7 +15,7 @@ const MOST = 24; // sources of a layer that are drawn at first
 interface Props {
   readonly answer: Answer;
   readonly state: State;
-  readonly set: (part: Partial<State>) => void;
+  readonly set: SetState;
 }
 
 export function PairsPanel({ answer, state, set }: Props): JSX.Element {

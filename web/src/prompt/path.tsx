@@ -4,7 +4,7 @@
 import type { JSX } from "preact";
 import { useMemo } from "preact/hooks";
 import { general, percent, signed } from "../numbers";
-import type { State } from "../state";
+import type { SetState } from "../store";
 import type { Answer, Node } from "../types";
 import { Copy, Text } from "../ui";
 import { PatternMap } from "./map";
@@ -15,7 +15,7 @@ interface Props {
   readonly answer: Answer;
   readonly tree: Tree;
   readonly term: number;
-  readonly set: (part: Partial<State>) => void;
+  readonly set: SetState;
 }
 
 /** A head on the path, and where it looks. */
@@ -54,10 +54,11 @@ export function PathCard({ answer, tree, term, set }: Props): JSX.Element {
 }
 
 function Given({ look, answer, set }: { look: Look; answer: Answer; set: Props["set"] }): JSX.Element {
+  const held = useMemo(() => () => look.pattern, [look.pattern]);
   const names = look.keys.map((key) => `${key} ${answer.tokens[key]?.name ?? ""}: ${general(look.pattern.at(look.query, key), 3)}`);
   return (
     <button type="button" class="given" onClick={() => set({ view: "attention", head: look.head })}>
-      <PatternMap pattern={look.pattern} size={answer.tokens.length} row={look.query} columns={look.keys} />
+      <PatternMap held={held} size={answer.tokens.length} row={look.query} columns={look.keys} />
       <span><b>{look.head}</b> at {look.query} <Text>{answer.tokens[look.query]?.name ?? ""}</Text> looks at <Text>{names.join(", ")}</Text></span>
     </button>
   );

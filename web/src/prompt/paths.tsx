@@ -4,6 +4,7 @@ import type { JSX } from "preact";
 import { useMemo, useState } from "preact/hooks";
 import { general, percent, signed } from "../numbers";
 import type { State } from "../state";
+import type { SetState } from "../store";
 import type { Answer } from "../types";
 import { Bar, Text, Tools } from "../ui";
 import { branchFigure } from "./figures";
@@ -15,7 +16,7 @@ const SHOWN = 12; // branches under one; the others are together in a line that 
 interface Props {
   readonly answer: Answer;
   readonly state: State;
-  readonly set: (part: Partial<State>) => void;
+  readonly set: SetState;
   readonly point: (terms: readonly number[] | null) => void; // lights the tokens of some paths
 }
 
@@ -62,8 +63,8 @@ function Sum({ answer, top }: { answer: Answer; top: number }): JSX.Element {
   const what = answer.versus ? "the difference of the logits" : "the logit";
   return (
     <div class="sum">
-      <p><Value value={answer.remainder} top={top} rest /> remainder: {answer.left_out} paths that were not kept</p>
-      <p><b class="value">{answer.total_said}</b> together: {what}{answer.error > 0 && `, which the model's own pass gives within ${general(answer.error, 2)}`}</p>
+      <p><Value value={answer.remainder} top={top} rest /> <span>remainder: {answer.left_out} paths that were not kept</span></p>
+      <p><b class="value">{answer.total_said}</b> <span>together: {what}{answer.error > 0 && `, which the model's own pass gives within ${general(answer.error, 2)}`}</span></p>
     </div>
   );
 }

@@ -4,6 +4,7 @@ import type { JSX } from "preact";
 import { useMemo, useState } from "preact/hooks";
 import { signed } from "../numbers";
 import type { State } from "../state";
+import type { SetState } from "../store";
 import type { Answer, Source } from "../types";
 import { Bar, Text, Tools } from "../ui";
 import { sourceFigure } from "./figures";
@@ -12,8 +13,7 @@ const SHOWN = 10; // rows, before the others are asked for
 
 interface Props {
   readonly answer: Answer;
-  readonly set: (part: Partial<State>) => void;
-  readonly state: State;
+  readonly set: SetState;
   readonly out: ((names: readonly string[]) => void) | null; // knocks out, where the page is live
 }
 
@@ -55,11 +55,11 @@ interface RowProps extends Props {
   readonly measured: boolean;
 }
 
-function Row({ row, tops, measured, set, state, out }: RowProps): JSX.Element {
+function Row({ row, tops, measured, set, out }: RowProps): JSX.Element {
   return (
     <tr>
       <th scope="row">
-        <button type="button" class="link" onClick={() => set(toPaths(row.name, state))} title={`The paths of ${row.name}`}>
+        <button type="button" class="link" onClick={() => set((state) => toPaths(row.name, state))} title={`The paths of ${row.name}`}>
           <code><Text>{row.label}</Text></code>
         </button>
       </th>

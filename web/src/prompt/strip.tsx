@@ -85,7 +85,7 @@ export function Legend({ largest, unit }: { largest: number; unit: string }): JS
   return (
     <span class="legend">
       <span>takes away {signed(-largest, 3)}</span>
-      <span class="ramp" role="img" aria-label="orange takes away, white is 0, blue adds" />
+      <span class="ramp" role="img" aria-label="orange takes away, no colour is 0, blue adds" />
       <span>{signed(largest, 3)} adds{unit && ` (${unit})`}</span>
     </span>
   );

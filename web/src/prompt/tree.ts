@@ -93,8 +93,17 @@ export class Tree {
 
 const TOKENS = new Set(["embedding", "position"]);
 
+type Places = (readonly number[])[];
+const STARTS = new WeakMap<Answer, Places>();
+
 /** Where each path starts at a token: nowhere, if it is not taken apart to the end. */
-export function starts(answer: Answer): (readonly number[])[] {
+export function starts(answer: Answer): Places {
+  const known = STARTS.get(answer) ?? startsOf(answer);
+  STARTS.set(answer, known);
+  return known;
+}
+
+function startsOf(answer: Answer): Places {
   const kinds = new Map(answer.sources.map((source) => [source.name, source.kind]));
   const ends = (node: Node): number[] | null => {
     if (node.k === "latent") return node.l === "base" ? [] : [node.t];

@@ -6,7 +6,7 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { drawGraph, decoded, graphIds, encoded } from "../graph";
 import { percent, signed } from "../numbers";
 import { START, type State, type View, VIEWS } from "../state";
-import type { Store } from "../store";
+import { changed, type SetState, type Store } from "../store";
 import { printable } from "../text";
 import type { Answer, BilensDocument, PromptData } from "../types";
 import { Copy, Folded, Text, Tools } from "../ui";
@@ -34,17 +34,38 @@ interface Props {
 export function PromptView({ id, data, made, store }: Props): JSX.Element {
   const mine = store.state.s === id || (!store.state.s && isFirst(id, made));
   const state = mine ? store.state : START;
-  const set = (part: Partial<State>) => store.set(mine ? { ...part, s: id } : { ...START, ...part, s: id });
+  const set = useMemo(() => setter(store, id, mine), [store, id, mine]);
   const answering = useAnswer(state, data, made);
-  const shared = { answer: answering.answer, state, set };
+  const { answer, what, fits, waits, error } = answering;
+  const live = Boolean(made.live);
+  // drawn anew only where something of theirs changed: a click in the tree draws the tree
+  const tokens = useMemo(() => <Tokens answer={answer} state={state} set={set} />, [answer, state.pos, state.path, set]);
+  const asking = useMemo(
+    () => <Asking answer={answer} state={state} set={set} data={data} what={what} live={live} key={`${state.prompt} ${what.target} ${what.versus}`} />,
+    [answer, state.prompt, what.position, what.target, what.versus, set],
+  );
+  const notice = useMemo(
+    () => <Notice answering={answering} data={data} made={made} set={set} />,
+    [answer, fits, waits, error, what.position, what.target, what.versus, set],
+  );
+  const head = useMemo(() => <Head answer={answer} set={set} live={live} />, [answer, set, live]);
   return (
     <>
-      <Asking {...shared} data={data} what={answering.what} live={Boolean(made.live)} key={`${state.prompt} ${state.target} ${state.versus}`} />
-      <Tokens {...shared} />
-      <Notice answering={answering} data={data} made={made} set={set} />
-      {answering.fits && <Answered {...shared} live={Boolean(made.live)} />}
+      {asking}
+      {tokens}
+      {notice}
+      {fits && head}
+      {fits && <Tabs answer={answer} state={state} set={set} />}
     </>
   );
+}
+
+/** A change in another section makes that the one which the state is about. */
+function setter(store: Store, id: string, mine: boolean): SetState {
+  return (change) => store.set((state) => {
+    const own = mine ? state : START;
+    return { ...own, ...changed(change, own), s: id };
+  });
 }
 
 function isFirst(id: string, made: BilensDocument): boolean {
@@ -54,7 +75,7 @@ function isFirst(id: string, made: BilensDocument): boolean {
 interface Shared {
   readonly answer: Answer;
   readonly state: State;
-  readonly set: (part: Partial<State>) => void;
+  readonly set: SetState;
 }
 
 /** The prompt. A token is asked what comes after it; its value leads to the paths that start there. */
@@ -121,19 +142,20 @@ function Notice(props: { answering: Answering; data: PromptData; made: BilensDoc
   );
 }
 
-function Answered({ answer, state, set, live }: Shared & { live: boolean }): JSX.Element {
+/** What is explained, and what writes it. */
+function Head({ answer, set, live }: Pick<Shared, "answer" | "set"> & { live: boolean }): JSX.Element {
+  const out = (names: readonly string[]) => set((state) => ({ out: [...new Set([...state.out, ...names])] }));
   return (
     <>
-      <Head answer={answer} set={set} />
+      <Explained answer={answer} set={set} />
       {answer.knockout && <KnockedOut answer={answer} set={set} />}
       <h3>What writes it</h3>
-      <Sources answer={answer} state={state} set={set} out={live ? (names) => set({ out: [...new Set([...state.out, ...names])] }) : null} />
-      <Tabs answer={answer} state={state} set={set} />
+      <Sources answer={answer} set={set} out={live ? out : null} />
     </>
   );
 }
 
-function Head({ answer, set }: Pick<Shared, "answer" | "set">): JSX.Element {
+function Explained({ answer, set }: Pick<Shared, "answer" | "set">): JSX.Element {
   return (
     <>
       <h3 class="answer">
@@ -210,7 +232,7 @@ function Panel({ answer, state, set }: Shared): JSX.Element {
     case "attention":
       return <AttentionPanel answer={answer} state={state} set={set} />;
     case "lens":
-      return <LensPanel answer={answer} set={(part) => set({ target: "", versus: "", path: null, ...part })} />;
+      return <LensPanel answer={answer} set={set} />;
   }
 }
 
