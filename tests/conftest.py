@@ -4,6 +4,7 @@ dtype's tolerance.
 
 import lzma
 from collections import Counter
+from pathlib import Path
 
 import jaxtyping
 import pytest
@@ -173,6 +174,21 @@ def write(tmp_path):
         return str(tmp_path / name)
 
     return to
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """A folder of data that lies beside the project on some machines: ``shared("two-qk")``. A test
+    that asks for it is skipped where it is not there.
+    """
+
+    def folder(name):
+        found = Path(__file__).parents[2] / "shared" / "data" / name
+        if not found.is_dir():
+            pytest.skip(f"needs ../shared/data/{name}, which is not here")
+        return found
+
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ def filled(kind, make, dtype, eps=1e-6):
     norm = make_norm(kind, 8, eps).double()
     with torch.no_grad():
         for parameter in norm.parameters():
-            parameter.add_(make.randn(len(parameter)) / 2)
+            parameter.add_(make.randn(*parameter.shape) / 2)
     return norm.to(dtype)
 
 

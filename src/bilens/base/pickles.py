@@ -21,6 +21,8 @@ NESTED = ("model_state_dict", "state_dict", "model", "module")
 ABOUT = ("config", "model_config", "cfg", "args", "hparams", "hyper_parameters")
 # what torch.compile and wrappers put before each name
 PREFIXES = ("_orig_mod.", "module.", "target_model.")
+# a decomposition of the weights of a model, beside them: of param-decomp
+TARGET, DECOMPOSED = "target_model.", ("_components.", "ci_fn.")
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ def pickles_in(folder: Path) -> list[Path]:
 
 def read_pickles(files: Sequence[Path]) -> Pickled:
     """What ``torch.save`` wrote to ``files``: a state dict, or one inside {"model": …}, its names
-    without what wrappers put before them. Weights saved on a GPU come to the CPU.
+    without what wrappers put before them; of a model saved with a decomposition of its weights, the
+    model alone. Weights saved on a GPU come to the CPU.
 
     Nothing in a file is run: ``weights_only`` of torch. Memory: mapped where the format allows.
     Errors: FileError for a file that is missing or damaged, needs more than weights, or holds none,
@@ -103,6 +106,9 @@ def _about(whole: object) -> dict[str, Any]:
 
 
 def _bare(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    target = {name: value for name, value in weights.items() if name.startswith(TARGET)}
+    if target and all(name.startswith(DECOMPOSED) for name in weights.keys() - target.keys()):
+        weights = target
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in weights):
             return _bare({name.removeprefix(prefix): value for name, value in weights.items()})

@@ -142,15 +142,15 @@ class NoNorm(nn.Module):
 
 
 class Scales(nn.Module):
-    """N(x) = w ⊙ x in place of a norm: w learned, one number a channel, or with ``size`` 1 one for
-    all. It folds into what reads it.
+    """N(x) = w ⊙ x in place of a norm: w learned, ``size`` numbers, one a channel, or one for all
+    where there is no size. It folds into what reads it.
 
     >>> scales = bilens.nn.Scales(128)
     >>> torch.equal(scales(x), x * scales.weight)
     True
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, *size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
 
@@ -158,7 +158,7 @@ class Scales(nn.Module):
         return x * self.weight
 
     @property
-    def gain(self) -> Float[Tensor, " _"]:
+    def gain(self) -> Float[Tensor, "*d"]:
         """What each dimension is multiplied with."""
         return self.weight
 
@@ -298,7 +298,7 @@ def make_norm(kind: str, d_model: int, eps: float) -> BuiltNorm:
         case "channel":
             return Scales(d_model)
         case "scalar":
-            return Scales(1)
+            return Scales()
         case "none":
             return NoNorm()
     raise ConfigError("norm", must=f"be one of {', '.join(NORMS)}", got=repr(kind))

@@ -1,5 +1,6 @@
 """Families of checkpoints, one declarative file each (``family`` says what one declares)."""
 
+from bilens.models.families.bilinear_vpd import BILINEAR_VPD
 from bilens.models.families.dooms import DOOMS
 from bilens.models.families.family import Family, Pairing, Weight, paired, renamed
 from bilens.models.families.gemma import GEMMA, GEMMA2, GEMMA3
@@ -17,7 +18,8 @@ from bilens.models.families.tensor_similarity import TENSOR_SIMILARITY
 
 FAMILIES: tuple[Family, ...] = (
     CLASSIFIER, TRANSFORMER, LLAMA, GPT2, GPT_NEO, GPT_NEOX, GEMMA, GEMMA2, GEMMA3, OLMO, OLMO2,
-    PHI3, STABLELM, MIXTRAL, QWEN3_MOE, OLMOE, DOOMS, TDOOMS_IMAGE, TENSOR_SIMILARITY,
+    PHI3, STABLELM, MIXTRAL, QWEN3_MOE, OLMOE, DOOMS, BILINEAR_VPD, TDOOMS_IMAGE,
+    TENSOR_SIMILARITY,
 )  # fmt: skip
 NAMES = {name: family for family in FAMILIES for name in (*family.kinds, family.name) if name}
 

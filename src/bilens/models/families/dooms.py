@@ -8,9 +8,8 @@ weight one.
 
 from typing import Any
 
-from bilens.base.errors import FileError
 from bilens.base.keys import Allowed, Anything, Flag, OneOf, Only, Whole, each
-from bilens.models.families.family import Family, Shapes, Weight
+from bilens.models.families.family import Family, Shapes, Weight, matrix
 from bilens.models.keys import understood
 from bilens.models.transformer.config import TransformerConfig
 
@@ -50,11 +49,8 @@ def config(raw: dict[str, Any], shapes: Shapes) -> TransformerConfig:
     """
     given = DEFAULTS | raw
     understood(OWN).check(given)
-    if len(shapes.get(WTE, ())) != 2:
-        must, got = "be in the checkpoint, tokens by width", shapes.get(WTE, "nothing")
-        raise FileError(WTE, must=must, got=got)
     return TransformerConfig(
-        vocab_size=shapes[WTE][0],
+        vocab_size=matrix(shapes, WTE)[0],
         hidden_size=given["d_model"],
         intermediate_size=given["d_hidden"],
         num_hidden_layers=given["n_layer"],

@@ -10,12 +10,14 @@ kind, biases, positions) is a field of the configuration that ``config`` gives.
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from bilens.base.errors import ConfigError, FileError
 from bilens.base.weights import alone
 
 Shape = tuple[int, ...]
@@ -40,7 +42,8 @@ class Weight:
     ``blocks``: in so many equal parts, each of which holds its rows of every module (head by head,
     where queries, keys and values are fused like that). ``transposed``: (in, out) in the files.
     ``change``: what makes each part bilens's, once it is apart; it keeps the shape. ``biased``:
-    whether the files have its bias, where the model here has one; else it is zero.
+    whether the files have its bias, where the model here has one; else it is zero. ``weight`` and
+    ``bias``: what stands after ``theirs`` in the names of the two.
 
     >>> bilens.models.Weight("wte", ("model.embed_tokens",)).ours
     ('model.embed_tokens',)
@@ -52,6 +55,16 @@ class Weight:
     transposed: bool = False
     change: Callable[[Tensor], Tensor] = unchanged
     biased: bool = True
+    weight: str = ".weight"
+    bias: str = ".bias"
+
+    def named(self, kind: str, numbers: Mapping[str, int]) -> str | None:
+        """The name in the files of its weight, or of its bias, in a layer; None where it is not
+        there.
+        """
+        if self.theirs is None or (kind == "bias" and not self.biased):
+            return None
+        return self.theirs.format(**numbers) + (self.weight if kind == "weight" else self.bias)
 
 
 @dataclass(frozen=True)
@@ -101,7 +114,9 @@ class Pairing:
     def shape(self) -> Shape:
         """What the files hold."""
         shapes = [*self.ours.values()]
-        whole = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+        whole = shapes[0]
+        if len(shapes) > 1:
+            whole = (sum(shape[0] for shape in shapes), *whole[1:])
         return whole[::-1] if self.weight.transposed else whole
 
     @property
@@ -124,6 +139,8 @@ class Pairing:
         ``whole`` where they lie together there as they are, else a copy.
         """
         rows = whole.T if self.weight.transposed and whole.ndim == 2 else whole
+        if len(self.ours) == 1:
+            return {name: alone(self.weight.change(rows)) for name in self.ours}
         blocks = self.weight.blocks
         sizes = [shape[0] // blocks for shape in self.ours.values()]
         parts = rows.unflatten(0, (blocks, -1)).split(sizes, dim=1)
@@ -131,6 +148,31 @@ class Pairing:
             name: alone(self.weight.change(part.flatten(0, 1)))
             for name, part in zip(self.ours, parts, strict=True)
         }
+
+
+def matrix(shapes: Shapes, name: str) -> tuple[int, int]:
+    """The rows and columns of the matrix ``name``. Errors: FileError where it is not there."""
+    shape = shapes.get(name, ())
+    if len(shape) != 2:
+        must = "be in the checkpoint, a matrix"
+        raise FileError(name, must=must, got=shape or "nothing")
+    return shape[0], shape[1]
+
+
+def layers_in(shapes: Shapes, template: str) -> int:
+    """How many layers have the weight ``template``, "{layer}" standing for their number."""
+    names = (template.format(layer=n) for n in range(len(shapes)))
+    return sum(1 for _ in takewhile(shapes.__contains__, names))
+
+
+def require_sizes(given: Mapping[str, Any], found: Mapping[str, int], who: str = "") -> None:
+    """Raise ConfigError for the first size that a configuration gives otherwise than the weights
+    have it.
+    """
+    for key, size in found.items():
+        if given.get(key) not in (None, size):
+            must = f"be {size}, as the weights beside it"
+            raise ConfigError(f"{who}{key}", must=must, got=repr(given[key]))
 
 
 def paired(weights: Sequence[Weight], own: Shapes) -> list[Pairing]:
@@ -169,9 +211,7 @@ def _pairings(weight: Weight, own: Shapes, modules: Iterable[str]) -> Iterator[P
             names = [f"{module.format(**numbers)}.{kind}" for module in weight.ours]
             ours = {name: own[name] for name in names if name in own}
             if ours:
-                theirs = weight.theirs if weight.biased or kind == "weight" else None
-                theirs = theirs and f"{theirs.format(**numbers)}.{kind}"
-                yield Pairing(theirs, ours, weight)
+                yield Pairing(weight.named(kind, numbers), ours, weight)
 
 
 def numbers_in(templates: Sequence[str], modules: Iterable[str]) -> list[dict[str, int]]:

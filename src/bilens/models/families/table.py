@@ -22,8 +22,11 @@ are those of each family's default configuration.
 |---|---|---|---|---|
 """
 TAIL = """
-Also: bilens's own models (`bilens_transformer`, `bilens_classifier`), and the bilinear language
-models of tdooms, whose config.json has no `model_type`.
+Also, whose config.json has no `model_type`: the bilinear language models of tdooms; image
+classifiers of tdooms and of tensor-similarity; the transformers of bilinear-vpd, whose patterns are
+products of two scores, with all of their kinds of norms, also as a decomposition was saved with
+them (`bilens.load("runs/v16/model_final.pt")`). And bilens's own models (`bilens_transformer`,
+`bilens_classifier`).
 
 RoPE may be stretched (linear, llama3, yarn, dynamic, longrope). Norm weights, and LayerNorm's
 centring, fold into what reads them (`model.folded()`); a norm over what a part writes stays. MLPs

@@ -8,10 +8,9 @@ nobody gives has the value that their code gives it.
 from collections.abc import Collection
 from typing import Any
 
-from bilens.base.errors import FileError
 from bilens.base.keys import Allowed, Anything, Flag, each
 from bilens.models.classifier.config import ClassifierConfig
-from bilens.models.families.family import Family, Shapes, Weight
+from bilens.models.families.family import Family, Shapes, Weight, matrix
 from bilens.models.keys import understood
 
 EMBED, HEAD, FIRST = "embed.weight", "head.weight", "blocks.0.weight"
@@ -47,12 +46,7 @@ def config(raw: dict[str, Any], shapes: Shapes) -> ClassifierConfig:
 
 def ends(shapes: Shapes) -> dict[str, Any]:
     """What the embedding and the readout say of the sizes. Errors: FileError without them."""
-    for name in (EMBED, HEAD):
-        if len(shapes.get(name, ())) != 2:
-            must, got = "be in the checkpoint, a matrix", shapes.get(name, "nothing")
-            raise FileError(name, must=must, got=got)
-    width, pixels = shapes[EMBED]
-    classes = shapes[HEAD][0]
+    (width, pixels), (classes, _) = matrix(shapes, EMBED), matrix(shapes, HEAD)
     return {
         "input_shape": IMAGES.get(pixels, (pixels,)),
         "hidden_size": width,
