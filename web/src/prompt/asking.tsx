@@ -87,7 +87,7 @@ function One({ one, answer, set }: { one: Likely; answer: Answer; set: Props["se
         <Text>{one.name}</Text> <span class="soft">{percent(one.probability)}</span>
       </button>
       {!chosen && (
-        <button type="button" class="against" aria-pressed={against} aria-label={against ? "Hold it against nothing" : `Explain ${name} instead of ${one.name}`}
+        <button type="button" class="against" aria-pressed={against} aria-label={against ? `vs ${one.name}: hold it against nothing` : `vs ${one.name}: explain ${name} instead of it`}
           title={against ? "Hold it against nothing" : "Explain the target instead of this"}
           onClick={() => set({ pos: position, target: name, versus: against ? "" : one.name, path: null })}>vs</button>
       )}
