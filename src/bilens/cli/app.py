@@ -50,6 +50,8 @@ COMMANDS = {
     "report": "Everything about a model as one page that opens from file:// with no network.",
     "rules": "The strongest rules of a model from its weights alone: which two tokens write which "
     "next one, or what a head writes and where it looks.",
+    "serve": "The page of a language model, live: type a prompt, a target and a contrast, take "
+    "parts out, and see what makes the logit.",
     "verify": "Check in float64, on this very model's weights, every identity bilens claims; exit "
     "1 when one fails.",
 }

@@ -2,9 +2,19 @@
 libraries. What the page shows of a model is in ``views``, one file each.
 """
 
-from bilens.report.answers import answer
+from bilens.report.answers import Asked, answer
+from bilens.report.live import open_server
 from bilens.report.page import chart
 from bilens.report.paper import write_figure
+from bilens.report.worker import Serving
 from bilens.report.writing import write_page
 
-__all__ = ["answer", "chart", "write_figure", "write_page"]
+__all__ = [
+    "Asked",
+    "Serving",
+    "answer",
+    "chart",
+    "open_server",
+    "write_figure",
+    "write_page",
+]

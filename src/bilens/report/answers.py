@@ -5,7 +5,7 @@ where something is taken out (``effects``, ``knockout``), where heads look, what
 and which pairs layers multiply. All of them are asked of one recording.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -368,10 +368,3 @@ def _is(model: Transformer, name: str, index: int) -> bool:
         return model.output_index(name) == index
     except ArgumentError:
         return False
-
-
-def answers_at(
-    model: Transformer, recording: Recording, positions: Iterable[int], name: str = ""
-) -> list[dict[str, Any]]:
-    """What comes next at each of ``positions``, by its likeliest token."""
-    return [answered(model, recording, Asked(position=t), name) for t in positions]

@@ -5,8 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bilens.models import Classifier, Transformer
+from bilens.report.answers import Asked
 from bilens.training import HeldOut, ImageData
 from bilens.wiring import Prompt
+
+STORY = "Once upon a time there was a little"  # what a language model is asked of, if nothing is
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,8 @@ class Query:
     prompts: tuple[str | Prompt, ...] = ()  # for a language model
     text: HeldOut | None = None  # for one whose MLPs are no tensors
     about: dict[str, Any] = field(default_factory=dict)  # what training.json says of its run
+    name: str = ""  # what the model is loaded by
+    asked: Asked = field(default_factory=Asked)  # of each prompt
 
     def tested_on(self) -> ImageData:
         """The images, which every view of a classifier may count on."""

@@ -8,12 +8,10 @@ from typing import Any
 from bilens.base.errors import ArgumentError
 from bilens.models import Classifier, Transformer
 from bilens.report.page import Page, made, write_sections
-from bilens.report.view import Query
+from bilens.report.view import STORY, Query
 from bilens.report.views import VIEWS
 from bilens.training import HeldOut, ImageData
 from bilens.wiring import Prompt
-
-STORY = "Once upon a time there was a little"
 
 
 def write_page(

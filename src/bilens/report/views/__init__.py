@@ -12,20 +12,20 @@ from bilens.report.views import (
     gates,
     language_facts,
     nearest_tensors,
-    pair_matrices,
-    token_paths,
+    prompt,
     truncation,
 )
 
 VIEWS: tuple[View, ...] = (
     classifier_facts.VIEW,
     language_facts.VIEW,
+    prompt.VIEW,
     exactness.VIEW,
     nearest_tensors.VIEW,
     classes.VIEW,
     truncation.VIEW,
     directions.VIEW,
     gates.VIEW,
-    token_paths.VIEW,
-    pair_matrices.VIEW,
 )
+# of a page that is served: what is cheap
+LIVE: tuple[View, ...] = (language_facts.VIEW, prompt.VIEW)

@@ -1,0 +1,51 @@
+"""A prompt, and what makes a token after it: paths, effects, patterns, what the stream says."""
+
+from functools import partial
+from typing import Any
+
+from bilens.circuits import Recording, record
+from bilens.models import Transformer
+from bilens.report.answers import Asked, answered, exact
+from bilens.report.view import Block, Query, View, is_language_model, prompt_text
+from bilens.wiring import Prompt
+
+EVERY = 24  # tokens of a prompt, up to which each has an answer
+CHEAP = 50_000_000  # multiplications a pass, up to which each has
+OF_THE_PROMPT = ("patterns",)  # the same in each answer: with the first alone
+
+
+def _build(model: Transformer, query: Query) -> list[Block]:
+    return [
+        Block("prompt", f"Prompt: {prompt_text(prompt)!r}", partial(_asked, model, query, prompt))
+        for prompt in query.prompts
+    ]
+
+
+def _asked(model: Transformer, query: Query, prompt: str | Prompt) -> dict[str, Any]:
+    """The answer that was asked for, and of a short prompt and a small model what comes next at
+    every other position too.
+    """
+    explained, asked = exact(model.eval()), query.asked
+    recording = record(explained, prompt)
+    first = answered(explained, recording, asked, query.name, prompt)
+    others = [
+        _other(answered(explained, recording, Asked(position=t), query.name, prompt))
+        for t in _other_positions(explained, recording, first["position"])
+    ]
+    answers = sorted([first, *others], key=lambda one: one["position"])
+    return {"prompt": prompt_text(prompt), "answers": answers, "first": answers.index(first)}
+
+
+def _other_positions(model: Transformer, recording: Recording, asked: int) -> list[int]:
+    length = recording.length
+    if length > EVERY or length * model.num_parameters() > CHEAP:
+        return []
+    return [t for t in range(length) if t != asked]
+
+
+def _other(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer without what the first one has of the whole prompt."""
+    return answer | dict.fromkeys(OF_THE_PROMPT)
+
+
+VIEW = View("prompt", is_language_model, _build)

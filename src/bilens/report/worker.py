@@ -1,0 +1,168 @@
+"""The process that holds the model of a served page and answers one question at a time.
+
+It is another process than the one that listens, which can then end it: an answer that takes too
+long, or that the machine has no memory for, costs that answer and no more.
+"""
+
+import json
+import multiprocessing
+import signal
+from collections import OrderedDict
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+from bilens.base.errors import ArgumentError, BilensError
+from bilens.circuits import record
+from bilens.models import Transformer, load
+from bilens.report.answers import Asked, answered, exact
+from bilens.report.page import Section, document, made, page
+from bilens.report.questions import TOKENS, read_question
+from bilens.report.view import STORY, Query
+from bilens.report.views import LIVE
+from bilens.wiring import Prompt
+
+REMEMBERED = 16  # answers
+PATIENCE = 600.0  # seconds that a model may take to load
+READY, FAILED = "ready", "failed"
+
+
+class Serving(NamedTuple):
+    """What is served: a model folder, what it is called, and the prompts that the page begins
+    with.
+    """
+
+    folder: str
+    prompts: tuple[str, ...]
+    special_tokens: bool = True
+    asked: Asked = Asked()
+
+
+class Worker:
+    """The process, started anew where it has died. Not to be asked by two at once."""
+
+    def __init__(self, serving: Serving) -> None:
+        self.serving = serving
+        self.process: Any = None
+        self.line: Any = None
+        self._start()
+
+    def ask(self, question: Mapping[str, Any], deadline: float) -> bytes:
+        """The answer as JSON. Errors: TimeoutError after ``deadline`` seconds, EOFError where the
+        process died; both times another stands ready for the next question.
+        """
+        if not self.process.is_alive():
+            self._start()
+        try:
+            self.line.send(dict(question))
+            if not self.line.poll(deadline):
+                raise TimeoutError
+            return self.line.recv_bytes()
+        except (TimeoutError, EOFError, OSError):
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the process, whatever it is doing."""
+        self.line.close()
+        self.process.kill()
+        self.process.join()
+
+    def _start(self) -> None:
+        """Start it and wait for the model. Errors: ArgumentError for what cannot be loaded."""
+        context = multiprocessing.get_context("spawn")
+        self.line, far = context.Pipe()
+        self.process = context.Process(target=work, args=(far, self.serving), daemon=True)
+        self.process.start()
+        far.close()
+        try:
+            told, words = self.line.recv() if self.line.poll(PATIENCE) else (FAILED, "no answer")
+        except EOFError:
+            told, words = FAILED, "its process died"
+        if told != READY:
+            self.stop()
+            raise BilensError(words)
+
+
+def work(line: Connection, serving: Serving) -> None:
+    """Load the model and answer until the other end is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that listens
+    try:
+        desk = Desk(serving)
+    except Exception as error:
+        line.send((FAILED, str(error)))
+        return
+    line.send((READY, ""))
+    while True:
+        try:
+            question = line.recv()
+        except EOFError:
+            return
+        line.send_bytes(desk.answer(question))
+
+
+class Desk:
+    """A model, and the answers that it gave last."""
+
+    def __init__(self, serving: Serving) -> None:
+        self.serving, self.model = serving, _model(serving.folder)
+        self.sections: list[Section] = []
+        self.last: OrderedDict[str, bytes] = OrderedDict()
+
+    def answer(self, question: Mapping[str, Any]) -> bytes:
+        """The page, or an answer; what went wrong as ``{"error": one line}``."""
+        try:
+            if "page" in question:
+                return self.page(question["page"])
+            return self.remembered(question)
+        except BilensError as error:
+            return _told(str(error))
+        except Exception as error:
+            return _told(f"{type(error).__name__}: {error}")
+
+    def page(self, live: Mapping[str, str]) -> bytes:
+        """The page, with where to ask. Its first answers are made once."""
+        if not self.sections:
+            self.sections = self._sections()
+        made = document(self.sections, self.serving.folder)
+        return page(made | {"live": dict(live)}).encode()
+
+    def _sections(self) -> list[Section]:
+        texts = self.serving.prompts or (STORY,)
+        prompts = tuple(Prompt(text, self.serving.special_tokens) for text in texts)
+        query = Query(prompts=prompts, asked=self.serving.asked, name=self.serving.folder)
+        return [made(block) for view in LIVE for block in view.build(self.model, query)]
+
+    def remembered(self, question: Mapping[str, Any]) -> bytes:
+        """The answer, computed unless it is one of the last ones."""
+        key = json.dumps(question, sort_keys=True)
+        if key not in self.last:
+            self.last[key] = json.dumps(self.computed(question), allow_nan=False).encode()
+        self.last.move_to_end(key)
+        while len(self.last) > REMEMBERED:
+            self.last.popitem(last=False)
+        return self.last[key]
+
+    def computed(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer. Errors: ArgumentError for a question that cannot be."""
+        prompt, asked = read_question(question, self.serving.special_tokens)
+        ids = self.model.read(prompt)
+        if ids.shape[1] > TOKENS:
+            must = f"have at most {TOKENS} tokens"
+            raise ArgumentError("prompt", must=must, got=ids.shape[1])
+        name = self.serving.folder
+        return answered(self.model, record(self.model, prompt), asked, name, prompt)
+
+
+def _model(folder: str) -> Transformer:
+    """The language model in ``folder``. Errors: ArgumentError for another kind."""
+    loaded = load(folder)
+    if not isinstance(loaded, Transformer):
+        todo = "bilens report writes the page of a classifier."
+        got = type(loaded).__name__
+        raise ArgumentError(folder, must="be a language model", got=got, todo=todo)
+    return exact(loaded.eval())
+
+
+def _told(error: str) -> bytes:
+    return json.dumps({"error": " ".join(error.split())}).encode()
