@@ -7,10 +7,11 @@ from bilens.report.live import open_server
 from bilens.report.page import chart
 from bilens.report.paper import write_figure
 from bilens.report.worker import Serving
-from bilens.report.writing import write_page
+from bilens.report.writing import Extra, write_page
 
 __all__ = [
     "Asked",
+    "Extra",
     "Serving",
     "answer",
     "chart",

@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bilens.features import Dictionary
 from bilens.models import Classifier, Transformer
 from bilens.report.answers import Asked
-from bilens.training import HeldOut, ImageData
+from bilens.training import BUILT_IN, HeldOut, ImageData
 from bilens.wiring import Prompt
 
 STORY = "Once upon a time there was a little"  # what a language model is asked of, if nothing is
@@ -22,6 +23,9 @@ class Query:
     about: dict[str, Any] = field(default_factory=dict)  # what training.json says of its run
     name: str = ""  # what the model is loaded by
     asked: Asked = field(default_factory=Asked)  # of each prompt
+    dictionaries: tuple[Dictionary, ...] = ()
+    source: str = BUILT_IN  # the text on which these fire
+    against: str | None = None  # the model that it is compared with
 
     def tested_on(self) -> ImageData:
         """The images, which every view of a classifier may count on."""

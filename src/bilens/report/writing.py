@@ -1,17 +1,40 @@
 """The page of any model."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bilens.base.errors import ArgumentError
+from bilens.base.progress import Progress
+from bilens.features import Dictionary
 from bilens.models import Classifier, Transformer
-from bilens.report.page import Page, made, write_sections
-from bilens.report.view import STORY, Query
+from bilens.report.answers import Asked
+from bilens.report.page import Page, Section, made, write_sections
+from bilens.report.view import STORY, Block, Query
 from bilens.report.views import VIEWS
-from bilens.training import HeldOut, ImageData
+from bilens.training import BUILT_IN, HeldOut, ImageData
 from bilens.wiring import Prompt
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What a page shows beside the model itself.
+
+    asked: the target, the contrast and the position that each prompt is explained at.
+    dictionaries: whose latents are shown, on ``source``, the name of a text as training takes it.
+    against: the model that it is compared with, as ``bilens.load`` takes it.
+    progress: hears of the parts of the page.
+
+    >>> bilens.report.Extra(bilens.report.Asked(" girl", " boy")).asked.versus
+    ' boy'
+    """
+
+    asked: Asked = field(default_factory=Asked)
+    dictionaries: tuple[Dictionary, ...] = ()
+    source: str = BUILT_IN
+    against: str | None = None
+    progress: Progress | None = None
 
 
 def write_page(
@@ -21,6 +44,7 @@ def write_page(
     about: dict[str, Any] | None = None,
     text: HeldOut | None = None,
     name: str = "",
+    extra: Extra | None = None,
 ) -> Page:
     """Write ``folder``/index.html about ``model``. A part that fails shows its error; the page
     survives, and names it.
@@ -28,17 +52,34 @@ def write_page(
     ``data``: images for a classifier (their test part is used); prompts for a language model
     (default: one). ``about`` is what training.json says of the run, if anything. ``text``: on what
     the MLPs of a language model are held against their nearest tensors, where they are none.
-    ``name``: what the model is called, in the page's title.
+    ``name``: what the model is called, in the page's title and in its lines of Python. ``extra``:
+    a target, dictionaries, a model to compare with.
     Errors: ArgumentError where the data are not of the model's kind.
 
     >>> from tempfile import mkdtemp
     >>> page = bilens.report.write_page(model, [prompt], mkdtemp())
     >>> page.path.name
     """
-    query = replace(_query(model, data, about or {}), text=text)
+    extra = extra or Extra()
+    query = replace(
+        _query(model, data, about or {}),
+        text=text,
+        name=name,
+        asked=extra.asked,
+        dictionaries=extra.dictionaries,
+        source=extra.source,
+        against=extra.against,
+    )
     model = model.eval()
     blocks = [block for view in VIEWS if view.fits(model) for block in view.build(model, query)]
-    return write_sections(folder, [made(block) for block in blocks], name)
+    return write_sections(folder, list(_sections(blocks, extra.progress)), name)
+
+
+def _sections(blocks: Sequence[Block], progress: Progress | None) -> Iterator[Section]:
+    for n, block in enumerate(blocks):
+        if progress is not None:
+            progress(n, len(blocks), what=block.title)
+        yield made(block)
 
 
 def _query(

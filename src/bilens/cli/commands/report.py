@@ -8,51 +8,92 @@ import typer
 
 import bilens
 from bilens.base.errors import ArgumentError
-from bilens.cli.options import ModelFolder, SpecialTokens, require_folder
-from bilens.cli.output import say, warn_of
+from bilens.cli.options import (
+    ModelFolder,
+    SpecialTokens,
+    TargetPosition,
+    TargetToken,
+    VersusToken,
+    read_target,
+    require_folder,
+    require_read,
+)
+from bilens.cli.output import progress_bar, say, warn_of
 
 TOKENS = 8192  # of the held-out text
+# what only the page of a language model reads
+OF_TEXT = dict.fromkeys(("target", "versus", "position", "dictionary"), ("a language model",))
 
 
 def command(
+    context: typer.Context,
     model: ModelFolder,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for index.html.")],
     data: Annotated[
         str | None,
         typer.Option(
-            help="Images to test a classifier on, or text on which a language model's MLPs are "
-            "held against their nearest tensors; by default what it was trained on."
+            help="Images to test a classifier on; or text, on which dictionaries fire and on "
+            "which MLPs that are no tensors are held against their nearest ones. By default what "
+            "the model was trained on."
         ),
     ] = None,
     prompt: Annotated[
         list[str] | None, typer.Option(help="A text for a language model; repeat it for more.")
     ] = None,
+    target: TargetToken = None,
+    versus: VersusToken = None,
+    position: TargetPosition = -1,
+    dictionary: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="A dictionary, in SAELens's format, whose latents are shown; repeat it for more.",
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="A model folder, another checkpoint: what changed since."),
+    ] = None,
     special_tokens: SpecialTokens = True,
 ) -> None:
     """Everything about a model as one page that opens from file:// with no network."""
     require_folder("--output", output)
+    read_target(target, versus)
+    coders = tuple(bilens.features.Dictionary.load(folder) for folder in dictionary or ())
+    if coders and data is not None:
+        bilens.training.read_documents(data)  # whether there is such a text
     loaded, about = bilens.load(str(model)), bilens.training.read_about(model)
     text = None
     if isinstance(loaded, bilens.Transformer):
-        text = _text(loaded, data, about.get("data"))
+        text = _text(loaded, data, about.get("data"), bool(coders))
         subject = _prompts(loaded, prompt or (), special_tokens)
+        for token in (target, versus):
+            if token is not None:
+                loaded.output_index(token)  # refused here, as a prompt is
     else:
+        require_read(context, "a classifier", "for a classifier", OF_TEXT)
         subject = _images(loaded, data or about.get("data"), prompt)
-    page = bilens.report.write_page(loaded, subject, output, about, text)
+    asked = bilens.report.Asked(target, versus, position)
+    source = data or bilens.training.BUILT_IN
+    with progress_bar("parts of the page") as bar:
+        extra = bilens.report.Extra(asked, coders, source, against, bar)
+        write = bilens.report.write_page
+        page = write(loaded, subject, output, about, text, str(model), extra)
     say(f"Open {page.path.resolve().as_uri()}")
     raise typer.Exit(1 if warn_of(page.broken) else 0)
 
 
 def _text(
-    model: "bilens.Transformer", data: str | None, learned: object
+    model: "bilens.Transformer", data: str | None, learned: object, read_otherwise: bool
 ) -> "bilens.training.HeldOut | None":
     """Held-out text for MLPs that are no tensors: of ``data``, or of what the model ``learned``
     from where that is still there.
     """
     if model.config.is_exact:
-        if data is not None:
+        if data is not None and not read_otherwise:
             must = "be left out for a language model whose MLPs are tensors"
-            raise ArgumentError("--data", must=must, got=data, todo="Pass --prompt.")
+            todo = "Pass --prompt, or a --dictionary that fires on it."
+            raise ArgumentError("--data", must=must, got=data, todo=todo)
         return None
     source = data or _still_there(learned)
     return None if source is None else bilens.training.held_out_ids(model, source, TOKENS)

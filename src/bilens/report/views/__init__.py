@@ -7,19 +7,27 @@ from bilens.report.view import View
 from bilens.report.views import (
     classes,
     classifier_facts,
+    compare,
     directions,
     exactness,
+    features,
     gates,
     language_facts,
     nearest_tensors,
     prompt,
+    spectra,
     truncation,
+    weights,
 )
 
 VIEWS: tuple[View, ...] = (
     classifier_facts.VIEW,
     language_facts.VIEW,
     prompt.VIEW,
+    spectra.VIEW,
+    weights.VIEW,
+    features.VIEW,
+    compare.VIEW,
     exactness.VIEW,
     nearest_tensors.VIEW,
     classes.VIEW,

@@ -1,0 +1,92 @@
+"""The latents of each dictionary: how often they fire and on what, the strongest on their texts,
+and the pairs that make one.
+"""
+
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any
+
+from bilens import features
+from bilens.features import Dictionary, Examples, Firing, Texts
+from bilens.models import Transformer
+from bilens.report.page import result
+from bilens.report.view import Block, Query, View, is_language_model, sentence
+from bilens.wiring import short_name
+
+CARDS = 4  # latents with their texts
+EACH = 8  # examples of one
+TOKENS = 20_000
+NONE = (
+    "No dictionary was given. bilens report MODEL --dictionary FOLDER --data TEXT shows how often "
+    "each latent fires and on what, the text that it fires on, and the pairs that make it."
+)
+
+
+class _Shown:
+    """One dictionary on a text; what several parts of the page need is computed once."""
+
+    def __init__(self, model: Transformer, query: Query, coder: Dictionary) -> None:
+        self.model, self.query, self.coder = model, query, coder
+
+    @property
+    def texts(self) -> Texts:
+        return Texts(self.query.source, TOKENS)
+
+    @cached_property
+    def firing(self) -> Firing:
+        return features.firing(self.model, self.coder, self.texts)
+
+    @cached_property
+    def examples(self) -> Examples:
+        """The latents that fire most strongly, with their texts."""
+        order = self.firing.largest.argsort(descending=True)[:CARDS]
+        latents = self.firing.latents[order].tolist()
+        return features.examples(self.model, self.coder, self.texts, latents, k=EACH)
+
+    def ranking(self) -> dict[str, Any]:
+        found = self.firing
+        text = f"A point for each latent that fires. {sentence(found.summary())}"
+        return result(found, text, f"Latents of {self.coder.hook}")
+
+    def card(self, n: int) -> dict[str, Any]:
+        """The n-th strongest latent: on what it fires, and the next token with and without it."""
+        latent = self.examples.latents[n]
+        found = self.examples.of(latent.feature)
+        told = f"It fires at {latent.at.shares()}; by its weights it answers {latent.answers}"
+        text = f"{sentence(found.summary())} {sentence(told)} It writes for {latent.promotes}."
+        return result(found, text, f"Activations of latent {latent.feature}")
+
+    def pairs(self, reader: Dictionary) -> dict[str, Any]:
+        """Which latents of what the layer reads make the strongest latent of what it writes."""
+        module: Any = self.model.wiring().layers[_layer(reader)].module
+        names = features.firing(self.model, reader, self.texts).names
+        latent = self.examples.latents[0].feature
+        forms = features.interactions(module.tensor().detach(), self.coder, reader, in_names=names)
+        found = forms.of(latent).top(20)
+        text = f"Which pairs make latent {latent}, by weights. {sentence(found.summary())}"
+        return result(found, text, f"Pairs that make latent {latent}")
+
+
+def _build(model: Transformer, query: Query) -> list[Block]:
+    if not query.dictionaries:
+        return [Block("missing", "Features", lambda: {"text": NONE})]
+    return [block for coder in query.dictionaries for block in _of(model, query, coder)]
+
+
+def _of(model: Transformer, query: Query, coder: Dictionary) -> list[Block]:
+    shown, where = _Shown(model, query, coder), short_name(coder.hook)
+    cards: list[tuple[str, Callable[[], dict[str, Any]]]] = [
+        (f"Features of {where}", shown.ranking),
+        *((f"Features of {where}: no. {n + 1}", partial(shown.card, n)) for n in range(CARDS)),
+    ]
+    for reader in query.dictionaries:
+        if where.endswith(".output") and short_name(reader.hook) == f"{_layer(coder)}.input":
+            cards.append((f"What makes no. 1 of {where}", partial(shown.pairs, reader)))
+    return [Block("chart", title, make) for title, make in cards]
+
+
+def _layer(coder: Dictionary) -> str:
+    return short_name(coder.hook).rpartition(".")[0]
+
+
+VIEW = View("features", is_language_model, _build)
