@@ -143,6 +143,7 @@ COMMANDS = (
     "moments",
     "report",
     "rules",
+    "serve",
     "verify",
     "demo",
 )
@@ -289,6 +290,13 @@ def test_a_closed_or_full_stdout_is_no_traceback(run, monkeypatch, model):
             "--dictionary must be left out",
         ),
         (("report", "MODEL", "--output", "new", "--data", "nowhere"), "nowhere must be"),
+        (
+            ("report", "MODEL", "--output", "new", "--target", "a"),
+            "--target must be left out for a classifier",
+        ),
+        (("report", "nowhere", "--output", "new", "--versus", "a"), "--versus must come with"),
+        (("serve", "nowhere", "--versus", "a"), "--versus must come with --target"),
+        (("serve", "nowhere", "--port", "70000"), "--port must be 0 … 65535"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(run, model, tmp_path, monkeypatch, arguments, text):
@@ -499,9 +507,14 @@ def test_a_prompt_that_cannot_be_expanded_is_one_line(run, arguments, text):
     assert err.count("\n") == 1
 
 
-def test_a_report_of_a_language_model(run, tmp_path):
-    code, out, err = run("report", "tinystories-1l", "-o", tmp_path, "--prompt", "Once upon")
+def test_a_report_of_a_language_model(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("bilens.report.views.weights.WORDS", 0)  # a search of seconds
+    words = ("--prompt", "Once upon", "--target", " girl", "--versus", " boy")
+    code, out, err = run("report", "tinystories-1l", "-o", tmp_path, *words)
     assert (code, "index.html" in out) == (0, True), err
+    assert "\\u2423girl" in (tmp_path / "index.html").read_text()
+    code, _, err = run("report", "tinystories-1l", "-o", tmp_path, "--target", "no such")
+    assert (code, "target 'no such' must be one token" in err) == (2, True)
     code, _, err = run("report", "tinystories-1l", "-o", tmp_path, "--data", "digits")
     assert (code, "--data must be left out for a language model" in err) == (2, True)
     code, _, err = run("report", "tinystories-1l", "-o", tmp_path, "--prompt", "")

@@ -27,7 +27,7 @@ from bilens.circuits import (
     expand,
     record,
 )
-from bilens.models import Transformer
+from bilens.models import Transformer, token_rows
 from bilens.report.packing import packed, rounded
 from bilens.wiring import BIAS, Prompt, is_half
 
@@ -99,7 +99,8 @@ def answer(
     True
     """
     asked = Asked(target, versus, position, max_terms, effects, tuple(without))
-    return answered(model, record(model, prompt), asked, name, prompt)
+    written = None if isinstance(prompt, Recording) else prompt
+    return answered(model, record(model, prompt), asked, name, written)
 
 
 @torch.no_grad()
@@ -108,9 +109,9 @@ def answered(
     recording: Recording,
     asked: Asked,
     name: str = "",
-    prompt: str | Prompt | Recording = "",
+    prompt: Any = None,
 ) -> dict[str, Any]:
-    """The answer to one question about a recorded prompt."""
+    """The answer to one question about a recorded ``prompt``, as it was written; None: its ids."""
     position = recording.position(asked.position)
     logits = recording.outputs(position)
     chances = logits.softmax(-1)
@@ -119,6 +120,7 @@ def answered(
     goal = target if versus is None else (target, versus)
     found = expand(model, recording, goal, position, max_terms=asked.max_terms)
     ids = recording.inputs[0].tolist()
+    written = ids if prompt is None else prompt
     return {
         "prompt": recording.text,
         "tokens": [_token(*item) for item in zip(recording.names, ids, strict=True)],
@@ -135,7 +137,7 @@ def answered(
         "pairs": _pairs(model, recording, goal, position),
         "graph": None,  # the page makes it of the terms
         "knockout": _without(model, recording, goal, position, asked.without),
-        "python": python_line(found, name, model, prompt, (target, versus), asked.max_terms),
+        "python": python_line(found, name, model, written, (target, versus), asked.max_terms),
     }
 
 
@@ -338,22 +340,30 @@ def python_line(
     found: Expansion,
     name: str,
     model: Transformer,
-    prompt: str | Prompt | Recording,
+    prompt: Any,
     goal: tuple[int, int | None],
     max_terms: int,
 ) -> str:
     """The line of Python that gives the same expansion."""
     kind = ".double()" if model.dtype == torch.float64 else ""
     loaded = f"bilens.load({name!r}){kind}" if name else "model"
-    text: Any = prompt if isinstance(prompt, str | Prompt) and prompt else found.prompt
-    plain = isinstance(text, Prompt) and not text.special_tokens
-    asked = text.text if isinstance(text, Prompt) else text
-    said = f"bilens.circuits.Prompt({asked!r}, special_tokens=False)" if plain else repr(asked)
+    said = _said(prompt)
     target, versus = goal
     one = repr(_typed(model, target))
     what = one if versus is None else f"({one}, {_typed(model, versus)!r})"
     more = f"position={found.position}, max_terms={max_terms}"
     return f"ex = bilens.expand({loaded}, {said}, {what}, {more})"
+
+
+def _said(prompt: Any) -> str:
+    """What was read, as Python has it: a text, a Prompt, or token ids."""
+    if isinstance(prompt, str):
+        return repr(prompt)
+    if not isinstance(prompt, Prompt):
+        return repr(token_rows(prompt).ids[0].tolist())
+    if prompt.special_tokens:
+        return repr(prompt.text)
+    return f"bilens.circuits.Prompt({prompt.text!r}, special_tokens=False)"
 
 
 def _typed(model: Transformer, index: int) -> str | int:

@@ -72,8 +72,14 @@ def document(sections: Sequence[Section], name: str = "") -> dict[str, Any]:
         "bilens": version("bilens"),
         "title": name or "bilens report",
         "made": date.today().isoformat(),
+        "model": {"name": name, "kind": _kind(sections)} if name else None,
         "sections": _named(sections),
     }
+
+
+def _kind(sections: Sequence[Section]) -> str:
+    """What the model is asked with."""
+    return "language" if any(one.kind == "prompt" for one in sections) else "classifier"
 
 
 def _named(sections: Sequence[Section]) -> list[dict[str, Any]]:

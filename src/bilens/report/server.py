@@ -64,6 +64,7 @@ class Server:
         self.socket = _bound(self.port)
         self.port = self.socket.getsockname()[1]
         self.worker = Worker(self.serving)
+        self.listening: uvicorn.Server | None = None
 
     @property
     def url(self) -> str:
@@ -84,10 +85,16 @@ class Server:
             ws="none",
         )
         try:
-            uvicorn.Server(config).run(sockets=[self.socket])
+            self.listening = uvicorn.Server(config)
+            self.listening.run(sockets=[self.socket])
         finally:
             self.worker.stop()
             self.socket.close()
+
+    def stop(self) -> None:
+        """End ``run``, from another thread."""
+        if self.listening is not None:
+            self.listening.should_exit = True
 
     def app(self) -> Starlette:
         """The two things that can be asked: the page, and an answer."""
@@ -170,6 +177,7 @@ def _bound(port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
+        listener.listen(AT_ONCE)  # from here on who comes early waits
     except OSError as error:
         listener.close()
         must, got = "be a free port", f"{port}: {error.strerror}"

@@ -24,7 +24,7 @@ from bilens.wiring import Prompt
 
 REMEMBERED = 16  # answers
 PATIENCE = 600.0  # seconds that a model may take to load
-READY, FAILED = "ready", "failed"
+LATE = BilensError("the model", must=f"load within {PATIENCE:g} s", got="more")
 
 
 class Serving(NamedTuple):
@@ -69,19 +69,21 @@ class Worker:
         self.process.join()
 
     def _start(self) -> None:
-        """Start it and wait for the model. Errors: ArgumentError for what cannot be loaded."""
+        """Start it and wait for the model. Errors: BilensError for what cannot be loaded; EOFError
+        where the process dies of it.
+        """
         context = multiprocessing.get_context("spawn")
         self.line, far = context.Pipe()
         self.process = context.Process(target=work, args=(far, self.serving), daemon=True)
         self.process.start()
         far.close()
-        try:
-            told, words = self.line.recv() if self.line.poll(PATIENCE) else (FAILED, "no answer")
-        except EOFError:
-            told, words = FAILED, "its process died"
-        if told != READY:
+        self._hear(self.line.recv() if self.line.poll(PATIENCE) else LATE)
+
+    def _hear(self, failed: BilensError | None) -> None:
+        """Raise what the process says that it failed of."""
+        if failed is not None:
             self.stop()
-            raise BilensError(words)
+            raise failed
 
 
 def work(line: Connection, serving: Serving) -> None:
@@ -89,10 +91,10 @@ def work(line: Connection, serving: Serving) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that listens
     try:
         desk = Desk(serving)
-    except Exception as error:
-        line.send((FAILED, str(error)))
+    except BilensError as error:
+        line.send(error)
         return
-    line.send((READY, ""))
+    line.send(None)
     while True:
         try:
             question = line.recv()

@@ -22,7 +22,8 @@ from bilens.cli.output import progress_bar, say, warn_of
 
 TOKENS = 8192  # of the held-out text
 # what only the page of a language model reads
-OF_TEXT = dict.fromkeys(("target", "versus", "position", "dictionary"), ("a language model",))
+READ_BY = ("a language model",)
+OF_TEXT = {"target": READ_BY, "versus": READ_BY, "position": READ_BY, "dictionary": READ_BY}
 
 
 def command(

@@ -18,6 +18,7 @@ def _build(model: Classifier | Transformer, query: Query) -> list[Block]:
 
 def _changed(model: Classifier | Transformer, query: Query) -> dict[str, Any]:
     found = changes.diff(query.against, model)
+    assert isinstance(found, changes.Diff), "two checkpoints make no series"
     told = [found.summary(), *(one.summary() for one in found.items), *found.warnings]
     text = " ".join(map(sentence, told))
     return result(found, text, "How much each place changed")

@@ -11,7 +11,6 @@ from bilens.wiring import Prompt
 
 EVERY = 24  # tokens of a prompt, up to which each has an answer
 CHEAP = 50_000_000  # multiplications a pass, up to which each has
-OF_THE_PROMPT = ("patterns",)  # the same in each answer: with the first alone
 
 
 def _build(model: Transformer, query: Query) -> list[Block]:
@@ -29,11 +28,11 @@ def _asked(model: Transformer, query: Query, prompt: str | Prompt) -> dict[str, 
     recording = record(explained, prompt)
     first = answered(explained, recording, asked, query.name, prompt)
     others = [
-        _other(answered(explained, recording, Asked(position=t), query.name, prompt))
+        answered(explained, recording, Asked(position=t), query.name, prompt)
         for t in _other_positions(explained, recording, first["position"])
     ]
     answers = sorted([first, *others], key=lambda one: one["position"])
-    return {"prompt": prompt_text(prompt), "answers": answers, "first": answers.index(first)}
+    return {"prompt": recording.text, "answers": answers, "first": answers.index(first)}
 
 
 def _other_positions(model: Transformer, recording: Recording, asked: int) -> list[int]:
@@ -41,11 +40,6 @@ def _other_positions(model: Transformer, recording: Recording, asked: int) -> li
     if length > EVERY or length * model.num_parameters() > CHEAP:
         return []
     return [t for t in range(length) if t != asked]
-
-
-def _other(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer without what the first one has of the whole prompt."""
-    return answer | dict.fromkeys(OF_THE_PROMPT)
 
 
 VIEW = View("prompt", is_language_model, _build)

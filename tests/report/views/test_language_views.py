@@ -1,0 +1,98 @@
+"""What a page says of weights, layers, features and changes is what their rooms say."""
+
+import pytest
+import torch
+
+import bilens
+from bilens.features import Dictionary, Texts, examples, firing
+from bilens.report import Asked, Extra
+from bilens.report.page import made
+from bilens.report.view import Query
+from bilens.report.views import compare, features, spectra, weights
+from tests.report.reading import sections
+
+PROMPT = "Once upon a time"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return bilens.load("tinystories-1l")
+
+
+def shown(view, model, **more):
+    """The sections of a view by their titles."""
+    query = Query(prompts=(PROMPT,), name="tinystories-1l", **more)
+    found = [made(block) for block in view.VIEW.build(model, query)]
+    assert not [one.error for one in found if one.kind == "broken"]
+    return {one.title: one for one in found}
+
+
+def test_spectra_are_of_what_the_layer_writes_to_the_target():
+    deep = bilens.load("tinystories-2l")
+    one = shown(spectra, deep, asked=Asked(" girl", " boy"))["Spectrum of mlp1"]
+    rows = torch.tensor([row["value"] for row in one.content["rows"]])
+    wide = deep.double()
+    T = wide.model.blocks[1].mlp.tensor().detach()
+    girl, boy = map(wide.output_index, (" girl", " boy"))
+    row = wide.lm_head.weight[girl] - wide.lm_head.weight[boy]
+    u = (row * wide.model.norm.weight).detach()
+    dense = torch.einsum("o,oh,hi,hj->ij", u, T.out, T.left, T.right)
+    truth = torch.linalg.eigvalsh((dense + dense.mT) / 2)
+    largest = truth[truth.abs().argsort(descending=True)[:16]]
+    assert rows.double().sort().values.numpy() == pytest.approx(largest.sort().values, rel=1e-4)
+    assert "␣girl − ␣boy" in one.content["text"]
+
+
+def test_weights_of_a_large_model_say_how_they_are_had(model, monkeypatch):
+    monkeypatch.setattr("bilens.report.views.weights.WORDS", 10)
+    found = shown(weights, model)
+    assert found["Which parts read which"].content["columns"]
+    assert found["Strongest rules"].kind == "missing"
+    assert "bilens.load('tinystories-1l')" in found["Strongest rules"].content["text"]
+    monkeypatch.setattr("bilens.report.views.weights.PARTS", 0)
+    assert shown(weights, model)["Which parts read which"].kind == "missing"
+
+
+def test_rules_are_those_of_circuits(model, monkeypatch):
+    monkeypatch.setattr("bilens.report.views.weights._paths", lambda model: ["W_U L0H0(embed)"])
+    one = shown(weights, model)["Strongest rules: W_U L0H0(embed)"]
+    truth = bilens.circuits.rules(model, "W_U L0H0(embed)").rows()
+    assert [row["value"] for row in one.content["rows"]] == [row["value"] for row in truth]
+
+
+def test_features_are_told_as_their_room_tells_them(monkeypatch):
+    monkeypatch.setattr("bilens.report.views.features.TOKENS", 300)
+    deep = bilens.load("tinystories-2l")
+    named = (f"tinystories-2l/mlp1.{side}" for side in ("output", "input"))
+    coders = tuple(map(Dictionary.load, named))
+    found = shown(features, deep, dictionaries=coders)
+    assert len(found) == 2 * 5 + 1
+    ranked = firing(deep, coders[0], Texts("topics", 300))
+    rows = found["Features of mlp1.output"].content["rows"]
+    assert [row["latent"] for row in rows] == ranked.latents.tolist()
+    strongest = int(ranked.latents[ranked.largest.argmax()])
+    truth = examples(deep, coders[0], Texts("topics", 300), strongest, k=8)
+    card = found["Features of mlp1.output: no. 1"].content
+    assert [row["passage"] for row in card["rows"]] == [row["passage"] for row in truth.rows()]
+    assert f"latent {strongest}" in found["What makes no. 1 of mlp1.output"].content["text"]
+    (missing,) = shown(features, deep).values()
+    assert (missing.kind, "--dictionary" in missing.content["text"]) == ("missing", True)
+
+
+def test_what_changed_is_what_diff_says(model, tmp_path):
+    assert shown(compare, model) == {}
+    other = bilens.load("tinystories-1l")
+    other.lm_head.weight.data *= 2
+    other.save_pretrained(tmp_path)
+    other.tokenizer.save_pretrained(tmp_path)
+    (one,) = shown(compare, model, against=str(tmp_path)).values()
+    truth = bilens.diff(str(tmp_path), model)
+    assert [row["place"] for row in one.content["rows"]] == [row["place"] for row in truth.rows()]
+    assert one.content["rows"][0]["change"] > 0.1
+
+
+def test_missing_parts_say_so_on_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr("bilens.report.writing.VIEWS", (features.VIEW,))
+    page = bilens.report.write_page(bilens.load("tinystories-1l"), None, tmp_path, extra=Extra())
+    (one,) = sections(page)
+    assert (one["kind"], one["text"]) == ("missing", features.NONE)
