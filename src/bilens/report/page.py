@@ -44,8 +44,6 @@ class Section:
     def entry(self, name: str) -> dict[str, Any]:
         """The section in a document, where it is called ``name``."""
         said = {"id": name, "kind": self.kind, "title": self.title}
-        if self.kind == "missing":
-            return said | self.content
         return said | ({"error": self.error} if self.kind == "broken" else {"data": self.content})
 
 

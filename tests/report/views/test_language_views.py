@@ -95,4 +95,4 @@ def test_missing_parts_say_so_on_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr("bilens.report.writing.VIEWS", (features.VIEW,))
     page = bilens.report.write_page(bilens.load("tinystories-1l"), None, tmp_path, extra=Extra())
     (one,) = sections(page)
-    assert (one["kind"], one["text"]) == ("missing", features.NONE)
+    assert (one["kind"], one["data"]["text"]) == ("missing", features.NONE)
