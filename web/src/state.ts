@@ -1,6 +1,9 @@
 // What a reader chose, as plain data: it stands in the address, and is undone and redone.
 
-import type { BilensDocument, PromptData } from "./types";
+import { decoded as decodedGraph, encoded as encodedGraph, graphIds } from "./graph";
+import { asked as askedOf, stored } from "./prompt/asked";
+import { branches, through } from "./prompt/tree";
+import type { Answer, BilensDocument, PromptData } from "./types";
 
 export const VIEWS = ["paths", "graph", "pairs", "attention", "lens"] as const;
 export type View = (typeof VIEWS)[number];
@@ -79,16 +82,37 @@ export function fitted(state: State, made: BilensDocument): { state: State; drop
 
 /** A question that the file does not answer is dropped whole, and what belongs to its answer with it. */
 function among(state: State, data: PromptData): State {
-  const asked = { ...state, prompt: "", out: [] };
+  const own = { ...state, prompt: "", out: [] };
   const tokens = data.answers[data.first]?.tokens.length ?? 0;
   if (state.pos !== null && state.pos >= tokens) return { ...START, s: state.s };
-  return asked;
+  const answer = stored(askedOf(state, data), data);
+  return answer ? shownOf(own, answer) : own;
+}
+
+/** What of a view an answer has. */
+function shownOf(state: State, answer: Answer): State {
+  const known = state.open.length ? branches(answer) : new Map<string, unknown>();
+  const ids = Object.keys(state.graph).length ? graphIds(answer) : new Set<string>();
+  const graph = encodedGraph(decodedGraph(state.graph, (id) => ids.has(id)).state);
+  return {
+    ...state,
+    open: state.open.filter((key) => known.has(key)),
+    through: through(answer, state.through).length ? state.through : "",
+    path: state.path !== null && state.path < answer.terms.length ? state.path : null,
+    head: answer.patterns?.heads.includes(state.head) ? state.head : "",
+    layer: answer.pairs?.some((one) => one.layer === state.layer) ? state.layer : "",
+    graph,
+  };
 }
 
 function lost(before: State, after: State): string[] {
   return (Object.keys(START) as (keyof State)[])
     .filter((key) => JSON.stringify(before[key]) !== JSON.stringify(after[key]))
-    .map((key) => `${key}=${String(before[key])}`);
+    .map((key) => `${key}=${written(before[key])}`);
+}
+
+function written(value: State[keyof State]): string {
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
 function split(part: string): [string, string] {

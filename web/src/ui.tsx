@@ -92,7 +92,8 @@ export function Bar(props: { value: number; top: number; rest?: boolean; hollow?
 
 /** Buttons that save what a view shows as SVG, PNG and CSV. The figure is made when it is saved. */
 export function Tools(props: { name: string; figure: () => Figure }): JSX.Element {
-  const { name, figure } = props;
+  const { figure } = props;
+  const name = printable(props.name);
   return (
     <div class="figure-tools">
       <button type="button" aria-label={`Save as SVG: ${name}`} onClick={() => saveSvg(name, shapeOf(figure()))}>SVG</button>

@@ -6,6 +6,7 @@ import { useState } from "preact/hooks";
 import { percent } from "../numbers";
 import type { State } from "../state";
 import type { SetState } from "../store";
+import { printable } from "../text";
 import type { Answer, Likely, PromptData } from "../types";
 import { Text } from "../ui";
 import type { Asked } from "./asked";
@@ -38,7 +39,7 @@ function Typed({ data, answer, what, state, set }: Props): JSX.Element {
       <label class="wide">Prompt <textarea rows={2} value={prompt} onInput={(event) => setPrompt(event.currentTarget.value)} /></label>
       <label>Target <input value={target} placeholder="the likeliest" list="bilens-likely" onInput={(event) => setTarget(event.currentTarget.value)} /></label>
       <label>instead of <input value={versus} placeholder="nothing" list="bilens-likely" onInput={(event) => setVersus(event.currentTarget.value)} /></label>
-      <datalist id="bilens-likely">{answer.likely.map((one) => <option key={one.id} value={one.name} />)}</datalist>
+      <datalist id="bilens-likely">{answer.likely.map((one) => <option key={one.id} value={printable(one.name)} />)}</datalist>
       <button type="submit">Ask</button>
     </form>
   );
@@ -58,7 +59,7 @@ function Picked({ data, answer, what, set }: Props): JSX.Element | null {
           if (one) set({ pos: one.position, target: one.target.name, versus: one.versus?.name ?? "", path: null });
         }}>
           {here.map((one, n) => (
-            <option key={n} value={String(n)}>{one.target.name}{one.versus ? ` instead of ${one.versus.name}` : ""}</option>
+            <option key={n} value={String(n)}>{printable(one.target.name)}{one.versus ? printable(` instead of ${one.versus.name}`) : ""}</option>
           ))}
         </select>
       </label>
@@ -80,6 +81,7 @@ function One({ one, answer, set }: { one: Likely; answer: Answer; set: Props["se
   const chosen = target.id === one.id;
   const against = versus?.id === one.id;
   const name = target.name;
+  const spoken = printable(`vs ${one.name}: ${against ? "hold it against nothing" : `explain ${name} instead of it`}`);
   return (
     <li>
       <button type="button" class="pick" aria-pressed={chosen} style={{ "--share": `${(100 * one.probability).toFixed(1)}%` }}
@@ -87,7 +89,7 @@ function One({ one, answer, set }: { one: Likely; answer: Answer; set: Props["se
         <Text>{one.name}</Text> <span class="soft">{percent(one.probability)}</span>
       </button>
       {!chosen && (
-        <button type="button" class="against" aria-pressed={against} aria-label={against ? `vs ${one.name}: hold it against nothing` : `vs ${one.name}: explain ${name} instead of it`}
+        <button type="button" class="against" aria-pressed={against} aria-label={spoken}
           title={against ? "Hold it against nothing" : "Explain the target instead of this"}
           onClick={() => set({ pos: position, target: name, versus: against ? "" : one.name, path: null })}>vs</button>
       )}

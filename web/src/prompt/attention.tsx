@@ -74,7 +74,7 @@ function Large(props: { answer: Answer; head: string; held: Pattern; set: Props[
         <Strip label={`Tokens that ${head} looks at`} tokens={names} values={row} strength picked={answer.position}
           said={(n) => `looked at with ${general(held.at(query, n), 3)}`}
           onPick={(n) => point(n)} onPoint={(n) => { if (n !== null) point(n); }} />
-        <p class="soft" aria-live="polite">{most(row, names)}</p>
+        <p class="soft" aria-live="polite"><Text>{most(row, names)}</Text></p>
         <button type="button" onClick={() => props.set({ view: "paths", through: head, path: null })}>Its paths</button>
       </div>
       <div><PatternMap held={read} size={names.length} row={query} /><Tools name={`Pattern of ${head}`} figure={figure} /></div>

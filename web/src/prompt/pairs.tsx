@@ -8,7 +8,9 @@ import type { State } from "../state";
 import type { SetState } from "../store";
 import { printable } from "../text";
 import type { Answer, PairMatrix } from "../types";
+import { Text } from "../ui";
 import { goal, pairFigure, pairValue, strongest } from "./figures";
+import { unfolded } from "./tree";
 
 const MOST = 24; // sources of a layer that are drawn at first
 
@@ -35,7 +37,7 @@ export function PairsPanel({ answer, state, set }: Props): JSX.Element {
         ))}
       </p>
       <p class="soft">
-        What each pair of things that {matrix.layer} reads adds to {goal(answer)}. Pick a cell, by Enter too,
+        What each pair of things that {matrix.layer} reads adds to <Text>{goal(answer)}</Text>. Pick a cell, by Enter too,
         for the paths that multiply the two.
         {left > 0 && <> {" "}The {chosen.length} sources that weigh most; the pairs of the
           other {left} add {general(sum(matrix) - sumOf(matrix, chosen), 4)}. <button type="button" class="link" onClick={() => show(true)}>Show all</button></>}
@@ -56,18 +58,17 @@ function Triangle(props: { answer: Answer; matrix: PairMatrix; chosen: readonly 
     const spoken = printable(`Pairs of ${matrix.layer} towards ${goal(answer)}: ${told(matrix)}`);
     drawFigure(place.current, figure, {
       spoken, height,
-      onPick: ({ at: [row = 0, column = 0] }) => set(toPair(matrix, chosen[row] ?? 0, chosen[column] ?? 0)),
+      onPick: ({ at: [row = 0, column = 0] }) => set(toPair(answer, matrix, chosen[row] ?? 0, chosen[column] ?? 0)),
     });
   }, [figure]);
   return <div ref={place} class="chart" />;
 }
 
 /** The branches of both orders: the tree has one of them. */
-function toPair(matrix: PairMatrix, one: number, other: number): Partial<State> {
+function toPair(answer: Answer, matrix: PairMatrix, one: number, other: number): Partial<State> {
   const [left = "", right = ""] = [matrix.names[one], matrix.names[other]];
   const { layer } = matrix;
-  const open = [layer, `${layer}(${left},${right})`, `${layer}(${right},${left})`];
-  return { view: "paths", through: "", path: null, open };
+  return unfolded(answer, layer, `${layer}(${left},${right})`, `${layer}(${right},${left})`);
 }
 
 const NAMED = 3; // pairs that are spoken

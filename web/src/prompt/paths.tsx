@@ -5,6 +5,7 @@ import { useMemo, useState } from "preact/hooks";
 import { general, percent, signed } from "../numbers";
 import type { State } from "../state";
 import type { SetState } from "../store";
+import { printable } from "../text";
 import type { Answer } from "../types";
 import { Bar, Text, Tools } from "../ui";
 import { branchFigure } from "./figures";
@@ -36,7 +37,9 @@ export function PathsPanel(props: Props): JSX.Element {
     <div class="beside">
       <div>
         {state.through && <Through answer={answer} what={state.through} value={tree.sum(terms)} count={terms.length} clear={() => set({ through: "" })} />}
-        <Branches branches={branches} context={context} label={`Paths of ${answer.target.name}`} />
+        <div onKeyDown={walk}>
+          <Branches branches={branches} context={context} label={printable(`Paths of ${answer.target.name}`)} />
+        </div>
         {!state.through && <Sum answer={answer} top={top} />}
         <Tools name="Paths" figure={() => branchFigure(answer, branches)} />
       </div>
@@ -45,6 +48,20 @@ export function PathsPanel(props: Props): JSX.Element {
       )}
     </div>
   );
+}
+
+/** Up and down go from line to line; right opens one, left closes it. */
+function walk(event: KeyboardEvent & { currentTarget: HTMLElement }): void {
+  const lines = [...event.currentTarget.querySelectorAll<HTMLButtonElement>("button.line")];
+  const at = lines.indexOf(document.activeElement as HTMLButtonElement);
+  const line = lines[at];
+  if (!line) return;
+  const opened = line.ariaExpanded;
+  if (event.key === "ArrowDown") lines[at + 1]?.focus();
+  else if (event.key === "ArrowUp") lines[at - 1]?.focus();
+  else if ((event.key === "ArrowRight" && opened === "false") || (event.key === "ArrowLeft" && opened === "true")) line.click();
+  else return;
+  event.preventDefault();
 }
 
 function Through(props: { answer: Answer; what: string; value: number; count: number; clear: () => void }): JSX.Element {
@@ -122,6 +139,7 @@ function Line({ branch, context }: { branch: Branch; context: Context }): JSX.El
       >
         <span class="turn" aria-hidden="true">{single ? "" : "▸"}</span>
         <Value value={branch.value} top={context.top} />
+        <span class="soft share">{shareOf(branch.value, context.answer)}</span>
         <code><Text>{branch.label}</Text></code>
         {!single && <span class="soft"> {branch.terms.length} paths</span>}
       </button>
@@ -132,6 +150,11 @@ function Line({ branch, context }: { branch: Branch; context: Context }): JSX.El
 
 function Value(props: { value: number; top: number; rest?: boolean }): JSX.Element {
   return <><span class="value">{signed(props.value)}</span><Bar value={props.value} top={props.top} rest={props.rest ?? false} /></>;
+}
+
+/** Of the total, where there is one to be a share of. */
+function shareOf(value: number, answer: Answer): string {
+  return answer.total === 0 ? "" : percent(value / answer.total);
 }
 
 function total(branches: readonly Branch[]): number {

@@ -8,6 +8,7 @@ import type { SetState } from "../store";
 import type { Answer, Source } from "../types";
 import { Bar, Text, Tools } from "../ui";
 import { sourceFigure } from "./figures";
+import { unfolded } from "./tree";
 
 const SHOWN = 10; // rows, before the others are asked for
 
@@ -20,6 +21,7 @@ interface Props {
 export function Sources(props: Props): JSX.Element {
   const { answer } = props;
   const [more, show] = useState(false);
+  const [told, explain] = useState<Source | null>(null);
   const rows = useMemo(() => ranked(answer), [answer]);
   const shown = more ? rows : rows.slice(0, SHOWN);
   const top = (of: (row: Source) => number | null) => Math.max(...rows.map((row) => Math.abs(of(row) ?? 0)), 0) || 1;
@@ -36,9 +38,14 @@ export function Sources(props: Props): JSX.Element {
               {props.out && <th><span class="unseen">knock out</span></th>}
             </tr>
           </thead>
-          <tbody>{shown.map((row) => <Row key={row.name} row={row} tops={tops} measured={measured} {...props} />)}</tbody>
+          <tbody>{shown.map((row) => <Row key={row.name} row={row} tops={tops} measured={measured} explain={explain} {...props} />)}</tbody>
         </table>
       </div>
+      {measured && (
+        <p class="soft why" aria-live="polite">
+          {told?.why ? <><Text>{told.label}</Text>: <Text>{told.why}</Text></> : "Point at a verdict for why the two agree or not."}
+        </p>
+      )}
       {rows.length > SHOWN && (
         <button type="button" class="link" aria-expanded={more} onClick={() => show(!more)}>
           {more ? "Fewer parts" : `All ${rows.length} parts, layers and pairs`}
@@ -53,50 +60,52 @@ interface RowProps extends Props {
   readonly row: Source;
   readonly tops: { direct: number; effect: number };
   readonly measured: boolean;
+  readonly explain: (row: Source) => void;
 }
 
-function Row({ row, tops, measured, set, out }: RowProps): JSX.Element {
+function Row({ row, tops, measured, set, out, answer, explain }: RowProps): JSX.Element {
   return (
     <tr>
       <th scope="row">
-        <button type="button" class="link" onClick={() => set((state) => toPaths(row.name, state))} title={`The paths of ${row.name}`}>
+        <button type="button" class="link" onClick={() => set(toPaths(answer, row.name))} title={`The paths of ${row.name}`}>
           <code><Text>{row.label}</Text></code>
         </button>
       </th>
       <td class="n">{signed(row.direct)}</td><td class="bars"><Bar value={row.direct} top={tops.direct} /></td>
-      {measured && <Effect row={row} top={tops.effect} />}
+      {measured && <Effect row={row} top={tops.effect} explain={explain} />}
       {out && <td>{row.effect !== null && <button type="button" onClick={() => out([row.name])}>knock out</button>}</td>}
     </tr>
   );
 }
 
-function Effect({ row, top }: { row: Source; top: number }): JSX.Element {
+function Effect({ row, top, explain }: Pick<RowProps, "row" | "explain"> & { top: number }): JSX.Element {
   if (row.effect === null) return <><td class="n">–</td><td /><td class="n">–</td><td class="soft">not taken out</td></>;
   return (
     <>
       <td class="n">{signed(row.effect)}</td><td class="bars"><Bar value={row.effect} top={top} hollow /></td>
       <td class="n">{row.effect_mean === null ? "–" : signed(row.effect_mean)}</td>
-      <td><Verdict row={row} /></td>
+      <td><Verdict row={row} explain={explain} /></td>
     </>
   );
 }
 
-/** In words; the reason is shown where it is pointed at or focused. */
-function Verdict({ row }: { row: Source }): JSX.Element {
-  const why = row.why ?? "";
+/** In words; the reason is said below where it is pointed at or focused. */
+function Verdict({ row, explain }: Pick<RowProps, "row" | "explain">): JSX.Element {
+  const tell = () => explain(row);
   return (
-    <span class={`verdict ${row.verdict === "confirmed" ? "good" : "bad"}`} tabIndex={0}>
+    <button type="button" class={`link verdict ${row.verdict === "confirmed" ? "good" : "bad"}`}
+      title={row.why ?? ""} onPointerEnter={tell} onFocus={tell} onClick={tell}>
       {row.verdict === "confirmed" ? "✓" : "✗"} {row.verdict}
-      {why && <span class="why" role="note"><Text>{why}</Text></span>}
-    </span>
+    </button>
   );
 }
 
 /** The branches of the tree that a part, or a pair, is. */
-function toPaths(name: string, state: State): Partial<State> {
-  const key = name.replaceAll(", ", ",");
-  const top = key.split(/[@(]/)[0] ?? key;
-  return { view: "paths", through: "", path: null, open: [...new Set([...state.open, top, key])] };
+function toPaths(answer: Answer, name: string): Partial<State> {
+  const pair = /^(\w+)\((.+), (.+)\)$/.exec(name);
+  if (!pair) return unfolded(answer, name);
+  const [, layer = "", left = "", right = ""] = pair;
+  return unfolded(answer, layer, `${layer}(${left},${right})`, `${layer}(${right},${left})`);
 }
 
 /** The largest first, by what happens without them where that is known. */

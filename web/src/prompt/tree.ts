@@ -1,6 +1,7 @@
 // An answer's paths as a tree: grouped by their first levels, the largest first. Every level is made
 // when it is opened.
 
+import type { State } from "../state";
 import type { Answer, Node } from "../types";
 
 /** All paths that begin alike, and what they add together. */
@@ -89,6 +90,30 @@ export class Tree {
     const placed = (at: number) => (tokens ? `${at} ${this.answer.tokens[at]?.name ?? ""}` : String(at));
     return `@${node.a.map(placed).join(",")}→${placed(node.t)}`;
   }
+}
+
+const BRANCHES = new WeakMap<Answer, ReadonlyMap<string, Branch>>();
+
+/** All branches that an answer's tree has, by their keys. */
+export function branches(answer: Answer): ReadonlyMap<string, Branch> {
+  const known = BRANCHES.get(answer) ?? new Map(keyed(new Tree(answer)));
+  BRANCHES.set(answer, known);
+  return known;
+}
+
+function* keyed(tree: Tree, level: Branch[] = tree.top()): Generator<[string, Branch]> {
+  for (const branch of level) {
+    yield [branch.key, branch];
+    yield* keyed(tree, tree.below(branch));
+  }
+}
+
+/** What shows the paths of a part, or of a pair in either order: unfolded, or chosen where it is one. */
+export function unfolded(answer: Answer, ...wanted: string[]): Partial<State> {
+  const found = wanted.flatMap((key) => branches(answer).get(key) ?? []);
+  const open = found.filter((branch) => branch.terms.length > 1).map((branch) => branch.key);
+  const single = found.find((branch) => branch.terms.length === 1);
+  return { view: "paths", through: "", path: single?.terms[0] ?? null, open };
 }
 
 const TOKENS = new Set(["embedding", "position"]);
