@@ -63,8 +63,16 @@ export type Place = Omit<GraphNode, "influence" | "paths">;
 export const TARGET = "target";
 const CONSTANTS: Readonly<Record<string, string>> = { base: "bias", error: "reconstruction error" };
 
-/** The paths of an answer, as `circuits.graph` of Python walks them. */
+const walked = new WeakMap<Answer, Material>();
+
+/** The paths of an answer, as `circuits.graph` of Python walks them: once for each answer. */
 export function material(answer: Answer): Material {
+  const known = walked.get(answer) ?? walkedAnew(answer);
+  walked.set(answer, known);
+  return known;
+}
+
+function walkedAnew(answer: Answer): Material {
   const { target, versus } = answer;
   const known = new Map(answer.sources.map((source) => [source.name, source]));
   const top = Math.max(0, ...answer.terms.map(([, root]) => layerOf(answer.nodes[root]?.s ?? "", known)));

@@ -6,6 +6,7 @@ import { useMemo, useState } from "preact/hooks";
 import { general } from "../numbers";
 import type { State } from "../state";
 import type { SetState } from "../store";
+import { printable } from "../text";
 import type { Answer, Patterns } from "../types";
 import { Text, Tools } from "../ui";
 import { heatFigure } from "./figures";
@@ -86,7 +87,7 @@ const NAMED = 4; // keys of a row
 
 function most(row: readonly number[], names: readonly string[]): string {
   const order = row.map((_, n) => n).sort((one, other) => (row[other] ?? 0) - (row[one] ?? 0)).slice(0, NAMED);
-  return `Looks most at ${order.map((n) => `${n} ${names[n]} (${general(row[n] ?? 0, 3)})`).join(", ")}.`;
+  return printable(`Looks most at ${order.map((n) => `${n} ${names[n]} (${general(row[n] ?? 0, 3)})`).join(", ")}.`);
 }
 
 /** The head that the largest path through any holds given. */
