@@ -40,14 +40,19 @@ const OF_GRAPH: Readonly<Record<string, string>> = {
 
 /** As the part of an address behind #. What is as at the start is left out. */
 export function encode(state: State): string {
+  const parts = entries(state);
+  if (!parts.length) return "";
+  return [["v", VERSION] as const, ...parts].map(([key, value]) => `${key}=${readable(value)}`).join("&");
+}
+
+function entries(state: State): [key: string, value: string][] {
   const parts: [string, string][] = [];
   for (const key of TEXTS) if (state[key]) parts.push([key, state[key]]);
   for (const key of COUNTS) if (state[key] !== null) parts.push([key, String(state[key])]);
   if (state.view !== START.view) parts.push(["view", state.view]);
   for (const key of LISTS) for (const one of state[key]) parts.push([key, one]);
   for (const [key, own] of Object.entries(OF_GRAPH)) if (state.graph[own]) parts.push([key, state.graph[own]]);
-  if (!parts.length) return "";
-  return [["v", VERSION] as [string, string], ...parts].map(([key, value]) => `${key}=${readable(value)}`).join("&");
+  return parts;
 }
 
 /** A state from an address, and what in it does not read. */
@@ -106,13 +111,9 @@ function shownOf(state: State, answer: Answer): State {
 }
 
 function lost(before: State, after: State): string[] {
-  return (Object.keys(START) as (keyof State)[])
-    .filter((key) => JSON.stringify(before[key]) !== JSON.stringify(after[key]))
-    .map((key) => `${key}=${written(before[key])}`);
-}
-
-function written(value: State[keyof State]): string {
-  return typeof value === "object" ? JSON.stringify(value) : String(value);
+  const written = (state: State): string[] => entries(state).map(([key, value]) => `${key}=${value}`);
+  const kept = new Set(written(after));
+  return written(before).filter((part) => !kept.has(part));
 }
 
 function split(part: string): [string, string] {
