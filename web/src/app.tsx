@@ -7,7 +7,6 @@ import { ExactnessView } from "./sections/exactness";
 import { GatesView } from "./sections/gates";
 import { ModelView } from "./sections/model";
 import { NearestView } from "./sections/nearest";
-import { PathsView } from "./sections/paths";
 import { Toolbar } from "./bar";
 import { PromptView } from "./prompt/view";
 import { type Store, useStore } from "./store";
@@ -79,8 +78,6 @@ function Body({ section, made, store }: PartProps): JSX.Element {
       return <GatesView data={section.data} />;
     case "nearest":
       return <NearestView data={section.data} />;
-    case "paths":
-      return <PathsView data={section.data} />;
     case "prompt":
       return <Prompt id={section.id} data={section.data} made={made} store={store} />;
     case "missing":

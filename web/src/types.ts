@@ -32,7 +32,6 @@ export type Section =
   | Of<"gates", GatesData>
   | Of<"nearest", NearestData>
   | Of<"prompt", PromptData>
-  | Of<"paths", PathsData>
   | Of<"missing", { text: string }>
   | { id: string; kind: "broken"; title: string; error: string };
 
@@ -134,28 +133,6 @@ export interface PromptData {
   prompt: string;
   answers: Answer[];
   first: number; // which of the answers is shown first
-}
-
-export interface PathsData {
-  note: string;
-  tokens: {
-    name: string;
-    target: string;
-    probability: number;
-    summary: string;
-    remainder: number;
-    left_out: number;
-    total: number;
-    branches: Branch[];
-  }[];
-}
-
-export interface Branch {
-  label: string;
-  value: number;
-  width: number;
-  paths: number;
-  below: Branch[];
 }
 
 export interface Token {
