@@ -5,6 +5,7 @@ import type { Cell, Figure, Trace } from "./figure/data";
 import { INK } from "./figure/data";
 import { words } from "./figure/words";
 import { type Shape, svgFile } from "./svg";
+import { printable } from "./text";
 
 const SHARP = 2; // pixels of a PNG for one of the screen
 const LONGEST = 60; // characters of a file's name
@@ -79,6 +80,12 @@ export function png(shape: Shape): Promise<Blob> {
 /** A table as RFC 4180 has it: cells with commas, quotes or line ends in quotes. */
 export function csv({ columns, rows }: Table): string {
   return [columns, ...rows].map((row) => `${row.map(cell).join(",")}\r\n`).join("");
+}
+
+/** A result's rows by the names of their columns, every character of a text visible. */
+export function rowsTable({ columns, rows }: { columns: readonly string[]; rows: readonly Readonly<Record<string, unknown>>[] }): Table {
+  const shown = (value: unknown): unknown => (typeof value === "string" ? printable(value) : value);
+  return { columns: columns.map(printable), rows: rows.map((row) => columns.map((name) => shown(row[name]))) };
 }
 
 /** The numbers that a figure draws, one mark a row. */

@@ -3,7 +3,7 @@
 import type { ComponentChildren, JSX } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { copied } from "./copy";
-import { figureTable, saveCsv, savePng, saveSvg } from "./export";
+import { figureTable, rowsTable, saveCsv, savePng, saveSvg } from "./export";
 import { drawFigure } from "./figure";
 import type { Figure } from "./figure/data";
 import { shapeOf } from "./figure/still";
@@ -56,6 +56,9 @@ export function NumbersTable({ columns, rows }: Numbers): JSX.Element {
         </table>
         {left > 0 && <p class="soft">The first {FIRST_ROWS} of {rows.length} rows.</p>}
       </Scrolled>
+      <div class="figure-tools">
+        <button type="button" aria-label="Save all numbers as CSV" onClick={() => saveCsv(columns.join(" "), rowsTable({ columns, rows }))}>CSV</button>
+      </div>
     </Folded>
   );
 }

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { csv, figureTable, fileName } from "../src/export";
+import { csv, figureTable, fileName, rowsTable } from "../src/export";
 import type { Figure, Trace } from "../src/figure/data";
 import { powerOfTen, tickTexts } from "../src/figure/numbers";
 import { scaleOf } from "../src/figure/scale";
@@ -179,5 +179,7 @@ test("a CSV holds each mark with its name, and no formula", () => {
   });
   assert.deepEqual(figureTable(map).rows[2], ["0", "q1", "k0", -2]);
   assert.equal(csv({ columns: ["a", "b"], rows: [['x,"y"', "=1+1"], [1.5, null]] }), "a,b\r\n\"x,\"\"y\"\"\",'=1+1\r\n1.5,\r\n");
+  const rows = [{ b: 1.5, a: "x\u202e" }, { a: null }];
+  assert.deepEqual(rowsTable({ columns: ["a", "b"], rows }).rows, [["x\\u202e", 1.5], [null, undefined]]);
   assert.equal(fileName("../a b: ␣c/<d>"), "bilens-a-b-c-d");
 });
