@@ -354,7 +354,7 @@ class GraphView {
   // How it is saved.
 
   private save(): void {
-    saveJson(this.fileName(), fileOf(this.material, this.shown.paths, this.state));
+    saveJson(this.fileName(), fileOf(this.material, this.shown, this.state));
   }
 
   private async load(input: HTMLInputElement): Promise<void> {

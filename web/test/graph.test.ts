@@ -22,7 +22,8 @@ function near(one: number, other: number): void {
 
 for (const [name, { answer, graph }] of Object.entries(cases)) {
   test(`nodes, links and pairs are those of circuits.graph: ${name}`, () => {
-    const found = fileOf(material(answer), material(answer).paths, WHOLE);
+    const whole = material(answer);
+    const found = fileOf(whole, shown(whole, WHOLE), WHOLE);
     const about = ({ influence, pair_wise_contributors, ...rest }: GraphFile["nodes"][number]): object => rest;
     const byId = (file: GraphFile): GraphFile["nodes"] => [...file.nodes].sort((one, other) => (one.node_id < other.node_id ? -1 : 1));
     assert.deepEqual(byId(found).map(about), byId(graph).map(about));
@@ -94,7 +95,7 @@ test("a state goes into an address and back, and what does not fit is dropped wi
 
 test("a saved graph is read again with its pins, groups and labels; labels hold tokens and positions", () => {
   const state = labelled(grouped({ ...WHOLE, pinned: ["mlp1@4"] }, ["L0H0@4", "L0H1@4"], "heads"), "mlp0@4", "mine");
-  const file = fileOf(made, made.paths, state);
+  const file = fileOf(made, shown(made, state), state);
   assert.equal(file.nodes.find((node) => node.node_id === "mlp1@4")?.clerp, `mlp1 at 4 ${answer.tokens[4]?.name}`);
   assert.deepEqual(file.qParams.supernodes, [["heads", "L0H0@4", "L0H1@4"]]);
   const back = read(JSON.stringify(file));
@@ -145,4 +146,12 @@ test("a graph of another tool is read: its groups, pins and labels, its logits a
   assert.equal(now.graph.links.get(`${groupId(0)}\n2_1_0`)?.weight, 1.5);
   assert.equal(now.value, 4);
   assert.equal(now.graph.nodes.get(groupId(0))?.layer, 1);
+});
+
+test("a sub-graph is saved as it is drawn: pinned nodes, groups by their nodes, nothing else", () => {
+  const state = { ...grouped({ ...WHOLE, pinned: ["mlp1@4"] }, ["L0H0@4", "L0H1@4"], "heads"), only: true };
+  const file = fileOf(made, shown(made, state), state);
+  assert.deepEqual(file.nodes.map((node) => node.node_id).sort(), ["L0H0@4", "L0H1@4", "mlp1@4", TARGET]);
+  const ids = new Set(file.nodes.map((node) => node.node_id));
+  assert.ok(file.links.length > 0 && file.links.every((link) => ids.has(link.source) && ids.has(link.target)));
 });

@@ -1,6 +1,7 @@
 // Graphs as files of Neuronpedia's layout: saved with pins, groups and labels, and read again.
 
 import { graphOf, type Material, type Path, type Place, TARGET } from "./data";
+import type { Shown } from "./shown";
 import { drawnAs, type GraphState, groupNumber, START } from "./state";
 
 const DRAWN = 500; // links of a file, before it is asked for more
@@ -37,11 +38,12 @@ export interface GraphFile {
   links: { source: string; target: string; weight: number }[];
 }
 
-/** The graph of `paths` as a file. Labels of one's own stand as `clerps`, and as the nodes' own. */
-export function fileOf(material: Material, paths: readonly Path[], state: GraphState): GraphFile {
-  const { nodes, links, pairs } = graphOf(paths);
-  const kept = new Set([...nodes.keys()].filter((id) => !state.hidden.includes(id)));
-  const shown = paths.reduce((sum, path) => sum + path.value, 0);
+/** What is drawn of a graph as a file, each node of a group by itself. Labels of one's own stand as
+ * `clerps`, and as the nodes' own. */
+export function fileOf(material: Material, shown: Shown, state: GraphState): GraphFile {
+  const { nodes, links, pairs } = graphOf(shown.paths);
+  const as = drawnAs(state);
+  const kept = new Set([...nodes.keys()].filter((id) => shown.graph.nodes.has(as(id))));
   const own = Object.entries(state.labels);
   return {
     metadata: {
@@ -53,7 +55,7 @@ export function fileOf(material: Material, paths: readonly Path[], state: GraphS
       generator: { name: "bilens" },
       target: material.target,
       total: material.total,
-      remainder: material.total - shown,
+      remainder: material.total - shown.value,
       error: material.error,
       given: [...material.given],
     },
