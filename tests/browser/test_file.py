@@ -1,0 +1,198 @@
+"""The page as a file, as a person uses it: offline, by clicks, by keys, by links."""
+
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+import bilens
+from bilens.circuits import graph
+from bilens.report.answers import TERMS
+from tests.browser.conftest import PROMPT
+
+SCHEMA = Path(__file__).parents[1] / "circuits/graph.schema.json"
+GOAL = (" girl", " boy")
+
+
+@pytest.fixture(scope="module")
+def ex():
+    return bilens.expand(bilens.load("tinystories-2l").double(), PROMPT, GOAL, max_terms=TERMS)
+
+
+@pytest.fixture
+def tab(look, written):
+    seen = look()
+    seen.context.set_offline(True)
+    opened = seen.open(written)
+    yield opened
+    assert {
+        url.split("#")[0] for url in seen.fetched if not url.startswith(("data:", "blob:"))
+    } == {written}
+
+
+def lines(tab):
+    """Each line of the first tree: what it says, and its value."""
+    script = """() => [...document.querySelector("ul.tree").querySelectorAll("button[data-value]")]
+        .map(line => [line.querySelector("code").textContent, Number(line.dataset.value)])"""
+    return tab.evaluate(script)
+
+
+def line(tab, name):
+    """The first line of that name."""
+    label = tab.locator("bdi", has_text=re.compile(f"^{re.escape(name)}$"))
+    return tab.locator("ul.tree button[data-value]").filter(has=label).first
+
+
+def answer(tab):
+    return tab.locator("h3.answer").first.inner_text()
+
+
+def until(tab, said):
+    """Wait until the answer says so."""
+    tab.wait_for_function(f"document.querySelector('h3.answer')?.innerText.includes('{said}')")
+
+
+def test_it_opens_offline_and_says_what_python_says(tab, ex):
+    assert f"{ex.total:.6g}" in answer(tab)
+    assert "␣girl" in answer(tab)
+    components = dict(zip(ex.by("component").names, ex.by("component").values, strict=True))
+    shown = dict(lines(tab))
+    assert shown == pytest.approx({name: components[name] for name in shown}, rel=1e-7)
+    left = sum(value for name, value in components.items() if name not in shown)
+    assert sum(shown.values()) + left == pytest.approx(ex.total, rel=1e-6)
+
+
+def test_a_tree_unfolds_to_paths_whose_values_are_pythons(tab, ex):
+    before = len(lines(tab))
+    line(tab, "mlp1").click()
+    tab.wait_for_function(
+        f"document.querySelectorAll('ul.tree button[data-value]').length > {before}"
+    )
+    inner = "ul.tree ul.tree > li > button[data-value]"
+    values = tab.eval_on_selector_all(inner, "all => all.map(one => Number(one.dataset.value))")
+    rest = "ul.tree ul.tree button.line:not([data-value])"
+    if tab.locator(rest).count():
+        tab.locator(rest).first.click()
+        values = tab.eval_on_selector_all(inner, "all => all.map(one => Number(one.dataset.value))")
+    whole = sum(term.value for term in ex.terms if term.component == "mlp1")
+    assert sum(values) == pytest.approx(whole, rel=1e-6)
+    known = {term.path: term.value for term in ex.terms}
+    single = dict(lines(tab))
+    both = [path for path in single if path in known]
+    assert len(both) > 3
+    assert {path: single[path] for path in both} == pytest.approx(
+        {path: known[path] for path in both}, rel=1e-7
+    )
+
+
+def test_a_token_is_clicked_and_what_comes_after_it_is_told(tab):
+    tab.locator(".tokens .strip button").nth(3).click()
+    until(tab, "at 3")
+    model = bilens.load("tinystories-2l").double()
+    found = bilens.expand(model, PROMPT, position=3, max_terms=TERMS)
+    assert f"{found.total:.6g}" in answer(tab)
+
+
+def test_a_link_opened_afresh_restores_the_view(tab, look):
+    line(tab, "mlp0").click()
+    tab.locator(".tokens .strip button").nth(6).click()
+    until(tab, "at 6")
+    tab.locator("ul.tree button.line[aria-expanded=false]").first.click()
+    tab.wait_for_function("location.hash.includes('open=')")
+    again = look().open(tab.url)
+    section = "document.getElementById('prompt-0').innerText"
+    assert again.evaluate(section) == tab.evaluate(section)
+    assert (
+        tab.locator("[aria-expanded=true]").count() == again.locator("[aria-expanded=true]").count()
+    )
+    tab.get_by_role("button", name="Undo", exact=True).first.click()
+    tab.wait_for_function("!location.hash.includes('open=')")
+
+
+def test_a_hash_that_does_not_fit_is_dropped_with_a_word(look, written):
+    tab = look().open(f"{written}#v=1&s=prompt-7&pos=99&view=nothing&x=%E0%A4%A")
+    said = tab.locator(".said").inner_text()
+    assert "prompt-7" in said
+    assert "␣girl" in answer(tab)
+
+
+def test_the_graph_is_pinned_grouped_and_saved(tab, look, ex):
+    tab.get_by_role("tab", name="Graph").first.click()
+    tab.wait_for_selector("[data-node]")
+    tab.locator(".graph-share input").first.fill("100")
+    tab.wait_for_function("location.hash.includes('share=')")
+    tab.locator("[data-node='mlp0@7']").focus()
+    tab.keyboard.press("p")
+    tab.wait_for_function("location.hash.includes('pin=')")
+    tab.locator("[data-node='mlp1@7']").focus()
+    tab.keyboard.press("p")
+    tab.keyboard.press("g")
+    tab.locator(".graph-ask input").fill("both layers")
+    tab.keyboard.press("Enter")
+    tab.wait_for_function("location.hash.includes('both')")
+    again = look().open(tab.url)
+    again.wait_for_selector("[data-node]")
+    assert "both layers" in again.locator("#prompt-0").inner_text()
+    with tab.expect_download() as held:
+        tab.get_by_role("button", name="Save graph").first.click()
+    saved = json.loads(Path(held.value.path()).read_text())
+    jsonschema.validate(saved, json.loads(SCHEMA.read_text()))
+    truth = {node["node_id"]: node["influence"] for node in graph(ex)["nodes"]}
+    found = {node["node_id"]: node["influence"] for node in saved["nodes"]}
+    same = truth.keys() & found.keys()
+    assert len(same) > 10
+    assert {n: found[n] for n in same} == pytest.approx({n: truth[n] for n in same}, abs=1e-6)
+    assert {"mlp0@7", "mlp1@7"} <= set(saved["qParams"]["pinnedIds"])
+
+
+@pytest.mark.parametrize("kind", ["SVG", "PNG", "CSV"])
+def test_a_figure_is_saved(tab, kind):
+    with tab.expect_download() as held:
+        tab.locator("#chart-0").get_by_role("button", name=kind).first.click()
+    raw = Path(held.value.path()).read_bytes()
+    assert raw.startswith({"SVG": b"<?xml", "PNG": b"\x89PNG", "CSV": b""}[kind])
+    assert len(raw) > 200
+
+
+def test_all_is_reached_by_keys(tab):
+    tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement.tagName") == "INPUT"
+    tab.keyboard.type("mlp0")
+    tab.keyboard.press("Enter")
+    reached = set()
+    for _ in range(60):
+        tab.keyboard.press("Tab")
+        reached.add(tab.evaluate("document.activeElement.className + document.activeElement.role"))
+    assert len(reached) > 4
+    tab.locator(".tokens .strip button[tabindex='0']").first.focus()
+    tab.keyboard.press("ArrowLeft")
+    tab.keyboard.press("Enter")
+    until(tab, "at 6")
+    tab.keyboard.press("Control+z")
+    until(tab, "at 7")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"color_scheme": "dark"}, {"viewport": {"width": 390, "height": 800}}],
+    ids=["light", "dark", "phone"],
+)
+def test_axe_finds_no_serious_fault_and_nothing_sticks_out(look, written, options):
+    seen = look(**options)
+    tab = seen.open(written)
+    assert seen.faults() == []
+    wide = tab.evaluate(
+        "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    )
+    assert wide <= 1
+
+
+def test_hostile_texts_are_shown_and_do_nothing(tab):
+    assert tab.locator("#prompt-1 b").evaluate_all("all => all.map(one => one.innerText)") == [
+        tab.locator("#prompt-1 b.value").first.inner_text()
+    ]
+    said = tab.locator("#prompt-1").inner_text()
+    assert "</script>" in said
+    assert not {"\x00", "\u202e"} & set(said)

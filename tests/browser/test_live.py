@@ -1,0 +1,82 @@
+"""The page, served: asked by a person, and by who should not."""
+
+import http.client
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import bilens
+from bilens.report import Serving, answer, open_server
+from bilens.report.answers import exact
+from tests.browser.test_file import until
+
+ASKED = {"prompt": "Once upon a time there was a", "target": " little", "effects": False}
+
+
+@pytest.fixture(scope="module")
+def server():
+    made = open_server(Serving("tinystories-1l", ("Once upon a time",)))
+    thread = threading.Thread(target=made.run, daemon=True)
+    thread.start()
+    yield made
+    made.stop()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def ask(server, question, token=None):
+    line = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    headers = {"X-Bilens-Token": token or server.token}
+    line.request("POST", "/api/ask", json.dumps(question), headers)
+    reply = line.getresponse()
+    return reply.status, json.loads(reply.read())
+
+
+def test_an_answer_is_what_python_gives(server):
+    status, found = ask(server, ASKED)
+    model = exact(bilens.load("tinystories-1l"))
+    truth = answer(model, ASKED["prompt"], " little", effects=False, name="tinystories-1l")
+    assert (status, found) == (200, json.loads(json.dumps(truth)))
+
+
+def test_a_person_asks_another_prompt_and_knocks_a_part_out(look, server):
+    tab = look().open(server.url)
+    tab.get_by_label("Prompt", exact=True).first.fill(ASKED["prompt"])
+    tab.get_by_role("button", name="Ask", exact=True).first.click()
+    until(tab, "at 6")
+    tab.get_by_label("Target").first.fill(" no such token")
+    tab.get_by_role("button", name="Ask", exact=True).first.click()
+    tab.wait_for_selector("[role=alert]")
+    assert "must be one token" in tab.locator("[role=alert]").first.inner_text()
+    tab.get_by_label("Target").first.fill(" little")
+    tab.get_by_role("button", name="Ask", exact=True).first.click()
+    until(tab, "little")
+
+
+def test_what_cannot_be_is_one_line(server):
+    for question in ({"prompt": ""}, {"prompt": "a b " * 4000}, {"prompt": "a", "position": 9}):
+        status, found = ask(server, question)
+        assert (status, set(found)) == (200, {"error"})
+        assert "\n" not in found["error"]
+    assert ask(server, ASKED, token="x")[0] == 403
+
+
+def test_two_hundred_at_once_and_then_one(server):
+    with ThreadPoolExecutor(200) as pool:
+        asked = [ASKED | {"max_terms": 10 + n % 40} for n in range(200)]
+        found = list(pool.map(lambda one: ask(server, one)[0], asked))
+    assert set(found) <= {200, 503}
+    assert found.count(200) > 20
+    assert ask(server, ASKED)[0] == 200
+
+
+def test_an_answer_that_takes_too_long_is_ended_and_the_next_is_given(server):
+    before = server.worker.process.pid
+    server.deadline = 0.02
+    status, found = ask(server, ASKED | {"max_terms": 4999})
+    server.deadline = 60.0
+    assert (status, "no answer within" in found["error"]) == (503, True)
+    assert ask(server, ASKED)[0] == 200
+    assert server.worker.process.pid != before
