@@ -21,7 +21,7 @@ SHAPED := $(ROOMS),$(WEIGHED),$(RECORDED),$(ASKED)
 demo: .venv/installed
 	$(BIN)/bilens demo --output report
 
-test: check
+test: check web/node_modules/installed  # for the browser tests: axe-core
 	$(BIN)/python -m pytest -n 2 --dist worksteal --jaxtyping-packages=$(SHAPED),beartype.beartype
 
 # the page's script and style, which stand in the package as they are built

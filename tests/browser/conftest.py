@@ -17,6 +17,7 @@ SERIOUS = ("serious", "critical")
 PROMPT = "Once upon a time there was a little"
 HOSTILE = "</script><b>x\u202e\x00</b> \n"
 WAIT = 20_000  # ms that anything may take
+TURN = 20  # ms between looks
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +49,22 @@ def written(tmp_path_factory):
         )
     assert made.broken == ()
     return made.path.as_uri()
+
+
+def until(tab, condition):
+    """Wait until a condition in JavaScript holds. (The page's policy forbids Playwright's own
+    waiting, which evaluates texts inside it.)
+    """
+    for _ in range(WAIT // TURN):
+        if tab.evaluate(condition):
+            return
+        tab.wait_for_timeout(TURN)
+    raise AssertionError(f"never: {condition}")
+
+
+def said(tab, words):
+    """Wait until the answer's heading says so."""
+    until(tab, f"document.querySelector('h3.answer')?.innerText.includes('{words}') ?? false")
 
 
 class Seen:

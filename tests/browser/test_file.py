@@ -10,7 +10,7 @@ import pytest
 import bilens
 from bilens.circuits import graph
 from bilens.report.answers import TERMS
-from tests.browser.conftest import PROMPT
+from tests.browser.conftest import PROMPT, said, until
 
 SCHEMA = Path(__file__).parents[1] / "circuits/graph.schema.json"
 GOAL = (" girl", " boy")
@@ -49,11 +49,6 @@ def answer(tab):
     return tab.locator("h3.answer").first.inner_text()
 
 
-def until(tab, said):
-    """Wait until the answer says so."""
-    tab.wait_for_function(f"document.querySelector('h3.answer')?.innerText.includes('{said}')")
-
-
 def test_it_opens_offline_and_says_what_python_says(tab, ex):
     assert f"{ex.total:.6g}" in answer(tab)
     assert "␣girl" in answer(tab)
@@ -67,9 +62,7 @@ def test_it_opens_offline_and_says_what_python_says(tab, ex):
 def test_a_tree_unfolds_to_paths_whose_values_are_pythons(tab, ex):
     before = len(lines(tab))
     line(tab, "mlp1").click()
-    tab.wait_for_function(
-        f"document.querySelectorAll('ul.tree button[data-value]').length > {before}"
-    )
+    until(tab, f"document.querySelectorAll('ul.tree button[data-value]').length > {before}")
     inner = "ul.tree ul.tree > li > button[data-value]"
     values = tab.eval_on_selector_all(inner, "all => all.map(one => Number(one.dataset.value))")
     rest = "ul.tree ul.tree button.line:not([data-value])"
@@ -89,7 +82,7 @@ def test_a_tree_unfolds_to_paths_whose_values_are_pythons(tab, ex):
 
 def test_a_token_is_clicked_and_what_comes_after_it_is_told(tab):
     tab.locator(".tokens .strip button").nth(3).click()
-    until(tab, "at 3")
+    said(tab, "at 3")
     model = bilens.load("tinystories-2l").double()
     found = bilens.expand(model, PROMPT, position=3, max_terms=TERMS)
     assert f"{found.total:.6g}" in answer(tab)
@@ -98,9 +91,10 @@ def test_a_token_is_clicked_and_what_comes_after_it_is_told(tab):
 def test_a_link_opened_afresh_restores_the_view(tab, look):
     line(tab, "mlp0").click()
     tab.locator(".tokens .strip button").nth(6).click()
-    until(tab, "at 6")
+    said(tab, "at 6")
+    before = tab.evaluate("location.hash")
     tab.locator("ul.tree button.line[aria-expanded=false]").first.click()
-    tab.wait_for_function("location.hash.includes('open=')")
+    until(tab, f"location.hash !== {json.dumps(before)}")
     again = look().open(tab.url)
     section = "document.getElementById('prompt-0').innerText"
     assert again.evaluate(section) == tab.evaluate(section)
@@ -108,13 +102,12 @@ def test_a_link_opened_afresh_restores_the_view(tab, look):
         tab.locator("[aria-expanded=true]").count() == again.locator("[aria-expanded=true]").count()
     )
     tab.get_by_role("button", name="Undo", exact=True).first.click()
-    tab.wait_for_function("!location.hash.includes('open=')")
+    until(tab, f"location.hash === {json.dumps(before)}")
 
 
 def test_a_hash_that_does_not_fit_is_dropped_with_a_word(look, written):
     tab = look().open(f"{written}#v=1&s=prompt-7&pos=99&view=nothing&x=%E0%A4%A")
-    said = tab.locator(".said").inner_text()
-    assert "prompt-7" in said
+    assert "prompt-7" in tab.locator(".said").inner_text()
     assert "␣girl" in answer(tab)
 
 
@@ -122,16 +115,16 @@ def test_the_graph_is_pinned_grouped_and_saved(tab, look, ex):
     tab.get_by_role("tab", name="Graph").first.click()
     tab.wait_for_selector("[data-node]")
     tab.locator(".graph-share input").first.fill("100")
-    tab.wait_for_function("location.hash.includes('share=')")
+    until(tab, "location.hash.includes('share=')")
     tab.locator("[data-node='mlp0@7']").focus()
     tab.keyboard.press("p")
-    tab.wait_for_function("location.hash.includes('pin=')")
+    until(tab, "location.hash.includes('pin=')")
     tab.locator("[data-node='mlp1@7']").focus()
     tab.keyboard.press("p")
     tab.keyboard.press("g")
     tab.locator(".graph-ask input").fill("both layers")
     tab.keyboard.press("Enter")
-    tab.wait_for_function("location.hash.includes('both')")
+    until(tab, "location.hash.includes('both')")
     again = look().open(tab.url)
     again.wait_for_selector("[data-node]")
     assert "both layers" in again.locator("#prompt-0").inner_text()
@@ -169,9 +162,9 @@ def test_all_is_reached_by_keys(tab):
     tab.locator(".tokens .strip button[tabindex='0']").first.focus()
     tab.keyboard.press("ArrowLeft")
     tab.keyboard.press("Enter")
-    until(tab, "at 6")
+    said(tab, "at 6")
     tab.keyboard.press("Control+z")
-    until(tab, "at 7")
+    said(tab, "at 7")
 
 
 @pytest.mark.parametrize(
@@ -193,6 +186,6 @@ def test_hostile_texts_are_shown_and_do_nothing(tab):
     assert tab.locator("#prompt-1 b").evaluate_all("all => all.map(one => one.innerText)") == [
         tab.locator("#prompt-1 b.value").first.inner_text()
     ]
-    said = tab.locator("#prompt-1").inner_text()
-    assert "</script>" in said
-    assert not {"\x00", "\u202e"} & set(said)
+    shown = tab.locator("#prompt-1").inner_text()
+    assert "</script>" in shown
+    assert not {"\x00", "\u202e"} & set(shown)

@@ -10,7 +10,7 @@ import pytest
 import bilens
 from bilens.report import Serving, answer, open_server
 from bilens.report.answers import exact
-from tests.browser.test_file import until
+from tests.browser.conftest import said
 
 ASKED = {"prompt": "Once upon a time there was a", "target": " little", "effects": False}
 
@@ -45,14 +45,14 @@ def test_a_person_asks_another_prompt_and_knocks_a_part_out(look, server):
     tab = look().open(server.url)
     tab.get_by_label("Prompt", exact=True).first.fill(ASKED["prompt"])
     tab.get_by_role("button", name="Ask", exact=True).first.click()
-    until(tab, "at 6")
+    said(tab, "at 6")
     tab.get_by_label("Target").first.fill(" no such token")
     tab.get_by_role("button", name="Ask", exact=True).first.click()
     tab.wait_for_selector("[role=alert]")
     assert "must be one token" in tab.locator("[role=alert]").first.inner_text()
     tab.get_by_label("Target").first.fill(" little")
     tab.get_by_role("button", name="Ask", exact=True).first.click()
-    until(tab, "little")
+    said(tab, "little")
 
 
 def test_what_cannot_be_is_one_line(server):

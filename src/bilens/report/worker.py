@@ -25,6 +25,7 @@ from bilens.wiring import Prompt
 REMEMBERED = 16  # answers
 PATIENCE = 600.0  # seconds that a model may take to load
 LATE = BilensError("the model", must=f"load within {PATIENCE:g} s", got="more")
+DIED = BilensError("the process of the model", must="load it", got="its end: too large, or killed")
 
 
 class Serving(NamedTuple):
@@ -69,21 +70,23 @@ class Worker:
         self.process.join()
 
     def _start(self) -> None:
-        """Start it and wait for the model. Errors: BilensError for what cannot be loaded; EOFError
-        where the process dies of it.
-        """
+        """Start it and wait for the model. Errors: BilensError for what cannot be loaded."""
         context = multiprocessing.get_context("spawn")
         self.line, far = context.Pipe()
         self.process = context.Process(target=work, args=(far, self.serving), daemon=True)
         self.process.start()
         far.close()
-        self._hear(self.line.recv() if self.line.poll(PATIENCE) else LATE)
-
-    def _hear(self, failed: BilensError | None) -> None:
-        """Raise what the process says that it failed of."""
+        failed = self._heard()
         if failed is not None:
             self.stop()
             raise failed
+
+    def _heard(self) -> BilensError | None:
+        """What the process says that it failed of, once it has loaded the model or has not."""
+        try:
+            return self.line.recv() if self.line.poll(PATIENCE) else LATE
+        except EOFError:
+            return DIED
 
 
 def work(line: Connection, serving: Serving) -> None:
