@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from bilens.base.errors import ArgumentError, ConfigError, FileError
 from bilens.base.keys import OneOf
-from bilens.base.numerics import is_whole
+from bilens.base.numerics import is_whole, working_dtype
 from bilens.base.pickles import PICKLES, Pickled, read_pickles
 from bilens.base.reading import naming, read_json_object
 from bilens.base.weights import weight_names
@@ -32,6 +32,7 @@ from bilens.models.transformer import Transformer, TransformerConfig
 
 BOX = Path(__file__).parent / "box"
 CONFIG, SAFETENSORS = "config.json", ".safetensors"
+CHECKPOINTS = "checkpoints"  # a folder of weights, below that of their config.json
 PICKLED = ("pytorch_model*.bin",)
 FETCHED = (
     "*.json",
@@ -140,7 +141,7 @@ def open_model(
     files = _Files.of(place)
     raw = files.config(config or {})
     kind = _family(raw, files) if family is None else _named(family, raw, files)
-    checkpoint, file = files.checkpoint(kind.derived), files.about
+    checkpoint, file = files.checkpoint(kind), files.about
     _require_sizes(kind, raw, checkpoint, file)
     return _assembled(kind, raw, checkpoint, file, files.folder)
 
@@ -195,8 +196,9 @@ class _Files:
     @property
     def about(self) -> Path:
         """The file that says what the model is."""
-        file = self.folder / CONFIG
-        return file if file.exists() else self.weights[0]
+        above = [self.folder.parent] if self.folder.name == CHECKPOINTS else []
+        files = (folder / CONFIG for folder in (self.folder, *above))
+        return next((file for file in files if file.exists()), self.weights[0])
 
     def config(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """What config.json says, or else what was pickled, and what is ``given`` beside; empty
@@ -206,10 +208,15 @@ class _Files:
             return read_json_object(self.about) | dict(given)
         return ({} if self.pickled is None else self.pickled.about) | dict(given)
 
-    def checkpoint(self, derived: tuple[str, ...]) -> Checkpoint:
+    def checkpoint(self, family: Family) -> Checkpoint:
         if self.pickled is None:
-            return open_checkpoint(self.weights, derived)
-        return held_checkpoint(self.weights, self.pickled.weights, derived)
+            found = open_checkpoint(self.weights, family.derived)
+        else:
+            found = held_checkpoint(self.weights, self.pickled.weights, family.derived)
+        if family.fold is None:
+            return found
+        whole = found.mapped(working_dtype(common_dtype(found.dtypes)))
+        return held_checkpoint(self.weights, family.fold(whole))
 
     def names(self) -> set[str]:
         """Of all weights."""

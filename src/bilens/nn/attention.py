@@ -43,6 +43,7 @@ class Rotary(nn.Module):
     arXiv:2104.09864.
 
     ``reverse``: by minus the angle, so that (x, y) becomes (x cos + y sin, −x sin + y cos).
+    ``table``: a type that cosines and sines are rounded to, as some were trained with.
 
     >>> rotary = bilens.nn.Rotary(8)
     >>> rotary.inv_freq.shape
@@ -62,13 +63,14 @@ class Rotary(nn.Module):
         stretch: tuple[int, Callable[[int], Float[Tensor, " half"]]] | None = None,
         *,
         reverse: bool = False,
+        table: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if d_head % 2:
             raise ConfigError("head_dim", must="be even for rotary positions", got=d_head)
         given = frequencies(d_head, theta) if inv_freq is None else inv_freq
         self.inv_freq = given.to(torch.promote_types(given.dtype, torch.float32))
-        self.scale, self.stretch, self.reverse = scale, stretch, reverse
+        self.scale, self.stretch, self.reverse, self.table = scale, stretch, reverse, table
 
     @torch.no_grad()
     def forward(
@@ -84,6 +86,8 @@ class Rotary(nn.Module):
         angles = positions[..., None].to(inv_freq.dtype) * inv_freq
         angles = torch.cat([angles, angles], dim=-1)[:, None]
         cos, sin = angles.cos() * self.scale, angles.sin() * self.scale
+        if self.table is not None:
+            cos, sin = cos.to(self.table), sin.to(self.table)
         return cos.to(dtype), (-sin if self.reverse else sin).to(dtype)
 
     def _beside(self, positions: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ What the shapes of the weights say is taken from these, and held against it.
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from bilens.base.errors import ConfigError
 from bilens.base.keys import Allowed, Anything, Flag, Number, OneOf, Table, Whole, each
 from bilens.models.families.family import (
     Family,
@@ -17,6 +16,7 @@ from bilens.models.families.family import (
     layers_in,
     matrix,
     require_sizes,
+    told,
 )
 from bilens.models.keys import understood
 from bilens.models.transformer.config import TransformerConfig
@@ -83,21 +83,14 @@ def config(raw: dict[str, Any], shapes: Shapes) -> TransformerConfig:
         num_attention_heads=1,
         attention="bilinear",
         attention_scale=1 / head,
-        max_position_embeddings=_told(given, "seq_len"),
-        rope_parameters={"rope_type": "default", "rope_theta": _told(given, "rope_base")},
+        max_position_embeddings=told(given, "seq_len"),
+        rope_parameters={"rope_type": "default", "rope_theta": told(given, "rope_base")},
         norm=_norm(given, shapes),
         rms_norm_eps=1e-6,
     )
 
 
 _FIRST_OF = FIRST.replace("0", "{layer}")
-
-
-def _told(given: Mapping[str, Any], key: str) -> Any:
-    if key not in given:
-        todo = f'Say config={{"{key}": …}}, or put the config.json of the run beside it.'
-        raise ConfigError(key, must="be given: no weight holds it", got="nothing", todo=todo)
-    return given[key]
 
 
 def _norm(given: Mapping[str, Any], shapes: Shapes) -> str:
@@ -108,7 +101,7 @@ def _norm(given: Mapping[str, Any], shapes: Shapes) -> str:
         return "rms" if given["use_rmsnorm"] else "none"
     scale = shapes.get("final_norm.scale")
     if scale is None:
-        return NORMS[_told(given, "norm_type")]
+        return NORMS[told(given, "norm_type")]
     return "channel" if len(scale) == 1 else "scalar"
 
 
@@ -116,7 +109,7 @@ def weights(config: TransformerConfig) -> tuple[Weight, ...]:
     """Queries and keys of the second score beside those of the first; norms have no weights."""
     bare = config.norm == "rms"
     norms = (
-        Weight(None if bare else theirs, (ours,), weight=".scale")
+        Weight(None if bare else theirs, (ours,), weight="{theirs}.scale")
         for theirs, ours in SCALES.items()
     )
     return *(Weight(theirs, (ours,)) for theirs, ours in MODULES.items()), *norms

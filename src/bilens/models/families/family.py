@@ -43,7 +43,8 @@ class Weight:
     where queries, keys and values are fused like that). ``transposed``: (in, out) in the files.
     ``change``: what makes each part bilens's, once it is apart; it keeps the shape. ``biased``:
     whether the files have its bias, where the model here has one; else it is zero. ``weight`` and
-    ``bias``: what stands after ``theirs`` in the names of the two.
+    ``bias``: the names of the two, "{theirs}" standing for the module's. ``shape``: that of the
+    weight in the files, where it is another with as many numbers.
 
     >>> bilens.models.Weight("wte", ("model.embed_tokens",)).ours
     ('model.embed_tokens',)
@@ -55,8 +56,9 @@ class Weight:
     transposed: bool = False
     change: Callable[[Tensor], Tensor] = unchanged
     biased: bool = True
-    weight: str = ".weight"
-    bias: str = ".bias"
+    weight: str = "{theirs}.weight"
+    bias: str = "{theirs}.bias"
+    shape: Shape | None = None
 
     def named(self, kind: str, numbers: Mapping[str, int]) -> str | None:
         """The name in the files of its weight, or of its bias, in a layer; None where it is not
@@ -64,7 +66,8 @@ class Weight:
         """
         if self.theirs is None or (kind == "bias" and not self.biased):
             return None
-        return self.theirs.format(**numbers) + (self.weight if kind == "weight" else self.bias)
+        name = self.weight if kind == "weight" else self.bias
+        return name.replace("{theirs}", self.theirs).format(**numbers)
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ class Family:
     in each: none may ask for more than the files hold. ``base``: what the names of all weights but
     the readout's begin with, where the files may leave it out. ``stock``: the configuration of a
     class of transformers for one of here, with the weights of the same names; or, in words, what of
-    it that class does not have.
+    it that class does not have. ``fold``: what makes fewer weights of all that the files hold,
+    where several are one here (running averages, say); all else speaks of what it gives.
     """
 
     kinds: tuple[str, ...]
@@ -100,6 +104,7 @@ class Family:
     base: str = "model."
     stock: Callable[[Any], PreTrainedConfig | str] | None = None
     name: str = ""
+    fold: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,8 @@ class Pairing:
     def shape(self) -> Shape:
         """What the files hold."""
         shapes = [*self.ours.values()]
+        if self.weight.shape is not None:
+            return self.weight.shape
         whole = shapes[0]
         if len(shapes) > 1:
             whole = (sum(shape[0] for shape in shapes), *whole[1:])
@@ -140,7 +147,10 @@ class Pairing:
         """
         rows = whole.T if self.weight.transposed and whole.ndim == 2 else whole
         if len(self.ours) == 1:
-            return {name: alone(self.weight.change(rows)) for name in self.ours}
+            return {
+                name: alone(self.weight.change(rows).reshape(shape))
+                for name, shape in self.ours.items()
+            }
         blocks = self.weight.blocks
         sizes = [shape[0] // blocks for shape in self.ours.values()]
         parts = rows.unflatten(0, (blocks, -1)).split(sizes, dim=1)
@@ -173,6 +183,23 @@ def require_sizes(given: Mapping[str, Any], found: Mapping[str, int], who: str =
         if given.get(key) not in (None, size):
             must = f"be {size}, as the weights beside it"
             raise ConfigError(f"{who}{key}", must=must, got=repr(given[key]))
+
+
+def head_width(width: int, heads: int) -> int:
+    """The width of each of so many heads. Errors: ConfigError where they do not divide it."""
+    if width % heads:
+        raise ConfigError("n_head", must=f"divide the width {width}", got=heads)
+    return width // heads
+
+
+def told(given: Mapping[str, Any], key: str) -> Any:
+    """What a configuration says of ``key``. Errors: ConfigError where it says nothing, as the
+    weights do not.
+    """
+    if key not in given:
+        todo = f'Say config={{"{key}": …}}, or put the config.json of the run beside it.'
+        raise ConfigError(key, must="be given: no weight holds it", got="nothing", todo=todo)
+    return given[key]
 
 
 def paired(weights: Sequence[Weight], own: Shapes) -> list[Pairing]:

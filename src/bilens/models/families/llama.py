@@ -38,7 +38,8 @@ ALIKE = {
     "norm_placement": "pre", "parallel_residual": False, "sliding_windows": None,
     "attention_scale": None, "attn_logit_softcapping": None, "final_logit_softcapping": None,
     "embedding_scale": 1.0, "qk_norm_across_heads": False, "attention": "softmax",
-    "rope_reversed": False, "final_norm": None, "residual_scale": 1.0, "write_scale": 1.0,
+    "rope_reversed": False, "rope_bfloat16": False, "final_norm": None,
+    "residual_scale": 1.0, "write_scale": 1.0,
     "residual_mix": False, "value_mix": False,
 }  # fmt: skip
 

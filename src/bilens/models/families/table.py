@@ -23,9 +23,19 @@ are those of each family's default configuration.
 """
 TAIL = """
 Also, whose config.json has no `model_type`: the bilinear language models of tdooms; image
-classifiers of tdooms and of tensor-similarity; the transformers of bilinear-vpd, whose patterns are
-products of two scores, with all of their kinds of norms, also as a decomposition was saved with
-them (`bilens.load("runs/v16/model_final.pt")`). And bilens's own models (`bilens_transformer`,
+classifiers of tdooms and of tensor-similarity; and those whose patterns are products of two scores,
+or squares of one:
+
+| family | how | beside |
+|---|---|---|
+| bilinear-vpd | `load("runs/v16/model_final.pt")` | all its kinds of norms; decomposed models |
+| Elriggs | `load(folder)` with its pytorch_model.bin | softmax too; mixed streams, values |
+| melephant | `load("checkpoints/step_01000.pt")`, config.json above | a number for a norm |
+| tensor_language | `load("xf2.pt", config={"n_ctx": 512})` | batch norms, running norms folded |
+| tensor-similarity | `load("lm.pt", config={"n_head": 4, "n_ctx": 16, "scale": 0.5})` | lerp |
+
+What no file says (the context, the number of heads, the share of a lerp) is asked for by name.
+Paths go through all but mixed values. And bilens's own models (`bilens_transformer`,
 `bilens_classifier`).
 
 RoPE may be stretched (linear, llama3, yarn, dynamic, longrope). Norm weights, and LayerNorm's

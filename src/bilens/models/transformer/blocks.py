@@ -226,7 +226,8 @@ def _rotary(config: TransformerConfig, given: dict[str, Any]) -> Rotary:
     """RoPE as ``given``: the stretched kinds are transformers' own."""
     width, kind = config.head_dim, given["rope_type"]
     assert width is not None
-    turns = partial(Rotary, width, reverse=config.rope_reversed)
+    table = torch.bfloat16 if config.rope_bfloat16 else None
+    turns = partial(Rotary, width, reverse=config.rope_reversed, table=table)
     if kind == "default":
         turning = int(width * given.get(PARTIAL, 1.0))
         return turns(inv_freq=frequencies(turning, given["rope_theta"]))

@@ -17,7 +17,8 @@ MOST_EXPERTS = 10_000
 FLAGS = (
     "gated", "attention_bias", "attention_out_bias", "mlp_bias", "head_bias", "qk_norm",
     "qk_norm_across_heads", "parallel_residual", "tie_word_embeddings", "folded", "use_cache",
-    "norm_topk_prob", "attention_normalised", "rope_reversed", "residual_mix", "value_mix",
+    "norm_topk_prob", "attention_normalised", "rope_reversed", "rope_bfloat16", "residual_mix",
+    "value_mix",
 )  # fmt: skip
 FIELDS = Keys(
     {
@@ -57,8 +58,9 @@ class TransformerConfig(PreTrainedConfig):
     layer; these numbers are learned.
     ``positions``: "rope", "learned" or "none". ``rope_parameters``: one for all layers, or those
     of "full_attention" and of "sliding_attention" apart. ``rope_reversed``: heads turn by minus the
-    angle. ``sliding_windows``: for each layer how many positions back its heads look, their own
-    included; None where they look at all.
+    angle; ``rope_bfloat16``: cosines and sines are rounded to bfloat16. ``sliding_windows``: for
+    each layer how many positions back its heads look, their own included; None where they look at
+    all.
     ``attention``: the kind of pattern, "softmax", "bilinear" (a product of two scores) or "squared"
     (``nn.Attention`` says what each is); ``attention_normalised``: products are over the sum of
     their magnitudes. ``attention_scale``: what scores, or products of two, are multiplied with, one
@@ -109,6 +111,7 @@ class TransformerConfig(PreTrainedConfig):
     rms_norm_eps: float = 1e-6
     rope_parameters: dict | None = None
     rope_reversed: bool = False
+    rope_bfloat16: bool = False
     attention_bias: bool = False
     attention_out_bias: bool | None = None
     mlp_bias: bool = False
