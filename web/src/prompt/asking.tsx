@@ -27,8 +27,9 @@ export function Asking(props: Props): JSX.Element {
 /** Free text: a new prompt starts anew at its last token. */
 function Typed({ data, answer, what, state, set }: Props): JSX.Element {
   const [prompt, setPrompt] = useState(state.prompt || data.prompt);
-  const [target, setTarget] = useState(what.target);
-  const [versus, setVersus] = useState(what.versus);
+  const [target, setTarget] = useState(state.target);
+  const [versus, setVersus] = useState(state.versus);
+  const own = what.target || "the likeliest"; // where nothing is typed
   const submit = (event: Event) => {
     event.preventDefault();
     const other = prompt !== (state.prompt || data.prompt);
@@ -37,7 +38,7 @@ function Typed({ data, answer, what, state, set }: Props): JSX.Element {
   return (
     <form class="asking" onSubmit={submit}>
       <label class="wide">Prompt <textarea rows={2} value={prompt} onInput={(event) => setPrompt(event.currentTarget.value)} /></label>
-      <label>Target <input value={target} placeholder="the likeliest" list="bilens-likely" onInput={(event) => setTarget(event.currentTarget.value)} /></label>
+      <label>Target <input value={target} placeholder={printable(own)} list="bilens-likely" onInput={(event) => setTarget(event.currentTarget.value)} /></label>
       <label>instead of <input value={versus} placeholder="nothing" list="bilens-likely" onInput={(event) => setVersus(event.currentTarget.value)} /></label>
       <datalist id="bilens-likely">{answer.likely.map((one) => <option key={one.id} value={printable(one.name)} />)}</datalist>
       <button type="submit">Ask</button>
