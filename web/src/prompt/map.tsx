@@ -5,7 +5,7 @@ import { useEffect, useRef } from "preact/hooks";
 import { inSight } from "../when";
 import type { Pattern } from "./patterns";
 
-const DARK = [0, 90, 145] as const; // of a weight of 1, on any background
+const DARK = 0x915a00; // of a weight of 1: blue, green and red, as pixels lie in memory
 
 export function PatternMap(props: {
   held: () => Pattern | null; // read when it comes into sight
@@ -37,10 +37,11 @@ function paint(canvas: HTMLCanvasElement, pattern: Pattern | null, size: number)
   if (!context || !pattern) return;
   [canvas.width, canvas.height] = [size, size];
   const image = context.createImageData(size, size);
+  const pixels = new Uint32Array(image.data.buffer);
   for (let query = 0; query < size; query += 1) {
     for (let key = 0; key <= query; key += 1) {
       const weight = Math.min(1, Math.abs(pattern.at(query, key)));
-      image.data.set([...DARK, Math.round(255 * weight)], 4 * (query * size + key));
+      pixels[query * size + key] = DARK + 0x1000000 * Math.round(255 * weight);
     }
   }
   context.putImageData(image, 0, 0);

@@ -5,7 +5,7 @@ import type { Patterns } from "../types";
 
 /** One head's weights, by query and key. */
 export class Pattern {
-  constructor(private readonly weights: readonly number[]) {}
+  constructor(private readonly weights: ArrayLike<number>) {}
 
   at(query: number, key: number): number {
     return key > query ? 0 : (this.weights[(query * (query + 1)) / 2 + key] ?? 0);
