@@ -29,7 +29,7 @@ const PALE = 0.09;
 
 export function sketch(graph: Graph, look: Look): Sketch {
   const placed = places(graph, look.width);
-  const found = joints(graph, placed.spots, look.open);
+  const found = joints(graph, placed, look.open);
   const links = linkShapes(graph, placed, found, look);
   const spots = [...placed.spots.values()];
   const nodes = spots.map((spot) => nodeShape(spot, graph, look));

@@ -26,6 +26,7 @@ export interface Places {
   readonly spots: Map<string, Spot>;
   readonly columns: readonly Column[];
   readonly rows: readonly Row[];
+  readonly row: number; // pixels between two rows
   readonly width: number;
   readonly height: number;
 }
@@ -36,16 +37,20 @@ export interface Joint extends Pair {
   readonly y: number;
 }
 
-const ROW = 76;
+const ROW = { most: 76, least: 40, all: 1000 }; // pixels of a row, and of all of them where there are many
 const APART = 38; // pixels between two nodes
 const SIZES = { least: 4, most: 13 };
 const SIDE = { left: 58, right: 14, top: 30, bottom: 46 };
 const JOINTS = { few: 5, many: 24 }; // drawn of a layer: at most, and of one that is open
 const STEP = { most: 16, least: 7 }; // pixels between two of them
-const DROP = 24; // pixels from a layer's node down to its joints
+const DROP = 0.32; // of a row, from a layer's node down to its joints
 const LABEL = { alone: 84, least: 30 };
 const LOGIT = 1e6; // above all layers
-const ASIDE = 22; // pixels that rows stand aside, so that links do not hide one another
+// how far lone nodes of a row stand aside, so that links do not hide one another: more where many
+// rows stand one over another
+const FEW = 9;
+const ASIDE = { few: [-1, 0, 1], many: [-0.9, 0.3, -0.3, 0.9, 0, -0.6, 0.6] };
+const REACH = { few: 22, many: 150 };
 
 /** Places of all nodes, in at least `width` pixels: in more where that is not enough. */
 export function places(graph: Graph, width: number): Places {
@@ -57,15 +62,16 @@ export function places(graph: Graph, width: number): Places {
     cells.set(key, [...(cells.get(key) ?? []), node]);
   }
   const columns = columnsOf(nodes, cells, width);
-  const height = SIDE.top + SIDE.bottom + ROW * Math.max(levels.length - 1, 1);
-  const y = (row: number): number => height - SIDE.bottom - row * ROW;
+  const high = Math.min(ROW.most, Math.max(ROW.least, ROW.all / levels.length));
+  const height = SIDE.top + SIDE.bottom + high * Math.max(levels.length - 1, 1);
+  const y = (row: number): number => height - SIDE.bottom - row * high;
   const largest = Math.max(1e-30, ...nodes.filter((node) => node.kind !== "logit").map((node) => Math.abs(node.influence)));
   const spots = new Map<string, Spot>();
   for (const column of columns) {
     levels.forEach((one, row) => {
       const here = cells.get(`${one} ${column.position}`) ?? [];
       ordered(here).forEach((node, n) => {
-        const aside = here.length === 1 ? ((row % 3) - 1) * Math.min(ASIDE, column.wide / 5) : 0;
+        const aside = here.length === 1 ? lone(row, levels.length, column.wide) : 0;
         const x = column.x + ((n + 0.5) / here.length) * column.wide + aside;
         const share = Math.min(1, Math.abs(node.influence) / largest);
         const room = here.length === 1 ? LABEL.alone : Math.max(LABEL.least, column.wide / here.length - 4);
@@ -75,27 +81,34 @@ export function places(graph: Graph, width: number): Places {
   }
   const last = columns.at(-1);
   const rows = levels.map((one, row) => ({ name: levelName(one), y: y(row) }));
-  return { spots, columns, rows, width: Math.max(width, (last ? last.x + last.wide : 0) + SIDE.right), height };
+  return { spots, columns, rows, row: high, width: Math.max(width, (last ? last.x + last.wide : 0) + SIDE.right), height };
+}
+
+/** How far a node that is alone in its place stands aside. */
+function lone(row: number, rows: number, wide: number): number {
+  const kind = rows > FEW ? "many" : "few";
+  const share = ASIDE[kind][row % ASIDE[kind].length] ?? 0;
+  return share * Math.min(REACH[kind], wide / (kind === "many" ? 3 : 5));
 }
 
 /** Where the largest pairs of each layer are joined, side by side below its node: more of the one
  * that is open. */
-export function joints(graph: Graph, spots: ReadonlyMap<string, Spot>, open: string): Joint[] {
+export function joints(graph: Graph, { spots, row }: Places, open: string): Joint[] {
   const seen = [...graph.pairs.values()].filter(({ node, left, right }) => spots.has(node) && spots.has(left) && spots.has(right));
   const layers = [...new Set(seen.map((pair) => pair.node))];
   return layers.flatMap((id) => {
     const most = id === open ? JOINTS.many : JOINTS.few;
     const own = seen.filter((pair) => pair.node === id).sort((one, other) => Math.abs(other.value) - Math.abs(one.value));
-    return beside(own.slice(0, most), spots.get(id) as Spot, spots);
+    return beside(own.slice(0, most), spots.get(id) as Spot, spots, DROP * row);
   });
 }
 
 /** Joints in the order of what they join, so that few of their links cross. */
-function beside(pairs: readonly Pair[], spot: Spot, spots: ReadonlyMap<string, Spot>): Joint[] {
+function beside(pairs: readonly Pair[], spot: Spot, spots: ReadonlyMap<string, Spot>, drop: number): Joint[] {
   const middle = (pair: Pair): number => ((spots.get(pair.left)?.x ?? 0) + (spots.get(pair.right)?.x ?? 0)) / 2;
   const across = [...pairs].sort((one, other) => middle(one) - middle(other));
   const step = Math.max(STEP.least, Math.min(STEP.most, 120 / across.length));
-  return across.map((pair, n) => ({ ...pair, x: spot.x + (n - (across.length - 1) / 2) * step, y: spot.y + DROP }));
+  return across.map((pair, n) => ({ ...pair, x: spot.x + (n - (across.length - 1) / 2) * step, y: spot.y + drop }));
 }
 
 /** Above the embeddings each layer has its heads, and its MLP above them. */
