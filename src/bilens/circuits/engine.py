@@ -8,7 +8,8 @@ its other inputs give. ``split``: a node as children whose values add up to its 
     a head at t          q · Σ_s A_ts W_O W_V x̂_s            over positions s and all that x̂_s is
     a bilinear layer     q · T(x̂, x̂) = Σ_a Q_aa + Σ_a<b 2 Q_ab    over unordered pairs of its
                          inputs
-    a longer product     leg by leg: first over which leg reads the stream and which its constant
+    a longer product     leg by leg: first over where each leg stands, and which reads the stream
+                         and which its constant; a head without softmax among them
 
 Two equal inputs of a bilinear layer are taken apart together, into unordered pairs, so that no path
 is met twice. A layer that reads through a dictionary has its latents, base and error in place of
@@ -17,8 +18,8 @@ what the stream is a sum of; they are ends.
 
 import functools
 import itertools
-import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -26,9 +27,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.circuits.paths import Apply, Latent, Node, One, Stream, Write, position
+from bilens.circuits.paths import Apply, Latent, Node, One, Stream, Write, position, stands
 from bilens.circuits.recording import Recording
-from bilens.wiring import Mix, Multilinear
+from bilens.wiring import Mix, Multilinear, Product
 
 BLOCK = 1024  # rows of a matrix of pairs at a time
 KEPT = 4096  # hidden features of subtrees kept for reuse
@@ -72,6 +73,7 @@ class Engine:
         }
         self._read: dict[tuple[str, int], Read] = {}
         self._features: dict[tuple[str, int, Node], tuple[Tensor, ...]] = {}
+        self._sides: dict[tuple[str, int, int, int, Node], Tensor] = {}
         self._leaf = functools.cache(Write)  # one of each: they stand in very many paths
 
     def expandable(self, node: Node) -> bool:
@@ -98,15 +100,15 @@ class Engine:
                 return self._inside(node, q, room)
         raise AssertionError(node)
 
-    def _write(self, product: Multilinear, t: int, q: Tensor) -> Children:
-        match product.degree:
-            case 1:
+    def _write(self, product: Product, t: int, q: Tensor) -> Children:
+        match product:
+            case Multilinear(degree=1):
                 return self._by_source(product, t, q)
-            case 2:
+            case Multilinear(degree=2):
                 half, read = self._half(product, t, q)
                 return _unordered(_numpy(half), _pair(product, t, read))
-        parts = self._legs(product, t)
-        return Children(_numpy(parts.vectors @ q), parts.node)
+        hidden, node = self._legs(product, t)
+        return Children(_numpy(hidden @ product.down(q, t)), node)
 
     def _by_source(self, product: Multilinear, t: int, q: Tensor) -> Children:
         """Degree 1 at t, over all that is read and its constant. O(sources · positions · d)."""
@@ -160,7 +162,7 @@ class Engine:
         half, read = self._half(self.recording.products[name], t, q)
         return half.triu() + half.mT.triu(1), read.nodes
 
-    def _half(self, product: Multilinear, t: int, q: Tensor) -> tuple[Tensor, Read]:
+    def _half(self, product: Product, t: int, q: Tensor) -> tuple[Tensor, Read]:
         """(L X)ᵀ Λ (R X) over all that the layer reads at t. O(h n²) for n sources."""
         read = self._reads(product, t)
         left, right = read.features
@@ -172,7 +174,7 @@ class Engine:
         if _twice(node):
             parts = self._parts(node.inputs[0])
             s = position(node.inputs[0], node.t)
-            a, b = self._legs_of(product, parts.vectors, node.t, s)
+            a, b = self._both(product, parts.vectors, node.t, s)
             hidden = product.down(q, node.t)
             return _largest_pairs(a * hidden, b, _paired(node, parts), room)
         n = self._first(node)
@@ -186,26 +188,28 @@ class Engine:
         part of.
         """
         product, t = self.recording.products[node.source], node.t
-        s = position(node.inputs[n], t)
-        hidden = product.down(q, t)
+        s, hidden = stands(node)[n], product.down(q, t)
         pulled = (
-            product.weight(leg, t, s) * ((hidden * others) @ product.form.legs[leg].weight)
-            for leg, others in self._beside(node, n)
+            product.partial(leg, sides, hidden, t, at) for leg, sides, at in self._on(node, n)
         )
         return self.recording.pull(product.source.part, _sum(pulled), s)
 
-    def _beside(self, node: Apply, n: int) -> list[tuple[int, Tensor | float]]:
-        """The legs that input n stands on, and what the other inputs give beside it there: of two
-        inputs, each stands on either leg.
+    def _on(self, node: Apply, n: int) -> list[tuple[int, Sequence[Tensor], tuple[range, ...]]]:
+        """The legs that input n stands on, with what each leg makes of the other inputs then, and
+        where all stand: of two inputs, each stands on either leg.
         """
         product, t = self.recording.products[node.source], node.t
         if product.degree == 2:
-            left, right = self.features(product, t, node.inputs[1 - n])
-            return [(0, right), (1, left)]
-        others = [
-            self.features(product, t, child)[m] for m, child in enumerate(node.inputs) if m != n
+            s, sides = stands(node)[n], self.features(product, t, node.inputs[1 - n])
+            return [(leg, sides, (range(s, s + 1),) * 2) for leg in range(2)]
+        return [(n, self._made_by(product, node), _ranges(node))]
+
+    def _made_by(self, product: Product, node: Apply) -> list[Tensor]:
+        """What each leg makes of its input."""
+        return [
+            self._side(product, node.t, leg, child, s)
+            for leg, (child, s) in enumerate(zip(node.inputs, stands(node), strict=True))
         ]
-        return [(n, math.prod(others))] if others else [(n, 1.0)]
 
     # What paths write.
 
@@ -216,9 +220,9 @@ class Engine:
                 return self.recording.writes[self.recording.index[source], t]
             case Stream(reader, s):
                 return self.recording.streams[self.recording.source(reader).part][s]
-            case Apply(source, t, inputs):
+            case Apply(source, t):
                 product = self.recording.products[source]
-                return product.up(self._product(product, t, inputs), t)
+                return product.up(self._product(product, node), t)
         raise AssertionError(node)
 
     def by_unit(self, node: Write | Apply, q: Float[Tensor, " d"]) -> Float[Tensor, " k"]:
@@ -227,25 +231,26 @@ class Engine:
         """
         product, t = self.recording.products[node.source], node.t
         if isinstance(node, Apply):
-            return product.down(q, t) * self._product(product, t, node.inputs)
+            return product.down(q, t) * self._product(product, node)
         return product.down(q, t) * self.sides(product, t).prod(0)
 
-    def sides(self, product: Multilinear, t: int) -> Float[Tensor, "n k"]:
+    def sides(self, product: Product, t: int) -> Float[Tensor, "n k"]:
         """The features that a product multiplies at t, a row for each leg, of all that it reads."""
         part = product.source.part
         read = self.recording.norm(part)(self.recording.streams[part][t])
         return torch.stack([leg(read) for leg in product.form.legs])
 
-    def _product(self, product: Multilinear, t: int, inputs: Sequence[Node]) -> Tensor:
-        """The hidden features of a product of ``inputs``; of two, both orders where they differ."""
-        features = [self.features(product, t, child) for child in inputs]
-        if product.degree == 2:
-            (a, b), (c, d) = features
-            return a * b if inputs[0] == inputs[1] else a * d + c * b
-        return functools.reduce(torch.mul, (side[leg] for leg, side in enumerate(features)))
+    def _product(self, product: Product, node: Apply) -> Tensor:
+        """The hidden features of a product of inputs; of two, both orders where they differ."""
+        if product.degree != 2:
+            return product.joined(self._made_by(product, node), node.t, _ranges(node)).flatten()
+        (a, b), (c, d) = (self.features(product, node.t, child) for child in node.inputs)
+        return a * b if node.inputs[0] == node.inputs[1] else a * d + c * b
 
-    def features(self, product: Multilinear, t: int, node: Node) -> tuple[Tensor, ...]:
-        """Hidden features, (k) for each leg, of what a path gives to a product at t."""
+    def features(self, product: Product, t: int, node: Node) -> tuple[Tensor, ...]:
+        """Hidden features, (k) for each leg, of what a path gives to a product at t: of one whose
+        inputs stand on either leg.
+        """
         key = (product.source.name, t, node)
         if key not in self._features:
             if len(self._features) >= KEPT:
@@ -253,40 +258,60 @@ class Engine:
             self._features[key] = self._made_features(product, t, node)
         return self._features[key]
 
-    def _made_features(self, product: Multilinear, t: int, node: Node) -> tuple[Tensor, ...]:
+    def _made_features(self, product: Product, t: int, node: Node) -> tuple[Tensor, ...]:
+        if isinstance(node, Latent):
+            read = self._reads(product, t)
+            n = read.nodes.index(node)
+            return tuple(side[n] for side in read.features)
+        s, legs = position(node, t), range(product.degree)
+        if isinstance(node, One):
+            return tuple(self._made_side(product, t, leg, node, s) for leg in legs)
+        sides = self._both(product, self.vector(node)[None], t, s)
+        return tuple(side[0] for side in sides)
+
+    def _side(self, product: Product, t: int, leg: int, node: Node, s: int) -> Float[Tensor, " k"]:
+        """What one leg, which stands at s, makes of a path for a product at t."""
+        key = (product.source.name, t, leg, s, node)
+        if key not in self._sides:
+            if len(self._sides) >= KEPT:
+                self._sides.clear()
+            self._sides[key] = self._made_side(product, t, leg, node, s)
+        return self._sides[key]
+
+    def _made_side(self, product: Product, t: int, leg: int, node: Node, s: int) -> Tensor:
         match node:
             case One():
-                constants = self._constants[product.source.name]
-                zero = self.recording.writes.new_zeros(product.form.out.shape[1])
-                return tuple(
-                    zero if constant is None else product.mass(leg, t) * constant
-                    for leg, constant in enumerate(constants)
-                )
+                constant = self._constants[product.source.name][leg]
+                if constant is None:
+                    constant = product.form.legs[leg].weight.new_zeros(())
+                    constant = constant.expand(len(product.form.legs[leg].weight))
+                return product.constant(leg, constant, t, range(s, s + 1))[0]
             case Latent():
-                read = self._reads(product, t)
-                n = read.nodes.index(node)
-                return tuple(side[n] for side in read.features)
-        s = position(node, t)
-        return tuple(side[0] for side in self._legs_of(product, self.vector(node)[None], t, s))
+                return self.features(product, t, node)[leg]
+        return self._on_leg(product, self.vector(node)[None], t, leg, s)[0]
 
-    def _legs_of(
-        self, product: Multilinear, vectors: Float[Tensor, "n d"], t: int, s: int
-    ) -> tuple[Float[Tensor, "n k"], ...]:
-        """Hidden features at t, by leg, of what was written at s."""
+    def _on_leg(
+        self, product: Product, vectors: Float[Tensor, "n d"], t: int, leg: int, s: int
+    ) -> Float[Tensor, "n k"]:
+        """What one leg, which stands at s, makes for a product at t of what was written there."""
         read = self.recording.linear(product.source.part, vectors, s)
-        features = (read @ leg.weight.mT for leg in product.form.legs)
-        if not product.looks:
-            return tuple(features)
-        return tuple(product.weight(leg, t, s) * side for leg, side in enumerate(features))
+        return product.feature(leg, read, t, range(s, s + 1))
 
-    def _reads(self, product: Multilinear, t: int) -> Read:
+    def _both(
+        self, product: Product, vectors: Float[Tensor, "n d"], t: int, s: int
+    ) -> list[Float[Tensor, "n k"]]:
+        """What each leg of a layer, all of which stand at s, makes of what was written there."""
+        read, at = self.recording.linear(product.source.part, vectors, s), range(s, s + 1)
+        return [product.feature(leg, read, t, at) for leg in range(product.degree)]
+
+    def _reads(self, product: Product, t: int) -> Read:
         """All that a product reads at t by leg, the constant first where there is one."""
         key = (product.source.name, t)
         if key not in self._read:
             self._read[key] = self._made_reads(product, t)
         return self._read[key]
 
-    def _made_reads(self, product: Multilinear, t: int) -> Read:
+    def _made_reads(self, product: Product, t: int) -> Read:
         legs = range(product.degree)
         nodes: list[Node] = []
         at: list[int] = []
@@ -295,14 +320,17 @@ class Engine:
             nodes, at = [One()], [t]
             for leg, side in enumerate(self._made_features(product, t, One())):
                 sides[leg].append(side[None])
-        for s in sorted(set().union(*(product.seen(leg, t) for leg in legs))):
+        for s in sorted(self._read_at(product, t)):
             vectors, named = self.recording.inputs_of(product.source, s)
             nodes, at = nodes + named, at + [s] * len(named)
             for leg in legs:
-                features = vectors @ product.form.legs[leg].weight.mT
-                weight = product.weight(leg, t, s)
-                sides[leg].append(features if not product.looks else weight * features)
+                sides[leg].append(product.feature(leg, vectors, t, range(s, s + 1)))
         return Read(nodes, at, tuple(torch.cat(side) for side in sides))
+
+    def _read_at(self, product: Product, t: int) -> set[int]:
+        """The positions that a product reads at t."""
+        reads = [True] * product.degree
+        return {s for at in product.stands(t, reads) for there in at for s in there}
 
     # Children as vectors, where they are to be multiplied with one another.
 
@@ -310,12 +338,13 @@ class Engine:
         match node:
             case Write(source, t):
                 product = self.recording.products[source]
-                match product.degree:
-                    case 1:
+                match product:
+                    case Multilinear(degree=1):
                         return self._write_parts(product, t)
-                    case 2:
+                    case Multilinear(degree=2):
                         return self._pair_parts(product, t)
-                return self._legs(product, t)
+                hidden, made = self._legs(product, t)
+                return Parts(product.up(hidden, t), made)
             case Stream(reader, s):
                 return self._stream_parts(reader, s)
             case Apply():
@@ -345,39 +374,76 @@ class Engine:
             nodes, at = [*nodes, One()], [*at, (t,) if product.looks else ()]
         return Parts(product.up(hidden, t), lambda n: Apply(name, t, (nodes[n],), at[n]))
 
-    def _pair_parts(self, product: Multilinear, t: int) -> Parts:
+    def _pair_parts(self, product: Product, t: int) -> Parts:
         """A layer's write as the vectors of all its unordered pairs."""
         read = self._reads(product, t)
         return _all_pairs(product, t, read.features, _pair(product, t, read))
 
-    def _legs(self, product: Multilinear, t: int) -> Parts:
-        """Any degree: each leg on the stream at one position, or on its constant."""
-        name = product.source.name
-        choices = []
-        for leg, constant in enumerate(self._constants[name]):
-            choice = [(Stream(name, s), s) for s in product.seen(leg, t)]
-            choices.append(choice if constant is None else [*choice, (One(), t)])
-        nodes = [
-            Apply(name, t, tuple(node for node, _ in chosen), self._at(product, chosen))
-            for chosen in itertools.product(*choices)
-        ]
-        return Parts(torch.stack([self.vector(node) for node in nodes]), lambda n: nodes[n])
+    def _legs(
+        self, product: Product, t: int
+    ) -> tuple[Float[Tensor, "n k"], Callable[[int], Apply]]:
+        """Any product: each leg on the stream where it stands, or on its constant, as hidden
+        features.
+        """
+        made, named = [], []
+        legs = range(product.degree)
+        for on in itertools.product(*(self._choices(product, leg) for leg in legs)):
+            for at in product.stands(t, [one != One() for one in on]):
+                sides = [self._side_of(product, t, leg, on[leg], at[leg]) for leg in legs]
+                made.append(product.joined(sides, t, at))
+                named += [(on, at, n) for n in range(max(map(len, at)))]
+        name, looks, names = product.source.name, product.looks, product.names
+        alone = self._alone(product)
 
-    def _at(self, product: Multilinear, chosen: Sequence[tuple[Node, int]]) -> tuple[int, ...]:
-        return tuple(s for _, s in chosen) if product.looks else ()
+        def node(m: int) -> Apply:
+            on, at, n = named[m]
+            where = tuple(there[min(n, len(there) - 1)] for there in at)
+            inputs = (
+                one if one == One() else Stream(name, s) if alone is None else self._leaf(alone, s)
+                for one, s in zip(on, where, strict=True)
+            )
+            return Apply(name, t, tuple(inputs), where if looks else (), names)
+
+        return torch.cat(made), node
+
+    def _alone(self, product: Product) -> str | None:
+        """The source that the stream is all of, where a product reads one alone."""
+        reads = self.recording.reads[product.source.part]
+        whole = len(reads) == 1 and bool(self.recording.present[reads[0]].all())
+        return self.recording.sources[reads[0]].name if whole else None
+
+    def _choices(self, product: Product, leg: int) -> tuple[Node, ...]:
+        """What a leg may stand on: the stream, and its constant where it has one."""
+        constant = self._constants[product.source.name][leg]
+        stream = Stream(product.source.name)
+        return (stream,) if constant is None else (stream, One())
+
+    def _side_of(
+        self, product: Product, t: int, leg: int, on: Node, at: range
+    ) -> Float[Tensor, "n k"]:
+        """What a leg makes of the whole stream, or of its constant, at each place of ``at``."""
+        if on == One():
+            constant = self._constants[product.source.name][leg]
+            assert constant is not None  # as it was chosen
+            return product.constant(leg, constant, t, at)
+        part, where = product.source.part, slice(at.start, at.stop)
+        read = self.recording.linear(part, self.recording.streams[part][where], where)
+        return product.feature(leg, read, t, at)
 
     def _apply_parts(self, node: Apply) -> Parts:
         """The children of what comes apart inside a product, as what the product makes of them."""
         product, t = self.recording.products[node.source], node.t
         if _twice(node):
             inner = self._parts(node.inputs[0])
-            sides = self._legs_of(product, inner.vectors, t, position(node.inputs[0], t))
+            sides = self._both(product, inner.vectors, t, position(node.inputs[0], t))
             return _all_pairs(product, t, sides, _paired(node, inner))
         n = self._first(node)
-        inner, s = self._parts(node.inputs[n]), position(node.inputs[n], t)
-        moved = self._legs_of(product, inner.vectors, t, s)
-        hidden = _sum(moved[leg] * others for leg, others in self._beside(node, n))
-        return Parts(product.up(hidden, t), lambda m: _with(node, n, inner.node(m)))
+        inner, s = self._parts(node.inputs[n]), stands(node)[n]
+        joined = []
+        for leg, sides, at in self._on(node, n):
+            moved = self._on_leg(product, inner.vectors, t, leg, s)
+            joined.append(product.joined([*sides[:leg], moved, *sides[leg + 1 :]], t, at))
+        return Parts(product.up(_sum(joined), t), lambda m: _with(node, n, inner.node(m)))
 
     def _first(self, node: Apply) -> int:
         """The first input that comes further apart."""
@@ -392,14 +458,19 @@ def _twice(node: Apply) -> bool:
 def _with(node: Apply, n: int, child: Node) -> Apply:
     """The same product with another n-th input."""
     inputs = (*node.inputs[:n], child, *node.inputs[n + 1 :])
-    return Apply(node.source, node.t, inputs, node.at)
+    return replace(node, inputs=inputs)
+
+
+def _ranges(node: Apply) -> tuple[range, ...]:
+    """Where its inputs stand."""
+    return tuple(range(s, s + 1) for s in stands(node))
 
 
 def _paired(node: Apply, parts: Parts) -> Callable[[int, int], Node]:
     return lambda i, j: Apply(node.source, node.t, (parts.node(i), parts.node(j)), node.at)
 
 
-def _pair(product: Multilinear, t: int, read: Read) -> Callable[[int, int], Node]:
+def _pair(product: Product, t: int, read: Read) -> Callable[[int, int], Node]:
     """The node of two things that a product reads at t, by number."""
     return lambda a, b: Apply(
         product.source.name,
@@ -410,7 +481,7 @@ def _pair(product: Multilinear, t: int, read: Read) -> Callable[[int, int], Node
 
 
 def _all_pairs(
-    product: Multilinear,
+    product: Product,
     t: int,
     sides: Sequence[Float[Tensor, "n k"]],
     node: Callable[[int, int], Node],

@@ -36,7 +36,6 @@ from bilens.wiring import (
     EMBEDDING,
     POSITION,
     Expandable,
-    Multilinear,
     Source,
     Sparse,
     explains,
@@ -550,7 +549,7 @@ class _Search:
             if source.kind in (EMBEDDING, POSITION, BIAS)
         )
         self.held = functools.cache(recording.scale_held)
-        self.fixed = functools.cache(functools.partial(_fixed, recording.products))
+        self.fixed = functools.cache(lambda name, *at: recording.products[name].fixed(*at))
         self.embeddings = frozenset(
             source.name for source in recording.sources if source.kind == EMBEDDING
         )
@@ -678,17 +677,3 @@ class _Search:
         for part, position in dict.fromkeys(read):
             fixed += self.held(part, position)
         return tuple(dict.fromkeys(fixed))
-
-
-def _fixed(
-    products: Mapping[str, Multilinear], source: str, t: int, stands: Sequence[int]
-) -> list[str]:
-    """The patterns and the gate by which a source at ``t`` reads what stands at ``stands``."""
-    product = products[source]
-    fixed = [
-        f"{mix.given}[{t},{s}]"
-        for mix, s in zip(product.mixes, stands, strict=False)
-        if mix is not None and mix.given
-    ]
-    gates = () if product.gate is None else product.gate.given
-    return [*fixed, *(f"{gate}@{t}" for gate in gates)]

@@ -4,7 +4,8 @@ A node is a record of plain values, so that it compares, hashes and saves. Posit
 ``NOWHERE`` where no input is fixed (``virtual``). A path is written and read in one grammar:
 
     expression := "W_U" ["·"] path  |  name ["[" offset "]"] ".QK(" path "," path ")"  |  path
-    path       := "1"  |  "x"  |  latent  |  name [look] ["(" path {"," path} ")"]
+    path       := "1"  |  "x"  |  latent  |  name [look] ["(" input {"," input} ")"]
+    input      := [leg ":"] path            leg: as a head without softmax calls its legs, "q1"
     look       := "@" s {"," s} "→" t  |  "[" offset "]"        offset := 0 | -1 | -2 | …
     latent     := "f" number  |  "base"  |  "error"
 
@@ -24,6 +25,7 @@ STREAM = "x"
 READOUT = "W_U"
 SCORE = "QK"
 NOWHERE = -1
+QUERY = "q"  # how a leg is called that stands where its head does
 BASE, ERROR = "base", "error"  # of a dictionary: its decoder's bias, and what it misses
 
 
@@ -43,13 +45,15 @@ class Write(Node):
 class Apply(Node):
     """``source`` on ``inputs``: a head has one, a bilinear layer two, in both orders where they
     differ. ``at``: where the inputs stand, if the source looks elsewhere than at ``t``; with no
-    position fixed, at which offset it looks.
+    position fixed, at which offset it looks. ``legs``: what each input is called, where the order
+    does not tell: of a head without softmax "q1", "k1", …, "v". Its queries stand at ``t``.
     """
 
     source: str
     t: int
     inputs: tuple[Node, ...]
     at: tuple[int, ...] = ()
+    legs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,9 +103,12 @@ def text(node: Node, tokens: Sequence[str] = ()) -> str:
             return source
         case Apply(source, _, (child,)) if source == READOUT:
             return f"{READOUT} {text(child, tokens)}"
-        case Apply(source, t, inputs, at):
-            below = ", ".join(text(child, tokens) for child in inputs)
-            return f"{source}{_look(t, at, tokens)}({below})"
+        case Apply(source, t, inputs, at, legs):
+            below = [text(child, tokens) for child in inputs]
+            if legs:
+                below = [f"{leg}: {child}" for leg, child in zip(legs, below, strict=True)]
+                at = at[-1:]  # where the head looks
+            return f"{source}{_look(t, at, tokens)}({', '.join(below)})"
         case Stream():
             return STREAM
         case Latent(_, _, what):
@@ -141,8 +148,10 @@ def latex(node: Node) -> str:
             factor = "" if left == right else "2 "
             middle = rf"\cdot_{{12}} B^{{{_index(source)}}} \cdot_{{21}}"
             return rf"{factor}\left( {latex(left)} {middle} {latex(right)} \right)"
-        case Apply(source, t, inputs):
-            return rf"T^{{{_index(source)}}}_{{{t}}}\left( {', '.join(map(latex, inputs))} \right)"
+        case Apply(source, t, inputs, at, legs):
+            look = f",{at[-1]}" if legs and at else ""
+            below = ", ".join(map(latex, inputs))
+            return rf"T^{{{_index(source)}}}_{{{t}{look}}}\left( {below} \right)"
         case Stream(_, t):
             return f"x_{{{t}}}"
         case Latent(reader, t, what):
@@ -244,7 +253,7 @@ def positions(node: Node) -> tuple[int, ...]:
 # From text to nodes.
 
 TOKEN = re.compile(
-    rf"\s*(?P<text>[A-Za-z_]\w*(?:\.(?!{SCORE}\b)\w+)*|[-−]?\d+|[()\[\],.·@→])", re.UNICODE
+    rf"\s*(?P<text>[A-Za-z_]\w*(?:\.(?!{SCORE}\b)\w+)*|[-−]?\d+|[()\[\],.:·@→])", re.UNICODE
 )
 NAME = re.compile(r"[A-Za-z_]")
 LATENT = re.compile(r"f(\d+)")
@@ -281,7 +290,7 @@ class _Reader:
             if token is None:
                 at += len(self.expr[at:]) - len(self.expr[at:].lstrip())
                 self.refuse(
-                    "be made of names, numbers and ( ) [ ] , . @ →", _Token(self.expr[at], at)
+                    "be made of names, numbers and ( ) [ ] , . : @ →", _Token(self.expr[at], at)
                 )
             found.append(_Token(token["text"], token.start("text")))
             at = token.end()
@@ -325,6 +334,8 @@ class _Reader:
             return Score(name, *self.two(name, to), at[0] if at else 0)
         if self.peek.text != "(":
             return Write(name, to) if not at else Apply(name, to, (Write("embed"),), at)
+        if self.peek_leg:
+            return self.by_leg(name, to, at)
         return Apply(name, to, self.inputs(name, to, at), at)
 
     def look(self, t: int) -> tuple[tuple[int, ...], int]:
@@ -357,6 +368,24 @@ class _Reader:
         self.expect(")")
         return tuple(made)
 
+    def by_leg(self, name: str, t: int, at: tuple[int, ...]) -> Apply:
+        """Paths by the names of the legs that read them: queries at t, others where it looks."""
+        looks = at[0] if at else t
+        legs, made, where = [], [], []
+        while not made or self.peek.text == ",":
+            self.take()
+            leg = self.take()
+            if not NAME.match(leg.text):
+                self.refuse("name every leg, as q1: …", leg)
+            self.expect(":")
+            query = leg.text.startswith(QUERY) and t != NOWHERE
+            legs.append(leg.text)
+            where.append(t if query else looks)
+            made.append(self.path(name, where[-1] if t != NOWHERE else t))
+        self.expect(")")
+        fixed = tuple(where) if t != NOWHERE else at
+        return Apply(name, t, tuple(made), fixed, tuple(legs))
+
     def two(self, reader: str, t: int) -> tuple[Node, Node]:
         self.expect("(")
         left = self.path(reader, t)
@@ -374,6 +403,11 @@ class _Reader:
     @property
     def peek(self) -> _Token:
         return self.tokens[self.n]
+
+    @property
+    def peek_leg(self) -> bool:
+        """Whether the next input is given by its leg."""
+        return [token.text for token in self.tokens[self.n + 2 : self.n + 3]] == [":"]
 
     def take(self) -> _Token:
         token = self.peek

@@ -180,9 +180,7 @@ def _patterns(recording: Recording) -> list[Pattern]:
     """What the pass fixed of where sources look, in order."""
     found = []
     for name, product in recording.products.items():
-        mixes = [mix for mix in product.mixes if mix is not None and mix.given]
-        distinct = list({mix.given: mix.values for mix in mixes}.values())
-        for n, values in enumerate(distinct):
+        for n, values in enumerate(product.patterns):
             label = f"{name} ({n + 1})" if n else name
             found.append((label, product.source.layer, values))
     return found

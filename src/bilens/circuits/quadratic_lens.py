@@ -138,12 +138,15 @@ def quadratic_lens(
 
 def _quadratic(recording: Recording, layer: str) -> Multilinear:
     """The layer's write. Errors: ArgumentError for one that is not quadratic at its position."""
-    products = recording.products
-    quadratic = [name for name, one in products.items() if one.degree == 2 and not one.looks]
+    quadratic = {
+        name: one
+        for name, one in recording.products.items()
+        if isinstance(one, Multilinear) and one.degree == 2 and not one.looks
+    }
     if layer not in quadratic:
         listed = ", ".join(quadratic) or "none here"
         raise ArgumentError("layer", must=f"be quadratic in what it reads: {listed}", got=layer)
-    return products[layer]
+    return quadratic[layer]
 
 
 def _heard(recording: Recording, t: int) -> Float[Tensor, "out d"]:

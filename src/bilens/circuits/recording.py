@@ -26,8 +26,8 @@ from bilens.wiring import (
     Constant,
     Expandable,
     Form,
-    Multilinear,
     Part,
+    Product,
     Source,
     Sparse,
     Wiring,
@@ -81,7 +81,7 @@ class Recording(Tabled):
     names: tuple[str, ...]  # of the positions, special tokens among them
     sources: tuple[Source, ...]
     writes: Float[Tensor, "n t d"]
-    products: dict[str, Multilinear]  # what comes further apart, by source
+    products: dict[str, Product]  # what comes further apart, by source
     reads: tuple[range, ...]
     scales: tuple[Float[Tensor, "t 1"], ...]
     streams: tuple[Float[Tensor, "t d"], ...]  # what each part reads, before its norm
@@ -232,7 +232,7 @@ class Recording(Tabled):
         nodes: list[Node] = [Whole(self.sources[n].name, position) for n in reads]
         return self.linear(reader.part, vectors, position), nodes
 
-    def constants(self, product: Multilinear) -> tuple[Float[Tensor, " k"] | None, ...]:
+    def constants(self, product: Product) -> tuple[Float[Tensor, " k"] | None, ...]:
         """What each leg reads whatever the sources wrote: its bias, and the norm's shift.
 
         A dictionary takes apart what is read after the norm, whose shift is then in its sources.
@@ -329,7 +329,7 @@ class _Found:
         # the stream before any part and after each, and how many sources had written by then
         self.totals = [(_sum(self.writes), len(self.sources))]
         self.streams: list[Tensor] = []
-        self.products: dict[str, Multilinear] = {}
+        self.products: dict[str, Product] = {}
         self.reads: list[range] = []
         self.scales: list[Tensor] = []
         self.replaced: dict[int, Replaced] = {}
@@ -346,7 +346,7 @@ class _Found:
             require_short(part, written)
             self.replaced[n] = take_apart(part.name, dictionary, read)
         for write, value in zip(written, values, strict=True):
-            held = isinstance(write, Multilinear)
+            held = isinstance(write, Product)
             self.write(n, replace(write, form=narrow(write.form)) if held else write, value)
         total, (before, _) = _sum(values), self.totals[-1]
         after = before + total if self.wiring.accumulates else total
@@ -362,7 +362,7 @@ class _Found:
             self.rows[len(self.sources)] = write.rows
         self.sources.append(source)
         self.writes.append(value)
-        if isinstance(write, Multilinear):
+        if isinstance(write, Product):
             self.products[source.name] = replace(write, source=source)
 
     def read(self, n: int, who: str, norm: Norm, beside: int = 0) -> Tensor:

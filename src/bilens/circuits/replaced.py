@@ -21,7 +21,7 @@ from torch import Tensor
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import require_finite
 from bilens.circuits.paths import BASE, ERROR, Latent, Node
-from bilens.wiring import Multilinear, Normalised, Part, Sparse, Write, find_place
+from bilens.wiring import Normalised, Part, Product, Sparse, Write, find_place
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +95,7 @@ def require_short(part: Part, writes: Sequence[Write]) -> None:
     reads.
     """
     who, place = "a dictionary's place", f"{part.name}.input"
-    degrees = [write.degree for write in writes if isinstance(write, Multilinear)]
+    degrees = [write.degree for write in writes if isinstance(write, Product)]
     if len(degrees) < len(writes):
         todo = f"{part.name} is a source of its own: nothing that it reads is."
         must = "be before a layer that comes apart"

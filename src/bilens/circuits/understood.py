@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bilens.base.errors import ArgumentError
 from bilens.nn import Norm, causal_mask, rotate
-from bilens.wiring import Expandable, Heads, Multilinear, Part, Wiring, Write
+from bilens.wiring import Expandable, Heads, Part, Product, Wiring, Write
 
 PROBES = 5  # random vectors, at as many positions, on which weights are tried
 # A miss that is another function: rounding is amplified where patterns are sharp, and stays far
@@ -62,7 +62,7 @@ def require_writes(
     does, made, sizes = part.run(read), [], [read.new_zeros(())]
     for write in writes:
         value = does if write.value is None and len(writes) == 1 else write.value
-        if isinstance(write, Multilinear):
+        if isinstance(write, Product):
             says, size = write.says(read)
             value = says if value is None else value
             who = part.name if len(writes) == 1 else f"{write.source.name} of {part.name}"
@@ -80,8 +80,8 @@ def require_writes(
 
 def patterns_of(writes: Iterable[Write]) -> Float[Tensor, "head t s"]:
     """The patterns by which writes are mixed, of those that are."""
-    mixes = (write.mix(0) for write in writes if isinstance(write, Multilinear))
-    return torch.stack([mix.values for mix in mixes if mix is not None])
+    patterns = (write.patterns for write in writes if isinstance(write, Product))
+    return torch.stack([found[0] for found in patterns if found])
 
 
 def require_scores(

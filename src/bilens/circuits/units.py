@@ -216,9 +216,8 @@ class _Checked:
             paths.text(node),
         )
         stands = paths.stands(node)
-        looks = len(stands) == product.degree and all(
-            s in product.seen(leg, node.t) for leg, s in enumerate(stands)
-        )
+        named = node.legs == product.names
+        looks = named and product.may_stand(node.t, stands)
         self.require(looks, f"let {node.source} look where it does", paths.text(node))
         for child, s in zip(node.inputs, stands, strict=True):
             self.child(product.source.name, product.source.part, child, s)

@@ -23,6 +23,7 @@ from bilens.wiring.kinds import (
     Mix,
     Multilinear,
     Opaque,
+    Product,
     Source,
     Write,
     quadratic,
@@ -41,6 +42,7 @@ from bilens.wiring.model import (
 from bilens.wiring.parts import Again, Heads, Layer, Mixture, Part, Renormed
 from bilens.wiring.places import Place, find_place, module_name, short_name
 from bilens.wiring.precision import eager, explained, explains, held_in_half, is_half
+from bilens.wiring.scored import Scale, Scored
 
 __all__ = [
     "AGAIN",
@@ -71,9 +73,12 @@ __all__ = [
     "Opaque",
     "Part",
     "Place",
+    "Product",
     "Prompt",
     "Reader",
     "Renormed",
+    "Scale",
+    "Scored",
     "Source",
     "Sparse",
     "Transcoder",

@@ -4,11 +4,14 @@
 
 A head has one leg, mixed by its pattern (degree 1); a bilinear layer has two (degree 2). A gated
 layer has a gate, an expert is gated by its router, a convolution is mixed by a kernel that no pass
-fixes. They differ in these fields and nowhere else.
+fixes. They differ in these fields and nowhere else. A head without softmax has its scores as legs
+too: the other kind of product, ``wiring.scored``.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, reduce
 
 import torch
@@ -129,7 +132,131 @@ class Gate:
 
 
 @dataclass(frozen=True, eq=False)
-class Multilinear:
+class Product(ABC):
+    """What ``source`` writes given a pass, as a product of what its legs make of what they read:
+    ``form`` has their weights and ``gate`` is a factor of what they make together.
+
+    A leg stands at a position, which is that of the write or one that it looks at. ``names`` tells
+    the legs apart where their order does not. ``value`` and ``rows`` as in ``Multilinear``.
+
+    >>> issubclass(bilens.wiring.Multilinear, bilens.wiring.Product)
+    True
+    """
+
+    source: Source
+    form: Form
+
+    gate: Gate | None = field(default=None, kw_only=True)
+    value: Float[Tensor, "t d"] | None = field(default=None, kw_only=True)
+    rows: Int[Tensor, " n"] | None = field(default=None, kw_only=True)
+
+    @property
+    def degree(self) -> int:
+        return self.form.degree
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its legs; empty where a leg has no name."""
+        return ()
+
+    @property
+    @abstractmethod
+    def looks(self) -> bool:
+        """Whether any leg reads other positions than its own."""
+
+    @property
+    @abstractmethod
+    def patterns(self) -> tuple[Float[Tensor, "t s"], ...]:
+        """How much of each position was read at each in the pass, where it looks: of each leg that
+        differs in it.
+        """
+
+    @abstractmethod
+    def may_stand(self, t: int, at: Sequence[int]) -> bool:
+        """Whether its legs may stand at ``at`` in what is written at t."""
+
+    @abstractmethod
+    def stands(self, t: int, reads: Sequence[bool]) -> Iterator[tuple[range, ...]]:
+        """Where its legs may stand together in what is written at t: a range for each leg, of as
+        many places as the others' or of one. ``reads``: which legs read the stream; the others
+        stand on their constants.
+        """
+
+    @abstractmethod
+    def feature(
+        self, leg: int, read: Float[Tensor, "n d"], t: int, at: range
+    ) -> Float[Tensor, "n k"]:
+        """What a leg that stands at ``at`` makes of what is read there, its constant apart: of
+        several things read at one place, or of one at each.
+        """
+
+    @abstractmethod
+    def constant(
+        self, leg: int, constant: Float[Tensor, " k"], t: int, at: range
+    ) -> Float[Tensor, "n k"]:
+        """What a leg makes of its constant there."""
+
+    @abstractmethod
+    def joined(
+        self, features: Sequence[Float[Tensor, "*n k"]], t: int, at: Sequence[range]
+    ) -> Float[Tensor, "*n k"]:
+        """The hidden features at t, gate apart, of what its legs make."""
+
+    @abstractmethod
+    def partial(
+        self,
+        leg: int,
+        features: Sequence[Float[Tensor, " k"]],
+        hidden: Float[Tensor, " k"],
+        t: int,
+        at: Sequence[range],
+    ) -> Float[Tensor, " d"]:
+        """From a functional on the hidden features at t to one on what a leg reads, the features of
+        the others being ``features`` (its own is not looked at).
+        """
+
+    @abstractmethod
+    def fixed(self, t: int, at: Sequence[int]) -> list[str]:
+        """The names of what the pass fixed of what is written at t, where its legs stand at ``at``:
+        patterns, gates, scales.
+        """
+
+    @abstractmethod
+    def says(self, x: Float[Tensor, "t d"]) -> tuple[Float[Tensor, "t d"], float]:
+        """What the weights say is written where ``x`` is read, and the size of what is added up."""
+
+    def down(self, q: Float[Tensor, "*b d"], t: int) -> Float[Tensor, "*b k"]:
+        """From functionals on what is written at t to ones on the hidden features."""
+        return self._gated(q @ self.form.out, t)
+
+    def up(self, hidden: Float[Tensor, "*b k"], t: int) -> Float[Tensor, "*b d"]:
+        """What hidden features write at t."""
+        return self._gated(hidden, t) @ self.form.out.mT
+
+    def _gated(self, hidden: Float[Tensor, "*b k"], t: int) -> Float[Tensor, "*b k"]:
+        """Hidden features by the gate at t; nothing where nothing is written."""
+        row = self._row_of.get(t, t if self.rows is None else None)
+        if row is None:
+            return torch.zeros_like(hidden)
+        return hidden if self.gate is None else hidden * self.gate.values[row]
+
+    def _gates(self, t: int) -> list[str]:
+        """The names of the gate at t."""
+        return [] if self.gate is None else [f"{name}@{t}" for name in self.gate.given]
+
+    @property
+    def _at(self) -> slice | Int[Tensor, " n"]:
+        """The positions at which it writes, as an index."""
+        return slice(None) if self.rows is None else self.rows
+
+    @cached_property
+    def _row_of(self) -> dict[int, int]:
+        """Where the gate has a position, of those in ``rows``."""
+        return {} if self.rows is None else {t: n for n, t in enumerate(self.rows.tolist())}
+
+
+@dataclass(frozen=True, eq=False)
+class Multilinear(Product):
     """What ``source`` writes given a pass: ``form`` on what is read, mixed leg by leg and gated.
 
     ``mixes`` has an entry for each leg, None where it reads its own position, or is empty.
@@ -142,21 +269,20 @@ class Multilinear:
     (2, 'mlp0')
     """
 
-    source: Source
-    form: Form
     mixes: tuple[Mix | None, ...] = ()
-    gate: Gate | None = None
-    value: Float[Tensor, "t d"] | None = None
-    rows: Int[Tensor, " n"] | None = None
-
-    @property
-    def degree(self) -> int:
-        return self.form.degree
 
     @property
     def looks(self) -> bool:
-        """Whether any leg reads other positions than its own."""
         return any(mix is not None for mix in self.mixes)
+
+    @property
+    def patterns(self) -> tuple[Float[Tensor, "t s"], ...]:
+        mixes = (mix for mix in self.mixes if mix is not None and mix.given)
+        return tuple({mix.given: mix.values for mix in mixes}.values())
+
+    def may_stand(self, t: int, at: Sequence[int]) -> bool:
+        seen = (s in self.seen(leg, t) for leg, s in enumerate(at))
+        return len(at) == self.degree and all(seen)
 
     def mix(self, leg: int) -> Mix | None:
         return self.mixes[leg] if self.mixes else None
@@ -176,13 +302,47 @@ class Multilinear:
         mix = self.mix(leg)
         return range(t, t + 1) if mix is None else mix.seen(t)
 
-    def down(self, q: Float[Tensor, "*b d"], t: int) -> Float[Tensor, "*b k"]:
-        """From functionals on what is written at t to ones on the hidden features."""
-        return self._gated(q @ self.form.out, t)
+    def stands(self, t: int, reads: Sequence[bool]) -> Iterator[tuple[range, ...]]:
+        here = range(t, t + 1)  # a constant is read once, however often its leg looks
+        seen = (self.seen(leg, t) if read else here for leg, read in enumerate(reads))
+        for chosen in itertools.product(*seen):
+            yield tuple(range(s, s + 1) for s in chosen)
 
-    def up(self, hidden: Float[Tensor, "*b k"], t: int) -> Float[Tensor, "*b d"]:
-        """What hidden features write at t."""
-        return self._gated(hidden, t) @ self.form.out.mT
+    def feature(
+        self, leg: int, read: Float[Tensor, "n d"], t: int, at: range
+    ) -> Float[Tensor, "n k"]:
+        made = read @ self.form.legs[leg].weight.mT
+        return self.weight(leg, t, at[0]) * made if self.looks else made
+
+    def constant(
+        self, leg: int, constant: Float[Tensor, " k"], t: int, at: range
+    ) -> Float[Tensor, "n k"]:
+        return (self.mass(leg, t) * constant)[None]
+
+    def joined(
+        self, features: Sequence[Float[Tensor, "*n k"]], t: int, at: Sequence[range]
+    ) -> Float[Tensor, "*n k"]:
+        return reduce(torch.mul, features)
+
+    def partial(
+        self,
+        leg: int,
+        features: Sequence[Float[Tensor, " k"]],
+        hidden: Float[Tensor, " k"],
+        t: int,
+        at: Sequence[range],
+    ) -> Float[Tensor, " d"]:
+        beside = [side for n, side in enumerate(features) if n != leg]
+        made = reduce(torch.mul, beside, hidden) @ self.form.legs[leg].weight
+        return self.weight(leg, t, at[leg][0]) * made if self.looks else made
+
+    def fixed(self, t: int, at: Sequence[int]) -> list[str]:
+        mixed = [
+            f"{mix.given}[{t},{s}]"
+            for mix, s in zip(self.mixes, at, strict=False)
+            if mix is not None and mix.given
+        ]
+        return [*mixed, *self._gates(t)]
 
     def says(self, x: Float[Tensor, "t d"]) -> tuple[Float[Tensor, "t d"], float]:
         """What the weights say is written where ``x`` is read, and the size of what is added up."""
@@ -219,18 +379,6 @@ class Multilinear:
         """The positions at which it writes, as an index."""
         return slice(None) if self.rows is None else self.rows
 
-    def _gated(self, hidden: Float[Tensor, "*b k"], t: int) -> Float[Tensor, "*b k"]:
-        """Hidden features by the gate at t; nothing where nothing is written."""
-        row = self._row_of.get(t, t if self.rows is None else None)
-        if row is None:
-            return torch.zeros_like(hidden)
-        return hidden if self.gate is None else hidden * self.gate.values[row]
-
-    @cached_property
-    def _row_of(self) -> dict[int, int]:
-        """Where the gate has a position, of those in ``rows``."""
-        return {} if self.rows is None else {t: n for n, t in enumerate(self.rows.tolist())}
-
 
 @dataclass(frozen=True, eq=False)
 class Constant:
@@ -260,7 +408,7 @@ class Opaque:
     rows: Int[Tensor, " n"] | None = None
 
 
-Write = Multilinear | Constant | Opaque
+Write = Product | Constant | Opaque
 
 
 def quadratic(form: Form) -> CP:

@@ -23,6 +23,7 @@ from bilens.wiring.kinds import (
     Mix,
     Multilinear,
     Opaque,
+    Product,
     Source,
     Write,
 )
@@ -331,7 +332,7 @@ class Renormed(Part):
         value = write.value
         if value is not None:
             value = self._scaled(value, scale)
-        if not isinstance(write, Multilinear):
+        if not isinstance(write, Product):
             return replace(write, value=value)
         if not self.out_norm.normalises:
             return replace(write, form=self._after(write.form), value=value)
@@ -370,7 +371,7 @@ class Again(Part):
 
 def _routed(write: Write, gate: Gate, value: Tensor, share: Share) -> Write:
     """An expert's write, by the router's weight."""
-    if not isinstance(write, Multilinear):
+    if not isinstance(write, Product):
         return Opaque(write.source, value, share.rows)
     if write.rows is not None:
         gate = replace(gate, values=gate.values[write.rows])
