@@ -183,8 +183,8 @@ def test_the_forward_is_the_models_own(monkeypatch):
     """The check is no tautology: a decomposition of other numbers is found out."""
     import bilens.circuits.attention as attention
 
-    good = attention._side
-    monkeypatch.setattr(attention, "_side", lambda *given: good(*given) * 1.01)
+    good = attention._Look.side
+    monkeypatch.setattr(attention._Look, "side", lambda *given: good(*given) * 1.01)
     assert attention_scores(transformer(), TOKENS, 1, 0, 4, 2).error > 1e-3
 
 

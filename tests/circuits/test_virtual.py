@@ -275,7 +275,7 @@ def test_no_array_of_vocabulary_squared():
         ("L0H1(embed", "must have ')' at character 11; got the end"),
         (
             "mlp0(x, %)",
-            "must be made of names, numbers and ( ) [ ] , . @ → at character 9; got '%'",
+            "must be made of names, numbers and ( ) [ ] , . : @ → at character 9; got '%'",
         ),
         (
             "L0H1[1]",

@@ -7,13 +7,16 @@ layer is:
     score_ts = q_t · k_s / √d_head     q_t = Rot_t (x̂_t W_Q + b_Q)     k_s = Rot_s (x̂_s W_K + b_K)
              = Σ_ab score(a at t, b at s)
 
-over all that x̂_t and x̂_s are sums of, and the constant "1".
+over all that x̂_t and x̂_s are sums of, and the constant "1". A head without softmax has two scores,
+each q_t · k_s, and reads c score¹_ts score²_ts of a position.
 
 Rot_tᵀ Rot_s = Rot_(s−t), so the weights alone say it for every pair of tokens at a given offset s −
 t.
 """
 
-from dataclasses import dataclass
+import heapq
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -21,15 +24,25 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.algebra import Factored
-from bilens.base.charts import mapped, titled
+from bilens.base.charts import mapped, ranked, titled
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole
 from bilens.base.results import ANSWER_ROWS, Result
-from bilens.circuits.paths import ONE
+from bilens.circuits.paths import ONE, text
 from bilens.circuits.recording import Recording, record
+from bilens.circuits.replaced import Replaced, read_by, take_apart
 from bilens.circuits.understood import require_ends, require_scores, require_weights
 from bilens.nn import rotate
-from bilens.wiring import Expandable, Heads, Wiring, explained, explains, hooked, require_expandable
+from bilens.wiring import (
+    Expandable,
+    Heads,
+    Sparse,
+    Wiring,
+    explained,
+    explains,
+    hooked,
+    require_expandable,
+)
 
 MOST_TOKENS = 2**20  # of random texts: drawn before any of them is read
 
@@ -37,7 +50,7 @@ MOST_TOKENS = 2**20  # of random texts: drawn before any of them is read
 @dataclass(frozen=True, repr=False, eq=False)
 class AttentionScores(Result):
     """The score of ``head`` from position ``query`` to ``key``, before the softmax: Σ ``values`` =
-    ``total`` = ``forward``.
+    ``total`` = ``forward``. ``score``: which of a head's scores it is.
 
     values: row a, column b: what ``query_sources[a]`` wrote at the query times what
     ``key_sources[b]`` wrote at the key; "1" is the constant of biases and of the norm. ``forward``
@@ -64,6 +77,7 @@ class AttentionScores(Result):
     values: Float[Tensor, "q k"]
     forward: float
     given: tuple[str, ...]
+    score: int = 1
 
     @property
     def total(self) -> float:
@@ -108,6 +122,94 @@ class AttentionScores(Result):
         layout = titled(title, f"what stands at the key, {key}", f"at the query, {query}")
         values = self.values.tolist()
         return mapped(values, self.key_sources, self.query_sources, "adds to the score", layout)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class ScoreProduct(Result):
+    """What a head without softmax reads of position ``key`` at ``query``: ``scale`` times the
+    product of both its scores, ``first`` and ``second``, each with its own pairs. It may be
+    negative.
+
+    Columns, the largest first: what wrote the queries and keys that are multiplied (``query 1``,
+    ``key 1``, ``query 2``, ``key 2``); ``value``, what the four together add to the pattern;
+    ``share``: of the total; shares of opposite sign cancel. The ``listed`` largest of all, found
+    without making the others; ``rest`` is the sum of these.
+
+    >>> ScoreProduct = bilens.circuits.ScoreProduct
+    >>> ScoreProduct.columns.__name__
+    'columns'
+    """
+
+    first: AttentionScores
+    second: AttentionScores
+    scale: float
+    forward: float
+    listed: int
+
+    @property
+    def total(self) -> float:
+        """scale · Σ pairs · Σ pairs."""
+        return self.scale * self.first.total * self.second.total
+
+    @property
+    def error(self) -> float:
+        """|total − forward|: rounding, or a fault of bilens."""
+        return abs(self.total - self.forward)
+
+    @property
+    def rest(self) -> float:
+        """What all products that are not listed add up to."""
+        return self.total - sum(row["value"] for row in self.rows())
+
+    def summary(self) -> str:
+        one, two = self.first, self.second
+        place = f"{one.head} from {one.tokens[0]} at {one.query} to {one.tokens[1]} at {one.key}"
+        made = f"{self.scale:.4g} × {one.total:.6g} × {two.total:.6g} = {self.total:.6g}"
+        checked = f"forward {self.forward:.6g}, error {self.error:.1e}"
+        count = one.values.numel() * two.values.numel()
+        shown = f"{min(self.listed, count)} of {count:,} products, the rest {self.rest:.4g}"
+        held = f"given {', '.join(self.given)}" if self.given else "nothing given: exact outright"
+        return f"{place}: {made} ({checked}); {shown}; {held}"
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """All that both scores hold fixed."""
+        return tuple(dict.fromkeys((*self.first.given, *self.second.given)))
+
+    def columns(self) -> tuple[str, ...]:
+        return "query 1", "key 1", "query 2", "key 2", "value", "share"
+
+    def rows(self) -> list[dict[str, Any]]:
+        total = self.total
+        names = self.columns()
+        made = []
+        for one, other, value in self._largest:
+            ends = (one["query source"], one["key source"])
+            ends += (other["query source"], other["key source"])
+            share = value / total if total else 0.0
+            made.append(dict(zip(names, (*ends, value, share), strict=True)))
+        return made
+
+    @property
+    def _largest(self) -> list[tuple[dict[str, Any], dict[str, Any], float]]:
+        """The largest products of one pair of each score."""
+        firsts, seconds = self.first.rows()[: self.listed], self.second.rows()[: self.listed]
+        products = [
+            (one, other, self.scale * one["value"] * other["value"])
+            for n, one in enumerate(firsts)
+            for other in seconds[: self.listed // (n + 1)]  # with more before it, there are larger
+        ]
+        return heapq.nsmallest(self.listed, products, key=lambda item: -abs(item[2]))
+
+    def figure(self) -> dict[str, Any]:
+        rows = self.rows()
+        names = [
+            f"({row['query 1']} · {row['key 1']}) ({row['query 2']} · {row['key 2']})"
+            for row in rows
+        ]
+        title = f"{self.first.head}: pattern {self.total:.4g}"
+        values = [row["value"] for row in rows]
+        return ranked(names, values, "adds to the pattern", title, rest={"all others": self.rest})
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -176,7 +278,8 @@ class HeadScores(Result):
 
 class Weights(NamedTuple):
     """A head's weights over the residual stream in the row-vector convention, x W: its norms'
-    weights and LayerNorm's centring are in them, their scales are not."""
+    weights and LayerNorm's centring are in them, their scales are not. ``w_q`` and ``w_k`` are
+    those of one of its scores."""
 
     w_q: Float[Tensor, "d d_head"]
     w_k: Float[Tensor, "d d_head"]
@@ -189,13 +292,13 @@ class Weights(NamedTuple):
         return Factored(self.w_v, self.w_o)
 
 
-def head_weights(part: Heads, head: int) -> Weights:
+def head_weights(part: Heads, head: int, score: int = 1) -> Weights:
     """The weights of one head of an attention layer. Gradients flow."""
+    sides = projections(part, score)
     w_q, w_k, w_v = (
-        part.norm.transposed(part.module.per_head(name)[head].mT).mT
-        for name in ("q_proj", "k_proj", "v_proj")
+        part.norm.transposed(part.module.per_head(name)[head].mT).mT for name in (*sides, "v_proj")
     )
-    w_q, w_k = (w * _gain(part, name, head) for w, name in ((w_q, "q_proj"), (w_k, "k_proj")))
+    w_q, w_k = (w * _gain(part, name, head) for w, name in zip((w_q, w_k), sides, strict=True))
     return Weights(w_q, w_k, w_v, part.module.per_head("o_proj")[head])
 
 
@@ -230,6 +333,22 @@ def attention_part(wiring: Wiring, layer: int, head: int) -> tuple[int, Heads]:
     return n, part
 
 
+def projections(part: Heads, score: int) -> tuple[str, str]:
+    """What makes the queries and keys of a score, counted from 1. Errors: ArgumentError for one
+    that its heads do not have.
+    """
+    pairs = part.module.score_projections
+    if not is_whole(score) or not 1 <= score <= len(pairs):
+        listed = " or ".join(map(str, range(1, len(pairs) + 1)))
+        raise ArgumentError("score", must=f"be {listed} of {part.name}", got=repr(score))
+    return pairs[score - 1]
+
+
+def score_scale(part: Heads) -> float:
+    """What a score is multiplied with by itself; of two, their product is."""
+    return part.module.scale if part.module.kind == "softmax" else 1.0
+
+
 def score_form(
     part: Heads, queries: Float[Tensor, "q d_head"], keys: Float[Tensor, "k d_head"], offset: int
 ) -> Factored:
@@ -242,7 +361,7 @@ def score_form(
             rotate(x[:, None], *(angle[0] for angle in part.rotary(position, x.dtype)))[:, 0]
             for x, position in zip((queries, keys), at, strict=True)
         )
-    return Factored(queries * part.module.scale, keys.mT)
+    return Factored(queries * score_scale(part), keys.mT)
 
 
 def require_offset(offset: int) -> None:
@@ -256,15 +375,28 @@ def require_offset(offset: int) -> None:
 @explains
 @torch.no_grad()
 def attention_scores(
-    model: Expandable, inputs: Any, layer: int, head: int, query: int, key: int
+    model: Expandable,
+    inputs: Any,
+    layer: int,
+    head: int,
+    query: int,
+    key: int,
+    *,
+    score: int = 1,
+    dictionaries: Mapping[str, Sparse] | None = None,
 ) -> AttentionScores:
     """Why a head looks from ``query`` to ``key``: its score before the softmax as an exact sum over
-    pairs of sources.
+    pairs of sources. Of a head with two scores, the one numbered ``score``, without the scale of
+    their product (``attention_product`` says what both make together).
 
     One source is what a part wrote at the query, the other what a part wrote at the key; the
     constant "1" comes from biases and LayerNorm's shift. RoPE's turns and the scale d_head^-½ are
     included; scales of norms (of queries and keys too) are those of the pass. Negative positions
-    count from the end. Cost: a pass in parts, a forward pass, and O(n d d_head + n² d_head) for n
+    count from the end. ``dictionaries``: one by the place "attn1.input" that the layer reads takes
+    apart what is read there, after the norm, into the latents active at the query and at the key
+    ("f17"), the dictionary's base and its error, in place of sources.
+
+    Cost: a pass in parts, a forward pass, and O(n d d_head + n² d_head) for n
     sources. Errors: ArgumentError for inputs, layer, head or positions that are not there, for a
     key after the query, and for a layer whose patterns are not the softmax of these scores. Source:
     Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits" (the QK circuit).
@@ -273,26 +405,164 @@ def attention_scores(
     >>> found.values.shape  # sources of the query, sources of the key
     torch.Size([6, 6])
     """
-    require_expandable(model)
-    n, part = attention_part(model.wiring(), layer, head)
-    found = record(model, inputs)
-    part = _heads(found, n)
-    require_scores(part, part.norm(found.streams[n]), found.patterns(n))
-    query, key = (found.position(at, name) for name, at in (("query", query), ("key", key)))
-    _require_seen(part, query, key)
-    queries, keys = _side(found, n, "q_proj", head, query), _side(found, n, "k_proj", head, key)
-    asked, looked_at = (_sources(found, n, at) for at in (query, key))
-    return AttentionScores(
-        head=part.heads[head],
-        query=query,
-        key=key,
-        tokens=(found.names[query], found.names[key]),
-        query_sources=asked + (ONE,) * (len(queries) - len(asked)),
-        key_sources=looked_at + (ONE,) * (len(keys) - len(looked_at)),
-        values=_gated(part, (queries @ keys.mT) * part.module.scale),
-        forward=_measured(found, n, head, query, key),
-        given=_given(found, n, head, query, key),
-    )
+    looked = _Look.of(model, inputs, (layer, head), (query, key), dictionaries)
+    return looked.scores(score)
+
+
+@explains
+@torch.no_grad()
+def attention_product(
+    model: Expandable,
+    inputs: Any,
+    layer: int,
+    head: int,
+    query: int,
+    key: int,
+    *,
+    k: int = 20,
+    dictionaries: Mapping[str, Sparse] | None = None,
+) -> ScoreProduct:
+    """What a head without softmax reads of ``key`` at ``query``: the product of its two scores,
+    each an exact sum of pairs, and the ``k`` largest products of a pair of one with a pair of the
+    other.
+
+    Positions, dictionaries and what is given are as in ``attention_scores``. The n⁴ products are
+    never made. Errors: ArgumentError as there, and for a head with a softmax.
+    Source: arXiv:2605.15183.
+
+        >>> sizes = dict(vocab_size=9, hidden_size=8, num_attention_heads=2, num_hidden_layers=1)
+        >>> config = bilens.TransformerConfig(**sizes, attention="bilinear", norm="none")
+        >>> polynomial = bilens.Transformer(config)
+        >>> found = bilens.circuits.attention_product(polynomial, [3, 1, 4], 0, 1, query=2, key=0)
+        >>> found.error < 1e-6
+        True
+    """
+    looked = _Look.of(model, inputs, (layer, head), (query, key), dictionaries)
+    module = looked.part.module
+    if module.kind == "softmax":
+        must, todo = "have two scores", "Ask attention_scores."
+        raise ArgumentError(looked.part.heads[head], must=must, got="a softmax of one", todo=todo)
+    if not is_whole(k) or k < 1:
+        raise ArgumentError("k", must="be a whole number ≥ 1", got=repr(k))
+    pattern = float(looked.found.patterns(looked.n)[head, looked.query, looked.key])
+    one, two = looked.scores(1), looked.scores(2)
+    made = module.scale * one.forward * two.forward
+    divided = pattern / made if module.normalised and made else 1.0
+    if divided != 1.0:
+        held = (*one.given, f"sum of scores {one.head}@{one.query}")
+        one = replace(one, given=held)
+    return ScoreProduct(one, two, module.scale * divided, pattern, k)
+
+
+class _Look(NamedTuple):
+    """A head of part ``n`` of a recorded pass that looks from ``query`` to ``key``; ``apart``: what
+    the part reads by a dictionary.
+    """
+
+    found: Recording
+    n: int
+    head: int
+    query: int
+    key: int
+    apart: Replaced | None
+
+    @classmethod
+    def of(
+        cls,
+        model: Expandable,
+        inputs: Any,
+        which: tuple[int, int],
+        ends: tuple[int, int],
+        dictionaries: Mapping[str, Sparse] | None,
+    ) -> "_Look":
+        require_expandable(model)
+        n, part = attention_part(model.wiring(), *which)
+        found = record(model, inputs)
+        part = _heads(found, n)
+        read = part.norm(found.streams[n])
+        require_scores(part, read, found.patterns(n))
+        query, key = (
+            found.position(at, name) for name, at in zip(("query", "key"), ends, strict=True)
+        )
+        _require_seen(part, query, key)
+        width = found.wiring.readout.shape[1]
+        dictionary = read_by(dictionaries, found.wiring.parts, n, width)
+        apart = None if dictionary is None else take_apart(part.name, dictionary, read)
+        return cls(found, n, which[1], query, key, apart)
+
+    @property
+    def part(self) -> Heads:
+        return _heads(self.found, self.n)
+
+    def scores(self, score: int) -> AttentionScores:
+        """One of its scores as pairs."""
+        part, (query, key), ends = self.part, projections(self.part, score), (self.query, self.key)
+        queries, keys = self.side(query, self.query), self.side(key, self.key)
+        asked, looked_at = (self.sources(at) for at in ends)
+        return AttentionScores(
+            head=part.heads[self.head],
+            query=self.query,
+            key=self.key,
+            tokens=(self.found.names[self.query], self.found.names[self.key]),
+            query_sources=asked + (ONE,) * (len(queries) - len(asked)),
+            key_sources=looked_at + (ONE,) * (len(keys) - len(looked_at)),
+            values=_gated(part, (queries @ keys.mT) * score_scale(part)),
+            forward=_measured(self.found, self.n, (query, key), self.head, *ends),
+            given=self.given(score),
+            score=score,
+        )
+
+    def sources(self, position: int) -> tuple[str, ...]:
+        """The names of what the part reads at ``position``."""
+        if self.apart is not None:
+            return tuple(map(text, self.apart.at(self.part.heads[self.head], position)[1]))
+        return tuple(self.found.sources[i].name for i in self.found.written(self.n, position)[1])
+
+    def read(self, position: int) -> Float[Tensor, "source d"]:
+        """What they are, after the norm."""
+        if self.apart is not None:
+            return self.apart.at(self.part.heads[self.head], position)[0]
+        found = self.found
+        return found.linear(self.n, found.written(self.n, position)[0], position)
+
+    def given(self, score: int) -> tuple[str, ...]:
+        """What the score holds fixed."""
+        head, query, key = self.part.heads[self.head], self.query, self.key
+        if self.apart is not None:
+            held = [f"latents {self.part.name}.input@{at}" for at in (query, key)]
+        else:
+            held = [*self.found.scale_held(self.n, query), *self.found.scale_held(self.n, key)]
+        if self.part.module.softcap is not None:
+            held.append(f"soft-cap {head}[{query},{key}]")
+        if self.part.module.q_norm is not None:
+            number = "" if self.part.module.kind == "softmax" else score
+            held += [f"σ {head}.q{number}@{query}", f"σ {head}.k{number}@{key}"]
+        return tuple(dict.fromkeys(held))
+
+    def side(self, name: str, position: int) -> Float[Tensor, "source d_head"]:
+        """The turned query or key from the projection ``name`` at ``position``, source by source,
+        and last what the constant gives.
+        """
+        part, found, head = self.part, self.found, self.head
+        module, weights = part.module, part.module.per_head(name)[head]
+        parts = self.read(position) @ weights
+        shift = None if self.apart is not None else part.norm.shift  # a dictionary has it in itself
+        if shift is not None or getattr(module, name).bias is not None:
+            constant = module.bias_per_head(name)[head]
+            constant = constant if shift is None else constant + shift @ weights
+            parts = torch.cat([parts, constant[None]])
+        if module.q_norm is not None:
+            read = part.norm(found.streams[self.n][position])
+            heads = read @ module.per_head(name) + module.bias_per_head(name)
+            scales = module.qk_scale(name, heads[:, None])
+            parts = parts * torch.as_tensor(scales).expand(len(heads), 1, 1)[head]
+            parts = parts * _gain(part, name, head)
+        turn = part.turn(found.length, parts.dtype)
+        return (
+            parts
+            if turn is None
+            else rotate(parts[:, None], *(angle[0, :, position, None] for angle in turn))[:, 0]
+        )
 
 
 def _gated(part: Heads, values: Float[Tensor, "q k"]) -> Float[Tensor, "q k"]:
@@ -312,46 +582,16 @@ def _require_seen(part: Heads, query: int, key: int) -> None:
         raise ArgumentError("key", must=f"be {first} … {query}", got=key, todo=todo)
 
 
-def _sources(found: Recording, n: int, position: int) -> tuple[str, ...]:
-    """The names of what part ``n`` reads at ``position``."""
-    return tuple(found.sources[i].name for i in found.written(n, position)[1])
-
-
-def _side(
-    found: Recording, n: int, name: str, head: int, position: int
-) -> Float[Tensor, "source d_head"]:
-    """The turned query or key of one head at ``position``, source by source, and last what the
-    constant gives.
-    """
-    part = _heads(found, n)
-    module, weights = part.module, part.module.per_head(name)[head]
-    parts = found.linear(n, found.written(n, position)[0], position) @ weights
-    if part.norm.shift is not None or getattr(module, name).bias is not None:
-        constant = module.bias_per_head(name)[head]
-        constant = constant if part.norm.shift is None else constant + part.norm.shift @ weights
-        parts = torch.cat([parts, constant[None]])
-    if module.q_norm is not None:
-        read = part.norm(found.streams[n][position])
-        heads = read @ module.per_head(name) + module.bias_per_head(name)
-        scales = module.qk_scale(name, heads[:, None])
-        parts = parts * torch.as_tensor(scales).expand(len(heads), 1, 1)[head]
-        parts = parts * _gain(part, name, head)
-    turn = part.turn(found.length, parts.dtype)
-    return (
-        parts
-        if turn is None
-        else rotate(parts[:, None], *(angle[0, :, position, None] for angle in turn))[:, 0]
-    )
-
-
-def _measured(found: Recording, n: int, head: int, query: int, key: int) -> float:
+def _measured(
+    found: Recording, n: int, sides: tuple[str, str], head: int, query: int, key: int
+) -> float:
     """The score from the queries and keys that the model's own modules make in a forward pass."""
     part = _heads(found, n)
     module, made = part.module, {}
-    ends = {"q": module.q_norm or module.q_proj, "k": module.k_norm or module.k_proj}
+    ends = {side: module.qk_norm(side) or getattr(module, side) for side in sides}
     with (
-        hooked(ends["q"], "output", lambda x: made.update(q=x)),
-        hooked(ends["k"], "output", lambda x: made.update(k=x)),
+        hooked(ends[sides[0]], "output", lambda x: made.update(q=x)),
+        hooked(ends[sides[1]], "output", lambda x: made.update(k=x)),
     ):
         found.run.model.outputs(found.inputs)
     turn = part.turn(found.length, made["q"].dtype)
@@ -361,23 +601,18 @@ def _measured(found: Recording, n: int, head: int, query: int, key: int) -> floa
         )  # a norm hears heads, a projection not
         made[name] = (x if turn is None else rotate(x, *turn))[0]
     group = head // (module.n_heads // module.n_kv)
-    return float(module.scored(made["q"][head, query, None], made["k"][group, key, None]))
-
-
-def _given(found: Recording, n: int, head: int, query: int, key: int) -> tuple[str, ...]:
-    part = _heads(found, n)
-    held = [*found.scale_held(n, query), *found.scale_held(n, key)]
-    if part.module.softcap is not None:
-        held.append(f"soft-cap {part.heads[head]}[{query},{key}]")
-    if part.module.q_norm is not None:
-        held += [f"σ {part.heads[head]}.q@{query}", f"σ {part.heads[head]}.k@{key}"]
-    return tuple(dict.fromkeys(held))
+    queries, keys = made["q"][head, query], made["k"][group, key]
+    if module.kind == "softmax":
+        return float(module.scored(queries[None], keys[None]))
+    return float(queries @ keys)
 
 
 @explains
-def qk_circuit(model: Expandable, layer: int, head: int, offset: int = 0) -> Factored:
+def qk_circuit(
+    model: Expandable, layer: int, head: int, offset: int = 0, score: int = 1
+) -> Factored:
     """W_E W_Q Rot(offset) W_Kᵀ W_Eᵀ / √d_head: query token × key token, the key standing at query +
-    ``offset``.
+    ``offset``. Of a head with two scores, the one numbered ``score``, without a scale.
 
     The score of a head that reads embeddings alone. Norm weights are in it, norm scales are left at
     1: with a norm, multiply by σ at the query and σ at the key. Biases are left out. Without RoPE
@@ -397,7 +632,7 @@ def qk_circuit(model: Expandable, layer: int, head: int, offset: int = 0) -> Fac
     _, part = attention_part(wiring, layer, head)
     require_weights(wiring, [part])
     require_ends(model, wiring)
-    weights, embed = head_weights(part, head), model.leaf_weights()["embed"]
+    weights, embed = head_weights(part, head, score), model.leaf_weights()["embed"]
     return score_form(part, embed @ weights.w_q, embed @ weights.w_k, offset)
 
 

@@ -42,6 +42,7 @@ from bilens.wiring import (
 )
 
 Detail = Literal["writes", "pairs", "paths"]
+Held = Literal["scores", "first score", "second score"]
 By = Literal["component", "position", "order", "layer", "unit"]
 # how what is given begins, beside patterns and norm scales, and what it is called
 FIXED = {"gates": "gates", "router": "weights of experts", "latents": "latents"}
@@ -456,6 +457,7 @@ def expand(
     cutoff: float | int = 1e-4,
     dictionaries: Mapping[str, Sparse] | None = None,
     replacements: Mapping[str, Replacement] | None = None,
+    given: Held | None = None,
 ) -> Expansion:
     """``target`` at ``position`` of one input as a sum of paths, exact at every step: Σ terms +
     remainder = forward.
@@ -498,6 +500,12 @@ def expand(
     a mixture of experts each is a source ("mlp0.expert3"), times the router's weight, where tokens
     are routed to it; elsewhere it is on no path.
 
+    Heads whose scores go through no softmax hold nothing fixed: a path through one says what each
+    of its five legs reads, L1H0@3→5(q1: embed, k1: embed, q2: mlp0, k2: embed, v: embed): queries
+    at 5, keys and values at 3. ``given`` holds scores of such heads as this pass has them, which
+    makes paths fewer: "scores" (a path then goes through the values alone, as a softmax's), "first
+    score" or "second score" (three legs).
+
     Cost: a forward pass in parts, then O(h d + h n²) for each layer taken apart with n sources and
     O(n t d) for each head. Errors: ArgumentError for inputs, target, position, numbers or
     dictionaries that cannot be. Source: Elhage et al. 2021 for attention-only models; Sharkey,
@@ -513,7 +521,7 @@ def expand(
         raise ArgumentError(
             "cutoff", must="be in [0, 1), relative to the sum of all |residual writes|", got=cutoff
         )
-    recording = record(model, inputs, dictionaries, replacements)
+    recording = record(model, inputs, dictionaries, replacements, given)
     goal = resolve(model, recording, target, position)
     search = _Search(recording, goal, max_terms, cutoff)
     with _uncollected():

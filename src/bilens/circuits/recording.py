@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +23,8 @@ from bilens.wiring import (
     BIAS,
     EMBEDDING,
     POSITION,
+    SCORE_NAMES,
+    SCORES,
     Constant,
     Expandable,
     Form,
@@ -40,6 +42,8 @@ from bilens.wiring import (
     is_half,
     require_expandable,
 )
+
+GIVEN = (SCORES, *SCORE_NAMES)
 
 
 class Pass(NamedTuple):
@@ -253,6 +257,7 @@ def record(
     inputs: Any,
     dictionaries: Mapping[str, Sparse] | None = None,
     replacements: Mapping[str, Replacement] | None = None,
+    given: str | None = None,
 ) -> Recording:
     """Run ``model`` part by part on one input. Cost: two forward passes, and each head's write
     apart.
@@ -261,7 +266,8 @@ def record(
     ``wiring.explained``). ``inputs`` may be a recording of this very model, which is then given
     back: so several questions share one.
     ``dictionaries`` by place ("mlp1.input") take apart what layers read there; ``replacements`` by
-    layer ("mlp1") what they write. Errors:
+    layer ("mlp1") what they write. ``given``: which scores of heads without softmax are held as
+    this pass has them, as in ``expand``. Errors:
     ArgumentError where inputs, model or dictionaries are not what they must be, and for a part
     whose weights do not add up to its own forward pass (``circuits.understood``); NotFiniteError
     for a write that is not finite.
@@ -275,7 +281,7 @@ def record(
         return _again(model, inputs, bool(dictionaries or replacements))
     require_plain(model.wiring())
     run = _pass(explained(model), inputs)
-    wiring = with_replacements(run.model.wiring(), replacements)
+    wiring = _holding(with_replacements(run.model.wiring(), replacements), given)
     found = _Found(run, wiring)
     by_part = placed(dictionaries, wiring.parts, wiring.readout.shape[1])
     for n, part in enumerate(wiring.parts):
@@ -312,6 +318,20 @@ def _again(model: Expandable, recording: Recording, otherwise: bool) -> Recordin
         must = "be left out where a recording is given"
         raise ArgumentError("dictionaries, replacements", must=must, got="some", todo=todo)
     return recording
+
+
+def _holding(wiring: Wiring, given: str | None) -> Wiring:
+    """The wiring with these scores held. Errors: ArgumentError for other words."""
+    if given is None:
+        return wiring
+    if given not in GIVEN:
+        raise ArgumentError("given", must=f"be one of {', '.join(GIVEN)}", got=repr(given))
+    held = (part.over(partial(_held, scores=given)) for part in wiring.parts)
+    return replace(wiring, parts=tuple(held))
+
+
+def _held(part: Part, scores: str) -> Part:
+    return part.holding(scores)
 
 
 def _pass(model: Expandable, inputs: Any) -> Pass:

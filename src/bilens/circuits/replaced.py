@@ -65,6 +65,19 @@ def take_apart(part: str, dictionary: Sparse, read: Float[Tensor, "t d"]) -> Rep
     return Replaced(activations, writes, base, error, not scaled)
 
 
+def read_by(
+    dictionaries: Mapping[str, Sparse] | None, parts: Sequence[Part], part: int, width: int
+) -> Sparse | None:
+    """The dictionary of what an attention layer reads, where there is one. Errors as ``placed``,
+    and for the place of another part.
+    """
+    found = _named(dictionaries, parts, width)
+    for place in (place for other, (place, _) in found.items() if other != part):
+        must = f"be {parts[part].name}.input, which the head reads"
+        raise ArgumentError("a dictionary's place", must=must, got=place)
+    return found[part][1] if part in found else None
+
+
 def placed(
     dictionaries: Mapping[str, Sparse] | None, parts: Sequence[Part], width: int
 ) -> dict[int, Sparse]:
@@ -73,20 +86,32 @@ def placed(
     Errors: ArgumentError for a place that is not the input of a layer, a place given twice, a
     dictionary made for another place, a transcoder; ShapeError for another width than the model's.
     """
-    found: dict[int, Sparse] = {}
+    found = _named(dictionaries, parts, width)
+    for part, (place, _) in found.items():
+        if parts[part].looks:
+            must = "be the input of a layer, mlp0.input say"
+            raise ArgumentError("a dictionary's place", must=must, got=place)
+    return {part: dictionary for part, (_, dictionary) in found.items()}
+
+
+def _named(
+    dictionaries: Mapping[str, Sparse] | None, parts: Sequence[Part], width: int
+) -> dict[int, tuple[str, Sparse]]:
+    """Dictionaries of what parts read, by part, and their places."""
+    found: dict[int, tuple[str, Sparse]] = {}
     if dictionaries is not None and not isinstance(dictionaries, Mapping):
         must = "map places to dictionaries, or be None"
         raise ArgumentError("dictionaries", must=must, got=type(dictionaries).__name__)
     for text, dictionary in (dictionaries or {}).items():
         part, side, place = find_place(text, parts)
         who = "a dictionary's place"
-        if side != "input" or parts[part].looks:
+        if side != "input":
             must = "be the input of a layer, mlp0.input say"
             raise ArgumentError(who, must=must, got=place)
         if part in found:
             raise ArgumentError("dictionaries", must="name a place once", got=f"{place} twice")
         _require_fitting(f"the dictionary at {place}", dictionary, place, parts, width)
-        found[part] = dictionary
+        found[part] = (place, dictionary)
     return found
 
 

@@ -316,7 +316,7 @@ class Attention(nn.Module):
         """
         if name == "o_proj":
             return self.o_proj.weight.mT.unflatten(0, (self.n_heads, self.d_head))
-        return self._repeated(getattr(self, name).weight.unflatten(0, (-1, self.d_head)).mT)
+        return self.repeated(getattr(self, name).weight.unflatten(0, (-1, self.d_head)).mT)
 
     def bias_per_head(self, name: str) -> Float[Tensor, "head d_head"]:
         """The bias of "q_proj", "k_proj", "v_proj", "q2_proj" or "k2_proj" for every query head;
@@ -328,7 +328,7 @@ class Attention(nn.Module):
             if projection.bias is None
             else projection.bias
         )
-        return self._repeated(bias.unflatten(0, (-1, self.d_head)))
+        return self.repeated(bias.unflatten(0, (-1, self.d_head)))
 
     def qk_scale(
         self, name: str, heads: Float[Tensor, "head t d_head"]
@@ -336,7 +336,7 @@ class Attention(nn.Module):
         """The scale by which the norm over ``heads``, the queries or keys of every query head from
         the projection ``name``, takes them: one for each head, or for all. 1 without a norm.
         """
-        norm = self._qk_norm(name)
+        norm = self.qk_norm(name)
         if norm is None:
             return 1.0
         # grouped keys are repeated, each as often: their mean square is that of the few
@@ -344,11 +344,11 @@ class Attention(nn.Module):
 
     def qk_gain(self, name: str) -> Float[Tensor, "head 1 d_head"] | float:
         """What that norm multiplies each dimension of every query head with. 1 without a norm."""
-        norm = self._qk_norm(name)
+        norm = self.qk_norm(name)
         if norm is None:
             return 1.0
         gain = norm.gain.unflatten(0, (-1, self.d_head))
-        return self._repeated(gain)[:, None]
+        return self.repeated(gain)[:, None]
 
     def side(
         self,
@@ -362,7 +362,7 @@ class Attention(nn.Module):
         Given the norm's scale σ a head's are (x W + b) σ w Rot, linear in x: ``per_head``,
         ``bias_per_head``, ``qk_scale`` and ``qk_gain`` give these, ``rotate`` the turns.
         """
-        heads = self._normed(getattr(self, name)(x), self._qk_norm(name))
+        heads = self._normed(getattr(self, name)(x), self.qk_norm(name))
         return heads if turn is None else rotate(heads, *turn)
 
     def scored(
@@ -394,10 +394,12 @@ class Attention(nn.Module):
         """c tanh(s/c) / s: what the soft-cap leaves of each score. 1 without one."""
         return 1.0 if self.softcap is None else soft_cap_gate(scores, self.softcap)
 
-    def _qk_norm(self, name: str) -> RMSNorm | None:
+    def qk_norm(self, name: str) -> RMSNorm | None:
+        """The norm over the queries or keys from the projection ``name``, where there is one."""
         return getattr(self, _norm_of(name))
 
-    def _repeated(self, heads: Tensor) -> Tensor:
+    def repeated(self, heads: Float[Tensor, "n *b"]) -> Float[Tensor, "head *b"]:
+        """Those of ``n_kv`` heads for every query head."""
         return heads.repeat_interleave(self.n_heads // len(heads), dim=0)
 
     def _heads(self, x: Float[Tensor, "b t hd"]) -> Float[Tensor, "b h t d"]:

@@ -270,8 +270,7 @@ def _cut(name: str, kind: str, one: Knockout) -> dict[str, Any]:
 
 def _patterns(model: Transformer, recording: Recording) -> dict[str, Any] | None:
     """Each head's weights: the rows of a lower triangle, one after another, packed."""
-    mixes = (mix for one in recording.products.values() for mix in one.mixes if mix is not None)
-    if not any(mix.given for mix in mixes):
+    if not any(one.patterns for one in recording.products.values()):
         return None
     found: AttentionPatterns = attention_patterns(model, recording)
     length = len(found.tokens)

@@ -39,7 +39,16 @@ from bilens.wiring.model import (
     Worded,
     require_expandable,
 )
-from bilens.wiring.parts import Again, Heads, Layer, Mixture, Part, Renormed
+from bilens.wiring.parts import (
+    SCORE_NAMES,
+    SCORES,
+    Again,
+    Heads,
+    Layer,
+    Mixture,
+    Part,
+    Renormed,
+)
 from bilens.wiring.places import Place, find_place, module_name, short_name
 from bilens.wiring.precision import eager, explained, explains, held_in_half, is_half
 from bilens.wiring.scored import Scale, Scored
@@ -56,6 +65,8 @@ __all__ = [
     "NEAREST",
     "OPAQUE",
     "POSITION",
+    "SCORES",
+    "SCORE_NAMES",
     "SKIP",
     "Again",
     "Constant",

@@ -3,13 +3,25 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from bilens.base.errors import NotExactError
-from bilens.nn import Attention, Experts, Hidden, Leg, NoNorm, Norm, Rotary, Share, own_norm
+from bilens.nn import (
+    Attention,
+    Experts,
+    Hidden,
+    Leg,
+    NoNorm,
+    Norm,
+    Rotary,
+    Share,
+    causal_mask,
+    own_norm,
+)
 from bilens.wiring.kinds import (
     AGAIN,
     BIAS,
@@ -27,6 +39,10 @@ from bilens.wiring.kinds import (
     Source,
     Write,
 )
+from bilens.wiring.scored import Scale, Scored
+
+# what may be held as a pass has it of heads whose scores come apart
+SCORES, SCORE_NAMES = "scores", ("first score", "second score")
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +111,12 @@ class Part(ABC):
         """Itself, where it has queries and keys."""
         return None
 
+    def holding(self, scores: str) -> "Part":
+        """The part with these scores held as a pass has them, of heads whose scores come apart:
+        "scores": all, "first score" or "second score".
+        """
+        return self
+
     def hidden(self) -> Hidden | None:
         """Its hidden units, where it is an MLP."""
         return None
@@ -103,6 +125,7 @@ class Part(ABC):
 @dataclass(frozen=True, eq=False)
 class Heads(Part):
     """An attention layer: given its pattern each head is linear in what it reads where it looks.
+    Without a softmax its scores come apart too, but for those that are ``held``.
 
     >>> part = model.wiring().parts[0]
     >>> type(part).__name__, part.name
@@ -111,6 +134,7 @@ class Heads(Part):
 
     module: Attention
     rotary: Rotary | None = None
+    held: str = ""
 
     looks = True
     batched = True
@@ -135,16 +159,29 @@ class Heads(Part):
 
     def writes(self, x: Float[Tensor, "t d"]) -> list[Write]:
         by_head, patterns = self.module.by_head(x[None], self.turn(len(x), x.dtype))
+        asked = None if self.scores_given else _Asked.of(self, x)
         made: list[Write] = []
-        for (name, form), value, pattern in zip(
-            self.forms().items(), by_head[0], patterns[0], strict=True
+        for n, ((name, form), value, pattern) in enumerate(
+            zip(self.forms().items(), by_head[0], patterns[0], strict=True)
         ):
-            source, mix = Source(name, HEAD, self.layer), Mix(pattern, f"A {name}")
-            made.append(Multilinear(source, form.detach(), (mix,), value=value))
+            source, form = Source(name, HEAD, self.layer), form.detach()
+            if asked is None:
+                mix = Mix(pattern, f"A {name}")
+                made.append(Multilinear(source, form, (mix,), value=value))
+            else:
+                made.append(asked.write(n, source, form, value, pattern))
         if self.module.o_proj.bias is not None:
             source = Source(f"{self.name}.bias", BIAS, self.layer)
             made.append(Constant(source, self.module.o_proj.bias.expand(len(x), -1)))
         return made
+
+    @property
+    def scores_given(self) -> bool:
+        """Whether all of its scores are held as a pass has them."""
+        return self.module.kind == "softmax" or self.held == SCORES
+
+    def holding(self, scores: str) -> Part:
+        return replace(self, held=scores)
 
     def run(self, x: Float[Tensor, "*b t d"]) -> Float[Tensor, "*b t d"]:
         length, width = x.shape[-2:]
@@ -167,6 +204,71 @@ class Heads(Part):
             return None
         positions = torch.arange(length, device=self.module.q_proj.weight.device)
         return self.rotary(positions[None], dtype)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The scores of an attention layer without softmax where it read one input."""
+
+    part: Heads
+    turn: tuple[Tensor, Tensor] | None  # of each position
+    free: tuple[int, ...]  # the scores that come apart
+    scales: dict[str, Float[Tensor, "head t 1"]]  # of a norm, by projection
+    fixed: Float[Tensor, "head t s"]  # what multiplies them
+    total: Float[Tensor, "head t 1"] | None  # what products are divided by
+
+    @classmethod
+    def of(cls, part: Heads, x: Float[Tensor, "t d"]) -> "_Asked":
+        module, turn = part.module, part.turn(len(x), x.dtype)
+        turns = None if turn is None else (turn[0][0, 0], turn[1][0, 0])
+        free = tuple(n for n in range(len(SCORE_NAMES)) if SCORE_NAMES[n] != part.held)
+        scores = [
+            module.repeated(module.side(q, x[None], turn)[0])
+            @ module.repeated(module.side(k, x[None], turn)[0]).mT
+            for q, k in module.score_projections
+        ]
+        seen = causal_mask(len(x), len(x), x.device, module.window).to(x)
+        fixed, total = module.scale * seen.expand(len(scores[0]), -1, -1), None
+        for n, score in enumerate(scores):
+            fixed = fixed if n in free else fixed * score
+        if module.normalised:
+            products = (module.scale * seen * scores[0] * scores[1]).abs().sum(-1, keepdim=True)
+            total = products.masked_fill(products == 0, 1)
+        scales = {}
+        for name in dict.fromkeys(chain(*module.score_projections)):
+            heads = x @ module.per_head(name) + module.bias_per_head(name)[:, None]
+            scale = module.qk_scale(name, heads)
+            if isinstance(scale, Tensor):
+                scales[name] = scale.expand(len(heads), -1, -1)
+        return cls(part, turns, free, scales, fixed, total)
+
+    def write(self, n: int, source: Source, value: Form, wrote: Tensor, pattern: Tensor) -> Scored:
+        """What head ``n`` writes, ``value`` being its W_V W_O."""
+        module, name = self.part.module, source.name
+        projections = [side for m in self.free for side in module.score_projections[m]]
+        legs = tuple(self._leg(side, n) for side in projections)
+        names = tuple(f"{side}{m + 1}" for m in self.free for side in "qk")
+        scales = tuple(
+            Scale(self.scales[side][n], f"σ {leg} {name}") if side in self.scales else None
+            for side, leg in zip(projections, names, strict=True)
+        )
+        gate = None if self.total is None else Gate(1 / self.total[n], (f"sum of scores {name}",))
+        held = f"{self.part.held} {name}" if self.part.held else ""
+        return Scored(
+            source, Form((*legs, *value.legs), value.out).detach(), self.fixed[n],
+            tuple(str(m + 1) for m in self.free), self.turn, pattern, held,
+            (*scales, None) if any(scales) else (), value=wrote, gate=gate,
+        )  # fmt: skip
+
+    def _leg(self, name: str, n: int) -> Leg:
+        """Queries or keys of a head before they are scaled and turn."""
+        module = self.part.module
+        gain, bias = module.qk_gain(name), None
+        gain = gain[n, 0] if isinstance(gain, Tensor) else 1.0
+        if getattr(module, name).bias is not None:
+            bias = module.bias_per_head(name)[n] * gain
+        weight = module.per_head(name)[n]
+        return Leg((weight * gain).mT if isinstance(gain, Tensor) else weight.mT, bias)
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,6 +401,9 @@ class Renormed(Part):
 
     def over(self, change: Callable[[Part], Part]) -> Part:
         return replace(self, part=self.part.over(change))
+
+    def holding(self, scores: str) -> Part:
+        return replace(self, part=self.part.holding(scores))
 
     def hidden(self) -> Hidden | None:
         return self.part.hidden()
