@@ -23,6 +23,16 @@ def model() -> bilens.Transformer:
 
 
 @cache
+def polynomial() -> bilens.Transformer:
+    """Of heads whose scores go through no softmax."""
+    torch.manual_seed(0)
+    config = bilens.TransformerConfig(**model().config.to_dict() | {"attention": "bilinear"})
+    made = bilens.Transformer(config).eval()
+    made.tokenizer = model().tokenizer
+    return made
+
+
+@cache
 def layer() -> bilens.CP:
     return model().blocks[1].mlp.tensor().detach()
 
@@ -142,6 +152,7 @@ MAKERS: dict[str, Callable[[], Result]] = {
     "Readings": lambda: form().eigen(3).readings,
     "Rounded": lambda: Make().cp(4, 4, 4, 8).round(cutoff=0.3),
     "Rules": lambda: circuits.rules(model(), k=5),
+    "ScoreProduct": lambda: circuits.attention_product(polynomial(), IDS, 1, 0, 4, 1),
     "SVD": lambda: decompose.svd(Make().cp(), 2),
     "Series": series,
     "Similarities": lambda: decompose.similarity(

@@ -42,7 +42,6 @@ from bilens.wiring import (
 )
 
 Detail = Literal["writes", "pairs", "paths"]
-Held = Literal["scores", "first score", "second score"]
 By = Literal["component", "position", "order", "layer", "unit"]
 # how what is given begins, beside patterns and norm scales, and what it is called
 FIXED = {"gates": "gates", "router": "weights of experts", "latents": "latents"}
@@ -457,7 +456,7 @@ def expand(
     cutoff: float | int = 1e-4,
     dictionaries: Mapping[str, Sparse] | None = None,
     replacements: Mapping[str, Replacement] | None = None,
-    given: Held | None = None,
+    given: str | None = None,
 ) -> Expansion:
     """``target`` at ``position`` of one input as a sum of paths, exact at every step: Σ terms +
     remainder = forward.

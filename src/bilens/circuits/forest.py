@@ -33,7 +33,7 @@ def forest(expansion: Expansion) -> Forest:
     """The trees of all terms, in their order, over one list of nodes; those below stand first.
 
     >>> len(bilens.circuits.forest(bilens.expand(model, prompt, target, max_terms=20)).roots)
-    20
+    18
     """
     planted: dict[Node, int] = {}
     nodes: list[dict[str, Any]] = []

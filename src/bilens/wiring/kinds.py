@@ -198,7 +198,7 @@ class Product(ABC):
 
     @abstractmethod
     def joined(
-        self, features: Sequence[Float[Tensor, "*n k"]], t: int, at: Sequence[range]
+        self, features: Sequence[Float[Tensor, "*#n _"]], t: int, at: Sequence[range]
     ) -> Float[Tensor, "*n k"]:
         """The hidden features at t, gate apart, of what its legs make."""
 
@@ -206,7 +206,7 @@ class Product(ABC):
     def partial(
         self,
         leg: int,
-        features: Sequence[Float[Tensor, " k"]],
+        features: Sequence[Float[Tensor, " _"]],
         hidden: Float[Tensor, " k"],
         t: int,
         at: Sequence[range],
@@ -320,14 +320,14 @@ class Multilinear(Product):
         return (self.mass(leg, t) * constant)[None]
 
     def joined(
-        self, features: Sequence[Float[Tensor, "*n k"]], t: int, at: Sequence[range]
+        self, features: Sequence[Float[Tensor, "*#n _"]], t: int, at: Sequence[range]
     ) -> Float[Tensor, "*n k"]:
         return reduce(torch.mul, features)
 
     def partial(
         self,
         leg: int,
-        features: Sequence[Float[Tensor, " k"]],
+        features: Sequence[Float[Tensor, " _"]],
         hidden: Float[Tensor, " k"],
         t: int,
         at: Sequence[range],

@@ -95,7 +95,7 @@ class Scored(Product):
         return self._turned(leg, constant.expand(len(at), -1), at)
 
     def joined(
-        self, features: Sequence[Float[Tensor, "*n k"]], t: int, at: Sequence[range]
+        self, features: Sequence[Float[Tensor, "*#n _"]], t: int, at: Sequence[range]
     ) -> Float[Tensor, "*n k"]:
         scores = [self._score(features[n], features[n + 1]) for n in self._queries]
         return self._weight(t, at) * reduce(torch.mul, scores) * features[-1]
@@ -103,7 +103,7 @@ class Scored(Product):
     def partial(
         self,
         leg: int,
-        features: Sequence[Float[Tensor, " k"]],
+        features: Sequence[Float[Tensor, " _"]],
         hidden: Float[Tensor, " k"],
         t: int,
         at: Sequence[range],

@@ -93,7 +93,9 @@ class Block(GradientCheckpointingLayer):
         mixture of experts is trained, how unequal their shares are.
         """
         x = self.mixed(x, first)
-        attended, pattern = self.attended(x, first_values=first_values, **attend)
+        if first_values is not None:  # an attention of one's own need not know of them
+            attend["first_values"] = first_values
+        attended, pattern = self.attended(x, **attend)
         if self.mlp is None:
             return attended, pattern
         read = self.post_attention_layernorm(x if self.parallel else attended)
