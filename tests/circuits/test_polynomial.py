@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 import bilens
 from bilens import circuits
@@ -151,3 +152,110 @@ def test_a_third_score_and_a_product_of_one_are_refused(refuses):
     soft = build(attention="softmax")
     refuses(ArgumentError, lambda: scores(soft, IDS, 0, 0, 2, 1, score=2), "score must be 1")
     refuses(ArgumentError, lambda: product(soft, IDS, 0, 0, 2, 1), "must have two scores")
+
+
+LEGS = ("Q1", "K1", "Q2", "K2", "V")
+
+
+def run(model, without: dict[str, tuple[int, str]] | None = None) -> Tensor:
+    """Logits by the written-out sum over positions; by source what a leg of layer 1 does not read
+    of it, of a head: {"K2": (1, "L0H0")}.
+    """
+    x, wrote = model.model.embed_tokens(IDS), {}
+    for n, block in enumerate(model.model.layers):
+        attn, out = block.self_attn, torch.zeros_like(x)
+        for head in range(attn.n_heads):
+            sides = {}
+            for leg, name in zip(
+                LEGS, ("q_proj", "k_proj", "q2_proj", "k2_proj", "v_proj"), strict=True
+            ):
+                gone = (without or {}).get(leg)
+                read = x - wrote[gone[1]] if n == 1 and gone and gone[0] == head else x
+                side = block.input_layernorm(read) @ attn.per_head(name)[head]
+                if leg != "V":
+                    cos, sin = model.model.rotary_emb(torch.arange(len(IDS))[None], x.dtype)
+                    side = bilens.nn.rotate(side, cos[0, 0], sin[0, 0])
+                sides[leg] = side
+            pattern = (sides["Q1"] @ sides["K1"].mT) * (sides["Q2"] @ sides["K2"].mT) * attn.scale
+            wrote[f"L{n}H{head}"] = pattern.tril() @ sides["V"] @ attn.per_head("o_proj")[head]
+            out = out + wrote[f"L{n}H{head}"]
+        x = x + out
+        wrote[f"mlp{n}"] = block.mlp(block.post_attention_layernorm(x))
+        x = x + wrote[f"mlp{n}"]
+    return model.lm_head(model.model.norm(x))
+
+
+@pytest.mark.parametrize("norm", ["none", "rms"])
+@pytest.mark.parametrize("leg", ["K", *LEGS])
+def test_edges_by_leg_are_what_a_pass_without_them_says(leg, norm):
+    model = build(norm=norm)
+    assert torch.allclose(run(model), model(input_ids=IDS[None]).logits[0])
+    gone = [one for one in LEGS if one.startswith(leg)]
+    truth = float(run(model, dict.fromkeys(gone, (1, "L0H0")))[-1, 5].detach())
+    found = circuits.knockout(model, IDS, f"L0H0→L1H1.{leg}", 5, with_="zero")
+    assert found.after == pytest.approx(truth, rel=1e-10)
+    assert found.after != pytest.approx(found.before, rel=1e-6)
+    if norm == "none":  # nothing is held: direct terms are all paths along the edge
+        model.model.layers[1].mlp.down_proj.weight.data.zero_()
+        found = circuits.knockout(model, IDS, f"L0H0→L1H1.{leg}", 5, with_="zero")
+        assert found.direct == pytest.approx(found.effect, rel=1e-10)
+
+
+def test_a_product_of_five_is_taken_out():
+    """Its direct term is that product where nothing reacts."""
+    model = build()
+    path = "L1H1(q1: embed, k1: L0H0, q2: embed, k2: embed, v: mlp0)"
+    found = circuits.knockout(model, IDS, path, 5, with_="zero")
+    assert found.direct == pytest.approx(five(model), rel=1e-10)
+
+
+def five(model) -> float:
+    """The product of a knock-out above, written out at all positions that it is read from."""
+    recording = circuits.record(model, IDS)
+    at = {name: recording.writes[recording.index[name]] for name in ("embed", "L0H0", "mlp0")}
+    attn, total = model.model.layers[1].self_attn, 0.0
+    on = dict(zip(LEGS, ("embed", "L0H0", "embed", "embed", "mlp0"), strict=True))
+    cos, sin = model.model.rotary_emb(torch.arange(len(IDS))[None], torch.float64)
+    sides = {}
+    for leg, name in zip(LEGS, ("q_proj", "k_proj", "q2_proj", "k2_proj", "v_proj"), strict=True):
+        side = at[on[leg]] @ attn.per_head(name)[1]
+        sides[leg] = side if leg == "V" else bilens.nn.rotate(side, cos[0, 0], sin[0, 0])
+    t = len(IDS) - 1
+    for s in range(len(IDS)):
+        scores = (sides["Q1"][t] @ sides["K1"][s]) * (sides["Q2"][t] @ sides["K2"][s])
+        total += float(
+            scores
+            * attn.scale
+            * (sides["V"][s] @ attn.per_head("o_proj")[1] @ model.lm_head.weight[5])
+        )
+    return total
+
+
+def test_legs_that_are_not_there_are_refused(refuses):
+    model = build()
+    refuses(
+        ArgumentError, lambda: circuits.knockout(build(attention="softmax"), IDS, "mlp0→L1H0.K2"),
+        "read by one of its legs: Q, K, V",
+    )  # fmt: skip
+    refuses(
+        ArgumentError,
+        lambda: circuits.knockout(model, IDS, "L1H0(embed, embed, embed, embed, embed)"),
+        "name its legs: L1H0(q1: …, k1: …, q2: …, k2: …, v: …)",
+    )
+
+
+def test_composition_by_leg():
+    """Against the products of matrices."""
+    model = build()
+    found = {
+        (r["first"], r["second"], r["kind"]): r["strength"]
+        for r in circuits.composition(model).rows()
+    }
+    attn = [block.self_attn for block in model.model.layers]
+    ov = attn[0].per_head("v_proj")[1] @ attn[0].per_head("o_proj")[1]
+    for kind, sides in (("Q2", ("q2_proj", "k2_proj")), ("K1", ("k_proj", "q_proj"))):
+        one, other = (attn[1].per_head(name)[0] for name in sides)
+        qk = one @ other.mT
+        assert found["L0H1", "L1H0", kind] == pytest.approx(
+            float((ov @ qk).norm() / ov.norm() / qk.norm())
+        )

@@ -9,17 +9,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.circuits.cuts import Component, Cut, Edge, Product
+from bilens.circuits import cuts
+from bilens.circuits.cuts import Component, Cut, Edge
 from bilens.circuits.paths import ONE
 from bilens.circuits.recording import Recording
 from bilens.nn import Norm
-from bilens.wiring import Constant, Multilinear, Part, Write
+from bilens.wiring import Constant, Part, Product, Write
 
 ZERO, MEAN, OTHER = "zero", "mean", "other"
 Valued = tuple[Write, Float[Tensor, "t d"]]
 Carried = tuple[tuple[str, tuple[int, ...]], ...]  # sources, and the positions of each
 Products = tuple[tuple[tuple[str, ...], tuple[int, ...]], ...]
-Legs = tuple[Carried, ...]  # of queries, keys and values; empty where all is read
+Legs = tuple[Carried, ...]  # of each leg of a part; empty where all is read
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ class Met:
         return cache(self._features)
 
     def _product(self, reader: str, sources: tuple[str, ...]) -> Float[Tensor, "t d"]:
-        write = self._multilinear(reader)
+        write = self._product_of(reader)
         sides = [self.features(reader, name) for name in sources]
         if write.degree == 2 and sources[0] != sources[1]:
             (a, b), (c, d) = sides
@@ -74,7 +75,7 @@ class Met:
         return write.product([side[leg] for leg, side in enumerate(sides)])
 
     def _features(self, reader: str, name: str) -> list[Float[Tensor, "t k"]]:
-        legs = self._multilinear(reader).form.legs
+        legs = self._product_of(reader).form.legs
         if name != ONE:
             read = self.linear(self.source(name))
             return [read @ leg.weight.mT for leg in legs]
@@ -82,9 +83,9 @@ class Met:
         shift = shift if self.norm.shift is None else shift + self.norm.shift
         return [leg(shift) for leg in legs]
 
-    def _multilinear(self, reader: str) -> Multilinear:
+    def _product_of(self, reader: str) -> Product:
         write = next(write for write, _ in self.writes if write.source.name == reader)
-        assert isinstance(write, Multilinear)  # as it was when the product was named
+        assert isinstance(write, Product)  # as it was when the product was named
         return write
 
 
@@ -137,7 +138,7 @@ class Altering:
         found: dict[str, Tensor] = {}
         reread: dict[Legs, Met] = {(): met}
         for write, value in met.writes:
-            name, legs = write.source.name, self._legs(write)
+            name, legs = write.source.name, self._legs(part, write)
             if legs not in reread:
                 reread[legs] = self._reread(part, met, legs, react)
             now = reread[legs].made(name) if legs else value
@@ -162,9 +163,9 @@ class Altering:
 
     def _reread(self, part: Part, met: Met, legs: Legs, react: bool) -> Met:
         """What is met where queries, keys and values read without what edges carry."""
-        queries, keys, values = (self._moved(carried, met) for carried in legs)
+        moved = [self._moved(carried, met) for carried in legs]
         if react and len(set(legs)) > 1:
-            by_head = _by_head(part, *map(met.read, (queries, keys, values)))
+            by_head = _by_head(part, list(map(met.read, moved)))
             return replace(met, writes=[(w, by_head.get(w.source.name, v)) for w, v in met.writes])
         less = dict(legs[-1])
 
@@ -175,10 +176,10 @@ class Altering:
             return own + self._less(lambda at: at.source(name), met, less[name])
 
         if react:
-            stream = met.stream + values
+            stream = met.stream + moved[-1]
             return Met(met.norm, stream, source, valued(part.inner, met.norm(stream)))
-        read = met.read() + met.linear(values)
-        said = [(w, w.says(read)[0] if isinstance(w, Multilinear) else v) for w, v in met.writes]
+        reads = [met.read() + met.linear(less) for less in moved]
+        said = [(w, w.reading(reads) if isinstance(w, Product) else v) for w, v in met.writes]
         return replace(met, source=source, writes=said)
 
     def _moved(self, carried: Carried, met: Met) -> Float[Tensor, "t d"]:
@@ -198,17 +199,17 @@ class Altering:
 
     # What the cuts say of one write, each thing once.
 
-    def _legs(self, write: Write) -> Legs:
-        """What its queries, keys and values do not read; of a layer the same three times."""
+    def _legs(self, part: Part, write: Write) -> Legs:
+        """What each leg of its part does not read."""
         if not self.rereads or isinstance(write, Constant):
             return ()
-        legs = tuple(self._carried(write.source.name, leg) for leg in "QKV")
+        legs = tuple(self._carried(write.source.name, leg) for leg in part.legs)
         return legs if any(legs) else ()
 
     def _carried(self, reader: str, leg: str) -> Carried:
         found: dict[str, set[int]] = defaultdict(set)
         for cut in self.cuts:
-            if isinstance(cut, Edge) and cut.reader in ("", reader) and cut.leg in ("", leg):
+            if isinstance(cut, Edge) and cut.reader in ("", reader) and leg.startswith(cut.leg):
                 for name in cut.sources:
                     found[name].update(cut.where)
         return tuple((name, tuple(sorted(where))) for name, where in sorted(found.items()))
@@ -216,8 +217,8 @@ class Altering:
     def _products(self, write: Write) -> Products:
         found: dict[tuple[str, ...], set[int]] = defaultdict(set)
         for cut in self.cuts:
-            if isinstance(cut, Product) and cut.reader == write.source.name:
-                both = isinstance(write, Multilinear) and write.degree == 2
+            if isinstance(cut, cuts.Product) and cut.reader == write.source.name:
+                both = isinstance(write, Product) and write.degree == 2
                 found[tuple(sorted(cut.sources)) if both else cut.sources].update(cut.where)
         return tuple((sources, tuple(sorted(where))) for sources, where in found.items())
 
@@ -230,11 +231,11 @@ def _product_at(reader: str, sources: tuple[str, ...], met: Met) -> Float[Tensor
     return met.product(reader, sources)
 
 
-def _by_head(part: Part, queries: Tensor, keys: Tensor, values: Tensor) -> dict[str, Tensor]:
-    """What each head writes where its queries, keys and values read something else."""
+def _by_head(part: Part, reads: Sequence[Tensor]) -> dict[str, Tensor]:
+    """What each head writes where its legs read something else."""
     heads = part.attention
     assert heads is not None  # only an attention layer's edges have legs
-    return dict(zip(heads.heads, heads.by_head(queries, keys, values), strict=True))
+    return dict(zip(heads.heads, heads.by_head(reads), strict=True))
 
 
 def sum_of(tensors: Iterable[Float[Tensor, "t d"]]) -> Float[Tensor, "t d"]:

@@ -149,7 +149,7 @@ def composition(model: Expandable) -> Composition:
     by chance.
 
     head → head     Q, K, V: ‖W_OV W_QK‖, ‖W_OV W_QKᵀ‖, ‖W_OV W_OV'‖, as TransformerLens's
-                    composition scores
+                    composition scores; of a second score "Q2", "K2" beside "Q1", "K1"
     head → layer    "one input": S(W_OV ·, ·), and "both inputs": S(W_OV ·, W_OV ·), over ‖W_OV‖²
                     ‖S‖
     layer → head    Q, K, V: S written, read by W_QK, W_QKᵀ, W_OV
@@ -289,11 +289,13 @@ def _linear(part: Part, forms: dict[str, Form]) -> _Piece:
     w_o = torch.stack([form.out.mT for form in forms.values()])
     thin_v, thin_o = torch.linalg.qr(w_v)[1], torch.linalg.qr(w_o.mT)[1]  # ‖W X‖ = ‖R X‖
     readers, heads = {}, part.attention
-    if heads is not None:
-        weights = [head_weights(heads, head) for head in range(len(forms))]
+    legs = iter(part.legs)
+    for score in range(1, 1 + (0 if heads is None else len(heads.module.score_projections))):
+        assert heads is not None
+        weights = [head_weights(heads, head, score) for head in range(len(forms))]
         w_q, w_k = (torch.stack([w[n] for w in weights]).double() for n in (0, 1))
         thin_q, thin_k = torch.linalg.qr(w_q)[1], torch.linalg.qr(w_k)[1]
-        readers = {"Q": w_q @ thin_k.mT, "K": w_k @ thin_q.mT}
+        readers |= {next(legs): w_q @ thin_k.mT, next(legs): w_k @ thin_q.mT}
     readers["V"] = w_v @ thin_o.mT
     scaled = {kind: _scaled(w) for kind, w in readers.items()}
     return _Piece(tuple(forms), _scaled(thin_v @ w_o), scaled, linear=True)

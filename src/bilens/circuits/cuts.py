@@ -3,10 +3,12 @@
     what   := position | item ["@" position]
     item   := source                          all that it writes: "L0H3", "mlp1", "embed"
             | part                            all of an attention layer's heads: "attn0"
-            | source "→" reader ["." "QKV"]   what one part reads of another: "L0H2→L1H0.K"
+            | source "→" reader ["." leg]     what one part reads of another: "L0H2→L1H0.K"
             | source "(" source, … ")"        one product of what a layer reads: "mlp1(mlp0, L1H3)"
 
-A reader is a part, one of its sources, or "logits", what the readout reads. "->" is an arrow too.
+A leg is Q, K or V; of a head of two scores also Q1, K1, Q2 or K2. A reader is a part, one of its
+sources, or "logits", what the readout reads. "->" is an arrow too. A product in such a head names
+its legs: "L1H0(q1: embed, k1: L0H1, q2: embed, k2: embed, v: embed)".
 """
 
 import re
@@ -25,7 +27,7 @@ LEAVES = (EMBEDDING, POSITION)
 ARROW = re.compile(r"\s*(?:→|->)\s*")
 SUFFIX = re.compile(r"(?P<item>.*[^\s@])\s*@\s*(?P<position>-?\d+)\s*", re.DOTALL)
 LOOK = re.compile(r"@\s*\d+(?:\s*,\s*\d+)*\s*(?:→|->)\s*\d+")
-LEG = re.compile(r"(?P<reader>.+)\.(?P<leg>[QKV])")
+LEG = re.compile(r"(?P<reader>.+)\.(?P<leg>[QK][12]?|V)")
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,9 @@ class _Reader:
         if leg and part.attention is None:
             must = "be an attention layer's or head's, to have queries, keys and values"
             raise ArgumentError(f"where the edge {text!r} ends", must=must, got=name)
+        if not any(one.startswith(leg) for one in part.legs):
+            must = f"read by one of its legs: {', '.join(part.legs)}"
+            raise ArgumentError(f"where the edge {text!r} ends", must=must, got=leg)
         self.require_understood(text, n, own)
         return n, own, leg
 
@@ -204,6 +209,10 @@ class _Reader:
             listed = ", ".join(self.recording.products)
             raise ArgumentError(f"{text!r}: what reads", must=f"be among {listed}", got=reader)
         written = self.recording.products[reader]
+        if node.legs != written.names:
+            must = f"name its legs: {reader}({', '.join(f'{leg}: …' for leg in written.names)})"
+            must = must if written.names else f"name no legs of {reader}"
+            raise ArgumentError(f"{text!r}", must=must, got=", ".join(node.legs) or "none")
         inputs = [self.input(text, child) for child in node.inputs]
         if len(inputs) != written.degree:
             must = f"have {written.degree} inputs, as {reader} multiplies so many"

@@ -5,7 +5,7 @@ as they are: then z_t is a polynomial of what is read, and nothing need be held 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -247,6 +247,12 @@ class Attention(nn.Module):
         return _SCORES[self.kind]
 
     @property
+    def legs(self) -> tuple[str, ...]:
+        """What reads: "Q", "K" and "V"; of two scores "Q1", "K1", "Q2", "K2" and "V"."""
+        numbers = ("",) if self.kind == "softmax" else ("1", "2")
+        return (*(f"{side}{n}" for n in numbers for side in "QK"), "V")
+
+    @property
     def is_polynomial(self) -> bool:
         """Whether what it writes is a polynomial of what it reads: no softmax, no sum over which
         products are divided, no norm of queries and keys.
@@ -296,13 +302,13 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "b t d"],
         turn: tuple[Tensor, Tensor] | None = None,
-        keys: Float[Tensor, "b t d"] | None = None,
-        values: Float[Tensor, "b t d"] | None = None,
+        reads: Sequence[Float[Tensor, "b t d"]] | None = None,
     ) -> tuple[Float[Tensor, "b h t d"], Float[Tensor, "b h t s"]]:
         """What each head writes, the layer's output bias apart, and its pattern: ``forward`` before
-        heads are added up. Where ``keys`` or ``values`` are given, these are what W_K or W_V reads.
+        heads are added up. ``reads``: what each of ``legs`` reads, where that is not all ``x``.
         """
-        z, pattern = self._look(*self._project(x, turn, keys, values), None)
+        projected = self._project(x, turn) if reads is None else self._projected(reads, turn)
+        z, pattern = self._look(*projected, None)
         return z @ self.per_head("o_proj"), pattern
 
     def values(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b n t d_head"]:
@@ -406,20 +412,23 @@ class Attention(nn.Module):
         return x.unflatten(-1, (-1, self.d_head)).transpose(1, 2)
 
     def _project(
-        self,
-        x: Tensor,
-        turn: tuple[Tensor, Tensor] | None,
-        keys: Tensor | None = None,
-        values: Tensor | None = None,
+        self, x: Tensor, turn: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values by head, the first two normed and turned, those of two scores
-        side by side; all of ``x``, but keys and values of what is given for them.
+        side by side; of a squared head's equal scores one.
         """
         pairs = dict.fromkeys(self.score_projections)
         queries = [self.side(name, x, turn) for name, _ in pairs]
-        looked_at = [self.side(name, x if keys is None else keys, turn) for _, name in pairs]
-        v = self.values(x if values is None else values)
-        return _beside(queries), _beside(looked_at), v
+        keys = [self.side(name, x, turn) for _, name in pairs]
+        return _beside(queries), _beside(keys), self.values(x)
+
+    def _projected(
+        self, reads: Sequence[Tensor], turn: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same where each leg reads something of its own."""
+        names = chain(*self.score_projections)
+        sides = [self.side(name, x, turn) for name, x in zip(names, reads, strict=False)]
+        return _beside(sides[0::2]), _beside(sides[1::2]), self.values(reads[-1])
 
     def _normed(self, x: Float[Tensor, "b t hd"], norm: RMSNorm | None) -> Tensor:
         """By head, normed head by head or all together."""

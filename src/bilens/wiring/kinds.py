@@ -225,6 +225,18 @@ class Product(ABC):
     def says(self, x: Float[Tensor, "t d"]) -> tuple[Float[Tensor, "t d"], float]:
         """What the weights say is written where ``x`` is read, and the size of what is added up."""
 
+    @abstractmethod
+    def product(self, features: Sequence[Float[Tensor, "t k"]]) -> Float[Tensor, "t d"]:
+        """What it writes where these are the features of its legs at each position."""
+
+    def reading(self, reads: Sequence[Float[Tensor, "t d"]]) -> Float[Tensor, "t d"]:
+        """What its weights write where the legs of its part read these: patterns, gates and scales
+        as they are.
+        """
+        legs = self.form.legs
+        own = reads if self.names else [reads[-1]] * len(legs)
+        return self.product([leg(read) for leg, read in zip(legs, own, strict=True)])
+
     def down(self, q: Float[Tensor, "*b d"], t: int) -> Float[Tensor, "*b k"]:
         """From functionals on what is written at t to ones on the hidden features."""
         return self._gated(q @ self.form.out, t)
@@ -352,7 +364,6 @@ class Multilinear(Product):
         return self.product(features), float(size)
 
     def product(self, features: Sequence[Float[Tensor, "t k"]]) -> Float[Tensor, "t d"]:
-        """What it writes where these are the features of its legs at each position."""
         hidden = self._hidden(features, lambda given: given)
         if self.rows is None:
             return hidden @ self.form.out.mT

@@ -1,7 +1,7 @@
 """The parts of a model, each as a list of writes: what circuits ask, and all that they ask."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
@@ -64,6 +64,7 @@ class Part(ABC):
     module: nn.Module
     beside: int = field(default=0, kw_only=True)
 
+    legs = ("",)  # what reads, where some of it may read without an edge: of heads "Q", "K", "V"
     looks = False  # whether it reads other positions than its own
     batched = False  # whether ``run`` takes several inputs of one length at once, (*b, t, d)
     heard = True  # whether a module hears what it reads, and what it writes
@@ -188,15 +189,15 @@ class Heads(Part):
         turn = self.turn(length, x.dtype)
         return self.module(x.reshape(-1, length, width), turn)[0].view_as(x)
 
-    def by_head(
-        self,
-        queries: Float[Tensor, "t d"],
-        keys: Float[Tensor, "t d"],
-        values: Float[Tensor, "t d"],
-    ) -> Float[Tensor, "head t d"]:
-        """What each head writes where its queries, keys and values read each something else."""
-        turn = self.turn(len(queries), queries.dtype)
-        return self.module.by_head(queries[None], turn, keys[None], values[None])[0][0]
+    @property
+    def legs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.module.legs
+
+    def by_head(self, reads: Sequence[Float[Tensor, "t d"]]) -> Float[Tensor, "head t d"]:
+        """What each head writes where each of its ``legs`` reads something of its own."""
+        last = reads[-1]
+        by_leg = [read[None] for read in reads]
+        return self.module.by_head(last[None], self.turn(len(last), last.dtype), by_leg)[0][0]
 
     def turn(self, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
         """cos and sin of positions 0 … length − 1."""
@@ -390,6 +391,10 @@ class Renormed(Part):
         self, made: Float[Tensor, "*b t d"], total: Float[Tensor, "*b t d"]
     ) -> Float[Tensor, "*b t d"]:
         return self._scaled(made, self.out_norm.scale(total)) if self.out_norm.normalises else made
+
+    @property
+    def legs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.part.legs
 
     @property
     def experts(self) -> tuple[Part, ...]:

@@ -134,13 +134,9 @@ class Scored(Product):
     def says(self, x: Float[Tensor, "t d"]) -> tuple[Float[Tensor, "t d"], float]:
         return self.reading([x] * self.degree), self._size(x)
 
-    def reading(self, reads: Sequence[Float[Tensor, "t d"]]) -> Float[Tensor, "t d"]:
-        """What it writes where each leg reads something of its own."""
-        everywhere = range(len(reads[0]))
-        sides = [
-            self._turned(n, leg(x), everywhere)
-            for n, (leg, x) in enumerate(zip(self.form.legs, reads, strict=True))
-        ]
+    def product(self, features: Sequence[Float[Tensor, "t k"]]) -> Float[Tensor, "t d"]:
+        everywhere = range(len(self.weights))
+        sides = [self._turned(n, side, everywhere) for n, side in enumerate(features)]
         return self._written(sides, self.weights, lambda given: given)
 
     @property
