@@ -140,13 +140,14 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         x, turns = self._placed(x, position_ids, seen_by(cache))
         eager = patterns or config._attn_implementation == "eager"
         firsts = self.model.firsts(x)
+        beside = firsts if any(one is not None for one in firsts) else ()  # blocks of one's own
         streams, found, balances = [], [], []
         for block in self.blocks:
             if hidden:  # held only where asked for: memory that is freed is used again
                 streams.append(x)
             turn, mask = turns.get(block.rope), masks[block.window]
             attend = {"turn": turn, "mask": mask, "cache": cache, "patterns": eager}
-            x, pattern, *balance = block(x, *firsts, **attend)
+            x, pattern, *balance = block(x, *beside, **attend)
             found.append(pattern)
             balances += balance
         x = self.model.norm(x)
