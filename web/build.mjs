@@ -54,6 +54,8 @@ function refuseUnsafe(files) {
   if (size > LARGEST) throw new Error(`the assets have ${size} bytes, more than ${LARGEST}`);
   for (const [name, text] of files) {
     if (/<\/(script|style)|<!--/i.test(text)) throw new Error(`${name} could end its element`);
+    const [letter] = /.{0,40}[^\0-\x7f]/.exec(text) ?? [];
+    if (letter) throw new Error(`${name} has a letter beyond ASCII; in a pattern write \\u…: ${letter}`);
   }
   return size;
 }

@@ -32,6 +32,7 @@ test("tokens get what starts at them, in equal parts", () => {
   assert.deepEqual(through(made, "@0"), [1, 2]);
   assert.deepEqual(through(made, "L1H0"), [1, 2]);
   assert.deepEqual(through(made, ""), [0, 1, 2, 3]);
+  assert.deepEqual([through(made, "L1H0@0→1"), through(made, "L1H0@1→1"), through(made, "mlp1@0→1")], [[1, 2], [], []]);
 });
 
 test("a path that is not taken apart to the end starts at no token", () => {

@@ -36,7 +36,8 @@ function Heads({ answer, state, set, patterns }: Props & { patterns: Patterns })
     <>
       <p class="soft">
         Patterns are held given: a path says what moves along them, not why they are as they are. Pick a
-        head; point at a token, or walk there by arrow keys, to light what it looks at.
+        head; point at a token, or walk there by arrow keys, to light what it looks at. A cell of the large
+        picture leads to the paths that look there.
       </p>
       <div class="maps" role="group" aria-label="Heads">
         {heads}
@@ -78,7 +79,8 @@ function Large(props: { answer: Answer; head: string; held: Pattern; set: Props[
         <p class="soft" aria-live="polite"><Text>{most(row, names)}</Text></p>
         <button type="button" onClick={() => props.set({ view: "paths", through: head, path: null })}>Its paths</button>
       </div>
-      <div><PatternMap held={read} size={names.length} row={query} /><Tools name={`Pattern of ${head}`} figure={figure} /></div>
+      <div><PatternMap held={read} size={names.length} row={query} onPoint={point}
+        onPick={(from, at) => props.set({ view: "paths", through: `${head}@${at}→${from}`, path: null })} /><Tools name={`Pattern of ${head}`} figure={figure} /></div>
     </div>
   );
 }

@@ -172,7 +172,8 @@ export function lit(answer: Answer, terms: readonly number[]): number[] {
   return values;
 }
 
-/** The terms through a source, or from a token (`@3`); all of them for "". */
+/** The terms through a source (`L1H3`, or where it looks: `L1H3@5→7`), or from a token (`@3`); all
+ * of them for "". */
 export function through(answer: Answer, what: string): number[] {
   const all = answer.terms.map((_, n) => n);
   if (!what) return all;
@@ -180,5 +181,7 @@ export function through(answer: Answer, what: string): number[] {
     const [place, from] = [Number(what.slice(1)), starts(answer)];
     return all.filter((term) => from[term]?.includes(place));
   }
-  return all.filter((term) => within(answer.nodes, answer.terms[term]?.[1] ?? -1).some((node) => node.s === what));
+  const [, source = "", key, query] = /^(.*?)(?:@(\d+)\u2192(\d+))?$/.exec(what) ?? [];
+  const passes = (node: Node) => node.s === source && (key === undefined || (node.t === Number(query) && (node.a ?? []).includes(Number(key))));
+  return all.filter((term) => within(answer.nodes, answer.terms[term]?.[1] ?? -1).some(passes));
 }
