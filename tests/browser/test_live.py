@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import bilens
-from bilens.report import Serving, answer, open_server
+from bilens.report import Serving, answer, open_server, widget
 from bilens.report.answers import exact
+from bilens.report.notebook import _Kernel
 from tests.browser.conftest import said
 
 ASKED = {"prompt": "Once upon a time there was a", "target": " little", "effects": False}
@@ -80,3 +81,29 @@ def test_an_answer_that_takes_too_long_is_ended_and_the_next_is_given(server):
     assert (status, "no answer within" in found["error"]) == (503, True)
     assert ask(server, ASKED)[0] == 200
     assert server.worker.process.pid != before
+
+
+def test_a_notebook_draws_the_page_and_asks_its_kernel(look):
+    """What anywidget does: the module's ``render``, with a model that hears and sends."""
+    model = bilens.load("tinystories-1l").double()
+    shown = widget(model, "Once upon a time", name="tinystories-1l")
+    tab = look().tab
+    tab.goto("about:blank")
+    tab.expose_function("kernel", _Kernel(model, "tinystories-1l").answer)
+    script = """async ([source, made]) => {
+        const file = new Blob([source], {type: "text/javascript"});
+        const module = await import(URL.createObjectURL(file));
+        const heard = new Set();
+        const send = async ({ id, question }) => {
+            const answer = await window.kernel(question);
+            for (const one of [...heard]) one({ id, answer });
+        };
+        const [on, off] = [(_, one) => heard.add(one), (_, one) => heard.delete(one)];
+        const model = { get: () => made, send, on, off };
+        module.default.render({ model, el: document.body });
+    }"""
+    tab.evaluate(script, [shown._esm, shown.document])
+    said(tab, "at 3")
+    tab.get_by_label("Prompt", exact=True).first.fill("Once upon a")
+    tab.get_by_role("button", name="Ask", exact=True).first.click()
+    said(tab, "at 2")

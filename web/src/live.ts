@@ -11,6 +11,7 @@ export interface Refused {
 
 /** The answer, or in one line why there is none. */
 export async function ask(live: Live, question: Question, signal: AbortSignal): Promise<Answer | Refused> {
+  if (typeof live.ask === "function") return live.ask(question, signal);
   const stop = AbortSignal.any([signal, AbortSignal.timeout(LONGEST)]);
   const headers: Record<string, string> = { "Content-Type": "application/json" };
   if (live.token) headers["X-Bilens-Token"] = live.token;

@@ -2,17 +2,46 @@
 // notebook, whose widget hands it over.
 
 import { mount, type Mounted } from "./mount";
-import type { BilensDocument } from "./types";
+import type { Answer, BilensDocument, Question } from "./types";
 
 export { mount };
 
-/** What anywidget calls. */
+/** What anywidget calls. The kernel is asked what a served page asks its server. */
 export function render({ model, el }: { model: Widget; el: HTMLElement }): () => void {
-  return mount(el, model.get("document")).unmount;
+  const made = model.get("document");
+  return mount(el, { ...made, live: { ask: (question, signal) => askKernel(model, question, signal) } }).unmount;
 }
 
 interface Widget {
   get(name: "document"): BilensDocument;
+  send(content: { id: number; question: Question }): void;
+  on(event: "msg:custom", hear: (reply: Reply) => void): void;
+  off(event: "msg:custom", hear: (reply: Reply) => void): void;
+}
+
+interface Reply {
+  id: number;
+  answer: Answer | { error: string };
+}
+
+let asked = 0; // questions, which answers are told apart by
+
+function askKernel(model: Widget, question: Question, signal: AbortSignal): Promise<Reply["answer"]> {
+  asked += 1;
+  const id = asked;
+  return new Promise((resolve, reject) => {
+    const hear = (reply: Reply): void => {
+      if (reply.id !== id) return;
+      model.off("msg:custom", hear);
+      resolve(reply.answer);
+    };
+    signal.addEventListener("abort", () => {
+      model.off("msg:custom", hear);
+      reject(signal.reason as Error);
+    });
+    model.on("msg:custom", hear);
+    model.send({ id, question });
+  });
 }
 
 export default { render };

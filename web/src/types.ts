@@ -13,9 +13,9 @@ export interface BilensDocument {
   sections: Section[];
 }
 
-/** Where new questions are asked, in a page that is served. */
+/** Where new questions are asked, in a page that is served; of whom, in a notebook. */
 export interface Live {
-  ask: string;
+  ask: string | ((question: Question, signal: AbortSignal) => Promise<Answer | { error: string }>);
   token?: string;
 }
 

@@ -4,6 +4,7 @@ libraries. What the page shows of a model is in ``views``, one file each.
 
 from bilens.report.answers import Asked, answer
 from bilens.report.live import open_server
+from bilens.report.notebook import widget
 from bilens.report.page import chart
 from bilens.report.paper import write_figure
 from bilens.report.worker import Serving
@@ -16,6 +17,7 @@ __all__ = [
     "answer",
     "chart",
     "open_server",
+    "widget",
     "write_figure",
     "write_page",
 ]
