@@ -1,0 +1,148 @@
+"""The page: how large its file is, how long it takes to make, to draw and to answer a click.
+
+    python -m benchmarks.page [--only boxed|large|live] [--model FOLDER] [--requests 2000]
+
+In Chromium, beside a plain page of as many bytes: until the first answer is drawn, and until a
+click on a line of the tree has drawn what is below it. ``large``: random weights of 12 layers,
+d_model 768, 128 tokens. ``--model``: a model of one's own, on 12 tokens. ``live``: what a new
+prompt takes on the model in the box, and what memory the process that computes has after each
+quarter of ``--requests``. Rows go to benchmarks/results/page.jsonl.
+"""
+
+import argparse
+import http.client
+import json
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import bilens
+from benchmarks.expansion import LARGE, make
+from benchmarks.record import record
+from bilens.report import Asked, Extra, Serving, open_server, writing
+from bilens.report.views import LIVE
+
+RESULTS = Path(__file__).parent / "results" / "page.jsonl"
+PROMPT = "Once upon a time there was a little"
+TWELVE = "The capital of France is Paris, and the capital of Italy is"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+DRAWN = "document.querySelector('h3.answer') !== null"
+ROUNDS = 5
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--only", choices=["boxed", "large", "live", "own"])
+    options.add_argument("--model", type=Path)
+    options.add_argument("--requests", type=int, default=2000)
+    given = options.parse_args()
+    if given.only in (None, "boxed"):
+        measure("boxed", bilens.load("tinystories-2l"), PROMPT)
+    if given.only in (None, "large"):
+        model, text = make(LARGE, 128)
+        measure("12 layers, d_model 768, 128 tokens", model, text.tolist())
+    if given.model is not None:
+        measure(given.model.name, bilens.load(str(given.model)), TWELVE)
+    if given.only in (None, "live"):
+        live(given.requests)
+
+
+def measure(what: str, model: Any, prompt: Any) -> None:
+    """A page of the model's facts and of one prompt."""
+    writing.VIEWS = LIVE
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        page = bilens.report.write_page(model, [prompt], folder, name=what, extra=Extra(Asked()))
+        made = time.perf_counter() - start
+        size = page.path.stat().st_size
+        plain = Path(folder) / "plain.html"
+        plain.write_text(f"<!doctype html><p>{'a word ' * (size // 7)}</p>")
+        figures = drawn(page.path, plain) if shutil.which("chromium") else {}
+    broken = list(page.broken)
+    record(RESULTS, what=what, bytes=size, made_s=round(made, 2), broken=broken, **figures)
+
+
+def drawn(page: Path, plain: Path) -> dict[str, float]:
+    """Medians in milliseconds."""
+    from playwright.sync_api import sync_playwright
+
+    seconds: dict[str, list[float]] = {"drawn_ms": [], "plain_ms": [], "click_ms": []}
+    with sync_playwright() as play:
+        path = shutil.which("chromium")
+        browser = play.chromium.launch(executable_path=path, args=FLAGS)
+        for _ in range(ROUNDS):
+            seconds["plain_ms"].append(first(browser, plain, "true")[0])
+            took, tab = first(browser, page, DRAWN)
+            seconds["drawn_ms"].append(took)
+            seconds["click_ms"] += clicks(tab)
+            tab.context.close()
+        browser.close()
+    return {name: round(statistics.median(took), 1) for name, took in seconds.items()}
+
+
+def first(browser: Any, file: Path, until: str) -> tuple[float, Any]:
+    """Until something is there and painted, from the start of loading."""
+    tab = browser.new_context().new_page()
+    tab.goto(file.as_uri(), wait_until="commit")
+    while not tab.evaluate(until):
+        time.sleep(0.005)
+    painted = """() => new Promise(done => requestAnimationFrame(() => setTimeout(
+        () => done(performance.now()))))"""
+    return tab.evaluate(painted), tab
+
+
+def clicks(tab: Any) -> list[float]:
+    """Each of the first lines of the tree unfolded."""
+    script = """() => new Promise(done => {
+        const line = document.querySelector("button.line[aria-expanded=false][data-value]");
+        if (!line) return done(null);
+        const start = performance.now();
+        line.click();
+        requestAnimationFrame(() => setTimeout(() => done(performance.now() - start)));
+    })"""
+    found = [tab.evaluate(script) for _ in range(5)]
+    return [took for took in found if took is not None]
+
+
+def live(requests: int) -> None:
+    """New prompts, one after another, and the memory of who computes."""
+    server = open_server(Serving("tinystories-2l", (PROMPT,)))
+    threading.Thread(target=server.run, daemon=True).start()
+    process = psutil.Process(server.worker.process.pid)
+    words = bilens.load("tinystories-2l").output_names(range(300, 900))
+    seconds, memory = [], []
+    for n in range(requests):
+        start = time.perf_counter()
+        ask(server, f"Once upon a{words[n % 600].replace('␣', ' ')} there was {n}")
+        seconds.append(time.perf_counter() - start)
+        if (n + 1) % max(1, requests // 4) == 0:
+            memory.append(round(process.memory_info().rss / 2**20))
+    server.stop()
+    slowest = sorted(seconds)[int(0.95 * len(seconds))]
+    record(
+        RESULTS,
+        what="live, boxed",
+        requests=requests,
+        median_s=round(statistics.median(seconds), 3),
+        slowest_of_20_s=round(slowest, 3),
+        memory_mib=memory,
+    )
+
+
+def ask(server: Any, prompt: str) -> None:
+    line = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
+    line.request(
+        "POST", "/api/ask", json.dumps({"prompt": prompt}), {"X-Bilens-Token": server.token}
+    )
+    line.getresponse().read()
+    line.close()
+
+
+if __name__ == "__main__":
+    main()
