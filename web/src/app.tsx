@@ -4,6 +4,7 @@ import { Component, type ComponentChildren, type JSX } from "preact";
 import { ChartView } from "./sections/chart";
 import { ClassesView } from "./sections/classes";
 import { ExactnessView } from "./sections/exactness";
+import { FeatureView } from "./sections/feature";
 import { GatesView } from "./sections/gates";
 import { ModelView } from "./sections/model";
 import { NearestView } from "./sections/nearest";
@@ -72,6 +73,8 @@ function Body({ section, made, store }: PartProps): JSX.Element {
       return <ExactnessView data={section.data} />;
     case "chart":
       return <ChartView data={section.data} />;
+    case "feature":
+      return <FeatureView data={section.data} />;
     case "classes":
       return <ClassesView data={section.data} />;
     case "gates":

@@ -28,6 +28,7 @@ export type Section =
   | Of<"model", ModelFacts>
   | Of<"exactness", Exactness>
   | Of<"chart", ChartData>
+  | Of<"feature", FeatureData>
   | Of<"classes", ClassesData>
   | Of<"gates", GatesData>
   | Of<"nearest", NearestData>
@@ -76,6 +77,25 @@ export interface Numbers {
 export interface ChartData extends Numbers {
   text: string;
   chart: Chart;
+}
+
+/** A latent: what is told of it in tokens, and passages that it fires in. */
+export interface FeatureData extends ChartData {
+  largest: number; // of its activations
+  words: { name: string; unit: string; tokens: string[]; values: (number | null)[] }[];
+  examples: Passage[];
+}
+
+export interface Passage {
+  kind: string; // "top", or "random": one from each equal part of the activations
+  text: number;
+  position: number;
+  tokens: string[];
+  activations: (number | null)[];
+  at: number; // which of the tokens it is about
+  next: string | null;
+  p: number | null; // of what comes next
+  p_without: number | null; // with the latent taken out
 }
 
 export interface Picture {

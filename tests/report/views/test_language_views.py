@@ -74,6 +74,15 @@ def test_features_are_told_as_their_room_tells_them(monkeypatch):
     truth = examples(deep, coders[0], Texts("topics", 300), strongest, k=8)
     card = found["Features of mlp1.output: no. 1"].content
     assert [row["passage"] for row in card["rows"]] == [row["passage"] for row in truth.rows()]
+    (latent,) = truth.latents
+    said = {one["name"]: one["tokens"] for one in card["words"]}
+    assert (said["writes for"], said["fires at"]) == (
+        [*latent.promotes.tokens],
+        [*latent.at.tokens],
+    )
+    for one, true in zip(card["examples"], truth.latents[0].examples, strict=True):
+        assert one["tokens"][one["at"]] == true.tokens[true.at]
+        assert one["activations"][one["at"]] == pytest.approx(true.activation, rel=1e-2)
     assert f"latent {strongest}" in found["What makes no. 1 of mlp1.output"].content["text"]
     (missing,) = shown(features, deep).values()
     assert (missing.kind, "--dictionary" in missing.content["text"]) == ("missing", True)

@@ -7,8 +7,9 @@ from functools import cached_property, partial
 from typing import Any
 
 from bilens import features
-from bilens.features import Dictionary, Examples, Firing, Texts
+from bilens.features import Dictionary, Example, Examples, Firing, InContext, Texts, Words
 from bilens.models import Transformer
+from bilens.report.packing import rounded
 from bilens.report.page import result
 from bilens.report.view import Block, Query, View, is_language_model, sentence
 from bilens.wiring import short_name
@@ -16,6 +17,8 @@ from bilens.wiring import short_name
 CARDS = 4  # latents with their texts
 EACH = 8  # examples of one
 TOKENS = 20_000
+DIGITS = 3  # of activations
+SHARE, DEVIATIONS = "share of its activation", "standard deviations over all outputs"
 NONE = (
     "No dictionary was given. bilens report MODEL --dictionary FOLDER --data TEXT shows how often "
     "each latent fires and on what, the text that it fires on, and the pairs that make it."
@@ -52,9 +55,12 @@ class _Shown:
         """The n-th strongest latent: on what it fires, and the next token with and without it."""
         latent = self.examples.latents[n]
         found = self.examples.of(latent.feature)
-        told = f"It fires at {latent.at.shares()}; by its weights it answers {latent.answers}"
-        text = f"{sentence(found.summary())} {sentence(told)} It writes for {latent.promotes}."
-        return result(found, text, f"Activations of latent {latent.feature}")
+        drawn = result(found, sentence(found.summary()), f"Activations of latent {latent.feature}")
+        return drawn | {
+            "largest": latent.largest,
+            "words": [_words(*one) for one in _said(latent)],
+            "examples": [_example(one) for one in latent.examples],
+        }
 
     def pairs(self, reader: Dictionary) -> dict[str, Any]:
         """Which latents of what the layer reads make the strongest latent of what it writes."""
@@ -75,14 +81,48 @@ def _build(model: Transformer, query: Query) -> list[Block]:
 
 def _of(model: Transformer, query: Query, coder: Dictionary) -> list[Block]:
     shown, where = _Shown(model, query, coder), short_name(coder.hook)
-    cards: list[tuple[str, Callable[[], dict[str, Any]]]] = [
-        (f"Features of {where}", shown.ranking),
-        *((f"Features of {where}: no. {n + 1}", partial(shown.card, n)) for n in range(CARDS)),
+    titles = [f"Features of {where}: no. {n + 1}" for n in range(CARDS)]
+    cards: list[tuple[str, str, Callable[[], dict[str, Any]]]] = [
+        ("chart", f"Features of {where}", shown.ranking),
+        *(("feature", title, partial(shown.card, n)) for n, title in enumerate(titles)),
     ]
     for reader in query.dictionaries:
         if where.endswith(".output") and short_name(reader.hook) == f"{_layer(coder)}.input":
-            cards.append((f"What makes no. 1 of {where}", partial(shown.pairs, reader)))
-    return [Block("chart", title, make) for title, make in cards]
+            title = f"What makes no. 1 of {where}"
+            cards.append(("chart", title, partial(shown.pairs, reader)))
+    return [Block(kind, title, make) for kind, title, make in cards]
+
+
+def _said(latent: InContext) -> list[tuple[str, str, Words]]:
+    """What is told of a latent in tokens: its name, what the numbers are, and these."""
+    return [
+        ("fires at", SHARE, latent.at),
+        ("one before", SHARE, latent.before),
+        ("one after", SHARE, latent.after),
+        ("answers", "pre-activation", latent.answers),
+        ("writes for", DEVIATIONS, latent.promotes),
+        ("writes against", DEVIATIONS, latent.demotes),
+    ]
+
+
+def _words(name: str, unit: str, words: Words) -> dict[str, Any]:
+    values = [rounded(value, DIGITS) for value in words.values.tolist()]
+    return {"name": name, "unit": unit, "tokens": list(words.tokens), "values": values}
+
+
+def _example(one: Example) -> dict[str, Any]:
+    """A passage: its tokens with their activations, and what p of the token that follows is."""
+    return {
+        "kind": one.kind,
+        "text": one.text,
+        "position": one.position,
+        "tokens": list(one.tokens),
+        "activations": [rounded(value, DIGITS) for value in one.activations.tolist()],
+        "at": one.at,
+        "next": one.next,
+        "p": one.p,
+        "p_without": one.p_without,
+    }
 
 
 def _layer(coder: Dictionary) -> str:
