@@ -202,6 +202,22 @@ def test_a_norms_shift_may_lie_in_the_biases_of_what_reads_it():
     assert by_place(bilens.diff(A, changed(A, move)))["mlp0"]["change"] == 0
 
 
+@pytest.mark.parametrize("name", ["k_proj", "k2_proj"])
+def test_each_score_of_a_product_is_a_place(name):
+    model = language(attention="bilinear", attention_bias=True, positions="none")
+    label = "QK2" if "2" in name else "QK"
+    for change in (
+        lambda other: getattr(other.blocks[1].self_attn, name).weight[:4].mul_(-3).add_(1),
+        lambda other: getattr(other.blocks[1].self_attn, name).bias[:4].add_(1),  # no softmax
+    ):
+        found = by_place(bilens.diff(model, changed(model, change)))
+        moved = {place for place, row in found.items() if row["change"] > 1e-9}
+        assert moved == {f"L1H0 {label}"}
+    squared = by_place(bilens.diff(*(language(seed, attention="squared") for seed in (0, 1))))
+    assert "L0H1 QK" in squared
+    assert "L0H1 QK2" not in squared
+
+
 @pytest.mark.parametrize("positions", ["none", "rope"])
 def test_a_bias_of_all_keys_counts_where_keys_turn_alone(positions):
     A = language(positions=positions, attention_bias=True, num_hidden_layers=1)

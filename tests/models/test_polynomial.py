@@ -57,10 +57,10 @@ def test_a_cache_gives_the_full_pass(kind, close):
 
 @pytest.mark.bad_input  # the checks of shapes cannot be compiled
 @torch.no_grad()
-def test_compiles(close):
-    made, text = model(**KINDS["normed"], num_hidden_layers=1), ids()
-    compiled = torch.compile(made, backend="eager", fullgraph=True)
-    close(compiled(text, use_cache=False).logits, made(text).logits)
+def test_heads_compile_to_one_graph(close, make):
+    heads, x = model(**KINDS["normed"]).blocks[0].self_attn, make.randn(1, 5, 16)
+    compiled = torch.compile(heads, backend="eager", fullgraph=True)
+    close(compiled(x)[0], heads(x)[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -335,6 +335,9 @@ def test_streams_that_are_refused(refuses):
         ({"final_norm": "batch"}, "final_norm must be one of rms"),
     ):
         refuses(ConfigError, lambda given=changes: TransformerConfig(**(SMALL | given)), text)
+    found = bilens.verify(model(value_mix=True, attention="squared"))
+    assert found.passed
+    assert "layers have values of their own" in found.skipped[0]
     made = model(residual_mix=True)
     refuses(ConfigError, made.to_llama, "to_llama: residual_mix must be False")
     refuses(ArgumentError, lambda: bilinear_frame(made), "must add what its parts write")

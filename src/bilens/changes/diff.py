@@ -50,6 +50,7 @@ def diff(
     are checkpoints of one run. The layers of a classifier without residual connection are compared
     in the bases in which they stand.)
 
+    Of a product of two scores each is a place ("L0H0 QK", "L0H0 QK2").
     By weights a layer's symmetric tensor is compared; QK circuits over all offsets alike. On data
     the same as functions of what is read: of its Gaussian, pooled over the checkpoints in equal
     parts (tokens by how often they are read), at ε = 0, 0.01 and 1 with ε times the mean variance

@@ -99,19 +99,25 @@ def _of_heads(parts: Sequence[Part], heads: Sequence[Heads]) -> Iterator[Functio
         ]
         outs = [full(form[name].out) for form in forms]
         yield Maps(f"{name} OV", "head", legs, outs)
-        queries, keys = ([_asks(one, side, n) for one in heads] for side in ("q_proj", "k_proj"))
-        yield Scores(f"{name} QK", "head", queries, keys, _turning(heads[0]))
+        for label, pair in zip(("QK", "QK2"), _scores(heads[0]), strict=False):
+            queries, keys = ([_asks(one, side, n) for one in heads] for side in pair)
+            yield Scores(f"{name} {label}", "head", queries, keys, _turning(heads[0]))
+
+
+def _scores(part: Heads) -> Sequence[tuple[str, str]]:
+    """The projections of each score of a head: of a squared one once."""
+    return [*dict.fromkeys(part.module.score_projections)]
 
 
 def _asks(part: Heads, name: str, head: int) -> Leg:
-    """What a head's queries or keys read, norms over them but for their scale; the scale of scores
-    is with the queries.
+    """What a head's queries or keys read, norms over them but for their scale; the scale of scores,
+    or of their product, is with the first queries.
 
-    A key's bias gives every key the same score unless keys turn, and the softmax does not see it.
+    A key's bias gives every key the same score unless keys turn, and a softmax does not see it.
     """
     module = part.module
     weight, bias = module.per_head(name)[head].mT, module.bias_per_head(name)[head]
-    plain = name == "k_proj" and part.rotary is None
+    plain = name == "k_proj" and part.rotary is None and module.kind == "softmax"
     leg = through(part.norm, Leg(weight, None if plain else bias), shifted=not plain)
     gain, scale = module.qk_gain(name), module.scale if name == "q_proj" else 1.0
     times = scale * (full(gain[head]).mT if isinstance(gain, Tensor) else 1.0)

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from bilens.algebra import CP
 from bilens.base.charts import DRAWN, INK, NEGATIVE, POSITIVE, logarithmic, ranked
-from bilens.base.errors import ArgumentError
+from bilens.base.errors import ArgumentError, NotExactError
 from bilens.base.numerics import dtype_name, relative_error, tolerance
 from bilens.base.reading import read_json_object
 from bilens.base.results import ANSWER_ROWS, Result
@@ -219,12 +219,15 @@ def _language(
     length = min(TOKENS, config.max_position_embeddings)
     tokens = torch.randint(0, config.vocab_size, (length,), generator=generator)
     outputs = torch.randint(0, config.vocab_size, (2,), generator=generator).tolist()
-    checks = _paths(single, tokens, outputs) + _paths(exact, tokens, outputs)
-    checks += _rewritten(exact, tokens)
+    rewritten = _rewritten(exact, tokens)
+    try:
+        wiring = exact.wiring()
+    except NotExactError as error:  # of values that are mixed
+        return rewritten, (f"paths: {error}",)
+    checks = _paths(single, tokens, outputs) + _paths(exact, tokens, outputs) + rewritten
     width = config.hidden_size
     shape = (min(DIRECTIONS, width), width)
     mix = torch.randn(shape, generator=generator, dtype=torch.float64) / width**0.5
-    wiring = exact.wiring()
     for part in wiring.parts:
         if part.name in wiring.layers and part.forms():
             tensor = part.module.tensor()  # type: ignore[operator]

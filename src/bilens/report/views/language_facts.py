@@ -21,6 +21,7 @@ def _facts(model: Transformer, query: Query) -> dict[str, Any]:
         "Kind": f"transformer, {heads}",
         "MLP": _mlp(config),
         "Width": f"{config.hidden_size}, hidden {config.intermediate_size}",
+        "Attention": config.attention,
         "Norm": NORMS.get(config.norm, config.norm),
         "Positions": config.positions,
         "Context": f"{config.max_position_embeddings} tokens of {config.vocab_size}",
