@@ -55,7 +55,8 @@ function refuseUnsafe(files) {
   for (const [name, text] of files) {
     if (/<\/(script|style)|<!--/i.test(text)) throw new Error(`${name} could end its element`);
     const [letter] = /.{0,40}[^\0-\x7f]/.exec(text) ?? [];
-    if (letter) throw new Error(`${name} has a letter beyond ASCII; in a pattern write \\u…: ${letter}`);
+    if (letter)
+      throw new Error(`${name} has a letter beyond ASCII; in a pattern write \\u…: ${letter}`);
   }
   return size;
 }
@@ -65,9 +66,13 @@ function write(files) {
 }
 
 function check(files) {
-  const stale = [...files].filter(([name, text]) => readFileSync(join(assets, name), "utf8") !== text);
+  const stale = [...files].filter(
+    ([name, text]) => readFileSync(join(assets, name), "utf8") !== text,
+  );
   if (stale.length) {
-    console.error(`${stale.map(([name]) => name).join(", ")}: not what the sources give; run make web`);
+    console.error(
+      `${stale.map(([name]) => name).join(", ")}: not what the sources give; run make web`,
+    );
     process.exitCode = 1;
   }
 }
@@ -84,7 +89,9 @@ async function test() {
       platform: "node",
     });
     const files = readdirSync(folder).map((name) => join(folder, name));
-    process.exitCode = spawnSync(process.execPath, ["--test", "--test-reporter=dot", ...files], { stdio: "inherit" }).status;
+    process.exitCode = spawnSync(process.execPath, ["--test", "--test-reporter=dot", ...files], {
+      stdio: "inherit",
+    }).status;
   } finally {
     rmSync(folder, { recursive: true });
   }

@@ -11,12 +11,14 @@ export function keepAddress(store: Store, made: BilensDocument): () => void {
     const fit = fitted(state, made);
     const lost = [...dropped, ...fit.dropped];
     store.set(fit.state);
-    if (lost.length) store.say(`Left out of the link, as it does not fit this page: ${lost.join(", ")}.`);
+    if (lost.length)
+      store.say(`Left out of the link, as it does not fit this page: ${lost.join(", ")}.`);
   };
   const write = () => {
     const hash = encode(store.state);
     const now = location.hash.replace(/^#/, "");
-    if (hash !== encode(decode(now).state)) history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
+    if (hash !== encode(decode(now).state))
+      history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
   };
   read();
   store.forget();

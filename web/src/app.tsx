@@ -25,14 +25,21 @@ export function App({ made, store, root }: Props): JSX.Element {
   return (
     <main>
       <Toolbar made={made} store={store} root={root} />
-      <h1><Text>{made.title}</Text></h1>
+      <h1>
+        <Text>{made.title}</Text>
+      </h1>
       <p class="soft">
-        A bilinear layer, (W1 x) ⊙ (W2 x), is a third-order tensor. Everything below is exact, or says what
-        it left out.
+        A bilinear layer, (W1 x) ⊙ (W2 x), is a third-order tensor. Everything below is exact, or
+        says what it left out.
       </p>
       <Contents sections={made.sections} root={root} />
-      {made.sections.map((section) => <Part key={section.id} section={section} made={made} store={store} />)}
-      <p class="soft">Made by bilens {made.bilens}{made.made && `, ${made.made}`}.</p>
+      {made.sections.map((section) => (
+        <Part key={section.id} section={section} made={made} store={store} />
+      ))}
+      <p class="soft">
+        Made by bilens {made.bilens}
+        {made.made && `, ${made.made}`}.
+      </p>
     </main>
   );
 }
@@ -40,12 +47,20 @@ export function App({ made, store, root }: Props): JSX.Element {
 const FEW = 3; // sections that need no list of them
 
 /** The sections by name. The address is the state's, so that these are no links. */
-function Contents({ sections, root }: { sections: readonly Section[]; root: HTMLElement }): JSX.Element | null {
+function Contents({
+  sections,
+  root,
+}: {
+  sections: readonly Section[];
+  root: HTMLElement;
+}): JSX.Element | null {
   if (sections.length < FEW) return null;
   return (
     <nav aria-label="Sections">
       {sections.map(({ id, title }) => (
-        <button type="button" class="link" key={id} onClick={() => goTo(root, id)}><Text>{title}</Text></button>
+        <button type="button" class="link" key={id} onClick={() => goTo(root, id)}>
+          <Text>{title}</Text>
+        </button>
       ))}
     </nav>
   );
@@ -59,8 +74,12 @@ function Part({ section, made, store }: PartProps): JSX.Element {
   const title = `${section.id}-title`;
   return (
     <section id={section.id} class={section.kind} aria-labelledby={title}>
-      <h2 id={title} tabIndex={-1}><Text>{section.title}</Text></h2>
-      <Guarded><Body section={section} made={made} store={store} /></Guarded>
+      <h2 id={title} tabIndex={-1}>
+        <Text>{section.title}</Text>
+      </h2>
+      <Guarded>
+        <Body section={section} made={made} store={store} />
+      </Guarded>
     </section>
   );
 }
@@ -84,7 +103,11 @@ function Body({ section, made, store }: PartProps): JSX.Element {
     case "prompt":
       return <Prompt id={section.id} data={section.data} made={made} store={store} />;
     case "missing":
-      return <p class="soft"><Text>{section.data.text}</Text></p>;
+      return (
+        <p class="soft">
+          <Text>{section.data.text}</Text>
+        </p>
+      );
     case "broken":
       return <Broken error={section.error} />;
     default:
@@ -93,13 +116,22 @@ function Body({ section, made, store }: PartProps): JSX.Element {
 }
 
 /** A prompt's section, drawn anew when the reader chooses something. */
-function Prompt(props: { id: string; data: PromptData; made: BilensDocument; store: Store }): JSX.Element {
+function Prompt(props: {
+  id: string;
+  data: PromptData;
+  made: BilensDocument;
+  store: Store;
+}): JSX.Element {
   useStore(props.store);
   return <PromptView {...props} />;
 }
 
 function Broken({ error }: { error: string }): JSX.Element {
-  return <p class="error"><b>This part could not be made.</b> <Text>{error}</Text></p>;
+  return (
+    <p class="error">
+      <b>This part could not be made.</b> <Text>{error}</Text>
+    </p>
+  );
 }
 
 /** A view that fails while it is drawn shows its error, and the page around it survives. */

@@ -1,4 +1,5 @@
-// The bar above the page: search, undo and redo, the link that gives this view back, light and dark.
+// The bar above the page: search, undo and redo, the link that gives this view back, light or
+// dark.
 
 import type { JSX } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
@@ -21,11 +22,30 @@ export function Toolbar({ made, store, root }: Props): JSX.Element {
   return (
     <div class="toolbar" role="toolbar" aria-label="The page">
       <Search made={made} store={store} root={root} />
-      <button type="button" disabled={!store.canUndo} onClick={() => store.undo()} title="Undo (Ctrl+Z)">Undo</button>
-      <button type="button" disabled={!store.canRedo} onClick={() => store.redo()} title="Redo (Ctrl+Shift+Z)">Redo</button>
-      <Copy name="Copy link" text={() => `${location.href.replace(/#.*/, "")}#${encode(store.state)}`} />
+      <button
+        type="button"
+        disabled={!store.canUndo}
+        onClick={() => store.undo()}
+        title="Undo (Ctrl+Z)"
+      >
+        Undo
+      </button>
+      <button
+        type="button"
+        disabled={!store.canRedo}
+        onClick={() => store.redo()}
+        title="Redo (Ctrl+Shift+Z)"
+      >
+        Redo
+      </button>
+      <Copy
+        name="Copy link"
+        text={() => `${location.href.replace(/#.*/, "")}#${encode(store.state)}`}
+      />
       <Theme root={root} />
-      <span class="said" role="status"><Text>{store.said}</Text></span>
+      <span class="said" role="status">
+        <Text>{store.said}</Text>
+      </span>
     </div>
   );
 }
@@ -37,9 +57,10 @@ function useKeys(store: Store, root: HTMLElement): void {
       if (typed(event.target)) return;
       const held = event.ctrlKey || event.metaKey;
       const letter = event.key.toLowerCase();
-      if (held && letter === "z") (event.shiftKey ? store.redo() : store.undo());
+      if (held && letter === "z") event.shiftKey ? store.redo() : store.undo();
       else if (held && letter === "y") store.redo();
-      else if (!held && event.key === "/") root.querySelector<HTMLInputElement>(".search input")?.focus();
+      else if (!held && event.key === "/")
+        root.querySelector<HTMLInputElement>(".search input")?.focus();
       else return;
       event.preventDefault();
     };
@@ -73,17 +94,43 @@ function Search({ made, store, root }: Props): JSX.Element {
   };
   return (
     <div class="search">
-      <input ref={input} type="text" role="combobox" placeholder="Search  /" aria-label="Search sections, tokens, parts and paths"
-        aria-expanded={hits.length > 0} aria-controls="bilens-found" aria-autocomplete="list"
+      <input
+        ref={input}
+        type="text"
+        role="combobox"
+        placeholder="Search  /"
+        aria-label="Search sections, tokens, parts and paths"
+        aria-expanded={hits.length > 0}
+        aria-controls="bilens-found"
+        aria-autocomplete="list"
         aria-activedescendant={hits.length ? `bilens-found-${at}` : undefined}
-        value={words} onInput={(event) => { look(event.currentTarget.value); move(0); }} onKeyDown={key} />
+        value={words}
+        onInput={(event) => {
+          look(event.currentTarget.value);
+          move(0);
+        }}
+        onKeyDown={key}
+      />
       <ul id="bilens-found" role="listbox" aria-label="Found" hidden={!words}>
         {hits.map((hit, n) => (
-          <li key={n} id={`bilens-found-${n}`} role="option" aria-selected={n === at} onPointerDown={(event) => { event.preventDefault(); go(hit); }}>
+          <li
+            key={n}
+            id={`bilens-found-${n}`}
+            role="option"
+            aria-selected={n === at}
+            onPointerDown={(event) => {
+              event.preventDefault();
+              go(hit);
+            }}
+          >
             <span class="soft">{hit.kind}</span> <Text>{hit.name}</Text>
           </li>
         ))}
-        {words && !hits.length && <li role="option" aria-selected={false} aria-disabled="true" class="soft">Nothing of that name</li>}
+        {words && !hits.length && (
+          <li role="option" aria-selected={false} aria-disabled="true" class="soft">
+            Nothing of that name
+          </li>
+        )}
       </ul>
     </div>
   );
@@ -101,5 +148,9 @@ function Theme({ root }: { root: HTMLElement }): JSX.Element {
     else delete root.dataset["theme"];
   }, [theme, root]);
   const next = ORDER[(ORDER.indexOf(theme) + 1) % ORDER.length] ?? "";
-  return <button type="button" onClick={() => choose(next)} title={`Next: ${THEMES[next]}`}>{THEMES[theme]}</button>;
+  return (
+    <button type="button" onClick={() => choose(next)} title={`Next: ${THEMES[next]}`}>
+      {THEMES[theme]}
+    </button>
+  );
 }

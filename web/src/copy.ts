@@ -1,4 +1,5 @@
-/** Whether `text` is on the clipboard now. Where a page may not write there, it copies a selection. */
+/** Whether `text` is on the clipboard now. Where a page may not write there, it copies what is
+ * selected. */
 export async function copied(text: string): Promise<boolean> {
   try {
     await navigator.clipboard.writeText(text);

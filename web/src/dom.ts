@@ -8,7 +8,9 @@ export interface Attributes {
 
 /** An element with its attributes, what happens on events (`onclick`), and what is in it. */
 export function dom<K extends keyof HTMLElementTagNameMap>(
-  tag: K, attributes: Attributes = {}, ...children: Child[]
+  tag: K,
+  attributes: Attributes = {},
+  ...children: Child[]
 ): HTMLElementTagNameMap[K] {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {

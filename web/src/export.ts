@@ -11,7 +11,12 @@ const SHARP = 2; // pixels of a PNG for one of the screen
 const LONGEST = 60; // characters of a file's name
 
 /** Buttons that save a figure: as SVG, PNG and CSV; and one that lets `box` fill the screen. */
-export function exportTools(name: string, shape: () => Shape | null, figure: Figure, box: HTMLElement): HTMLElement {
+export function exportTools(
+  name: string,
+  shape: () => Shape | null,
+  figure: Figure,
+  box: HTMLElement,
+): HTMLElement {
   const tools = dom("div", { class: "figure-tools" });
   const title = words(figure.layout.title?.text) || name;
   const drawn = (save: (name: string, shape: Shape) => void) => (): void => {
@@ -21,8 +26,14 @@ export function exportTools(name: string, shape: () => Shape | null, figure: Fig
   tools.append(
     ...fullScreen(box, title),
     button("SVG", drawn(saveSvg), { "aria-label": `SVG: save ${title}` }),
-    button("PNG", drawn((file, now) => void savePng(file, now)), { "aria-label": `PNG: save ${title}` }),
-    button("CSV", () => saveCsv(title, figureTable(figure)), { "aria-label": `CSV: save ${title}` }),
+    button(
+      "PNG",
+      drawn((file, now) => void savePng(file, now)),
+      { "aria-label": `PNG: save ${title}` },
+    ),
+    button("CSV", () => saveCsv(title, figureTable(figure)), {
+      "aria-label": `CSV: save ${title}`,
+    }),
   );
   return tools;
 }
@@ -30,7 +41,8 @@ export function exportTools(name: string, shape: () => Shape | null, figure: Fig
 /** A button that lets `box` fill the screen, and not any more; none where that is not allowed. */
 export function fullScreen(box: HTMLElement, title: string): HTMLElement[] {
   if (!document.fullscreenEnabled) return [];
-  const turn = (): void => void (document.fullscreenElement === box ? document.exitFullscreen() : box.requestFullscreen());
+  const turn = (): void =>
+    void (document.fullscreenElement === box ? document.exitFullscreen() : box.requestFullscreen());
   return [button("Full screen", turn, { "aria-label": `Full screen: ${title}` })];
 }
 
@@ -59,7 +71,9 @@ export function saveJson(name: string, value: unknown): void {
 /** A drawing as pixels, twice as fine as a screen's, on white. */
 export function png(shape: Shape): Promise<Blob> {
   const [wide, high] = [Number(shape.attributes["width"]), Number(shape.attributes["height"])];
-  const address = URL.createObjectURL(new Blob([svgFile(shape, "#333333")], { type: "image/svg+xml" }));
+  const address = URL.createObjectURL(
+    new Blob([svgFile(shape, "#333333")], { type: "image/svg+xml" }),
+  );
   return new Promise<Blob>((resolve, reject) => {
     const image = new Image();
     image.onload = () => {
@@ -83,16 +97,31 @@ export function csv({ columns, rows }: Table): string {
 }
 
 /** A result's rows by the names of their columns, every character of a text visible. */
-export function rowsTable({ columns, rows }: { columns: readonly string[]; rows: readonly Readonly<Record<string, unknown>>[] }): Table {
+export function rowsTable({
+  columns,
+  rows,
+}: {
+  columns: readonly string[];
+  rows: readonly Readonly<Record<string, unknown>>[];
+}): Table {
   const shown = (value: unknown): unknown => (typeof value === "string" ? printable(value) : value);
-  return { columns: columns.map(printable), rows: rows.map((row) => columns.map((name) => shown(row[name]))) };
+  return {
+    columns: columns.map(printable),
+    rows: rows.map((row) => columns.map((name) => shown(row[name]))),
+  };
 }
 
 /** The numbers that a figure draws, one mark a row. */
 export function figureTable(figure: Figure): Table {
   if (figure.data.some((trace) => trace.type === "heatmap")) return cellTable(figure);
   const errors = figure.data.some((trace) => trace.error_y);
-  const columns = ["trace", heading(figure, "xaxis", "x"), heading(figure, "yaxis", "y"), ...(errors ? ["±"] : []), "says"];
+  const columns = [
+    "trace",
+    heading(figure, "xaxis", "x"),
+    heading(figure, "yaxis", "y"),
+    ...(errors ? ["±"] : []),
+    "says",
+  ];
   const rows = figure.data.flatMap((trace, n) => markRows(figure, trace, n, errors));
   return { columns, rows };
 }
@@ -100,7 +129,10 @@ export function figureTable(figure: Figure): Table {
 function markRows(figure: Figure, trace: Trace, n: number, errors: boolean): unknown[][] {
   const count = Math.max(trace.x?.length ?? 0, trace.y?.length ?? 0);
   return Array.from({ length: count }, (_, m) => {
-    const place = [named(figure, "xaxis", trace.x?.[m] ?? m), named(figure, "yaxis", trace.y?.[m] ?? null)];
+    const place = [
+      named(figure, "xaxis", trace.x?.[m] ?? m),
+      named(figure, "yaxis", trace.y?.[m] ?? null),
+    ];
     const error = errors ? [trace.error_y?.array[m] ?? null] : [];
     const own = trace.customdata?.[m];
     const says = (Array.isArray(own) ? own : own === undefined ? [] : [own]).map(words).join("; ");
@@ -121,7 +153,10 @@ function cellTable(figure: Figure): Table {
       }),
     ),
   );
-  return { columns: ["map", heading(figure, "yaxis", "row"), heading(figure, "xaxis", "column"), unit], rows };
+  return {
+    columns: ["map", heading(figure, "yaxis", "row"), heading(figure, "xaxis", "column"), unit],
+    rows,
+  };
 }
 
 function heading(figure: Figure, axis: "xaxis" | "yaxis", otherwise: string): string {
@@ -145,7 +180,10 @@ function cell(value: unknown): string {
 
 /** Letters that any system takes in a file's name. */
 export function fileName(title: string): string {
-  const plain = title.normalize("NFKD").replace(/[^\w.+-]+/g, "-").replace(/^[-.]+|[-.]+$/g, "");
+  const plain = title
+    .normalize("NFKD")
+    .replace(/[^\w.+-]+/g, "-")
+    .replace(/^[-.]+|[-.]+$/g, "");
   return `bilens-${plain.slice(0, LONGEST) || "figure"}`;
 }
 

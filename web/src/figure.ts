@@ -14,7 +14,12 @@ export interface Options extends Drawing {
   onPick?: (spot: Spot) => void; // a mark was clicked, or entered
 }
 
-const STEPS: Readonly<Record<string, Step>> = { ArrowLeft: "left", ArrowRight: "right", ArrowUp: "up", ArrowDown: "down" };
+const STEPS: Readonly<Record<string, Step>> = {
+  ArrowLeft: "left",
+  ArrowRight: "right",
+  ArrowUp: "up",
+  ArrowDown: "down",
+};
 const NARROWEST = 240;
 const drawn = new WeakMap<HTMLElement, FigureView>();
 
@@ -43,7 +48,12 @@ class FigureView {
     this.tip.className = "figure-tip";
     this.tip.setAttribute("role", "status");
     this.tip.hidden = true;
-    const tools = exportTools(drawing.name ?? drawing.spoken, () => this.scene?.shape ?? null, figure, box);
+    const tools = exportTools(
+      drawing.name ?? drawing.spoken,
+      () => this.scene?.shape ?? null,
+      figure,
+      box,
+    );
     box.replaceChildren(this.place, this.tip, tools);
     this.listen();
     this.draw();
@@ -67,7 +77,12 @@ class FigureView {
     const width = Math.max(NARROWEST, Math.floor(this.box.clientWidth || 700));
     if (this.scene?.width === width) return;
     const family = getComputedStyle(this.box).fontFamily;
-    this.scene = scene(this.figure, { width, height: this.drawing.height, measure: measurer(family), paint });
+    this.scene = scene(this.figure, {
+      width,
+      height: this.drawing.height,
+      measure: measurer(family),
+      paint,
+    });
     const held = this.place.contains(document.activeElement);
     const svg = element(this.scene.shape);
     svg.setAttribute("role", "img");
@@ -97,7 +112,8 @@ class FigureView {
     if (event.key === "Enter" && this.mark >= 0) this.pick();
     else if (event.key === "Escape") this.show(-1, -1);
     else if (event.key === "Home") this.show(0, 0);
-    else if (event.key === "End") this.show(this.zones.length - 1, (this.zones.at(-1)?.count ?? 0) - 1);
+    else if (event.key === "End")
+      this.show(this.zones.length - 1, (this.zones.at(-1)?.count ?? 0) - 1);
     else if (STEPS[event.key]) this.walk(STEPS[event.key] as Step);
     else return;
     event.preventDefault();
@@ -110,7 +126,11 @@ class FigureView {
     if (next !== null && next !== undefined) return this.show(this.zone, next);
     const zone = this.zone + (step === "right" || step === "down" ? 1 : -1);
     const other = this.zones[zone];
-    if (other) this.show(zone, step === "right" || step === "down" ? 0 : Math.min(this.mark, other.count - 1));
+    if (other)
+      this.show(
+        zone,
+        step === "right" || step === "down" ? 0 : Math.min(this.mark, other.count - 1),
+      );
   }
 
   private pick(): void {
@@ -146,7 +166,11 @@ class FigureView {
 
 function ring({ x, y, wide, high }: Spot): SVGElement {
   const place = { x: x - 1.5, y: y - 1.5, width: wide + 3, height: high + 3 };
-  return element({ tag: "rect", attributes: { ...place, class: "figure-ring", fill: "none" }, children: [] });
+  return element({
+    tag: "rect",
+    attributes: { ...place, class: "figure-ring", fill: "none" },
+    children: [],
+  });
 }
 
 function line(text: string): HTMLElement {

@@ -11,7 +11,13 @@ import type { Spot } from "./graph/layout";
 import { pathText } from "./graph/paths";
 import { type Shown, shown } from "./graph/shown";
 import {
-  type GraphState, grouped, groupNumber, labelled, START, toggled, ungrouped,
+  type GraphState,
+  grouped,
+  groupNumber,
+  labelled,
+  START,
+  toggled,
+  ungrouped,
 } from "./graph/state";
 import { percent, signed } from "./numbers";
 import { element } from "./svg";
@@ -26,7 +32,8 @@ export interface GraphOptions {
   onPath?: (term: number) => void; // a path was asked for, by its number among the answer's terms
 }
 
-const KEYS = "Arrow keys move between nodes, Enter opens one, p pins it, g groups the pinned ones, h hides it, l labels it, c shows only what it is connected with, u undoes.";
+const KEYS =
+  "Arrow keys move between nodes, Enter opens one, p pins it, g groups the pinned ones, h hides it, l labels it, c shows only what it is connected with, u undoes.";
 const LISTED = 12; // links, pairs and paths in a list
 const UNDONE = 100; // steps
 const PAGES = new WeakMap<HTMLElement, GraphView>();
@@ -49,9 +56,19 @@ class GraphView {
   private shown: Shown;
   private sketch: Sketch | null = null;
   private focused = TARGET; // the node that Tab comes to
-  private readonly share = dom("input", { type: "range", min: "1", max: "100", step: "1", "aria-label": "How much of all paths is drawn" });
+  private readonly share = dom("input", {
+    type: "range",
+    min: "1",
+    max: "100",
+    step: "1",
+    "aria-label": "How much of all paths is drawn",
+  });
   private readonly place = dom("div", { class: "graph-place" });
-  private readonly bar = dom("div", { class: "graph-bar", role: "group", "aria-label": "The graph's tools" });
+  private readonly bar = dom("div", {
+    class: "graph-bar",
+    role: "group",
+    "aria-label": "The graph's tools",
+  });
   private readonly told = dom("p", { class: "graph-told", role: "status" });
   private readonly side = dom("div", { class: "graph-side" });
   private readonly tip = dom("div", { class: "figure-tip", hidden: true });
@@ -69,7 +86,9 @@ class GraphView {
     box.classList.add("graph");
     const drawing = dom("div", { class: "graph-drawing" }, this.place, this.tip);
     box.replaceChildren(this.bar, this.told, drawing, this.side);
-    this.share.addEventListener("input", () => this.change({ share: Number(this.share.value) / 100 }, "share"));
+    this.share.addEventListener("input", () =>
+      this.change({ share: Number(this.share.value) / 100 }, "share"),
+    );
     this.listen();
     this.resized();
     this.observer.observe(box);
@@ -92,7 +111,8 @@ class GraphView {
   private change(part: Partial<GraphState>, step = ""): void {
     const before = this.past.at(-1)?.state;
     const sliding = step === "share" && before && { ...before, share: this.state.share };
-    if (!sliding || JSON.stringify(sliding) !== JSON.stringify(this.state)) this.past.push({ state: this.state, focused: this.focused });
+    if (!sliding || JSON.stringify(sliding) !== JSON.stringify(this.state))
+      this.past.push({ state: this.state, focused: this.focused });
     this.past = this.past.slice(-UNDONE);
     this.set({ ...this.state, ...part });
   }
@@ -122,8 +142,15 @@ class GraphView {
 
   private hide(id: string): void {
     if (id === TARGET) return;
-    const next = this.neighbour(id, "left") ?? this.neighbour(id, "right") ?? this.neighbour(id, "up") ?? TARGET;
-    this.change({ hidden: [...this.state.hidden, id], open: this.state.open === id ? "" : this.state.open });
+    const next =
+      this.neighbour(id, "left") ??
+      this.neighbour(id, "right") ??
+      this.neighbour(id, "up") ??
+      TARGET;
+    this.change({
+      hidden: [...this.state.hidden, id],
+      open: this.state.open === id ? "" : this.state.open,
+    });
     this.focused = next;
     this.speakAll();
     this.focus();
@@ -136,21 +163,37 @@ class GraphView {
   /** The pinned nodes, and `id`, under one name. */
   private group(id: string): void {
     const ids = [...new Set([...this.state.pinned, ...(id === TARGET ? [] : [id])])];
-    if (ids.length < 2 && groupNumber(id) < 0) return this.say("Pin two nodes or more first (p), then group them.");
-    this.ask("Name of the group", "", (name) => this.change(grouped(this.state, ids, name || "group")));
+    if (ids.length < 2 && groupNumber(id) < 0)
+      return this.say("Pin two nodes or more first (p), then group them.");
+    this.ask("Name of the group", "", (name) =>
+      this.change(grouped(this.state, ids, name || "group")),
+    );
   }
 
   private label(id: string): void {
     if (id === TARGET) return;
     const node = this.shown.whole.nodes.get(id);
-    this.ask("Label", node ? this.name(node) : "", (text) => this.change(labelled(this.state, id, text)));
+    this.ask("Label", node ? this.name(node) : "", (text) =>
+      this.change(labelled(this.state, id, text)),
+    );
   }
 
   /** A line to write in, in the list's place. */
   private ask(what: string, before: string, done: (text: string) => void): void {
-    const input = dom("input", { type: "text", value: before, maxlength: "120", "aria-label": what });
+    const input = dom("input", {
+      type: "text",
+      value: before,
+      maxlength: "120",
+      "aria-label": what,
+    });
     const close = (): void => this.draw();
-    const form = dom("form", { class: "graph-ask" }, dom("label", {}, `${what} `, input), dom("button", { type: "submit" }, "Keep"), button("Leave", close));
+    const form = dom(
+      "form",
+      { class: "graph-ask" },
+      dom("label", {}, `${what} `, input),
+      dom("button", { type: "submit" }, "Keep"),
+      button("Leave", close),
+    );
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       done(input.value.trim());
@@ -175,9 +218,11 @@ class GraphView {
   }
 
   private draw(): void {
-    const held = this.box.contains(document.activeElement) && !this.bar.contains(document.activeElement);
+    const held =
+      this.box.contains(document.activeElement) && !this.bar.contains(document.activeElement);
     const { graph } = this.shown;
-    if (!graph.nodes.has(this.focused)) this.focused = graph.nodes.has(this.state.open) ? this.state.open : TARGET;
+    if (!graph.nodes.has(this.focused))
+      this.focused = graph.nodes.has(this.state.open) ? this.state.open : TARGET;
     const look = {
       width: this.width,
       measure: measured(getComputedStyle(this.box).fontFamily),
@@ -189,7 +234,10 @@ class GraphView {
     this.sketch = sketch(graph, look);
     const svg = element(this.sketch.shape);
     svg.setAttribute("role", "group");
-    svg.setAttribute("aria-label", `Graph of what writes to ${printable(this.material.target)}: ${graph.nodes.size} nodes, ${graph.links.size} links. ${KEYS}`);
+    svg.setAttribute(
+      "aria-label",
+      `Graph of what writes to ${printable(this.material.target)}: ${graph.nodes.size} nodes, ${graph.links.size} links. ${KEYS}`,
+    );
     const before = this.place.childElementCount ? this.place.scrollLeft : Number.MAX_SAFE_INTEGER; // the target is at the end
     this.place.replaceChildren(svg);
     this.place.scrollLeft = before;
@@ -210,10 +258,19 @@ class GraphView {
     const id = made.dataset["node"] ?? "";
     const node = this.shown.graph.nodes.get(id);
     if (!node) return;
-    const marks = [this.state.pinned.includes(id) ? "pinned" : "", this.state.open === id ? "open" : ""].filter(Boolean);
+    const marks = [
+      this.state.pinned.includes(id) ? "pinned" : "",
+      this.state.open === id ? "open" : "",
+    ].filter(Boolean);
     made.setAttribute("role", "button");
     made.setAttribute("tabindex", id === this.focused ? "0" : "-1");
-    made.setAttribute("aria-label", [...said(node, { name: (one) => this.name(one), tokens: this.material.tokens }), ...marks].join(", "));
+    made.setAttribute(
+      "aria-label",
+      [
+        ...said(node, { name: (one) => this.name(one), tokens: this.material.tokens }),
+        ...marks,
+      ].join(", "),
+    );
   }
 
   private focus(): void {
@@ -221,28 +278,53 @@ class GraphView {
   }
 
   private tools(): void {
-    const held = document.activeElement instanceof HTMLElement && this.bar.contains(document.activeElement) ? document.activeElement.dataset["tool"] : undefined;
+    const held =
+      document.activeElement instanceof HTMLElement && this.bar.contains(document.activeElement)
+        ? document.activeElement.dataset["tool"]
+        : undefined;
     const { state } = this;
-    const tool = (name: string, action: () => void, more: Record<string, string | boolean> = {}): HTMLButtonElement =>
-      button(name, action, { "data-tool": name, ...more });
+    const tool = (
+      name: string,
+      action: () => void,
+      more: Record<string, string | boolean> = {},
+    ): HTMLButtonElement => button(name, action, { "data-tool": name, ...more });
     this.share.value = String(Math.round(100 * state.share));
     this.share.dataset["tool"] = "share";
     const size = dom("output", {}, percent(state.share, 3));
-    const hidden = state.hidden.length ? [tool(`Show ${state.hidden.length} hidden`, () => this.change({ hidden: [] }))] : [];
+    const hidden = state.hidden.length
+      ? [tool(`Show ${state.hidden.length} hidden`, () => this.change({ hidden: [] }))]
+      : [];
     const whole = state.centre ? [tool("Show all", () => this.change({ centre: "" }))] : [];
-    const file = dom("input", { type: "file", accept: ".json,application/json", hidden: true, onchange: () => void this.load(file) });
+    const file = dom("input", {
+      type: "file",
+      accept: ".json,application/json",
+      hidden: true,
+      onchange: () => void this.load(file),
+    });
     this.bar.replaceChildren(
       dom("label", { class: "graph-share" }, "Paths drawn ", this.share, size),
-      tool("Only pinned", () => this.change({ only: !state.only }), { "aria-pressed": String(state.only) }),
+      tool("Only pinned", () => this.change({ only: !state.only }), {
+        "aria-pressed": String(state.only),
+      }),
       ...whole,
       ...hidden,
       tool("Undo", () => this.undo(), { ...(this.past.length ? {} : { disabled: true }) }),
-      ...(this.isFile && this.answer.terms.length ? [tool("Back to the answer", () => this.back())] : []),
-      tool("Save graph", () => this.save(), { title: "As JSON in Neuronpedia's layout, with pins, groups and labels" }),
+      ...(this.isFile && this.answer.terms.length
+        ? [tool("Back to the answer", () => this.back())]
+        : []),
+      tool("Save graph", () => this.save(), {
+        title: "As JSON in Neuronpedia's layout, with pins, groups and labels",
+      }),
       tool("Open graph", () => file.click()),
-      tool("SVG", () => this.sketch && saveSvg(this.fileName(), this.sketch.shape), { "aria-label": "SVG: save the graph" }),
-      tool("PNG", () => this.sketch && void savePng(this.fileName(), this.sketch.shape), { "aria-label": "PNG: save the graph" }),
-      tool("CSV", () => saveCsv(this.fileName(), this.table()), { "aria-label": "CSV: save the links" }),
+      tool("SVG", () => this.sketch && saveSvg(this.fileName(), this.sketch.shape), {
+        "aria-label": "SVG: save the graph",
+      }),
+      tool("PNG", () => this.sketch && void savePng(this.fileName(), this.sketch.shape), {
+        "aria-label": "PNG: save the graph",
+      }),
+      tool("CSV", () => saveCsv(this.fileName(), this.table()), {
+        "aria-label": "CSV: save the links",
+      }),
       ...fullScreen(this.box, `graph of ${printable(this.material.target)}`),
       dom("details", { class: "graph-keys" }, dom("summary", {}, "Keys"), KEYS),
       file,
@@ -258,10 +340,17 @@ class GraphView {
   private tell(): void {
     const { value, rest, paths, smaller, size } = this.shown;
     const { total, leftOut, target, remainder } = this.material;
-    const others = [smaller ? `${smaller.toLocaleString("en")} smaller` : "", leftOut ? `${leftOut.toLocaleString("en")} not kept, ${signed(remainder, 6)}` : ""].filter(Boolean);
+    const others = [
+      smaller ? `${smaller.toLocaleString("en")} smaller` : "",
+      leftOut ? `${leftOut.toLocaleString("en")} not kept, ${signed(remainder, 6)}` : "",
+    ].filter(Boolean);
     const unit = this.isFile ? "links" : "paths";
-    const closes = Number.isFinite(total) ? `${signed(value, 7)} of ${printable(target)}; the rest, ${signed(rest, 7)}${others.length ? ` (${others.join("; ")})` : ""}; together ${signed(total, 7)}.` : `${printable(target)}.`;
-    this.say(`Shown: ${paths.length.toLocaleString("en")} ${unit}, ${percent(size)} of the sizes of all: ${closes}`);
+    const closes = Number.isFinite(total)
+      ? `${signed(value, 7)} of ${printable(target)}; the rest, ${signed(rest, 7)}${others.length ? ` (${others.join("; ")})` : ""}; together ${signed(total, 7)}.`
+      : `${printable(target)}.`;
+    this.say(
+      `Shown: ${paths.length.toLocaleString("en")} ${unit}, ${percent(size)} of the sizes of all: ${closes}`,
+    );
   }
 
   private get isFile(): boolean {
@@ -272,20 +361,52 @@ class GraphView {
   private list(): void {
     const node = this.shown.graph.nodes.get(this.state.open);
     if (!node) {
-      this.side.replaceChildren(dom("p", { class: "soft" }, "Click a node, or walk to it and press Enter: its links are listed here."));
+      this.side.replaceChildren(
+        dom(
+          "p",
+          { class: "soft" },
+          "Click a node, or walk to it and press Enter: its links are listed here.",
+        ),
+      );
       return;
     }
     const { links, pairs } = this.shown.whole;
-    const heading = dom("h3", {}, isolated(printable(named({ ...node, label: this.name(node) }, this.material.tokens))));
-    const gives = dom("p", {}, `${node.kind}; ${this.isFile ? "" : `all ${node.paths} paths through it give `}${signed(node.influence, 6)}.`);
-    const into = [...links.values()].filter((link) => link.target === node.id).map((link) => this.linkRow(link.source, link.weight));
-    const out = [...links.values()].filter((link) => link.source === node.id).map((link) => this.linkRow(link.target, link.weight));
-    const joined = [...pairs.values()].filter((pair) => [pair.node, pair.left, pair.right].includes(node.id));
+    const heading = dom(
+      "h3",
+      {},
+      isolated(printable(named({ ...node, label: this.name(node) }, this.material.tokens))),
+    );
+    const gives = dom(
+      "p",
+      {},
+      `${node.kind}; ${this.isFile ? "" : `all ${node.paths} paths through it give `}${signed(node.influence, 6)}.`,
+    );
+    const into = [...links.values()]
+      .filter((link) => link.target === node.id)
+      .map((link) => this.linkRow(link.source, link.weight));
+    const out = [...links.values()]
+      .filter((link) => link.source === node.id)
+      .map((link) => this.linkRow(link.target, link.weight));
+    const joined = [...pairs.values()].filter((pair) =>
+      [pair.node, pair.left, pair.right].includes(node.id),
+    );
     this.side.replaceChildren(
-      heading, gives, this.actions(node),
-      dom("div", { class: "graph-lists" },
-        this.rows("Reads from", into), this.rows("Writes to", out),
-        this.rows("Pairs", joined.map((pair) => ({ value: pair.value, text: this.pairText(pair, node.id), id: pair.node === node.id ? pair.left : pair.node }))),
+      heading,
+      gives,
+      this.actions(node),
+      dom(
+        "div",
+        { class: "graph-lists" },
+        this.rows("Reads from", into),
+        this.rows("Writes to", out),
+        this.rows(
+          "Pairs",
+          joined.map((pair) => ({
+            value: pair.value,
+            text: this.pairText(pair, node.id),
+            id: pair.node === node.id ? pair.left : pair.node,
+          })),
+        ),
         this.rows("Paths through it", this.pathRows(node.id)),
       ),
     );
@@ -293,10 +414,14 @@ class GraphView {
 
   private actions(node: GraphNode): HTMLElement {
     const { id } = node;
-    const more = groupNumber(id) >= 0 ? [button("Ungroup", () => this.change(ungrouped(this.state, id)))] : [];
-    return dom("p", { class: "graph-actions" },
+    const more =
+      groupNumber(id) >= 0 ? [button("Ungroup", () => this.change(ungrouped(this.state, id)))] : [];
+    return dom(
+      "p",
+      { class: "graph-actions" },
       button(this.state.pinned.includes(id) ? "Unpin" : "Pin", () => this.pin(id)),
-      button("Group", () => this.group(id)), ...more,
+      button("Group", () => this.group(id)),
+      ...more,
       button(this.state.centre === id ? "Show all" : "Centre", () => this.centre(id)),
       button("Label", () => this.label(id)),
       button("Hide", () => this.hide(id)),
@@ -312,25 +437,42 @@ class GraphView {
     return node ? named({ ...node, label: this.name(node) }, this.material.tokens) : id;
   }
 
-  private pairText({ node, left, right }: { node: string; left: string; right: string }, inside = ""): string {
+  private pairText(
+    { node, left, right }: { node: string; left: string; right: string },
+    inside = "",
+  ): string {
     const two = `${this.idText(left)} × ${this.idText(right)}`;
     return node === inside ? two : `${two} in ${this.idText(node)}`;
   }
 
   private pathRows(id: string): Row[] {
     const ids = this.state.groups[groupNumber(id)]?.nodes ?? [id];
-    return this.shown.paths.filter((path) => path.number >= 0 && path.nodes.some((place) => ids.includes(place.id))).map((path) => {
-      const root = this.answer.terms[path.number]?.[1] ?? -1;
-      return { value: path.value, text: pathText(this.answer.nodes, root, this.material.tokens), term: path.number };
-    });
+    return this.shown.paths
+      .filter((path) => path.number >= 0 && path.nodes.some((place) => ids.includes(place.id)))
+      .map((path) => {
+        const root = this.answer.terms[path.number]?.[1] ?? -1;
+        return {
+          value: path.value,
+          text: pathText(this.answer.nodes, root, this.material.tokens),
+          term: path.number,
+        };
+      });
   }
 
   private rows(title: string, rows: readonly Row[]): HTMLElement {
     const sorted = [...rows].sort((one, other) => Math.abs(other.value) - Math.abs(one.value));
     const first = sorted.slice(0, LISTED).map((row) => this.row(row));
     const others = sorted.slice(LISTED).map((row) => this.row(row));
-    const more = others.length ? [dom("details", {}, dom("summary", {}, `${others.length} more`), dom("ul", {}, ...others))] : [];
-    return dom("div", {}, dom("h4", {}, `${title} (${rows.length})`), dom("ul", {}, ...first), ...more);
+    const more = others.length
+      ? [dom("details", {}, dom("summary", {}, `${others.length} more`), dom("ul", {}, ...others))]
+      : [];
+    return dom(
+      "div",
+      {},
+      dom("h4", {}, `${title} (${rows.length})`),
+      dom("ul", {}, ...first),
+      ...more,
+    );
   }
 
   private row({ value, text, id, term }: Row): HTMLElement {
@@ -366,7 +508,9 @@ class GraphView {
       this.material = this.sameGraph(made) ? this.material : made;
       this.set(state);
     } catch (error) {
-      this.say(`${printable(file.name)} is no graph that this page reads: ${printable(String(error))}`);
+      this.say(
+        `${printable(file.name)} is no graph that this page reads: ${printable(String(error))}`,
+      );
     }
   }
 
@@ -385,8 +529,20 @@ class GraphView {
   }
 
   private table(): Table {
-    const rows = [...this.shown.graph.links.values()].map((link) => ["link", this.idText(link.source), "", this.idText(link.target), link.weight]);
-    const pairs = [...this.shown.graph.pairs.values()].map((pair) => ["pair", this.idText(pair.left), this.idText(pair.right), this.idText(pair.node), pair.value]);
+    const rows = [...this.shown.graph.links.values()].map((link) => [
+      "link",
+      this.idText(link.source),
+      "",
+      this.idText(link.target),
+      link.weight,
+    ]);
+    const pairs = [...this.shown.graph.pairs.values()].map((pair) => [
+      "pair",
+      this.idText(pair.left),
+      this.idText(pair.right),
+      this.idText(pair.node),
+      pair.value,
+    ]);
     return { columns: ["what", "from", "and", "to", "value"], rows: [...rows, ...pairs] };
   }
 
@@ -424,11 +580,17 @@ class GraphView {
   }
 
   private lines(target: Element | null): string[] {
-    const node = this.shown.graph.nodes.get(target?.closest<SVGElement>("[data-node]")?.dataset["node"] ?? "");
+    const node = this.shown.graph.nodes.get(
+      target?.closest<SVGElement>("[data-node]")?.dataset["node"] ?? "",
+    );
     if (node) return said(node, { name: (one) => this.name(one), tokens: this.material.tokens });
     const { link, pair } = target instanceof SVGElement ? target.dataset : {};
     const along = this.shown.graph.links.get(link ?? "");
-    if (along) return [`${printable(this.idText(along.source))} → ${printable(this.idText(along.target))}`, signed(along.weight)];
+    if (along)
+      return [
+        `${printable(this.idText(along.source))} → ${printable(this.idText(along.target))}`,
+        signed(along.weight),
+      ];
     const joint = this.shown.graph.pairs.get(pair ?? "");
     return joint ? [printable(this.pairText(joint)), signed(joint.value)] : [];
   }
@@ -437,9 +599,20 @@ class GraphView {
     const id = nodeAt(event);
     if (!id || event.altKey || event.metaKey || (event.ctrlKey && event.key !== "z")) return;
     const actions: Record<string, () => void> = {
-      Enter: () => this.open(id), " ": () => this.open(id), p: () => this.pin(id), g: () => this.group(id), h: () => this.hide(id),
-      l: () => this.label(id), c: () => this.centre(id), u: () => this.undo(), z: () => this.undo(), Escape: () => this.change({ open: "" }),
-      ArrowLeft: () => this.walk(id, "left"), ArrowRight: () => this.walk(id, "right"), ArrowUp: () => this.walk(id, "up"), ArrowDown: () => this.walk(id, "down"),
+      Enter: () => this.open(id),
+      " ": () => this.open(id),
+      p: () => this.pin(id),
+      g: () => this.group(id),
+      h: () => this.hide(id),
+      l: () => this.label(id),
+      c: () => this.centre(id),
+      u: () => this.undo(),
+      z: () => this.undo(),
+      Escape: () => this.change({ open: "" }),
+      ArrowLeft: () => this.walk(id, "left"),
+      ArrowRight: () => this.walk(id, "right"),
+      ArrowUp: () => this.walk(id, "up"),
+      ArrowDown: () => this.walk(id, "down"),
     };
     const action = actions[event.key];
     if (!action || (event.key === "Escape" && !this.state.open)) return;
@@ -464,8 +637,13 @@ class GraphView {
     if (!spots || !here) return null;
     const aside = way === "left" || way === "right";
     const sign = way === "left" || way === "down" ? -1 : 1;
-    const ahead = [...spots.values()].filter((spot) => aside ? spot.row === here.row && sign * (spot.x - here.x) > 0 : sign * (spot.row - here.row) > 0);
-    const away = (spot: Spot): number => (aside ? 0 : 1e6 * Math.abs(spot.row - here.row)) + Math.abs(spot.x - here.x);
+    const ahead = [...spots.values()].filter((spot) =>
+      aside
+        ? spot.row === here.row && sign * (spot.x - here.x) > 0
+        : sign * (spot.row - here.row) > 0,
+    );
+    const away = (spot: Spot): number =>
+      (aside ? 0 : 1e6 * Math.abs(spot.row - here.row)) + Math.abs(spot.x - here.x);
     return ahead.sort((one, other) => away(one) - away(other))[0]?.node.id ?? null;
   }
 }

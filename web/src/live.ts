@@ -10,13 +10,22 @@ export interface Refused {
 }
 
 /** The answer, or in one line why there is none. */
-export async function ask(live: Live, question: Question, signal: AbortSignal): Promise<Answer | Refused> {
+export async function ask(
+  live: Live,
+  question: Question,
+  signal: AbortSignal,
+): Promise<Answer | Refused> {
   if (typeof live.ask === "function") return live.ask(question, signal);
   const stop = AbortSignal.any([signal, AbortSignal.timeout(LONGEST)]);
   const headers: Record<string, string> = { "Content-Type": "application/json" };
   if (live.token) headers["X-Bilens-Token"] = live.token;
   try {
-    const reply = await fetch(live.ask, { method: "POST", headers, body: JSON.stringify(question), signal: stop });
+    const reply = await fetch(live.ask, {
+      method: "POST",
+      headers,
+      body: JSON.stringify(question),
+      signal: stop,
+    });
     return (await reply.json()) as Answer | Refused;
   } catch (error) {
     if (signal.aborted) throw error;

@@ -9,7 +9,10 @@ export { mount };
 /** What anywidget calls. The kernel is asked what a served page asks its server. */
 export function render({ model, el }: { model: Widget; el: HTMLElement }): () => void {
   const made = model.get("document");
-  return mount(el, { ...made, live: { ask: (question, signal) => askKernel(model, question, signal) } }).unmount;
+  return mount(el, {
+    ...made,
+    live: { ask: (question, signal) => askKernel(model, question, signal) },
+  }).unmount;
 }
 
 interface Widget {
@@ -26,7 +29,11 @@ interface Reply {
 
 let asked = 0; // questions, which answers are told apart by
 
-function askKernel(model: Widget, question: Question, signal: AbortSignal): Promise<Reply["answer"]> {
+function askKernel(
+  model: Widget,
+  question: Question,
+  signal: AbortSignal,
+): Promise<Reply["answer"]> {
   asked += 1;
   const id = asked;
   return new Promise((resolve, reject) => {

@@ -25,8 +25,19 @@ export interface State {
 }
 
 export const START: State = {
-  s: "", prompt: "", pos: null, target: "", versus: "", view: "paths", open: [], through: "", path: null,
-  head: "", layer: "", out: [], graph: {},
+  s: "",
+  prompt: "",
+  pos: null,
+  target: "",
+  versus: "",
+  view: "paths",
+  open: [],
+  through: "",
+  path: null,
+  head: "",
+  layer: "",
+  out: [],
+  graph: {},
 };
 
 const VERSION = "1";
@@ -35,14 +46,23 @@ const COUNTS = ["pos", "path"] as const;
 const LISTS = ["open", "out"] as const;
 // the graph's own words, under other names where they are taken
 const OF_GRAPH: Readonly<Record<string, string>> = {
-  share: "share", node: "open", centre: "centre", only: "only", pin: "pin", hide: "hide", group: "group", label: "label",
+  share: "share",
+  node: "open",
+  centre: "centre",
+  only: "only",
+  pin: "pin",
+  hide: "hide",
+  group: "group",
+  label: "label",
 };
 
 /** As the part of an address behind #. What is as at the start is left out. */
 export function encode(state: State): string {
   const parts = entries(state);
   if (!parts.length) return "";
-  return [["v", VERSION] as const, ...parts].map(([key, value]) => `${key}=${readable(value)}`).join("&");
+  return [["v", VERSION] as const, ...parts]
+    .map(([key, value]) => `${key}=${readable(value)}`)
+    .join("&");
 }
 
 function entries(state: State): [key: string, value: string][] {
@@ -51,7 +71,8 @@ function entries(state: State): [key: string, value: string][] {
   for (const key of COUNTS) if (state[key] !== null) parts.push([key, String(state[key])]);
   if (state.view !== START.view) parts.push(["view", state.view]);
   for (const key of LISTS) for (const one of state[key]) parts.push([key, one]);
-  for (const [key, own] of Object.entries(OF_GRAPH)) if (state.graph[own]) parts.push([key, state.graph[own]]);
+  for (const [key, own] of Object.entries(OF_GRAPH))
+    if (state.graph[own]) parts.push([key, state.graph[own]]);
   return parts;
 }
 
@@ -85,7 +106,8 @@ export function fitted(state: State, made: BilensDocument): { state: State; drop
   return { state: kept, dropped: [...dropped, ...lost(fit, kept)] };
 }
 
-/** A question that the file does not answer is dropped whole, and what belongs to its answer with it. */
+/** A question that the file does not answer is dropped whole, and what belongs to its answer with
+ * it. */
 function among(state: State, data: PromptData): State {
   const own = { ...state, prompt: "", out: [] };
   const tokens = data.answers[data.first]?.tokens.length ?? 0;
@@ -111,7 +133,8 @@ function shownOf(state: State, answer: Answer): State {
 }
 
 function lost(before: State, after: State): string[] {
-  const written = (state: State): string[] => entries(state).map(([key, value]) => `${key}=${value}`);
+  const written = (state: State): string[] =>
+    entries(state).map(([key, value]) => `${key}=${value}`);
   const kept = new Set(written(after));
   return written(before).filter((part) => !kept.has(part));
 }
@@ -133,7 +156,10 @@ function decoded(value: string): string {
 /** What a person can read in an address: commas and spaces are not written as numbers. */
 function readable(value: string): string {
   const safe = value.isWellFormed() ? value : value.toWellFormed();
-  return encodeURIComponent(safe).replaceAll("%20", "+").replaceAll("%2C", ",").replaceAll("%40", "@");
+  return encodeURIComponent(safe)
+    .replaceAll("%20", "+")
+    .replaceAll("%2C", ",")
+    .replaceAll("%40", "@");
 }
 
 function one<Key extends string>(list: readonly Key[], key: string): key is Key {

@@ -52,7 +52,13 @@ export interface ModelFacts {
 export interface Exactness {
   passed: boolean;
   summary: string;
-  rows: { identity: string; dtype: string; error: number | null; allowed: number; holds: boolean }[];
+  rows: {
+    identity: string;
+    dtype: string;
+    error: number | null;
+    allowed: number;
+    holds: boolean;
+  }[];
 }
 
 export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };

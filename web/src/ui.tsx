@@ -39,7 +39,9 @@ export function Plot({ chart }: { chart: Chart }): JSX.Element {
   useEffect(() => {
     const element = place.current;
     if (!element) return undefined;
-    return soon(element, () => drawFigure(element, chart.figure, { ...chart, spoken: printable(chart.spoken) }));
+    return soon(element, () =>
+      drawFigure(element, chart.figure, { ...chart, spoken: printable(chart.spoken) }),
+    );
   }, [chart]);
   return <div ref={place} class="chart" style={{ minHeight: `${chart.height}px` }} />;
 }
@@ -51,13 +53,35 @@ export function NumbersTable({ columns, rows }: Numbers): JSX.Element {
     <Folded name="The numbers">
       <Scrolled name="The numbers">
         <table>
-          <thead><tr>{columns.map((name) => <th class="n" key={name}><Text>{name}</Text></th>)}</tr></thead>
-          <tbody>{rows.slice(0, FIRST_ROWS).map((row, n) => <Row key={n} row={row} columns={columns} />)}</tbody>
+          <thead>
+            <tr>
+              {columns.map((name) => (
+                <th class="n" key={name}>
+                  <Text>{name}</Text>
+                </th>
+              ))}
+            </tr>
+          </thead>
+          <tbody>
+            {rows.slice(0, FIRST_ROWS).map((row, n) => (
+              <Row key={n} row={row} columns={columns} />
+            ))}
+          </tbody>
         </table>
-        {left > 0 && <p class="soft">The first {FIRST_ROWS} of {rows.length} rows.</p>}
+        {left > 0 && (
+          <p class="soft">
+            The first {FIRST_ROWS} of {rows.length} rows.
+          </p>
+        )}
       </Scrolled>
       <div class="figure-tools">
-        <button type="button" aria-label="Save all numbers as CSV" onClick={() => saveCsv(columns.join(" "), rowsTable({ columns, rows }))}>CSV</button>
+        <button
+          type="button"
+          aria-label="Save all numbers as CSV"
+          onClick={() => saveCsv(columns.join(" "), rowsTable({ columns, rows }))}
+        >
+          CSV
+        </button>
       </div>
     </Folded>
   );
@@ -66,31 +90,57 @@ export function NumbersTable({ columns, rows }: Numbers): JSX.Element {
 function Row(props: { row: Record<string, Cell>; columns: string[] }): JSX.Element {
   return (
     <tr>
-      {props.columns.map((name) => <td class="n" key={name}><Text>{formatted(props.row[name] ?? null)}</Text></td>)}
+      {props.columns.map((name) => (
+        <td class="n" key={name}>
+          <Text>{formatted(props.row[name] ?? null)}</Text>
+        </td>
+      ))}
     </tr>
   );
 }
 
 /** What may be wider than the page: it scrolls by itself, with the keyboard too. */
 export function Scrolled(props: { name: string; children: ComponentChildren }): JSX.Element {
-  return <div class="scroll" role="region" aria-label={props.name} tabIndex={0}>{props.children}</div>;
+  return (
+    <div class="scroll" role="region" aria-label={props.name} tabIndex={0}>
+      {props.children}
+    </div>
+  );
 }
 
 export function Shown({ picture }: { picture: Picture }): JSX.Element {
   return (
     <figure>
       <img src={picture.src} alt={printable(picture.alt)} />
-      <figcaption><Text>{picture.caption}</Text></figcaption>
+      <figcaption>
+        <Text>{picture.caption}</Text>
+      </figcaption>
     </figure>
   );
 }
 
 /** A bar from the middle: blue to the right adds, orange to the left takes away. */
-export function Bar(props: { value: number; top: number; rest?: boolean; hollow?: boolean }): JSX.Element {
+export function Bar(props: {
+  value: number;
+  top: number;
+  rest?: boolean;
+  hollow?: boolean;
+}): JSX.Element {
   const width = Math.min(50, (50 * Math.abs(props.value)) / props.top);
   const side = props.value < 0 ? { right: "50%" } : { left: "50%" };
-  const kind = ["fill", props.value < 0 ? "down" : "up", props.rest && "rest", props.hollow && "hollow"].filter(Boolean).join(" ");
-  return <span class="bar" aria-hidden="true"><span class={kind} style={{ ...side, width: `${width.toFixed(2)}%` }} /></span>;
+  const kind = [
+    "fill",
+    props.value < 0 ? "down" : "up",
+    props.rest && "rest",
+    props.hollow && "hollow",
+  ]
+    .filter(Boolean)
+    .join(" ");
+  return (
+    <span class="bar" aria-hidden="true">
+      <span class={kind} style={{ ...side, width: `${width.toFixed(2)}%` }} />
+    </span>
+  );
 }
 
 /** Buttons that save what a view shows as SVG, PNG and CSV. The figure is made when it is saved. */
@@ -99,9 +149,27 @@ export function Tools(props: { name: string; figure: () => Figure }): JSX.Elemen
   const name = printable(props.name);
   return (
     <div class="figure-tools">
-      <button type="button" aria-label={`Save as SVG: ${name}`} onClick={() => saveSvg(name, shapeOf(figure()))}>SVG</button>
-      <button type="button" aria-label={`Save as PNG: ${name}`} onClick={() => void savePng(name, shapeOf(figure()))}>PNG</button>
-      <button type="button" aria-label={`Save as CSV: ${name}`} onClick={() => saveCsv(name, figureTable(figure()))}>CSV</button>
+      <button
+        type="button"
+        aria-label={`Save as SVG: ${name}`}
+        onClick={() => saveSvg(name, shapeOf(figure()))}
+      >
+        SVG
+      </button>
+      <button
+        type="button"
+        aria-label={`Save as PNG: ${name}`}
+        onClick={() => void savePng(name, shapeOf(figure()))}
+      >
+        PNG
+      </button>
+      <button
+        type="button"
+        aria-label={`Save as CSV: ${name}`}
+        onClick={() => saveCsv(name, figureTable(figure()))}
+      >
+        CSV
+      </button>
     </div>
   );
 }
@@ -110,8 +178,16 @@ export function Tools(props: { name: string; figure: () => Figure }): JSX.Elemen
 export function Copy({ text, name }: { text: string | (() => string); name: string }): JSX.Element {
   const [done, say] = useState("");
   const act = async () => {
-    say((await copied(typeof text === "string" ? text : text())) ? "Copied" : "This browser did not copy");
+    say(
+      (await copied(typeof text === "string" ? text : text()))
+        ? "Copied"
+        : "This browser did not copy",
+    );
     setTimeout(() => say(""), 2000);
   };
-  return <button type="button" onClick={() => void act()}><span aria-live="polite">{done || name}</span></button>;
+  return (
+    <button type="button" onClick={() => void act()}>
+      <span aria-live="polite">{done || name}</span>
+    </button>
+  );
 }

@@ -6,12 +6,25 @@ import { sketch } from "../src/graph/draw";
 import { fileOf, type GraphFile, read } from "../src/graph/file";
 import { pathText } from "../src/graph/paths";
 import { shown } from "../src/graph/shown";
-import { decoded, drawnAs, encoded, type GraphState, grouped, groupId, labelled, START, ungrouped } from "../src/graph/state";
+import {
+  decoded,
+  drawnAs,
+  encoded,
+  type GraphState,
+  grouped,
+  groupId,
+  labelled,
+  START,
+  ungrouped,
+} from "../src/graph/state";
 import { source } from "../src/svg";
 import type { Answer } from "../src/types";
 import stored from "./graphs.json";
 
-const cases = stored as unknown as Record<"paths" | "latents", { answer: Answer; graph: GraphFile }>;
+const cases = stored as unknown as Record<
+  "paths" | "latents",
+  { answer: Answer; graph: GraphFile }
+>;
 const { answer } = cases.paths;
 const made = material(answer);
 const WHOLE: GraphState = { ...START, share: 1 };
@@ -24,19 +37,30 @@ for (const [name, { answer, graph }] of Object.entries(cases)) {
   test(`nodes, links and pairs are those of circuits.graph: ${name}`, () => {
     const whole = material(answer);
     const found = fileOf(whole, shown(whole, WHOLE), WHOLE);
-    const about = ({ influence, pair_wise_contributors, ...rest }: GraphFile["nodes"][number]): object => rest;
-    const byId = (file: GraphFile): GraphFile["nodes"] => [...file.nodes].sort((one, other) => (one.node_id < other.node_id ? -1 : 1));
+    const about = ({
+      influence,
+      pair_wise_contributors,
+      ...rest
+    }: GraphFile["nodes"][number]): object => rest;
+    const byId = (file: GraphFile): GraphFile["nodes"] =>
+      [...file.nodes].sort((one, other) => (one.node_id < other.node_id ? -1 : 1));
     assert.deepEqual(byId(found).map(about), byId(graph).map(about));
     byId(found).forEach((node, n) => {
       const other = byId(graph)[n] ?? assert.fail();
       near(node.influence ?? 0, other.influence ?? 0);
-      const pairs = new Map(other.pair_wise_contributors?.map(([left, right, value]) => [`${left} ${right}`, value]));
+      const pairs = new Map(
+        other.pair_wise_contributors?.map(([left, right, value]) => [`${left} ${right}`, value]),
+      );
       assert.equal(node.pair_wise_contributors?.length ?? 0, pairs.size);
-      for (const [left, right, value] of node.pair_wise_contributors ?? []) near(value, pairs.get(`${left} ${right}`) ?? Number.NaN);
+      for (const [left, right, value] of node.pair_wise_contributors ?? [])
+        near(value, pairs.get(`${left} ${right}`) ?? Number.NaN);
     });
-    const links = new Map(graph.links.map(({ source, target, weight }) => [`${source} ${target}`, weight]));
+    const links = new Map(
+      graph.links.map(({ source, target, weight }) => [`${source} ${target}`, weight]),
+    );
     assert.equal(found.links.length, links.size);
-    for (const { source, target, weight } of found.links) near(weight, links.get(`${source} ${target}`) ?? Number.NaN);
+    for (const { source, target, weight } of found.links)
+      near(weight, links.get(`${source} ${target}`) ?? Number.NaN);
     assert.deepEqual(found.qParams, graph.qParams);
     assert.deepEqual(Object.keys(found.metadata), Object.keys(graph.metadata));
     near(Number(found.metadata["remainder"]), Number(graph.metadata["remainder"]));
@@ -49,10 +73,18 @@ test("what is shown and the rest add up to the total, at every share", () => {
     near(now.value + now.rest, answer.total);
     near(now.value, sum(now.paths));
     assert.ok(now.size >= share - 1e-9);
-    near([...now.whole.links.values()].filter((link) => link.target === TARGET).reduce((held, link) => held + link.weight, 0), now.value);
+    near(
+      [...now.whole.links.values()]
+        .filter((link) => link.target === TARGET)
+        .reduce((held, link) => held + link.weight, 0),
+      now.value,
+    );
   }
   const sizes = largest(made.paths, 0.3).map((path) => Math.abs(path.value));
-  assert.ok(Math.min(...sizes) >= Math.max(...made.paths.slice(sizes.length).map((path) => Math.abs(path.value))) - 1e-12);
+  assert.ok(
+    Math.min(...sizes) >=
+      Math.max(...made.paths.slice(sizes.length).map((path) => Math.abs(path.value))) - 1e-12,
+  );
 });
 
 test("a group counts each path through it once, and what happens inside it is not drawn", () => {
@@ -72,7 +104,11 @@ test("a group counts each path through it once, and what happens inside it is no
 test("hidden nodes are not drawn and still counted; the centre keeps what it is connected with", () => {
   const hidden = shown(made, { ...WHOLE, hidden: ["mlp1@4"] });
   assert.ok(!hidden.graph.nodes.has("mlp1@4"));
-  assert.ok([...hidden.graph.links.values()].every((link) => link.source !== "mlp1@4" && link.target !== "mlp1@4"));
+  assert.ok(
+    [...hidden.graph.links.values()].every(
+      (link) => link.source !== "mlp1@4" && link.target !== "mlp1@4",
+    ),
+  );
   near(hidden.value, shown(made, WHOLE).value);
   const centred = shown(made, { ...WHOLE, centre: "L0H0@4" });
   assert.ok(centred.graph.nodes.size < shown(made, WHOLE).graph.nodes.size);
@@ -82,66 +118,145 @@ test("hidden nodes are not drawn and still counted; the centre keeps what it is 
 });
 
 test("a state goes into an address and back, and what does not fit is dropped with its name", () => {
-  const state = labelled(grouped({ ...START, share: 0.5, pinned: ["mlp0@4"], hidden: ["1@4"], centre: "mlp1@4" }, ["L0H0@4", "L0H1@4"], "my, heads & <b>"), "mlp1@4", "la=bel;\u202e");
+  const state = labelled(
+    grouped(
+      { ...START, share: 0.5, pinned: ["mlp0@4"], hidden: ["1@4"], centre: "mlp1@4" },
+      ["L0H0@4", "L0H1@4"],
+      "my, heads & <b>",
+    ),
+    "mlp1@4",
+    "la=bel;\u202e",
+  );
   const address = new URLSearchParams(encoded(state)).toString();
-  const has = (id: string): boolean => made.paths.some((path) => path.nodes.some((node) => node.id === id));
+  const has = (id: string): boolean =>
+    made.paths.some((path) => path.nodes.some((node) => node.id === id));
   const back = decoded(Object.fromEntries(new URLSearchParams(address)), has);
   assert.deepEqual(back, { state, dropped: [] });
-  const odd = decoded({ pin: "mlp0@4,nowhere@9", open: "gone", group: "{", share: "7", label: '[["x","y"]]' }, has);
+  const odd = decoded(
+    { pin: "mlp0@4,nowhere@9", open: "gone", group: "{", share: "7", label: '[["x","y"]]' },
+    has,
+  );
   assert.deepEqual(odd.state, { ...START, pinned: ["mlp0@4"] });
   assert.deepEqual(odd.dropped.sort(), ["gone", "nowhere@9", "x", "{"].sort());
   assert.deepEqual(encoded(START), {});
 });
 
 test("a saved graph is read again with its pins, groups and labels; labels hold tokens and positions", () => {
-  const state = labelled(grouped({ ...WHOLE, pinned: ["mlp1@4"] }, ["L0H0@4", "L0H1@4"], "heads"), "mlp0@4", "mine");
+  const state = labelled(
+    grouped({ ...WHOLE, pinned: ["mlp1@4"] }, ["L0H0@4", "L0H1@4"], "heads"),
+    "mlp0@4",
+    "mine",
+  );
   const file = fileOf(made, shown(made, state), state);
-  assert.equal(file.nodes.find((node) => node.node_id === "mlp1@4")?.clerp, `mlp1 at 4 ${answer.tokens[4]?.name}`);
+  assert.equal(
+    file.nodes.find((node) => node.node_id === "mlp1@4")?.clerp,
+    `mlp1 at 4 ${answer.tokens[4]?.name}`,
+  );
   assert.deepEqual(file.qParams.supernodes, [["heads", "L0H0@4", "L0H1@4"]]);
   const back = read(JSON.stringify(file));
-  assert.deepEqual([back.state.groups, back.state.labels, back.state.pinned], [state.groups, state.labels, state.pinned]);
+  assert.deepEqual(
+    [back.state.groups, back.state.labels, back.state.pinned],
+    [state.groups, state.labels, state.pinned],
+  );
   const [one, other] = [shown(made, state), shown(back.material, back.state)];
   near(one.value, other.value);
-  for (const [key, pair] of graphOf(made.paths).pairs) near(graphOf(back.material.paths).pairs.get(key)?.value ?? Number.NaN, pair.value);
+  for (const [key, pair] of graphOf(made.paths).pairs)
+    near(graphOf(back.material.paths).pairs.get(key)?.value ?? Number.NaN, pair.value);
   assert.throws(() => read("{}"), /no nodes and links/);
 });
 
 test("a graph's drawing has every node and link, and pairs that meet in joints", () => {
   const { graph } = shown(made, WHOLE);
-  const look = { width: 800, measure: estimate, tokens: made.tokens, open: "", pinned: new Set<string>(), name: (node: { label: string }) => node.label };
+  const look = {
+    width: 800,
+    measure: estimate,
+    tokens: made.tokens,
+    open: "",
+    pinned: new Set<string>(),
+    name: (node: { label: string }) => node.label,
+  };
   const drawn = sketch(graph, look);
   const file = source(drawn.shape);
   assert.equal(file.match(/data-node=/g)?.length, graph.nodes.size);
-  assert.ok(drawn.joints.length > 0 && drawn.joints.every((joint) => graph.pairs.size && joint.value !== 0));
+  assert.ok(
+    drawn.joints.length > 0 && drawn.joints.every((joint) => graph.pairs.size && joint.value !== 0),
+  );
   const { spots, height, width } = drawn.places;
-  for (const spot of spots.values()) assert.ok(spot.x > 0 && spot.x < width && spot.y > 0 && spot.y < height);
-  const above = [...graph.links.values()].filter(({ source, target }) => (spots.get(source)?.y ?? 0) <= (spots.get(target)?.y ?? 0));
+  for (const spot of spots.values())
+    assert.ok(spot.x > 0 && spot.x < width && spot.y > 0 && spot.y < height);
+  const above = [...graph.links.values()].filter(
+    ({ source, target }) => (spots.get(source)?.y ?? 0) <= (spots.get(target)?.y ?? 0),
+  );
   assert.deepEqual(above, []);
   const places = [...spots.values()].map((spot) => `${spot.x.toFixed(1)} ${spot.y}`);
   assert.equal(new Set(places).size, places.length);
 });
 
 test("paths are written as Python writes them", () => {
-  const nodes = [{ s: "embed", t: 0 }, { s: "L0H1", t: 1, k: "apply", i: [0], a: [0] }, { s: "1", t: -1, k: "one" }, { s: "mlp0", t: 1, k: "apply", i: [2, 1] }];
+  const nodes = [
+    { s: "embed", t: 0 },
+    { s: "L0H1", t: 1, k: "apply", i: [0], a: [0] },
+    { s: "1", t: -1, k: "one" },
+    { s: "mlp0", t: 1, k: "apply", i: [2, 1] },
+  ];
   assert.equal(pathText(nodes, 3, ["␣a", "b"]), "mlp0(1, L0H1@0 ␣a→1 b(embed))");
 });
 
 test("a graph without a path is drawn too", () => {
   const none: Material = { ...made, paths: [] };
   assert.equal(shown(none, START).rest, none.total);
-  assert.ok(sketch(shown(none, START).graph, { width: 300, measure: estimate, tokens: [], open: "", pinned: new Set(), name: () => "" }).shape);
+  assert.ok(
+    sketch(shown(none, START).graph, {
+      width: 300,
+      measure: estimate,
+      tokens: [],
+      open: "",
+      pinned: new Set(),
+      name: () => "",
+    }).shape,
+  );
 });
 
 test("a graph of another tool is read: its groups, pins and labels, its logits as targets", () => {
-  const node = (id: string, layer: string, more: object = {}): object => ({ node_id: id, feature: 1, layer, ctx_idx: 0, feature_type: "cross layer transcoder", clerp: "", influence: 0.5, is_target_logit: false, ...more });
+  const node = (id: string, layer: string, more: object = {}): object => ({
+    node_id: id,
+    feature: 1,
+    layer,
+    ctx_idx: 0,
+    feature_type: "cross layer transcoder",
+    clerp: "",
+    influence: 0.5,
+    is_target_logit: false,
+    ...more,
+  });
   const file = {
     metadata: { prompt: "a", prompt_tokens: ["a"] },
-    qParams: { pinnedIds: ["2_1_0", "3_0_0"], supernodes: [["Texas", "0_1_0", "1_1_0"]], clerps: [["2_1_0", "own"]], linkType: "both", clickedId: "0_1_0", sg_pos: "" },
-    nodes: [node("0_1_0", "0"), node("1_1_0", "1"), node("2_1_0", "2"), node("3_0_0", "3", { feature_type: "logit", is_target_logit: true, clerp: "out" })],
-    links: [{ source: "0_1_0", target: "2_1_0", weight: 2 }, { source: "1_1_0", target: "2_1_0", weight: -0.5 }, { source: "2_1_0", target: "3_0_0", weight: 4 }, { source: "gone", target: "3_0_0", weight: 9 }],
+    qParams: {
+      pinnedIds: ["2_1_0", "3_0_0"],
+      supernodes: [["Texas", "0_1_0", "1_1_0"]],
+      clerps: [["2_1_0", "own"]],
+      linkType: "both",
+      clickedId: "0_1_0",
+      sg_pos: "",
+    },
+    nodes: [
+      node("0_1_0", "0"),
+      node("1_1_0", "1"),
+      node("2_1_0", "2"),
+      node("3_0_0", "3", { feature_type: "logit", is_target_logit: true, clerp: "out" }),
+    ],
+    links: [
+      { source: "0_1_0", target: "2_1_0", weight: 2 },
+      { source: "1_1_0", target: "2_1_0", weight: -0.5 },
+      { source: "2_1_0", target: "3_0_0", weight: 4 },
+      { source: "gone", target: "3_0_0", weight: 9 },
+    ],
   };
   const { material: found, state } = read(JSON.stringify(file));
-  assert.deepEqual([state.open, state.pinned, state.labels], [groupId(0), ["2_1_0"], { "2_1_0": "own" }]);
+  assert.deepEqual(
+    [state.open, state.pinned, state.labels],
+    [groupId(0), ["2_1_0"], { "2_1_0": "own" }],
+  );
   const now = shown(found, state);
   assert.equal(now.graph.links.get(`${groupId(0)}\n2_1_0`)?.weight, 1.5);
   assert.equal(now.value, 4);
@@ -149,9 +264,20 @@ test("a graph of another tool is read: its groups, pins and labels, its logits a
 });
 
 test("a sub-graph is saved as it is drawn: pinned nodes, groups by their nodes, nothing else", () => {
-  const state = { ...grouped({ ...WHOLE, pinned: ["mlp1@4"] }, ["L0H0@4", "L0H1@4"], "heads"), only: true };
+  const state = {
+    ...grouped({ ...WHOLE, pinned: ["mlp1@4"] }, ["L0H0@4", "L0H1@4"], "heads"),
+    only: true,
+  };
   const file = fileOf(made, shown(made, state), state);
-  assert.deepEqual(file.nodes.map((node) => node.node_id).sort(), ["L0H0@4", "L0H1@4", "mlp1@4", TARGET]);
+  assert.deepEqual(file.nodes.map((node) => node.node_id).sort(), [
+    "L0H0@4",
+    "L0H1@4",
+    "mlp1@4",
+    TARGET,
+  ]);
   const ids = new Set(file.nodes.map((node) => node.node_id));
-  assert.ok(file.links.length > 0 && file.links.every((link) => ids.has(link.source) && ids.has(link.target)));
+  assert.ok(
+    file.links.length > 0 &&
+      file.links.every((link) => ids.has(link.source) && ids.has(link.target)),
+  );
 });

@@ -19,7 +19,12 @@ const NASTY = "</script><b>\u202e\0\ud800";
 
 function documentOf(...answers: Answer[]): BilensDocument {
   const data = { prompt: "a b", answers, first: 0 };
-  return { schema: 1, bilens: "0", title: NASTY, sections: [{ id: "prompt-0", kind: "prompt", title: NASTY, data }] };
+  return {
+    schema: 1,
+    bilens: "0",
+    title: NASTY,
+    sections: [{ id: "prompt-0", kind: "prompt", title: NASTY, data }],
+  };
 }
 
 function drawn(made: BilensDocument, store = new Store()): string {
@@ -43,7 +48,10 @@ test("names of tokens are letters wherever they stand", () => {
 test("the sum closes on the page: all lines, the remainder and the total", () => {
   const html = drawn(documentOf(answer()));
   const lines = [...html.matchAll(/data-value="([^"]+)"/g)].map((one) => Number(one[1]));
-  assert.ok(Math.abs(lines.reduce((one, other) => one + other, 0) + answer().remainder - answer().total) < 1e-12);
+  assert.ok(
+    Math.abs(lines.reduce((one, other) => one + other, 0) + answer().remainder - answer().total) <
+      1e-12,
+  );
   assert.match(html, /3 paths that were not kept/);
 });
 
@@ -67,16 +75,28 @@ test("what a file holds is found by position, target and contrast", () => {
 });
 
 test("what it does not hold is asked in Python", () => {
-  const line = pythonFor({ position: 3, target: "␣it's", versus: "⏎" }, 'say "a"\n', { name: "m", kind: "language" });
-  assert.equal(line, String.raw`ex = bilens.expand(bilens.load('m'), 'say "a"\n', (' it\'s', '\n'), position=3)`);
-  assert.match(pythonFor({ position: 0, target: "�#128", versus: "" }, "a", null), /model, 'a', 128, position=0/);
+  const line = pythonFor({ position: 3, target: "␣it's", versus: "⏎" }, 'say "a"\n', {
+    name: "m",
+    kind: "language",
+  });
+  assert.equal(
+    line,
+    String.raw`ex = bilens.expand(bilens.load('m'), 'say "a"\n', (' it\'s', '\n'), position=3)`,
+  );
+  assert.match(
+    pythonFor({ position: 0, target: "�#128", versus: "" }, "a", null),
+    /model, 'a', 128, position=0/,
+  );
 });
 
 test("a triangle has each pair once; a cell leads to the order that the tree has", () => {
   const made = answer();
   const matrix = made.pairs![0]!;
   assert.deepEqual([pairValue(matrix, 0, 1), pairValue(matrix, 1, 0)], [-0.5, -0.5]);
-  assert.deepEqual(pairFigure(made, matrix, [0, 1]).data[0]?.z, [[2.5, null], [-0.5, 0.1]]);
+  assert.deepEqual(pairFigure(made, matrix, [0, 1]).data[0]?.z, [
+    [2.5, null],
+    [-0.5, 0.1],
+  ]);
   assert.deepEqual(strongest(matrix, 1), [0]);
   assert.deepEqual(unfolded(made, "mlp1", "mlp1(embed,embed)", "mlp1(gone,embed)").open, ["mlp1"]);
   assert.equal(unfolded(made, "mlp1", "mlp1(embed,embed)").path, 0);
@@ -84,18 +104,28 @@ test("a triangle has each pair once; a cell leads to the order that the tree has
 
 test("patterns are rows of a triangle", () => {
   const held = pattern(answer().patterns, "L1H0");
-  assert.deepEqual([held?.row(1, 2), held?.row(0, 2)], [[0.75, 0.25], [1, 0]]);
+  assert.deepEqual(
+    [held?.row(1, 2), held?.row(0, 2)],
+    [
+      [0.75, 0.25],
+      [1, 0],
+    ],
+  );
   assert.equal(pattern(answer().patterns, "L9H9"), null);
 });
 
 test("tokens, parts and paths are found by pieces of their names", () => {
   const made = documentOf(answer());
-  const names = (words: string) => found(everything(made, START), words).map((hit) => [hit.kind, hit.name]);
+  const names = (words: string) =>
+    found(everything(made, START), words).map((hit) => [hit.kind, hit.name]);
   assert.deepEqual(names("mlp1 l1h0"), [["path", "mlp1(L1H0@0 a→1 ␣b(embed), embed)"]]);
   assert.deepEqual(names("␣b at"), [["token", "␣b at 1"]]);
   assert.equal(names("nothing").length + names("  ").length, 0);
 });
 
 test("bars are in the colour of their sign", () => {
-  assert.deepEqual(barFigure("t", ["a", "b"], [1, -1], "u").data[0]?.marker?.color, ["#0072B2", "#D55E00"]);
+  assert.deepEqual(barFigure("t", ["a", "b"], [1, -1], "u").data[0]?.marker?.color, [
+    "#0072B2",
+    "#D55E00",
+  ]);
 });

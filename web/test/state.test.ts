@@ -6,14 +6,33 @@ import type { BilensDocument } from "../src/types";
 import { answer } from "./answer";
 
 const FULL: State = {
-  s: "prompt-0", prompt: "a & b=c\u202e", pos: 3, target: "␣girl", versus: "⏎", view: "graph",
-  open: ["mlp1", "mlp1(L1H0@0→1(embed),embed)"], through: "@3", path: 7, head: "L1H0", layer: "mlp1",
-  out: ["L0H3", "mlp0(embed, embed)"], graph: { open: "L1H0@3", pin: "a,b", group: '[["x","y"]]' },
+  s: "prompt-0",
+  prompt: "a & b=c\u202e",
+  pos: 3,
+  target: "␣girl",
+  versus: "⏎",
+  view: "graph",
+  open: ["mlp1", "mlp1(L1H0@0→1(embed),embed)"],
+  through: "@3",
+  path: 7,
+  head: "L1H0",
+  layer: "mlp1",
+  out: ["L0H3", "mlp0(embed, embed)"],
+  graph: { open: "L1H0@3", pin: "a,b", group: '[["x","y"]]' },
 };
 
 const made: BilensDocument = {
-  schema: 1, bilens: "0", title: "t",
-  sections: [{ id: "prompt-0", kind: "prompt", title: "p", data: { prompt: "a b", answers: [answer()], first: 0 } }],
+  schema: 1,
+  bilens: "0",
+  title: "t",
+  sections: [
+    {
+      id: "prompt-0",
+      kind: "prompt",
+      title: "p",
+      data: { prompt: "a b", answers: [answer()], first: 0 },
+    },
+  ],
 };
 
 test("an address gives the state back", () => {
@@ -34,16 +53,41 @@ test("half a character in a state does not break an address", () => {
 });
 
 test("what the document has not is dropped with its name", () => {
-  assert.deepEqual(fitted({ ...START, s: "prompt-9", pos: 1 }, made), { state: START, dropped: ["s=prompt-9"] });
+  assert.deepEqual(fitted({ ...START, s: "prompt-9", pos: 1 }, made), {
+    state: START,
+    dropped: ["s=prompt-9"],
+  });
   const far = fitted({ ...START, s: "prompt-0", pos: 5 }, made);
   assert.deepEqual([far.state.pos, far.dropped], [null, ["pos=5"]]);
   const asked = { ...START, s: "prompt-0", out: ["L0H3"] };
   assert.deepEqual(fitted(asked, made).dropped, ["out=L0H3"]);
-  const view = { ...START, open: ["mlp1", "mlp9"], through: "L9H9", path: 4, head: "L1H0", layer: "mlp0", graph: { pin: "mlp1@1,gone@5" } };
+  const view = {
+    ...START,
+    open: ["mlp1", "mlp9"],
+    through: "L9H9",
+    path: 4,
+    head: "L1H0",
+    layer: "mlp0",
+    graph: { pin: "mlp1@1,gone@5" },
+  };
   const kept = fitted(view, made);
-  assert.deepEqual(kept.state, { ...START, open: ["mlp1"], head: "L1H0", graph: { pin: "mlp1@1" } });
-  assert.deepEqual(kept.dropped, ["through=L9H9", "layer=mlp0", "path=4", "open=mlp9", "pin=mlp1@1,gone@5"]);
-  assert.deepEqual(fitted(asked, { ...made, live: { ask: "api/ask" } }), { state: asked, dropped: [] });
+  assert.deepEqual(kept.state, {
+    ...START,
+    open: ["mlp1"],
+    head: "L1H0",
+    graph: { pin: "mlp1@1" },
+  });
+  assert.deepEqual(kept.dropped, [
+    "through=L9H9",
+    "layer=mlp0",
+    "path=4",
+    "open=mlp9",
+    "pin=mlp1@1,gone@5",
+  ]);
+  assert.deepEqual(fitted(asked, { ...made, live: { ask: "api/ask" } }), {
+    state: asked,
+    dropped: [],
+  });
 });
 
 test("steps are undone and done again; a new one ends the future", () => {

@@ -13,7 +13,14 @@ test("every branch is the sum of what is below it, down to single paths", () => 
     below.forEach(check);
   };
   const top = tree.top();
-  assert.deepEqual(top.map(({ key, value }) => [key, value]), [["mlp1", 2], ["L1H0@0→1(embed)", -1], ["embed", 0.5]]);
+  assert.deepEqual(
+    top.map(({ key, value }) => [key, value]),
+    [
+      ["mlp1", 2],
+      ["L1H0@0→1(embed)", -1],
+      ["embed", 0.5],
+    ],
+  );
   top.forEach(check);
 });
 
@@ -21,7 +28,10 @@ test("a branch is named by how its paths begin, one path by all of it", () => {
   const tree = new Tree(answer());
   const [mlp] = tree.top();
   const below = tree.below(mlp as Branch);
-  assert.deepEqual(below.map((one) => one.key), ["mlp1(embed,embed)", "mlp1(L1H0@0→1(embed),embed)"]);
+  assert.deepEqual(
+    below.map((one) => one.key),
+    ["mlp1(embed,embed)", "mlp1(L1H0@0→1(embed),embed)"],
+  );
   assert.equal(below[1]?.label, "mlp1(L1H0@0 a→1 ␣b(embed), embed)");
 });
 
@@ -32,7 +42,10 @@ test("tokens get what starts at them, in equal parts", () => {
   assert.deepEqual(through(made, "@0"), [1, 2]);
   assert.deepEqual(through(made, "L1H0"), [1, 2]);
   assert.deepEqual(through(made, ""), [0, 1, 2, 3]);
-  assert.deepEqual([through(made, "L1H0@0→1"), through(made, "L1H0@1→1"), through(made, "mlp1@0→1")], [[1, 2], [], []]);
+  assert.deepEqual(
+    [through(made, "L1H0@0→1"), through(made, "L1H0@1→1"), through(made, "mlp1@0→1")],
+    [[1, 2], [], []],
+  );
 });
 
 test("a path that is not taken apart to the end starts at no token", () => {

@@ -65,15 +65,25 @@ export function bottomOf(scale: Scale, wide: number, measure: Measure): number {
 export function namesOf(heading: string, box: Box, measure: Measure): Shape[] {
   if (!heading) return [];
   const look = { "text-anchor": "middle", "font-size": 12, fill: "currentColor" };
-  return [h("text", { x: box.x + box.wide / 2, y: box.y - 6, ...look }, fitted(heading, box.wide + 10, 12, measure))];
+  return [
+    h(
+      "text",
+      { x: box.x + box.wide / 2, y: box.y - 6, ...look },
+      fitted(heading, box.wide + 10, 12, measure),
+    ),
+  ];
 }
 
 function xTicks(scale: Scale, wide: number): Tick[] {
-  return scale.ticks(Math.max(3, Math.round(wide / APART.across))).filter((tick) => inside(scale, tick));
+  return scale
+    .ticks(Math.max(3, Math.round(wide / APART.across)))
+    .filter((tick) => inside(scale, tick));
 }
 
 function yTicks(scale: Scale, high: number): Tick[] {
-  return scale.ticks(Math.max(2, Math.round(high / APART.down))).filter((tick) => inside(scale, tick));
+  return scale
+    .ticks(Math.max(2, Math.round(high / APART.down)))
+    .filter((tick) => inside(scale, tick));
 }
 
 function inside(scale: Scale, { value }: Tick): boolean {
@@ -87,27 +97,44 @@ function widest(ticks: readonly Tick[], measure: Measure): number {
 
 /** Whether lines go with the ticks: not where bars or cells stand on them. */
 function gridded({ panel }: Framed, side: "x" | "y"): boolean {
-  if (panel[side].axis.showgrid !== undefined) return panel[side].axis.showgrid === true && !panel.traces.every((trace) => trace.type === "heatmap");
+  if (panel[side].axis.showgrid !== undefined)
+    return (
+      panel[side].axis.showgrid === true && !panel.traces.every((trace) => trace.type === "heatmap")
+    );
   return !panel.traces.some((trace) => {
     const lying = trace.orientation === "h";
-    return trace.type === "heatmap" || (trace.type === "bar" && lying === (side === "y")) || (trace.type === "box" && side === "x");
+    return (
+      trace.type === "heatmap" ||
+      (trace.type === "bar" && lying === (side === "y")) ||
+      (trace.type === "box" && side === "x")
+    );
   });
 }
 
 function gridLines(ticks: readonly Tick[], placed: Placed, side: "x" | "y", box: Box): Shape[] {
   const path = ticks.map(({ value }) => {
     const at = placed.pixel(value).toFixed(1);
-    return side === "x" ? `M${at} ${box.y.toFixed(1)}v${box.high.toFixed(1)}` : `M${box.x.toFixed(1)} ${at}h${box.wide.toFixed(1)}`;
+    return side === "x"
+      ? `M${at} ${box.y.toFixed(1)}v${box.high.toFixed(1)}`
+      : `M${box.x.toFixed(1)} ${at}h${box.wide.toFixed(1)}`;
   });
   return [h("path", { d: path.join(""), stroke: GRID, fill: "none" })];
 }
 
 function zeroLine(placed: Placed, side: "x" | "y", box: Box): Shape[] {
   const { scale } = placed;
-  if (scale.kind !== "linear" || scale.axis.zeroline === false || !inside(scale, { value: 0, text: "" })) return [];
+  if (
+    scale.kind !== "linear" ||
+    scale.axis.zeroline === false ||
+    !inside(scale, { value: 0, text: "" })
+  )
+    return [];
   if (side === "y" && scale.axis.tickvals) return [];
   const at = placed.pixel(0);
-  const ends = side === "x" ? { x1: at, x2: at, y1: box.y, y2: box.y + box.high } : { x1: box.x, x2: box.x + box.wide, y1: at, y2: at };
+  const ends =
+    side === "x"
+      ? { x1: at, x2: at, y1: box.y, y2: box.y + box.high }
+      : { x1: box.x, x2: box.x + box.wide, y1: at, y2: at };
   return [h("line", { ...ends, stroke: INK, "stroke-width": 1 })];
 }
 
@@ -134,7 +161,10 @@ function laid(scale: Scale, wide: number, measure: Measure): Laid {
 
 function distance(ticks: readonly Tick[], placed: Placed): number {
   const places = ticks.map((tick) => placed.pixel(tick.value)).sort((one, other) => one - other);
-  return Math.min(...places.slice(1).map((place, n) => place - (places[n] ?? place)), Number.POSITIVE_INFINITY);
+  return Math.min(
+    ...places.slice(1).map((place, n) => place - (places[n] ?? place)),
+    Number.POSITIVE_INFINITY,
+  );
 }
 
 /** Every second, third, … tick, so that each has its room. */
@@ -148,9 +178,14 @@ function lowNames(x: Placed, box: Box, measure: Measure): Shape[] {
   const low = box.y + box.high;
   return ticks.map(({ value, text }) => {
     const at = x.pixel(value);
-    if (!angle) return h("text", { x: at, y: low + 15, "text-anchor": "middle", fill: "currentColor" }, text);
+    if (!angle)
+      return h("text", { x: at, y: low + 15, "text-anchor": "middle", fill: "currentColor" }, text);
     const turn = `translate(${(at + 4).toFixed(1)} ${(low + 10).toFixed(1)}) rotate(${angle})`;
-    return h("text", { transform: turn, "text-anchor": "end", fill: "currentColor" }, fitted(text, LONGEST, SIZE, measure));
+    return h(
+      "text",
+      { transform: turn, "text-anchor": "end", fill: "currentColor" },
+      fitted(text, LONGEST, SIZE, measure),
+    );
   });
 }
 
@@ -159,7 +194,12 @@ function leftNames(y: Placed, box: Box, measure: Measure): Shape[] {
   const room = leftOf(y.scale, box.high + 150, Number.POSITIVE_INFINITY, measure);
   const shown = thinned(ticks, distance(ticks, y), ROW);
   return shown.map(({ value, text }) => {
-    const place = { x: box.x - 6, y: y.pixel(value) + 4, "text-anchor": "end", fill: "currentColor" };
+    const place = {
+      x: box.x - 6,
+      y: y.pixel(value) + 4,
+      "text-anchor": "end",
+      fill: "currentColor",
+    };
     return h("text", place, fitted(text, Math.min(room, box.x - 12), SIZE, measure));
   });
 }
@@ -172,5 +212,12 @@ function rightNames(over: Placed, box: Box): Shape[] {
   const title = words(over.scale.axis.title?.text);
   if (!title) return names;
   const turn = `translate(${(right + 58).toFixed(1)} ${(box.y + box.high / 2).toFixed(1)}) rotate(90)`;
-  return [...names, h("text", { transform: turn, "text-anchor": "middle", "font-size": 12, fill: "currentColor" }, title)];
+  return [
+    ...names,
+    h(
+      "text",
+      { transform: turn, "text-anchor": "middle", "font-size": 12, fill: "currentColor" },
+      title,
+    ),
+  ];
 }

@@ -23,10 +23,15 @@ const NONE: Strip = { beside: 0, below: 0, shapes: () => [] };
 export function bars(figure: Figure, { width, measure }: Room): Strip {
   const trace = figure.data.find((one) => one.type === "heatmap" && one.showscale !== false);
   if (!trace?.z?.[0]?.length) return NONE;
-  if (width < NARROW) return { beside: 0, below: 46, shapes: (plot, bottom) => lying(trace, plot, bottom, measure) };
+  if (width < NARROW)
+    return { beside: 0, below: 46, shapes: (plot, bottom) => lying(trace, plot, bottom, measure) };
   const { zmin = 0, zmax = 1 } = trace;
   const names = Math.max(...colourTicks(zmin, zmax).map((tick) => measure(tick.text, 11)));
-  return { beside: THICK + names + 42, below: 0, shapes: (plot) => upright(trace, plot, names, measure) };
+  return {
+    beside: THICK + names + 42,
+    below: 0,
+    shapes: (plot) => upright(trace, plot, names, measure),
+  };
 }
 
 function upright(trace: Trace, plot: Box, names: number, measure: Measure): Shape[] {
@@ -37,7 +42,13 @@ function upright(trace: Trace, plot: Box, names: number, measure: Measure): Shap
   const step = high / STEPS;
   const strip = Array.from({ length: STEPS }, (_, n) => {
     const value = zmax - ((n + 0.5) / STEPS) * (zmax - zmin);
-    return h("rect", { x, y: plot.y + n * step, width: THICK, height: step + 0.6, fill: hex(colour(value)) });
+    return h("rect", {
+      x,
+      y: plot.y + n * step,
+      width: THICK,
+      height: step + 0.6,
+      fill: hex(colour(value)),
+    });
   });
   const ticks = colourTicks(zmin, zmax).map(({ value, text }) => {
     const y = plot.y + ((zmax - value) / (zmax - zmin)) * high;
@@ -45,7 +56,11 @@ function upright(trace: Trace, plot: Box, names: number, measure: Measure): Shap
   });
   const turn = `translate(${(x + THICK + names + 14).toFixed(1)} ${(plot.y + high / 2).toFixed(1)}) rotate(90)`;
   const unit = fitted(words(trace.colorbar?.title?.text), high, 12, measure);
-  const title = h("text", { transform: turn, "text-anchor": "middle", "font-size": 12, fill: "currentColor" }, unit);
+  const title = h(
+    "text",
+    { transform: turn, "text-anchor": "middle", "font-size": 12, fill: "currentColor" },
+    unit,
+  );
   return [...strip, ...ticks, title];
 }
 
@@ -56,13 +71,29 @@ function lying(trace: Trace, plot: Box, bottom: number, measure: Measure): Shape
   const step = plot.wide / STEPS;
   const strip = Array.from({ length: STEPS }, (_, n) => {
     const value = zmin + ((n + 0.5) / STEPS) * (zmax - zmin);
-    return h("rect", { x: plot.x + n * step, y, width: step + 0.6, height: 10, fill: hex(colour(value)) });
+    return h("rect", {
+      x: plot.x + n * step,
+      y,
+      width: step + 0.6,
+      height: 10,
+      fill: hex(colour(value)),
+    });
   });
   const ticks = colourTicks(zmin, zmax).map(({ value, text }) => {
     const x = plot.x + ((value - zmin) / (zmax - zmin)) * plot.wide;
     return h("text", { x, y: y + 22, "text-anchor": "middle", fill: "currentColor" }, text);
   });
   const unit = fitted(words(trace.colorbar?.title?.text), plot.wide, 12, measure);
-  const title = h("text", { x: plot.x + plot.wide / 2, y: y + 37, "text-anchor": "middle", "font-size": 12, fill: "currentColor" }, unit);
+  const title = h(
+    "text",
+    {
+      x: plot.x + plot.wide / 2,
+      y: y + 37,
+      "text-anchor": "middle",
+      "font-size": 12,
+      fill: "currentColor",
+    },
+    unit,
+  );
   return [...strip, ...ticks, title];
 }

@@ -6,11 +6,19 @@ type Rgb = readonly [number, number, number];
 
 /** The colour of a value on a trace's scale. */
 export function colouring(trace: Trace): (value: number) => Rgb {
-  const stops = (trace.colorscale ?? [[0, "#ffffff"], [1, "#0072B2"]]).map(([at, colour]) => [at, rgb(colour)] as const);
+  const stops = (
+    trace.colorscale ?? [
+      [0, "#ffffff"],
+      [1, "#0072B2"],
+    ]
+  ).map(([at, colour]) => [at, rgb(colour)] as const);
   const { zmin = 0, zmax = 1 } = trace;
   return (value) => {
     const share = Math.min(1, Math.max(0, (value - zmin) / (zmax - zmin || 1)));
-    const next = Math.max(1, stops.findIndex(([at]) => at >= share));
+    const next = Math.max(
+      1,
+      stops.findIndex(([at]) => at >= share),
+    );
     const [from, one] = stops[next - 1] ?? [0, [255, 255, 255]];
     const [to, other] = stops[next] ?? [1, one];
     return mixed(one, other, to > from ? (share - from) / (to - from) : 0);

@@ -107,7 +107,15 @@ export interface Figure {
 export const INK = "#757575";
 export const GRID = "rgba(127,127,127,0.25)";
 export const LINES = [
-  "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6A3D9A", "#661100", "#999999", "#D55E00",
+  "#0072B2",
+  "#009E73",
+  "#CC79A7",
+  "#E69F00",
+  "#56B4E9",
+  "#6A3D9A",
+  "#661100",
+  "#999999",
+  "#D55E00",
 ];
 
 /** Which axes a trace is drawn on, as the layout calls them. */
@@ -117,7 +125,11 @@ export function axesOf(trace: Trace): { x: `xaxis${string}`; y: `yaxis${string}`
 }
 
 /** One of each: a value that stands for all, or a list of them. */
-export function each<T extends string | number>(given: T | readonly T[] | undefined, n: number, otherwise: T): T {
+export function each<T extends string | number>(
+  given: T | readonly T[] | undefined,
+  n: number,
+  otherwise: T,
+): T {
   if (given === undefined) return otherwise;
   return typeof given === "object" ? (given[n] ?? otherwise) : (given as T);
 }

@@ -30,9 +30,10 @@ export class Scale {
   /** Where a cell stands, as the scale counts: itself, its logarithm, its category's number. */
   count(cell: Cell | undefined): number {
     if (cell === null || cell === undefined) return Number.NaN;
-    if (this.kind === "category") return typeof cell === "number" && !this.names.includes(String(cell))
-      ? cell
-      : this.names.indexOf(String(cell));
+    if (this.kind === "category")
+      return typeof cell === "number" && !this.names.includes(String(cell))
+        ? cell
+        : this.names.indexOf(String(cell));
     return this.kind === "log" ? Math.log10(Number(cell)) : Number(cell);
   }
 
@@ -45,10 +46,12 @@ export class Scale {
   ticks(most: number): Tick[] {
     const { tickvals, ticktext } = this.axis;
     if (tickvals) {
-      const texts = ticktext ?? tickvals.map((value) => (this.kind === "log" ? asked(value) : value));
+      const texts =
+        ticktext ?? tickvals.map((value) => (this.kind === "log" ? asked(value) : value));
       return tickvals.map((value, n) => ({ value: this.count(value), text: words(texts[n]) }));
     }
-    if (this.kind === "category") return this.names.map((text, value) => ({ value, text: words(text) }));
+    if (this.kind === "category")
+      return this.names.map((text, value) => ({ value, text: words(text) }));
     if (this.kind === "log") return logTicks(this.low, this.high, most);
     return linearTicks(this.low, this.high, most, this.step(most));
   }
@@ -105,7 +108,8 @@ export function placesOf(trace: Trace, side: Side): readonly Cell[] {
   if (given) return given;
   if (trace.type === "box") return (trace.y ?? []).map(() => trace.name ?? "");
   const other = trace[side === "x" ? "y" : "x"];
-  const count = side === "x" ? (trace.z?.[0]?.length ?? other?.length ?? 0) : (trace.z?.length ?? 0);
+  const count =
+    side === "x" ? (trace.z?.[0]?.length ?? other?.length ?? 0) : (trace.z?.length ?? 0);
   return Array.from({ length: count }, (_, n) => n);
 }
 
@@ -123,13 +127,16 @@ export function stacks(figure: Figure, traces: readonly Trace[]): Map<Trace, [nu
     const side = along(trace);
     const places = placesOf(trace, side);
     const sizes = trace[side === "x" ? "y" : "x"] ?? [];
-    found.set(trace, sizes.map((size, n) => {
-      const value = Number(size ?? 0);
-      const key = `${String(places[n])} ${value < 0 ? "-" : "+"}`;
-      const base = stacked ? (ends.get(key) ?? 0) : 0;
-      ends.set(key, base + value);
-      return [base, base + value];
-    }));
+    found.set(
+      trace,
+      sizes.map((size, n) => {
+        const value = Number(size ?? 0);
+        const key = `${String(places[n])} ${value < 0 ? "-" : "+"}`;
+        const base = stacked ? (ends.get(key) ?? 0) : 0;
+        ends.set(key, base + value);
+        return [base, base + value];
+      }),
+    );
   }
   return found;
 }
@@ -143,25 +150,36 @@ export function step(scale: Scale, traces: readonly Trace[], side: Side): number
 }
 
 function wholeNumbers(traces: readonly Trace[]): boolean {
-  return traces.every((trace) => trace.type !== "box" && placesOf(trace, "x").every((cell) => Number.isInteger(cell)));
+  return traces.every(
+    (trace) => trace.type !== "box" && placesOf(trace, "x").every((cell) => Number.isInteger(cell)),
+  );
 }
 
 function categories(axis: Axis, traces: readonly Trace[], side: Side): string[] | null {
-  const cells = traces.flatMap((trace) => (side === "y" && trace.type === "box" ? [] : [...placesOf(trace, side)]));
+  const cells = traces.flatMap((trace) =>
+    side === "y" && trace.type === "box" ? [] : [...placesOf(trace, side)],
+  );
   const named = axis.type === "category" || cells.some((cell) => typeof cell === "string");
   if (!named || axis.type === "log") return null;
   return [...new Set(cells.filter((cell) => cell !== null).map(String))];
 }
 
-function extent(scale: Scale, traces: readonly Trace[], side: Side, figure: Figure): [number, number] {
+function extent(
+  scale: Scale,
+  traces: readonly Trace[],
+  side: Side,
+  figure: Figure,
+): [number, number] {
   const exact: number[] = []; // ends that need no room beyond them
   const airy: number[] = [];
   const bars = traces.filter((trace) => trace.type === "bar");
   const ends = stacks(figure, bars);
   for (const trace of traces) {
     const counts = finite(placesOf(trace, side).map((cell) => scale.count(cell)));
-    if (trace.type === "heatmap" || (trace.type === "box" && side === "x")) exact.push(...around(counts, HALF));
-    else if (trace.type === "bar" && along(trace) === side) exact.push(...around(counts, room(trace, scale, bars, side)));
+    if (trace.type === "heatmap" || (trace.type === "box" && side === "x"))
+      exact.push(...around(counts, HALF));
+    else if (trace.type === "bar" && along(trace) === side)
+      exact.push(...around(counts, room(trace, scale, bars, side)));
     else if (trace.type === "bar") reach(scale, ends.get(trace) ?? [], trace.error_y, exact, airy);
     else if (side === "x" && !trace.mode?.includes("markers")) exact.push(...counts);
     else airy.push(...counts, ...(side === "y" ? beyond(scale, trace) : []));
@@ -176,7 +194,11 @@ function room(trace: Trace, scale: Scale, bars: readonly Trace[], side: Side): n
 }
 
 function reach(
-  scale: Scale, ends: readonly [number, number][], errors: Errors | undefined, exact: number[], airy: number[],
+  scale: Scale,
+  ends: readonly [number, number][],
+  errors: Errors | undefined,
+  exact: number[],
+  airy: number[],
 ): void {
   if (scale.kind !== "log") exact.push(0);
   ends.forEach(([, end], n) => {
@@ -204,7 +226,10 @@ function spread(exact: readonly number[], airy: readonly number[], kind: Kind): 
   const all = [...exact, ...airy];
   if (!all.length) return kind === "category" ? [-HALF, HALF] : [0, 1];
   let [low, high] = [least(all), most(all)];
-  if (low === high) return kind === "linear" && low ? [low - Math.abs(low) / 2, high + Math.abs(high) / 2] : [low - 1, high + 1];
+  if (low === high)
+    return kind === "linear" && low
+      ? [low - Math.abs(low) / 2, high + Math.abs(high) / 2]
+      : [low - 1, high + 1];
   const air = AIR * (high - low);
   const fixed = [least(exact), most(exact)];
   if (airy.length && low !== fixed[0]) low -= air;
@@ -239,7 +264,9 @@ function logTicks(low: number, high: number, most: number): Tick[] {
   const [first, last] = low < high ? [low, high] : [high, low];
   if (last - first < 0.7) {
     const round = linearTicks(10 ** first, 10 ** last, most);
-    return round.filter(({ value }) => value > 0).map(({ value, text }) => ({ value: Math.log10(value), text }));
+    return round
+      .filter(({ value }) => value > 0)
+      .map(({ value, text }) => ({ value: Math.log10(value), text }));
   }
   if (last - first > 2) {
     const powers = multiples(first, last, Math.max(1, Math.ceil((last - first) / most)));
@@ -263,4 +290,3 @@ function asked(value: number): string {
 export function colourTicks(low: number, high: number): Tick[] {
   return linearTicks(low, high, 5);
 }
-

@@ -63,7 +63,10 @@ export function scene(figure: Figure, room: Room): Scene {
   const foot = grid.bottom + strip.below + (below ? legend.high + 6 : 0);
   const unknown = refusal(figure);
   const high = Math.ceil(foot + (unknown ? 20 : 0) + MARGIN);
-  const shapes: Shape[] = [...head.shapes, ...moved(legend.shapes, 0, below ? grid.bottom + strip.below + 6 : head.high)];
+  const shapes: Shape[] = [
+    ...head.shapes,
+    ...moved(legend.shapes, 0, below ? grid.bottom + strip.below + 6 : head.high),
+  ];
   const zones: Zone[] = [];
   grid.places.forEach((box, n) => {
     const drawn = panelShapes(figure, panels[n] as Panel, box, grid, room);
@@ -71,9 +74,17 @@ export function scene(figure: Figure, room: Room): Scene {
     zones.push(...drawn.zones);
   });
   shapes.push(...grid.titles, ...strip.shapes(grid.plot, grid.bottom));
-  if (unknown) shapes.push(h("text", { x: MARGIN, y: high - 6, "font-size": 11, fill: "currentColor" }, unknown));
+  if (unknown)
+    shapes.push(
+      h("text", { x: MARGIN, y: high - 6, "font-size": 11, fill: "currentColor" }, unknown),
+    );
   const size = { viewBox: `0 0 ${room.width} ${high}`, width: room.width, height: high };
-  return { shape: h("svg", { ...size, "font-size": 11 }, ...shapes), width: room.width, height: high, zones };
+  return {
+    shape: h("svg", { ...size, "font-size": 11 }, ...shapes),
+    width: room.width,
+    height: high,
+    zones,
+  };
 }
 
 /** What is not drawn is said, so that nothing is left out unseen. */
@@ -105,12 +116,20 @@ function panelsOf(figure: Figure): Panel[] {
   });
 }
 
-function tileOf(layout: Layout, x: `xaxis${string}`, y: `yaxis${string}`): Pick<Panel, "heading" | "tile"> {
+function tileOf(
+  layout: Layout,
+  x: `xaxis${string}`,
+  y: `yaxis${string}`,
+): Pick<Panel, "heading" | "tile"> {
   const wide = layout[x]?.domain;
   const high = layout[y]?.domain;
   if (!wide || !high) return { heading: "", tile: null };
   const heads = layout.annotations?.filter((note) => {
-    return Number(note.x) > wide[0] && Number(note.x) < wide[1] && Math.abs(Number(note.y) - high[1]) < 1e-9;
+    return (
+      Number(note.x) > wide[0] &&
+      Number(note.x) < wide[1] &&
+      Math.abs(Number(note.y) - high[1]) < 1e-9
+    );
   });
   const tile = { wide: wide[1] - wide[0], high: high[1] - high[0] };
   return { heading: words(heads?.[0]?.text), tile };
@@ -146,10 +165,18 @@ interface Grid {
   readonly titles: readonly Shape[];
 }
 
-function gridOf(figure: Figure, panels: readonly Panel[], room: Room, strip: Strip, top: number): Grid {
+function gridOf(
+  figure: Figure,
+  panels: readonly Panel[],
+  room: Room,
+  strip: Strip,
+  top: number,
+): Grid {
   const { measure } = room;
   const titles = { x: titleOf(figure, "x"), y: titleOf(figure, "y") };
-  const shared = panels.some((panel) => panel.x.axis.showticklabels === false || panel.y.axis.showticklabels === false);
+  const shared = panels.some(
+    (panel) => panel.x.axis.showticklabels === false || panel.y.axis.showticklabels === false,
+  );
   const outer = (titles.y ? TITLE : 0) + MARGIN;
   const right = strip.beside + Math.max(12, ...panels.map((panel) => rightOf(panel, measure)));
   const room0 = room.width - outer - right;
@@ -159,10 +186,22 @@ function gridOf(figure: Figure, panels: readonly Panel[], room: Room, strip: Str
   const rows = Math.ceil(panels.length / columns);
   const left = panels.map((_, n) => !shared || n % columns === 0);
   const low = panels.map((_, n) => !shared || n + columns >= panels.length);
-  const lefts = Array.from({ length: columns }, (_, c) => Math.max(0, ...labels.filter((_, n) => n % columns === c && left[n])));
-  const wide = Math.max(LEAST.plot, (room0 - lefts.reduce((sum, one) => sum + one, 0) - GAP * (columns - 1)) / columns);
+  const lefts = Array.from({ length: columns }, (_, c) =>
+    Math.max(0, ...labels.filter((_, n) => n % columns === c && left[n])),
+  );
+  const wide = Math.max(
+    LEAST.plot,
+    (room0 - lefts.reduce((sum, one) => sum + one, 0) - GAP * (columns - 1)) / columns,
+  );
   const names = panels.map((panel) => bottomOf(panel.x, wide, measure));
-  const high = tileHeight(figure, panels, room, { rows, columns, names, top, titled: !!titles.x, below: strip.below });
+  const high = tileHeight(figure, panels, room, {
+    rows,
+    columns,
+    names,
+    top,
+    titled: !!titles.x,
+    below: strip.below,
+  });
   const places: Box[] = [];
   let y = top;
   for (let row = 0; row < rows; row += 1) {
@@ -174,7 +213,12 @@ function gridOf(figure: Figure, panels: readonly Panel[], room: Room, strip: Str
       places.push({ x, y, wide, high });
       x += wide + GAP;
     });
-    y += high + Math.max(8, ...here.map((_, c) => (low[row * columns + c] ? (names[row * columns + c] ?? 0) : 0)));
+    y +=
+      high +
+      Math.max(
+        8,
+        ...here.map((_, c) => (low[row * columns + c] ? (names[row * columns + c] ?? 0) : 0)),
+      );
     if (row < rows - 1) y += GAP / 2;
   }
   const plot = around(places);
@@ -185,20 +229,36 @@ function gridOf(figure: Figure, panels: readonly Panel[], room: Room, strip: Str
 /** The title of the axes on one side, which stands once. */
 function titleOf(figure: Figure, side: "x" | "y"): string {
   const axes = Object.entries(figure.layout).filter(([key]) => key.startsWith(`${side}axis`));
-  const plain = axes.map(([, axis]) => axis as Axis).filter((axis) => !axis.overlaying && axis.visible !== false);
+  const plain = axes
+    .map(([, axis]) => axis as Axis)
+    .filter((axis) => !axis.overlaying && axis.visible !== false);
   return words(plain.map((axis) => axis.title?.text).find(Boolean));
 }
 
-function titleShapes(titles: { x: string; y: string }, plot: Box, below: number, room: Room): Shape[] {
+function titleShapes(
+  titles: { x: string; y: string },
+  plot: Box,
+  below: number,
+  room: Room,
+): Shape[] {
   const look = { "font-size": 12, "text-anchor": "middle", fill: "currentColor" };
   const shapes: Shape[] = [];
   const middle = plot.y + plot.high / 2;
   if (titles.y) {
-    shapes.push(h("text", { ...look, x: 0, y: 0, transform: `translate(14 ${middle.toFixed(1)}) rotate(-90)` }, titles.y));
+    shapes.push(
+      h(
+        "text",
+        { ...look, x: 0, y: 0, transform: `translate(14 ${middle.toFixed(1)}) rotate(-90)` },
+        titles.y,
+      ),
+    );
   }
   if (titles.x) {
     const half = room.measure(titles.x, 12) / 2;
-    const centre = Math.max(half + MARGIN, Math.min(plot.x + plot.wide / 2, room.width - half - MARGIN));
+    const centre = Math.max(
+      half + MARGIN,
+      Math.min(plot.x + plot.wide / 2, room.width - half - MARGIN),
+    );
     shapes.push(h("text", { ...look, x: centre, y: below + 15 }, titles.x));
   }
   return shapes;
@@ -208,18 +268,37 @@ function heightOf(figure: Figure, room: Room): number {
   return figure.layout.height ?? room.height;
 }
 
-function columnsOf(panels: readonly Panel[], room: number, shared: boolean, labels: readonly number[]): number {
+function columnsOf(
+  panels: readonly Panel[],
+  room: number,
+  shared: boolean,
+  labels: readonly number[],
+): number {
   const shares = panels.map((panel) => panel.tile?.wide ?? 1);
-  const wanted = Math.max(1, Math.min(panels.length, Math.floor(1 / Math.max(...shares, 1e-9) + 0.3)));
+  const wanted = Math.max(
+    1,
+    Math.min(panels.length, Math.floor(1 / Math.max(...shares, 1e-9) + 0.3)),
+  );
   const label = Math.max(0, ...labels);
-  const fits = (columns: number): boolean => room - label * (shared ? 1 : columns) - GAP * (columns - 1) >= columns * LEAST.wide * (columns > 2 ? 0.8 : 1);
+  const fits = (columns: number): boolean =>
+    room - label * (shared ? 1 : columns) - GAP * (columns - 1) >=
+    columns * LEAST.wide * (columns > 2 ? 0.8 : 1);
   for (let columns = wanted; columns > 1; columns -= 1) if (fits(columns)) return columns;
   return 1;
 }
 
 function tileHeight(
-  figure: Figure, panels: readonly Panel[], room: Room,
-  grid: { rows: number; columns: number; names: readonly number[]; top: number; titled: boolean; below: number },
+  figure: Figure,
+  panels: readonly Panel[],
+  room: Room,
+  grid: {
+    rows: number;
+    columns: number;
+    names: readonly number[];
+    top: number;
+    titled: boolean;
+    below: number;
+  },
 ): number {
   const whole = heightOf(figure, room);
   const tile = panels[0]?.tile;
@@ -234,10 +313,18 @@ function around(places: readonly Box[]): Box {
   const y = Math.min(...places.map((box) => box.y));
   const right = Math.max(...places.map((box) => box.x + box.wide));
   const low = Math.max(...places.map((box) => box.y + box.high));
-  return places.length ? { x, y, wide: right - x, high: low - y } : { x: 0, y: 0, wide: 0, high: 0 };
+  return places.length
+    ? { x, y, wide: right - x, high: low - y }
+    : { x: 0, y: 0, wide: 0, high: 0 };
 }
 
-function panelShapes(figure: Figure, panel: Panel, box: Box, grid: Grid, room: Room): { shapes: Shape[]; zones: Zone[] } {
+function panelShapes(
+  figure: Figure,
+  panel: Panel,
+  box: Box,
+  grid: Grid,
+  room: Room,
+): { shapes: Shape[]; zones: Zone[] } {
   const x = panel.x.placed(box.x, box.x + box.wide);
   const upright = (scale: Scale): Placed => scale.placed(box.y + box.high, box.y);
   const y = upright(panel.y);
@@ -253,14 +340,33 @@ function panelShapes(figure: Figure, panel: Panel, box: Box, grid: Grid, room: R
   }
   for (const trace of panel.traces) {
     const upon = axesOf(trace).y === panel.overName && over ? over : y;
-    const ground = { figure, beside: panel.traces, x, y: upon, measure: room.measure, paint: room.paint };
+    const ground = {
+      figure,
+      beside: panel.traces,
+      x,
+      y: upon,
+      measure: room.measure,
+      paint: room.paint,
+    };
     const drawn = KINDS[trace.type]?.(trace, figure.data.indexOf(trace), ground);
     shapes.push(...(drawn?.shapes ?? []));
     zones.push(...(drawn?.zones ?? []).filter((zone) => zone.count));
   }
   const cut = [panel.x, panel.y].some((scale) => scale.axis.range) ? clipped(shapes, box) : shapes;
-  const notes = panel.tile ? [] : (figure.layout.annotations ?? []).map((note) => noteShapes(note, x, y, box));
-  return { shapes: [...under, ...axes.below, ...cut, ...axes.above, ...notes, ...namesOf(panel.heading, box, room.measure)], zones };
+  const notes = panel.tile
+    ? []
+    : (figure.layout.annotations ?? []).map((note) => noteShapes(note, x, y, box));
+  return {
+    shapes: [
+      ...under,
+      ...axes.below,
+      ...cut,
+      ...axes.above,
+      ...notes,
+      ...namesOf(panel.heading, box, room.measure),
+    ],
+    zones,
+  };
 }
 
 /** What is seen of shapes where an axis shows a part of what there is: a marker at its edge is whole. */

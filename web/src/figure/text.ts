@@ -5,7 +5,8 @@ import { narrowed } from "./words";
 /** The width of a text in pixels at a size of letters. */
 export type Measure = (text: string, size: number) => number;
 
-const WIDE = /[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\u{1f300}-\u{1faff}]/u;
+const WIDE =
+  /[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\u{1f300}-\u{1faff}]/u;
 
 /** Where nothing is there to measure with: from the mean width of letters. */
 export function estimate(text: string, size: number): number {

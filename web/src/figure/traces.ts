@@ -25,7 +25,11 @@ export interface Ground {
 }
 
 /** Makes an image of so many cells, as an address: none where there is no canvas. */
-export type Paint = (rows: number, columns: number, fill: (pixels: Uint8ClampedArray) => void) => string | null;
+export type Paint = (
+  rows: number,
+  columns: number,
+  fill: (pixels: Uint8ClampedArray) => void,
+) => string | null;
 
 const FRAMED = 1000; // cells, up to which each has a frame
 const MANY = 5000; // cells, above which a heat map is one image
@@ -34,7 +38,10 @@ const EDGE = "#444444"; // of a marker that has one and says no colour
 const BAR = 0.25; // of a place, left free between bars
 
 export const KINDS: Readonly<Record<string, (trace: Trace, n: number, ground: Ground) => Drawn>> = {
-  bar, scatter, heatmap, box,
+  bar,
+  scatter,
+  heatmap,
+  box,
 };
 
 /** Strokes as plotly names them. */
@@ -67,14 +74,18 @@ function bar(trace: Trace, n: number, ground: Ground): Drawn {
     const width = barWidth(trace, m, place) ?? wide;
     if (!Number.isFinite(middle)) return;
     const [start, length] = within(from, Number.isFinite(to) ? to : from, value);
-    const box = side === "x"
-      ? { x: middle - width / 2, y: start, wide: width, high: length }
-      : { x: start, y: middle - width / 2, wide: length, high: width };
+    const box =
+      side === "x"
+        ? { x: middle - width / 2, y: start, wide: width, high: length }
+        : { x: start, y: middle - width / 2, wide: length, high: width };
     const fill = each(trace.marker?.color, m, colourOf(trace, n, figure));
     shapes.push(rectangle(box, { fill, ...faded(trace.opacity ?? trace.marker?.opacity) }));
     spots.push({ ...box, trace: figure.data.indexOf(trace), at: [m], lines: lines(trace, m) });
   });
-  return { shapes: [...shapes, ...errorBars(trace, colourOf(trace, n, figure), ground)], zones: [new Marks(spots, side === "y")] };
+  return {
+    shapes: [...shapes, ...errorBars(trace, colourOf(trace, n, figure), ground)],
+    zones: [new Marks(spots, side === "y")],
+  };
 }
 
 /** From where, and how far, a bar is seen of what its axis shows. */
@@ -85,9 +96,14 @@ function within(from: number, to: number, axis: Placed): [start: number, length:
 }
 
 /** How wide the bars of a trace are in pixels, and by how many of these they stand aside. */
-function lane(trace: Trace, { figure, beside }: Ground, place: Placed): { wide: number; shift: number } {
+function lane(
+  trace: Trace,
+  { figure, beside }: Ground,
+  place: Placed,
+): { wide: number; shift: number } {
   const bars = beside.filter((one) => one.type === "bar");
-  const whole = step(place.scale, bars, along(trace)) * place.unit * (1 - (figure.layout.bargap ?? BAR));
+  const whole =
+    step(place.scale, bars, along(trace)) * place.unit * (1 - (figure.layout.bargap ?? BAR));
   const grouped = ["group", undefined].includes(figure.layout.barmode) && bars.length > 1;
   if (!grouped) return { wide: whole, shift: 0 };
   return { wide: whole / bars.length, shift: bars.indexOf(trace) - (bars.length - 1) / 2 };
@@ -127,21 +143,46 @@ function line(trace: Trace, points: readonly { x: number; y: number }[], colour:
     pen = seen ? "L" : "M";
   }
   const width = trace.line?.width ?? 2;
-  const stroke = { stroke: trace.line?.color ?? colour, "stroke-width": width, ...dashed(trace.line?.dash) };
-  return h("path", { d: path, fill: "none", "stroke-linejoin": "round", ...stroke, ...faded(trace.opacity) });
+  const stroke = {
+    stroke: trace.line?.color ?? colour,
+    "stroke-width": width,
+    ...dashed(trace.line?.dash),
+  };
+  return h("path", {
+    d: path,
+    fill: "none",
+    "stroke-linejoin": "round",
+    ...stroke,
+    ...faded(trace.opacity),
+  });
 }
 
 /** One point by its symbol. */
-export function marker(trace: Trace, { x, y, m }: { x: number; y: number; m: number }, colour: string): Shape {
+export function marker(
+  trace: Trace,
+  { x, y, m }: { x: number; y: number; m: number },
+  colour: string,
+): Shape {
   const { symbol = "circle", line: edge, opacity } = trace.marker ?? {};
   const half = each(trace.marker?.size, m, 6) / 2;
   const own = each(trace.marker?.color, m, colour);
-  const ends = symbol.startsWith("line-ew") ? [half, 0] : symbol.startsWith("line-ns") ? [0, half] : null;
+  const ends = symbol.startsWith("line-ew")
+    ? [half, 0]
+    : symbol.startsWith("line-ns")
+      ? [0, half]
+      : null;
   const faint = faded(trace.opacity ?? opacity);
   if (ends) {
     const [wide = 0, high = 0] = ends;
     const stroke = { stroke: own, "stroke-width": edge?.width ?? 1.5 };
-    return h("line", { x1: x - wide, x2: x + wide, y1: y - high, y2: y + high, ...stroke, ...faint });
+    return h("line", {
+      x1: x - wide,
+      x2: x + wide,
+      y1: y - high,
+      y2: y + high,
+      ...stroke,
+      ...faint,
+    });
   }
   const hollow = symbol.endsWith("-open");
   const stroke = hollow
@@ -151,24 +192,70 @@ export function marker(trace: Trace, { x, y, m }: { x: number; y: number; m: num
   return shaped(symbol.replace("-open", ""), x, y, half, look);
 }
 
-function shaped(symbol: string, x: number, y: number, half: number, look: Record<string, string | number>): Shape {
+function shaped(
+  symbol: string,
+  x: number,
+  y: number,
+  half: number,
+  look: Record<string, string | number>,
+): Shape {
   const corners: Readonly<Record<string, readonly (readonly [number, number])[]>> = {
-    diamond: [[0, -1.3], [1.3, 0], [0, 1.3], [-1.3, 0]],
-    square: [[-1, -1], [1, -1], [1, 1], [-1, 1]],
-    "triangle-up": [[0, -1.2], [1.15, 0.8], [-1.15, 0.8]],
-    "triangle-down": [[0, 1.2], [1.15, -0.8], [-1.15, -0.8]],
+    diamond: [
+      [0, -1.3],
+      [1.3, 0],
+      [0, 1.3],
+      [-1.3, 0],
+    ],
+    square: [
+      [-1, -1],
+      [1, -1],
+      [1, 1],
+      [-1, 1],
+    ],
+    "triangle-up": [
+      [0, -1.2],
+      [1.15, 0.8],
+      [-1.15, 0.8],
+    ],
+    "triangle-down": [
+      [0, 1.2],
+      [1.15, -0.8],
+      [-1.15, -0.8],
+    ],
     cross: [
-      [-0.4, -1], [0.4, -1], [0.4, -0.4], [1, -0.4], [1, 0.4], [0.4, 0.4],
-      [0.4, 1], [-0.4, 1], [-0.4, 0.4], [-1, 0.4], [-1, -0.4], [-0.4, -0.4],
+      [-0.4, -1],
+      [0.4, -1],
+      [0.4, -0.4],
+      [1, -0.4],
+      [1, 0.4],
+      [0.4, 0.4],
+      [0.4, 1],
+      [-0.4, 1],
+      [-0.4, 0.4],
+      [-1, 0.4],
+      [-1, -0.4],
+      [-0.4, -0.4],
     ],
     x: [
-      [0, 0.45], [0.65, 1.1], [1.1, 0.65], [0.45, 0], [1.1, -0.65], [0.65, -1.1],
-      [0, -0.45], [-0.65, -1.1], [-1.1, -0.65], [-0.45, 0], [-1.1, 0.65], [-0.65, 1.1],
+      [0, 0.45],
+      [0.65, 1.1],
+      [1.1, 0.65],
+      [0.45, 0],
+      [1.1, -0.65],
+      [0.65, -1.1],
+      [0, -0.45],
+      [-0.65, -1.1],
+      [-1.1, -0.65],
+      [-0.45, 0],
+      [-1.1, 0.65],
+      [-0.65, 1.1],
     ],
   };
   const found = corners[symbol];
   if (!found) return h("circle", { cx: x, cy: y, r: half, ...look });
-  const points = found.map(([right, down]) => `${(x + right * half).toFixed(2)},${(y + down * half).toFixed(2)}`);
+  const points = found.map(
+    ([right, down]) => `${(x + right * half).toFixed(2)},${(y + down * half).toFixed(2)}`,
+  );
   return h("polygon", { points: points.join(" "), ...look });
 }
 
@@ -183,8 +270,15 @@ function errorBars(trace: Trace, colour: string, { x, y }: Ground): Shape[] {
     const low = y.at(Number(cell) - error);
     const bottom = Number.isFinite(low) ? low : y.from; // below a logarithmic axis
     const stroke = { stroke: errors.color ?? colour, "stroke-width": 1.3, fill: "none" };
-    const caps = [top, bottom].map((end) => `M${(place - 3).toFixed(2)} ${end.toFixed(2)}h6`).join("");
-    return [h("path", { d: `M${place.toFixed(2)} ${top.toFixed(2)}V${bottom.toFixed(2)}${caps}`, ...stroke })];
+    const caps = [top, bottom]
+      .map((end) => `M${(place - 3).toFixed(2)} ${end.toFixed(2)}h6`)
+      .join("");
+    return [
+      h("path", {
+        d: `M${place.toFixed(2)} ${top.toFixed(2)}V${bottom.toFixed(2)}${caps}`,
+        ...stroke,
+      }),
+    ];
   });
 }
 
@@ -193,18 +287,36 @@ function heatmap(trace: Trace, _: number, ground: Ground): Drawn {
   const z = trace.z ?? [];
   const columns = z.reduce((most, row) => Math.max(most, row.length), 0);
   if (!columns) return { shapes: [], zones: [] };
-  const box = cornered(x.pixel(-0.5), x.pixel(columns - 0.5), y.pixel(-0.5), y.pixel(z.length - 0.5));
+  const box = cornered(
+    x.pixel(-0.5),
+    x.pixel(columns - 0.5),
+    y.pixel(-0.5),
+    y.pixel(z.length - 0.5),
+  );
   const flipped = { x: x.to < x.from !== x.scale.high < x.scale.low, y: y.pixel(0) > y.pixel(1) };
-  const cells = new Cells(box, z.length, columns, flipped, figure.data.indexOf(trace), (row, column) => cellLines(trace, row, column));
-  const painted = z.length * columns > MANY ? image(trace, columns, box, flipped, ground.paint) : null;
+  const cells = new Cells(
+    box,
+    z.length,
+    columns,
+    flipped,
+    figure.data.indexOf(trace),
+    (row, column) => cellLines(trace, row, column),
+  );
+  const painted =
+    z.length * columns > MANY ? image(trace, columns, box, flipped, ground.paint) : null;
   const shapes = painted ? [painted] : coloured(trace, cells, columns);
-  return { shapes: [...shapes, ...cellTexts(trace, cells, columns, ground.measure)], zones: [cells] };
+  return {
+    shapes: [...shapes, ...cellTexts(trace, cells, columns, ground.measure)],
+    zones: [cells],
+  };
 }
 
 function coloured(trace: Trace, cells: Cells, columns: number): Shape[] {
   const colour = colouring(trace);
   const shapes = (trace.z ?? []).flatMap((row, r) =>
-    row.flatMap((value, c) => (value === null ? [] : [rectangle(cells.spot(r * columns + c), { fill: hex(colour(value)) })])),
+    row.flatMap((value, c) =>
+      value === null ? [] : [rectangle(cells.spot(r * columns + c), { fill: hex(colour(value)) })],
+    ),
   );
   // a frame tells cells that are zero from none, where there is room for it
   const frame = shapes.length <= FRAMED ? { stroke: GRID, "stroke-width": 1 } : {};
@@ -212,20 +324,31 @@ function coloured(trace: Trace, cells: Cells, columns: number): Shape[] {
 }
 
 function image(
-  trace: Trace, columns: number, box: Box, flipped: { x: boolean; y: boolean }, paint: Paint,
+  trace: Trace,
+  columns: number,
+  box: Box,
+  flipped: { x: boolean; y: boolean },
+  paint: Paint,
 ): Shape | null {
   const z = trace.z ?? [];
   const colour = colouring(trace);
   const address = paint(z.length, columns, (pixels) => {
-    z.forEach((row, r) => row.forEach((value, c) => {
-      if (value === null) return;
-      const down = flipped.y ? z.length - 1 - r : r;
-      pixels.set([...colour(value), 255], 4 * (down * columns + c));
-    }));
+    z.forEach((row, r) =>
+      row.forEach((value, c) => {
+        if (value === null) return;
+        const down = flipped.y ? z.length - 1 - r : r;
+        pixels.set([...colour(value), 255], 4 * (down * columns + c));
+      }),
+    );
   });
   if (!address) return null;
   const place = { x: box.x, y: box.y, width: box.wide, height: box.high };
-  return h("image", { ...place, href: address, preserveAspectRatio: "none", "image-rendering": "pixelated" });
+  return h("image", {
+    ...place,
+    href: address,
+    preserveAspectRatio: "none",
+    "image-rendering": "pixelated",
+  });
 }
 
 function cellTexts(trace: Trace, cells: Cells, columns: number, measure: Measure): Shape[] {
@@ -236,7 +359,12 @@ function cellTexts(trace: Trace, cells: Cells, columns: number, measure: Measure
       const { x, y, wide, high } = cells.spot(r * columns + c);
       const shown = fitted(words(text), wide - 4, 11, measure);
       if (value === null || value === undefined || !shown || high < 11) return [];
-      const place = { x: x + wide / 2, y: y + high / 2 + 4, "text-anchor": "middle", "font-size": 11 };
+      const place = {
+        x: x + wide / 2,
+        y: y + high / 2 + 4,
+        "text-anchor": "middle",
+        "font-size": 11,
+      };
       return [h("text", { ...place, fill: inkOn(colour(value)) }, shown)];
     }),
   );
@@ -245,8 +373,16 @@ function cellTexts(trace: Trace, cells: Cells, columns: number, measure: Measure
 function cellLines(trace: Trace, row: number, column: number): string[] {
   const z = trace.z?.[row]?.[column] ?? null;
   const names = (trace.customdata?.[row] as readonly unknown[] | undefined)?.[column];
-  const values = { x: trace.x?.[column], y: trace.y?.[row], z: z ?? "–", text: trace.text?.[row]?.[column], customdata: names };
-  return trace.hovertemplate ? said(trace.hovertemplate, values) : [`${values.x}, ${values.y}: ${values.z}`];
+  const values = {
+    x: trace.x?.[column],
+    y: trace.y?.[row],
+    z: z ?? "–",
+    text: trace.text?.[row]?.[column],
+    customdata: names,
+  };
+  return trace.hovertemplate
+    ? said(trace.hovertemplate, values)
+    : [`${values.x}, ${values.y}: ${values.z}`];
 }
 
 /** Quartiles and median, whiskers to the last value within 1.5 of the box's height, points beyond. */
@@ -256,20 +392,44 @@ function box(trace: Trace, n: number, ground: Ground): Drawn {
   const middle = x.at(trace.name ?? "");
   const half = Math.min(60, x.unit * 0.3);
   if (!values.length) return { shapes: [], zones: [] };
-  const [low = 0, median = 0, high = 0] = [0.25, 0.5, 0.75].map((share) => quantileSorted(values, share) ?? 0);
-  const inside = values.filter((value) => value >= low - 1.5 * (high - low) && value <= high + 1.5 * (high - low));
+  const [low = 0, median = 0, high = 0] = [0.25, 0.5, 0.75].map(
+    (share) => quantileSorted(values, share) ?? 0,
+  );
+  const inside = values.filter(
+    (value) => value >= low - 1.5 * (high - low) && value <= high + 1.5 * (high - low),
+  );
   const [first, last] = [inside[0] ?? low, inside.at(-1) ?? high];
   const stroke = { stroke: colourOf(trace, n, figure), "stroke-width": 1.5, fill: "none" };
   const frame = cornered(middle - half, middle + half, y.at(low), y.at(high));
-  const bars = [[first, low], [high, last]].map(([one, other]) => h("path", { d: `M${middle} ${y.at(one)}V${y.at(other)}`, ...stroke }));
+  const bars = [
+    [first, low],
+    [high, last],
+  ].map(([one, other]) => h("path", { d: `M${middle} ${y.at(one)}V${y.at(other)}`, ...stroke }));
   const caps = [first, median, last].map((value, m) => {
     const wide = m === 1 ? half : half / 2;
     return h("path", { d: `M${middle - wide} ${y.at(value)}h${2 * wide}`, ...stroke });
   });
-  const beyond = values.filter((value) => value < first || value > last)
-    .map((value) => h("circle", { cx: middle, cy: y.at(value), r: 2.5, ...stroke, "stroke-width": 1 }));
-  const told: [string, number][] = [["lowest", first], ["first quartile", low], ["median", median], ["third quartile", high], ["highest", last]];
-  const spot = { ...frame, trace: figure.data.indexOf(trace), at: [0], lines: [words(trace.name), ...told.map(([name, value]) => said(`${name}: %{y}`, { y: value })[0] ?? "")] };
+  const beyond = values
+    .filter((value) => value < first || value > last)
+    .map((value) =>
+      h("circle", { cx: middle, cy: y.at(value), r: 2.5, ...stroke, "stroke-width": 1 }),
+    );
+  const told: [string, number][] = [
+    ["lowest", first],
+    ["first quartile", low],
+    ["median", median],
+    ["third quartile", high],
+    ["highest", last],
+  ];
+  const spot = {
+    ...frame,
+    trace: figure.data.indexOf(trace),
+    at: [0],
+    lines: [
+      words(trace.name),
+      ...told.map(([name, value]) => said(`${name}: %{y}`, { y: value })[0] ?? ""),
+    ],
+  };
   const filled = rectangle(frame, { ...stroke, fill: stroke.stroke, "fill-opacity": 0.25 });
   return { shapes: [...bars, filled, ...caps, ...beyond], zones: [new Marks([spot], false)] };
 }
@@ -282,7 +442,12 @@ interface Box {
 }
 
 function cornered(x0: number, x1: number, y0: number, y1: number): Box {
-  return { x: Math.min(x0, x1), y: Math.min(y0, y1), wide: Math.abs(x1 - x0), high: Math.abs(y1 - y0) };
+  return {
+    x: Math.min(x0, x1),
+    y: Math.min(y0, y1),
+    wide: Math.abs(x1 - x0),
+    high: Math.abs(y1 - y0),
+  };
 }
 
 function rectangle({ x, y, wide, high }: Box, look: Record<string, string | number>): Shape {
@@ -296,7 +461,12 @@ function faded(opacity: number | undefined): { opacity?: number } {
 /** What one mark says. */
 function lines(trace: Trace, m: number): string[] {
   const at = (cells: readonly Cell[] | undefined): Cell => cells?.[m] ?? null;
-  const values = { x: at(trace.x) ?? m, y: at(trace.y), name: trace.name, customdata: trace.customdata?.[m] };
+  const values = {
+    x: at(trace.x) ?? m,
+    y: at(trace.y),
+    name: trace.name,
+    customdata: trace.customdata?.[m],
+  };
   if (trace.hovertemplate) return said(trace.hovertemplate, values);
   return [...(trace.name ? [words(trace.name)] : []), ...said("%{x}: %{y}", values)];
 }

@@ -36,7 +36,10 @@ function filled(line: string, values: Readonly<Record<string, unknown>>): string
   return printable(text + letters(line.slice(last)));
 }
 
-function told([, name = "", index, how]: RegExpMatchArray, values: Readonly<Record<string, unknown>>): string {
+function told(
+  [, name = "", index, how]: RegExpMatchArray,
+  values: Readonly<Record<string, unknown>>,
+): string {
   const whole = values[name];
   const value = index !== undefined && Array.isArray(whole) ? whole[Number(index)] : whole;
   if (how !== undefined) return formatted(value, how);

@@ -79,14 +79,21 @@ export class Cells implements Zone {
     const across = this.flipped.x ? this.columns - 1 - column : column;
     const down = this.flipped.y ? this.rows - 1 - row : row;
     const place = { x: x + across * size.wide, y: y + down * size.high };
-    return { ...place, ...size, trace: this.trace, at: [row, column], lines: this.lines(row, column) };
+    return {
+      ...place,
+      ...size,
+      trace: this.trace,
+      at: [row, column],
+      lines: this.lines(row, column),
+    };
   }
 
   hit(x: number, y: number): { n: number; away: number } {
     const { box } = this;
     const across = Math.floor(((x - box.x) / box.wide) * this.columns);
     const down = Math.floor(((y - box.y) / box.high) * this.rows);
-    if (across < 0 || down < 0 || across >= this.columns || down >= this.rows) return { n: -1, away: NEAR };
+    if (across < 0 || down < 0 || across >= this.columns || down >= this.rows)
+      return { n: -1, away: NEAR };
     const column = this.flipped.x ? this.columns - 1 - across : across;
     const row = this.flipped.y ? this.rows - 1 - down : down;
     return { n: row * this.columns + column, away: 0 };

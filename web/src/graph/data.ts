@@ -75,9 +75,19 @@ export function material(answer: Answer): Material {
 function walkedAnew(answer: Answer): Material {
   const { target, versus } = answer;
   const known = new Map(answer.sources.map((source) => [source.name, source]));
-  const top = Math.max(0, ...answer.terms.map(([, root]) => layerOf(answer.nodes[root]?.s ?? "", known)));
+  const top = Math.max(
+    0,
+    ...answer.terms.map(([, root]) => layerOf(answer.nodes[root]?.s ?? "", known)),
+  );
   const name = versus ? `'${target.name}' − '${versus.name}'` : `'${target.name}'`;
-  const end: Place = { id: TARGET, label: name, kind: "logit", layer: top + 1, position: answer.position, feature: null };
+  const end: Place = {
+    id: TARGET,
+    label: name,
+    kind: "logit",
+    layer: top + 1,
+    position: answer.position,
+    feature: null,
+  };
   const paths = answer.terms.map(([value, root], number) => {
     const passed = new Passed(answer.nodes, known);
     const last = passed.below(root, answer.position);
@@ -96,12 +106,16 @@ function walkedAnew(answer: Answer): Material {
 export function graphOf(paths: readonly Path[], as: (id: string) => string = (id) => id): Graph {
   const graph: Graph = { nodes: new Map(), links: new Map(), pairs: new Map() };
   for (const path of paths) {
-    for (const [id, place] of distinct(path.nodes, (place) => as(place.id))) count(graph, id, place, path.value);
+    for (const [id, place] of distinct(path.nodes, (place) => as(place.id)))
+      count(graph, id, place, path.value);
     const links = path.links.map(([one, other]) => [as(one), as(other)] as const);
     for (const [key, [source, target]] of distinct(links, ([one, other]) => linkKey(one, other))) {
-      if (source !== target) added(graph.links, key, () => ({ source, target, weight: 0 })).weight += path.value;
+      if (source !== target)
+        added(graph.links, key, () => ({ source, target, weight: 0 })).weight += path.value;
     }
-    const pairs = path.pairs.map(([node, one, other]) => [as(node), ...sorted(as(one), as(other))] as const);
+    const pairs = path.pairs.map(
+      ([node, one, other]) => [as(node), ...sorted(as(one), as(other))] as const,
+    );
     for (const [key, [node, left, right]] of distinct(pairs, pairKey)) {
       if (left === node || right === node) continue;
       added(graph.pairs, key, () => ({ node, left, right, value: 0 })).value += path.value;
@@ -178,7 +192,11 @@ class Passed {
   ) {}
 
   found(): Pick<Path, "nodes" | "links" | "pairs"> {
-    return { nodes: [...this.places.values()], links: [...this.links.values()], pairs: [...this.pairs.values()] };
+    return {
+      nodes: [...this.places.values()],
+      links: [...this.links.values()],
+      pairs: [...this.pairs.values()],
+    };
   }
 
   link(source: string, target: string): void {
@@ -191,9 +209,16 @@ class Passed {
     if (!node) return this.place(`?@${position}`, "?", "bias", -1, position);
     const { s, t, k } = node;
     if (k === "one") return this.place(`1@${position}`, "1", "bias", -1, position);
-    if (k === "stream") return this.place(`x.${s}@${t}`, `all that ${s || "it"} reads`, "residual stream", -1, t);
+    if (k === "stream")
+      return this.place(`x.${s}@${t}`, `all that ${s || "it"} reads`, "residual stream", -1, t);
     if (k === "latent") return this.latent(s, t, node.l ?? "");
-    const id = this.place(`${s}@${t}`, s, this.known.get(s)?.kind ?? kindOf(s), layerOf(s, this.known), t);
+    const id = this.place(
+      `${s}@${t}`,
+      s,
+      this.known.get(s)?.kind ?? kindOf(s),
+      layerOf(s, this.known),
+      t,
+    );
     const ends = (node.i ?? []).map((child, n) => this.below(child, node.a?.[n] ?? t));
     for (const end of ends) this.link(end, id);
     ends.forEach((one, n) => ends.slice(n + 1).forEach((other) => this.pair(id, one, other)));
@@ -208,10 +233,24 @@ class Passed {
   private latent(reader: string, t: number, name: string): string {
     const kind = CONSTANTS[name] ?? "latent";
     const feature = kind === "latent" ? Number(name.slice(1)) : null;
-    return this.place(`${reader}.${name}@${t}`, `${name} of ${reader}.input`, kind, layerOf(reader, this.known), t, feature);
+    return this.place(
+      `${reader}.${name}@${t}`,
+      `${name} of ${reader}.input`,
+      kind,
+      layerOf(reader, this.known),
+      t,
+      feature,
+    );
   }
 
-  private place(id: string, label: string, kind: string, layer: number, position: number, feature: number | null = null): string {
+  private place(
+    id: string,
+    label: string,
+    kind: string,
+    layer: number,
+    position: number,
+    feature: number | null = null,
+  ): string {
     if (!this.places.has(id)) this.places.set(id, { id, label, kind, layer, position, feature });
     return id;
   }

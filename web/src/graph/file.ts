@@ -67,28 +67,40 @@ export function fileOf(material: Material, shown: Shown, state: GraphState): Gra
       ...(own.length ? { clerps: own.map(([id, label]) => [id, label]) } : {}),
       sg_pos: "",
     },
-    nodes: [...nodes.values()].filter(({ id }) => kept.has(id)).map((node) => {
-      const triples = [...pairs.values()].filter((pair) => pair.node === node.id && kept.has(pair.left) && kept.has(pair.right));
-      const target = node.id === TARGET;
-      return {
-        node_id: node.id,
-        jsNodeId: node.id,
-        feature: node.feature,
-        layer: node.layer < 0 ? "E" : String(node.layer),
-        ctx_idx: node.position,
-        reverse_ctx_idx: material.tokens.length - 1 - node.position,
-        run_idx: 0,
-        run_reverse_idx: 0,
-        feature_type: node.kind,
-        clerp: state.labels[node.id] ?? named(node, material.tokens),
-        influence: target ? material.total : node.influence,
-        activation: null,
-        token_prob: 0,
-        is_target_logit: target,
-        ...(triples.length ? { pair_wise_contributors: triples.map(({ left, right, value }): [string, string, number] => [left, right, value]) } : {}),
-      };
-    }),
-    links: [...links.values()].filter((link) => kept.has(link.source) && kept.has(link.target)).map((link) => ({ ...link })),
+    nodes: [...nodes.values()]
+      .filter(({ id }) => kept.has(id))
+      .map((node) => {
+        const triples = [...pairs.values()].filter(
+          (pair) => pair.node === node.id && kept.has(pair.left) && kept.has(pair.right),
+        );
+        const target = node.id === TARGET;
+        return {
+          node_id: node.id,
+          jsNodeId: node.id,
+          feature: node.feature,
+          layer: node.layer < 0 ? "E" : String(node.layer),
+          ctx_idx: node.position,
+          reverse_ctx_idx: material.tokens.length - 1 - node.position,
+          run_idx: 0,
+          run_reverse_idx: 0,
+          feature_type: node.kind,
+          clerp: state.labels[node.id] ?? named(node, material.tokens),
+          influence: target ? material.total : node.influence,
+          activation: null,
+          token_prob: 0,
+          is_target_logit: target,
+          ...(triples.length
+            ? {
+                pair_wise_contributors: triples.map(
+                  ({ left, right, value }): [string, string, number] => [left, right, value],
+                ),
+              }
+            : {}),
+        };
+      }),
+    links: [...links.values()]
+      .filter((link) => kept.has(link.source) && kept.has(link.target))
+      .map((link) => ({ ...link })),
   };
 }
 
@@ -101,15 +113,25 @@ export function named(node: Pick<Place, "label" | "position">, tokens: readonly 
  * paths. Throws where it is no graph. */
 export function read(text: string): { material: Material; state: GraphState } {
   const file = JSON.parse(text) as Partial<GraphFile>;
-  if (!Array.isArray(file.nodes) || !Array.isArray(file.links)) throw new Error("the file has no nodes and links");
+  if (!Array.isArray(file.nodes) || !Array.isArray(file.links))
+    throw new Error("the file has no nodes and links");
   const places = new Map(file.nodes.map((node) => [node.node_id, placeOf(node)]));
   const links = file.links.flatMap((link) => linkPath(link, places));
-  const pairs = file.nodes.flatMap((node) => (node.pair_wise_contributors ?? []).map((pair) => pairPath(node.node_id, pair)));
-  const material = { ...about(file.metadata ?? {}, file.nodes), paths: [...links, ...pairs], stored: influences(file.nodes) };
+  const pairs = file.nodes.flatMap((node) =>
+    (node.pair_wise_contributors ?? []).map((pair) => pairPath(node.node_id, pair)),
+  );
+  const material = {
+    ...about(file.metadata ?? {}, file.nodes),
+    paths: [...links, ...pairs],
+    stored: influences(file.nodes),
+  };
   return { material, state: { ...stateOf(file as GraphFile, places), share: modest(links) } };
 }
 
-function linkPath({ source, target, weight }: GraphFile["links"][number], places: ReadonlyMap<string, Place>): Path[] {
+function linkPath(
+  { source, target, weight }: GraphFile["links"][number],
+  places: ReadonlyMap<string, Place>,
+): Path[] {
   const [from, to] = [places.get(source), places.get(target)];
   if (!from || !to) return [];
   const nodes = to.kind === "logit" ? [from, to] : [from];
@@ -134,7 +156,10 @@ function influences(nodes: readonly FileNode[]): Map<string, number> {
   return new Map(own ? nodes.map((node) => [node.node_id, node.influence ?? 0]) : []);
 }
 
-function about(found: Readonly<Record<string, unknown>>, nodes: readonly FileNode[]): Omit<Material, "paths" | "stored"> {
+function about(
+  found: Readonly<Record<string, unknown>>,
+  nodes: readonly FileNode[],
+): Omit<Material, "paths" | "stored"> {
   const number = (key: string): number => Number(found[key] ?? Number.NaN);
   const list = (key: string): string[] => (Array.isArray(found[key]) ? found[key].map(String) : []);
   const targets = nodes.filter((node) => node.is_target_logit);
@@ -160,14 +185,26 @@ function placeOf(node: FileNode): Place {
 
 function stateOf({ qParams, nodes }: GraphFile, places: ReadonlyMap<string, Place>): GraphState {
   const has = (id: string): boolean => places.has(id);
-  const groups = (qParams?.supernodes ?? []).map(([name = "", ...ids]) => ({ name, nodes: ids.filter(has) }));
+  const groups = (qParams?.supernodes ?? []).map(([name = "", ...ids]) => ({
+    name,
+    nodes: ids.filter(has),
+  }));
   const targets = new Set(nodes.filter((node) => node.is_target_logit).map((node) => node.node_id));
   const made = { ...START, share: 1, groups: groups.filter((group) => group.nodes.length) };
   const drawn = drawnAs(made);
   const pinned = (qParams?.pinnedIds ?? []).filter((id) => has(id) && !targets.has(id)).map(drawn);
-  const labels = Object.fromEntries((qParams?.clerps ?? []).filter(([id = ""]) => has(id)).map(([id = "", label = ""]) => [id, label]));
+  const labels = Object.fromEntries(
+    (qParams?.clerps ?? [])
+      .filter(([id = ""]) => has(id))
+      .map(([id = "", label = ""]) => [id, label]),
+  );
   const { clickedId: open = "" } = qParams ?? {};
-  return { ...made, pinned: [...new Set(pinned)], labels, open: has(open) && !targets.has(open) ? drawn(open) : "" };
+  return {
+    ...made,
+    pinned: [...new Set(pinned)],
+    labels,
+    open: has(open) && !targets.has(open) ? drawn(open) : "",
+  };
 }
 
 function members(state: GraphState, id: string): readonly string[] {

@@ -65,7 +65,10 @@ export function places(graph: Graph, width: number): Places {
   const high = Math.min(ROW.most, Math.max(ROW.least, ROW.all / levels.length));
   const height = SIDE.top + SIDE.bottom + high * Math.max(levels.length - 1, 1);
   const y = (row: number): number => height - SIDE.bottom - row * high;
-  const largest = Math.max(1e-30, ...nodes.filter((node) => node.kind !== "logit").map((node) => Math.abs(node.influence)));
+  const largest = Math.max(
+    1e-30,
+    ...nodes.filter((node) => node.kind !== "logit").map((node) => Math.abs(node.influence)),
+  );
   const spots = new Map<string, Spot>();
   for (const column of columns) {
     levels.forEach((one, row) => {
@@ -74,14 +77,29 @@ export function places(graph: Graph, width: number): Places {
         const aside = here.length === 1 ? lone(row, levels.length, column.wide) : 0;
         const x = column.x + ((n + 0.5) / here.length) * column.wide + aside;
         const share = Math.min(1, Math.abs(node.influence) / largest);
-        const room = here.length === 1 ? LABEL.alone : Math.max(LABEL.least, column.wide / here.length - 4);
-        spots.set(node.id, { node, x, y: y(row), row, room, size: SIZES.least + (SIZES.most - SIZES.least) * Math.sqrt(share) });
+        const room =
+          here.length === 1 ? LABEL.alone : Math.max(LABEL.least, column.wide / here.length - 4);
+        spots.set(node.id, {
+          node,
+          x,
+          y: y(row),
+          row,
+          room,
+          size: SIZES.least + (SIZES.most - SIZES.least) * Math.sqrt(share),
+        });
       });
     });
   }
   const last = columns.at(-1);
   const rows = levels.map((one, row) => ({ name: levelName(one), y: y(row) }));
-  return { spots, columns, rows, row: high, width: Math.max(width, (last ? last.x + last.wide : 0) + SIDE.right), height };
+  return {
+    spots,
+    columns,
+    rows,
+    row: high,
+    width: Math.max(width, (last ? last.x + last.wide : 0) + SIDE.right),
+    height,
+  };
 }
 
 /** How far a node that is alone in its place stands aside. */
@@ -94,21 +112,35 @@ function lone(row: number, rows: number, wide: number): number {
 /** Where the largest pairs of each layer are joined, side by side below its node: more of the one
  * that is open. */
 export function joints(graph: Graph, { spots, row }: Places, open: string): Joint[] {
-  const seen = [...graph.pairs.values()].filter(({ node, left, right }) => spots.has(node) && spots.has(left) && spots.has(right));
+  const seen = [...graph.pairs.values()].filter(
+    ({ node, left, right }) => spots.has(node) && spots.has(left) && spots.has(right),
+  );
   const layers = [...new Set(seen.map((pair) => pair.node))];
   return layers.flatMap((id) => {
     const most = id === open ? JOINTS.many : JOINTS.few;
-    const own = seen.filter((pair) => pair.node === id).sort((one, other) => Math.abs(other.value) - Math.abs(one.value));
+    const own = seen
+      .filter((pair) => pair.node === id)
+      .sort((one, other) => Math.abs(other.value) - Math.abs(one.value));
     return beside(own.slice(0, most), spots.get(id) as Spot, spots, DROP * row);
   });
 }
 
 /** Joints in the order of what they join, so that few of their links cross. */
-function beside(pairs: readonly Pair[], spot: Spot, spots: ReadonlyMap<string, Spot>, drop: number): Joint[] {
-  const middle = (pair: Pair): number => ((spots.get(pair.left)?.x ?? 0) + (spots.get(pair.right)?.x ?? 0)) / 2;
+function beside(
+  pairs: readonly Pair[],
+  spot: Spot,
+  spots: ReadonlyMap<string, Spot>,
+  drop: number,
+): Joint[] {
+  const middle = (pair: Pair): number =>
+    ((spots.get(pair.left)?.x ?? 0) + (spots.get(pair.right)?.x ?? 0)) / 2;
   const across = [...pairs].sort((one, other) => middle(one) - middle(other));
   const step = Math.max(STEP.least, Math.min(STEP.most, 120 / across.length));
-  return across.map((pair, n) => ({ ...pair, x: spot.x + (n - (across.length - 1) / 2) * step, y: spot.y + drop }));
+  return across.map((pair, n) => ({
+    ...pair,
+    x: spot.x + (n - (across.length - 1) / 2) * step,
+    y: spot.y + drop,
+  }));
 }
 
 /** Above the embeddings each layer has its heads, and its MLP above them. */
@@ -130,13 +162,23 @@ function levelName(level: number): string {
 
 /** The largest in the middle would hide neighbours' links: by name, so that a place stays. */
 function ordered(nodes: readonly GraphNode[]): GraphNode[] {
-  return [...nodes].sort((one, other) => one.label.localeCompare(other.label, "en", { numeric: true }));
+  return [...nodes].sort((one, other) =>
+    one.label.localeCompare(other.label, "en", { numeric: true }),
+  );
 }
 
-function columnsOf(nodes: readonly GraphNode[], cells: ReadonlyMap<string, readonly GraphNode[]>, width: number): Column[] {
-  const positions = [...new Set(nodes.map((node) => node.position))].sort((one, other) => one - other);
+function columnsOf(
+  nodes: readonly GraphNode[],
+  cells: ReadonlyMap<string, readonly GraphNode[]>,
+  width: number,
+): Column[] {
+  const positions = [...new Set(nodes.map((node) => node.position))].sort(
+    (one, other) => one - other,
+  );
   const needed = positions.map((position) => {
-    const counts = [...cells].filter(([key]) => key.endsWith(` ${position}`)).map(([, here]) => here.length);
+    const counts = [...cells]
+      .filter(([key]) => key.endsWith(` ${position}`))
+      .map(([, here]) => here.length);
     return APART * Math.max(1.3, ...counts);
   });
   const whole = needed.reduce((sum, one) => sum + one, 0);

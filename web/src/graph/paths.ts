@@ -10,7 +10,9 @@ export function pathText(nodes: readonly Node[], root: number, tokens: readonly 
   if (node.k === "stream") return "x";
   if (node.k === "latent") return node.l ?? "?";
   if (!node.i?.length) return node.s;
-  const look = node.a?.length ? `@${node.a.map((at) => placed(at, tokens)).join(",")}→${placed(node.t, tokens)}` : "";
+  const look = node.a?.length
+    ? `@${node.a.map((at) => placed(at, tokens)).join(",")}→${placed(node.t, tokens)}`
+    : "";
   return `${node.s}${look}(${node.i.map((child) => pathText(nodes, child, tokens)).join(", ")})`;
 }
 

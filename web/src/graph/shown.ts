@@ -1,6 +1,15 @@
 // What of a graph is drawn, by what its reader asked for.
 
-import { type Graph, type GraphNode, graphOf, largest, type Material, type Path, sum, TARGET } from "./data";
+import {
+  type Graph,
+  type GraphNode,
+  graphOf,
+  largest,
+  type Material,
+  type Path,
+  sum,
+  TARGET,
+} from "./data";
 import { drawnAs, groupId, type GraphState } from "./state";
 
 export interface Shown {
@@ -18,7 +27,8 @@ export function shown(material: Material, state: GraphState): Shown {
   const whole = dressed(graphOf(paths, drawnAs(state)), material, state);
   const drawn = kept(whole, state);
   const value = sum(material.paths.some((path) => path.number >= 0) ? paths : intoTarget(paths));
-  const sizes = (some: readonly Path[]): number => some.reduce((held, path) => held + Math.abs(path.value), 0);
+  const sizes = (some: readonly Path[]): number =>
+    some.reduce((held, path) => held + Math.abs(path.value), 0);
   const whole0 = sizes(material.paths) || 1;
   return {
     graph: drawn,
@@ -38,20 +48,33 @@ function intoTarget(paths: readonly Path[]): Path[] {
 
 /** Groups with their names, where the topmost of their nodes stands; the target with its total. */
 function dressed(graph: Graph, material: Material, state: GraphState): Graph {
-  const places = new Map(material.paths.flatMap((path) => path.nodes.map((place) => [place.id, place])));
+  const places = new Map(
+    material.paths.flatMap((path) => path.nodes.map((place) => [place.id, place])),
+  );
   const nodes = new Map(graph.nodes);
   state.groups.forEach((group, n) => {
     const node = nodes.get(groupId(n));
     const members = group.nodes.flatMap((id) => places.get(id) ?? []);
-    const top = members.sort((one, other) => other.layer - one.layer || other.position - one.position)[0];
-    if (node && top) nodes.set(node.id, { ...node, ...top, id: node.id, label: group.name, kind: "group", of: top.kind });
+    const top = members.sort(
+      (one, other) => other.layer - one.layer || other.position - one.position,
+    )[0];
+    if (node && top)
+      nodes.set(node.id, {
+        ...node,
+        ...top,
+        id: node.id,
+        label: group.name,
+        kind: "group",
+        of: top.kind,
+      });
   });
   for (const [id, influence] of material.stored) {
     const node = nodes.get(id);
     if (node) nodes.set(id, { ...node, influence });
   }
   const target = nodes.get(TARGET);
-  if (target && Number.isFinite(material.total)) nodes.set(TARGET, { ...target, influence: material.total });
+  if (target && Number.isFinite(material.total))
+    nodes.set(TARGET, { ...target, influence: material.total });
   return { ...graph, nodes };
 }
 
@@ -64,8 +87,14 @@ function kept(graph: Graph, state: GraphState): Graph {
     return !near || near.has(node.id) || state.pinned.includes(node.id);
   };
   const nodes = new Map([...graph.nodes].filter(([, node]) => drawn(node)));
-  const links = new Map([...graph.links].filter(([, { source, target }]) => nodes.has(source) && nodes.has(target)));
-  const pairs = new Map([...graph.pairs].filter(([, { node, left, right }]) => nodes.has(node) && nodes.has(left) && nodes.has(right)));
+  const links = new Map(
+    [...graph.links].filter(([, { source, target }]) => nodes.has(source) && nodes.has(target)),
+  );
+  const pairs = new Map(
+    [...graph.pairs].filter(
+      ([, { node, left, right }]) => nodes.has(node) && nodes.has(left) && nodes.has(right),
+    ),
+  );
   return { nodes, links, pairs };
 }
 

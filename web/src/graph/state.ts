@@ -17,7 +17,14 @@ export interface Group {
 }
 
 export const START: GraphState = {
-  share: 0.8, open: "", centre: "", only: false, pinned: [], hidden: [], groups: [], labels: {},
+  share: 0.8,
+  open: "",
+  centre: "",
+  only: false,
+  pinned: [],
+  hidden: [],
+  groups: [],
+  labels: {},
 };
 
 const GROUP = "group:";
@@ -46,9 +53,20 @@ export function toggled(list: readonly string[], id: string): string[] {
 /** Nodes put together under a name: they leave the groups that they were in. */
 export function grouped(state: GraphState, ids: readonly string[], name: string): GraphState {
   const nodes = ids.flatMap((id) => state.groups[groupNumber(id)]?.nodes ?? [id]);
-  const left = state.groups.map((group) => ({ ...group, nodes: group.nodes.filter((id) => !nodes.includes(id)) }));
-  const groups = [...left.filter((group) => group.nodes.length), { name, nodes: [...new Set(nodes)] }];
-  return { ...state, groups, pinned: state.pinned.filter((id) => groupNumber(id) < 0), open: groupId(groups.length - 1) };
+  const left = state.groups.map((group) => ({
+    ...group,
+    nodes: group.nodes.filter((id) => !nodes.includes(id)),
+  }));
+  const groups = [
+    ...left.filter((group) => group.nodes.length),
+    { name, nodes: [...new Set(nodes)] },
+  ];
+  return {
+    ...state,
+    groups,
+    pinned: state.pinned.filter((id) => groupNumber(id) < 0),
+    open: groupId(groups.length - 1),
+  };
 }
 
 /** A group taken apart. */
@@ -63,7 +81,9 @@ export function ungrouped(state: GraphState, id: string): GraphState {
 export function labelled(state: GraphState, id: string, label: string): GraphState {
   const n = groupNumber(id);
   if (n >= 0) {
-    const groups = state.groups.map((group, m) => (m === n ? { ...group, name: label || group.name } : group));
+    const groups = state.groups.map((group, m) =>
+      m === n ? { ...group, name: label || group.name } : group,
+    );
     return { ...state, groups };
   }
   const { [id]: _, ...others } = state.labels;
@@ -78,19 +98,24 @@ export function encoded(state: GraphState): Record<string, string> {
   if (state.only) found["only"] = "1";
   if (state.pinned.length) found["pin"] = state.pinned.join(",");
   if (state.hidden.length) found["hide"] = state.hidden.join(",");
-  if (state.groups.length) found["group"] = JSON.stringify(state.groups.map((group) => [group.name, ...group.nodes]));
+  if (state.groups.length)
+    found["group"] = JSON.stringify(state.groups.map((group) => [group.name, ...group.nodes]));
   const labels = Object.entries(state.labels);
   if (labels.length) found["label"] = JSON.stringify(labels);
   return found;
 }
 
 /** A state from parts of an address, and what of these does not fit the nodes that there are. */
-export function decoded(parts: Readonly<Record<string, string>>, has: (id: string) => boolean): { state: GraphState; dropped: string[] } {
+export function decoded(
+  parts: Readonly<Record<string, string>>,
+  has: (id: string) => boolean,
+): { state: GraphState; dropped: string[] } {
   const dropped: string[] = [];
-  const kept = (ids: readonly string[]): string[] => ids.filter((id) => {
-    if (!has(id)) dropped.push(id);
-    return has(id);
-  });
+  const kept = (ids: readonly string[]): string[] =>
+    ids.filter((id) => {
+      if (!has(id)) dropped.push(id);
+      return has(id);
+    });
   const groups = lists(parts["group"], dropped)
     .map(([name = "", ...nodes]) => ({ name, nodes: kept(nodes) }))
     .filter((group) => group.nodes.length);
@@ -123,7 +148,8 @@ function lists(text: string | undefined, dropped: string[]): string[][] {
   if (!text) return [];
   try {
     const found: unknown = JSON.parse(text);
-    const plain = (one: unknown): one is string[] => Array.isArray(one) && one.every((part) => typeof part === "string");
+    const plain = (one: unknown): one is string[] =>
+      Array.isArray(one) && one.every((part) => typeof part === "string");
     if (Array.isArray(found) && found.every(plain)) return found;
   } catch {
     // said below

@@ -20,20 +20,35 @@ export function useAnswer(state: State, data: PromptData, made: BilensDocument):
   const question = questionOf(state, what, data);
   const key = JSON.stringify(question);
   const held = useMemo(() => (own(state, data) ? stored(what, data) : null), [key, data]);
-  const [heard, hear] = useState<{ key: string; answer: Answer | null; error: string }>({ key: "", answer: null, error: "" });
+  const [heard, hear] = useState<{ key: string; answer: Answer | null; error: string }>({
+    key: "",
+    answer: null,
+    error: "",
+  });
   const { live } = made;
   useEffect(() => {
     if (!live || held || heard.key === key) return undefined;
     const stop = new AbortController();
     ask(live, question, stop.signal).then(
-      (found) => hear((old) => (refused(found) ? { key, answer: old.answer, error: found.error } : { key, answer: found, error: "" })),
+      (found) =>
+        hear((old) =>
+          refused(found)
+            ? { key, answer: old.answer, error: found.error }
+            : { key, answer: found, error: "" },
+        ),
       () => undefined, // another question took its place
     );
     return () => stop.abort();
   }, [key, held]);
   const answer = held ?? heard.answer ?? (data.answers[data.first] as Answer);
   const answered = Boolean(held) || (heard.key === key && !heard.error);
-  return { what, answer, fits: answered, waits: Boolean(live) && !held && heard.key !== key, error: heard.key === key ? heard.error : "" };
+  return {
+    what,
+    answer,
+    fits: answered,
+    waits: Boolean(live) && !held && heard.key !== key,
+    error: heard.key === key ? heard.error : "",
+  };
 }
 
 /** Whether it is the prompt that the file is about, with nothing knocked out. */

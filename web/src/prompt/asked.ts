@@ -25,7 +25,12 @@ export function asked(state: State, data: PromptData): Asked {
 export function stored(what: Asked, data: PromptData): Answer | null {
   const here = data.answers.filter((answer) => answer.position === what.position);
   if (!what.target) return here.find((answer) => isLikeliest(answer)) ?? here[0] ?? null;
-  return here.find((answer) => named(answer.target.name, what.target) && (answer.versus?.name ?? "") === what.versus) ?? null;
+  return (
+    here.find(
+      (answer) =>
+        named(answer.target.name, what.target) && (answer.versus?.name ?? "") === what.versus,
+    ) ?? null
+  );
 }
 
 function isLikeliest(answer: Answer): boolean {

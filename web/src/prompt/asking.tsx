@@ -1,5 +1,5 @@
-// What is asked: a prompt, a target and a contrast. Typed where the page is live, picked where it is
-// a file.
+// What is asked: a prompt, a target and a contrast. Typed where the page is live, picked where it
+// is a file.
 
 import type { JSX } from "preact";
 import { useState } from "preact/hooks";
@@ -33,14 +33,48 @@ function Typed({ data, answer, what, state, set }: Props): JSX.Element {
   const submit = (event: Event) => {
     event.preventDefault();
     const other = prompt !== (state.prompt || data.prompt);
-    set({ prompt: prompt === data.prompt ? "" : prompt, target, versus, path: null, through: "", ...(other ? { pos: null, open: [], graph: {} } : {}) });
+    set({
+      prompt: prompt === data.prompt ? "" : prompt,
+      target,
+      versus,
+      path: null,
+      through: "",
+      ...(other ? { pos: null, open: [], graph: {} } : {}),
+    });
   };
   return (
     <form class="asking" onSubmit={submit}>
-      <label class="wide">Prompt <textarea rows={2} value={prompt} onInput={(event) => setPrompt(event.currentTarget.value)} /></label>
-      <label>Target <input value={target} placeholder={printable(own)} list="bilens-likely" onInput={(event) => setTarget(event.currentTarget.value)} /></label>
-      <label>instead of <input value={versus} placeholder="nothing" list="bilens-likely" onInput={(event) => setVersus(event.currentTarget.value)} /></label>
-      <datalist id="bilens-likely">{answer.likely.map((one) => <option key={one.id} value={printable(one.name)} />)}</datalist>
+      <label class="wide">
+        Prompt{" "}
+        <textarea
+          rows={2}
+          value={prompt}
+          onInput={(event) => setPrompt(event.currentTarget.value)}
+        />
+      </label>
+      <label>
+        Target{" "}
+        <input
+          value={target}
+          placeholder={printable(own)}
+          list="bilens-likely"
+          onInput={(event) => setTarget(event.currentTarget.value)}
+        />
+      </label>
+      <label>
+        instead of{" "}
+        <input
+          value={versus}
+          placeholder="nothing"
+          list="bilens-likely"
+          onInput={(event) => setVersus(event.currentTarget.value)}
+        />
+      </label>
+      <datalist id="bilens-likely">
+        {answer.likely.map((one) => (
+          <option key={one.id} value={printable(one.name)} />
+        ))}
+      </datalist>
       <button type="submit">Ask</button>
     </form>
   );
@@ -50,17 +84,31 @@ function Typed({ data, answer, what, state, set }: Props): JSX.Element {
 function Picked({ data, answer, what, set }: Props): JSX.Element | null {
   const here = data.answers.filter((one) => one.position === answer.position);
   if (here.length < 2) return null;
-  const chosen = here.findIndex((one) => one.target.name === what.target && (one.versus?.name ?? "") === what.versus);
+  const chosen = here.findIndex(
+    (one) => one.target.name === what.target && (one.versus?.name ?? "") === what.versus,
+  );
   return (
     <div class="asking">
       <label>
         Explain{" "}
-        <select value={String(Math.max(chosen, here.indexOf(answer)))} onChange={(event) => {
-          const one = here[Number(event.currentTarget.value)];
-          if (one) set({ pos: one.position, target: one.target.name, versus: one.versus?.name ?? "", path: null });
-        }}>
+        <select
+          value={String(Math.max(chosen, here.indexOf(answer)))}
+          onChange={(event) => {
+            const one = here[Number(event.currentTarget.value)];
+            if (one)
+              set({
+                pos: one.position,
+                target: one.target.name,
+                versus: one.versus?.name ?? "",
+                path: null,
+              });
+          }}
+        >
           {here.map((one, n) => (
-            <option key={n} value={String(n)}>{printable(one.target.name)}{one.versus ? printable(` instead of ${one.versus.name}`) : ""}</option>
+            <option key={n} value={String(n)}>
+              {printable(one.target.name)}
+              {one.versus ? printable(` instead of ${one.versus.name}`) : ""}
+            </option>
           ))}
         </select>
       </label>
@@ -72,27 +120,53 @@ function Picked({ data, answer, what, set }: Props): JSX.Element | null {
 export function LikelyList({ answer, set }: Pick<Props, "answer" | "set">): JSX.Element {
   return (
     <ol class="likely" aria-label="Likeliest next tokens">
-      {answer.likely.map((one) => <One key={one.id} one={one} answer={answer} set={set} />)}
+      {answer.likely.map((one) => (
+        <One key={one.id} one={one} answer={answer} set={set} />
+      ))}
     </ol>
   );
 }
 
-function One({ one, answer, set }: { one: Likely; answer: Answer; set: Props["set"] }): JSX.Element {
+function One({
+  one,
+  answer,
+  set,
+}: {
+  one: Likely;
+  answer: Answer;
+  set: Props["set"];
+}): JSX.Element {
   const { position, target, versus } = answer;
   const chosen = target.id === one.id;
   const against = versus?.id === one.id;
   const name = target.name;
-  const spoken = printable(`vs ${one.name}: ${against ? "hold it against nothing" : `explain ${name} instead of it`}`);
+  const spoken = printable(
+    `vs ${one.name}: ${against ? "hold it against nothing" : `explain ${name} instead of it`}`,
+  );
   return (
     <li>
-      <button type="button" class="pick" aria-pressed={chosen} style={{ "--share": `${(100 * one.probability).toFixed(1)}%` }}
-        onClick={() => set({ pos: position, target: one.name, versus: "", path: null })}>
+      <button
+        type="button"
+        class="pick"
+        aria-pressed={chosen}
+        style={{ "--share": `${(100 * one.probability).toFixed(1)}%` }}
+        onClick={() => set({ pos: position, target: one.name, versus: "", path: null })}
+      >
         <Text>{one.name}</Text> <span class="soft">{percent(one.probability)}</span>
       </button>
       {!chosen && (
-        <button type="button" class="against" aria-pressed={against} aria-label={spoken}
+        <button
+          type="button"
+          class="against"
+          aria-pressed={against}
+          aria-label={spoken}
           title={against ? "Hold it against nothing" : "Explain the target instead of this"}
-          onClick={() => set({ pos: position, target: name, versus: against ? "" : one.name, path: null })}>vs</button>
+          onClick={() =>
+            set({ pos: position, target: name, versus: against ? "" : one.name, path: null })
+          }
+        >
+          vs
+        </button>
       )}
     </li>
   );

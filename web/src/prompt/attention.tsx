@@ -21,7 +21,12 @@ interface Props {
 }
 
 export function AttentionPanel({ answer, state, set }: Props): JSX.Element {
-  if (!answer.patterns) return <p class="soft">Every path of this model is taken through its attention: no pattern is held given.</p>;
+  if (!answer.patterns)
+    return (
+      <p class="soft">
+        Every path of this model is taken through its attention: no pattern is held given.
+      </p>
+    );
   return <Heads answer={answer} state={state} set={set} patterns={answer.patterns} />;
 }
 
@@ -29,15 +34,26 @@ function Heads({ answer, state, set, patterns }: Props & { patterns: Patterns })
   const head = patterns.heads.includes(state.head) ? state.head : mostGiven(answer, patterns);
   const held = useMemo(() => pattern(patterns, head), [patterns, head]);
   const pick = useMemo(() => (name: string) => set({ head: name }), [set]);
-  const heads = useMemo(() => patterns.heads.map((name) => (
-    <Small key={name} name={name} patterns={patterns} size={answer.tokens.length} chosen={name === head} pick={pick} />
-  )), [patterns, head, pick]);
+  const heads = useMemo(
+    () =>
+      patterns.heads.map((name) => (
+        <Small
+          key={name}
+          name={name}
+          patterns={patterns}
+          size={answer.tokens.length}
+          chosen={name === head}
+          pick={pick}
+        />
+      )),
+    [patterns, head, pick],
+  );
   return (
     <>
       <p class="soft">
-        Patterns are held given: a path says what moves along them, not why they are as they are. Pick a
-        head; point at a token, or walk there by arrow keys, to light what it looks at. A cell of the large
-        picture leads to the paths that look there.
+        Patterns are held given: a path says what moves along them, not why they are as they are.
+        Pick a head; point at a token, or walk there by arrow keys, to light what it looks at. A
+        cell of the large picture leads to the paths that look there.
       </p>
       <div class="maps" role="group" aria-label="Heads">
         {heads}
@@ -47,8 +63,17 @@ function Heads({ answer, state, set, patterns }: Props & { patterns: Patterns })
   );
 }
 
-function Small(props: { name: string; patterns: Patterns; size: number; chosen: boolean; pick: (name: string) => void }): JSX.Element {
-  const held = useMemo(() => () => pattern(props.patterns, props.name), [props.patterns, props.name]);
+function Small(props: {
+  name: string;
+  patterns: Patterns;
+  size: number;
+  chosen: boolean;
+  pick: (name: string) => void;
+}): JSX.Element {
+  const held = useMemo(
+    () => () => pattern(props.patterns, props.name),
+    [props.patterns, props.name],
+  );
   return (
     <button type="button" aria-pressed={props.chosen} onClick={() => props.pick(props.name)}>
       <PatternMap held={held} size={props.size} />
@@ -57,30 +82,71 @@ function Small(props: { name: string; patterns: Patterns; size: number; chosen: 
   );
 }
 
-function Large(props: { answer: Answer; head: string; held: Pattern; set: Props["set"] }): JSX.Element {
+function Large(props: {
+  answer: Answer;
+  head: string;
+  held: Pattern;
+  set: Props["set"];
+}): JSX.Element {
   const { answer, head, held } = props;
   const [pointed, point] = useState<number | null>(null);
   const read = useMemo(() => () => held, [held]);
   const names = answer.tokens.map((token) => token.name);
   const query = pointed ?? answer.position;
   const row = held.row(query, names.length);
-  const figure = () => heatFigure({
-    title: `Where ${head} looks`, unit: "weight", strength: true, x: "looked at", y: "from",
-    values: names.map((_, one) => names.map((__, other) => (other > one ? null : held.at(one, other)))),
-    across: names.map((name, n) => `${n} ${name}`), down: names.map((name, n) => `${n} ${name}`),
-  });
+  const figure = () =>
+    heatFigure({
+      title: `Where ${head} looks`,
+      unit: "weight",
+      strength: true,
+      x: "looked at",
+      y: "from",
+      values: names.map((_, one) =>
+        names.map((__, other) => (other > one ? null : held.at(one, other))),
+      ),
+      across: names.map((name, n) => `${n} ${name}`),
+      down: names.map((name, n) => `${n} ${name}`),
+    });
   return (
     <div class="beside even">
       <div>
-        <h4>{head} from {query} <Text>{names[query] ?? ""}</Text></h4>
-        <Strip label={`Tokens that ${head} looks at`} tokens={names} values={row} strength picked={answer.position}
+        <h4>
+          {head} from {query} <Text>{names[query] ?? ""}</Text>
+        </h4>
+        <Strip
+          label={`Tokens that ${head} looks at`}
+          tokens={names}
+          values={row}
+          strength
+          picked={answer.position}
           said={(n) => `looked at with ${general(held.at(query, n), 3)}`}
-          onPick={(n) => point(n)} onPoint={(n) => { if (n !== null) point(n); }} />
-        <p class="soft" aria-live="polite"><Text>{most(row, names)}</Text></p>
-        <button type="button" onClick={() => props.set({ view: "paths", through: head, path: null })}>Its paths</button>
+          onPick={(n) => point(n)}
+          onPoint={(n) => {
+            if (n !== null) point(n);
+          }}
+        />
+        <p class="soft" aria-live="polite">
+          <Text>{most(row, names)}</Text>
+        </p>
+        <button
+          type="button"
+          onClick={() => props.set({ view: "paths", through: head, path: null })}
+        >
+          Its paths
+        </button>
       </div>
-      <div><PatternMap held={read} size={names.length} row={query} onPoint={point}
-        onPick={(from, at) => props.set({ view: "paths", through: `${head}@${at}→${from}`, path: null })} /><Tools name={`Pattern of ${head}`} figure={figure} /></div>
+      <div>
+        <PatternMap
+          held={read}
+          size={names.length}
+          row={query}
+          onPoint={point}
+          onPick={(from, at) =>
+            props.set({ view: "paths", through: `${head}@${at}→${from}`, path: null })
+          }
+        />
+        <Tools name={`Pattern of ${head}`} figure={figure} />
+      </div>
     </div>
   );
 }
@@ -88,13 +154,19 @@ function Large(props: { answer: Answer; head: string; held: Pattern; set: Props[
 const NAMED = 4; // keys of a row
 
 function most(row: readonly number[], names: readonly string[]): string {
-  const order = row.map((_, n) => n).sort((one, other) => (row[other] ?? 0) - (row[one] ?? 0)).slice(0, NAMED);
-  return printable(`Looks most at ${order.map((n) => `${n} ${names[n]} (${general(row[n] ?? 0, 3)})`).join(", ")}.`);
+  const order = row
+    .map((_, n) => n)
+    .sort((one, other) => (row[other] ?? 0) - (row[one] ?? 0))
+    .slice(0, NAMED);
+  return printable(
+    `Looks most at ${order.map((n) => `${n} ${names[n]} (${general(row[n] ?? 0, 3)})`).join(", ")}.`,
+  );
 }
 
 /** The head that the largest path through any holds given. */
 function mostGiven(answer: Answer, patterns: Patterns): string {
-  const largest = answer.sources.filter((source) => patterns.heads.includes(source.name))
+  const largest = answer.sources
+    .filter((source) => patterns.heads.includes(source.name))
     .sort((one, other) => Math.abs(other.direct) - Math.abs(one.direct))[0];
   return largest?.name ?? patterns.heads[0] ?? "";
 }

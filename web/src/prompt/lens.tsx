@@ -1,4 +1,5 @@
-// What the stream says after each part, at each position: the likeliest token, by the readout alone.
+// What the stream says after each part, at each position: the likeliest token, by the readout
+// alone.
 
 import type { JSX } from "preact";
 import { useState } from "preact/hooks";
@@ -21,14 +22,19 @@ function range(start: number, end: number): number[] {
 }
 
 export function LensPanel({ answer, set }: Props): JSX.Element {
-  if (!answer.lens) return <p class="soft">The stream of this model cannot be read at its parts.</p>;
+  if (!answer.lens)
+    return <p class="soft">The stream of this model cannot be read at its parts.</p>;
   return (
     <>
       <p class="soft">
-        The likeliest token if the stream were read there, the surer the darker. Pick a cell for what comes
-        next at its position, or walk there by arrow keys and press Enter.
+        The likeliest token if the stream were read there, the surer the darker. Pick a cell for
+        what comes next at its position, or walk there by arrow keys and press Enter.
       </p>
-      <LensTable answer={answer} lens={answer.lens} pick={(pos) => set({ pos, target: "", versus: "", path: null })} />
+      <LensTable
+        answer={answer}
+        lens={answer.lens}
+        pick={(pos) => set({ pos, target: "", versus: "", path: null })}
+      />
       <Tools name="What the stream says" figure={() => lensFigure(answer, answer.lens as Lens)} />
     </>
   );
@@ -54,32 +60,78 @@ function LensTable({ answer, lens, pick }: TableProps): JSX.Element {
   return (
     <>
       {count > WINDOW && <Window first={shown[0] ?? 0} last={last} count={count} move={move} />}
-      <div class="scroll" role="region" aria-label="What the stream says by part and position; arrow keys go from cell to cell" tabIndex={0} onKeyDown={key}>
+      <div
+        class="scroll"
+        role="region"
+        aria-label="What the stream says by part and position; arrow keys go from cell to cell"
+        tabIndex={0}
+        onKeyDown={key}
+      >
         <table class="lens">
-          <thead><tr><th>after</th>{shown.map((n) => <th key={n} aria-current={n === answer.position || undefined}>{n} <Text>{answer.tokens[n]?.name ?? ""}</Text></th>)}</tr></thead>
+          <thead>
+            <tr>
+              <th>after</th>
+              {shown.map((n) => (
+                <th key={n} aria-current={n === answer.position || undefined}>
+                  {n} <Text>{answer.tokens[n]?.name ?? ""}</Text>
+                </th>
+              ))}
+            </tr>
+          </thead>
           <tbody
             onPointerOver={(event) => point(cellOf(event.target))}
             onPointerLeave={() => point(null)}
-            onClick={(event) => { const found = cellOf(event.target); if (found) pick(found[1]); }}
+            onClick={(event) => {
+              const found = cellOf(event.target);
+              if (found) pick(found[1]);
+            }}
           >
             {lens.places.map((place, n) => (
-              <tr key={place}><th scope="row">{place}</th>{shown.map((t) => <Cell key={t} lens={lens} n={n} t={t} chosen={at?.[0] === n && at[1] === t} />)}</tr>
+              <tr key={place}>
+                <th scope="row">{place}</th>
+                {shown.map((t) => (
+                  <Cell key={t} lens={lens} n={n} t={t} chosen={at?.[0] === n && at[1] === t} />
+                ))}
+              </tr>
             ))}
           </tbody>
         </table>
       </div>
-      <p class="soft" aria-live="polite">{at ? told(answer, lens, at) : `Point at a cell for the rank and value of ${printable(goal(answer))} there.`}</p>
+      <p class="soft" aria-live="polite">
+        {at
+          ? told(answer, lens, at)
+          : `Point at a cell for the rank and value of ${printable(goal(answer))} there.`}
+      </p>
     </>
   );
 }
 
-function Window(props: { first: number; last: number; count: number; move: (last: number) => void }): JSX.Element {
+function Window(props: {
+  first: number;
+  last: number;
+  count: number;
+  move: (last: number) => void;
+}): JSX.Element {
   const { first, last, count, move } = props;
   return (
     <p class="chooser">
-      <button type="button" disabled={first === 0} onClick={() => move(Math.max(WINDOW, last - WINDOW))}>Earlier</button>
-      <span>positions {first} to {last - 1} of {count}</span>
-      <button type="button" disabled={last >= count} onClick={() => move(Math.min(count, last + WINDOW))}>Later</button>
+      <button
+        type="button"
+        disabled={first === 0}
+        onClick={() => move(Math.max(WINDOW, last - WINDOW))}
+      >
+        Earlier
+      </button>
+      <span>
+        positions {first} to {last - 1} of {count}
+      </span>
+      <button
+        type="button"
+        disabled={last >= count}
+        onClick={() => move(Math.min(count, last + WINDOW))}
+      >
+        Later
+      </button>
     </p>
   );
 }
@@ -88,10 +140,21 @@ const DEEPEST = 68; // % of the full colour
 
 type At = [place: number, position: number];
 
-const STEPS: Readonly<Record<string, At>> = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+const STEPS: Readonly<Record<string, At>> = {
+  ArrowUp: [-1, 0],
+  ArrowDown: [1, 0],
+  ArrowLeft: [0, -1],
+  ArrowRight: [0, 1],
+};
 
 /** The next cell: at first the last part at the answer's position. */
-function walked(at: At | null, key: string, answer: Answer, lens: Lens, shown: readonly number[]): At {
+function walked(
+  at: At | null,
+  key: string,
+  answer: Answer,
+  lens: Lens,
+  shown: readonly number[],
+): At {
   const [down, right] = at ? (STEPS[key] ?? [0, 0]) : [0, 0];
   const [n, t] = at ?? [lens.places.length - 1, answer.position];
   return within([n + down, t + right], lens.places.length, shown);
@@ -103,13 +166,32 @@ function within([n, t]: At, places: number, shown: readonly number[]): At {
   return [Math.min(places - 1, Math.max(0, n)), Math.min(last, Math.max(first, t))];
 }
 
-function Cell({ lens, n, t, chosen }: { lens: Lens; n: number; t: number; chosen: boolean }): JSX.Element {
+function Cell({
+  lens,
+  n,
+  t,
+  chosen,
+}: {
+  lens: Lens;
+  n: number;
+  t: number;
+  chosen: boolean;
+}): JSX.Element {
   const sure = lens.probabilities[n]?.[t] ?? 0;
-  return <td data-at={`${n},${t}`} class={chosen ? "chosen" : ""} style={{ "--lit": `${Math.round(DEEPEST * sure)}%` }}><Text>{lens.says[n]?.[t] ?? ""}</Text></td>;
+  return (
+    <td
+      data-at={`${n},${t}`}
+      class={chosen ? "chosen" : ""}
+      style={{ "--lit": `${Math.round(DEEPEST * sure)}%` }}
+    >
+      <Text>{lens.says[n]?.[t] ?? ""}</Text>
+    </td>
+  );
 }
 
 function cellOf(target: EventTarget | null): At | null {
-  const at = target instanceof Element ? target.closest<HTMLElement>("[data-at]")?.dataset["at"] : undefined;
+  const at =
+    target instanceof Element ? target.closest<HTMLElement>("[data-at]")?.dataset["at"] : undefined;
   const [n, t] = at?.split(",").map(Number) ?? [];
   return n === undefined || t === undefined ? null : [n, t];
 }
@@ -118,5 +200,8 @@ function told(answer: Answer, lens: Lens, [n, t]: At): string {
   const rank = (lens.ranks[n]?.[t] ?? 0) + 1;
   const value = general(lens.values[n]?.[t] ?? 0, 4);
   const sure = percent(lens.probabilities[n]?.[t] ?? 0);
-  return printable(`After ${lens.places[n]} at ${t} ${answer.tokens[t]?.name}: ${lens.says[n]?.[t]} with ${sure}; ${goal(answer)} has ${value}, rank ${rank}.`);
+  return printable(
+    `After ${lens.places[n]} at ${t} ${answer.tokens[t]?.name}: ${lens.says[n]?.[t]} with ${sure}; ` +
+      `${goal(answer)} has ${value}, rank ${rank}.`,
+  );
 }

@@ -24,22 +24,38 @@ export function PatternMap(props: {
   const percent = (n: number) => `${(100 * n) / size}%`;
   const step = percent(1);
   return (
-    <span class="map" aria-hidden="true"
+    <span
+      class="map"
+      aria-hidden="true"
       onPointerMove={(event) => props.onPoint?.(cellAt(event, size).query)}
-      onClick={(event) => { const { query, key } = cellAt(event, size); if (key <= query) props.onPick?.(query, key); }}>
+      onClick={(event) => {
+        const { query, key } = cellAt(event, size);
+        if (key <= query) props.onPick?.(query, key);
+      }}
+    >
       <canvas ref={place} width={1} height={1} />
       {props.row != null && <span class="row" style={{ top: percent(props.row), height: step }} />}
       {props.columns?.map((column) => (
-        <span key={column} class="cell" style={{ left: percent(column), top: percent(props.row ?? 0), width: step, height: step }} />
+        <span
+          key={column}
+          class="cell"
+          style={{ left: percent(column), top: percent(props.row ?? 0), width: step, height: step }}
+        />
       ))}
     </span>
   );
 }
 
-function cellAt(event: MouseEvent & { currentTarget: HTMLElement }, size: number): { query: number; key: number } {
+function cellAt(
+  event: MouseEvent & { currentTarget: HTMLElement },
+  size: number,
+): { query: number; key: number } {
   const { left, top, width, height } = event.currentTarget.getBoundingClientRect();
   const place = (part: number) => Math.min(size - 1, Math.max(0, Math.floor(part * size)));
-  return { query: place((event.clientY - top) / height), key: place((event.clientX - left) / width) };
+  return {
+    query: place((event.clientY - top) / height),
+    key: place((event.clientX - left) / width),
+  };
 }
 
 function paint(canvas: HTMLCanvasElement, pattern: Pattern | null, size: number): void {

@@ -31,23 +31,41 @@ export function PairsPanel({ answer, state, set }: Props): JSX.Element {
     <>
       <p class="chooser">
         {matrices.map((one) => (
-          <button type="button" key={one.layer} aria-pressed={one === matrix} onClick={() => set({ layer: one.layer })}>
+          <button
+            type="button"
+            key={one.layer}
+            aria-pressed={one === matrix}
+            onClick={() => set({ layer: one.layer })}
+          >
             {one.layer} <span class="soft">{signed(sum(one))}</span>
           </button>
         ))}
       </p>
       <p class="soft">
-        What each pair of things that {matrix.layer} reads adds to <Text>{goal(answer)}</Text>. Pick a cell, by Enter too,
-        for the paths that multiply the two.
-        {left > 0 && <> {" "}The {chosen.length} sources that weigh most; the pairs of the
-          other {left} add {general(sum(matrix) - sumOf(matrix, chosen), 4)}. <button type="button" class="link" onClick={() => show(true)}>Show all</button></>}
+        What each pair of things that {matrix.layer} reads adds to <Text>{goal(answer)}</Text>. Pick
+        a cell, by Enter too, for the paths that multiply the two.
+        {left > 0 && (
+          <>
+            {" "}
+            The {chosen.length} sources that weigh most; the pairs of the other {left} add{" "}
+            {general(sum(matrix) - sumOf(matrix, chosen), 4)}.{" "}
+            <button type="button" class="link" onClick={() => show(true)}>
+              Show all
+            </button>
+          </>
+        )}
       </p>
       <Triangle answer={answer} matrix={matrix} chosen={chosen} set={set} />
     </>
   );
 }
 
-function Triangle(props: { answer: Answer; matrix: PairMatrix; chosen: readonly number[]; set: Props["set"] }): JSX.Element {
+function Triangle(props: {
+  answer: Answer;
+  matrix: PairMatrix;
+  chosen: readonly number[];
+  set: Props["set"];
+}): JSX.Element {
   const { answer, matrix, chosen, set } = props;
   const place = useRef<HTMLDivElement>(null);
   const held = chosen.join();
@@ -57,8 +75,10 @@ function Triangle(props: { answer: Answer; matrix: PairMatrix; chosen: readonly 
     const height = figure.layout.height ?? 400;
     const spoken = printable(`Pairs of ${matrix.layer} towards ${goal(answer)}: ${told(matrix)}`);
     drawFigure(place.current, figure, {
-      spoken, height,
-      onPick: ({ at: [row = 0, column = 0] }) => set(toPair(answer, matrix, chosen[row] ?? 0, chosen[column] ?? 0)),
+      spoken,
+      height,
+      onPick: ({ at: [row = 0, column = 0] }) =>
+        set(toPair(answer, matrix, chosen[row] ?? 0, chosen[column] ?? 0)),
     });
   }, [figure]);
   return <div ref={place} class="chart" />;
@@ -74,9 +94,14 @@ function toPair(answer: Answer, matrix: PairMatrix, one: number, other: number):
 const NAMED = 3; // pairs that are spoken
 
 function told(matrix: PairMatrix): string {
-  const cells = matrix.values.flatMap((row, n) => row.map((value, m) => ({ name: `${matrix.names[n]} with ${matrix.names[m]}`, value })));
+  const cells = matrix.values.flatMap((row, n) =>
+    row.map((value, m) => ({ name: `${matrix.names[n]} with ${matrix.names[m]}`, value })),
+  );
   cells.sort((one, other) => Math.abs(other.value) - Math.abs(one.value));
-  return cells.slice(0, NAMED).map((cell) => `${cell.name} ${signed(cell.value)}`).join(", ");
+  return cells
+    .slice(0, NAMED)
+    .map((cell) => `${cell.name} ${signed(cell.value)}`)
+    .join(", ");
 }
 
 function largest(matrices: readonly PairMatrix[]): PairMatrix | undefined {
@@ -88,5 +113,9 @@ function sum(matrix: PairMatrix): number {
 }
 
 function sumOf(matrix: PairMatrix, chosen: readonly number[]): number {
-  return chosen.reduce((held, row, n) => held + chosen.slice(0, n + 1).reduce((one, other) => one + pairValue(matrix, row, other), 0), 0);
+  return chosen.reduce(
+    (held, row, n) =>
+      held + chosen.slice(0, n + 1).reduce((one, other) => one + pairValue(matrix, row, other), 0),
+    0,
+  );
 }

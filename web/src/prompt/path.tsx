@@ -33,33 +33,65 @@ export function PathCard({ answer, tree, term, set }: Props): JSX.Element {
   const looks = useMemo(() => lookedAt(answer, term), [answer, term]);
   return (
     <aside class="pathcard" aria-label="The chosen path">
-      <p><code><Text>{path}</Text></code></p>
-      <p><b>{signed(value, 6)}</b>{answer.total !== 0 && `, ${percent(value / answer.total)} of the total`}</p>
+      <p>
+        <code>
+          <Text>{path}</Text>
+        </code>
+      </p>
+      <p>
+        <b>{signed(value, 6)}</b>
+        {answer.total !== 0 && `, ${percent(value / answer.total)} of the total`}
+      </p>
       <p>
         Starts at{" "}
-        {places.length ? places.map((n) => (
-          <button type="button" class="link" key={n} onClick={() => set({ through: `@${n}`, path: null })}>
-            {n} <Text>{answer.tokens[n]?.name ?? ""}</Text>
-          </button>
-        )) : "no token: a bias, or not taken apart to the end"}
+        {places.length
+          ? places.map((n) => (
+              <button
+                type="button"
+                class="link"
+                key={n}
+                onClick={() => set({ through: `@${n}`, path: null })}
+              >
+                {n} <Text>{answer.tokens[n]?.name ?? ""}</Text>
+              </button>
+            ))
+          : "no token: a bias, or not taken apart to the end"}
       </p>
       {looks.length > 0 && <p class="soft small">Holds given, besides the scales of the norms:</p>}
-      {looks.map((look) => <Given key={`${look.head}@${look.query}`} look={look} answer={answer} set={set} />)}
+      {looks.map((look) => (
+        <Given key={`${look.head}@${look.query}`} look={look} answer={answer} set={set} />
+      ))}
       <p class="tools">
         <Copy text={path} name="Copy the path" />
-        <button type="button" onClick={() => set({ path: null })}>Close</button>
+        <button type="button" onClick={() => set({ path: null })}>
+          Close
+        </button>
       </p>
     </aside>
   );
 }
 
-function Given({ look, answer, set }: { look: Look; answer: Answer; set: Props["set"] }): JSX.Element {
+function Given({
+  look,
+  answer,
+  set,
+}: {
+  look: Look;
+  answer: Answer;
+  set: Props["set"];
+}): JSX.Element {
   const held = useMemo(() => () => look.pattern, [look.pattern]);
-  const names = look.keys.map((key) => `${key} ${answer.tokens[key]?.name ?? ""}: ${general(look.pattern.at(look.query, key), 3)}`);
+  const names = look.keys.map(
+    (key) =>
+      `${key} ${answer.tokens[key]?.name ?? ""}: ${general(look.pattern.at(look.query, key), 3)}`,
+  );
   return (
     <button type="button" class="given" onClick={() => set({ view: "attention", head: look.head })}>
       <PatternMap held={held} size={answer.tokens.length} row={look.query} columns={look.keys} />
-      <span><b>{look.head}</b> at {look.query} <Text>{answer.tokens[look.query]?.name ?? ""}</Text> looks at <Text>{names.join(", ")}</Text></span>
+      <span>
+        <b>{look.head}</b> at {look.query} <Text>{answer.tokens[look.query]?.name ?? ""}</Text>{" "}
+        looks at <Text>{names.join(", ")}</Text>
+      </span>
     </button>
   );
 }

@@ -24,7 +24,8 @@ export function Sources(props: Props): JSX.Element {
   const [told, explain] = useState<Source | null>(null);
   const rows = useMemo(() => ranked(answer), [answer]);
   const shown = more ? rows : rows.slice(0, SHOWN);
-  const top = (of: (row: Source) => number | null) => Math.max(...rows.map((row) => Math.abs(of(row) ?? 0)), 0) || 1;
+  const top = (of: (row: Source) => number | null) =>
+    Math.max(...rows.map((row) => Math.abs(of(row) ?? 0)), 0) || 1;
   const tops = { direct: top((row) => row.direct), effect: top((row) => row.effect) };
   const measured = rows.some((row) => row.effect !== null);
   return (
@@ -33,17 +34,49 @@ export function Sources(props: Props): JSX.Element {
         <table class="sources">
           <thead>
             <tr>
-              <th>part</th><th class="n" colSpan={2}>it writes (direct)</th>
-              {measured && <><th class="n" colSpan={2}>lost without it (effect)</th><th class="n">at its mean</th><th>do they agree</th></>}
-              {props.out && <th><span class="unseen">knock out</span></th>}
+              <th>part</th>
+              <th class="n" colSpan={2}>
+                it writes (direct)
+              </th>
+              {measured && (
+                <>
+                  <th class="n" colSpan={2}>
+                    lost without it (effect)
+                  </th>
+                  <th class="n">at its mean</th>
+                  <th>do they agree</th>
+                </>
+              )}
+              {props.out && (
+                <th>
+                  <span class="unseen">knock out</span>
+                </th>
+              )}
             </tr>
           </thead>
-          <tbody>{shown.map((row) => <Row key={row.name} row={row} tops={tops} measured={measured} explain={explain} {...props} />)}</tbody>
+          <tbody>
+            {shown.map((row) => (
+              <Row
+                key={row.name}
+                row={row}
+                tops={tops}
+                measured={measured}
+                explain={explain}
+                {...props}
+              />
+            ))}
+          </tbody>
         </table>
       </div>
       {measured && (
         <p class="soft why" aria-live="polite">
-          {told?.why ? <><Text>{told.label}</Text>: <Text>{told.why}</Text></> : "Point at a verdict for why the two agree or not."}
+          {told?.why ? (
+            <>
+              <Text>{told.label}</Text>: <Text>{told.why}</Text>
+            </>
+          ) : (
+            "Point at a verdict for why the two agree or not."
+          )}
         </p>
       )}
       {rows.length > SHOWN && (
@@ -67,24 +100,59 @@ function Row({ row, tops, measured, set, out, answer, explain }: RowProps): JSX.
   return (
     <tr>
       <th scope="row">
-        <button type="button" class="link" onClick={() => set(toPaths(answer, row.name))} title={`The paths of ${row.name}`}>
-          <code><Text>{row.label}</Text></code>
+        <button
+          type="button"
+          class="link"
+          onClick={() => set(toPaths(answer, row.name))}
+          title={`The paths of ${row.name}`}
+        >
+          <code>
+            <Text>{row.label}</Text>
+          </code>
         </button>
       </th>
-      <td class="n">{signed(row.direct)}</td><td class="bars"><Bar value={row.direct} top={tops.direct} /></td>
+      <td class="n">{signed(row.direct)}</td>
+      <td class="bars">
+        <Bar value={row.direct} top={tops.direct} />
+      </td>
       {measured && <Effect row={row} top={tops.effect} explain={explain} />}
-      {out && <td>{row.effect !== null && <button type="button" onClick={() => out([row.name])}>knock out</button>}</td>}
+      {out && (
+        <td>
+          {row.effect !== null && (
+            <button type="button" onClick={() => out([row.name])}>
+              knock out
+            </button>
+          )}
+        </td>
+      )}
     </tr>
   );
 }
 
-function Effect({ row, top, explain }: Pick<RowProps, "row" | "explain"> & { top: number }): JSX.Element {
-  if (row.effect === null) return <><td class="n">–</td><td /><td class="n">–</td><td class="soft">not taken out</td></>;
+function Effect({
+  row,
+  top,
+  explain,
+}: Pick<RowProps, "row" | "explain"> & { top: number }): JSX.Element {
+  if (row.effect === null)
+    return (
+      <>
+        <td class="n">–</td>
+        <td />
+        <td class="n">–</td>
+        <td class="soft">not taken out</td>
+      </>
+    );
   return (
     <>
-      <td class="n">{signed(row.effect)}</td><td class="bars"><Bar value={row.effect} top={top} hollow /></td>
+      <td class="n">{signed(row.effect)}</td>
+      <td class="bars">
+        <Bar value={row.effect} top={top} hollow />
+      </td>
       <td class="n">{row.effect_mean === null ? "–" : signed(row.effect_mean)}</td>
-      <td><Verdict row={row} explain={explain} /></td>
+      <td>
+        <Verdict row={row} explain={explain} />
+      </td>
     </>
   );
 }
@@ -93,8 +161,14 @@ function Effect({ row, top, explain }: Pick<RowProps, "row" | "explain"> & { top
 function Verdict({ row, explain }: Pick<RowProps, "row" | "explain">): JSX.Element {
   const tell = () => explain(row);
   return (
-    <button type="button" class={`link verdict ${row.verdict === "confirmed" ? "good" : "bad"}`}
-      title={row.why ?? ""} onPointerEnter={tell} onFocus={tell} onClick={tell}>
+    <button
+      type="button"
+      class={`link verdict ${row.verdict === "confirmed" ? "good" : "bad"}`}
+      title={row.why ?? ""}
+      onPointerEnter={tell}
+      onFocus={tell}
+      onClick={tell}
+    >
       {row.verdict === "confirmed" ? "✓" : "✗"} {row.verdict}
     </button>
   );

@@ -24,7 +24,9 @@ export function Strip(options: StripOptions): JSX.Element {
   const { tokens, values, picked } = options;
   const [at, move] = useState(picked);
   const place = useRef<HTMLDivElement>(null);
-  const largest = options.strength ? 1 : Math.max(...values.map((value) => Math.abs(value ?? 0)), 0);
+  const largest = options.strength
+    ? 1
+    : Math.max(...values.map((value) => Math.abs(value ?? 0)), 0);
   const step = (event: KeyboardEvent) => {
     const next = stepped(event.key, at, tokens.length);
     if (next === null) return;
@@ -33,8 +35,14 @@ export function Strip(options: StripOptions): JSX.Element {
     (place.current?.children[next] as HTMLElement | undefined)?.focus();
   };
   return (
-    <div ref={place} class="strip" role="group" aria-label={options.label} onKeyDown={step}
-      onPointerLeave={() => options.onPoint?.(null)}>
+    <div
+      ref={place}
+      class="strip"
+      role="group"
+      aria-label={options.label}
+      onKeyDown={step}
+      onPointerLeave={() => options.onPoint?.(null)}
+    >
       {tokens.map((name, n) => (
         <button
           type="button"
@@ -45,8 +53,14 @@ export function Strip(options: StripOptions): JSX.Element {
           aria-pressed={n === picked}
           aria-label={`${n}: ${printable(name)}, ${options.said?.(n) ?? said(values[n] ?? null)}`}
           data-marked={options.marked?.includes(n) || undefined}
-          onClick={() => { move(n); options.onPick(n); }}
-          onFocus={() => { move(n); options.onPoint?.(n); }}
+          onClick={() => {
+            move(n);
+            options.onPick(n);
+          }}
+          onFocus={() => {
+            move(n);
+            options.onPoint?.(n);
+          }}
           onBlur={() => options.onPoint?.(null)}
           onPointerEnter={() => options.onPoint?.(n)}
         >
@@ -72,11 +86,16 @@ function depth(value: number, largest: number): number {
 
 function stepped(key: string, at: number, count: number): number | null {
   switch (key) {
-    case "ArrowRight": return Math.min(at + 1, count - 1);
-    case "ArrowLeft": return Math.max(at - 1, 0);
-    case "Home": return 0;
-    case "End": return count - 1;
-    default: return null;
+    case "ArrowRight":
+      return Math.min(at + 1, count - 1);
+    case "ArrowLeft":
+      return Math.max(at - 1, 0);
+    case "Home":
+      return 0;
+    case "End":
+      return count - 1;
+    default:
+      return null;
   }
 }
 
@@ -86,7 +105,9 @@ export function Legend({ largest, unit }: { largest: number; unit: string }): JS
     <span class="legend">
       <span>takes away {signed(-largest, 3)}</span>
       <span class="ramp" role="img" aria-label="orange takes away, no colour is 0, blue adds" />
-      <span>{signed(largest, 3)} adds{unit && ` (${unit})`}</span>
+      <span>
+        {signed(largest, 3)} adds{unit && ` (${unit})`}
+      </span>
     </span>
   );
 }

@@ -1,5 +1,5 @@
-// An answer's paths as a tree: grouped by their first levels, the largest first. Every level is made
-// when it is opened.
+// An answer's paths as a tree: grouped by their first levels, the largest first. Every level is
+// made when it is opened.
 
 import type { State } from "../state";
 import type { Answer, Node } from "../types";
@@ -87,7 +87,8 @@ export class Tree {
   /** Where a head looks: `@5→7`, or `@5 ␣was→7 ␣little`. */
   private look(node: Node, tokens: boolean): string {
     if (!node.a?.length) return "";
-    const placed = (at: number) => (tokens ? `${at} ${this.answer.tokens[at]?.name ?? ""}` : String(at));
+    const placed = (at: number) =>
+      tokens ? `${at} ${this.answer.tokens[at]?.name ?? ""}` : String(at);
     return `@${node.a.map(placed).join(",")}→${placed(node.t)}`;
   }
 }
@@ -108,7 +109,8 @@ function* keyed(tree: Tree, level: Branch[] = tree.top()): Generator<[string, Br
   }
 }
 
-/** What shows the paths of a part, or of a pair in either order: unfolded, or chosen where it is one. */
+/** What shows the paths of a part, or of a pair in either order: unfolded, or chosen where it is
+ * one. */
 export function unfolded(answer: Answer, ...wanted: string[]): Partial<State> {
   const found = wanted.flatMap((key) => branches(answer).get(key) ?? []);
   const open = found.filter((branch) => branch.terms.length > 1).map((branch) => branch.key);
@@ -167,7 +169,8 @@ export function lit(answer: Answer, terms: readonly number[]): number[] {
   const values = answer.tokens.map(() => 0);
   for (const term of terms) {
     const at = places[term] ?? [];
-    for (const place of at) values[place] = (values[place] ?? 0) + (answer.terms[term]?.[0] ?? 0) / at.length;
+    for (const place of at)
+      values[place] = (values[place] ?? 0) + (answer.terms[term]?.[0] ?? 0) / at.length;
   }
   return values;
 }
@@ -182,6 +185,8 @@ export function through(answer: Answer, what: string): number[] {
     return all.filter((term) => from[term]?.includes(place));
   }
   const [, source = "", key, query] = /^(.*?)(?:@(\d+)\u2192(\d+))?$/.exec(what) ?? [];
-  const passes = (node: Node) => node.s === source && (key === undefined || (node.t === Number(query) && (node.a ?? []).includes(Number(key))));
+  const passes = (node: Node) =>
+    node.s === source &&
+    (key === undefined || (node.t === Number(query) && (node.a ?? []).includes(Number(key))));
   return all.filter((term) => within(answer.nodes, answer.terms[term]?.[1] ?? -1).some(passes));
 }

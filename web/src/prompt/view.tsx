@@ -22,7 +22,13 @@ import { Sources } from "./sources";
 import { Legend, Strip } from "./strip";
 import { lit, starts } from "./tree";
 
-const NAMES: Record<View, string> = { paths: "Paths", graph: "Graph", pairs: "Pairs", attention: "Attention", lens: "Lens" };
+const NAMES: Record<View, string> = {
+  paths: "Paths",
+  graph: "Graph",
+  pairs: "Pairs",
+  attention: "Attention",
+  lens: "Lens",
+};
 
 interface Props {
   readonly id: string;
@@ -39,9 +45,22 @@ export function PromptView({ id, data, made, store }: Props): JSX.Element {
   const { answer, what, fits, waits, error } = answering;
   const live = Boolean(made.live);
   // drawn anew only where something of theirs changed: a click in the tree draws the tree
-  const tokens = useMemo(() => <Tokens answer={answer} state={state} set={set} />, [answer, state.pos, state.path, set]);
+  const tokens = useMemo(
+    () => <Tokens answer={answer} state={state} set={set} />,
+    [answer, state.pos, state.path, set],
+  );
   const asking = useMemo(
-    () => <Asking answer={answer} state={state} set={set} data={data} what={what} live={live} key={`${state.prompt} ${what.target} ${what.versus}`} />,
+    () => (
+      <Asking
+        answer={answer}
+        state={state}
+        set={set}
+        data={data}
+        what={what}
+        live={live}
+        key={`${state.prompt} ${what.target} ${what.versus}`}
+      />
+    ),
     [answer, state.prompt, what.position, what.target, what.versus, set],
   );
   const notice = useMemo(
@@ -62,10 +81,11 @@ export function PromptView({ id, data, made, store }: Props): JSX.Element {
 
 /** A change in another section makes that the one which the state is about. */
 function setter(store: Store, id: string, mine: boolean): SetState {
-  return (change) => store.set((state) => {
-    const own = mine ? state : START;
-    return { ...own, ...changed(change, own), s: id };
-  });
+  return (change) =>
+    store.set((state) => {
+      const own = mine ? state : START;
+      return { ...own, ...changed(change, own), s: id };
+    });
 }
 
 function isFirst(id: string, made: BilensDocument): boolean {
@@ -78,7 +98,8 @@ interface Shared {
   readonly set: SetState;
 }
 
-/** The prompt. A token is asked what comes after it; its value leads to the paths that start there. */
+/** The prompt. A token is asked what comes after it; its value leads to the paths that start
+ * there. */
 function Tokens({ answer, state, set }: Shared): JSX.Element {
   const names = answer.tokens.map((token) => token.name);
   const position = state.pos ?? answer.position;
@@ -92,15 +113,29 @@ function Tokens({ answer, state, set }: Shared): JSX.Element {
         Pick a token for what comes after it. Each is lit by what the paths give that start there.{" "}
         <Legend largest={largest} unit="logit" />
       </p>
-      <Strip label="Tokens of the prompt" tokens={names} values={values} picked={position} marked={chosen}
-        onPick={(n) => set(n === answer.position ? { pos: n } : { pos: n, target: "", versus: "", path: null, through: "" })} />
+      <Strip
+        label="Tokens of the prompt"
+        tokens={names}
+        values={values}
+        picked={position}
+        marked={chosen}
+        onPick={(n) =>
+          set(
+            n === answer.position
+              ? { pos: n }
+              : { pos: n, target: "", versus: "", path: null, through: "" },
+          )
+        }
+      />
       {same && <TokenValues answer={answer} set={set} />}
     </div>
   );
 }
 
 function TokenValues({ answer, set }: Pick<Shared, "answer" | "set">): JSX.Element {
-  const order = answer.positions.map((_, n) => n).sort((one, other) => size(answer, other) - size(answer, one));
+  const order = answer.positions
+    .map((_, n) => n)
+    .sort((one, other) => size(answer, other) - size(answer, one));
   const title = `What each token gives ${goal(answer)}`;
   const names = answer.tokens.map((token, n) => `${n} ${token.name}`);
   return (
@@ -109,10 +144,21 @@ function TokenValues({ answer, set }: Pick<Shared, "answer" | "set">): JSX.Eleme
         {order.map((n) => (
           <li key={n}>
             <span class="value">{signed(answer.positions[n] ?? 0)}</span>
-            <button type="button" class="link" onClick={() => set({ view: "paths", through: `@${n}`, path: null })}>{n} <Text>{answer.tokens[n]?.name ?? ""}</Text></button>
+            <button
+              type="button"
+              class="link"
+              onClick={() => set({ view: "paths", through: `@${n}`, path: null })}
+            >
+              {n} <Text>{answer.tokens[n]?.name ?? ""}</Text>
+            </button>
           </li>
         ))}
-        {answer.elsewhere !== undefined && <li><span class="value">{signed(answer.elsewhere)}</span> elsewhere: biases, paths not taken apart to the end, and the remainder</li>}
+        {answer.elsewhere !== undefined && (
+          <li>
+            <span class="value">{signed(answer.elsewhere)}</span> elsewhere: biases, paths not taken
+            apart to the end, and the remainder
+          </li>
+        )}
       </ul>
       <Tools name={title} figure={() => barFigure(title, names, answer.positions, "logit")} />
     </Folded>
@@ -124,27 +170,60 @@ function size(answer: Answer, n: number): number {
 }
 
 /** Where what is asked is not on the page: that it is asked for, or what to do. */
-function Notice(props: { answering: Answering; data: PromptData; made: BilensDocument; set: Shared["set"] }): JSX.Element {
+function Notice(props: {
+  answering: Answering;
+  data: PromptData;
+  made: BilensDocument;
+  set: Shared["set"];
+}): JSX.Element {
   const { answering, data, made, set } = props;
   const { what } = answering;
-  if (answering.waits) return <p class="note" role="status">Asking the model …</p>;
-  if (answering.error) return <p class="error" role="alert"><Text>{answering.error}</Text></p>;
-  if (answering.fits) return <p class="unseen" role="status">{`Shown: ${printable(goal(answering.answer))} at ${what.position}`}</p>;
-  const name = what.target ? `${what.target}${what.versus ? ` instead of ${what.versus}` : ""}` : "What comes next";
+  if (answering.waits)
+    return (
+      <p class="note" role="status">
+        Asking the model …
+      </p>
+    );
+  if (answering.error)
+    return (
+      <p class="error" role="alert">
+        <Text>{answering.error}</Text>
+      </p>
+    );
+  if (answering.fits)
+    return (
+      <p
+        class="unseen"
+        role="status"
+      >{`Shown: ${printable(goal(answering.answer))} at ${what.position}`}</p>
+    );
+  const name = what.target
+    ? `${what.target}${what.versus ? ` instead of ${what.versus}` : ""}`
+    : "What comes next";
   return (
     <div class="note" role="status">
-      <p><Text>{name}</Text> at {what.position} is not in this file: copy the Python line, or run <code>bilens serve</code>.</p>
+      <p>
+        <Text>{name}</Text> at {what.position} is not in this file: copy the Python line, or run{" "}
+        <code>bilens serve</code>.
+      </p>
       <p class="tools">
         <Copy name="Copy as Python" text={pythonFor(what, data.prompt, made.model)} />
-        <button type="button" onClick={() => set({ pos: null, target: "", versus: "" })}>Back to what is here</button>
+        <button type="button" onClick={() => set({ pos: null, target: "", versus: "" })}>
+          Back to what is here
+        </button>
       </p>
     </div>
   );
 }
 
 /** What is explained, and what writes it. */
-function Head({ answer, set, live }: Pick<Shared, "answer" | "set"> & { live: boolean }): JSX.Element {
-  const out = (names: readonly string[]) => set((state) => ({ out: [...new Set([...state.out, ...names])] }));
+function Head({
+  answer,
+  set,
+  live,
+}: Pick<Shared, "answer" | "set"> & { live: boolean }): JSX.Element {
+  const out = (names: readonly string[]) =>
+    set((state) => ({ out: [...new Set([...state.out, ...names])] }));
   return (
     <>
       <Explained answer={answer} set={set} />
@@ -160,12 +239,21 @@ function Explained({ answer, set }: Pick<Shared, "answer" | "set">): JSX.Element
     <>
       <h3 class="answer">
         <Text>{answer.target.name}</Text>
-        {answer.versus && <> <span class="soft">instead of</span> <Text>{answer.versus.name}</Text></>}{" "}
+        {answer.versus && (
+          <>
+            {" "}
+            <span class="soft">instead of</span> <Text>{answer.versus.name}</Text>
+          </>
+        )}{" "}
         <span class="soft">at {answer.position}:</span> {answer.total_said}
-        {answer.probability !== null && <span class="soft"> logit, {percent(answer.probability)}</span>}
+        {answer.probability !== null && (
+          <span class="soft"> logit, {percent(answer.probability)}</span>
+        )}
       </h3>
       <LikelyList answer={answer} set={set} />
-      <p class="soft small"><Text>{answer.summary}</Text>. <Copy name="Copy as Python" text={answer.python} /></p>
+      <p class="soft small">
+        <Text>{answer.summary}</Text>. <Copy name="Copy as Python" text={answer.python} />
+      </p>
       <Givens answer={answer} />
     </>
   );
@@ -174,9 +262,14 @@ function Explained({ answer, set }: Pick<Shared, "answer" | "set">): JSX.Element
 /** All that the sum of paths holds fixed, and what it cannot take apart. */
 function Givens({ answer }: { answer: Answer }): JSX.Element | null {
   if (!answer.given.length && !answer.opaque.length) return null;
+  const left = answer.opaque.length ? `; not taken apart: ${answer.opaque.length}` : "";
   return (
-    <Folded name={`Given: ${answer.given.length} patterns and norm scales${answer.opaque.length ? `; not taken apart: ${answer.opaque.length}` : ""}`}>
-      <p class="soft small"><Text>{[...answer.given, ...answer.opaque.map((one) => `${one} (not taken apart)`)].join(" · ")}</Text></p>
+    <Folded name={`Given: ${answer.given.length} patterns and norm scales${left}`}>
+      <p class="soft small">
+        <Text>
+          {[...answer.given, ...answer.opaque.map((one) => `${one} (not taken apart)`)].join(" · ")}
+        </Text>
+      </p>
     </Folded>
   );
 }
@@ -186,13 +279,23 @@ function KnockedOut({ answer, set }: Pick<Shared, "answer" | "set">): JSX.Elemen
   if (!knockout) return null;
   return (
     <div class="note" role="status">
-      <p><b>Knocked out: <Text>{knockout.what.join(", ")}</Text>.</b> <Text>{knockout.summary}</Text></p>
+      <p>
+        <b>
+          Knocked out: <Text>{knockout.what.join(", ")}</Text>.
+        </b>{" "}
+        <Text>{knockout.summary}</Text>
+      </p>
       <ul>
         {knockout.removals.map((one) => (
-          <li key={one.replaced_by}>{one.replaced_by} in its place: {signed(knockout.before, 5)} → {signed(one.after, 5)}, effect {signed(one.effect)} ({one.verdict}: <Text>{one.why}</Text>)</li>
+          <li key={one.replaced_by}>
+            {one.replaced_by} in its place: {signed(knockout.before, 5)} → {signed(one.after, 5)},
+            effect {signed(one.effect)} ({one.verdict}: <Text>{one.why}</Text>)
+          </li>
         ))}
       </ul>
-      <button type="button" onClick={() => set({ out: [] })}>Put it back</button>
+      <button type="button" onClick={() => set({ out: [] })}>
+        Put it back
+      </button>
     </div>
   );
 }
@@ -211,10 +314,24 @@ function Tabs({ answer, state, set }: Shared): JSX.Element {
     <>
       <div ref={bar} class="tabs" role="tablist" aria-label="Ways to look at it" onKeyDown={step}>
         {VIEWS.map((view) => (
-          <button type="button" key={view} role="tab" id={`tab-${state.s}-${view}`} aria-selected={state.view === view} tabIndex={state.view === view ? 0 : -1} onClick={() => set({ view })}>{NAMES[view]}</button>
+          <button
+            type="button"
+            key={view}
+            role="tab"
+            id={`tab-${state.s}-${view}`}
+            aria-selected={state.view === view}
+            tabIndex={state.view === view ? 0 : -1}
+            onClick={() => set({ view })}
+          >
+            {NAMES[view]}
+          </button>
         ))}
       </div>
-      <div role="tabpanel" aria-labelledby={`tab-${state.s}-${state.view}`} class={`panel ${state.view}`}>
+      <div
+        role="tabpanel"
+        aria-labelledby={`tab-${state.s}-${state.view}`}
+        class={`panel ${state.view}`}
+      >
         <Panel answer={answer} state={state} set={set} />
       </div>
     </>
@@ -226,7 +343,14 @@ function Panel({ answer, state, set }: Shared): JSX.Element {
     case "paths":
       return <Paths answer={answer} state={state} set={set} />;
     case "graph":
-      return <GraphPanel key={`${answer.position} ${answer.target.id} ${answer.versus?.id}`} answer={answer} state={state} set={set} />;
+      return (
+        <GraphPanel
+          key={`${answer.position} ${answer.target.id} ${answer.versus?.id}`}
+          answer={answer}
+          state={state}
+          set={set}
+        />
+      );
     case "pairs":
       return <PairsPanel answer={answer} state={state} set={set} />;
     case "attention":
@@ -243,8 +367,8 @@ function Paths({ answer, state, set }: Shared): JSX.Element {
   return (
     <>
       <p class="soft">
-        Unfold a line to see what it is made of: a head looks from one position at another, a bilinear layer
-        multiplies two things. The tokens light up for the line that is pointed at.
+        Unfold a line to see what it is made of: a head looks from one position at another, a
+        bilinear layer multiplies two things. The tokens light up for the line that is pointed at.
       </p>
       <Pointed answer={answer} values={values} />
       <PathsPanel answer={answer} state={state} set={set} point={point} />
@@ -259,7 +383,15 @@ function Pointed({ answer, values }: { answer: Answer; values: readonly number[]
       {answer.tokens.map((token, n) => {
         const value = values[n] ?? 0;
         const kind = value === 0 ? "token" : `token ${value > 0 ? "up" : "down"}`;
-        return <span key={n} class={kind} style={{ "--lit": `${Math.round((68 * Math.abs(value)) / largest)}%` }}><Text>{token.name}</Text></span>;
+        return (
+          <span
+            key={n}
+            class={kind}
+            style={{ "--lit": `${Math.round((68 * Math.abs(value)) / largest)}%` }}
+          >
+            <Text>{token.name}</Text>
+          </span>
+        );
       })}
     </div>
   );

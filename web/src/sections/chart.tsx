@@ -6,7 +6,9 @@ import { NumbersTable, Plot, Text } from "../ui";
 export function ChartView({ data }: { data: ChartData }): JSX.Element {
   return (
     <>
-      <p><Text>{data.text}</Text></p>
+      <p>
+        <Text>{data.text}</Text>
+      </p>
       <Plot chart={data.chart} />
       <NumbersTable columns={data.columns} rows={data.rows} />
     </>

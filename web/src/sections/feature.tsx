@@ -16,16 +16,32 @@ export function FeatureView({ data }: { data: FeatureData }): JSX.Element {
   const [kind, choose] = useState(kinds[0] ?? "");
   return (
     <>
-      <p><Text>{data.text}</Text></p>
-      <dl>{data.words.filter((one) => one.tokens.length).map((one) => <Words key={one.name} {...one} />)}</dl>
+      <p>
+        <Text>{data.text}</Text>
+      </p>
+      <dl>
+        {data.words
+          .filter((one) => one.tokens.length)
+          .map((one) => (
+            <Words key={one.name} {...one} />
+          ))}
+      </dl>
       <Plot chart={data.chart} />
       {kinds.length > 1 && (
         <p role="group" aria-label="Which passages">
-          {kinds.map((one) => <button type="button" key={one} aria-pressed={one === kind} onClick={() => choose(one)}>{KINDS[one]}</button>)}
+          {kinds.map((one) => (
+            <button type="button" key={one} aria-pressed={one === kind} onClick={() => choose(one)}>
+              {KINDS[one]}
+            </button>
+          ))}
         </p>
       )}
       <ol class="passages">
-        {data.examples.filter((one) => one.kind === kind).map((one, n) => <Line key={`${kind} ${n}`} one={one} largest={data.largest} />)}
+        {data.examples
+          .filter((one) => one.kind === kind)
+          .map((one, n) => (
+            <Line key={`${kind} ${n}`} one={one} largest={data.largest} />
+          ))}
       </ol>
       <NumbersTable columns={data.columns} rows={data.rows} />
     </>
@@ -34,14 +50,22 @@ export function FeatureView({ data }: { data: FeatureData }): JSX.Element {
 
 /** Tokens with their numbers: the first of them, all on pointing. */
 function Words({ name, unit, tokens, values }: FeatureData["words"][number]): JSX.Element {
-  const told = (n: number): string => (unit.startsWith("share") ? percent(values[n] ?? 0) : general(values[n] ?? 0, 3));
+  const told = (n: number): string =>
+    unit.startsWith("share") ? percent(values[n] ?? 0) : general(values[n] ?? 0, 3);
   const all = tokens.map((token, n) => `${printable(token)} ${told(n)}`).join(", ");
   return (
     <div title={`${unit}: ${all}`}>
       <dt>{name}</dt>
       <dd>
         {tokens.slice(0, FIRST).map((token, n) => (
-          <Fragment key={n}><span class="word"><code><Text>{token}</Text></code> <span class="soft">{told(n)}</span></span>{" "}</Fragment>
+          <Fragment key={n}>
+            <span class="word">
+              <code>
+                <Text>{token}</Text>
+              </code>{" "}
+              <span class="soft">{told(n)}</span>
+            </span>{" "}
+          </Fragment>
         ))}
         <span class="soft small">{unit}</span>
       </dd>
@@ -56,10 +80,17 @@ function Line({ one, largest }: { one: Passage; largest: number }): JSX.Element 
       <div class="passage">
         {one.tokens.map((token, n) => {
           const value = one.activations[n] ?? 0;
-          const depth = Math.round(DEEPEST * Math.min(1, Math.abs(value) / (Math.abs(largest) || 1)));
+          const depth = Math.round(
+            DEEPEST * Math.min(1, Math.abs(value) / (Math.abs(largest) || 1)),
+          );
           const kind = value === 0 ? "token" : `token ${value > 0 ? "up" : "down"}`;
           return (
-            <span key={n} class={n === one.at ? `${kind} about` : kind} style={{ "--lit": `${depth}%` }} title={`${printable(token)}: ${general(value, 3)}`}>
+            <span
+              key={n}
+              class={n === one.at ? `${kind} about` : kind}
+              style={{ "--lit": `${depth}%` }}
+              title={`${printable(token)}: ${general(value, 3)}`}
+            >
               <Text>{token}</Text>
             </span>
           );
@@ -67,7 +98,15 @@ function Line({ one, largest }: { one: Passage; largest: number }): JSX.Element 
       </div>
       <div class="soft small">
         {general(one.activations[one.at] ?? 0, 3)} at {one.position} of text {one.text}
-        {one.next !== null && <>; next <code><Text>{one.next}</Text></code>{chance(one)}</>}
+        {one.next !== null && (
+          <>
+            ; next{" "}
+            <code>
+              <Text>{one.next}</Text>
+            </code>
+            {chance(one)}
+          </>
+        )}
       </div>
     </li>
   );

@@ -6,10 +6,22 @@ import { Text } from "../ui";
 export function ModelView({ data }: { data: ModelFacts }): JSX.Element {
   return (
     <>
-      <p><span class="big"><Text>{data.headline}</Text></span> <span class="soft"><Text>{data.beside}</Text></span></p>
+      <p>
+        <span class="big">
+          <Text>{data.headline}</Text>
+        </span>{" "}
+        <span class="soft">
+          <Text>{data.beside}</Text>
+        </span>
+      </p>
       <dl>
         {Object.entries(data.facts).map(([name, fact]) => (
-          <div key={name}><dt>{name}</dt><dd><Text>{fact}</Text></dd></div>
+          <div key={name}>
+            <dt>{name}</dt>
+            <dd>
+              <Text>{fact}</Text>
+            </dd>
+          </div>
         ))}
       </dl>
     </>
