@@ -2,6 +2,7 @@
 dtype's tolerance.
 """
 
+import gc
 import lzma
 from collections import Counter
 from pathlib import Path
@@ -11,11 +12,36 @@ import pytest
 import torch
 from torch import Tensor
 
-from bilens.algebra import CP, Dense, Factored, QuadraticForm, ThirdOrder, Tucker
-from bilens.base.numerics import tolerance
+from tests import shapes
+
+shapes.leave_out_what_says_none()  # before anything of bilens is imported
+
+from bilens.algebra import (  # noqa: E402
+    CP,
+    Dense,
+    Factored,
+    QuadraticForm,
+    ThirdOrder,
+    Tucker,
+)
+from bilens.base.numerics import tolerance  # noqa: E402
 
 SHAPED = pytest.StashKey[bool]()
 FORMS = ("cp", "symmetric cp", "tucker", "dense")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What was imported stays, near a million objects: collections need not walk through it, of
+    which accelerate asks for one in every run of Trainer.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_configure(config):
