@@ -64,6 +64,7 @@ def test_heads_compile_to_one_graph(close, make):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.bad_input  # for speed
 @torch.no_grad()
 def test_saved_loaded_and_by_state_dict(kind, close, tmp_path):
     made = model(**KINDS[kind])

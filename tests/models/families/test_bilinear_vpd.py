@@ -96,6 +96,7 @@ TOKENS = torch.tensor([1, 5, 2, 2, 12, 0, 7])
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("how", ["state", "nested", "components", "safetensors"])
+@pytest.mark.bad_input  # for speed
 @torch.no_grad()
 def test_any_of_them_is_the_pass_of_its_description(norm, how, tmp_path, close):
     weights = drawn(norm)

@@ -76,6 +76,7 @@ def saved(folder, model, weights):
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("kind", ["bilinear", "quadratic"])
+@pytest.mark.bad_input  # for speed
 @torch.no_grad()
 def test_a_checkpoint_is_the_pass_of_its_description(kind, bias, tmp_path, close):
     about = MODEL | {"attn_type": kind, "use_bias_qk": bias}
