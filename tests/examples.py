@@ -8,7 +8,7 @@ import torch
 import bilens
 from bilens import checks, circuits, decompose, features
 from bilens.base.results import Result
-from bilens.training import Comparison
+from bilens.training import Comparison, RuleScores
 from tests.circuits.transformers_made import tiny
 from tests.conftest import Make
 
@@ -119,6 +119,7 @@ MAKERS: dict[str, Callable[[], Result]] = {
     "AttentionScores": lambda: circuits.attention_scores(model(), IDS, 1, 0, 4, 1),
     "Cofiring": cofiring,
     "Comparison": comparison,
+    "RuleScores": lambda: RuleScores((("bigram", 8, 8, 0.001), ("skip", 20, 24, 0.3))),
     "Composition": lambda: circuits.composition(model()),
     "Degrees": lambda: approximation().degrees,
     "Diff": diff,

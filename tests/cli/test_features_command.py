@@ -121,14 +121,27 @@ def test_rules(run, there, tmp_path):
     assert len(list((tmp_path / "new").iterdir())) == 4
 
 
+def test_rules_held_against_known_ones(run, there, tmp_path):
+    file = tmp_path / "rules.json"
+    file.write_text('{"bigram": {"1": {"2": 1}}}')
+    code, out, err = run("rules", there / "model", "-k", 1, "--truth", file)
+    assert code == 0, err
+    assert "rule\tright\tof\tshare\tnats" in out
+    file.write_text('{"bigram": {"1": {"99999": 1}}}')
+    code, out, err = run("rules", there / "model", "--truth", file)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "the known rules must fit the vocabulary" in err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("-k", 0), "-k must be a whole number ≥ 1"),
         (("--path", "W_U mlp0(embed"), "must"),
         (("--skip", "L0H1("), "--skip must name a head"),
+        (("--truth", "no/rules.json"), "no/rules.json must"),
     ],
-    ids=["k", "path", "head"],
+    ids=["k", "path", "head", "truth"],
 )
 def test_bad_rules_before_a_model_is_loaded(run, words, said):
     code, out, err = run("rules", "no/such/model", *words)

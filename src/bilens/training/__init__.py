@@ -30,6 +30,14 @@ from bilens.training.processes import shared
 from bilens.training.run import read_about
 from bilens.training.text import Blocks, HeldOut, TextData, load_text
 from bilens.training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from bilens.training.truth import (
+    RuleScores,
+    Truth,
+    evaluate_rules,
+    read_truth,
+    require_fit,
+    score_rules,
+)
 
 __all__ = [
     "BUILT_IN",
@@ -42,11 +50,14 @@ __all__ = [
     "ImageData",
     "ImageRecipe",
     "Images",
+    "RuleScores",
     "TextData",
     "TextRecipe",
+    "Truth",
     "compare",
     "evaluate",
     "evaluate_on",
+    "evaluate_rules",
     "evaluate_text",
     "evaluate_text_on",
     "every_place",
@@ -64,8 +75,11 @@ __all__ = [
     "read_documents",
     "read_idx",
     "read_recipe",
+    "read_truth",
     "recipe",
+    "require_fit",
     "save_tokenizer",
+    "score_rules",
     "shared",
     "shuffled",
     "train_classifier",

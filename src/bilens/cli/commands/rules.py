@@ -30,6 +30,13 @@ def command(
             "which token looks at which, one position back; repeat it for more.",
         ),
     ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file of the rules that made the data (rules.json): how many of them the model "
+            "has is said too, asked of the rules' own tokens."
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for tables and plots.")
     ] = None,
@@ -44,8 +51,10 @@ def command(
     asked = [*(path or ()), *(one for head in skip or () for one in _skip(head))]
     for one in asked:
         bilens.circuits.require_path(one)
+    known = None if truth is None else bilens.training.read_truth(truth)
     loaded = language_model(model, str(model))
-    found = [bilens.circuits.rules(loaded, one, k) for one in asked or [""]]
+    scores = [] if known is None else [bilens.training.evaluate_rules(loaded, known)]
+    found = [*scores, *(bilens.circuits.rules(loaded, one, k) for one in asked or [""])]
     if output is not None:
         write_results(output, {f"rules {n}": one for n, one in enumerate(found)})
     show(map(table, found), json)

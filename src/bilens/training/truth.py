@@ -1,0 +1,286 @@
+"""A language model held against the rules that made its data, where these are known.
+
+A file of rules is JSON. ``ranges``: tokens by kind, [first, after the last]; ``special``: such as
+``bos``, which then begins every prompt. Any of: ``bigram``, what follows a token and how often;
+``skip``, [earlier, current, next], the earlier one at most ``skip_max`` tokens before;
+``induction``, after a token that occurred before, ``min_distance`` tokens back or more, comes what
+came then, for every kind that it does not name under ``never``. Other keys say how data are made.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bilens.base.charts import ranked
+from bilens.base.errors import ConfigError
+from bilens.base.keys import Number, Table, Whole
+from bilens.base.reading import read_json_object
+from bilens.base.records import Record
+from bilens.base.results import Result
+from bilens.models import Transformer
+
+FILLER, SPECIAL = "filler", "special"
+APART = 12  # the farthest that an earlier token is put, where no rule says how far
+DISTANCES = 4  # between a token and where it came before, that are tried
+PAIRS = 4096  # of tokens that induction is tried on, spread evenly over all
+BATCH = 4096
+
+Answers = Callable[[Int[Tensor, "n t"]], Float[Tensor, "n vocab"]]
+
+
+@dataclass(frozen=True)
+class Truth(Record):
+    """The rules of a language: ``bigram`` as (token, (next, chance), …), ``skip`` as (earlier,
+    current, next), and ``repeats``: the tokens after which comes what came before. ``begin`` opens
+    a prompt where there is such a token, and ``fillers`` stand between.
+
+    >>> truth = bilens.training.Truth(bigram=((0, ((1, 0.75), (2, 0.25))),), fillers=(3,))
+    >>> truth.largest
+    3
+    """
+
+    bigram: tuple[tuple[int, tuple[tuple[int, float], ...]], ...] = ()
+    skip: tuple[tuple[int, int, int], ...] = ()
+    reach: int = APART
+    repeats: tuple[int, ...] = ()
+    distance: int = 2
+    fillers: tuple[int, ...] = ()
+    begin: int | None = None
+
+    @property
+    def largest(self) -> int:
+        """The largest token that a rule names."""
+        bigram = [n for token, nexts in self.bigram for n in (token, *(m for m, _ in nexts))]
+        begin = () if self.begin is None else (self.begin,)
+        named = (bigram, *self.skip, self.repeats, self.fillers, begin)
+        return max(itertools.chain(*named), default=0)
+
+    def prompts(self, tokens: Int[Tensor, "n k"], gaps: Iterable[int]) -> Int[Tensor, "n t"]:
+        """Rows of ``tokens`` with so many fillers after each but the last."""
+        columns = [tokens[:, :0]]
+        if self.begin is not None:
+            columns = [torch.full_like(tokens[:, :1], self.begin)]
+        for n, gap in enumerate((*gaps, 0)):
+            columns += [tokens[:, n : n + 1], self._between(len(tokens), gap)]
+        return torch.cat(columns, 1)
+
+    def _between(self, count: int, gap: int) -> Int[Tensor, "n gap"]:
+        """Fillers, another order in every row."""
+        if not gap:
+            return torch.zeros(count, 0, dtype=torch.int64)
+        fillers = torch.tensor(self.fillers)
+        where = torch.arange(count)[:, None] * 7 + torch.arange(gap) * 5
+        return fillers[where % len(fillers)]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class RuleScores(Result):
+    """How many of a language's known rules a model's answers have.
+
+    Columns: ``rule``: bigram, skip or induction. ``right`` of ``of``: for a bigram, tokens whose
+    likeliest next ones are the rule's as a set; else prompts whose likeliest next token is the
+    rule's. ``share``: the one over the other. ``nats``: what the answers lose on the rule's next
+    token: for a bigram KL(rule ‖ model), else −log of its probability, meant over prompts.
+
+    >>> bilens.training.RuleScores((("skip", 6, 8, 0.4),)).rows()[0]["share"]
+    0.75
+    """
+
+    scores: tuple[tuple[str, int, int, float], ...]
+
+    def summary(self) -> str:
+        told = (f"{rule} {right:,} of {of:,}" for rule, right, of, _ in self.scores)
+        return f"known rules: {', '.join(told) or 'none'}"
+
+    def columns(self) -> tuple[str, ...]:
+        return "rule", "right", "of", "share", "nats"
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [
+            {"rule": rule, "right": right, "of": of, "share": right / of, "nats": nats}
+            for rule, right, of, nats in self.scores
+        ]
+
+    def figure(self) -> dict[str, Any]:
+        rows = self.rows()
+        names = [f"{row['rule']}, {row['right']:,} of {row['of']:,}" for row in rows]
+        hover = {"nats": [row["nats"] for row in rows]}
+        shares = [row["share"] for row in rows]
+        return ranked(names, shares, "share of the rules", "Known rules", hover=hover)
+
+
+def read_truth(file: str | Path) -> Truth:
+    """The rules in ``file``. Errors: FileError where it is no JSON object; ConfigError for what is
+    no rule, by its name.
+    """
+    given = read_json_object(Path(file))
+    ranges = {kind: _range(file, kind, two) for kind, two in _table(file, given, "ranges").items()}
+    special, induction = (_table(file, given, key) for key in ("special", "induction"))
+    bos = special.get("bos")
+    for name, number in (("special.bos", bos), ("skip_max", given.get("skip_max", APART))):
+        if number is not None and not Whole(0).allows(number):
+            raise _unfit(file, name, "be a whole number ≥ 0", number)
+    distance = induction.get("min_distance", 2)
+    if not Whole(2).allows(distance):
+        raise _unfit(file, "induction.min_distance", "be a whole number ≥ 2", distance)
+    never = induction.get("never", [])
+    if not isinstance(never, list):
+        raise _unfit(file, "induction.never", "be a list of kinds", never)
+    spoken = {FILLER, SPECIAL, *map(str, never)}
+    repeats = [n for kind, range_ in ranges.items() if kind not in spoken for n in range_]
+    return Truth(
+        bigram=tuple(_bigram(file, *item) for item in _table(file, given, "bigram").items()),
+        skip=tuple(_triple(file, n, row) for n, row in enumerate(_list(file, given, "skip"))),
+        reach=given.get("skip_max", APART),
+        repeats=tuple(repeats) if induction else (),
+        distance=distance,
+        fillers=tuple(ranges.get(FILLER, ())),
+        begin=bos,
+    )
+
+
+@torch.no_grad()
+def evaluate_rules(model: Transformer, truth: Truth) -> RuleScores:
+    """How many of the rules of ``truth`` the answers of ``model`` have, on prompts of the rules'
+    own tokens, with fillers between, and no data.
+
+    A bigram: the token alone. A skip rule: earlier and current token, at every distance. Induction:
+    X Y … X at four distances, for every pair of different tokens that repeat (4,096 of them at
+    most), answers meant over the distances.
+
+    Cost: a forward pass over some thousands of short prompts. Errors: ArgumentError for rules that
+    name a token which the model has not, or need more positions than it has.
+    """
+    require_fit(model, truth)
+
+    def answers(ids: Int[Tensor, "n t"]) -> Float[Tensor, "n vocab"]:
+        device = model.W_E.device
+        rows = ids.to(device).split(BATCH)
+        given = [model(input_ids=part, use_cache=False, logits_to_keep=1) for part in rows]
+        return torch.cat([one.logits[:, -1] for one in given]).float().cpu()
+
+    training = model.training
+    model.eval()
+    try:
+        return score_rules(answers, truth)
+    finally:
+        model.train(training)
+
+
+def require_fit(model: Transformer, truth: Truth) -> None:
+    """Raise ConfigError where a rule names a token that ``model`` has not, or is longer than it
+    reads.
+    """
+    size, length = model.config.vocab_size, model.config.max_position_embeddings
+    if truth.largest >= size:
+        must = f"fit the vocabulary, tokens 0 … {size - 1:,}"
+        raise ConfigError("the known rules", must=must, got=f"token {truth.largest:,}")
+    if truth.distance + 2 > length or truth.reach + 2 > length:
+        must = f"reach no further than the model reads, {length:,} tokens"
+        raise ConfigError("the known rules", must=must, got=max(truth.distance, truth.reach))
+
+
+def score_rules(answers: Answers, truth: Truth) -> RuleScores:
+    """As ``evaluate_rules``, of anything that answers prompts with logits of the next token."""
+    kinds = (_bigrams(answers, truth), _skips(answers, truth), _induction(answers, truth))
+    return RuleScores(tuple(one for one in kinds if one[2]))
+
+
+def _bigrams(answers: Answers, truth: Truth) -> tuple[str, int, int, float]:
+    if not truth.bigram:
+        return "bigram", 0, 0, 0.0
+    tokens = torch.tensor([[token] for token, _ in truth.bigram])
+    logp = answers(truth.prompts(tokens, ())).log_softmax(-1)
+    lost, right = 0.0, 0
+    for (_, nexts), row in zip(truth.bigram, logp, strict=True):
+        lost += sum(p * (math.log(p) - float(row[n])) for n, p in nexts if p)
+        right += set(row.topk(len(nexts)).indices.tolist()) == {n for n, _ in nexts}
+    return "bigram", right, len(tokens), lost / len(tokens)
+
+
+def _skips(answers: Answers, truth: Truth) -> tuple[str, int, int, float]:
+    if not truth.skip:
+        return "skip", 0, 0, 0.0
+    rules = torch.tensor(truth.skip)
+    gaps = range(truth.reach) if truth.fillers else range(1)
+    logits = _meant(answers, [truth.prompts(rules[:, :2], (gap,)) for gap in gaps])
+    return "skip", *_scored(logits, rules[:, 2])
+
+
+def _induction(answers: Answers, truth: Truth) -> tuple[str, int, int, float]:
+    pairs = torch.tensor(list(itertools.permutations(truth.repeats, 2))).reshape(-1, 2)
+    if not len(pairs):
+        return "induction", 0, 0, 0.0
+    pairs = pairs[torch.linspace(0, len(pairs) - 1, min(len(pairs), PAIRS)).long()]
+    tokens = torch.cat([pairs, pairs[:, :1]], 1)
+    apart = torch.linspace(truth.distance, max(APART, truth.distance), DISTANCES).long().tolist()
+    gaps = [distance - 2 for distance in apart] if truth.fillers else [0]
+    logits = _meant(answers, [truth.prompts(tokens, (0, gap)) for gap in gaps])
+    return "induction", *_scored(logits, pairs[:, 1])
+
+
+def _meant(answers: Answers, prompts: list[Tensor]) -> Float[Tensor, "n vocab"]:
+    """Log-probabilities, meant over kinds of prompts."""
+    return torch.stack([answers(ids).log_softmax(-1) for ids in prompts]).mean(0)
+
+
+def _scored(logits: Float[Tensor, "n vocab"], nexts: Int[Tensor, " n"]) -> tuple[int, int, float]:
+    lost = -logits.gather(1, nexts[:, None]).mean()
+    return int((logits.argmax(1) == nexts).sum()), len(nexts), float(lost)
+
+
+def _unfit(file: str | Path, key: str, must: str, got: object) -> ConfigError:
+    return ConfigError(f"{file}: {key}", must=must, got=repr(got))
+
+
+def _table(file: str | Path, given: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = given.get(key, {})
+    if not Table().allows(value):
+        raise _unfit(file, key, Table().must(value), value)
+    return value
+
+
+def _list(file: str | Path, given: Mapping[str, Any], key: str) -> list[Any]:
+    value = given.get(key, [])
+    if not isinstance(value, list):
+        raise _unfit(file, key, "be a list", value)
+    return value
+
+
+def _whole(values: object, count: int) -> bool:
+    """Whether these are so many tokens."""
+    token = Whole(0)
+    return isinstance(values, list) and len(values) == count and all(map(token.allows, values))
+
+
+def _range(file: str | Path, kind: str, bounds: Any) -> range:
+    if not _whole(bounds, 2):
+        raise _unfit(file, f"ranges.{kind}", "be [first, after the last]", bounds)
+    return range(*bounds)
+
+
+def _triple(file: str | Path, n: int, row: Any) -> tuple[int, int, int]:
+    if not _whole(row, 3):
+        raise _unfit(file, f"skip[{n}]", "be three tokens, [earlier, current, next]", row)
+    return row[0], row[1], row[2]
+
+
+def _bigram(file: str | Path, token: str, nexts: Any) -> tuple[int, tuple[tuple[int, float], ...]]:
+    key = f"bigram.{token}"
+    if not isinstance(nexts, Mapping) or not all(map(_is_token, (token, *nexts))):
+        raise _unfit(file, key, "have tokens by number with their chances", nexts)
+    positive = all(map(Number(above=0).allows, nexts.values()))
+    if not positive or not math.isclose(sum(nexts.values()), 1, abs_tol=1e-3):
+        raise _unfit(file, key, "have chances that add up to 1", nexts)
+    return int(token), tuple((int(n), float(p)) for n, p in nexts.items())
+
+
+def _is_token(name: str) -> bool:
+    return name.isascii() and name.isdecimal()
