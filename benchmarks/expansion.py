@@ -1,7 +1,8 @@
 """Expansions: the pair matrices of every MLP against one forward pass, best-first search by time
-and memory, and a SwiGLU model against its bilinear twin.
+and memory, a SwiGLU model against its bilinear twin, and the first two of models of heads without
+softmax.
 
-    python -m benchmarks.expansion [--only pairs|terms|memory|gated] [--runs 7]
+    python -m benchmarks.expansion [--only pairs|terms|memory|gated|polynomial] [--runs 7]
 
 Random weights, one target, agreement with the forward pass checked in the same run. Rows go to
 benchmarks/results/expansion.jsonl.
@@ -43,11 +44,12 @@ CUTOFF = 0.0  # so that the budget alone ends the search
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--only", choices=["pairs", "terms", "memory", "gated"])
+    options.add_argument("--only", choices=["pairs", "terms", "memory", "gated", "polynomial"])
     options.add_argument("--runs", type=int, default=7)
     given = options.parse_args()
     measures = {
-        "pairs": pair_matrices, "terms": best_first, "memory": memory, "gated": gated
+        "pairs": pair_matrices, "terms": best_first, "memory": memory, "gated": gated,
+        "polynomial": polynomial,
     }  # fmt: skip
     for name, measure in measures.items():
         if given.only in (None, name):
@@ -59,17 +61,25 @@ def make(
 ) -> tuple[bilens.Transformer, torch.Tensor]:
     """A model with random weights, as it is before training, and a text of random tokens."""
     torch.manual_seed(0)
-    config = bilens.TransformerConfig(
-        vocab_size=VOCABULARY, max_position_embeddings=256, norm="rms", hidden_act=act, **shape
-    )
+    usual = {"norm": "rms", "hidden_act": act, "max_position_embeddings": 256}
+    config = bilens.TransformerConfig(vocab_size=VOCABULARY, **usual | shape)
     return bilens.Transformer(config).eval(), torch.randint(0, VOCABULARY, (length,))
 
 
-def pair_matrices(runs: int) -> None:
+def polynomial(runs: int) -> None:
+    """Of models in which nothing normalises, from an initial scale at which heads matter."""
+    kind = {"attention": "bilinear", "norm": "none", "initializer_range": 0.05}
+    pair_matrices(runs, LARGE | kind | {"initializer_range": 0.02})
+    best_first(runs, shape=SMALL | kind)
+    for max_terms in (1_000, 10_000):
+        memory_of(max_terms, SMALL | kind)
+
+
+def pair_matrices(runs: int, shape: dict[str, Any] = LARGE) -> None:
     """All MLPs' pair matrices at the last of 128 tokens, in units of a forward pass over the same
     tokens.
     """
-    model, text = make(LARGE, 128)
+    model, text = make(shape, 128)
     sides = {
         "forward": lambda: forward(model, text),
         "pairs": lambda: pairs(model, text, TARGET),
@@ -80,7 +90,7 @@ def pair_matrices(runs: int) -> None:
     record(
         RESULTS,
         what="pair matrices of all MLPs",
-        shape=LARGE,
+        shape=shape,
         tokens=len(text),
         milliseconds={name: round(1e3 * value) for name, value in seconds.items()},
         ratio=round(seconds["pairs"] / seconds["forward"], 2),
@@ -97,9 +107,9 @@ def require_agreement(model: bilens.Transformer, text: torch.Tensor) -> None:
             raise SystemExit(f"The pairs of {matrix.layer} are off by {off:.1e}.")
 
 
-def best_first(runs: int, max_terms: int = 10_000) -> None:
+def best_first(runs: int, max_terms: int = 10_000, shape: dict[str, Any] = SMALL) -> None:
     """The search for the largest paths of a four-layer model over 64 tokens."""
-    model, text = make(SMALL, 64)
+    model, text = make(shape, 64)
     found = expand(model, text, TARGET, max_terms=max_terms, cutoff=CUTOFF)
     seconds = interleaved(
         {"expand": lambda: expand(model, text, TARGET, max_terms=max_terms, cutoff=CUTOFF)},
@@ -108,7 +118,7 @@ def best_first(runs: int, max_terms: int = 10_000) -> None:
     record(
         RESULTS,
         what="best-first",
-        shape=SMALL,
+        shape=shape,
         tokens=len(text),
         max_terms=max_terms,
         seconds=round(seconds["expand"], 2),
@@ -121,18 +131,22 @@ def memory(_: int) -> None:
     candidates.
     """
     for max_terms in (1_000, 10_000, 30_000):
-        # a peak never comes down again: one process for each
-        fresh = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=fresh) as process:
-            found = process.submit(peak, max_terms).result()
-        record(
-            RESULTS,
-            what="memory of best-first",
-            shape=SMALL,
-            tokens=64,
-            max_terms=max_terms,
-            **found,
-        )
+        memory_of(max_terms, SMALL)
+
+
+def memory_of(max_terms: int, shape: dict[str, Any]) -> None:
+    # a peak never comes down again: one process for each
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=fresh) as process:
+        found = process.submit(peak, max_terms, shape).result()
+    record(
+        RESULTS,
+        what="memory of best-first",
+        shape=shape,
+        tokens=64,
+        max_terms=max_terms,
+        **found,
+    )
 
 
 def gated(runs: int, max_terms: int = 1000) -> None:
@@ -157,11 +171,11 @@ def gated(runs: int, max_terms: int = 1000) -> None:
     )
 
 
-def peak(max_terms: int) -> dict[str, Any]:
+def peak(max_terms: int, shape: dict[str, Any]) -> dict[str, Any]:
     """In a process of its own: MiB at the peak, on top of what there is after an expansion that is
     not searched.
     """
-    model, text = make(SMALL, 64)
+    model, text = make(shape, 64)
     expand(model, text, TARGET, detail="writes")
     before = mebibytes("VmRSS")
     found = expand(model, text, TARGET, max_terms=max_terms, cutoff=CUTOFF)

@@ -259,3 +259,28 @@ def test_composition_by_leg():
         assert found["L0H1", "L1H0", kind] == pytest.approx(
             float((ov @ qk).norm() / ov.norm() / qk.norm())
         )
+
+
+@pytest.mark.parametrize("attention", ["bilinear", "squared"])
+def test_a_head_by_all_its_legs_from_weights_alone(attention, refuses):
+    """Its value is that of the one path that looks so, whatever else is read."""
+    model = build(attention=attention, num_hidden_layers=1)
+    legs = "q1: embed, k1: embed, q2: embed, k2: embed, v: embed"
+    form = circuits.virtual(model, f"W_U L0H1[-2]({legs})")
+    ex = bilens.expand(model, IDS, 5, max_terms=None, cutoff=0)
+    path = {term.path: term.value for term in ex.terms}[f"L0H1@1→3({legs})"]
+    query, key = int(IDS[3]), int(IDS[1])
+    on = {"q1": query, "k1": key, "q2": query, "k2": key, "v": key}
+    assert float(form(**on)[5]) == pytest.approx(path, rel=1e-6)  # angles are float32's
+    hot = {leg: torch.eye(11).double()[token] for leg, token in on.items()}
+    assert torch.allclose(form(**hot), form(**on))
+    assert all(score.shape == (11, 11) for score in form.scores)
+    refuses(ArgumentError, lambda: form(q1=1), "give each of q1, k1, q2, k2, v")
+    refuses(
+        ArgumentError, lambda: circuits.virtual(model, "L0H1(q1: embed, v: embed)"), "name the legs"
+    )
+    refuses(
+        ArgumentError,
+        lambda: circuits.virtual(build(attention="softmax"), f"L0H1({legs})"),
+        "have legs where a head goes without softmax",
+    )

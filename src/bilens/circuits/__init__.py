@@ -28,7 +28,7 @@ from bilens.circuits.rules import Rules, require_path, rules
 from bilens.circuits.starts import Starts, starts
 from bilens.circuits.targets import At
 from bilens.circuits.units import PathUnits, units
-from bilens.circuits.virtual import virtual
+from bilens.circuits.virtual import HeadCircuit, virtual
 from bilens.wiring import Prompt, Source
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "Expansion",
     "Forest",
     "Groups",
+    "HeadCircuit",
     "HeadScores",
     "Knockout",
     "Lens",

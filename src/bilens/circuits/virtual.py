@@ -2,9 +2,11 @@
 what it starts from. Paths are those of ``circuits.paths``, with no position in them.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from bilens.algebra import CP, Factored
@@ -36,8 +38,45 @@ from bilens.wiring import (
 )
 
 
+@dataclass(frozen=True, eq=False)
+class HeadCircuit:
+    """What a head without softmax writes where its key stands at one offset from its query, from
+    the weights alone: of order six, and never made,
+
+        scale · score¹[q1, k1] · score²[q2, k2] · values[out, v]
+
+    ``scores``: rows the leaf of the query, columns that of the key, RoPE's turns included.
+    ``values``: rows what is written, columns the leaf of the values.
+
+    >>> sizes = dict(vocab_size=9, hidden_size=8, num_attention_heads=2, num_hidden_layers=1)
+    >>> config = bilens.TransformerConfig(**sizes, attention="bilinear", norm="none")
+    >>> model, legs = bilens.Transformer(config), "q1: embed, k1: embed, q2: embed, k2: embed"
+    >>> found = bilens.circuits.virtual(model, f"W_U L0H1[-1]({legs}, v: embed)")
+    >>> found(q1=3, k1=1, q2=3, k2=1, v=1).shape  # token 1, read from the position after it, at 3
+    torch.Size([9])
+    """
+
+    names: tuple[str, ...]
+    scores: tuple[Factored, ...]
+    values: Factored
+    scale: float
+
+    def __call__(self, **on: int | Float[Tensor, " leaf"]) -> Float[Tensor, " out"]:
+        """What is written where each leg, by name, has one of its leaf's rows (a token) or a vector
+        over them. O(leaf d_head). Errors: ArgumentError unless every leg has one.
+        """
+        if set(on) != set(self.names):
+            must, got = f"give each of {', '.join(self.names)}", ", ".join(on) or "none"
+            raise ArgumentError("legs", must=must, got=got)
+        said = [on[name] for name in self.names]
+        made = self.scale
+        for score, query, key in zip(self.scores, said[0::2], said[1::2], strict=False):
+            made = made * (_rows(score.a, query) @ _rows(score.b.mT, key))
+        return made * (self.values.a @ _rows(self.values.b.mT, said[-1]))
+
+
 @explains
-def virtual(model: Expandable, expr: str) -> CP | Factored:
+def virtual(model: Expandable, expr: str) -> CP | Factored | HeadCircuit:
     """The circuit ``expr`` of a model as an exact form, from its weights alone. No input is fixed,
     no big array is made.
 
@@ -52,10 +91,13 @@ def virtual(model: Expandable, expr: str) -> CP | Factored:
                            and d_head^-½. Elsewhere an offset says at which distance a head looks,
                            which leaves W_V W_O as it is.
 
+    ``L0H1[-1](q1: path, k1: path, q2: path, k2: path, v: path)``   a head without softmax by all
+                           its legs; its single path alone is of its values, scores given
+
     Returns, for a path of degree 1, a ``Factored``: rows what is written (outputs, or the residual
     stream), columns the leaf; a score's rows are the query's leaf, its columns the key's. With a
     bilinear layer, a ``CP``: out what is written (of a score: the other path's leaf), left and
-    right the leaves of the layer's two inputs.
+    right the leaves of the layer's two inputs. For a head by its legs, a ``HeadCircuit``.
 
     mlp0(a, b) of two different paths holds both orders: T(x, y) = 2 S(a x, b y), the value of that
     one term of ``expand``. mlp0(a, a) is S(a x, a y), symmetric: T(x, x) is the term of one input,
@@ -103,10 +145,16 @@ class _Circuits:
         for n, part in enumerate(self.wiring.parts):
             self.sources |= {name: (n, form) for name, form in part.forms().items()}
 
-    def form(self, node: Node) -> CP | Factored:
+    def form(self, node: Node) -> CP | Factored | HeadCircuit:
         match node:
             case Score():
                 return self.score(node)
+            case Apply(legs=legs) if legs:
+                return self.head(node, None)
+            case Apply(source, _, (Apply(legs=legs) as child,)) if source == READOUT and legs:
+                return self.head(
+                    child, self.wiring.norm.transposed(self.wiring.readout.double()).mT
+                )
             case Apply(source, _, (child,)) if source == READOUT:
                 path = self.path(child)
                 self.require_before(path, len(self.wiring.parts), READOUT)
@@ -170,13 +218,35 @@ class _Circuits:
         known = ", ".join([*self.leaves, STREAM, *self.sources])
         raise self.refuse(f"be made of what the model has ({known})", source)
 
-    def score(self, node: Score) -> CP | Factored:
+    def head(self, node: Apply, then: Tensor | None) -> HeadCircuit:
+        """A head by all its legs, and what reads it."""
+        n, _ = self.weights(node.source)
+        heads = self.wiring.parts[n].attention
+        if heads is None or heads.module.kind == "softmax":
+            raise self.refuse("have legs where a head goes without softmax", node.source)
+        names = (*(leg.lower() for leg in heads.legs[:-1]), "v")
+        if node.legs != names:
+            raise self.refuse(f"name the legs {', '.join(names)}", ", ".join(node.legs))
+        offset = node.at[0] if node.at else 0
+        pairs = zip(node.inputs[0:-1:2], node.inputs[1::2], strict=True)
+        scores = [
+            self.score(Score(node.source, query, key, offset), number)
+            for number, (query, key) in enumerate(pairs, 1)
+        ]
+        values = self.apply(Apply(node.source, NOWHERE, node.inputs[-1:])).form
+        values = values if then is None else _onwards(values, then)
+        if not isinstance(values, Factored) or any(isinstance(one, CP) for one in scores):
+            raise self.too_high("a bilinear layer on a leg of a head that multiplies")
+        made = tuple(one for one in scores if isinstance(one, Factored))
+        return HeadCircuit(names, made, values.T, heads.module.scale)
+
+    def score(self, node: Score, number: int = 1) -> CP | Factored:
         n, _ = self.weights(node.source)
         heads = self.wiring.parts[n].attention
         if heads is None:
             raise self.refuse("ask a head for a score", node.source)
         require_weights(self.wiring, [heads])
-        weights = head_weights(heads, heads.heads.index(node.source))
+        weights = head_weights(heads, heads.heads.index(node.source), number)
         w_q, w_k = weights.w_q.double(), weights.w_k.double()
         query, key = self.path(node.query), self.path(node.key)
         for path in (query, key):
@@ -217,6 +287,11 @@ class _Circuits:
         todo = "Put x in place of one layer and read the two forms in turn, or expand() an input."
         must = "hold one bilinear layer (order three)"
         return NotExactError(who(self.expr), must=must, got=got, todo=todo)
+
+
+def _rows(of: Float[Tensor, "leaf k"], on: int | Float[Tensor, " leaf"]) -> Float[Tensor, " k"]:
+    """A row, or a sum of rows by their weights."""
+    return of[on] if isinstance(on, int) else on.to(of) @ of
 
 
 def _onwards(form: Factored | CP, then: Tensor | Factored) -> Factored | CP:
