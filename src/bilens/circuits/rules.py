@@ -22,7 +22,7 @@ from bilens.circuits.paths import (
     children,
     parse,
 )
-from bilens.circuits.virtual import virtual
+from bilens.circuits.virtual import entries_of
 from bilens.decompose import TopEntries, top_entries
 from bilens.wiring import EMBEDDING, Expandable, Wiring, explains, require_expandable
 
@@ -107,7 +107,7 @@ def rules(model: Expandable, path: str = "", k: int = 20) -> Rules:
     embed = next((leaf.name for leaf in wiring.leaves if leaf.kind == EMBEDDING), STREAM)
     path = path or f"{READOUT} {_first(wiring)}({embed}, {embed})"
     node = parse(path)
-    form = virtual(model, path)
+    form = entries_of(model, path)
     modes = _leaves(node, embed)
     if not isinstance(node, Score):  # which writes nothing
         modes = [READOUT if _is_readout(node) else STREAM, *modes]
@@ -123,7 +123,7 @@ def rules(model: Expandable, path: str = "", k: int = 20) -> Rules:
     scale = orders * float(form.norm()) / math.sqrt(math.prod(form.shape))
     direct = None
     if _is_readout(node) and embed != STREAM:
-        direct = float(top_entries(virtual(model, DIRECT.format(embed)), 1).values.abs())
+        direct = float(top_entries(entries_of(model, DIRECT.format(embed)), 1).values.abs())
     return Rules(path, entries, _called(node, form), scale, direct)
 
 

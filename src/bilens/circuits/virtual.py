@@ -124,6 +124,17 @@ def virtual(model: Expandable, expr: str) -> CP | Factored | HeadCircuit:
     return _Circuits(explained(model), expr).form(parse(expr))
 
 
+def entries_of(model: Expandable, expr: str) -> CP | Factored:
+    """A circuit that has entries to rank: a matrix, or a tensor of order three. Errors:
+    NotExactError for a head by all its legs.
+    """
+    form = virtual(model, expr)
+    if isinstance(form, HeadCircuit):
+        must, todo = "be of order two or three", "Ask for its scores and values one by one."
+        raise NotExactError(who(expr), must=must, got="a head by all its legs", todo=todo)
+    return form
+
+
 class _Path(NamedTuple):
     """A path's form: a Factored leaf × residual, or a CP with out = residual; and where its last
     part stands (−1: a leaf, None: the residual space, which stands anywhere).
