@@ -1,0 +1,1 @@
+"""Circuits from weights alone, scored against the rules that made the data."""
