@@ -7,7 +7,7 @@ model_final.pt) with config.json and rules.json. No data are read: prompts are t
 tokens. For every step, how many rules the whole polynomial has, and the sum of the paths that read
 those tokens alone; of the last one the direct path, what is left without every source and every
 edge (which is exactly the sum of the paths that do not go through it), and a null: the same weights
-in random order. Two minutes on two cores. ``--second``: as well, a model and its softmax twin on a
+in random order. Some minutes on two cores. ``--second``: as well, a model and its softmax twin on a
 language of our own, trained into DIR where they are not there: a quarter of an hour.
 """
 
@@ -22,7 +22,7 @@ import torch
 import bilens
 from benchmarks.record import record
 from bilens.training import RuleScores, Truth, evaluate_rules, read_truth, score_rules
-from experiments.known_rules.polynomial import LEGS, Paths, Polynomial
+from experiments.known_rules.polynomial import Paths, Polynomial
 from experiments.known_rules.second import trained
 
 RESULTS = Path(__file__).parent.parent / "results" / "known_rules.jsonl"

@@ -49,7 +49,7 @@ def rules(seed: int = 0) -> dict[str, Any]:
     of a place and an adjective.
     """
     draw, ranges = random.Random(seed), _ranges()
-    of = {kind: range(*bounds) for kind, bounds in ranges.items()}
+    of = {kind: range(first, stop) for kind, (first, stop) in ranges.items()}
     bigram = {
         str(one): dict(zip(map(str, draw.sample(of["verb"], 3)), CHANCES, strict=True))
         for one in of["subj"]
@@ -72,9 +72,11 @@ def rules(seed: int = 0) -> dict[str, Any]:
 
 def _ranges() -> dict[str, list[int]]:
     """Where each kind begins and ends among the tokens."""
-    found, start = {}, 2
+    found: dict[str, list[int]] = {}
+    start = 2
     for kind, words in KINDS.items():
-        found[kind], start = [start, start + len(words)], start + len(words)
+        found[kind] = [start, start + len(words)]
+        start += len(words)
     return found
 
 
