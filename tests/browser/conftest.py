@@ -20,7 +20,7 @@ WAIT = 20_000  # ms that anything may take
 TURN = 20  # ms between looks
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open an event loop runs, which other tests ask for
 def browser():
     """Chromium, as the system has it."""
     if CHROMIUM is None:

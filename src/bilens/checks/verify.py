@@ -219,12 +219,12 @@ def _language(
     length = min(TOKENS, config.max_position_embeddings)
     tokens = torch.randint(0, config.vocab_size, (length,), generator=generator)
     outputs = torch.randint(0, config.vocab_size, (2,), generator=generator).tolist()
-    rewritten = _rewritten(exact, tokens)
     try:
         wiring = exact.wiring()
     except NotExactError as error:  # of values that are mixed
-        return rewritten, (f"paths: {error}",)
-    checks = _paths(single, tokens, outputs) + _paths(exact, tokens, outputs) + rewritten
+        return _rewritten(exact, tokens), (f"paths: {error}",)
+    checks = _paths(single, tokens, outputs) + _paths(exact, tokens, outputs)
+    checks += _rewritten(exact, tokens)
     width = config.hidden_size
     shape = (min(DIRECTIONS, width), width)
     mix = torch.randn(shape, generator=generator, dtype=torch.float64) / width**0.5

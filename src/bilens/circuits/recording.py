@@ -18,7 +18,7 @@ from bilens.circuits.paths import Write as Whole
 from bilens.circuits.replaced import Replaced, placed, require_short, take_apart
 from bilens.circuits.replacements import Replacement, with_replacements
 from bilens.circuits.understood import patterns_of, require_norm, require_plain, require_writes
-from bilens.nn import Norm, soft_cap_gate
+from bilens.nn import Norm, normalises, soft_cap_gate
 from bilens.wiring import (
     BIAS,
     EMBEDDING,
@@ -183,7 +183,7 @@ class Recording(Tabled):
         """
         last = part == len(self.wiring.parts)
         name = "final" if last else self.wiring.parts[part].name
-        scale = (f"σ {name}@{position}",) if self.norm(part).normalises else ()
+        scale = (f"σ {name}@{position}",) if normalises(self.norm(part)) else ()
         capped = last and self.wiring.soft_cap is not None
         return (*scale, f"soft-cap@{position}") if capped else scale
 

@@ -28,6 +28,7 @@ from bilens.nn.norm import (
     Scales,
     UnitOffsetRMSNorm,
     make_norm,
+    normalises,
     own_norm,
     rescaled,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "causal_mask",
     "frequencies",
     "make_norm",
+    "normalises",
     "own_norm",
     "rescaled",
     "rotate",

@@ -214,7 +214,7 @@ class Rescaled:
 
     @property
     def normalises(self) -> bool:
-        return self.norm.normalises
+        return normalises(self.norm)
 
 
 def rescaled(norm: "Norm", before: Number = 1.0, after: Number = 1.0) -> "Norm":
@@ -253,11 +253,6 @@ class Norm(Protocol):
         ...
 
     @property
-    def normalises(self) -> bool:
-        """Whether σ depends on what it reads; it is 1 where it does not."""
-        ...
-
-    @property
     def shift(self) -> Float[Tensor, " d"] | None:
         """c, where there is one."""
         ...
@@ -275,6 +270,16 @@ class Norm(Protocol):
     def transposed(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """Pᵀ x."""
         ...
+
+
+def normalises(norm: Norm) -> bool:
+    """Whether the σ of a norm depends on what it reads, so that a pass fixes it. A norm of one's
+    own may say so by its ``normalises``; without, it does.
+
+    >>> bilens.nn.normalises(bilens.nn.RMSNorm(8)), bilens.nn.normalises(bilens.nn.NoNorm())
+    (True, False)
+    """
+    return bool(getattr(norm, "normalises", True))
 
 
 BuiltNorm = RMSNorm | LayerNorm | Scales | NoNorm

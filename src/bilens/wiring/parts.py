@@ -20,6 +20,7 @@ from bilens.nn import (
     Rotary,
     Share,
     causal_mask,
+    normalises,
     own_norm,
 )
 from bilens.wiring.kinds import (
@@ -385,12 +386,12 @@ class Renormed(Part):
 
     @property
     def inner(self) -> Part:
-        return self.part if self.out_norm.normalises else self
+        return self.part if normalises(self.out_norm) else self
 
     def finished(
         self, made: Float[Tensor, "*b t d"], total: Float[Tensor, "*b t d"]
     ) -> Float[Tensor, "*b t d"]:
-        return self._scaled(made, self.out_norm.scale(total)) if self.out_norm.normalises else made
+        return self._scaled(made, self.out_norm.scale(total)) if normalises(self.out_norm) else made
 
     @property
     def legs(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -444,7 +445,7 @@ class Renormed(Part):
             value = self._scaled(value, scale)
         if not isinstance(write, Product):
             return replace(write, value=value)
-        if not self.out_norm.normalises:
+        if not normalises(self.out_norm):
             return replace(write, form=self._after(write.form), value=value)
         at = scale if write.rows is None else scale[write.rows]
         gate = Gate(at.to(write.form.out), (f"σ out {self.name}",))
