@@ -20,7 +20,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,10 @@ from bilens.wiring import Mix, Multilinear, Product
 
 BLOCK = 1024  # rows of a matrix of pairs at a time
 KEPT = 4096  # hidden features of subtrees kept for reuse
+
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Children(NamedTuple):
@@ -195,21 +199,19 @@ class Engine:
         return self.recording.pull(product.source.part, _sum(pulled), s)
 
     def _on(self, node: Apply, n: int) -> list[tuple[int, Sequence[Tensor], tuple[range, ...]]]:
-        """The legs that input n stands on, with what each leg makes of the other inputs then, and
-        where all stand: of two inputs, each stands on either leg.
+        """The legs that input n stands on, with what each leg makes of the other inputs then
+        (nothing, of n itself), and where all stand: of two inputs, each stands on either leg.
         """
         product, t = self.recording.products[node.source], node.t
         if product.degree == 2:
             s, sides = stands(node)[n], self.features(product, t, node.inputs[1 - n])
             return [(leg, sides, (range(s, s + 1),) * 2) for leg in range(2)]
-        return [(n, self._made_by(product, node), _ranges(node))]
-
-    def _made_by(self, product: Product, node: Apply) -> list[Tensor]:
-        """What each leg makes of its input."""
-        return [
-            self._side(product, node.t, leg, child, s)
+        nothing = product.form.out.new_empty(0)
+        sides = [
+            nothing if leg == n else self._side(product, t, leg, child, s)
             for leg, (child, s) in enumerate(zip(node.inputs, stands(node), strict=True))
         ]
+        return [(n, sides, _ranges(node))]
 
     # What paths write.
 
@@ -243,7 +245,11 @@ class Engine:
     def _product(self, product: Product, node: Apply) -> Tensor:
         """The hidden features of a product of inputs; of two, both orders where they differ."""
         if product.degree != 2:
-            return product.joined(self._made_by(product, node), node.t, _ranges(node)).flatten()
+            sides = [
+                self._side(product, node.t, leg, child, s)
+                for leg, (child, s) in enumerate(zip(node.inputs, stands(node), strict=True))
+            ]
+            return product.joined(sides, node.t, _ranges(node)).flatten()
         (a, b), (c, d) = (self.features(product, node.t, child) for child in node.inputs)
         return a * b if node.inputs[0] == node.inputs[1] else a * d + c * b
 
@@ -252,11 +258,7 @@ class Engine:
         inputs stand on either leg.
         """
         key = (product.source.name, t, node)
-        if key not in self._features:
-            if len(self._features) >= KEPT:
-                self._features.clear()
-            self._features[key] = self._made_features(product, t, node)
-        return self._features[key]
+        return _kept(self._features, key, lambda: self._made_features(product, t, node))
 
     def _made_features(self, product: Product, t: int, node: Node) -> tuple[Tensor, ...]:
         if isinstance(node, Latent):
@@ -272,19 +274,16 @@ class Engine:
     def _side(self, product: Product, t: int, leg: int, node: Node, s: int) -> Float[Tensor, " k"]:
         """What one leg, which stands at s, makes of a path for a product at t."""
         key = (product.source.name, t, leg, s, node)
-        if key not in self._sides:
-            if len(self._sides) >= KEPT:
-                self._sides.clear()
-            self._sides[key] = self._made_side(product, t, leg, node, s)
-        return self._sides[key]
+        return _kept(self._sides, key, lambda: self._made_side(product, t, leg, node, s))
 
     def _made_side(self, product: Product, t: int, leg: int, node: Node, s: int) -> Tensor:
         match node:
             case One():
                 constant = self._constants[product.source.name][leg]
                 if constant is None:
-                    constant = product.form.legs[leg].weight.new_zeros(())
-                    constant = constant.expand(len(product.form.legs[leg].weight))
+                    constant = product.form.legs[leg].weight.new_zeros(
+                        len(product.form.legs[leg].weight)
+                    )
                 return product.constant(leg, constant, t, range(s, s + 1))[0]
             case Latent():
                 return self.features(product, t, node)[leg]
@@ -448,6 +447,15 @@ class Engine:
     def _first(self, node: Apply) -> int:
         """The first input that comes further apart."""
         return next(n for n, child in enumerate(node.inputs) if self.expandable(child))
+
+
+def _kept(found: dict[K, V], key: K, make: Callable[[], V]) -> V:
+    """What is known under ``key``, made where it is not; beyond ``KEPT`` all is forgotten."""
+    if key not in found:
+        if len(found) >= KEPT:
+            found.clear()
+        found[key] = make()
+    return found[key]
 
 
 def _twice(node: Apply) -> bool:
