@@ -90,6 +90,16 @@ def test_other_words_are_refused(refuses):
     refuses(ArgumentError, lambda: bilens.expand(build(), IDS, given="all"), "be one of scores")
 
 
+def test_scores_are_not_held_of_what_is_recorded_already(refuses):
+    model = build()
+    made = circuits.record(model, IDS)
+    refuses(
+        ArgumentError, lambda: bilens.expand(model, made, 5, given="scores"), "must be left out"
+    )
+    held = circuits.record(model, IDS, given="scores")
+    assert {len(p.form.legs) for p in held.products.values() if p.looks} == {1}
+
+
 def test_patterns_have_both_signs():
     model = build()
     found = circuits.attention_patterns(model, IDS)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -278,7 +278,7 @@ def record(
     """
     require_expandable(model)
     if isinstance(inputs, Recording):
-        return _again(model, inputs, bool(dictionaries or replacements))
+        return _again(model, inputs, bool(dictionaries or replacements or given))
     require_plain(model.wiring())
     run = _pass(explained(model), inputs)
     wiring = _holding(with_replacements(run.model.wiring(), replacements), given)
@@ -316,7 +316,7 @@ def _again(model: Expandable, recording: Recording, otherwise: bool) -> Recordin
     if otherwise:
         todo = "Record the inputs with them, and pass that recording alone."
         must = "be left out where a recording is given"
-        raise ArgumentError("dictionaries, replacements", must=must, got="some", todo=todo)
+        raise ArgumentError("dictionaries, replacements, given", must=must, got="some", todo=todo)
     return recording
 
 
@@ -326,12 +326,7 @@ def _holding(wiring: Wiring, given: str | None) -> Wiring:
         return wiring
     if given not in GIVEN:
         raise ArgumentError("given", must=f"be one of {', '.join(GIVEN)}", got=repr(given))
-    held = (part.over(partial(_held, scores=given)) for part in wiring.parts)
-    return replace(wiring, parts=tuple(held))
-
-
-def _held(part: Part, scores: str) -> Part:
-    return part.holding(scores)
+    return replace(wiring, parts=tuple(part.holding(given) for part in wiring.parts))
 
 
 def _pass(model: Expandable, inputs: Any) -> Pass:
