@@ -200,6 +200,25 @@ class Heads(Part):
         by_leg = [read[None] for read in reads]
         return self.module.by_head(last[None], self.turn(len(last), last.dtype), by_leg)[0][0]
 
+    def score(self, n: int, x: Float[Tensor, "t d"]) -> Float[Tensor, "head t s"]:
+        """The n-th score of each head without softmax, before its scale, at all positions."""
+        turn = self.turn(len(x), x.dtype)
+        queries, keys = (
+            self.module.repeated(self.module.side(name, x[None], turn)[0])
+            for name in self.module.score_projections[n]
+        )
+        return queries @ keys.mT
+
+    def qk_scales(self, x: Float[Tensor, "t d"]) -> dict[str, Float[Tensor, "head t 1"]]:
+        """By what norms multiply queries and keys, by projection; nothing without norms."""
+        found, module = {}, self.module
+        for name in dict.fromkeys(chain(*module.score_projections)):
+            if module.qk_norm(name) is not None:
+                heads = x @ module.per_head(name) + module.bias_per_head(name)[:, None]
+                scale = torch.as_tensor(module.qk_scale(name, heads))
+                found[name] = scale.expand(len(heads), -1, -1)
+        return found
+
     def turn(self, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
         """cos and sin of positions 0 … length − 1."""
         if self.rotary is None:
@@ -223,26 +242,17 @@ class _Asked:
     def of(cls, part: Heads, x: Float[Tensor, "t d"]) -> "_Asked":
         module, turn = part.module, part.turn(len(x), x.dtype)
         turns = None if turn is None else (turn[0][0, 0], turn[1][0, 0])
-        free = tuple(n for n in range(len(SCORE_NAMES)) if SCORE_NAMES[n] != part.held)
-        scores = [
-            module.repeated(module.side(q, x[None], turn)[0])
-            @ module.repeated(module.side(k, x[None], turn)[0]).mT
-            for q, k in module.score_projections
-        ]
+        free = tuple(n for n, name in enumerate(SCORE_NAMES) if name != part.held)
         seen = causal_mask(len(x), len(x), x.device, module.window).to(x)
-        fixed, total = module.scale * seen.expand(len(scores[0]), -1, -1), None
-        for n, score in enumerate(scores):
-            fixed = fixed if n in free else fixed * score
-        if module.normalised:
-            products = (module.scale * seen * scores[0] * scores[1]).abs().sum(-1, keepdim=True)
-            total = products.masked_fill(products == 0, 1)
-        scales = {}
-        for name in dict.fromkeys(chain(*module.score_projections)):
-            heads = x @ module.per_head(name) + module.bias_per_head(name)[:, None]
-            scale = module.qk_scale(name, heads)
-            if isinstance(scale, Tensor):
-                scales[name] = scale.expand(len(heads), -1, -1)
-        return cls(part, turns, free, scales, fixed, total)
+        fixed, total = module.scale * seen.expand(module.n_heads, -1, -1), None
+        if part.held or module.normalised:
+            scores = [part.score(n, x) for n in range(len(SCORE_NAMES))]
+            if module.normalised:
+                products = (fixed * scores[0] * scores[1]).abs().sum(-1, keepdim=True)
+                total = products.masked_fill(products == 0, 1)
+            for n in set(range(len(scores))) - {*free}:
+                fixed = fixed * scores[n]
+        return cls(part, turns, free, part.qk_scales(x), fixed, total)
 
     def write(self, n: int, source: Source, value: Form, wrote: Tensor, pattern: Tensor) -> Scored:
         """What head ``n`` writes, ``value`` being its W_V W_O."""
