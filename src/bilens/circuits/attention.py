@@ -17,6 +17,8 @@ t.
 import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -40,7 +42,7 @@ from bilens.wiring import (
     Wiring,
     explained,
     explains,
-    hooked,
+    hear_each,
     require_expandable,
 )
 
@@ -190,7 +192,7 @@ class ScoreProduct(Result):
             made.append(dict(zip(names, (*ends, value, share), strict=True)))
         return made
 
-    @property
+    @cached_property
     def _largest(self) -> list[tuple[dict[str, Any], dict[str, Any], float]]:
         """The largest products of one pair of each score."""
         firsts, seconds = self.first.rows()[: self.listed], self.second.rows()[: self.listed]
@@ -454,7 +456,8 @@ def attention_product(
     return ScoreProduct(one, two, module.scale * divided, pattern, k)
 
 
-class _Look(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Look:
     """A head of part ``n`` of a recorded pass that looks from ``query`` to ``key``; ``apart``: what
     the part reads by a dictionary.
     """
@@ -507,10 +510,35 @@ class _Look(NamedTuple):
             query_sources=asked + (ONE,) * (len(queries) - len(asked)),
             key_sources=looked_at + (ONE,) * (len(keys) - len(looked_at)),
             values=_gated(part, (queries @ keys.mT) * score_scale(part)),
-            forward=_measured(self.found, self.n, (query, key), self.head, *ends),
+            forward=self.forward(query, key),
             given=self.given(score),
             score=score,
         )
+
+    def forward(self, query: str, key: str) -> float:
+        """The score between what these two projections make in the model's own forward pass."""
+        module = self.part.module
+        group = self.head // (module.n_heads // module.n_kv)
+        queries = self.measured[query][self.head, self.query]
+        keys = self.measured[key][group, self.key]
+        if module.kind == "softmax":
+            return float(module.scored(queries[None], keys[None]))
+        return float(queries @ keys)
+
+    @cached_property
+    def measured(self) -> dict[str, Float[Tensor, "head t d_head"]]:
+        """Queries and keys, turned, as the model's own modules make them in a forward pass."""
+        found, module, made = self.found, self.part.module, {}
+        names = list(dict.fromkeys(chain(*module.score_projections)))
+        ends = [(module.qk_norm(name) or getattr(module, name), "output") for name in names]
+        heard = hear_each(ends, lambda: found.run.model.outputs(found.inputs))
+        turn = self.part.turn(found.length, heard[0].dtype)
+        for name, x in zip(names, heard, strict=True):
+            x = (
+                x if x.ndim == 4 else x.unflatten(-1, (-1, module.d_head)).transpose(1, 2)
+            )  # a norm hears heads, a projection not
+            made[name] = (x if turn is None else rotate(x, *turn))[0]
+        return made
 
     def sources(self, position: int) -> tuple[str, ...]:
         """The names of what the part reads at ``position``."""
@@ -580,31 +608,6 @@ def _require_seen(part: Heads, query: int, key: int) -> None:
         todo = f"The heads of {part.name} look {window} positions back, their own included."
         first = max(query - window + 1, 0)
         raise ArgumentError("key", must=f"be {first} … {query}", got=key, todo=todo)
-
-
-def _measured(
-    found: Recording, n: int, sides: tuple[str, str], head: int, query: int, key: int
-) -> float:
-    """The score from the queries and keys that the model's own modules make in a forward pass."""
-    part = _heads(found, n)
-    module, made = part.module, {}
-    ends = {side: module.qk_norm(side) or getattr(module, side) for side in sides}
-    with (
-        hooked(ends[sides[0]], "output", lambda x: made.update(q=x)),
-        hooked(ends[sides[1]], "output", lambda x: made.update(k=x)),
-    ):
-        found.run.model.outputs(found.inputs)
-    turn = part.turn(found.length, made["q"].dtype)
-    for name, x in made.items():
-        x = (
-            x if x.ndim == 4 else x.unflatten(-1, (-1, module.d_head)).transpose(1, 2)
-        )  # a norm hears heads, a projection not
-        made[name] = (x if turn is None else rotate(x, *turn))[0]
-    group = head // (module.n_heads // module.n_kv)
-    queries, keys = made["q"][head, query], made["k"][group, key]
-    if module.kind == "softmax":
-        return float(module.scored(queries[None], keys[None]))
-    return float(queries @ keys)
 
 
 @explains
