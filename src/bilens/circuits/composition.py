@@ -42,6 +42,7 @@ from bilens.circuits.understood import require_weights
 from bilens.wiring import (
     Expandable,
     Form,
+    Heads,
     Part,
     Wiring,
     explained,
@@ -288,17 +289,21 @@ def _linear(part: Part, forms: dict[str, Form]) -> _Piece:
     w_v = torch.stack([form.legs[0].weight.mT for form in forms.values()])
     w_o = torch.stack([form.out.mT for form in forms.values()])
     thin_v, thin_o = torch.linalg.qr(w_v)[1], torch.linalg.qr(w_o.mT)[1]  # ‖W X‖ = ‖R X‖
-    readers, heads = {}, part.attention
-    legs = iter(part.legs)
-    for score in range(1, 1 + (0 if heads is None else len(heads.module.score_projections))):
-        assert heads is not None
-        weights = [head_weights(heads, head, score) for head in range(len(forms))]
-        w_q, w_k = (torch.stack([w[n] for w in weights]).double() for n in (0, 1))
-        thin_q, thin_k = torch.linalg.qr(w_q)[1], torch.linalg.qr(w_k)[1]
-        readers |= {next(legs): w_q @ thin_k.mT, next(legs): w_k @ thin_q.mT}
+    readers = {} if part.attention is None else _scored(part.attention)
     readers["V"] = w_v @ thin_o.mT
     scaled = {kind: _scaled(w) for kind, w in readers.items()}
     return _Piece(tuple(forms), _scaled(thin_v @ w_o), scaled, linear=True)
+
+
+def _scored(heads: Heads) -> dict[str, Float[Tensor, "head d m"]]:
+    """What the queries and the keys of each score read, by leg."""
+    readers = {}
+    for score, (query, key) in enumerate(zip(heads.legs[0:-1:2], heads.legs[1::2], strict=True), 1):
+        weights = [head_weights(heads, head, score) for head in range(heads.module.n_heads)]
+        w_q, w_k = (torch.stack([w[n] for w in weights]).double() for n in (0, 1))
+        thin_q, thin_k = torch.linalg.qr(w_q)[1], torch.linalg.qr(w_k)[1]
+        readers |= {query: w_q @ thin_k.mT, key: w_k @ thin_q.mT}
+    return readers
 
 
 def _product(name: str, form: Form) -> _Piece:
