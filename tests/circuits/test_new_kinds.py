@@ -16,7 +16,6 @@ from bilens.circuits.paths import Apply, parse
 from bilens.nn import NoNorm, RMSNorm
 from bilens.wiring import (
     BILINEAR,
-    EMBEDDING,
     Form,
     Gate,
     Leg,
@@ -24,10 +23,10 @@ from bilens.wiring import (
     Multilinear,
     Part,
     Source,
-    Wiring,
 )
+from tests.circuits.models_made import D, Handmade
 
-D, H, V, T = 6, 5, 7, 4
+H = 5
 
 
 class Conv(nn.Module):
@@ -129,55 +128,19 @@ class TriplePart(Part):
         return [Multilinear(source, self.forms()[self.name])]
 
 
-class Model(nn.Module):
-    def __init__(self, norm: type[nn.Module] = NoNorm) -> None:
-        super().__init__()
-        self.embed, self.head = nn.Embedding(V, D), nn.Linear(D, V)
-        kinds = ((ConvPart, Conv()), (ExpertsPart, Experts()), (TriplePart, Triple()))
-        self.kinds = [kind for kind, _ in kinds]
-        self.blocks = nn.ModuleList([module for _, module in kinds])
-        self.norms = nn.ModuleList([norm() if norm is NoNorm else norm(D) for _ in range(4)])
-
-    def wiring(self):
-        names = ("conv0", "moe0", "cubic0")
-        parts = tuple(
-            kind(name, 0, norm, module)
-            for kind, name, norm, module in zip(
-                self.kinds, names, self.norms, self.blocks, strict=False
-            )
-        )
-        leaves = (Source("embed", EMBEDDING),)
-        return Wiring(leaves, parts, self.norms[3], self.head.weight, self.head.bias)
-
-    def read(self, inputs):
-        return torch.as_tensor(inputs).reshape(1, -1)
-
-    def leaves(self, inputs):
-        return {"embed": self.embed(inputs[0])}
-
-    def leaf_weights(self):
-        return {"embed": self.embed.weight}
-
-    def outputs(self, inputs):
-        x = self.embed(inputs[0])
-        for norm, block in zip(self.norms, self.blocks, strict=False):
-            x = x + block(norm(x))
-        return self.head(self.norms[3](x))
-
-    def output_index(self, name):
-        return int(name)
-
-    def output_names(self, indices):
-        return [str(int(n)) for n in indices]
-
-    def input_names(self, inputs):
-        return self.output_names(inputs[0])
+def build(norm: type[nn.Module] = NoNorm) -> Handmade:
+    parts = [
+        (ConvPart, "conv0", Conv()),
+        (ExpertsPart, "moe0", Experts()),
+        (TriplePart, "cubic0", Triple()),
+    ]
+    return Handmade(parts, norm)
 
 
 @pytest.fixture(params=[NoNorm, RMSNorm], ids=["no norm", "norms"])
 def model(request):
     torch.manual_seed(0)
-    return Model(request.param).double().eval()
+    return build(request.param).double().eval()
 
 
 IDS = [3, 1]
@@ -264,7 +227,7 @@ def test_composition_and_virtual(block, monkeypatch):
     """Hidden units in one tile, and in several."""
     monkeypatch.setattr(sys.modules["bilens.circuits.composition"], "BLOCK", block)
     torch.manual_seed(0)
-    model = Model().double().eval()
+    model = build().double().eval()
     found = circuits.composition(model)
     rows = {(row["first"], row["second"], row["kind"]): row["strength"] for row in found.rows()}
     conv, (one, _), cubic = model.blocks[0], model.blocks[1].experts, model.blocks[2]

@@ -14,7 +14,6 @@ from bilens.circuits.paths import parse
 from bilens.nn import NoNorm, RMSNorm, Rotary, rotate
 from bilens.wiring import (
     BILINEAR,
-    EMBEDDING,
     HEAD,
     Form,
     Leg,
@@ -23,10 +22,10 @@ from bilens.wiring import (
     Scale,
     Scored,
     Source,
-    Wiring,
 )
+from tests.circuits.models_made import D, Handmade
 
-D, K, H, V, T = 6, 4, 5, 7, 4
+K, H = 4, 5
 NAMES = ("q1", "k1", "q2", "k2", "v")
 
 
@@ -107,56 +106,18 @@ class SquarePart(Part):
         return [Multilinear(Source(self.name, BILINEAR, self.layer), form)]
 
 
-class Model(nn.Module):
-    def __init__(self, bias=False, turns=False, norms=False, norm=NoNorm) -> None:
-        super().__init__()
-        self.embed, self.head = nn.Embedding(V, D), nn.Linear(D, V, bias=False)
-        first, last = (TwoQK(bias, turns, norms) for _ in range(2))
-        self.blocks = nn.ModuleList([first, Square(), last])
-        self.norms = nn.ModuleList([norm() if norm is NoNorm else norm(D) for _ in range(4)])
-
-    def wiring(self):
-        kinds = ((TwoQKPart, "attn0", 0), (SquarePart, "mlp0", 0), (TwoQKPart, "attn1", 1))
-        parts = tuple(
-            kind(name, layer, norm, module)
-            for (kind, name, layer), norm, module in zip(
-                kinds, self.norms, self.blocks, strict=False
-            )
-        )
-        leaves = (Source("embed", EMBEDDING),)
-        return Wiring(leaves, parts, self.norms[3], self.head.weight, None)
-
-    def read(self, inputs):
-        return torch.as_tensor(inputs).reshape(1, -1)
-
-    def leaves(self, inputs):
-        return {"embed": self.embed(inputs[0])}
-
-    def leaf_weights(self):
-        return {"embed": self.embed.weight}
-
-    def outputs(self, inputs):
-        x = self.embed(inputs[0])
-        for norm, block in zip(self.norms, self.blocks, strict=False):
-            x = x + block(norm(x))
-        return self.head(self.norms[3](x))
-
-    def output_index(self, name):
-        return int(name)
-
-    def output_names(self, indices):
-        return [str(int(n)) for n in indices]
-
-    def input_names(self, inputs):
-        return self.output_names(inputs[0])
-
-
 IDS = [3, 1, 6]
 
 
-def build(**kind) -> Model:
+def build(bias=False, turns=False, norms=False, norm=NoNorm) -> Handmade:
     torch.manual_seed(0)
-    return Model(**kind).double().eval()
+    first, last = (TwoQK(bias, turns, norms) for _ in range(2))
+    parts = [
+        (TwoQKPart, "attn0", first),
+        (SquarePart, "mlp0", Square()),
+        (TwoQKPart, "attn1", last),
+    ]
+    return Handmade(parts, norm, head_bias=False).double().eval()
 
 
 @pytest.mark.parametrize("max_terms", [60, 500])
