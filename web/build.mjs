@@ -1,15 +1,16 @@
 // Bundles the page into what the Python package carries: the same bytes wherever it is run.
-//   node build.mjs           writes them
-//   node build.mjs --check   says whether those that are committed are what a build gives
+//   node build.mjs           writes them, and takes addresses out of the lock file
+//   node build.mjs --check   says whether what is committed is what it would write
 //   node build.mjs --test    runs the tests, bundled in the same way
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const assets = join(here, "../src/bilens/report/assets");
+const lock = join(here, "package-lock.json");
 const LARGEST = 200_000; // bytes, of all assets together
 
 const options = {
@@ -61,18 +62,32 @@ function refuseUnsafe(files) {
   return size;
 }
 
+/** The lock file as it is committed: npm writes where to pay beside some packages, which are the
+ * only addresses in it. */
+function locked() {
+  const held = JSON.parse(readFileSync(lock, "utf8"));
+  for (const entry of Object.values(held.packages)) delete entry.funding;
+  return `${JSON.stringify(held, null, 2)}\n`;
+}
+
+/** All that stands in the repository, by its path. */
+function outputs(files) {
+  return [...[...files].map(([name, text]) => [join(assets, name), text]), [lock, locked()]];
+}
+
+function stands([path, text]) {
+  return existsSync(path) && readFileSync(path, "utf8") === text;
+}
+
 function write(files) {
-  for (const [name, text] of files) writeFileSync(join(assets, name), text);
+  for (const one of outputs(files)) if (!stands(one)) writeFileSync(...one);
 }
 
 function check(files) {
-  const stale = [...files].filter(
-    ([name, text]) => readFileSync(join(assets, name), "utf8") !== text,
-  );
+  const stale = outputs(files).filter((one) => !stands(one));
   if (stale.length) {
-    console.error(
-      `${stale.map(([name]) => name).join(", ")}: not what the sources give; run make web`,
-    );
+    const names = stale.map(([path]) => basename(path)).join(", ");
+    console.error(`${names}: not as make web writes them; run it`);
     process.exitCode = 1;
   }
 }
