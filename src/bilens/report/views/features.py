@@ -2,7 +2,7 @@
 and the pairs that make one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -62,12 +62,13 @@ class _Shown:
             "examples": [_example(one) for one in latent.examples],
         }
 
-    def pairs(self, reader: Dictionary) -> dict[str, Any]:
+    def pairs(self, reader: "_Shown") -> dict[str, Any]:
         """Which latents of what the layer reads make the strongest latent of what it writes."""
-        module: Any = self.model.wiring().layers[_layer(reader)].module
-        names = features.firing(self.model, reader, self.texts).names
+        module: Any = self.model.wiring().layers[_layer(reader.coder)].module
         latent = self.examples.latents[0].feature
-        forms = features.interactions(module.tensor().detach(), self.coder, reader, in_names=names)
+        forms = features.interactions(
+            module.tensor().detach(), self.coder, reader.coder, in_names=reader.firing.names
+        )
         found = forms.of(latent).top(20)
         text = f"Which pairs make latent {latent}, by weights. {sentence(found.summary())}"
         return result(found, text, f"Pairs that make latent {latent}")
@@ -76,18 +77,20 @@ class _Shown:
 def _build(model: Transformer, query: Query) -> list[Block]:
     if not query.dictionaries:
         return [Block("missing", "Features", lambda: {"text": NONE})]
-    return [block for coder in query.dictionaries for block in _of(model, query, coder)]
+    every = [_Shown(model, query, coder) for coder in query.dictionaries]
+    return [block for shown in every for block in _of(shown, every)]
 
 
-def _of(model: Transformer, query: Query, coder: Dictionary) -> list[Block]:
-    shown, where = _Shown(model, query, coder), short_name(coder.hook)
+def _of(shown: _Shown, every: Sequence[_Shown]) -> list[Block]:
+    where = short_name(shown.coder.hook)
     titles = [f"Features of {where}: no. {n + 1}" for n in range(CARDS)]
     cards: list[tuple[str, str, Callable[[], dict[str, Any]]]] = [
         ("chart", f"Features of {where}", shown.ranking),
         *(("feature", title, partial(shown.card, n)) for n, title in enumerate(titles)),
     ]
-    for reader in query.dictionaries:
-        if where.endswith(".output") and short_name(reader.hook) == f"{_layer(coder)}.input":
+    for reader in every:
+        reads = short_name(reader.coder.hook)
+        if where.endswith(".output") and reads == f"{_layer(shown.coder)}.input":
             title = f"What makes no. 1 of {where}"
             cards.append(("chart", title, partial(shown.pairs, reader)))
     return [Block(kind, title, make) for kind, title, make in cards]
