@@ -40,6 +40,10 @@ SHARE = 3  # of probabilities and weights
 PASSES = 5e10  # multiplications that taking things out may cost before only the largest are
 EXACT = 50_000_000  # weights, up to which a model is explained in float64
 
+Goal = int | tuple[int, int]  # an output, or one less another
+Taken = tuple[str, Knockout]  # of what kind something was that was taken out, and what it cost
+Written = str | Prompt | Sequence[int]  # a prompt as it was given
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -109,14 +113,13 @@ def answered(
     recording: Recording,
     asked: Asked,
     name: str = "",
-    prompt: Any = None,
+    prompt: Written | None = None,
 ) -> dict[str, Any]:
     """The answer to one question about a recorded ``prompt``, as it was written; None: its ids."""
     position = recording.position(asked.position)
     logits = recording.outputs(position)
     chances = logits.softmax(-1)
-    target = int(logits.argmax()) if asked.target is None else model.output_index(asked.target)
-    versus = None if asked.versus is None else model.output_index(asked.versus)
+    target, versus = asked_of(model, logits, asked)
     goal = target if versus is None else (target, versus)
     found = expand(model, recording, goal, position, max_terms=asked.max_terms)
     ids = recording.inputs[0].tolist()
@@ -139,6 +142,14 @@ def answered(
         "knockout": _without(model, recording, goal, position, asked.without),
         "python": python_line(found, name, model, written, (target, versus), asked.max_terms),
     }
+
+
+def asked_of(
+    model: Transformer, logits: Float[Tensor, " v"], asked: Asked
+) -> tuple[int, int | None]:
+    """The target among the outputs, the likeliest where none is named; and the contrast."""
+    target = int(logits.argmax()) if asked.target is None else model.output_index(asked.target)
+    return target, None if asked.versus is None else model.output_index(asked.versus)
 
 
 def _doubled(model: Transformer) -> Transformer:
@@ -194,7 +205,7 @@ def _paths(found: Expansion) -> dict[str, Any]:
 
 
 def _by_source(
-    model: Transformer, recording: Recording, found: Expansion, goal: Any, asked: Asked
+    model: Transformer, recording: Recording, found: Expansion, goal: Goal, asked: Asked
 ) -> dict[str, Any]:
     """What each source writes to the target, and what the target loses without it; then whole
     layers and pairs, of which the same is said.
@@ -216,11 +227,8 @@ def _by_source(
     return {"sources": sources, "cuts": others}
 
 
-Taken = tuple[str, Knockout]
-
-
 def _taken_out(
-    model: Transformer, recording: Recording, found: Expansion, goal: Any
+    model: Transformer, recording: Recording, found: Expansion, goal: Goal
 ) -> dict[str, Taken]:
     """Effects by what was taken out: of everything, or of what writes most where all of it would
     take too long.
@@ -278,7 +286,7 @@ def _patterns(model: Transformer, recording: Recording) -> dict[str, Any] | None
     return {"heads": list(found.heads), "weights": packed(found.weights[:, rows, columns])}
 
 
-def _lens(model: Transformer, recording: Recording, goal: Any) -> dict[str, Any]:
+def _lens(model: Transformer, recording: Recording, goal: Goal) -> dict[str, Any]:
     found = circuits.lens(model, recording, goal)
     assert found.values is not None
     return {
@@ -291,7 +299,7 @@ def _lens(model: Transformer, recording: Recording, goal: Any) -> dict[str, Any]
 
 
 def _pairs(
-    model: Transformer, recording: Recording, goal: Any, position: int
+    model: Transformer, recording: Recording, goal: Goal, position: int
 ) -> list[dict[str, Any]]:
     """Of each layer the sums of both orders, a lower triangle by rows."""
     found = circuits.pairs(model, recording, goal, position)
@@ -310,7 +318,7 @@ def _table(values: Float[Tensor, "n m"], digits: int) -> list[list[float | None]
 
 
 def _without(
-    model: Transformer, recording: Recording, goal: Any, position: int, what: Sequence[str]
+    model: Transformer, recording: Recording, goal: Goal, position: int, what: Sequence[str]
 ) -> dict[str, Any] | None:
     """What becomes of the target with all of ``what`` taken out."""
     if not what:
@@ -339,7 +347,7 @@ def python_line(
     found: Expansion,
     name: str,
     model: Transformer,
-    prompt: Any,
+    prompt: Written,
     goal: tuple[int, int | None],
     max_terms: int,
 ) -> str:
@@ -354,7 +362,7 @@ def python_line(
     return f"ex = bilens.expand({loaded}, {said}, {what}, {more})"
 
 
-def _said(prompt: Any) -> str:
+def _said(prompt: Written) -> str:
     """What was read, as Python has it: a text, a Prompt, or token ids."""
     if isinstance(prompt, str):
         return repr(prompt)

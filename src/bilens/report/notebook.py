@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from bilens.base.errors import ArgumentError, BilensError
 from bilens.circuits import record
 from bilens.models import Transformer
-from bilens.report.answers import Asked, answered, exact
+from bilens.report.answers import Asked, answered
 from bilens.report.page import asset, document, made
 from bilens.report.questions import read_question
 from bilens.report.view import Query
@@ -42,7 +42,7 @@ def widget(
         raise ArgumentError("widget", must="have anywidget", got="none", todo=todo)
     query = Query(prompts=(prompt,), name=name, asked=Asked(target, versus, position))
     sections = [made(block) for block in prompts.VIEW.build(model, query)]
-    return _shown(document(sections, name), _Kernel(exact(model.eval()), name))
+    return _shown(document(sections, name), _Kernel(query.exact(model), name))
 
 
 class _Kernel:
@@ -60,7 +60,7 @@ class _Kernel:
             return {"error": str(error)}
 
 
-def _shown(made: dict[str, Any], kernel: _Kernel) -> "anywidget.AnyWidget":
+def _shown(held: dict[str, Any], kernel: _Kernel) -> "anywidget.AnyWidget":
     import anywidget
     import traitlets
 
@@ -73,6 +73,6 @@ def _shown(made: dict[str, Any], kernel: _Kernel) -> "anywidget.AnyWidget":
         answer = kernel.answer(content.get("question"))
         widget.send({"id": content.get("id"), "answer": answer})
 
-    shown = Widget(document=made)
+    shown = Widget(document=held)
     shown.on_msg(hear)
     return shown

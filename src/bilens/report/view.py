@@ -6,7 +6,7 @@ from typing import Any
 
 from bilens.features import Dictionary
 from bilens.models import Classifier, Transformer
-from bilens.report.answers import Asked
+from bilens.report.answers import Asked, exact
 from bilens.training import BUILT_IN, HeldOut, ImageData
 from bilens.wiring import Prompt
 
@@ -26,6 +26,14 @@ class Query:
     dictionaries: tuple[Dictionary, ...] = ()
     source: str = BUILT_IN  # the text on which these fire
     against: str | None = None  # the model that it is compared with
+
+    _exact: dict[Transformer, Transformer] = field(default_factory=dict, init=False, repr=False)
+
+    def exact(self, model: Transformer) -> Transformer:
+        """``model`` as a page explains it (``answers.exact``), made once for all of its parts."""
+        if model not in self._exact:
+            self._exact[model] = exact(model.eval())
+        return self._exact[model]
 
     def tested_on(self) -> ImageData:
         """The images, which every view of a classifier may count on."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from bilens.circuits import Recording, record
 from bilens.models import Transformer
-from bilens.report.answers import Asked, answered, exact
+from bilens.report.answers import Asked, answered
 from bilens.report.view import Block, Query, View, is_language_model, prompt_text
 from bilens.wiring import Prompt
 
@@ -24,7 +24,7 @@ def _asked(model: Transformer, query: Query, prompt: str | Prompt) -> dict[str, 
     """The answer that was asked for, and of a short prompt and a small model what comes next at
     every other position too.
     """
-    explained, asked = exact(model.eval()), query.asked
+    explained, asked = query.exact(model), query.asked
     recording = record(explained, prompt)
     first = answered(explained, recording, asked, query.name, prompt)
     others = [

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bilens.decompose import eigen
 from bilens.models import Transformer
-from bilens.report.answers import exact
+from bilens.report.answers import asked_of
 from bilens.report.page import result
 from bilens.report.view import Block, Query, View, is_language_model, sentence
 
@@ -40,7 +40,7 @@ def _layers(model: Transformer) -> list[str]:
 
 
 def _spectrum(model: Transformer, query: Query, name: str) -> dict[str, Any]:
-    model = exact(model)
+    model = query.exact(model)
     wiring = model.wiring()
     module: Any = wiring.layers[name].module
     of, row = _asked(model, query)
@@ -52,14 +52,13 @@ def _spectrum(model: Transformer, query: Query, name: str) -> dict[str, Any]:
 
 def _asked(model: Transformer, query: Query) -> tuple[str, Tensor]:
     """The target of the first prompt, by name and as a direction of the readout."""
-    asked, readout = query.asked, model.wiring().readout
+    readout = model.wiring().readout
     with torch.no_grad():
-        outputs = model.outputs(model.read(query.prompts[0]))[asked.position]
-    target = int(outputs.argmax()) if asked.target is None else model.output_index(asked.target)
+        outputs = model.outputs(model.read(query.prompts[0]))[query.asked.position]
+    target, versus = asked_of(model, outputs, query.asked)
     named, row = model.output_names([target])[0], readout[target].detach()
-    if asked.versus is None:
+    if versus is None:
         return named, row
-    versus = model.output_index(asked.versus)
     return f"{named} − {model.output_names([versus])[0]}", row - readout[versus].detach()
 
 
