@@ -8,7 +8,7 @@ cannot be half-written or mismatched.
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -112,7 +112,7 @@ def kind_of(path: str | Path) -> str:
     where it does not. Errors: FileError for what is no file of ``save``.
     """
     with opened(Path(path), SAVED) as file:
-        value = _value(Path(path), file)
+        value = _value(Path(path), file.metadata())
     name = value.get("record", "") if isinstance(value, dict) else ""
     return name if isinstance(name, str) else ""
 
@@ -187,13 +187,13 @@ def _place(target: object) -> torch.dtype | torch.device:
 
 def _read(path: Path) -> tuple[Any, dict[str, Tensor]]:
     with opened(path, SAVED) as file:
-        return _value(path, file), {key: file.get_tensor(key) for key in file.keys()}
+        return _value(path, file.metadata()), {key: file.get_tensor(key) for key in file.keys()}
 
 
-def _value(path: Path, file: Any) -> Any:
-    """What the header of an opened file says of all that is no tensor."""
+def _value(path: Path, metadata: Mapping[str, str] | None) -> Any:
+    """What the header of a file says of all that is no tensor."""
     try:
-        header = json.loads((file.metadata() or {}).get("bilens", "null"))
+        header = json.loads((metadata or {}).get("bilens", "null"))
     except RecursionError:
         raise _too_deep(path) from None
     _require_header(path, header)

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.base.charts import LINES, MARKER, REFERENCE, curve, titled
+from bilens.base.charts import LINES, MARKER, REFERENCE, Line, curve, titled
 from bilens.base.results import Result
 from bilens.changes.comparison import BELOW, Diff
 from bilens.changes.losses import Losses
@@ -146,7 +146,9 @@ class Series(Result):
         share = f"{phase.share:.0%} of its movement in {phase.steps:.0%} of the steps"
         return f"{phase.curve} moves fast from {first} to {last} ({share})"
 
-    def _line(self, name: str, unit: str, y: Float[Tensor, " n"], **line: Any) -> dict[str, Any]:
+    def _line(
+        self, name: str, unit: str, y: Float[Tensor, " n"], **line: Unpack[Line]
+    ) -> dict[str, Any]:
         values = y.tolist()
         hover = {"checkpoint": self.checkpoints, unit: values}
         trace = curve(name, self.steps, values, hover=hover, **line)

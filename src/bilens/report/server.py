@@ -10,7 +10,7 @@ import asyncio
 import json
 import secrets
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,9 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+
+
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 class _RefusedError(Exception):
@@ -105,7 +108,7 @@ class Server:
         ]
         return Starlette(routes=routes, exception_handlers={404: _nothing, 405: _nothing})
 
-    def guarded(self, handle: Callable[[Request], Any]) -> Callable[[Request], Any]:
+    def guarded(self, handle: Handler) -> Handler:
         """``handle`` for requests of this machine's own page; what goes wrong as one line."""
 
         async def answer(request: Request) -> Response:

@@ -10,6 +10,7 @@ import signal
 from collections import OrderedDict
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple
 
 from bilens.base.errors import ArgumentError, BilensError
@@ -24,8 +25,6 @@ from bilens.wiring import Prompt
 
 REMEMBERED = 16  # answers
 PATIENCE = 600.0  # seconds that a model may take to load
-LATE = BilensError("the model", must=f"load within {PATIENCE:g} s", got="more")
-DIED = BilensError("the process of the model", must="load it", got="its end: too large, or killed")
 
 
 class Serving(NamedTuple):
@@ -42,10 +41,11 @@ class Serving(NamedTuple):
 class Worker:
     """The process, started anew where it has died. Not to be asked by two at once."""
 
+    process: SpawnProcess
+    line: Connection
+
     def __init__(self, serving: Serving) -> None:
         self.serving = serving
-        self.process: Any = None
-        self.line: Any = None
         self._start()
 
     def ask(self, question: Mapping[str, Any], deadline: float) -> bytes:
@@ -84,9 +84,12 @@ class Worker:
     def _heard(self) -> BilensError | None:
         """What the process says that it failed of, once it has loaded the model or has not."""
         try:
-            return self.line.recv() if self.line.poll(PATIENCE) else LATE
+            if self.line.poll(PATIENCE):
+                return self.line.recv()
         except EOFError:
-            return DIED
+            got = "its end: too large, or killed"
+            return BilensError("the process of the model", must="load it", got=got)
+        return BilensError("the model", must=f"load within {PATIENCE:g} s", got="more")
 
 
 def work(line: Connection, serving: Serving) -> None:
@@ -129,8 +132,8 @@ class Desk:
         """The page, with where to ask. Its first answers are made once."""
         if not self.sections:
             self.sections = self._sections()
-        made = document(self.sections, self.serving.folder)
-        return page(made | {"live": dict(live)}).encode()
+        shown = document(self.sections, self.serving.folder)
+        return page(shown | {"live": dict(live)}).encode()
 
     def _sections(self) -> list[Section]:
         texts = self.serving.prompts or (STORY,)

@@ -21,7 +21,7 @@ def _build(model: Transformer, query: Query) -> list[Block]:
 
 def _composition(model: Transformer, query: Query) -> Block:
     title = "Which parts read which"
-    if sum(1 for _ in _heads(model)) + model.config.num_hidden_layers <= PARTS:
+    if len(_heads(model)) + model.config.num_hidden_layers <= PARTS:
         return Block("chart", title, partial(_composed, model))
     line = f"bilens.circuits.composition({_loaded(query)})"
     return _missing(title, "The composition", line)
@@ -29,17 +29,20 @@ def _composition(model: Transformer, query: Query) -> Block:
 
 def _rules(model: Transformer, query: Query) -> list[Block]:
     """The strongest rules of the first layer, and of one head what it writes and where it looks."""
-    titles = [(f"Strongest rules: {path or 'the first layer'}", path) for path in _paths(model)]
     if model.config.vocab_size > WORDS:
         line = f"bilens.circuits.rules({_loaded(query)})"
         return [_missing("Strongest rules", "A search over all pairs of tokens", line)]
-    return [Block("chart", title, partial(_ruled, model, path)) for title, path in titles]
+    return [
+        Block(
+            "chart", f"Strongest rules: {path or 'the first layer'}", partial(_ruled, model, path)
+        )
+        for path in _paths(model)
+    ]
 
 
 def _paths(model: Transformer) -> list[str]:
     layers = [""] if model.config.is_exact and model.config.intermediate_size else []
-    heads = list(_heads(model))[:1]
-    return [*layers, *(f"W_U {name}(embed)" for name in heads)]
+    return [*layers, *(f"W_U {name}(embed)" for name in _heads(model)[:1])]
 
 
 def _heads(model: Transformer) -> list[str]:
