@@ -1,12 +1,13 @@
 // Draws the figures of results, which are data in plotly's JSON shape, as SVG.
 
+import { dom, isolated } from "./dom";
 import { exportTools } from "./export";
 import type { Figure } from "./figure/data";
 import { scene, type Scene } from "./figure/scene";
-import { type Measure, measured } from "./figure/text";
+import { measured } from "./figure/text";
 import type { Paint } from "./figure/traces";
 import type { Spot, Step, Zone } from "./figure/zones";
-import { element } from "./svg";
+import { element, h } from "./svg";
 import type { Drawing } from "./types";
 
 export interface Options extends Drawing {
@@ -31,8 +32,8 @@ export function drawFigure(element: HTMLElement, figure: Figure, drawing: Option
 
 /** A figure on the page: what is pointed at, or walked to by keys, says what it is. */
 class FigureView {
-  private readonly place = document.createElement("div");
-  private readonly tip = document.createElement("div");
+  private readonly place = dom("div", { class: "figure-place" });
+  private readonly tip = dom("div", { class: "figure-tip", role: "status", hidden: true });
   private readonly observer = new ResizeObserver(() => this.draw());
   private scene: Scene | null = null;
   private zone = -1;
@@ -44,10 +45,6 @@ class FigureView {
     private readonly drawing: Options,
   ) {
     box.classList.add("figure");
-    this.place.className = "figure-place";
-    this.tip.className = "figure-tip";
-    this.tip.setAttribute("role", "status");
-    this.tip.hidden = true;
     const tools = exportTools(
       drawing.name ?? drawing.spoken,
       () => this.scene?.shape ?? null,
@@ -80,7 +77,7 @@ class FigureView {
     this.scene = scene(this.figure, {
       width,
       height: this.drawing.height,
-      measure: measurer(family),
+      measure: measured(family),
       paint,
     });
     const held = this.place.contains(document.activeElement);
@@ -149,7 +146,7 @@ class FigureView {
     this.place.querySelector(".figure-ring")?.remove();
     if (!spot) return;
     this.place.querySelector("svg")?.append(ring(spot));
-    this.tip.replaceChildren(...spot.lines.map(line));
+    this.tip.replaceChildren(...spot.lines.map((line) => dom("div", {}, isolated(line))));
     this.beside(spot);
   }
 
@@ -166,19 +163,7 @@ class FigureView {
 
 function ring({ x, y, wide, high }: Spot): SVGElement {
   const place = { x: x - 1.5, y: y - 1.5, width: wide + 3, height: high + 3 };
-  return element({
-    tag: "rect",
-    attributes: { ...place, class: "figure-ring", fill: "none" },
-    children: [],
-  });
-}
-
-function line(text: string): HTMLElement {
-  const made = document.createElement("div");
-  const inside = document.createElement("bdi");
-  inside.textContent = text;
-  made.append(inside);
-  return made;
+  return element(h("rect", { ...place, class: "figure-ring", fill: "none" }));
 }
 
 const paint: Paint = (rows, columns, fill) => {
@@ -191,11 +176,3 @@ const paint: Paint = (rows, columns, fill) => {
   context.putImageData(image, 0, 0);
   return canvas.toDataURL();
 };
-
-const measurers = new Map<string, Measure>();
-
-function measurer(family: string): Measure {
-  const known = measurers.get(family) ?? measured(family);
-  measurers.set(family, known);
-  return known;
-}

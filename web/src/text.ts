@@ -1,7 +1,7 @@
 // Text from outside as letters: what shows nothing, or acts on what shows it, is written out.
 
-// As Python's base/words.py: control, format (bidi overrides), half surrogates, private, unassigned,
-// and the separators of lines and paragraphs.
+// As Python's base/words.py: control, format (bidi overrides), half surrogates, private,
+// unassigned, and the separators of lines and paragraphs.
 const HIDDEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}]/gu;
 
 /** `text` with every character that shows nothing written as \x1b or \u202e. */
@@ -17,16 +17,4 @@ function escaped(character: string): string {
 
 function hex(code: number, digits: number): string {
   return code.toString(16).padStart(digits, "0");
-}
-
-const ENTITIES: Record<string, string> = { lt: "<", gt: ">", amp: "&", quot: '"', "#x27": "'" };
-
-/** The lines of a text that is escaped as plotly reads it. */
-export function plain(markup: string): string[] {
-  return markup.split(/<br\s*\/?>/).map(letters);
-}
-
-function letters(markup: string): string {
-  const bare = markup.replace(/<[^>]*>/g, "");
-  return bare.replace(/&(lt|gt|amp|quot|#x27);/g, (all, name: string) => ENTITIES[name] ?? all);
 }

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { renderToString } from "preact-render-to-string";
-import { plain, printable } from "../src/text";
+import { said } from "../src/figure/words";
+import { printable } from "../src/text";
 import { Text } from "../src/ui";
 
 test("what shows nothing is written out, as Python does it", () => {
@@ -15,5 +16,5 @@ test("text is letters, and its direction ends with it", () => {
 });
 
 test("what plotly would read as markup is letters again", () => {
-  assert.deepEqual(plain("&lt;b&gt;&amp;lt; a<br>b<extra></extra>"), ["<b>&lt; a", "b"]);
+  assert.deepEqual(said("&lt;b&gt;&amp;lt; a<br>b<extra></extra>", {}), ["<b>&lt; a", "b"]);
 });

@@ -1,6 +1,6 @@
 // Colours of heat maps: by their scale, and letters that stand out from them.
 
-import type { Trace } from "./data";
+import { ADDS, type Trace } from "./data";
 
 type Rgb = readonly [number, number, number];
 
@@ -9,7 +9,7 @@ export function colouring(trace: Trace): (value: number) => Rgb {
   const stops = (
     trace.colorscale ?? [
       [0, "#ffffff"],
-      [1, "#0072B2"],
+      [1, ADDS],
     ]
   ).map(([at, colour]) => [at, rgb(colour)] as const);
   const { zmin = 0, zmax = 1 } = trace;

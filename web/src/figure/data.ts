@@ -104,10 +104,12 @@ export interface Figure {
 }
 
 // As base/charts.py has them.
+export const ADDS = "#0072B2";
+export const TAKES = "#D55E00";
 export const INK = "#757575";
 export const GRID = "rgba(127,127,127,0.25)";
 export const LINES = [
-  "#0072B2",
+  ADDS,
   "#009E73",
   "#CC79A7",
   "#E69F00",
@@ -115,7 +117,7 @@ export const LINES = [
   "#6A3D9A",
   "#661100",
   "#999999",
-  "#D55E00",
+  TAKES,
 ];
 
 /** Which axes a trace is drawn on, as the layout calls them. */

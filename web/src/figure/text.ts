@@ -13,8 +13,16 @@ export function estimate(text: string, size: number): number {
   return [...text].reduce((sum, letter) => sum + size * (WIDE.test(letter) ? 1 : 0.57), 0);
 }
 
+const MEASURES = new Map<string, Measure>();
+
 /** By the fonts of the page. */
 export function measured(family: string): Measure {
+  const known = MEASURES.get(family) ?? measuredAnew(family);
+  MEASURES.set(family, known);
+  return known;
+}
+
+function measuredAnew(family: string): Measure {
   const context = document.createElement("canvas").getContext("2d");
   if (!context) return estimate;
   return (text, size) => {

@@ -5,6 +5,7 @@ import { h, type Shape } from "../svg";
 import { colouring, hex, inkOn } from "./colours";
 import { type Cell, each, type Figure, finite, GRID, INK, LINES, type Trace } from "./data";
 import { along, type Placed, placesOf, stacks, step } from "./scale";
+import type { Box } from "./scene";
 import { fitted, type Measure } from "./text";
 import { said, words } from "./words";
 import { Cells, Marks, type Spot, type Zone } from "./zones";
@@ -80,7 +81,7 @@ function bar(trace: Trace, n: number, ground: Ground): Drawn {
         : { x: start, y: middle - width / 2, wide: length, high: width };
     const fill = each(trace.marker?.color, m, colourOf(trace, n, figure));
     shapes.push(rectangle(box, { fill, ...faded(trace.opacity ?? trace.marker?.opacity) }));
-    spots.push({ ...box, trace: figure.data.indexOf(trace), at: [m], lines: lines(trace, m) });
+    spots.push({ ...box, trace: n, at: [m], lines: lines(trace, m) });
   });
   return {
     shapes: [...shapes, ...errorBars(trace, colourOf(trace, n, figure), ground)],
@@ -115,8 +116,9 @@ function barWidth(trace: Trace, m: number, place: Placed): number | null {
 
 function scatter(trace: Trace, n: number, ground: Ground): Drawn {
   const colour = colourOf(trace, n, ground.figure);
+  const places = placesOf(trace, "x");
   const points = (trace.y ?? []).map((cell, m) => {
-    return { x: ground.x.at(placesOf(trace, "x")[m]), y: ground.y.at(cell), m };
+    return { x: ground.x.at(places[m]), y: ground.y.at(cell), m };
   });
   const seen = points.filter((point) => Number.isFinite(point.x) && Number.isFinite(point.y));
   const mode = trace.mode ?? "lines+markers";
@@ -128,7 +130,7 @@ function scatter(trace: Trace, n: number, ground: Ground): Drawn {
   const spots = seen.map(({ x, y, m }) => {
     const size = each(trace.marker?.size, m, 6);
     const box = { x: x - size / 2, y: y - size / 2, wide: size, high: size };
-    return { ...box, trace: ground.figure.data.indexOf(trace), at: [m], lines: lines(trace, m) };
+    return { ...box, trace: n, at: [m], lines: lines(trace, m) };
   });
   return { shapes, zones: [new Marks(spots, false)] };
 }
@@ -262,9 +264,10 @@ function shaped(
 function errorBars(trace: Trace, colour: string, { x, y }: Ground): Shape[] {
   const errors = trace.error_y;
   if (!errors || errors.visible === false) return [];
+  const places = placesOf(trace, "x");
   return (trace.y ?? []).flatMap((cell, n) => {
     const error = errors.array[n];
-    const place = x.at(placesOf(trace, "x")[n]);
+    const place = x.at(places[n]);
     if (!error || cell === null || !Number.isFinite(place)) return [];
     const top = y.at(Number(cell) + error);
     const low = y.at(Number(cell) - error);
@@ -282,8 +285,8 @@ function errorBars(trace: Trace, colour: string, { x, y }: Ground): Shape[] {
   });
 }
 
-function heatmap(trace: Trace, _: number, ground: Ground): Drawn {
-  const { figure, x, y } = ground;
+function heatmap(trace: Trace, n: number, ground: Ground): Drawn {
+  const { x, y } = ground;
   const z = trace.z ?? [];
   const columns = z.reduce((most, row) => Math.max(most, row.length), 0);
   if (!columns) return { shapes: [], zones: [] };
@@ -294,13 +297,8 @@ function heatmap(trace: Trace, _: number, ground: Ground): Drawn {
     y.pixel(z.length - 0.5),
   );
   const flipped = { x: x.to < x.from !== x.scale.high < x.scale.low, y: y.pixel(0) > y.pixel(1) };
-  const cells = new Cells(
-    box,
-    z.length,
-    columns,
-    flipped,
-    figure.data.indexOf(trace),
-    (row, column) => cellLines(trace, row, column),
+  const cells = new Cells(box, z.length, columns, flipped, n, (row, column) =>
+    cellLines(trace, row, column),
   );
   const painted =
     z.length * columns > MANY ? image(trace, columns, box, flipped, ground.paint) : null;
@@ -315,7 +313,7 @@ function coloured(trace: Trace, cells: Cells, columns: number): Shape[] {
   const colour = colouring(trace);
   const shapes = (trace.z ?? []).flatMap((row, r) =>
     row.flatMap((value, c) =>
-      value === null ? [] : [rectangle(cells.spot(r * columns + c), { fill: hex(colour(value)) })],
+      value === null ? [] : [rectangle(cells.place(r * columns + c), { fill: hex(colour(value)) })],
     ),
   );
   // a frame tells cells that are zero from none, where there is room for it
@@ -356,7 +354,7 @@ function cellTexts(trace: Trace, cells: Cells, columns: number, measure: Measure
   return (trace.text ?? []).flatMap((row, r) =>
     row.flatMap((text, c) => {
       const value = trace.z?.[r]?.[c];
-      const { x, y, wide, high } = cells.spot(r * columns + c);
+      const { x, y, wide, high } = cells.place(r * columns + c);
       const shown = fitted(words(text), wide - 4, 11, measure);
       if (value === null || value === undefined || !shown || high < 11) return [];
       const place = {
@@ -385,7 +383,8 @@ function cellLines(trace: Trace, row: number, column: number): string[] {
     : [`${values.x}, ${values.y}: ${values.z}`];
 }
 
-/** Quartiles and median, whiskers to the last value within 1.5 of the box's height, points beyond. */
+/** Quartiles and median, whiskers to the last value within 1.5 of the box's height, points
+ * beyond. */
 function box(trace: Trace, n: number, ground: Ground): Drawn {
   const values = finite(trace.y ?? []).sort((one, other) => one - other);
   const { x, y, figure } = ground;
@@ -423,7 +422,7 @@ function box(trace: Trace, n: number, ground: Ground): Drawn {
   ];
   const spot = {
     ...frame,
-    trace: figure.data.indexOf(trace),
+    trace: n,
     at: [0],
     lines: [
       words(trace.name),
@@ -432,13 +431,6 @@ function box(trace: Trace, n: number, ground: Ground): Drawn {
   };
   const filled = rectangle(frame, { ...stroke, fill: stroke.stroke, "fill-opacity": 0.25 });
   return { shapes: [...bars, filled, ...caps, ...beyond], zones: [new Marks([spot], false)] };
-}
-
-interface Box {
-  readonly x: number;
-  readonly y: number;
-  readonly wide: number;
-  readonly high: number;
 }
 
 function cornered(x0: number, x1: number, y0: number, y1: number): Box {

@@ -1,11 +1,9 @@
 // What can be pointed at, or walked through by keys: marks one by one, and the cells of heat maps.
 
+import type { Box } from "./scene";
+
 /** One mark: where it is in pixels, which it is of its trace, and what it says. */
-export interface Spot {
-  readonly x: number;
-  readonly y: number;
-  readonly wide: number;
-  readonly high: number;
+export interface Spot extends Box {
   readonly trace: number;
   readonly at: readonly number[]; // its number, or its row and column
   readonly lines: readonly string[];
@@ -59,7 +57,7 @@ export class Marks implements Zone {
 /** The cells of a heat map, of which only those asked for are made. */
 export class Cells implements Zone {
   constructor(
-    private readonly box: { x: number; y: number; wide: number; high: number },
+    private readonly box: Box,
     private readonly rows: number,
     private readonly columns: number,
     private readonly flipped: { x: boolean; y: boolean },
@@ -72,20 +70,27 @@ export class Cells implements Zone {
   }
 
   spot(n: number): Spot {
-    const row = Math.floor(n / this.columns);
-    const column = n % this.columns;
-    const { x, y, wide, high } = this.box;
-    const size = { wide: wide / this.columns, high: high / this.rows };
-    const across = this.flipped.x ? this.columns - 1 - column : column;
-    const down = this.flipped.y ? this.rows - 1 - row : row;
-    const place = { x: x + across * size.wide, y: y + down * size.high };
+    const [row, column] = this.cell(n);
     return {
-      ...place,
-      ...size,
+      ...this.place(n),
       trace: this.trace,
       at: [row, column],
       lines: this.lines(row, column),
     };
+  }
+
+  /** Where a cell is. */
+  place(n: number): Box {
+    const [row, column] = this.cell(n);
+    const { x, y, wide, high } = this.box;
+    const size = { wide: wide / this.columns, high: high / this.rows };
+    const across = this.flipped.x ? this.columns - 1 - column : column;
+    const down = this.flipped.y ? this.rows - 1 - row : row;
+    return { x: x + across * size.wide, y: y + down * size.high, ...size };
+  }
+
+  private cell(n: number): [row: number, column: number] {
+    return [Math.floor(n / this.columns), n % this.columns];
   }
 
   hit(x: number, y: number): { n: number; away: number } {

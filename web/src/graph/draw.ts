@@ -1,5 +1,6 @@
 // The drawing of a graph: nodes by what they give, links by what goes along them, pairs as joints.
 
+import { ADDS, TAKES } from "../figure/data";
 import { fitted, type Measure } from "../figure/text";
 import { signed } from "../numbers";
 import { h, type Shape } from "../svg";
@@ -22,8 +23,6 @@ export interface Sketch {
   readonly joints: readonly Joint[];
 }
 
-const ADDS = "#0072B2";
-const TAKES = "#D55E00";
 const WIDEST = 7; // pixels of a link
 const PALE = 0.09;
 

@@ -1,18 +1,17 @@
 // What a view shows, as a figure: to be saved as SVG, PNG or CSV as any other figure is.
 
-import type { Figure, Trace } from "../figure/data";
+import { ADDS, type Figure, TAKES, type Trace } from "../figure/data";
 import type { Answer, Lens, PairMatrix } from "../types";
 import type { Branch } from "./tree";
 
-const [UP, DOWN] = ["#0072B2", "#D55E00"];
 const SIGNED = [
-  [0, DOWN],
+  [0, TAKES],
   [0.5, "#ffffff"],
-  [1, UP],
+  [1, ADDS],
 ] as const;
 const STRENGTH = [
   [0, "#ffffff"],
-  [0.6, UP],
+  [0.6, ADDS],
   [1, "#00324e"],
 ] as const;
 const BAR = 24; // pixels
@@ -37,7 +36,7 @@ export function barFigure(
     orientation: "h",
     x: values,
     y: names.map((_, n) => n),
-    marker: { color: values.map((value) => (value < 0 ? DOWN : UP)) },
+    marker: { color: values.map((value) => (value < 0 ? TAKES : ADDS)) },
     customdata: names.map((name, n) => [name, values[n] ?? null]),
     hovertemplate: `%{customdata[0]}<br>${unit}: %{customdata[1]:.4~g}<extra></extra>`,
   };
