@@ -4,11 +4,10 @@
 import { button, dom, isolated } from "./dom";
 import { fullScreen, saveCsv, saveJson, savePng, saveSvg, type Table } from "./export";
 import { measured } from "./figure/text";
-import { type GraphNode, type Material, material, TARGET } from "./graph/data";
+import { type GraphNode, idsOf, type Material, material, TARGET } from "./graph/data";
 import { colour, said, type Sketch, sketch } from "./graph/draw";
 import { fileOf, named, read } from "./graph/file";
 import type { Spot } from "./graph/layout";
-import { pathText } from "./graph/paths";
 import { type Shown, shown } from "./graph/shown";
 import {
   type GraphState,
@@ -20,6 +19,7 @@ import {
   ungrouped,
 } from "./graph/state";
 import { percent, signed } from "./numbers";
+import { treeOf } from "./prompt/tree";
 import { element } from "./svg";
 import { printable } from "./text";
 import type { Answer } from "./types";
@@ -33,14 +33,15 @@ export interface GraphOptions {
 }
 
 const KEYS =
-  "Arrow keys move between nodes, Enter opens one, p pins it, g groups the pinned ones, h hides it, l labels it, c shows only what it is connected with, u undoes.";
+  "Arrow keys move between nodes, Enter opens one, p pins it, g groups the pinned ones, " +
+  "h hides it, l labels it, c shows only what it is connected with, u undoes.";
 const LISTED = 12; // links, pairs and paths in a list
 const UNDONE = 100; // steps
 const PAGES = new WeakMap<HTMLElement, GraphView>();
 
 /** Which ids a graph of `answer` has, for states that come from an address. */
 export function graphIds(answer: Answer): Set<string> {
-  return new Set(material(answer).paths.flatMap((path) => path.nodes.map((place) => place.id)));
+  return idsOf(material(answer));
 }
 
 /** Draws the graph of `answer` into `element`, in place of what was there. */
@@ -234,11 +235,11 @@ class GraphView {
     this.sketch = sketch(graph, look);
     const svg = element(this.sketch.shape);
     svg.setAttribute("role", "group");
-    svg.setAttribute(
-      "aria-label",
-      `Graph of what writes to ${printable(this.material.target)}: ${graph.nodes.size} nodes, ${graph.links.size} links. ${KEYS}`,
-    );
-    const before = this.place.childElementCount ? this.place.scrollLeft : Number.MAX_SAFE_INTEGER; // the target is at the end
+    const counts = `${graph.nodes.size} nodes, ${graph.links.size} links`;
+    const target = printable(this.material.target);
+    svg.setAttribute("aria-label", `Graph of what writes to ${target}: ${counts}. ${KEYS}`);
+    // at first the target, which is at the end
+    const before = this.place.childElementCount ? this.place.scrollLeft : Number.MAX_SAFE_INTEGER;
     this.place.replaceChildren(svg);
     this.place.scrollLeft = before;
     this.speakAll();
@@ -253,7 +254,8 @@ class GraphView {
     for (const node of this.place.querySelectorAll<SVGGElement>("[data-node]")) this.speak(node);
   }
 
-  /** A node as a button for who cannot see it; Tab comes to one of them, arrow keys to the others. */
+  /** A node as a button for who cannot see it; Tab comes to one of them, arrow keys to the
+   * others. */
   private speak(made: SVGGElement): void {
     const id = made.dataset["node"] ?? "";
     const node = this.shown.graph.nodes.get(id);
@@ -264,13 +266,11 @@ class GraphView {
     ].filter(Boolean);
     made.setAttribute("role", "button");
     made.setAttribute("tabindex", id === this.focused ? "0" : "-1");
-    made.setAttribute(
-      "aria-label",
-      [
-        ...said(node, { name: (one) => this.name(one), tokens: this.material.tokens }),
-        ...marks,
-      ].join(", "),
-    );
+    made.setAttribute("aria-label", [...this.said(node), ...marks].join(", "));
+  }
+
+  private said(node: GraphNode): string[] {
+    return said(node, { name: (one) => this.name(one), tokens: this.material.tokens });
   }
 
   private focus(): void {
@@ -345,19 +345,20 @@ class GraphView {
       leftOut ? `${leftOut.toLocaleString("en")} not kept, ${signed(remainder, 6)}` : "",
     ].filter(Boolean);
     const unit = this.isFile ? "links" : "paths";
+    const left = `${signed(rest, 7)}${others.length ? ` (${others.join("; ")})` : ""}`;
     const closes = Number.isFinite(total)
-      ? `${signed(value, 7)} of ${printable(target)}; the rest, ${signed(rest, 7)}${others.length ? ` (${others.join("; ")})` : ""}; together ${signed(total, 7)}.`
+      ? `${signed(value, 7)} of ${printable(target)}; the rest, ${left}; together ${signed(total, 7)}.`
       : `${printable(target)}.`;
-    this.say(
-      `Shown: ${paths.length.toLocaleString("en")} ${unit}, ${percent(size)} of the sizes of all: ${closes}`,
-    );
+    const count = `${paths.length.toLocaleString("en")} ${unit}`;
+    this.say(`Shown: ${count}, ${percent(size)} of the sizes of all: ${closes}`);
   }
 
   private get isFile(): boolean {
     return !this.material.paths.some((path) => path.number >= 0);
   }
 
-  /** The open node: what it is, its links in and out, its pairs and paths, and what to do with it. */
+  /** The open node: what it is, its links in and out, its pairs and paths, and what to do with
+   * it. */
   private list(): void {
     const node = this.shown.graph.nodes.get(this.state.open);
     if (!node) {
@@ -376,11 +377,8 @@ class GraphView {
       {},
       isolated(printable(named({ ...node, label: this.name(node) }, this.material.tokens))),
     );
-    const gives = dom(
-      "p",
-      {},
-      `${node.kind}; ${this.isFile ? "" : `all ${node.paths} paths through it give `}${signed(node.influence, 6)}.`,
-    );
+    const all = this.isFile ? "" : `all ${node.paths} paths through it give `;
+    const gives = dom("p", {}, `${node.kind}; ${all}${signed(node.influence, 6)}.`);
     const into = [...links.values()]
       .filter((link) => link.target === node.id)
       .map((link) => this.linkRow(link.source, link.weight));
@@ -447,16 +445,10 @@ class GraphView {
 
   private pathRows(id: string): Row[] {
     const ids = this.state.groups[groupNumber(id)]?.nodes ?? [id];
+    const tree = treeOf(this.answer);
     return this.shown.paths
       .filter((path) => path.number >= 0 && path.nodes.some((place) => ids.includes(place.id)))
-      .map((path) => {
-        const root = this.answer.terms[path.number]?.[1] ?? -1;
-        return {
-          value: path.value,
-          text: pathText(this.answer.nodes, root, this.material.tokens),
-          term: path.number,
-        };
-      });
+      .map(({ value, number }) => ({ value, text: tree.path(number), term: number }));
   }
 
   private rows(title: string, rows: readonly Row[]): HTMLElement {
@@ -521,9 +513,10 @@ class GraphView {
     this.set(this.options.state ?? START);
   }
 
-  /** Whether a file is of this very answer: then its paths are known, and only the state is taken. */
+  /** Whether a file is of this very answer: then its paths are known, and only the state is
+   * taken. */
   private sameGraph(made: Material): boolean {
-    const ids = new Set(this.material.paths.flatMap((path) => path.nodes.map((place) => place.id)));
+    const ids = idsOf(this.material);
     const same = made.prompt === this.material.prompt && made.target === this.material.target;
     return same && made.paths.every((path) => path.nodes.every((place) => ids.has(place.id)));
   }
@@ -575,7 +568,8 @@ class GraphView {
     const size = this.tip.getBoundingClientRect();
     const middle = event instanceof PointerEvent ? event.clientX : at.left + at.width / 2;
     const top = event instanceof PointerEvent ? event.clientY - 8 : at.top;
-    this.tip.style.left = `${Math.max(0, Math.min(middle - frame.left - size.width / 2, frame.width - size.width))}px`;
+    const left = Math.min(middle - frame.left - size.width / 2, frame.width - size.width);
+    this.tip.style.left = `${Math.max(0, left)}px`;
     this.tip.style.top = `${Math.max(0, top - frame.top - size.height - 6)}px`;
   }
 
@@ -583,7 +577,7 @@ class GraphView {
     const node = this.shown.graph.nodes.get(
       target?.closest<SVGElement>("[data-node]")?.dataset["node"] ?? "",
     );
-    if (node) return said(node, { name: (one) => this.name(one), tokens: this.material.tokens });
+    if (node) return this.said(node);
     const { link, pair } = target instanceof SVGElement ? target.dataset : {};
     const along = this.shown.graph.links.get(link ?? "");
     if (along)

@@ -1,6 +1,6 @@
 // What a reader may look for: sections, tokens, parts and paths, by any piece of their names.
 
-import { Tree } from "./prompt/tree";
+import { treeOf } from "./prompt/tree";
 import type { State } from "./state";
 import { printable } from "./text";
 import type { Answer, BilensDocument } from "./types";
@@ -49,7 +49,7 @@ function* ofAnswer(section: string, answer: Answer): Generator<Hit> {
     const state = { s: section, view: "paths", through: source.name, path: null } as const;
     yield { name: printable(source.label), kind: "part", section, state };
   }
-  const tree = new Tree(answer);
+  const tree = treeOf(answer);
   for (const term of answer.terms.keys()) {
     const state = { s: section, view: "paths", through: "", path: term } as const;
     yield { name: printable(tree.path(term)), kind: "path", section, state };

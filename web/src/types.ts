@@ -61,8 +61,6 @@ export interface Exactness {
   }[];
 }
 
-export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
-
 /** How a figure is said to who cannot see it, and how high it is in pixels. */
 export interface Drawing {
   spoken: string;
@@ -194,7 +192,6 @@ export interface Answer {
   patterns: Patterns | null;
   lens: Lens | null;
   pairs: PairMatrix[] | null;
-  graph: Json;
   python: string;
 }
 

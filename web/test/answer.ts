@@ -88,7 +88,6 @@ export function answer(): Answer {
       ],
     },
     pairs: [{ layer: "mlp1", names: ["embed", "L1H0"], values: [[2.5], [-0.5, 0.1]] }],
-    graph: null,
     python: "ex = bilens.expand(model, 'a b', ' c', position=1, max_terms=4)",
   };
 }

@@ -4,7 +4,6 @@ import { estimate } from "../src/figure/text";
 import { graphOf, largest, type Material, material, sum, TARGET } from "../src/graph/data";
 import { sketch } from "../src/graph/draw";
 import { fileOf, type GraphFile, read } from "../src/graph/file";
-import { pathText } from "../src/graph/paths";
 import { shown } from "../src/graph/shown";
 import {
   decoded,
@@ -17,6 +16,7 @@ import {
   START,
   ungrouped,
 } from "../src/graph/state";
+import { Tree } from "../src/prompt/tree";
 import { source } from "../src/svg";
 import type { Answer } from "../src/types";
 import stored from "./graphs.json";
@@ -199,7 +199,9 @@ test("paths are written as Python writes them", () => {
     { s: "1", t: -1, k: "one" },
     { s: "mlp0", t: 1, k: "apply", i: [2, 1] },
   ];
-  assert.equal(pathText(nodes, 3, ["␣a", "b"]), "mlp0(1, L0H1@0 ␣a→1 b(embed))");
+  const tokens = ["␣a", "b"].map((name, id) => ({ name, id }));
+  const tree = new Tree({ nodes, tokens, terms: [[1, 3]] } as unknown as Answer);
+  assert.equal(tree.path(0), "mlp0(1, L0H1@0 ␣a→1 b(embed))");
 });
 
 test("a graph without a path is drawn too", () => {

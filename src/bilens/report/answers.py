@@ -138,7 +138,6 @@ def answered(
         "patterns": _patterns(model, recording),
         "lens": _lens(model, recording, goal),
         "pairs": _pairs(model, recording, goal, position),
-        "graph": None,  # the page makes it of the terms
         "knockout": _without(model, recording, goal, position, asked.without),
         "python": python_line(found, name, model, written, (target, versus), asked.max_terms),
     }

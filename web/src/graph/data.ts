@@ -1,5 +1,7 @@
 // A graph of what writes to a target: nodes, links and pairs, of an answer's paths or of a file.
 
+import { once } from "../once";
+import { goal } from "../prompt/figures";
 import type { Answer, Node } from "../types";
 
 export interface GraphNode {
@@ -63,23 +65,21 @@ export type Place = Omit<GraphNode, "influence" | "paths">;
 export const TARGET = "target";
 const CONSTANTS: Readonly<Record<string, string>> = { base: "bias", error: "reconstruction error" };
 
-const walked = new WeakMap<Answer, Material>();
+/** The paths of an answer, as `circuits.graph` of Python walks them. */
+export const material = once(walked);
 
-/** The paths of an answer, as `circuits.graph` of Python walks them: once for each answer. */
-export function material(answer: Answer): Material {
-  const known = walked.get(answer) ?? walkedAnew(answer);
-  walked.set(answer, known);
-  return known;
+/** Which nodes there are. */
+export function idsOf({ paths }: Material): Set<string> {
+  return new Set(paths.flatMap((path) => path.nodes.map((place) => place.id)));
 }
 
-function walkedAnew(answer: Answer): Material {
-  const { target, versus } = answer;
+function walked(answer: Answer): Material {
   const known = new Map(answer.sources.map((source) => [source.name, source]));
   const top = Math.max(
     0,
     ...answer.terms.map(([, root]) => layerOf(answer.nodes[root]?.s ?? "", known)),
   );
-  const name = versus ? `'${target.name}' − '${versus.name}'` : `'${target.name}'`;
+  const name = goal(answer);
   const end: Place = {
     id: TARGET,
     label: name,
@@ -128,7 +128,7 @@ export function linkKey(source: string, target: string): string {
   return `${source}\n${target}`;
 }
 
-function pairKey([node, left, right]: readonly [string, string, string]): string {
+export function pairKey([node, left, right]: readonly [string, string, string]): string {
   return `${node}\n${left}\n${right}`;
 }
 

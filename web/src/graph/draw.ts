@@ -5,7 +5,7 @@ import { fitted, type Measure } from "../figure/text";
 import { signed } from "../numbers";
 import { h, type Shape } from "../svg";
 import { printable } from "../text";
-import { type Graph, type GraphNode, type Link, linkKey } from "./data";
+import { type Graph, type GraphNode, type Link, linkKey, type Pair, pairKey } from "./data";
 import { type Joint, joints, type Places, places, type Spot } from "./layout";
 
 export interface Look {
@@ -144,8 +144,8 @@ function unjoined(graph: Graph, found: readonly Joint[]): Link[] {
   return links.filter((link) => link.weight !== 0);
 }
 
-function pairName({ node, left, right }: { node: string; left: string; right: string }): string {
-  return `${node}\n${left}\n${right}`;
+function pairName({ node, left, right }: Pair): string {
+  return pairKey([node, left, right]);
 }
 
 /** Two links that meet below a layer, and go on into it together. */
@@ -183,7 +183,7 @@ function jointShapes(
       });
   return [
     h("path", {
-      d: `${below}M${joint.x.toFixed(1)} ${joint.y.toFixed(1)}L${node.x.toFixed(1)} ${(node.y + node.size).toFixed(1)}`,
+      d: `${below}M${point(joint.x, joint.y)}L${point(node.x, node.y + node.size)}`,
       ...stroke,
       ...key,
     }),
@@ -199,8 +199,12 @@ function bySize(one: Link, other: Link): number {
 function curve(from: Pick<Spot, "x" | "y" | "size">, to: Pick<Spot, "x" | "y" | "size">): string {
   const [start, end] = [from.y - from.size, to.y + to.size];
   const bend = Math.max(14, (start - end) * 0.45);
-  const n = (value: number): string => value.toFixed(1);
-  return `M${n(from.x)} ${n(start)}C${n(from.x)} ${n(start - bend)} ${n(to.x)} ${n(end + bend)} ${n(to.x)} ${n(end)}`;
+  const ends = [point(from.x, start - bend), point(to.x, end + bend), point(to.x, end)];
+  return `M${point(from.x, start)}C${ends.join(" ")}`;
+}
+
+function point(x: number, y: number): string {
+  return `${x.toFixed(1)} ${y.toFixed(1)}`;
 }
 
 function nodeShape({ node, x, y, size }: Spot, graph: Graph, look: Look): Shape {
@@ -243,7 +247,8 @@ function near(node: GraphNode, graph: Graph, { open }: Look): number {
   return !open || open === node.id || linked(graph, open, node.id) ? 1 : 0.35;
 }
 
-/** Heads are round, layers square, groups a double square, inputs small rounds, the target a lozenge. */
+/** Heads are round, layers square, groups a double square, inputs small rounds, the target a
+ * lozenge. */
 function body(
   node: GraphNode,
   x: number,

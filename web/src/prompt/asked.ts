@@ -27,18 +27,13 @@ export function stored(what: Asked, data: PromptData): Answer | null {
   if (!what.target) return here.find((answer) => isLikeliest(answer)) ?? here[0] ?? null;
   return (
     here.find(
-      (answer) =>
-        named(answer.target.name, what.target) && (answer.versus?.name ?? "") === what.versus,
+      (answer) => answer.target.name === what.target && (answer.versus?.name ?? "") === what.versus,
     ) ?? null
   );
 }
 
 function isLikeliest(answer: Answer): boolean {
   return !answer.versus && answer.target.id === answer.likely[0]?.id;
-}
-
-function named(name: string, asked: string): boolean {
-  return name === asked;
 }
 
 /** The line of Python that answers what a page does not hold. */

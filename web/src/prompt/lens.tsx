@@ -9,6 +9,7 @@ import { printable } from "../text";
 import type { Answer, Lens } from "../types";
 import { Text, Tools } from "../ui";
 import { goal, lensFigure } from "./figures";
+import { depth } from "./strip";
 
 interface Props {
   readonly answer: Answer;
@@ -136,8 +137,6 @@ function Window(props: {
   );
 }
 
-const DEEPEST = 68; // % of the full colour
-
 type At = [place: number, position: number];
 
 const STEPS: Readonly<Record<string, At>> = {
@@ -182,7 +181,7 @@ function Cell({
     <td
       data-at={`${n},${t}`}
       class={chosen ? "chosen" : ""}
-      style={{ "--lit": `${Math.round(DEEPEST * sure)}%` }}
+      style={{ "--lit": `${depth(sure, 1)}%` }}
     >
       <Text>{lens.says[n]?.[t] ?? ""}</Text>
     </td>
@@ -201,7 +200,8 @@ function told(answer: Answer, lens: Lens, [n, t]: At): string {
   const value = general(lens.values[n]?.[t] ?? 0, 4);
   const sure = percent(lens.probabilities[n]?.[t] ?? 0);
   return printable(
-    `After ${lens.places[n]} at ${t} ${answer.tokens[t]?.name}: ${lens.says[n]?.[t]} with ${sure}; ` +
+    `After ${lens.places[n]} at ${t} ${answer.tokens[t]?.name}: ` +
+      `${lens.says[n]?.[t]} with ${sure}; ` +
       `${goal(answer)} has ${value}, rank ${rank}.`,
   );
 }

@@ -10,7 +10,7 @@ import { printable } from "../text";
 import type { Answer, PairMatrix } from "../types";
 import { Text } from "../ui";
 import { goal, pairFigure, pairValue, strongest } from "./figures";
-import { unfolded } from "./tree";
+import { unfoldedPair } from "./tree";
 
 const MOST = 24; // sources of a layer that are drawn at first
 
@@ -84,11 +84,9 @@ function Triangle(props: {
   return <div ref={place} class="chart" />;
 }
 
-/** The branches of both orders: the tree has one of them. */
 function toPair(answer: Answer, matrix: PairMatrix, one: number, other: number): Partial<State> {
   const [left = "", right = ""] = [matrix.names[one], matrix.names[other]];
-  const { layer } = matrix;
-  return unfolded(answer, layer, `${layer}(${left},${right})`, `${layer}(${right},${left})`);
+  return unfoldedPair(answer, matrix.layer, left, right);
 }
 
 const NAMED = 3; // pairs that are spoken

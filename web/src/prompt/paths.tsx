@@ -10,7 +10,7 @@ import type { Answer } from "../types";
 import { Bar, Text, Tools } from "../ui";
 import { branchFigure } from "./figures";
 import { PathCard } from "./path";
-import { type Branch, through, Tree } from "./tree";
+import { type Branch, through, type Tree, treeOf } from "./tree";
 
 const SHOWN = 12; // branches under one; the others are together in a line that opens
 
@@ -28,7 +28,7 @@ interface Context extends Props {
 
 export function PathsPanel(props: Props): JSX.Element {
   const { answer, state, set } = props;
-  const tree = useMemo(() => new Tree(answer), [answer]);
+  const tree = treeOf(answer);
   const terms = useMemo(() => through(answer, state.through), [answer, state.through]);
   const branches = useMemo(() => tree.top(terms), [tree, terms]);
   const top =

@@ -6,9 +6,9 @@ import { signed } from "../numbers";
 import type { State } from "../state";
 import type { SetState } from "../store";
 import type { Answer, Source } from "../types";
-import { Bar, Text, Tools } from "../ui";
+import { Bar, Scrolled, Text, Tools } from "../ui";
 import { sourceFigure } from "./figures";
-import { unfolded } from "./tree";
+import { unfolded, unfoldedPair } from "./tree";
 
 const SHOWN = 10; // rows, before the others are asked for
 
@@ -30,7 +30,7 @@ export function Sources(props: Props): JSX.Element {
   const measured = rows.some((row) => row.effect !== null);
   return (
     <>
-      <div class="scroll" role="region" aria-label="What writes to the target" tabIndex={0}>
+      <Scrolled name="What writes to the target">
         <table class="sources">
           <thead>
             <tr>
@@ -67,7 +67,7 @@ export function Sources(props: Props): JSX.Element {
             ))}
           </tbody>
         </table>
-      </div>
+      </Scrolled>
       {measured && (
         <p class="soft why" aria-live="polite">
           {told?.why ? (
@@ -179,7 +179,7 @@ function toPaths(answer: Answer, name: string): Partial<State> {
   const pair = /^(\w+)\((.+), (.+)\)$/.exec(name);
   if (!pair) return unfolded(answer, name);
   const [, layer = "", left = "", right = ""] = pair;
-  return unfolded(answer, layer, `${layer}(${left},${right})`, `${layer}(${right},${left})`);
+  return unfoldedPair(answer, layer, left, right);
 }
 
 /** The largest first, by what happens without them where that is known. */

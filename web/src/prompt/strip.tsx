@@ -75,12 +75,14 @@ function said(value: number | null): string {
   return value === null ? "no value" : signed(value);
 }
 
-function shade(value: number): string {
+/** In which colour a value lights its token. */
+export function shade(value: number): string {
   if (value === 0) return "token";
   return value > 0 ? "token up" : "token down";
 }
 
-function depth(value: number, largest: number): number {
+/** How much of that colour there is, in per cent. */
+export function depth(value: number, largest: number): number {
   return largest > 0 ? Math.round((DEEPEST * Math.abs(value)) / largest) : 0;
 }
 

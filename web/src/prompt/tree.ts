@@ -1,6 +1,7 @@
 // An answer's paths as a tree: grouped by their first levels, the largest first. Every level is
 // made when it is opened.
 
+import { once } from "../once";
 import type { State } from "../state";
 import type { Answer, Node } from "../types";
 
@@ -93,14 +94,13 @@ export class Tree {
   }
 }
 
-const BRANCHES = new WeakMap<Answer, ReadonlyMap<string, Branch>>();
+/** An answer's tree, which remembers what it has written. */
+export const treeOf = once((answer: Answer) => new Tree(answer));
 
 /** All branches that an answer's tree has, by their keys. */
-export function branches(answer: Answer): ReadonlyMap<string, Branch> {
-  const known = BRANCHES.get(answer) ?? new Map(keyed(new Tree(answer)));
-  BRANCHES.set(answer, known);
-  return known;
-}
+export const branches: (answer: Answer) => ReadonlyMap<string, Branch> = once(
+  (answer) => new Map(keyed(treeOf(answer))),
+);
 
 function* keyed(tree: Tree, level: Branch[] = tree.top()): Generator<[string, Branch]> {
   for (const branch of level) {
@@ -109,8 +109,7 @@ function* keyed(tree: Tree, level: Branch[] = tree.top()): Generator<[string, Br
   }
 }
 
-/** What shows the paths of a part, or of a pair in either order: unfolded, or chosen where it is
- * one. */
+/** What shows the paths that begin so: unfolded, or chosen where it is one. */
 export function unfolded(answer: Answer, ...wanted: string[]): Partial<State> {
   const found = wanted.flatMap((key) => branches(answer).get(key) ?? []);
   const open = found.filter((branch) => branch.terms.length > 1).map((branch) => branch.key);
@@ -118,17 +117,22 @@ export function unfolded(answer: Answer, ...wanted: string[]): Partial<State> {
   return { view: "paths", through: "", path: single?.terms[0] ?? null, open };
 }
 
+/** The same for a pair that a layer multiplies: the tree has one of its orders. */
+export function unfoldedPair(
+  answer: Answer,
+  layer: string,
+  left: string,
+  right: string,
+): Partial<State> {
+  return unfolded(answer, layer, `${layer}(${left},${right})`, `${layer}(${right},${left})`);
+}
+
 const TOKENS = new Set(["embedding", "position"]);
 
 type Places = (readonly number[])[];
-const STARTS = new WeakMap<Answer, Places>();
 
 /** Where each path starts at a token: nowhere, if it is not taken apart to the end. */
-export function starts(answer: Answer): Places {
-  const known = STARTS.get(answer) ?? startsOf(answer);
-  STARTS.set(answer, known);
-  return known;
-}
+export const starts = once(startsOf);
 
 function startsOf(answer: Answer): Places {
   const kinds = new Map(answer.sources.map((source) => [source.name, source.kind]));

@@ -8,7 +8,7 @@ import { percent, signed } from "../numbers";
 import { START, type State, type View, VIEWS } from "../state";
 import { changed, type SetState, type Store } from "../store";
 import { printable } from "../text";
-import type { Answer, BilensDocument, PromptData } from "../types";
+import type { Answer, BilensDocument, Knockout, PromptData } from "../types";
 import { Copy, Folded, Text, Tools } from "../ui";
 import { type Answering, useAnswer } from "./answering";
 import { pythonFor } from "./asked";
@@ -19,7 +19,7 @@ import { LensPanel } from "./lens";
 import { PairsPanel } from "./pairs";
 import { PathsPanel } from "./paths";
 import { Sources } from "./sources";
-import { Legend, Strip } from "./strip";
+import { depth, Legend, shade, Strip } from "./strip";
 import { lit, starts } from "./tree";
 
 const NAMES: Record<View, string> = {
@@ -227,7 +227,7 @@ function Head({
   return (
     <>
       <Explained answer={answer} set={set} />
-      {answer.knockout && <KnockedOut answer={answer} set={set} />}
+      {answer.knockout && <KnockedOut knockout={answer.knockout} set={set} />}
       <h3>What writes it</h3>
       <Sources answer={answer} set={set} out={live ? out : null} />
     </>
@@ -274,9 +274,7 @@ function Givens({ answer }: { answer: Answer }): JSX.Element | null {
   );
 }
 
-function KnockedOut({ answer, set }: Pick<Shared, "answer" | "set">): JSX.Element | null {
-  const { knockout } = answer;
-  if (!knockout) return null;
+function KnockedOut({ knockout, set }: Pick<Shared, "set"> & { knockout: Knockout }): JSX.Element {
   return (
     <div class="note" role="status">
       <p>
@@ -377,18 +375,13 @@ function Paths({ answer, state, set }: Shared): JSX.Element {
 }
 
 function Pointed({ answer, values }: { answer: Answer; values: readonly number[] }): JSX.Element {
-  const largest = Math.max(...values.map(Math.abs), 0) || 1;
+  const largest = Math.max(...values.map(Math.abs), 0);
   return (
     <div class="strip still" aria-hidden="true">
       {answer.tokens.map((token, n) => {
         const value = values[n] ?? 0;
-        const kind = value === 0 ? "token" : `token ${value > 0 ? "up" : "down"}`;
         return (
-          <span
-            key={n}
-            class={kind}
-            style={{ "--lit": `${Math.round((68 * Math.abs(value)) / largest)}%` }}
-          >
+          <span key={n} class={shade(value)} style={{ "--lit": `${depth(value, largest)}%` }}>
             <Text>{token.name}</Text>
           </span>
         );

@@ -1,14 +1,15 @@
-// A latent of a dictionary: what it fires at and writes for, its histogram, and the passages it fires in.
+// A latent of a dictionary: what it fires at and writes for, its histogram, and the passages it
+// fires in.
 
 import { Fragment, type JSX } from "preact";
 import { useState } from "preact/hooks";
 import { general, percent } from "../numbers";
+import { depth, shade } from "../prompt/strip";
 import { printable } from "../text";
 import type { FeatureData, Passage } from "../types";
 import { NumbersTable, Plot, Text } from "../ui";
 
 const KINDS: Readonly<Record<string, string>> = { top: "Strongest", random: "From weak to strong" };
-const DEEPEST = 68; // % of the full colour, so that the letters stay readable
 const FIRST = 6; // tokens of a list
 
 export function FeatureView({ data }: { data: FeatureData }): JSX.Element {
@@ -75,20 +76,18 @@ function Words({ name, unit, tokens, values }: FeatureData["words"][number]): JS
 
 /** A passage, lit by how active the latent is; the token it is about has a frame. */
 function Line({ one, largest }: { one: Passage; largest: number }): JSX.Element {
+  const top = Math.abs(largest);
   return (
     <li>
       <div class="passage">
         {one.tokens.map((token, n) => {
           const value = one.activations[n] ?? 0;
-          const depth = Math.round(
-            DEEPEST * Math.min(1, Math.abs(value) / (Math.abs(largest) || 1)),
-          );
-          const kind = value === 0 ? "token" : `token ${value > 0 ? "up" : "down"}`;
+          const kind = shade(value);
           return (
             <span
               key={n}
               class={n === one.at ? `${kind} about` : kind}
-              style={{ "--lit": `${depth}%` }}
+              style={{ "--lit": `${depth(Math.min(Math.abs(value), top), top)}%` }}
               title={`${printable(token)}: ${general(value, 3)}`}
             >
               <Text>{token}</Text>
