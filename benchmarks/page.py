@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -27,6 +27,11 @@ from benchmarks.expansion import LARGE, make
 from benchmarks.record import record
 from bilens.report import Asked, Extra, Serving, open_server, writing
 from bilens.report.views import LIVE
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+    from bilens.report.server import Server
 
 RESULTS = Path(__file__).parent / "results" / "page.jsonl"
 PROMPT = "Once upon a time there was a little"
@@ -54,7 +59,7 @@ def main() -> None:
         live(given.requests)
 
 
-def measure(what: str, model: Any, prompt: Any) -> None:
+def measure(what: str, model: bilens.Transformer, prompt: str | list[int]) -> None:
     """A page of the model's facts and of one prompt."""
     writing.VIEWS = LIVE
     with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +92,7 @@ def drawn(page: Path, plain: Path) -> dict[str, float]:
     return {name: round(statistics.median(took), 1) for name, took in seconds.items()}
 
 
-def first(browser: Any, file: Path, until: str) -> tuple[float, Any]:
+def first(browser: "Browser", file: Path, until: str) -> tuple[float, "Page"]:
     """Until something is there and painted, from the start of loading."""
     tab = browser.new_context().new_page()
     tab.goto(file.as_uri(), wait_until="commit")
@@ -98,7 +103,7 @@ def first(browser: Any, file: Path, until: str) -> tuple[float, Any]:
     return tab.evaluate(painted), tab
 
 
-def clicks(tab: Any) -> list[float]:
+def clicks(tab: "Page") -> list[float]:
     """Each of the first lines of the tree unfolded."""
     script = """() => new Promise(done => {
         const line = document.querySelector("button.line[aria-expanded=false][data-value]");
@@ -145,7 +150,7 @@ def names(model: str) -> list[str]:
     return bilens.load(model).output_names(range(300, 900))
 
 
-def started(model: str) -> Any:
+def started(model: str) -> "Server":
     """A server of ``model``, which listens, warm."""
     server = open_server(Serving(model, (PROMPT,)))
     threading.Thread(target=server.run, daemon=True).start()
@@ -153,7 +158,7 @@ def started(model: str) -> Any:
     return server
 
 
-def timed(server: Any, question: dict[str, Any]) -> float:
+def timed(server: "Server", question: dict[str, Any]) -> float:
     """Seconds until the answer is there."""
     start = time.perf_counter()
     line = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)

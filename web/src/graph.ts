@@ -346,9 +346,10 @@ class GraphView {
     ].filter(Boolean);
     const unit = this.isFile ? "links" : "paths";
     const left = `${signed(rest, 7)}${others.length ? ` (${others.join("; ")})` : ""}`;
+    const name = printable(target);
     const closes = Number.isFinite(total)
-      ? `${signed(value, 7)} of ${printable(target)}; the rest, ${left}; together ${signed(total, 7)}.`
-      : `${printable(target)}.`;
+      ? `${signed(value, 7)} of ${name}; the rest, ${left}; together ${signed(total, 7)}.`
+      : `${name}.`;
     const count = `${paths.length.toLocaleString("en")} ${unit}`;
     this.say(`Shown: ${count}, ${percent(size)} of the sizes of all: ${closes}`);
   }

@@ -94,7 +94,8 @@ export function decode(hash: string): { state: State; dropped: string[] } {
   return { state: { ...found, graph }, dropped };
 }
 
-/** Of a state what a document holds; the rest is named. A page that is live can be asked for more. */
+/** Of a state what a document holds; the rest is named. A page that is live can be asked for
+ * more. */
 export function fitted(state: State, made: BilensDocument): { state: State; dropped: string[] } {
   const prompts = made.sections.flatMap((section) => (section.kind === "prompt" ? [section] : []));
   const chosen = prompts.find((section) => section.id === state.s);

@@ -1,5 +1,6 @@
 // What Python writes and the page reads. Strings from models are raw text: they are shown through
-// <Text>, never as markup. Names of tokens are as Python shows them (␣ for a space, ⏎ for a line end).
+// <Text>, never as markup. Names of tokens are as Python shows them (␣ for a space, ⏎ for a line
+// end).
 
 import type { Figure } from "./figure/data";
 

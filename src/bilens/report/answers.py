@@ -74,7 +74,7 @@ def exact(model: Transformer) -> Transformer:
 
 def answer(
     model: Transformer,
-    prompt: str | Prompt | Recording,
+    prompt: Written | Recording,
     target: str | int | None = None,
     versus: str | int | None = None,
     position: int = -1,

@@ -6,7 +6,7 @@ from typing import Any
 
 from bilens.features import Dictionary
 from bilens.models import Classifier, Transformer
-from bilens.report.answers import Asked, exact
+from bilens.report.answers import Asked, Written, exact
 from bilens.training import BUILT_IN, HeldOut, ImageData
 from bilens.wiring import Prompt
 
@@ -18,7 +18,7 @@ class Query:
     """What is asked of a model, and what is known of it."""
 
     images: ImageData | None = None  # for a classifier
-    prompts: tuple[str | Prompt, ...] = ()  # for a language model
+    prompts: tuple[Written, ...] = ()  # for a language model
     text: HeldOut | None = None  # for one whose MLPs are no tensors
     about: dict[str, Any] = field(default_factory=dict)  # what training.json says of its run
     name: str = ""  # what the model is loaded by
@@ -85,8 +85,8 @@ def last_layer(model: Classifier) -> int | None:
     return None if depth == 1 else depth - 1
 
 
-def prompt_text(prompt: str | Prompt) -> str:
-    """What stands in a prompt."""
+def prompt_text(prompt: Written) -> Written:
+    """What stands in a prompt: its text, or token ids."""
     return prompt.text if isinstance(prompt, Prompt) else prompt
 
 

@@ -9,12 +9,11 @@ from bilens.base.errors import ArgumentError
 from bilens.base.progress import Progress
 from bilens.features import Dictionary
 from bilens.models import Classifier, Transformer
-from bilens.report.answers import Asked
+from bilens.report.answers import Asked, Written
 from bilens.report.page import Page, Section, made, write_sections
 from bilens.report.view import STORY, Block, Query
 from bilens.report.views import VIEWS
 from bilens.training import BUILT_IN, HeldOut, ImageData
-from bilens.wiring import Prompt
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Extra:
 
 def write_page(
     model: Classifier | Transformer,
-    data: ImageData | Sequence[str | Prompt] | None,
+    data: ImageData | Sequence[Written] | None,
     folder: str | Path,
     about: dict[str, Any] | None = None,
     text: HeldOut | None = None,
@@ -84,7 +83,7 @@ def _sections(blocks: Sequence[Block], progress: Progress | None) -> Iterator[Se
 
 def _query(
     model: Classifier | Transformer,
-    data: ImageData | Sequence[str | Prompt] | None,
+    data: ImageData | Sequence[Written] | None,
     about: dict[str, Any],
 ) -> Query:
     """The question to ``model``. Errors: ArgumentError where the data are not of its kind."""

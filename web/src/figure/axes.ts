@@ -211,7 +211,8 @@ function rightNames(over: Placed, box: Box): Shape[] {
   });
   const title = words(over.scale.axis.title?.text);
   if (!title) return names;
-  const turn = `translate(${(right + 58).toFixed(1)} ${(box.y + box.high / 2).toFixed(1)}) rotate(90)`;
+  const middle = (box.y + box.high / 2).toFixed(1);
+  const turn = `translate(${(right + 58).toFixed(1)} ${middle}) rotate(90)`;
   return [
     ...names,
     h(

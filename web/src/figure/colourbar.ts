@@ -54,7 +54,8 @@ function upright(trace: Trace, plot: Box, names: number, measure: Measure): Shap
     const y = plot.y + ((zmax - value) / (zmax - zmin)) * high;
     return h("text", { x: x + THICK + 5, y: y + 4, fill: "currentColor" }, text);
   });
-  const turn = `translate(${(x + THICK + names + 14).toFixed(1)} ${(plot.y + high / 2).toFixed(1)}) rotate(90)`;
+  const middle = (plot.y + high / 2).toFixed(1);
+  const turn = `translate(${(x + THICK + names + 14).toFixed(1)} ${middle}) rotate(90)`;
   const unit = fitted(words(trace.colorbar?.title?.text), high, 12, measure);
   const title = h(
     "text",

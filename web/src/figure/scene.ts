@@ -369,7 +369,8 @@ function panelShapes(
   };
 }
 
-/** What is seen of shapes where an axis shows a part of what there is: a marker at its edge is whole. */
+/** What is seen of shapes where an axis shows a part of what there is: a marker at its edge is
+ * whole. */
 function clipped(shapes: readonly Shape[], { x, y, wide, high }: Box): Shape[] {
   const edge = 6;
   const frame = { x: x - edge, y: y - edge, width: wide + 2 * edge, height: high + 2 * edge };

@@ -150,7 +150,8 @@ function modest(links: readonly Path[]): number {
   return sizes.slice(0, DRAWN).reduce((held, size) => held + size, 0) / (whole || 1);
 }
 
-/** What each node is said to give: of bilens's own files, where other values have another meaning. */
+/** What each node is said to give: of bilens's own files, where other values have another
+ * meaning. */
 function influences(nodes: readonly FileNode[]): Map<string, number> {
   const own = nodes.some((node) => node.node_id === TARGET);
   return new Map(own ? nodes.map((node) => [node.node_id, node.influence ?? 0]) : []);

@@ -37,7 +37,7 @@ export interface Joint extends Pair {
   readonly y: number;
 }
 
-const ROW = { most: 76, least: 40, all: 1000 }; // pixels of a row, and of all of them where there are many
+const ROW = { most: 76, least: 40, all: 1000 }; // pixels: of a row, and of all where there are many
 const APART = 38; // pixels between two nodes
 const SIZES = { least: 4, most: 13 };
 const SIDE = { left: 58, right: 14, top: 30, bottom: 46 };

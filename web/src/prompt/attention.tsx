@@ -158,9 +158,8 @@ function most(row: readonly number[], names: readonly string[]): string {
     .map((_, n) => n)
     .sort((one, other) => (row[other] ?? 0) - (row[one] ?? 0))
     .slice(0, NAMED);
-  return printable(
-    `Looks most at ${order.map((n) => `${n} ${names[n]} (${general(row[n] ?? 0, 3)})`).join(", ")}.`,
-  );
+  const looks = order.map((n) => `${n} ${names[n]} (${general(row[n] ?? 0, 3)})`);
+  return printable(`Looks most at ${looks.join(", ")}.`);
 }
 
 /** The head that the largest path through any holds given. */

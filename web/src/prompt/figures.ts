@@ -146,7 +146,8 @@ function ticks(
   };
 }
 
-/** A layer's pairs as a triangle: both orders together. `chosen`: which of its sources, by number. */
+/** A layer's pairs as a triangle: both orders together. `chosen`: which of its sources, by
+ * number. */
 export function pairFigure(answer: Answer, matrix: PairMatrix, chosen: readonly number[]): Figure {
   const names = chosen.map((n) => matrix.names[n] ?? "");
   const values = chosen.map((row, n) =>

@@ -5,9 +5,8 @@ from typing import Any
 
 from bilens.circuits import Recording, record
 from bilens.models import Transformer
-from bilens.report.answers import Asked, answered
+from bilens.report.answers import Asked, Written, answered
 from bilens.report.view import Block, Query, View, is_language_model, prompt_text
-from bilens.wiring import Prompt
 
 EVERY = 24  # tokens of a prompt, up to which each has an answer
 CHEAP = 50_000_000  # multiplications a pass, up to which each has
@@ -20,7 +19,7 @@ def _build(model: Transformer, query: Query) -> list[Block]:
     ]
 
 
-def _asked(model: Transformer, query: Query, prompt: str | Prompt) -> dict[str, Any]:
+def _asked(model: Transformer, query: Query, prompt: Written) -> dict[str, Any]:
     """The answer that was asked for, and of a short prompt and a small model what comes next at
     every other position too.
     """
