@@ -18,6 +18,7 @@ from bilens.models.families.family import (
     require_sizes,
     told,
 )
+from bilens.models.families.products import head_weights, said_of
 from bilens.models.keys import understood
 from bilens.models.transformer.config import TransformerConfig
 
@@ -40,12 +41,10 @@ SCALES = {
     f"{THEIRS}.norm_mlp": f"{OURS}.post_attention_layernorm",
     "final_norm": "model.norm",
 }
-HEADS = {"q1": "q", "k1": "k", "q2": "q2", "k2": "k2", "v": "v", "o": "o"}
 SIDES = {"w_m": "gate", "w_n": "up", "w_proj": "down"}
 MODULES = {
     "embed": "model.embed_tokens",
     "unembed": "lm_head",
-    **{f"{THEIRS}.attn.{a}_proj": f"{OURS}.self_attn.{b}_proj" for a, b in HEADS.items()},
     **{f"{THEIRS}.mlp.{a}": f"{OURS}.mlp.{b}_proj" for a, b in SIDES.items()},
 }
 
@@ -67,9 +66,8 @@ def config(raw: dict[str, Any], shapes: Shapes) -> TransformerConfig:
     contradict; FileError where weights are missing.
     """
     understood(OWN).check(raw)
-    model = raw.get("model", {})
-    understood(MODEL).check(model, "model.")
-    given = dict(model) | {key: raw[key] for key in MODEL if key in raw}
+    understood(MODEL).check(raw.get("model", {}), "model.")
+    given = said_of(MODEL, raw)
     (vocabulary, width), (head, _) = matrix(shapes, "embed.weight"), matrix(shapes, FIRST)
     hidden, layers = matrix(shapes, "blocks.0.mlp.w_m.weight")[0], layers_in(shapes, _FIRST_OF)
     sizes = dict(zip(SIZES, (vocabulary, width, head, hidden, layers), strict=True))
@@ -112,7 +110,8 @@ def weights(config: TransformerConfig) -> tuple[Weight, ...]:
         Weight(None if bare else theirs, (ours,), weight="{theirs}.scale")
         for theirs, ours in SCALES.items()
     )
-    return *(Weight(theirs, (ours,)) for theirs, ours in MODULES.items()), *norms
+    modules = (Weight(theirs, (ours,)) for theirs, ours in MODULES.items())
+    return *modules, *head_weights(f"{THEIRS}.attn.{{name}}_proj"), *norms
 
 
 BILINEAR_VPD = Family(

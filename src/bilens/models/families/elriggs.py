@@ -24,6 +24,7 @@ from bilens.models.families.family import (
     require_sizes,
     told,
 )
+from bilens.models.families.products import head_weights
 from bilens.models.keys import understood
 from bilens.models.transformer.config import TransformerConfig
 
@@ -33,6 +34,7 @@ FLAGS = ("squared_mlp", "bilinear", "gated", "squared_attn", "bilinear_attn")
 SIZES: tuple[str, ...] = ("vocab_size", "n_embd", "n_layer", "expansion_factor")
 EPS = torch.finfo(torch.float32).eps
 CONTEXT = 1024  # of their training code; no file says it
+MATRICES = {"c_q": "q", "c_k": "k", "c_q2": "q2", "c_k2": "k2", "c_v": "v", "c_proj": "o"}
 OWN: dict[str, Allowed] = {
     **each((*SIZES, "n_head", "n_ctx"), Whole(1)),
     **each(FLAGS, Flag()),
@@ -97,7 +99,6 @@ def weights(config: TransformerConfig) -> tuple[Weight, ...]:
     """Norms have no weights, and the MLP's only bias is on what it writes."""
     norms = ("input_layernorm", "post_attention_layernorm")
     over = tuple(f"self_attn.{name}_norm" for name in ("q", "k", "q2", "k2"))
-    heads = {"c_q": "q", "c_k": "k", "c_q2": "q2", "c_k2": "k2", "c_v": "v", "c_proj": "o"}
     sides = {"Left": "gate", "Right": "up"} if config.gated else {"c_fc": "up"}
     down, bias = ("Down", "{theirs}_bias") if config.gated else ("c_proj", f"{THEIRS}.mlp.bias")
     return (
@@ -106,7 +107,7 @@ def weights(config: TransformerConfig) -> tuple[Weight, ...]:
         Weight(None, ("model.norm",)),
         Weight(THEIRS, (f"{OURS}.residual_mix",), weight="{theirs}.lambdas"),
         Weight(f"{THEIRS}.attn", (f"{OURS}.self_attn.value_mix",), weight="{theirs}.lamb"),
-        *(Weight(f"{THEIRS}.attn.{a}", (f"{OURS}.self_attn.{b}_proj",)) for a, b in heads.items()),
+        *head_weights(f"{THEIRS}.attn.{{name}}", MATRICES),
         *(
             Weight(f"{THEIRS}.mlp.{a}", (f"{OURS}.mlp.{b}_proj",), biased=False)
             for a, b in sides.items()
@@ -126,7 +127,5 @@ ELRIGGS = Family(
     config=config,
     weights=weights,
     claims=claims,
-    sizes=("vocab_size", "n_embd", "n_head"),
-    depth="n_layer",
     base="",
 )

@@ -30,10 +30,12 @@ from bilens.models.families.family import (
     require_sizes,
     told,
 )
+from bilens.models.families.products import MATRICES, head_weights, said_of
 from bilens.models.keys import understood
 from bilens.models.transformer.config import TransformerConfig
 
-THEIRS, OURS = "layers.{layer}", "model.layers.{layer}"
+THEIRS = "layers.{layer}"
+SQUARED = {"q": "q", "k": "k", "v": "v", "o": "o"}
 ENERGY = "final_norm.running_mean_energy"
 SIZES: tuple[str, ...] = ("vocab_size", "d_model", "n_layers")
 PLAIN = "bilens loads those whose norm is one number."
@@ -60,9 +62,8 @@ def config(raw: dict[str, Any], shapes: Shapes) -> TransformerConfig:
     """The bilens configuration. Errors: ConfigError naming the first key or value under "model"
     that is not understood or missing, and a size that the weights contradict; FileError.
     """
-    model = raw.get("model", {})
-    require("model", model, Table())
-    given = dict(model) | {key: raw[key] for key in MODEL if key in raw}
+    require("model", raw.get("model", {}), Table())
+    given = said_of(MODEL, raw)
     understood(MODEL).check(given, "model.")
     vocabulary, width = matrix(shapes, "embed.weight")
     product = given.get("attn_type", "bilinear") == "bilinear"
@@ -93,8 +94,7 @@ def config(raw: dict[str, Any], shapes: Shapes) -> TransformerConfig:
 
 def weights(config: TransformerConfig) -> tuple[Weight, ...]:
     """Biases are of queries and keys alone."""
-    product = config.attention == "bilinear"
-    names = {"q1": "q", "k1": "k", "q2": "q2", "k2": "k2"} if product else {"q": "q", "k": "k"}
+    matrices = MATRICES if config.attention == "bilinear" else SQUARED
     end = Weight(
         "final_norm", ("model.norm",), weight=ENERGY, shape=(1,),
         change=lambda energy: (energy + 1e-6).rsqrt(),
@@ -102,9 +102,7 @@ def weights(config: TransformerConfig) -> tuple[Weight, ...]:
     return (
         Weight("embed", ("model.embed_tokens",)),
         Weight("unembed", ("lm_head",)),
-        *(Weight(f"{THEIRS}.{a}", (f"{OURS}.self_attn.{b}_proj",)) for a, b in names.items()),
-        Weight(f"{THEIRS}.v", (f"{OURS}.self_attn.v_proj",), biased=False),
-        Weight(f"{THEIRS}.o", (f"{OURS}.self_attn.o_proj",)),
+        *head_weights(f"{THEIRS}.{{name}}", matrices),
         end,
     )
 

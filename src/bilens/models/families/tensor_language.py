@@ -21,6 +21,7 @@ from bilens.models.families.family import (
     matrix,
     told,
 )
+from bilens.models.families.products import head_weights
 from bilens.models.keys import understood
 from bilens.models.transformer.config import TransformerConfig
 
@@ -111,7 +112,6 @@ def _norm(shapes: Shapes, at: str) -> str:
 
 def weights(config: TransformerConfig) -> tuple[Weight, ...]:
     """Heads and MLPs are two lists."""
-    names = {"q1": "q", "k1": "k", "q2": "q2", "k2": "k2", "o": "o"}
     sides = {"L": "gate", "R": "up", "D": "down"}
     before, last = (
         "{theirs}." + ("scales" if kind == "channel" else "weight")
@@ -120,8 +120,7 @@ def weights(config: TransformerConfig) -> tuple[Weight, ...]:
     return (
         Weight("embed", ("model.embed_tokens",)),
         Weight("unembed", ("lm_head",)),
-        *(Weight(f"{HEADS}.{a}", (f"{OURS}.self_attn.{b}_proj",)) for a, b in names.items()),
-        Weight(f"{HEADS}.v", (f"{OURS}.self_attn.v_proj",), biased=False),
+        *head_weights(f"{HEADS}.{{name}}"),
         *(Weight(f"{MLPS}.{a}", (f"{OURS}.mlp.{b}_proj",)) for a, b in sides.items()),
         Weight(f"{HEADS}.prenorm", (f"{OURS}.input_layernorm",), weight=before),
         Weight(f"{MLPS}.prenorm", (f"{OURS}.post_attention_layernorm",), weight=before),

@@ -19,6 +19,7 @@ from bilens.models.families.family import (
     matrix,
     told,
 )
+from bilens.models.families.products import head_weights
 from bilens.models.families.tdooms_image import EMBED, HEAD
 from bilens.models.keys import understood
 from bilens.models.transformer.config import TransformerConfig
@@ -66,12 +67,10 @@ def config(raw: dict[str, Any], shapes: Shapes) -> TransformerConfig:
 
 def weights(config: TransformerConfig) -> tuple[Weight, ...]:
     """The embedding is a map, and so the other way about."""
-    names = {"q1": "q", "k1": "k", "q2": "q2", "k2": "k2", "o": "o"}
     return (
         Weight("embed", ("model.embed_tokens",), transposed=True),
         Weight("head", ("lm_head",)),
-        *(Weight(f"{THEIRS}.attn.{a}", (f"{OURS}.self_attn.{b}_proj",)) for a, b in names.items()),
-        Weight(f"{THEIRS}.attn.v", (f"{OURS}.self_attn.v_proj",), biased=False),
+        *head_weights(f"{THEIRS}.attn.{{name}}"),
         Weight(f"{THEIRS}.mlp.l", (f"{OURS}.mlp.gate_proj",), biased=False),
         Weight(f"{THEIRS}.mlp.r", (f"{OURS}.mlp.up_proj",), biased=False),
         Weight(f"{THEIRS}.mlp.d", (f"{OURS}.mlp.down_proj",)),
