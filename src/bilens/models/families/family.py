@@ -208,8 +208,8 @@ def paired(weights: Sequence[Weight], own: Shapes) -> list[Pairing]:
     """
     modules = {name.rpartition(".")[0] for name in own}
     found = [pairing for weight in weights for pairing in _pairings(weight, own, modules)]
-    told = {name for pairing in found for name in pairing.ours}
-    same = [name for name in own if name not in told]
+    paired_here = {name for pairing in found for name in pairing.ours}
+    same = [name for name in own if name not in paired_here]
     return found + [Pairing(name, {name: own[name]}, Weight(name, (name,))) for name in same]
 
 
