@@ -1,7 +1,7 @@
 """Checkpoints on data: the loss of each for every token or image, and what their places read."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from bilens.changes.functions import SAMPLES
 from bilens.changes.places import Model, before_norm, listened
 from bilens.changes.reads import Counts, Read, Vectors
 from bilens.measure import Gaussian, Moments, joined, moments_of
-from bilens.models import Classifier, Rows, Transformer, positions, token_rows
+from bilens.models import Classifier, Rows, Transformer, evaluating, positions, token_rows
 from bilens.training import Images, held_out_ids, load_images_for, read_documents
 from bilens.wiring import Prompt, eager, hooked
 
@@ -88,7 +88,7 @@ def _texts(models: Sequence[Transformer], batches: Sequence[Any]) -> Passed:
     heard = {name: _Heard(every) for name in names}
     losses, predicted = [], []
     for model in map(eager, models):
-        with _evaluating(model):
+        with evaluating(model):
             each = [_of_text(model, one.to(model.device), heard) for one in _small(rows, model)]
         losses.append(torch.cat([loss for loss, _ in each]))
         predicted = [target for _, target in each]
@@ -163,17 +163,6 @@ def _labelled(model: Classifier, data: Data) -> Images:
     raise ArgumentError("data", must=must, got=type(data).__name__)
 
 
-@contextmanager
-def _evaluating(model: Model) -> Iterator[None]:
-    """While it lasts the model adds no noise to what it reads."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
 @torch.no_grad()
 def _images(models: Sequence[Classifier], images: Images) -> Passed:
     config = models[0].config
@@ -181,7 +170,7 @@ def _images(models: Sequence[Classifier], images: Images) -> Passed:
     heard = {f"mlp{n}": _Heard(every) for n in range(config.num_hidden_layers)}
     for model in models:
         pixels = images.pixel_values.to(model.device, model.dtype)
-        with _evaluating(model):
+        with evaluating(model):
             logits = model(pixels).logits.double().cpu()
         losses.append(cross_entropy(logits, images.labels, reduction="none"))
         for n, one in enumerate(heard.values()):

@@ -1,6 +1,6 @@
 """Floor 6: models as Hugging Face ``PreTrainedModel``s, and the door that loads them."""
 
-from bilens.models.activations import activations, mlp_inputs, stream
+from bilens.models.activations import activations, evaluating, mlp_inputs, stream
 from bilens.models.classifier import Classifier, ClassifierConfig
 from bilens.models.families import FAMILIES, NAMES, Weight
 from bilens.models.foreign import Conventions, from_state_dict
@@ -28,6 +28,7 @@ __all__ = [
     "activations",
     "bilinear_frame",
     "converted_layers",
+    "evaluating",
     "from_state_dict",
     "from_transformers",
     "hushed",

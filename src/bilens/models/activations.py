@@ -1,13 +1,14 @@
 """What a model's parts read and write over many texts, batch by batch."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import working_dtype
@@ -16,6 +17,21 @@ from bilens.models.transformer import Transformer
 from bilens.wiring import eager, find_place, hear_each, hooked, require_expandable
 
 HELD = 2**28  # numbers that are held of several layers at once: 1 GiB in float32
+
+
+@contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """While it lasts ``model`` is in evaluation mode: a classifier adds no noise to what it reads.
+
+    >>> with bilens.models.evaluating(model): model.training
+    False
+    """
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 @torch.no_grad()

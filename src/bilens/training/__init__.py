@@ -35,7 +35,6 @@ from bilens.training.truth import (
     Truth,
     evaluate_rules,
     read_truth,
-    require_fit,
     score_rules,
 )
 
@@ -77,7 +76,6 @@ __all__ = [
     "read_recipe",
     "read_truth",
     "recipe",
-    "require_fit",
     "save_tokenizer",
     "score_rules",
     "shared",

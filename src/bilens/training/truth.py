@@ -20,11 +20,11 @@ from torch import Tensor
 
 from bilens.base.charts import ranked
 from bilens.base.errors import ConfigError
-from bilens.base.keys import Number, Table, Whole
-from bilens.base.reading import read_json_object
+from bilens.base.keys import Maybe, Number, Table, Whole, require
+from bilens.base.reading import naming, read_json_object
 from bilens.base.records import Record
 from bilens.base.results import Result
-from bilens.models import Transformer
+from bilens.models import Transformer, evaluating
 
 FILLER, SPECIAL = "filler", "special"
 APART = 12  # the farthest that an earlier token is put, where no rule says how far
@@ -121,28 +121,30 @@ def read_truth(file: str | Path) -> Truth:
     no rule, by its name.
     """
     given = read_json_object(Path(file))
-    ranges = {kind: _range(file, kind, two) for kind, two in _table(file, given, "ranges").items()}
-    special, induction = (_table(file, given, key) for key in ("special", "induction"))
-    bos = special.get("bos")
-    for name, number in (("special.bos", bos), ("skip_max", given.get("skip_max", APART))):
-        if number is not None and not Whole(0).allows(number):
-            raise _unfit(file, name, "be a whole number ≥ 0", number)
-    distance = induction.get("min_distance", 2)
-    if not Whole(2).allows(distance):
-        raise _unfit(file, "induction.min_distance", "be a whole number ≥ 2", distance)
+    with naming(Path(file)):
+        return _truth(given)
+
+
+def _truth(given: Mapping[str, Any]) -> Truth:
+    ranges = {kind: _range(kind, two) for kind, two in _table(given, "ranges").items()}
+    induction, begin = _table(given, "induction"), _table(given, "special").get("bos")
+    reach, distance = given.get("skip_max", APART), induction.get("min_distance", 2)
+    require("special.bos", begin, Maybe(Whole(0)))
+    require("skip_max", reach, Whole(0))
+    require("induction.min_distance", distance, Whole(2))
     never = induction.get("never", [])
     if not isinstance(never, list):
-        raise _unfit(file, "induction.never", "be a list of kinds", never)
+        raise _unfit("induction.never", "be a list of kinds", never)
     spoken = {FILLER, SPECIAL, *map(str, never)}
     repeats = [n for kind, range_ in ranges.items() if kind not in spoken for n in range_]
     return Truth(
-        bigram=tuple(_bigram(file, *item) for item in _table(file, given, "bigram").items()),
-        skip=tuple(_triple(file, n, row) for n, row in enumerate(_list(file, given, "skip"))),
-        reach=given.get("skip_max", APART),
+        bigram=tuple(_bigram(*item) for item in _table(given, "bigram").items()),
+        skip=tuple(_triple(n, row) for n, row in enumerate(_list(given, "skip"))),
+        reach=reach,
         repeats=tuple(repeats) if induction else (),
         distance=distance,
         fillers=tuple(ranges.get(FILLER, ())),
-        begin=bos,
+        begin=begin,
     )
 
 
@@ -155,10 +157,10 @@ def evaluate_rules(model: Transformer, truth: Truth) -> RuleScores:
     X Y … X at four distances, for every pair of different tokens that repeat (4,096 of them at
     most), answers meant over the distances.
 
-    Cost: a forward pass over some thousands of short prompts. Errors: ArgumentError for rules that
+    Cost: a forward pass over some thousands of short prompts. Errors: ConfigError for rules that
     name a token which the model has not, or need more positions than it has.
     """
-    require_fit(model, truth)
+    _require_fit(model, truth)
 
     def answers(ids: Int[Tensor, "n t"]) -> Float[Tensor, "n vocab"]:
         device = model.W_E.device
@@ -166,18 +168,11 @@ def evaluate_rules(model: Transformer, truth: Truth) -> RuleScores:
         given = [model(input_ids=part, use_cache=False, logits_to_keep=1) for part in rows]
         return torch.cat([one.logits[:, -1] for one in given]).float().cpu()
 
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         return score_rules(answers, truth)
-    finally:
-        model.train(training)
 
 
-def require_fit(model: Transformer, truth: Truth) -> None:
-    """Raise ConfigError where a rule names a token that ``model`` has not, or is longer than it
-    reads.
-    """
+def _require_fit(model: Transformer, truth: Truth) -> None:
     size, length = model.config.vocab_size, model.config.max_position_embeddings
     if truth.largest >= size:
         must = f"fit the vocabulary, tokens 0 … {size - 1:,}"
@@ -236,21 +231,20 @@ def _scored(logits: Float[Tensor, "n vocab"], nexts: Int[Tensor, " n"]) -> tuple
     return int((logits.argmax(1) == nexts).sum()), len(nexts), float(lost)
 
 
-def _unfit(file: str | Path, key: str, must: str, got: object) -> ConfigError:
-    return ConfigError(f"{file}: {key}", must=must, got=repr(got))
+def _unfit(key: str, must: str, got: object) -> ConfigError:
+    return ConfigError(key, must=must, got=repr(got))
 
 
-def _table(file: str | Path, given: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def _table(given: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = given.get(key, {})
-    if not Table().allows(value):
-        raise _unfit(file, key, Table().must(value), value)
+    require(key, value, Table())
     return value
 
 
-def _list(file: str | Path, given: Mapping[str, Any], key: str) -> list[Any]:
+def _list(given: Mapping[str, Any], key: str) -> list[Any]:
     value = given.get(key, [])
     if not isinstance(value, list):
-        raise _unfit(file, key, "be a list", value)
+        raise _unfit(key, "be a list", value)
     return value
 
 
@@ -260,25 +254,25 @@ def _whole(values: object, count: int) -> bool:
     return isinstance(values, list) and len(values) == count and all(map(token.allows, values))
 
 
-def _range(file: str | Path, kind: str, bounds: Any) -> range:
+def _range(kind: str, bounds: Any) -> range:
     if not _whole(bounds, 2):
-        raise _unfit(file, f"ranges.{kind}", "be [first, after the last]", bounds)
+        raise _unfit(f"ranges.{kind}", "be [first, after the last]", bounds)
     return range(*bounds)
 
 
-def _triple(file: str | Path, n: int, row: Any) -> tuple[int, int, int]:
+def _triple(n: int, row: Any) -> tuple[int, int, int]:
     if not _whole(row, 3):
-        raise _unfit(file, f"skip[{n}]", "be three tokens, [earlier, current, next]", row)
+        raise _unfit(f"skip[{n}]", "be three tokens, [earlier, current, next]", row)
     return row[0], row[1], row[2]
 
 
-def _bigram(file: str | Path, token: str, nexts: Any) -> tuple[int, tuple[tuple[int, float], ...]]:
+def _bigram(token: str, nexts: Any) -> tuple[int, tuple[tuple[int, float], ...]]:
     key = f"bigram.{token}"
     if not isinstance(nexts, Mapping) or not all(map(_is_token, (token, *nexts))):
-        raise _unfit(file, key, "have tokens by number with their chances", nexts)
+        raise _unfit(key, "have tokens by number with their chances", nexts)
     positive = all(map(Number(above=0).allows, nexts.values()))
     if not positive or not math.isclose(sum(nexts.values()), 1, abs_tol=1e-3):
-        raise _unfit(file, key, "have chances that add up to 1", nexts)
+        raise _unfit(key, "have chances that add up to 1", nexts)
     return int(token), tuple((int(n), float(p)) for n, p in nexts.items())
 
 
