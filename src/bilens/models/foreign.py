@@ -37,10 +37,10 @@ class Conventions:
     with 2p + 1 ("pairs", as in GPT-J), and whether by the angle or, "reversed", by minus it: then
     (x, y) becomes (x cos + y sin, −x sin + y cos).
     ``score_scale``: what q · k, or the product of two scores, is multiplied with (default: that of
-    ``config``). ``write_scale``:
-    what attention and MLPs write is multiplied with. ``lerp`` α: each part makes (1 − α) x + α
-    part(x) of the stream x; exact while nothing normalises. ``channel_scales``: vectors that
-    multiply what is read in place of a norm: their name, and that of the norm here.
+    ``config``). ``write_scale``: what attention and MLPs write is multiplied with. ``lerp`` α: each
+    part makes (1 − α) x + α part(x) of the stream x; exact while nothing normalises.
+    ``channel_scales``: vectors that multiply what is read in place of a norm: their name, and that
+    of the norm here.
     ``bare_norms``: norms have no weights. ``transposed``: matrices of linear maps are (in, out).
 
     >>> bilens.models.Conventions(rope="pairs", score_scale=1 / 64).write_scale
@@ -136,12 +136,11 @@ def _require_possible(conventions: Conventions, config: TransformerConfig) -> No
     if conventions.rope not in get_args(Turns):
         must = f"be one of {', '.join(get_args(Turns))}"
         raise ArgumentError("conventions.rope", must=must, got=repr(conventions.rope))
-    signed = ("score_scale",) if config.attention != "softmax" else ()  # of products
-    for key in ("write_scale", "score_scale", "lerp"):
+    above, scales = (Number(above=0).allows, "above 0"), (config.may_scale, config.scale_sign)
+    for key, (allows, what) in (("write_scale", above), ("score_scale", scales), ("lerp", above)):
         value = getattr(conventions, key)
-        allowed = Number() if key in signed else Number(above=0)
-        if value is not None and not (allowed.allows(value) and value):
-            must = "be other than 0" if key in signed else "be above 0"
+        if value is not None and not allows(value):
+            must = f"be {what}"
             raise ArgumentError(f"conventions.{key}", must=must, got=repr(value))
     bare = {config.norm, config.last_norm} <= {*LINEAR_NORMS}
     if conventions.lerp is not None and (not bare or conventions.lerp >= 1):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bilens.base.errors import ArgumentError, ConfigError
+from bilens.base.keys import OneOf, require
 from bilens.base.numerics import working_dtype
 from bilens.nn.norm import RMSNorm
 
@@ -221,7 +222,7 @@ class Attention(nn.Module):
                 must=f"be a multiple of num_key_value_heads = {self.n_kv}",
                 got=n_heads,
             )
-        _require_possible(kind, scores)
+        require_pattern(kind, scores)
         usual = self.d_head ** (-0.5 * len(_SCORES[kind]))
         self.scale = usual if scores.scale is None else scores.scale
         self.softcap, self.window, self.across = scores.softcap, scores.window, scores.across
@@ -495,19 +496,22 @@ def soft_cap_gate(x: Float[Tensor, "*b"], cap: float) -> Float[Tensor, "*b"]:
     return torch.where(inner == 0, torch.ones_like(inner), torch.tanh(inner) / inner)
 
 
-def _require_possible(kind: str, scores: Scores) -> None:
-    """Raise ConfigError for an unknown kind of attention, and for scores that it does not have."""
-    if kind not in ATTENTIONS:
-        raise ConfigError("attention", must=f"be one of {', '.join(ATTENTIONS)}", got=repr(kind))
+def require_pattern(kind: str, scores: Scores, who: str = "") -> None:
+    """Raise ConfigError for an unknown kind of attention, and for scores that it does not have;
+    ``who`` stands before their names.
+
+    >>> bilens.nn.require_pattern("bilinear", bilens.nn.Scores(normalised=True))
+    """
+    require(f"{who}attention", kind, OneOf(ATTENTIONS))
     if kind == "softmax" and scores.normalised:
         must = "be false where a softmax normalises"
-        raise ConfigError("attention_normalised", must=must, got=True)
+        raise ConfigError(f"{who}attention_normalised", must=must, got=True)
     if kind != "softmax" and scores.softcap is not None:
         must = f"be none of {kind} attention, which has no softmax"
-        raise ConfigError("attn_logit_softcapping", must=must, got=scores.softcap)
+        raise ConfigError(f"{who}attn_logit_softcapping", must=must, got=scores.softcap)
     if scores.scale is not None and not (math.isfinite(scores.scale) and scores.scale):
         must = "be a finite number other than 0"
-        raise ConfigError("attention_scale", must=must, got=scores.scale)
+        raise ConfigError(f"{who}attention_scale", must=must, got=scores.scale)
 
 
 def _norm_of(name: str) -> str:

@@ -8,7 +8,7 @@ from bilens.base.errors import ConfigError
 from bilens.base.keys import Flag, Keys, Maybe, Number, OneOf, Whole, Words, each
 from bilens.models.config import SIZE, SIZE_OR_NONE, require_known_keys, require_tokens
 from bilens.models.transformer.rope import FULL, PARTIAL, SLIDING, THETA, rope_parameters
-from bilens.nn import ACTIVATIONS, ATTENTIONS, NORMS
+from bilens.nn import ACTIVATIONS, ATTENTIONS, NORMS, Scores, require_pattern
 
 POSITIONS = ("rope", "learned", "none")
 PLACEMENTS = ("pre", "post", "both")
@@ -178,11 +178,9 @@ class TransformerConfig(PreTrainedConfig):
 
     def _check_patterns(self) -> None:
         """What a kind of attention does not have."""
-        if self.attention == "softmax" and self.attention_normalised:
-            _refuse("attention_normalised", "be false where a softmax normalises", True)
-        if self.attention != "softmax" and self.attn_logit_softcapping is not None:
-            must = f"be none of {self.attention} attention, which has no softmax"
-            _refuse("attn_logit_softcapping", must, self.attn_logit_softcapping)
+        cap, normalised = self.attn_logit_softcapping, self.attention_normalised
+        scores = Scores(softcap=cap, normalised=normalised)
+        require_pattern(self.attention, scores, "TransformerConfig.")
 
     def _check_turns(self) -> None:
         """Some dimensions turn, and longrope's factors are one for each pair of them."""
@@ -203,10 +201,9 @@ class TransformerConfig(PreTrainedConfig):
         scales = self.attention_scale
         if isinstance(scales, int | float):
             scales = [scales] * self.num_hidden_layers
-        sign = "above 0" if self.attention == "softmax" else "other than 0"
         for key, given, allows, what in (
             ("sliding_windows", self.sliding_windows, WINDOW.allows, "above 0"),
-            ("attention_scale", scales, self._may_scale, sign),
+            ("attention_scale", scales, self.may_scale, self.scale_sign),
         ):
             if given is None:
                 continue
@@ -214,12 +211,6 @@ class TransformerConfig(PreTrainedConfig):
             if not fits or not all(map(allows, given)):
                 must = f"hold one for each of {self.num_hidden_layers} layers, {what}"
                 _refuse(key, must, repr(getattr(self, key)))
-
-    def _may_scale(self, scale: Any) -> bool:
-        """Whether scores may be multiplied with it: products of two by a negative number too."""
-        return Number().allows(scale) and (
-            scale > 0 or (scale != 0 and self.attention != "softmax")
-        )
 
     def _check_placement(self) -> None:
         if self.norm_placement == "pre":
@@ -248,8 +239,18 @@ class TransformerConfig(PreTrainedConfig):
         """How many positions back the heads of a layer look; None for all."""
         return None if self.sliding_windows is None else self.sliding_windows[layer]
 
+    @property
+    def scale_sign(self) -> str:
+        """In words, the numbers that ``may_scale``."""
+        return "above 0" if self.attention == "softmax" else "other than 0"
+
+    def may_scale(self, scale: Any) -> bool:
+        """Whether scores may be multiplied with it: products of two by a negative number too."""
+        signed = self.attention != "softmax"
+        return Number().allows(scale) and (scale > 0 or (signed and scale != 0))
+
     def score_scale(self, layer: int) -> float | None:
-        """What the scores of a layer are multiplied with; None for head_dim^-½."""
+        """What the scores of a layer are multiplied with; None for what is usual."""
         scale = self.attention_scale
         return scale[layer] if isinstance(scale, list | tuple) else scale
 
