@@ -20,7 +20,8 @@ def grown(nodes, n):
             return Write(node["s"], node["t"])
         case "apply":
             below = tuple(grown(nodes, child) for child in node["i"])
-            return Apply(node["s"], node["t"], below, tuple(node.get("a", ())))
+            more = (tuple(node.get(key, ())) for key in ("a", "legs"))
+            return Apply(node["s"], node["t"], below, *more)
         case "stream":
             return Stream(node["s"], node["t"])
         case "latent":
@@ -30,9 +31,13 @@ def grown(nodes, n):
     return One()
 
 
-@pytest.mark.parametrize("dictionaries", [None, CODED], ids=["plain", "coded"])
-def test_each_path_stands_in_the_forest_and_each_node_once(dictionaries):
-    ex = bilens.expand(MODEL, IDS, TARGET, max_terms=300, dictionaries=dictionaries)
+@pytest.mark.parametrize(
+    ("model", "dictionaries"),
+    [(MODEL, None), (MODEL, CODED), (tiny("linear", True, attention="bilinear"), None)],
+    ids=["plain", "coded", "by legs"],
+)
+def test_each_path_stands_in_the_forest_and_each_node_once(model, dictionaries):
+    ex = bilens.expand(model, IDS, TARGET, max_terms=300, dictionaries=dictionaries)
     woods = forest(ex)
     assert [grown(woods.nodes, root) for root in woods.roots] == [term.tree for term in ex.terms]
     assert len({repr(node) for node in woods.nodes}) == len(woods.nodes)

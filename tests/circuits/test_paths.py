@@ -27,6 +27,7 @@ from bilens.circuits.paths import (
 
 LEAVES = st.sampled_from(["embed", "pos", "embed.bias", "attn0.bias", "L0H3", "mlp1", "mlp3.e2"])
 SOURCES = st.sampled_from(["L0H3", "L11H10", "mlp0", "mlp3.e2", "conv0", "cubic2"])
+LEGS = st.sampled_from([("q1", "k1", "v"), ("q2", "k2", "v"), ("q1", "k1", "q2", "k2", "v")])
 PLACES = st.integers(0, 99)
 
 
@@ -34,6 +35,7 @@ PLACES = st.integers(0, 99)
 def nodes(draw, reader="", t=NOWHERE, depth=3):
     """What ``reader`` reads at ``t``; NOWHERE: over weights."""
     kinds = ["write", "one", "stream"] + ["apply"] * 3 * (depth > 0) + ["latent"] * bool(reader)
+    kinds += ["legs"] * (depth > 0)
     match draw(st.sampled_from(kinds)):
         case "one":
             return One()
@@ -43,6 +45,8 @@ def nodes(draw, reader="", t=NOWHERE, depth=3):
             return Latent(reader, t, draw(st.integers(0, 9999) | st.sampled_from([BASE, ERROR])))
         case "write":
             return Write(draw(LEAVES), t)
+        case "legs":
+            return draw(by_leg(t, 0))  # five legs each five deep would be many
     source, n = draw(SOURCES), draw(st.integers(1, 5))
     if t == NOWHERE:
         at = draw(st.just(()) | st.tuples(st.integers(-9, -1)))
@@ -52,6 +56,20 @@ def nodes(draw, reader="", t=NOWHERE, depth=3):
         stands = at or (t,) * n
         inputs = [draw(nodes(source, s, depth - 1)) for s in stands]
     return Apply(source, t, tuple(inputs), at)
+
+
+@st.composite
+def by_leg(draw, t, depth):
+    """A head without softmax by its legs, or by those of one score."""
+    source, legs = draw(SOURCES), draw(LEGS)
+    if t == NOWHERE:
+        at = draw(st.just(()) | st.tuples(st.integers(-9, -1)))
+        stands = (NOWHERE,) * len(legs)
+    else:
+        looks = draw(PLACES)
+        at = stands = tuple(t if leg.startswith("q") else looks for leg in legs)
+    inputs = tuple(draw(nodes(source, s, depth)) for s in stands)
+    return Apply(source, t, inputs, at, legs)
 
 
 @given(nodes(t=7))
@@ -67,7 +85,8 @@ def expressions(draw):
     if kind == "readout":
         return Apply(READOUT, NOWHERE, (draw(nodes()),))
     source = draw(SOURCES)
-    return Score(source, draw(nodes(source)), draw(nodes(source)), draw(st.integers(-9, 0)))
+    numbers = draw(st.integers(-9, 0)), draw(st.integers(0, 2))
+    return Score(source, draw(nodes(source)), draw(nodes(source)), *numbers)
 
 
 @given(expressions())
@@ -85,6 +104,7 @@ def test_nodes_compare_hash_and_save_as_values(node):
 def test_what_is_written_differently_is_read_the_same():
     assert parse("W_U · mlp0( embed ,x)") == parse("W_U mlp0(embed, x)")
     assert parse("L1H2[−1].QK(embed, pos)") == Score("L1H2", Write("embed"), Write("pos"), -1)
+    assert parse("L1H2.QK2(embed, x)").number == 2
     assert parse("L1H2[0](x)") == Apply("L1H2", NOWHERE, (Stream("L1H2"),))
 
 
@@ -98,6 +118,7 @@ def test_what_is_written_differently_is_read_the_same():
         ("L0H3@(x)", "have a position at character 6"),
         ("L0H3@5(x)", "have '→' at character 7"),
         ("mlp0(L0H3.QK(x, x), x)", "have a score only by itself"),
+        ("L0H3.QK0(x, x)", "have 'QK', 'QK1' or 'QK2' at character 6; got 'QK0'"),
         ("embed embed", "end at character 7"),
         ("mlp0{x}", "be made of names, numbers"),
         ("mlp0(W_U, x)", "have a leaf, a head like L0H3"),

@@ -294,3 +294,41 @@ def test_a_head_by_all_its_legs_from_weights_alone(attention, refuses):
         lambda: circuits.virtual(build(attention="softmax"), f"L0H1({legs})"),
         "have legs where a head goes without softmax",
     )
+
+
+@pytest.mark.parametrize("attention", ["bilinear", "squared"])
+def test_each_score_has_a_circuit_by_name(attention, refuses):
+    model = build(attention=attention)
+    for number in (1, 2):
+        found = circuits.virtual(model, f"L1H1[-2].QK{number}(embed, embed)").dense()
+        circuit = circuits.qk_circuit(model, 1, 1, -2, score=number).dense()
+        assert (found - circuit).abs().max() < 1e-7 * circuit.abs().max()  # angles are in float32
+    paths = circuits.head_paths(model, "L1H1")
+    assert paths[0] == "W_U L1H1(embed)"
+    assert [parse(path).number for path in paths[1:]] == (
+        [1, 2] if attention == "bilinear" else [0]
+    )
+    for path in paths:
+        assert len(circuits.rules(model, path, 3).rows()) == 3
+    refuses(ArgumentError, lambda: circuits.virtual(model, "L1H1.QK3(x, x)"), "that it has")
+    refuses(ArgumentError, lambda: circuits.head_paths(model, "L9H0"), "L0H0, L0H1")
+    if attention == "bilinear":
+        two = "say which score of L1H1, QK1 or QK2; got 'QK'"
+        refuses(ArgumentError, lambda: circuits.virtual(model, "L1H1.QK(x, x)"), two)
+
+
+def test_heads_without_softmax_are_measured_by_shares_of_both_signs():
+    model = build()
+    found = circuits.head_scores(model, block=4, texts=2)
+    patterns = [layer.double() for layer in model(found.tokens, output_attentions=True).attentions]
+    for n in range(len(found.heads)):
+        rows = patterns[n // 2][:, n % 2]
+        shares = rows / rows.abs().sum(-1, keepdim=True)
+        back = [float(text[t, t - 1]) for text in shares for t in range(1, 8)]
+        after = [float(text[t, t - 3]) for text in shares for t in range(4, 8)]
+        below = [float(-row[row < 0].sum()) for text in shares for row in text]
+        assert float(found.previous[n]) == pytest.approx(sum(back) / len(back))
+        assert float(found.induction[n]) == pytest.approx(sum(after) / len(after))
+        assert float(found.negative[n]) == pytest.approx(sum(below) / len(below))
+    assert 0 < float(found.negative.min()) < float(found.negative.max()) < 1
+    assert found.columns()[-1] == "taken away"

@@ -207,6 +207,7 @@ export interface Node {
   t: number; // the position
   i?: number[]; // its inputs among the nodes
   a?: number[]; // where these stand, if elsewhere than it does
+  legs?: string[]; // what these are called, where their order does not tell
   k?: string;
   l?: string; // its label, where the name and inputs do not say it
 }

@@ -35,6 +35,16 @@ test("a branch is named by how its paths begin, one path by all of it", () => {
   assert.equal(below[1]?.label, "mlp1(L1H0@0 a→1 ␣b(embed), embed)");
 });
 
+test("a head by its legs names them, and looks where its values stand", () => {
+  const made = answer();
+  const legs = ["q1", "k1", "v"];
+  made.nodes[3] = { s: "L1H0", t: 1, k: "apply", i: [0, 2, 2], a: [1, 0, 0], legs };
+  const tree = new Tree(made);
+  assert.equal(tree.path(1), "L1H0@0 a→1 ␣b(q1: embed, k1: embed, v: embed)");
+  assert.deepEqual(through(made, "L1H0@0→1"), [1, 2]);
+  assert.deepEqual(through(made, "L1H0@1→1"), []);
+});
+
 test("tokens get what starts at them, in equal parts", () => {
   const made = answer();
   assert.deepEqual(starts(made), [[1], [0], [0, 1], [1]]);

@@ -24,7 +24,7 @@ from bilens.circuits.patterns import AttentionPatterns, attention_patterns
 from bilens.circuits.promises import Promises, promises
 from bilens.circuits.quadratic_lens import QuadraticLens, quadratic_lens
 from bilens.circuits.recording import Recording, record
-from bilens.circuits.rules import Rules, require_path, rules
+from bilens.circuits.rules import Rules, head_paths, require_path, rules
 from bilens.circuits.starts import Starts, starts
 from bilens.circuits.targets import At
 from bilens.circuits.units import PathUnits, units
@@ -66,6 +66,7 @@ __all__ = [
     "expand",
     "forest",
     "graph",
+    "head_paths",
     "head_scores",
     "knockout",
     "lens",

@@ -216,12 +216,14 @@ class ScoreProduct(Result):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class HeadScores(Result):
-    """What each head does, in three numbers (see ``head_scores``); ``tokens`` are the texts they
+    """What each head does, in a few numbers (see ``head_scores``); ``tokens`` are the texts they
     were measured on.
 
     Columns: ``head``; ``copying``: 1 where W_OV gives back what it reads, −1 where it takes it
     away; ``previous token`` and ``induction``: its mean attention to the token before, and to what
-    stood after the same token earlier, from 0 to 1.
+    stood after the same token earlier, from 0 to 1. Where any head goes without softmax these are
+    shares of the sizes of all that is looked at, from −1 to 1, and ``taken away`` is the mean share
+    that is below 0.
 
     >>> found = bilens.circuits.head_scores(model)
     >>> found.heads[:2], found.induction.shape
@@ -232,6 +234,7 @@ class HeadScores(Result):
     copying: Float[Tensor, " n"]
     previous: Float[Tensor, " n"]
     induction: Float[Tensor, " n"]
+    negative: Float[Tensor, " n"]
     tokens: Int[Tensor, "text t"]
 
     def summary(self) -> str:
@@ -271,11 +274,13 @@ class HeadScores(Result):
 
     @property
     def _columns(self) -> tuple[tuple[str, Tensor], ...]:
-        return (
+        found = (
             ("copying", self.copying),
             ("previous token", self.previous),
             ("induction", self.induction),
         )
+        signed = bool(self.negative.any())
+        return (*found, ("taken away", self.negative)) if signed else found
 
 
 class Weights(NamedTuple):
@@ -400,7 +405,7 @@ def attention_scores(
 
     Cost: a pass in parts, a forward pass, and O(n d d_head + n² d_head) for n
     sources. Errors: ArgumentError for inputs, layer, head or positions that are not there, for a
-    key after the query, and for a layer whose patterns are not the softmax of these scores. Source:
+    key after the query, and for a layer whose patterns its scores do not make. Source:
     Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits" (the QK circuit).
 
     >>> found = bilens.circuits.attention_scores(model, prompt, layer=1, head=3, query=7, key=6)
@@ -675,6 +680,9 @@ def head_scores(model: Expandable, block: int = 16, texts: int = 4, seed: int = 
         induction        mean over t ≥ block of A[t, t − block + 1]: attention to the token after
                          the last occurrence
 
+    A head without softmax looks as much as it likes, and with either sign: its A is then the share
+    of a row's Σ |A|, and a fourth number, ``negative``, is the mean share of what is below 0.
+
     The patterns A are those on ``texts`` texts of ``block`` random tokens said twice, drawn by
     ``seed``, without repetition within a block where the vocabulary allows. (TransformerLens's
     induction stripe also counts the last token of the first block, which has no earlier
@@ -697,7 +705,7 @@ def head_scores(model: Expandable, block: int = 16, texts: int = 4, seed: int = 
     wiring = model.wiring()
     layers = [heads for _, heads in attentions(wiring)]
     tokens = _said_twice(len(model.leaf_weights()["embed"]), block, texts, seed)
-    patterns = torch.stack([_patterns(record(model, text)) for text in tokens])
+    patterns = torch.stack([_shares(_patterns(record(model, text))) for text in tokens])
     copying = [
         _copying(ov_circuit(model, part.layer, head))
         for part in layers
@@ -708,6 +716,7 @@ def head_scores(model: Expandable, block: int = 16, texts: int = 4, seed: int = 
         copying=torch.tensor(copying, dtype=torch.float64),
         previous=_stripe(patterns, 1, 1),
         induction=_stripe(patterns, block - 1, block),
+        negative=patterns.clamp(max=0).abs().sum(-1).double().mean((0, 2)).cpu(),
         tokens=tokens,
     )
 
@@ -721,6 +730,12 @@ def _heads(found: Recording, n: int) -> Heads:
 def _patterns(found: Recording) -> Float[Tensor, "head t s"]:
     """Those of all heads of a pass."""
     return torch.cat([found.patterns(n) for n, _ in attentions(found.wiring)])
+
+
+def _shares(patterns: Float[Tensor, "head t s"]) -> Float[Tensor, "head t s"]:
+    """What of the sizes of a row each position has: a softmax's very weights."""
+    sizes = patterns.abs().sum(-1, keepdim=True)
+    return torch.where(sizes > 0, patterns / sizes, patterns)
 
 
 def _copying(ov: Factored) -> float:

@@ -15,9 +15,10 @@ class Forest(NamedTuple):
     """``roots``: the node that each term ends in, by its number in ``nodes``.
 
     A node is ``{"s": source, "t": position}``, with ``i``, the numbers of the nodes it is made of,
-    and ``a``, where those stand, if it looks elsewhere than at its own position. ``k`` says what
-    else than a whole write it is: "apply" (it is made of its inputs), "stream" (all that ``s``
-    reads), "latent" (of a dictionary, ``l`` being which), "one" (the constant of biases).
+    and ``a``, where those stand, if it looks elsewhere than at its own position; ``legs``: what
+    they are called, where their order does not tell. ``k`` says what else than a whole write it is:
+    "apply" (it is made of its inputs), "stream" (all that ``s`` reads), "latent" (of a dictionary,
+    ``l`` being which), "one" (the constant of biases).
 
     >>> ex = bilens.expand(model, prompt, target, max_terms=20)
     >>> woods = bilens.circuits.forest(ex)
@@ -56,9 +57,10 @@ def _plain(tree: Node, below: Sequence[int]) -> dict[str, Any]:
     match tree:
         case Write(source, t):
             return {"s": source, "t": t}
-        case Apply(source, t, _, at):
+        case Apply(source, t, _, at, legs):
             looks = {"a": list(at)} if at else {}
-            return {"s": source, "t": t, "k": "apply", "i": list(below)} | looks
+            called = {"legs": list(legs)} if legs else {}
+            return {"s": source, "t": t, "k": "apply", "i": list(below)} | looks | called
         case Stream(reader, t):
             return {"s": reader, "t": t, "k": "stream", "l": STREAM}
         case Latent(reader, t, _):

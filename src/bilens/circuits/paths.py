@@ -3,7 +3,8 @@
 A node is a record of plain values, so that it compares, hashes and saves. Positions ``t`` are
 ``NOWHERE`` where no input is fixed (``virtual``). A path is written and read in one grammar:
 
-    expression := "W_U" ["·"] path  |  name ["[" offset "]"] ".QK(" path "," path ")"  |  path
+    expression := "W_U" ["·"] path  |  name ["[" offset "]"] score "(" path "," path ")"  |  path
+    score      := ".QK", of a head with two scores ".QK1" or ".QK2"
     path       := "1"  |  "x"  |  latent  |  name [look] ["(" input {"," input} ")"]
     input      := [leg ":"] path            leg: as a head without softmax calls its legs, "q1"
     look       := "@" s {"," s} "→" t  |  "[" offset "]"        offset := 0 | -1 | -2 | …
@@ -82,12 +83,15 @@ class One(Node):
 
 @dataclass(frozen=True)
 class Score(Node):
-    """The score of a head between what two paths give, at the query and, at ``offset``, the key."""
+    """The score of a head between what two paths give, at the query and, at ``offset``, the key.
+    ``number``: which of its scores, from 1; 0 of a head that has one.
+    """
 
     source: str
     query: Node
     key: Node
     offset: int = 0
+    number: int = 0
 
 
 def text(node: Node, tokens: Sequence[str] = ()) -> str:
@@ -113,9 +117,9 @@ def text(node: Node, tokens: Sequence[str] = ()) -> str:
             return STREAM
         case Latent(_, _, what):
             return what if isinstance(what, str) else f"f{what}"
-        case Score(source, query, key, offset):
-            look = _look(NOWHERE, (offset,) if offset else ())
-            return f"{source}{look}.{SCORE}({text(query, tokens)}, {text(key, tokens)})"
+        case Score(source, query, key, offset, number):
+            look, name = _look(NOWHERE, (offset,) if offset else ()), f"{SCORE}{number or ''}"
+            return f"{source}{look}.{name}({text(query, tokens)}, {text(key, tokens)})"
     return ONE
 
 
@@ -253,11 +257,12 @@ def positions(node: Node) -> tuple[int, ...]:
 # From text to nodes.
 
 TOKEN = re.compile(
-    rf"\s*(?P<text>[A-Za-z_]\w*(?:\.(?!{SCORE}\b)\w+)*|[-−]?\d+|[()\[\],.:·@→])", re.UNICODE
+    rf"\s*(?P<text>[A-Za-z_]\w*(?:\.(?!{SCORE}\d*\b)\w+)*|[-−]?\d+|[()\[\],.:·@→])", re.UNICODE
 )
 NAME = re.compile(r"[A-Za-z_]")
 LATENT = re.compile(r"f(\d+)")
-RESERVED = re.compile(rf"f\d+|{BASE}|{ERROR}|{STREAM}|{READOUT}|{SCORE}")
+SCORES = re.compile(rf"{SCORE}([1-9]?)")
+RESERVED = re.compile(rf"f\d+|{BASE}|{ERROR}|{STREAM}|{READOUT}|{SCORES.pattern}")
 
 
 class _Token(NamedTuple):
@@ -314,7 +319,7 @@ class _Reader:
         name = token.text
         if name == ONE:
             return One()
-        if not NAME.match(name) or name in (READOUT, SCORE):
+        if not NAME.match(name) or name == READOUT or SCORES.fullmatch(name):
             self.refuse("have a leaf, a head like L0H3 or a layer like mlp0", token)
         if name == STREAM:
             return Stream(reader, t)
@@ -330,8 +335,11 @@ class _Reader:
             if not alone:
                 must = "have a score only by itself, not inside a path or below W_U"
                 self.refuse(must, dot)
-            self.expect(SCORE)
-            return Score(name, *self.two(name, to), at[0] if at else 0)
+            token = self.take()
+            score = SCORES.fullmatch(token.text)
+            if score is None:
+                self.refuse(f"have '{SCORE}', '{SCORE}1' or '{SCORE}2'", token)
+            return Score(name, *self.two(name, to), at[0] if at else 0, int(score[1] or 0))
         if self.peek.text != "(":
             return Write(name, to) if not at else Apply(name, to, (Write("embed"),), at)
         if self.peek_leg:

@@ -98,9 +98,9 @@ def promises(model: Expandable, inputs: Any) -> Promises:
     For whoever writes a part, a norm or a wiring of their own: ``expand`` refuses a model at the
     first promise that is broken, and this names them all. A norm is a scale of its input, a linear
     map and a constant, with the transpose that it says; a part's writes add up to its own forward
-    pass, and each is what its weights say; patterns are the softmax of the scores, and positions
-    turn by their offset alone; the embedding and the readout do what their weights say; and parts,
-    run one after another on the stream so far, give what the model gives.
+    pass, and each is what its weights say; patterns are the softmax, or the product, of the
+    scores, and positions turn by their offset alone; the embedding and the readout do what their
+    weights say; and parts, run one after another on the stream so far, give what the model gives.
 
     Cost: a forward pass in parts, and one for each part. Errors: ArgumentError for what is no model
     (``wiring.Expandable``), and for inputs that it does not take.
@@ -170,7 +170,8 @@ def _of_part(
     yield part.name, "writes what its weights say", written
     yield part.name, "is called by the model", partial(_require_called, model, part, ids)
     if heads is not None:
-        yield part.name, "looks by the softmax of its scores", scored
+        made = "softmax" if heads.module.kind == "softmax" else "product"
+        yield part.name, f"looks by the {made} of its scores", scored
         yield part.name, "turns by the offset of positions", turned
 
 

@@ -10,7 +10,9 @@ import torch
 
 from bilens.algebra import CP, Factored
 from bilens.base.charts import ranked
+from bilens.base.errors import ArgumentError
 from bilens.base.results import Result
+from bilens.circuits.attention import attentions
 from bilens.circuits.paths import (
     READOUT,
     STREAM,
@@ -95,7 +97,7 @@ def rules(model: Expandable, path: str = "", k: int = 20) -> Rules:
 
     ``path``: by default "W_U mlp0(embed, embed)", of the first layer. For a head
     "W_U L0H3(embed)" is what it writes of each token where it looks, and "L0H3[-1].QK(embed,
-    embed)" where it looks, one position back.
+    embed)" where it looks, one position back (``head_paths`` lists both).
 
     Cost and errors: those of ``virtual`` and ``top_entries``; NotExactError where the layer is no
     tensor.
@@ -132,6 +134,24 @@ def require_path(path: str) -> None:
     there.
     """
     parse(path)
+
+
+def head_paths(model: Expandable, head: str) -> tuple[str, ...]:
+    """The paths of the skip rules of a head, over tokens: what it writes of each where it looks,
+    and each of its scores, the key one position back. Errors: ArgumentError for no head of
+    ``model``.
+
+    >>> bilens.circuits.head_paths(model, "L0H3")
+    ('W_U L0H3(embed)', 'L0H3[-1].QK(embed, embed)')
+    """
+    require_expandable(model)
+    layers = {name: heads for _, heads in attentions(model.wiring()) for name in heads.heads}
+    if head not in layers:
+        must = f"be one of the model's, {', '.join(layers)}"
+        raise ArgumentError("a head", must=must, got=repr(head))
+    scores = dict.fromkeys(layers[head].module.score_projections)
+    numbers = range(1, len(scores) + 1) if len(scores) > 1 else [""]
+    return f"W_U {head}(embed)", *(f"{head}[-1].QK{n}(embed, embed)" for n in numbers)
 
 
 def _first(wiring: Wiring) -> str:

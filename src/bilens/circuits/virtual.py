@@ -88,8 +88,9 @@ def virtual(model: Expandable, expr: str) -> CP | Factored | HeadCircuit:
     ``W_U path``           on to the outputs, in front
     ``L1H2[-1].QK(q, k)``  the head's score between what path q gives at the query and path k at
                            the key, RoPE's turn for key position − query position = −1 included,
-                           and d_head^-½. Elsewhere an offset says at which distance a head looks,
-                           which leaves W_V W_O as it is.
+                           and d_head^-½. Of a head with two scores ``.QK1`` or ``.QK2``, without
+                           a scale, which is their product's. Elsewhere an offset says at which
+                           distance a head looks, which leaves W_V W_O as it is.
 
     ``L0H1[-1](q1: path, k1: path, q2: path, k2: path, v: path)``   a head without softmax by all
                            its legs; its single path alone is of its values, scores given
@@ -241,7 +242,7 @@ class _Circuits:
         offset = node.at[0] if node.at else 0
         pairs = zip(node.inputs[0:-1:2], node.inputs[1::2], strict=True)
         scores = [
-            self.score(Score(node.source, query, key, offset), number)
+            self.score(Score(node.source, query, key, offset, number))
             for number, (query, key) in enumerate(pairs, 1)
         ]
         values = self.apply(Apply(node.source, NOWHERE, node.inputs[-1:])).form
@@ -251,13 +252,13 @@ class _Circuits:
         made = tuple(one for one in scores if isinstance(one, Factored))
         return HeadCircuit(names, made, values.T, heads.module.scale)
 
-    def score(self, node: Score, number: int = 1) -> CP | Factored:
+    def score(self, node: Score) -> CP | Factored:
         n, _ = self.weights(node.source)
         heads = self.wiring.parts[n].attention
         if heads is None:
             raise self.refuse("ask a head for a score", node.source)
         require_weights(self.wiring, [heads])
-        weights = head_weights(heads, heads.heads.index(node.source), number)
+        weights = head_weights(heads, heads.heads.index(node.source), self.number(heads, node))
         w_q, w_k = weights.w_q.double(), weights.w_k.double()
         query, key = self.path(node.query), self.path(node.key)
         for path in (query, key):
@@ -267,6 +268,15 @@ class _Circuits:
             keys = key.form.a @ (key.form.b @ w_k)
             return score_form(heads, queries, keys, node.offset)
         return self.quadratic_score(heads, w_q, w_k, query, key, node.offset)
+
+    def number(self, heads: Heads, node: Score) -> int:
+        """Which of the head's scores is asked for."""
+        count = len(heads.module.score_projections)
+        if not node.number and len(set(heads.module.score_projections)) > 1:
+            raise self.refuse(f"say which score of {node.source}, QK1 or QK2", "QK")
+        if node.number > count:
+            raise self.refuse(f"ask {node.source} for a score that it has", f"QK{node.number}")
+        return node.number or 1
 
     def quadratic_score(
         self, heads: Heads, w_q: Tensor, w_k: Tensor, query: _Path, key: _Path, offset: int

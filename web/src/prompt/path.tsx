@@ -9,7 +9,7 @@ import type { Answer, Node } from "../types";
 import { Copy, Text } from "../ui";
 import { PatternMap } from "./map";
 import { type Pattern, pattern } from "./patterns";
-import { starts, type Tree, within } from "./tree";
+import { looks, starts, type Tree, within } from "./tree";
 
 interface Props {
   readonly answer: Answer;
@@ -99,10 +99,11 @@ function Given({
 function lookedAt(answer: Answer, term: number): Look[] {
   const seen = new Set<string>();
   return within(answer.nodes, answer.terms[term]?.[1] ?? -1).flatMap((node: Node) => {
-    const found = node.a?.length ? pattern(answer.patterns, node.s) : null;
-    const key = `${node.s}@${node.t}${node.a?.join()}`;
+    const keys = looks(node);
+    const found = keys.length ? pattern(answer.patterns, node.s) : null;
+    const key = `${node.s}@${node.t}${keys.join()}`;
     if (!found || seen.has(key)) return [];
     seen.add(key);
-    return [{ head: node.s, query: node.t, keys: node.a ?? [], pattern: found }];
+    return [{ head: node.s, query: node.t, keys, pattern: found }];
   });
 }

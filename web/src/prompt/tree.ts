@@ -81,17 +81,27 @@ export class Tree {
     if (node.k === "stream") return "x";
     if (node.k === "latent") return node.l ?? "?";
     if (!node.i?.length || depth <= 0) return node.s;
-    const below = node.i.map((child) => this.text(child, depth - 1, tokens));
+    const below = node.i.map((child, n) => {
+      const leg = node.legs ? `${node.legs[n] ?? "?"}: ` : "";
+      return leg + this.text(child, depth - 1, tokens);
+    });
     return `${node.s}${this.look(node, tokens)}(${below.join(tokens ? ", " : ",")})`;
   }
 
   /** Where a head looks: `@5→7`, or `@5 ␣was→7 ␣little`. */
   private look(node: Node, tokens: boolean): string {
-    if (!node.a?.length) return "";
+    const at = looks(node);
+    if (!at.length) return "";
     const placed = (at: number) =>
       tokens ? `${at} ${this.answer.tokens[at]?.name ?? ""}` : String(at);
-    return `@${node.a.map(placed).join(",")}→${placed(node.t)}`;
+    return `@${at.map(placed).join(",")}→${placed(node.t)}`;
   }
+}
+
+/** Where a part looks, if elsewhere than at its own position: of a head by its legs, the values'. */
+export function looks(node: Node): readonly number[] {
+  const at = node.a ?? [];
+  return node.legs ? at.slice(-1) : at;
 }
 
 /** An answer's tree, which remembers what it has written. */
@@ -191,6 +201,6 @@ export function through(answer: Answer, what: string): number[] {
   const [, source = "", key, query] = /^(.*?)(?:@(\d+)\u2192(\d+))?$/.exec(what) ?? [];
   const passes = (node: Node) =>
     node.s === source &&
-    (key === undefined || (node.t === Number(query) && (node.a ?? []).includes(Number(key))));
+    (key === undefined || (node.t === Number(query) && looks(node).includes(Number(key))));
   return all.filter((term) => within(answer.nodes, answer.terms[term]?.[1] ?? -1).some(passes));
 }

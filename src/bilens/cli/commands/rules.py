@@ -48,13 +48,16 @@ def command(
     require_count("-k", k)
     if output is not None:
         require_folder("--output", output)
-    asked = [*(path or ()), *(one for head in skip or () for one in _skip(head))]
-    for one in asked:
+    paths, heads = list(path or ()), list(skip or ())
+    for one in paths:
         bilens.circuits.require_path(one)
+    for head in heads:
+        _require_head(head)
     known = None if truth is None else bilens.training.read_truth(truth)
     loaded = language_model(model, str(model))
     scores = [] if known is None else [bilens.training.evaluate_rules(loaded, known)]
-    found = [*scores, *(bilens.circuits.rules(loaded, one, k) for one in asked or [""])]
+    paths += [one for head in heads for one in bilens.circuits.head_paths(loaded, head)]
+    found = [*scores, *(bilens.circuits.rules(loaded, one, k) for one in paths or [""])]
     if output is not None:
         write_results(output, {f"rules {n}": one for n, one in enumerate(found)})
     show(map(table, found), json)
@@ -62,8 +65,7 @@ def command(
         say(f"{output}: tables (.csv) and plots (.html)")
 
 
-def _skip(head: str) -> tuple[str, str]:
-    """The paths of one head: what it writes, and where it looks."""
+def _require_head(head: str) -> None:
+    """Raise ArgumentError for what can be no head's name: asked before a model is there."""
     if not head.isalnum():
         raise ArgumentError("--skip", must='name a head, "L0H3" say', got=repr(head))
-    return f"W_U {head}(embed)", f"{head}[-1].QK(embed, embed)"
