@@ -3,11 +3,18 @@ cannot.
 """
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import bilens
-from bilens.cli.options import completed
+from bilens.circuits import recording
+from bilens.cli.commands.expand import GIVEN
+from bilens.cli.commands.features import RANKINGS
 
 PROMPT = "Once upon a time there was a little"
 ASK = ("tinystories-2l", "--prompt", PROMPT, "--target", " girl", "--versus", " boy")
@@ -80,5 +87,29 @@ def test_what_cannot_be_is_one_line(run, words, text):
     assert err.count("\n") == 1
 
 
-def test_choices_complete():
-    assert completed(("writes", "pairs", "paths"))("pa") == ["pairs", "paths"]
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("expand m --detail pa", ["pairs", "paths"]),
+        ("expand m --given f", ["first score"]),
+        ("approximate m --fit ", ["closed", "units", "output"]),
+        ("decompose m --what j", ["joint"]),
+        ("convert m --to b", ["bilens", "bilinear"]),
+        ("features m --by l", ["largest"]),
+        ("train dictionary m --architecture t", ["topk"]),
+        ("exp", ["expand"]),
+    ],
+)
+def test_a_shell_completes_commands_and_choices(words, offered):
+    """As the script that typer writes for bash asks, and before anything is loaded."""
+    line = f"bilens {words}"
+    asked = {"_BILENS_COMPLETE": "complete_bash", "COMP_WORDS": line}
+    asked["COMP_CWORD"] = str(len(line.split(" ")) - 1)
+    program = Path(sys.executable).with_name("bilens")
+    found = subprocess.run([program], env=os.environ | asked, capture_output=True, text=True)
+    assert found.stdout.split("\n")[: len(offered)] == offered, found.stderr
+
+
+def test_what_is_known_before_they_are_loaded_is_theirs():
+    assert get_args(bilens.features.By) == RANKINGS
+    assert recording.GIVEN == GIVEN

@@ -2,7 +2,7 @@
 declared to hold: asked of files, which may hold anything.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from functools import cache
 from types import UnionType
@@ -11,11 +11,12 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from jaxtyping import jaxtyped
 
 
-def setting(default: Any, help: str, **limits: int) -> Any:
-    """A field of a recipe, with a sentence for people, and ``min`` and ``max`` where it has
-    them.
+def setting(default: Any, help: str, choices: Sequence[str] = (), **limits: int) -> Any:
+    """A field of a recipe, with a sentence for people, and where it has them its ``choices``, its
+    ``min`` and its ``max``.
     """
-    return field(default=default, metadata={"help": help, **limits})
+    chosen = {"choices": tuple(choices)} if choices else {}
+    return field(default=default, metadata={"help": help, **limits, **chosen})
 
 
 def misfit(kind: type, values: Mapping[str, Any]) -> str | None:

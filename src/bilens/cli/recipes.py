@@ -8,6 +8,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from bilens.cli.options import completed
+
 
 def recipe_options(
     recipe: type,
@@ -21,7 +23,8 @@ def recipe_options(
     The command has a parameter ``changes``, which becomes a dict of the fields by name. A field
     that is not given is None there, or its default with ``show_defaults``, which the help then
     shows. ``flags``: what an option is called where it is not called like its field. An option's
-    help and its range are the field's metadata: ``help``, ``min`` and ``max``.
+    help, its range and what completes it are the field's metadata: ``help``, ``min``, ``max``,
+    ``choices``.
     """
     hints = get_type_hints(recipe)
     named = flags or {}
@@ -41,7 +44,10 @@ def _parameter(field: Field, hint: type, flag: str | None, show_default: bool) -
     """The parameter of a command from which typer makes the option for ``field``."""
     assert field.default is not MISSING, f"{field.name} has no default"
     flag = flag or ("-k" if field.name == "k" else f"--{field.name.replace('_', '-')}")
-    option = typer.Option(flag, **field.metadata)  # without a --no-flag for what is true or false
+    told = dict(field.metadata)
+    choices = told.pop("choices", None)
+    told |= {"autocompletion": completed(choices)} if choices else {}
+    option = typer.Option(flag, **told)  # without a --no-flag for what is true or false
     if show_default:
         return Parameter(
             field.name,

@@ -69,7 +69,7 @@ class DictionaryRecipe:
     'batchtopk'
     """
 
-    architecture: str = setting("batchtopk", "batchtopk, topk, jumprelu or standard.")
+    architecture: str = setting(LEARNED[0], "batchtopk, topk, jumprelu or standard.", LEARNED)
     expansion: int = setting(8, "Latents for each dimension of the place.")
     k: int = setting(30, "Latents active a token, for topk and batchtopk.")
     sparsity: float = setting(1e-3, "Weight of the penalty, for jumprelu and standard.")

@@ -13,6 +13,7 @@ from bilens.cli.options import (
     ModelFolder,
     Save,
     TextName,
+    completed,
     require_count,
     require_one_of,
     require_place,
@@ -38,7 +39,8 @@ def command(
     fit: Annotated[
         str,
         typer.Option(
-            help='"closed" (weights and two moments), or by least squares: "units", "output".'
+            help='"closed" (weights and two moments), or by least squares: "units", "output".',
+            autocompletion=completed(FITS),
         ),
     ] = "closed",
     tokens: Annotated[int, typer.Option(help="Tokens of the held-out text to measure on.")] = 8192,

@@ -9,7 +9,14 @@ import bilens
 from bilens import training
 from bilens.base.errors import ArgumentError
 from bilens.base.reading import naming
-from bilens.cli.options import ModelFolder, Resume, SaveEvery, require_one_of, require_read
+from bilens.cli.options import (
+    ModelFolder,
+    Resume,
+    SaveEvery,
+    completed,
+    require_one_of,
+    require_read,
+)
 from bilens.cli.output import Table, progress_bar, say, show, watched
 from bilens.cli.recipes import recipe_options
 from bilens.cli.subjects import language_model
@@ -29,7 +36,8 @@ def command(
         str,
         typer.Option(
             help='"bilens", "llama" for a plain LlamaForCausalLM, or "bilinear" for MLPs that are '
-            "bilinear, fitted to the model's own on --data."
+            "bilinear, fitted to the model's own on --data.",
+            autocompletion=completed(KINDS),
         ),
     ] = "bilens",
     data: Annotated[

@@ -12,6 +12,7 @@ from bilens.base.errors import ArgumentError
 from bilens.cli.options import (
     AsJson,
     Save,
+    completed,
     require_count,
     require_folder,
     require_one_of,
@@ -50,7 +51,9 @@ def command(
             f"printed. Default: {PAIRS}; for joint as many as hold 90 % of the layer.",
         ),
     ] = None,
-    what: Annotated[str, typer.Option(help=f"One of {', '.join(WHAT)}.")] = "eigen",
+    what: Annotated[
+        str, typer.Option(help=f"One of {', '.join(WHAT)}.", autocompletion=completed(WHAT))
+    ] = "eigen",
     directions: Annotated[
         str,
         typer.Option(

@@ -31,6 +31,7 @@ from bilens.cli.output import SHORT, Table, show, table
 from bilens.cli.subjects import explained_model
 
 DETAILS = ("writes", "pairs", "paths")
+GIVEN = ("scores", "first score", "second score")  # circuits.GIVEN, known before they are loaded
 
 
 def command(
@@ -63,6 +64,14 @@ def command(
             "for the MLP; repeat it for more.",
         ),
     ] = None,
+    given: Annotated[
+        str | None,
+        typer.Option(
+            help="Of heads without softmax, what is held as the pass has it: "
+            '"scores", "first score" or "second score".',
+            autocompletion=completed(GIVEN),
+        ),
+    ] = None,
     graph: Annotated[
         Path | None, typer.Option(help="Also write the graph to this file (Neuronpedia's JSON).")
     ] = None,
@@ -75,6 +84,8 @@ def command(
     ends with what it left out, and the total.
     """
     require_one_of("--detail", detail, DETAILS)
+    if given is not None:
+        require_one_of("--given", given, GIVEN)
     deeper = DETAILS[1:]
     read_by = {"max_terms": deeper, "dictionary": deeper}
     require_read(context, detail, f"with --detail {detail}", read_by)
@@ -87,8 +98,8 @@ def command(
         require_place(flag, file)
     todo = "Expand a classifier in Python: bilens.expand(model, image, target)."
     loaded = explained_model(model, todo)
-    given = _dictionaries(dictionary or (), loaded)
-    coders = [hook for hook, one in given.items() if "transcoder" in one.architecture]
+    read = _dictionaries(dictionary or (), loaded)
+    coders = [hook for hook, one in read.items() if "transcoder" in one.architecture]
     expansion = bilens.expand(
         loaded,
         bilens.circuits.Prompt(prompt, special_tokens),
@@ -97,8 +108,9 @@ def command(
         detail=detail,  # type: ignore[arg-type]
         max_terms=max_terms,
         cutoff=cutoff,
-        dictionaries={hook: given[hook] for hook in given if hook not in coders},
-        replacements={_layer(hook, loaded): given[hook] for hook in coders},
+        dictionaries={hook: read[hook] for hook in read if hook not in coders},
+        replacements={_layer(hook, loaded): read[hook] for hook in coders},
+        given=given,
     )
     if save is not None:
         expansion.save(save)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from bilens.cli.options import (
     AsJson,
     ModelFolder,
     TextName,
+    completed,
     require_count,
     require_folder,
     require_one_of,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from bilens.base.results import Result
 
 EXAMPLES = 10  # of each kind
+RANKINGS = ("count", "mean", "largest")  # features.By, known before they are loaded
 PAGE = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" '
     'content="width=device-width"><meta name="color-scheme" content="light dark"><title>{}</title>'
@@ -65,7 +67,11 @@ def command(
         typer.Option(help='The place it reads, where it does not say: "layers.1.mlp.input".'),
     ] = None,
     by: Annotated[
-        str, typer.Option(help='Rank by "count" (of tokens fired on), "mean" or "largest".')
+        str,
+        typer.Option(
+            help='Rank by "count" (of tokens fired on), "mean" or "largest".',
+            autocompletion=completed(RANKINGS),
+        ),
     ] = "count",
     tokens: Annotated[int, typer.Option(help="Tokens of the held-out text to read.")] = 50_000,
     k: Annotated[
@@ -87,7 +93,7 @@ def command(
     """
     require_count("-k", k)
     require_count("--tokens", tokens)
-    require_one_of("--by", by, get_args(bilens.features.By))
+    require_one_of("--by", by, RANKINGS)
     mode = "--feature" if feature is not None else "a ranking"
     why = f"with {mode}" if feature is not None else "without --feature"
     require_read(context, mode, why, {"by": ("a ranking",), "inputs": ("--feature",)})
