@@ -94,9 +94,7 @@ def test_what_cannot_be_is_one_line(run, words, text):
         ("expand m --given f", ["first score"]),
         ("approximate m --fit ", ["closed", "units", "output"]),
         ("decompose m --what j", ["joint"]),
-        ("convert m --to b", ["bilens", "bilinear"]),
         ("features m --by l", ["largest"]),
-        ("train dictionary m --architecture t", ["topk"]),
         ("exp", ["expand"]),
     ],
 )

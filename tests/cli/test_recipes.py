@@ -21,6 +21,7 @@ class Recipe:
     rate: float = setting(0.5, "How fast.")
     loud: bool = setting(False, "Whether loud.")
     k: int = setting(2, "How many.")
+    kind: str = setting("one", "Which.", ("one", "two"))
     secret: str = setting("s", "Not for the command line.")
 
 
@@ -33,22 +34,33 @@ def read(arguments, **options):
         """Say it."""
         got.update(changes, name=name, last=last)
 
+    get_command(_app(command))(arguments.split(), standalone_mode=False)
+    return got
+
+
+def _app(command):
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command()(command)
-    get_command(app)(arguments.split(), standalone_mode=False)
-    return got
+    return app
 
 
 @pytest.mark.parametrize("defaults", [False, True])
 def test_fields_become_options(defaults):
     rest = {"name": "n", "last": 7}
-    untouched = {"width": 3, "rate": 0.5, "loud": False, "k": 2} if defaults else {}
-    empty = dict.fromkeys(("width", "rate", "loud", "k")) | untouched
+    untouched = {"width": 3, "rate": 0.5, "loud": False, "k": 2, "kind": "one"} if defaults else {}
+    empty = dict.fromkeys(("width", "rate", "loud", "k", "kind")) | untouched
     assert read("n", show_defaults=defaults) == rest | empty
-    given = {"width": 4, "rate": 0.25, "loud": True, "k": 1}
-    line = "n --width 4 --rate 0.25 --loud -k 1"
+    given = {"width": 4, "rate": 0.25, "loud": True, "k": 1, "kind": "two"}
+    line = "n --width 4 --rate 0.25 --loud -k 1 --kind two"
     assert read(line, show_defaults=defaults) == rest | given
     assert read("n --wide 4", flags={"width": "--wide"})["width"] == 4
+
+
+def test_choices_complete():
+    command = get_command(_app(recipe_options(Recipe)(lambda changes: None)))
+    (option,) = (one for one in command.params if one.name == "kind")
+    found = option.shell_complete(typer.Context(command), "t")
+    assert [item.value for item in found] == ["two"]
 
 
 @pytest.mark.parametrize("line", ["n --width 0", "n --width x", "n --secret x", "n --no-loud"])
