@@ -23,6 +23,7 @@ import torch
 import bilens
 from benchmarks.record import record
 from bilens.circuits import Expansion, expand, pairs
+from bilens.circuits import record as record_pass
 
 RESULTS = Path(__file__).parent / "results" / "expansion.jsonl"
 LARGE: dict[str, Any] = {
@@ -69,20 +70,20 @@ def make(
 def polynomial(runs: int) -> None:
     """Of models in which nothing normalises, from an initial scale at which heads matter."""
     kind = {"attention": "bilinear", "norm": "none", "initializer_range": 0.05}
-    pair_matrices(runs, LARGE | kind | {"initializer_range": 0.02})
+    pair_matrices(runs, LARGE | kind | {"initializer_range": 0.02}, "scores")
     best_first(runs, shape=SMALL | kind)
     for max_terms in (1_000, 10_000):
         memory_of(max_terms, SMALL | kind)
 
 
-def pair_matrices(runs: int, shape: dict[str, Any] = LARGE) -> None:
+def pair_matrices(runs: int, shape: dict[str, Any] = LARGE, given: str | None = None) -> None:
     """All MLPs' pair matrices at the last of 128 tokens, in units of a forward pass over the same
-    tokens.
+    tokens; of heads without softmax, these scores ``given``.
     """
     model, text = make(shape, 128)
     sides = {
         "forward": lambda: forward(model, text),
-        "pairs": lambda: pairs(model, text, TARGET),
+        "pairs": lambda: pairs(model, record_pass(model, text, given=given), TARGET),
     }
     seconds = interleaved(sides, runs)
     require_agreement(model, text)
@@ -91,6 +92,7 @@ def pair_matrices(runs: int, shape: dict[str, Any] = LARGE) -> None:
         RESULTS,
         what="pair matrices of all MLPs",
         shape=shape,
+        given=given,
         tokens=len(text),
         milliseconds={name: round(1e3 * value) for name, value in seconds.items()},
         ratio=round(seconds["pairs"] / seconds["forward"], 2),

@@ -406,8 +406,9 @@ class Attention(nn.Module):
         return getattr(self, _norm_of(name))
 
     def repeated(self, heads: Float[Tensor, "n *b"]) -> Float[Tensor, "head *b"]:
-        """Those of ``n_kv`` heads for every query head."""
-        return heads.repeat_interleave(self.n_heads // len(heads), dim=0)
+        """Those of ``n_kv`` heads for every query head: the very ones where each has its own."""
+        many = self.n_heads // len(heads)
+        return heads if many == 1 else heads.repeat_interleave(many, dim=0)
 
     def _heads(self, x: Float[Tensor, "b t hd"]) -> Float[Tensor, "b h t d"]:
         return x.unflatten(-1, (-1, self.d_head)).transpose(1, 2)

@@ -237,6 +237,7 @@ class _Asked:
     scales: dict[str, Float[Tensor, "head t 1"]]  # of a norm, by projection
     fixed: Float[Tensor, "head t s"]  # what multiplies them
     total: Float[Tensor, "head t 1"] | None  # what products are divided by
+    legs: dict[str, list[Leg]]  # queries and keys before they are scaled and turn, by projection
 
     @classmethod
     def of(cls, part: Heads, x: Float[Tensor, "t d"]) -> "_Asked":
@@ -252,13 +253,15 @@ class _Asked:
                 total = products.masked_fill(products == 0, 1)
             for n in set(range(len(scores))) - {*free}:
                 fixed = fixed * scores[n]
-        return cls(part, turns, free, part.qk_scales(x), fixed, total)
+        names = dict.fromkeys(name for n in free for name in module.score_projections[n])
+        legs = {name: _legs(module, name) for name in names}
+        return cls(part, turns, free, part.qk_scales(x), fixed, total, legs)
 
     def write(self, n: int, source: Source, value: Form, wrote: Tensor, pattern: Tensor) -> Scored:
         """What head ``n`` writes, ``value`` being its W_V W_O."""
         module, name = self.part.module, source.name
         projections = [side for m in self.free for side in module.score_projections[m]]
-        legs = tuple(self._leg(side, n) for side in projections)
+        legs = tuple(self.legs[side][n] for side in projections)
         names = tuple(f"{side}{m + 1}" for m in self.free for side in "qk")
         scales = tuple(
             Scale(self.scales[side][n], f"σ {leg} {name}") if side in self.scales else None
@@ -272,15 +275,18 @@ class _Asked:
             (*scales, None) if any(scales) else (), value=wrote, gate=gate,
         )  # fmt: skip
 
-    def _leg(self, name: str, n: int) -> Leg:
-        """Queries or keys of a head before they are scaled and turn."""
-        module = self.part.module
-        gain, bias = module.qk_gain(name), None
-        gain = gain[n, 0] if isinstance(gain, Tensor) else 1.0
-        if getattr(module, name).bias is not None:
-            bias = module.bias_per_head(name)[n] * gain
-        weight = module.per_head(name)[n]
-        return Leg((weight * gain).mT if isinstance(gain, Tensor) else weight.mT, bias)
+
+def _legs(module: Attention, name: str) -> list[Leg]:
+    """Queries or keys of each head from the projection ``name``, by what their norm multiplies each
+    dimension with.
+    """
+    weights, gain = module.per_head(name), module.qk_gain(name)
+    if isinstance(gain, Tensor):  # (head, 1, d_head)
+        weights = weights * gain
+    if getattr(module, name).bias is None:
+        return [Leg(weight.mT) for weight in weights]
+    biases = module.bias_per_head(name)[:, None] * gain
+    return [Leg(weight.mT, bias[0]) for weight, bias in zip(weights, biases, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)

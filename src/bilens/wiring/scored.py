@@ -132,7 +132,8 @@ class Scored(Product):
         return [*held, *scales, *self._gates(t)]
 
     def says(self, x: Float[Tensor, "t d"]) -> tuple[Float[Tensor, "t d"], float]:
-        return self.reading([x] * self.degree), self._size(x)
+        features = [leg(x) for leg in self.form.legs]
+        return self.product(features), self._size(features)
 
     def product(self, features: Sequence[Float[Tensor, "t k"]]) -> Float[Tensor, "t d"]:
         everywhere = range(len(self.weights))
@@ -164,9 +165,9 @@ class Scored(Product):
         cos, sin = (angle[where, None] for angle in self.turn)
         return rotate(made[:, None], cos, -sin if back else sin)[:, 0]
 
-    def _size(self, x: Float[Tensor, "t d"]) -> float:
+    def _size(self, features: Sequence[Float[Tensor, "t k"]]) -> float:
         """How large what is added up may be: all of it without its signs."""
-        sides = [leg(x).abs() for leg in self.form.legs]
+        sides = [side.abs() for side in features]
         if self.scales:
             scaled = zip(sides, self.scales, strict=True)
             sides = [side if scale is None else scale.values.abs() * side for side, scale in scaled]
