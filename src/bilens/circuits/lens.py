@@ -9,9 +9,11 @@ from torch import Tensor
 
 from bilens.base.charts import mapped, titled
 from bilens.base.results import Result
-from bilens.circuits.recording import record
+from bilens.circuits.recording import Recording, record
 from bilens.circuits.targets import Target, direction
 from bilens.wiring import Expandable, explains
+
+AT_ONCE = 1 << 24  # outputs
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -93,7 +95,8 @@ def lens(model: Expandable, inputs: Any, target: Target = None) -> Lens:
 
     ``target``: an output, a pair of them or weights by output, as in ``expand``; its value is then
     given too. That a layer's stream "says" a token is a reading, not what the model does: only the
-    last place is. Cost: two forward passes, and O(t d V) for each place. Memory: t × V at a time.
+    last place is. Cost: two forward passes, and O(t d V) for each place. Memory: t × V, and that of
+    16 million outputs at a time.
     Errors: as ``expand``. Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
 
     >>> import bilens
@@ -103,36 +106,56 @@ def lens(model: Expandable, inputs: Any, target: Target = None) -> Lens:
     """
     recording = record(model, inputs)
     name, u = ("", None) if target is None else direction(model, recording, target)
-    wiring, own = recording.wiring, recording.run.model.outputs(recording.inputs)
-    final = own.argmax(-1, keepdim=True)
-    heard = [_heard(wiring.outputs(stream), final, u) for stream in recording.totals]
-    best, probabilities, ranks, values = zip(*heard, strict=True)
+    wiring, own = recording.wiring, recording.run.outputs
+    heard = _everywhere(recording, own.argmax(-1, keepdim=True), u)
     return Lens(
         target=name,
         places=(wiring.leaves[0].name, *(part.name for part in wiring.parts)),
         inputs=recording.names,
-        says=tuple(tuple(model.output_names(outputs)) for outputs in best),
-        probabilities=torch.stack(probabilities),
-        ranks=torch.stack(ranks),
-        values=None if u is None else torch.stack(values),
+        says=tuple(tuple(model.output_names(outputs)) for outputs in heard.best),
+        probabilities=heard.probability,
+        ranks=heard.rank,
+        values=heard.value,
         error=float((wiring.outputs(recording.totals[-1]) - own).abs().max()),
     )
 
 
 class _Heard(NamedTuple):
-    """Of the outputs at one place: the likeliest, its probability, where the final one stands among
-    them (1 is the first), and the target where there is one.
+    """Of the outputs at some places: the likeliest, its probability, where the final one stands
+    among them (1 is the first), and the target where there is one.
     """
 
-    best: Int[Tensor, " t"]
-    probability: Float[Tensor, " t"]
-    rank: Int[Tensor, " t"]
-    value: Float[Tensor, " t"] | None
+    best: Int[Tensor, "*n"]
+    probability: Float[Tensor, "*n"]
+    rank: Int[Tensor, "*n"]
+    value: Float[Tensor, "*n"] | None
+
+
+def _everywhere(
+    recording: Recording, final: Int[Tensor, "t 1"], u: Float[Tensor, " out"] | None
+) -> _Heard:
+    """What is heard after each place at each position, of many at once: the readout is the largest
+    matrix of a model, and is gone through once for all that fit.
+    """
+    wiring, shape = recording.wiring, (len(recording.totals), recording.length)
+    streams = torch.stack(recording.totals).flatten(0, 1)
+    rows = max(1, AT_ONCE // len(wiring.readout))
+    some = zip(streams.split(rows), final.repeat(shape[0], 1).split(rows), strict=True)
+    heard = [_heard(wiring.outputs(stream), last, u) for stream, last in some]
+    best, probabilities, ranks, values = zip(*heard, strict=True)
+    return _Heard(
+        best=torch.cat(best).view(shape),
+        probability=torch.cat(probabilities).view(shape),
+        rank=torch.cat(ranks).view(shape),
+        value=None if u is None else torch.cat(values).view(shape),
+    )
 
 
 def _heard(
-    outputs: Float[Tensor, "t out"], final: Int[Tensor, "t 1"], u: Float[Tensor, " out"] | None
+    outputs: Float[Tensor, "n out"], final: Int[Tensor, "n 1"], u: Float[Tensor, " out"] | None
 ) -> _Heard:
     rank = 1 + (outputs > outputs.gather(-1, final)).sum(-1)
     value = None if u is None else outputs @ u
-    return _Heard(outputs.argmax(-1), outputs.softmax(-1).amax(-1), rank, value)
+    largest = outputs.max(-1)
+    probability = (largest.values - outputs.logsumexp(-1)).exp()
+    return _Heard(largest.indices, probability, rank, value)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -46,11 +46,20 @@ from bilens.wiring import (
 GIVEN = (SCORES, *SCORE_NAMES)
 
 
-class Pass(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Pass:
     """A model, and what it reads."""
 
     model: Expandable
     inputs: Tensor
+
+    @cached_property
+    def outputs(self) -> Float[Tensor, "t out"]:
+        """What the model's own forward pass gives at every position. It is run once, for all that
+        is asked of a recording.
+        """
+        with torch.no_grad():
+            return self.model.outputs(self.inputs)
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -80,9 +80,7 @@ def resolve(
     direct = given @ record.wiring.readout
     constant = _constant(record, part, direct) + (0.0 if bias is None else float(given @ bias))
     q = record.pull(part, direct, position)
-    forward, as_run = _measured(
-        record, lambda run: u @ run.model.outputs(run.inputs)[position].to(u), measured
-    )
+    forward, as_run = _measured(record, lambda run: u @ run.outputs[position].to(u), measured)
     roots = _roots(record, part, position)
     return Goal(name, q, roots, constant, forward, part, position, as_run, u)
 
