@@ -21,8 +21,11 @@ from bilens.base.words import printable
 from bilens.cli.app import StoppedError, root_group
 
 # What the libraries below read when they are imported: every command works on local files, and
-# none shows notices or bars while it reads and writes them. Training keeps its own bar.
+# none shows notices or bars while it reads and writes them. Training keeps its own bar. A thread
+# that waits for another sleeps: one that spins, as OpenMP has it, takes the core that the other
+# needs where the machine has something else to do.
 ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
