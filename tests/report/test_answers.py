@@ -65,6 +65,7 @@ def test_sources_have_what_they_write_beside_what_is_lost_without_them(model, fo
             assert row["effect_mean"] == pytest.approx(mean.effect, rel=1e-4)
             assert (row["verdict"], row["why"]) == (zero.verdict, zero.why)
     assert rows["embed"]["effect"] is None
+    assert found["tried"] is None
 
 
 def test_taking_several_out_says_what_knockout_says(model, found):
@@ -92,6 +93,7 @@ def test_patterns_lens_and_pairs_are_those_of_circuits(model, found):
         flat = [value for row in made["values"] for value in row]
         lower = truth.values.mT[np.tril_indices(len(truth.sources))]
         assert flat == pytest.approx(lower.tolist(), rel=1e-4)
+        assert "others" not in made
 
 
 def test_tokens_are_named_and_the_likeliest_come_first(model, found):
@@ -117,13 +119,39 @@ def test_the_line_of_python_gives_the_same(model, prompt):
     assert scope["ex"].summary() == found["summary"]
 
 
-def test_a_large_model_has_its_largest_writers_taken_out(model, monkeypatch):
-    monkeypatch.setattr("bilens.report.answers.PASSES", 6 * 8 * model.num_parameters())
-    made = answer(model, PROMPT, *GOAL)
+def test_a_large_model_has_its_largest_writers_taken_out_and_says_of_how_many(model, monkeypatch):
+    whole = 2 * 8 * model.num_parameters()  # zero and mean, of eight tokens
+    monkeypatch.setattr("bilens.report.answers.PASSES", 2 * whole)
+    made = answer(model, PROMPT, *GOAL, name="tinystories-2l")
     parts = [row for row in made["sources"] if row["name"] != "embed"]
     largest = sorted(parts, key=lambda row: -abs(row["direct"]))
-    assert [row["effect"] is not None for row in largest] == [True] * 3 + [False] * 7
-    assert made["cuts"] == []
+    # what is downstream of each costs: (depth - part) / depth of a pass
+    depths = {"attn0": 1.0, "mlp0": 0.75, "attn1": 0.5, "mlp1": 0.25}
+    named = [row["name"].replace("L", "attn").partition("H")[0] for row in largest]
+    fit = sum(np.cumsum([depths[name] for name in named]) <= 2)
+    assert 1 < fit < len(largest)
+    assert [row["effect"] is not None for row in largest] == [n < fit for n in range(len(largest))]
+    assert (made["cuts"], made["tried"]) == ([], [fit, len(largest)])
+    scope = {"bilens": bilens}
+    told = eval(made["python_effects"], scope)
+    known = {", ".join(one.what): one.effect for one in told.knockouts}
+    for row in largest[:fit]:
+        assert row["effect"] == pytest.approx(known[row["name"]], rel=1e-4)
+
+
+def test_of_many_sources_those_that_weigh_most_have_their_pairs_told(model, monkeypatch):
+    monkeypatch.setattr("bilens.report.answers.PAIRED", 4)
+    made = answer(model, PROMPT, *GOAL, effects=False, name="tinystories-2l")
+    told = eval(made["python_pairs"], {"bilens": bilens})
+    for shown, truth in zip(made["pairs"], told.matrices, strict=True):
+        both = (truth.values + truth.values.mT).numpy()
+        weight = np.abs(both).sum(1) - np.abs(np.diag(both)) / 2
+        largest = sorted(np.argsort(-weight)[:4])
+        assert shown["names"] == [truth.sources[n] for n in largest]
+        assert shown["values"][2][1] == pytest.approx(both[largest[2], largest[1]], rel=1e-4)
+        together = sum(map(sum, shown["values"])) + shown["others"]["value"]
+        assert together == pytest.approx(float(truth.values.sum()), abs=1e-4)
+        assert shown["others"]["count"] == len(truth.sources) - 4
 
 
 def test_what_cannot_be_is_refused(model, refuses):

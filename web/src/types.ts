@@ -187,6 +187,7 @@ export interface Answer {
   total_said: string;
   sources: Source[]; // that write to the target: their direct values add up to it
   cuts?: Source[]; // what else was taken out: whole layers, and pairs ("mlp1(mlp0, L1H3)")
+  tried?: [number, number] | null; // of how many parts the effect is known, where not of all
   knockout?: Knockout | null; // what was asked to be taken out together
   positions: number[];
   elsewhere?: number;
@@ -194,6 +195,8 @@ export interface Answer {
   lens: Lens | null;
   pairs: PairMatrix[] | null;
   python: string;
+  python_effects?: string; // of all parts, where only those that write most were tried
+  python_pairs?: string; // of all sources
 }
 
 export interface Likely extends Token {
@@ -263,11 +266,13 @@ export interface Lens {
   values: number[][];
 }
 
-/** Pairs of what a layer reads: the sum of both orders, a lower triangle by rows. */
+/** Pairs of what a layer reads: the sum of both orders, a lower triangle by rows. `others`: how
+ * many sources are not among the names, and what all of their pairs add. */
 export interface PairMatrix {
   layer: string;
   names: string[];
   values: number[][];
+  others?: { count: number; value: number };
 }
 
 /** What is asked of a live page. */

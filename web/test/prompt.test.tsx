@@ -55,6 +55,21 @@ test("the sum closes on the page: all lines, the remainder and the total", () =>
   assert.match(html, /3 paths that were not kept/);
 });
 
+test("what was not tried, and what is not drawn, is told with a line that gives it", () => {
+  const most = { ...answer(), tried: [1, 300] as [number, number], python_effects: "effects(…)" };
+  const html = drawn(documentOf(most));
+  assert.match(html, /told of the 1 parts that write most, of 300/);
+  assert.equal(html.match(/Copy as Python/g)?.length, 2);
+  assert.doesNotMatch(drawn(documentOf(answer())), /that write most, of/);
+  const [first, ...rest] = answer().pairs!;
+  const pairs = [{ ...first!, others: { count: 280, value: 0.25 } }, ...rest];
+  const told = { ...answer(), pairs, python_pairs: "pairs(…)" };
+  const state = { ...START, s: "prompt-0", view: "pairs", layer: first!.layer } as const;
+  const drawnPairs = drawn(documentOf(told), new Store(state));
+  assert.match(drawnPairs, /the pairs of the other 280 add 0\.25/);
+  assert.equal(drawnPairs.match(/Copy as Python/g)?.length, 2);
+});
+
 test("a view that fails shows its error, and a section that nobody knows is named", () => {
   const made = documentOf({ ...answer(), sources: null as unknown as [] });
   made.sections.push({ id: "x-0", kind: "x" as "missing", title: "X", data: { text: "" } });

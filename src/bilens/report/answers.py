@@ -5,8 +5,9 @@ where something is taken out (``effects``, ``knockout``), where heads look, what
 and which pairs layers multiply. All of them are asked of one recording.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from bilens.circuits import (
     Effects,
     Expansion,
     Knockout,
+    PairMatrix,
     Recording,
     Removal,
     attention_patterns,
@@ -29,7 +31,7 @@ from bilens.circuits import (
 )
 from bilens.models import Transformer, token_rows
 from bilens.report.packing import packed, rounded
-from bilens.wiring import BIAS, Prompt, is_half
+from bilens.wiring import BIAS, Prompt, Source, is_half
 
 TERMS = 400  # of an answer
 LIKELY = 10  # tokens
@@ -37,6 +39,7 @@ PAIRS = 20  # that are taken out
 SUMMED = 9  # significant digits of what adds up to the total
 MEASURED = 5  # of what stands alone
 SHARE = 3  # of probabilities and weights
+PAIRED = 48  # sources of a layer whose pairs are told one by one; a matrix of more none reads
 PASSES = 5e10  # multiplications that taking things out may cost before only the largest are
 EXACT = 50_000_000  # weights, up to which a model is explained in float64
 
@@ -92,7 +95,11 @@ def answer(
     ``target`` is the likeliest token where it is None. ``effects``: take every head and layer out,
     and the pairs of largest direct value; of a large model, where that would take minutes, those
     that write most. ``without``: names as ``circuits.knockout`` takes them, to be taken out
-    together. ``name``: of the model, for the line of Python that gives the same.
+    together. ``name``: of the model, for the lines of Python that give the same.
+
+    What is left out says so: ``tried`` is of how many parts the effect is known, and of how many
+    there are, where that is not all of them; ``others`` of a layer's pairs, how many sources are
+    not among ``names`` and what all of their pairs add.
 
     Cost: two passes in parts for all of it, the search for paths, and for the effects a part of a
     pass each. Errors: those of ``expand`` and ``knockout``.
@@ -120,7 +127,7 @@ def answered(
     logits = recording.outputs(position)
     chances = logits.softmax(-1)
     target, versus = asked_of(model, logits, asked)
-    goal = target if versus is None else (target, versus)
+    goal: Goal = target if versus is None else (target, versus)
     found = expand(model, recording, goal, position, max_terms=asked.max_terms)
     ids = recording.inputs[0].tolist()
     written = ids if prompt is None else prompt
@@ -139,7 +146,7 @@ def answered(
         "lens": _lens(model, recording, goal),
         "pairs": _pairs(model, recording, goal, position),
         "knockout": _without(model, recording, goal, position, asked.without),
-        "python": python_line(found, name, model, written, (target, versus), asked.max_terms),
+        **python_lines(found, name, model, written, (target, versus), asked.max_terms),
     }
 
 
@@ -209,7 +216,8 @@ def _by_source(
     """What each source writes to the target, and what the target loses without it; then whole
     layers and pairs, of which the same is said.
     """
-    taken = _taken_out(model, recording, found, goal) if asked.effects else {}
+    can = [source for source in found.sources if source.part >= 0 and source.kind != BIAS]
+    taken = _taken_out(model, recording, found, goal, can) if asked.effects else {}
     kinds = {source.name: source for source in found.sources}
     sources = [
         {
@@ -223,32 +231,45 @@ def _by_source(
         for name, value in zip(*found.writes, strict=True)
     ]
     others = [_cut(name, *one) for name, one in taken.items() if name not in found.writes[0]]
-    return {"sources": sources, "cuts": others}
+    tried = sum(source.name in taken for source in can)
+    partly = asked.effects and tried < len(can)
+    return {"sources": sources, "cuts": others, "tried": [tried, len(can)] if partly else None}
 
 
 def _taken_out(
-    model: Transformer, recording: Recording, found: Expansion, goal: Goal
+    model: Transformer,
+    recording: Recording,
+    found: Expansion,
+    goal: Goal,
+    can: Sequence[Source],
 ) -> dict[str, Taken]:
     """Effects by what was taken out: of everything, or of what writes most where all of it would
     take too long.
     """
-    cost = recording.length * model.num_parameters()
-    room = int(PASSES / cost)
-    every = sum(source.part >= 0 for source in found.sources)
-    if 2 * (every + PAIRS) <= room:
+    costs = _costs(model, recording, can)
+    layers = 2 * recording.length * model.num_parameters() * PAIRS
+    if sum(costs.values()) + layers <= PASSES:
         told = circuits.effects(model, recording, goal, found.position, pairs=PAIRS)
     else:
-        what = _most(found, room // 2)
+        what = _most(found, costs)
         told = circuits.effects(model, recording, goal, found.position, what=what)
     return dict(_each(told))
 
 
-def _most(found: Expansion, count: int) -> list[str]:
-    """The ``count`` parts that write most to the target."""
-    can = {source.name for source in found.sources if source.part >= 0 and source.kind != BIAS}
-    rows = [row for row in zip(*found.writes, strict=True) if row[0] in can]
-    rows.sort(key=lambda row: -abs(row[1]))
-    return [name for name, _ in rows[: max(1, count)]]
+def _costs(model: Transformer, recording: Recording, can: Sequence[Source]) -> dict[str, float]:
+    """Multiplications that taking each source out costs, zero in its place and then its mean: of a
+    pass what is downstream of it.
+    """
+    depth, whole = len(recording.wiring.parts), recording.length * model.num_parameters()
+    return {source.name: 2 * whole * (depth - source.part) / depth for source in can}
+
+
+def _most(found: Expansion, costs: Mapping[str, float]) -> list[str]:
+    """The parts that write most to the target, as many as there is time for, and one at least."""
+    rows = [row for row in zip(*found.writes, strict=True) if row[0] in costs]
+    names = [name for name, _ in sorted(rows, key=lambda row: -abs(row[1]))]
+    spent = accumulate(costs[name] for name in names)
+    return names[: max(1, sum(cost <= PASSES for cost in spent))]
 
 
 def _each(told: Effects) -> Iterator[tuple[str, Taken]]:
@@ -300,16 +321,26 @@ def _lens(model: Transformer, recording: Recording, goal: Goal) -> dict[str, Any
 def _pairs(
     model: Transformer, recording: Recording, goal: Goal, position: int
 ) -> list[dict[str, Any]]:
-    """Of each layer the sums of both orders, a lower triangle by rows."""
+    """Of each layer the sums of both orders, a lower triangle by rows: of the sources that weigh
+    most, and all pairs of the others together.
+    """
     found = circuits.pairs(model, recording, goal, position)
-    return [
-        {
-            "layer": one.layer,
-            "names": list(one.sources),
-            "values": [row[: n + 1] for n, row in enumerate(_table(one.values.mT, MEASURED))],
-        }
-        for one in found.matrices
-    ]
+    return [_triangle(matrix) for matrix in found.matrices]
+
+
+def _triangle(matrix: PairMatrix) -> dict[str, Any]:
+    values = matrix.values.mT
+    weights = (values + values.mT.triu(1)).abs().sum(-1)
+    chosen = weights.topk(min(PAIRED, len(weights))).indices.sort().values
+    shown = values[chosen][:, chosen]
+    made = {
+        "layer": matrix.layer,
+        "names": [matrix.sources[n] for n in chosen.tolist()],
+        "values": [row[: n + 1] for n, row in enumerate(_table(shown, MEASURED))],
+    }
+    left = len(weights) - len(chosen)
+    value = rounded(float(values.sum() - shown.sum()), MEASURED)
+    return made | ({"others": {"count": left, "value": value}} if left else {})
 
 
 def _table(values: Float[Tensor, "n m"], digits: int) -> list[list[float | None]]:
@@ -342,23 +373,28 @@ def _removal(one: Removal) -> dict[str, Any]:
     }
 
 
-def python_line(
+def python_lines(
     found: Expansion,
     name: str,
     model: Transformer,
     prompt: Written,
     goal: tuple[int, int | None],
     max_terms: int,
-) -> str:
-    """The line of Python that gives the same expansion."""
+) -> dict[str, str]:
+    """The lines of Python that give the same expansion, and all effects and pairs, of which a page
+    may have the largest alone.
+    """
     kind = ".double()" if model.dtype == torch.float64 else ""
     loaded = f"bilens.load({name!r}){kind}" if name else "model"
-    said = _said(prompt)
     target, versus = goal
     one = repr(_typed(model, target))
     what = one if versus is None else f"({one}, {_typed(model, versus)!r})"
-    more = f"position={found.position}, max_terms={max_terms}"
-    return f"ex = bilens.expand({loaded}, {said}, {what}, {more})"
+    asked = f"{loaded}, {_said(prompt)}, {what}, position={found.position}"
+    return {
+        "python": f"ex = bilens.expand({asked}, max_terms={max_terms})",
+        "python_effects": f"bilens.circuits.effects({asked})",
+        "python_pairs": f"bilens.circuits.pairs({asked})",
+    }
 
 
 def _said(prompt: Written) -> str:

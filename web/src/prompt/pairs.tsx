@@ -8,7 +8,7 @@ import type { State } from "../state";
 import type { SetState } from "../store";
 import { printable } from "../text";
 import type { Answer, PairMatrix } from "../types";
-import { Text } from "../ui";
+import { Copy, Text } from "../ui";
 import { goal, pairFigure, pairValue, strongest } from "./figures";
 import { unfoldedPair } from "./tree";
 
@@ -26,7 +26,8 @@ export function PairsPanel({ answer, state, set }: Props): JSX.Element {
   const matrix = matrices.find((one) => one.layer === state.layer) ?? largest(matrices);
   if (!matrix) return <p class="soft">No layer of this model multiplies what it reads.</p>;
   const chosen = strongest(matrix, all ? matrix.names.length : MOST);
-  const left = matrix.names.length - chosen.length;
+  const unseen = matrix.others?.count ?? 0;
+  const left = matrix.names.length + unseen - chosen.length;
   return (
     <>
       <p class="chooser">
@@ -49,9 +50,14 @@ export function PairsPanel({ answer, state, set }: Props): JSX.Element {
             {" "}
             The {chosen.length} sources that weigh most; the pairs of the other {left} add{" "}
             {general(sum(matrix) - sumOf(matrix, chosen), 4)}.{" "}
-            <button type="button" class="link" onClick={() => show(true)}>
-              Show all
-            </button>
+            {chosen.length < matrix.names.length && (
+              <button type="button" class="link" onClick={() => show(true)}>
+                {unseen ? `Show ${matrix.names.length}` : "Show all"}
+              </button>
+            )}{" "}
+            {unseen > 0 && answer.python_pairs && (
+              <Copy name="Copy as Python" text={answer.python_pairs} />
+            )}
           </>
         )}
       </p>
@@ -106,8 +112,9 @@ function largest(matrices: readonly PairMatrix[]): PairMatrix | undefined {
   return [...matrices].sort((one, other) => Math.abs(sum(other)) - Math.abs(sum(one)))[0];
 }
 
+/** All that a layer's pairs add, those that are not shown among them. */
 function sum(matrix: PairMatrix): number {
-  return matrix.values.reduce((held, row) => held + row.reduce((one, other) => one + other, 0), 0);
+  return matrix.values.flat().reduce((one, other) => one + other, matrix.others?.value ?? 0);
 }
 
 function sumOf(matrix: PairMatrix, chosen: readonly number[]): number {

@@ -6,7 +6,7 @@ import { signed } from "../numbers";
 import type { State } from "../state";
 import type { SetState } from "../store";
 import type { Answer, Source } from "../types";
-import { Bar, Scrolled, Text, Tools } from "../ui";
+import { Bar, Copy, Scrolled, Text, Tools } from "../ui";
 import { sourceFigure } from "./figures";
 import { unfolded, unfoldedPair } from "./tree";
 
@@ -79,6 +79,7 @@ export function Sources(props: Props): JSX.Element {
           )}
         </p>
       )}
+      <Untried answer={answer} />
       {rows.length > SHOWN && (
         <button type="button" class="link" aria-expanded={more} onClick={() => show(!more)}>
           {more ? "Fewer parts" : `All ${rows.length} parts, layers and pairs`}
@@ -86,6 +87,19 @@ export function Sources(props: Props): JSX.Element {
       )}
       <Tools name="Parts" figure={() => sourceFigure(answer, rows)} />
     </>
+  );
+}
+
+/** Where taking all parts out takes long: which were, and how to have the rest. */
+function Untried({ answer }: { answer: Answer }): JSX.Element | null {
+  if (!answer.tried) return null;
+  const [tried, of] = answer.tried;
+  return (
+    <p class="soft">
+      Effects are told of the {tried} parts that write most, of {of}: all of them, whole layers and
+      pairs take longer.{" "}
+      {answer.python_effects && <Copy name="Copy as Python" text={answer.python_effects} />}
+    </p>
   );
 }
 

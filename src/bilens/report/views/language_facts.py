@@ -5,6 +5,7 @@ from typing import Any
 
 from bilens.models import Transformer, TransformerConfig
 from bilens.report.view import Block, Query, View, is_language_model
+from bilens.wiring import is_half
 
 RECIPE = ("steps", "batch_size", "learning_rate", "weight_decay", "seed")
 NORMS = {"rms": "RMSNorm", "layer": "LayerNorm"}  # others go by their own name
@@ -26,6 +27,7 @@ def _facts(model: Transformer, query: Query) -> dict[str, Any]:
         "Positions": config.positions,
         "Context": f"{config.max_position_embeddings} tokens of {config.vocab_size}",
         "Parameters": parameters,
+        "Explained in": _explained_in(query.exact(model)),
     }
     facts |= {"Data": str(query.about["data"])} if "data" in query.about else {}
     facts |= query.recipe(RECIPE)
@@ -34,6 +36,13 @@ def _facts(model: Transformer, query: Query) -> dict[str, Any]:
         return {"headline": parameters, "beside": "parameters", "facts": facts}
     beside = f"nats per held-out token, {valid['bits per byte']:.4f} bits per byte"
     return {"headline": f"{valid['loss']:.4f}", "beside": beside, "facts": facts}
+
+
+def _explained_in(model: Transformer) -> str:
+    """The numbers that the page reckons with: how far sums of paths are from the model's own pass
+    stands beside them.
+    """
+    return "float32, on weights of half precision" if is_half(model) else str(model.dtype)[6:]
 
 
 def _mlp(config: TransformerConfig) -> str:
