@@ -300,6 +300,7 @@ def test_a_closed_or_full_stdout_is_no_traceback(run, monkeypatch, model):
             "--target must be left out for a classifier",
         ),
         (("report", "nowhere", "--output", "new", "--versus", "a"), "--versus must come with"),
+        (("report", "nowhere", "--output", "new", "--truth", "no.json"), "no.json must"),
         (("serve", "nowhere", "--versus", "a"), "--versus must come with --target"),
         (("serve", "nowhere", "--port", "70000"), "--port must be 0 … 65535"),
     ],
@@ -513,7 +514,7 @@ def test_a_prompt_that_cannot_be_expanded_is_one_line(run, arguments, text):
 
 
 def test_a_report_of_a_language_model(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("bilens.report.views.weights.WORDS", 0)  # a search of seconds
+    monkeypatch.setattr("bilens.report.views.rules.WORDS", 0)  # a search of seconds
     words = ("--prompt", "Once upon", "--target", " girl", "--versus", " boy")
     code, out, err = run("report", "tinystories-1l", "-o", tmp_path, *words)
     assert (code, "index.html" in out) == (0, True), err

@@ -127,6 +127,7 @@ def test_rules_held_against_known_ones(run, there, tmp_path):
     code, out, err = run("rules", there / "model", "-k", 1, "--truth", file)
     assert code == 0, err
     assert "rule\tright\tof\tshare\tnats" in out
+    assert "path\tbigram\tof_bigram" in out
     file.write_text('{"bigram": {"1": {"99999": 1}}}')
     code, out, err = run("rules", there / "model", "--truth", file)
     assert (code, out, len(err.splitlines())) == (2, "", 1)

@@ -45,6 +45,20 @@ test("a head by its legs names them, and looks where its values stand", () => {
   assert.deepEqual(through(made, "L1H0@1→1"), []);
 });
 
+test("of a head's five legs those that read the same are said once", () => {
+  const made = answer();
+  const legs = ["q1", "k1", "q2", "k2", "v"];
+  const at = [1, 0, 1, 0, 0];
+  made.nodes[3] = { s: "L1H0", t: 1, k: "apply", i: [0, 2, 0, 2, 2], a: at, legs };
+  made.nodes[4] = { s: "L2H0", t: 1, k: "apply", i: [0, 3, 0, 2, 2], a: at, legs };
+  const tree = new Tree(made);
+  assert.equal(tree.path(1), "L1H0@0 a→1 ␣b(all: embed)");
+  const inner = "L1H0@0 a→1 ␣b(all: embed)";
+  assert.equal(tree.path(2), `L2H0@0 a→1 ␣b(k1: ${inner}, others: embed)`);
+  const plain = "L1H0@0→1(q1: embed,k1: embed,q2: embed,k2: embed,v: embed)";
+  assert.equal(tree.plain(1), plain);
+});
+
 test("tokens get what starts at them, in equal parts", () => {
   const made = answer();
   assert.deepEqual(starts(made), [[1], [0], [0, 1], [1]]);

@@ -7,9 +7,10 @@ from typing import Any
 from bilens.features import Dictionary
 from bilens.models import Classifier, Transformer
 from bilens.report.answers import Asked, Written, exact
-from bilens.training import BUILT_IN, HeldOut, ImageData
+from bilens.training import BUILT_IN, HeldOut, ImageData, Truth
 from bilens.wiring import Prompt
 
+MISSING = "{what} of a model this large takes long: {line}"
 STORY = "Once upon a time there was a little"  # what a language model is asked of, if nothing is
 
 
@@ -26,6 +27,7 @@ class Query:
     dictionaries: tuple[Dictionary, ...] = ()
     source: str = BUILT_IN  # the text on which these fire
     against: str | None = None  # the model that it is compared with
+    truth: Truth | None = None  # the rules that made its data, where they are known
 
     _exact: dict[Transformer, Transformer] = field(default_factory=dict, init=False, repr=False)
 
@@ -93,3 +95,13 @@ def prompt_text(prompt: Written) -> Written:
 def sentence(text: str) -> str:
     """``text`` with a capital, and a full stop."""
     return f"{text[:1].upper()}{text[1:]}."
+
+
+def missing(title: str, what: str, line: str) -> Block:
+    """In the place of what takes long: the line of Python that gives it."""
+    return Block("missing", title, lambda: {"text": MISSING.format(what=what, line=line)})
+
+
+def loaded(query: Query) -> str:
+    """The model in a line of Python."""
+    return f"bilens.load({query.name!r})" if query.name else "model"

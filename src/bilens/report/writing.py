@@ -13,7 +13,7 @@ from bilens.report.answers import Asked, Written
 from bilens.report.page import Page, Section, made, write_sections
 from bilens.report.view import STORY, Block, Query
 from bilens.report.views import VIEWS
-from bilens.training import BUILT_IN, HeldOut, ImageData
+from bilens.training import BUILT_IN, HeldOut, ImageData, Truth
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Extra:
     asked: the target, the contrast and the position that each prompt is explained at.
     dictionaries: whose latents are shown, on ``source``, the name of a text as training takes it.
     against: the model that it is compared with, as ``bilens.load`` takes it.
+    truth: the rules that made the model's data (``training.read_truth``): how many it has.
     progress: hears of the parts of the page.
 
     >>> bilens.report.Extra(bilens.report.Asked(" girl", " boy")).asked.versus
@@ -33,6 +34,7 @@ class Extra:
     dictionaries: tuple[Dictionary, ...] = ()
     source: str = BUILT_IN
     against: str | None = None
+    truth: Truth | None = None
     progress: Progress | None = None
 
 
@@ -61,13 +63,14 @@ def write_page(
     """
     extra = extra or Extra()
     query = replace(
-        _query(model, data, about or {}),
+        _query(model, data, about or {}, extra.truth),
         text=text,
         name=name,
         asked=extra.asked,
         dictionaries=extra.dictionaries,
         source=extra.source,
         against=extra.against,
+        truth=extra.truth,
     )
     model = model.eval()
     blocks = [block for view in VIEWS if view.fits(model) for block in view.build(model, query)]
@@ -85,12 +88,22 @@ def _query(
     model: Classifier | Transformer,
     data: ImageData | Sequence[Written] | None,
     about: dict[str, Any],
+    truth: Truth | None,
 ) -> Query:
     """The question to ``model``. Errors: ArgumentError where the data are not of its kind."""
     if isinstance(model, Transformer):
         if isinstance(data, ImageData):
             raise ArgumentError("data", must="be prompts for a language model", got="images")
-        return Query(prompts=tuple(data or (STORY,)), about=about)
+        return Query(prompts=tuple(data or _prompts(model, truth)), about=about)
     if not isinstance(data, ImageData):
         raise ArgumentError("data", must="be images for a classifier", got=type(data).__name__)
     return Query(images=data, about=about)
+
+
+def _prompts(model: Transformer, truth: Truth | None) -> tuple[Written, ...]:
+    """What is asked of a model where nothing is given: a prompt for each kind of the rules that are
+    known; else a story, where it reads words.
+    """
+    if truth is not None:
+        return tuple(truth.examples())
+    return () if model.tokenizer is None else (STORY,)

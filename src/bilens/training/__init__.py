@@ -27,6 +27,7 @@ from bilens.training.language import (
 )
 from bilens.training.moments import every_place, gather_moments
 from bilens.training.processes import shared
+from bilens.training.rule_paths import PathScores, evaluate_paths
 from bilens.training.run import read_about
 from bilens.training.text import Blocks, HeldOut, TextData, load_text
 from bilens.training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
@@ -34,7 +35,9 @@ from bilens.training.truth import (
     RuleScores,
     Truth,
     evaluate_rules,
+    parts_of,
     read_truth,
+    require_fit,
     score_rules,
 )
 
@@ -49,6 +52,7 @@ __all__ = [
     "ImageData",
     "ImageRecipe",
     "Images",
+    "PathScores",
     "RuleScores",
     "TextData",
     "TextRecipe",
@@ -56,6 +60,7 @@ __all__ = [
     "compare",
     "evaluate",
     "evaluate_on",
+    "evaluate_paths",
     "evaluate_rules",
     "evaluate_text",
     "evaluate_text_on",
@@ -70,12 +75,14 @@ __all__ = [
     "load_tokenizer",
     "make_bilinear",
     "measure",
+    "parts_of",
     "read_about",
     "read_documents",
     "read_idx",
     "read_recipe",
     "read_truth",
     "recipe",
+    "require_fit",
     "save_tokenizer",
     "score_rules",
     "shared",

@@ -9,17 +9,20 @@ came then, for every kind that it does not name under ``never``. Other keys say 
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from bilens.base.charts import ranked
-from bilens.base.errors import ConfigError
+from bilens.base.errors import ArgumentError, ConfigError
 from bilens.base.keys import Maybe, Number, Table, Whole, require
 from bilens.base.reading import naming, read_json_object
 from bilens.base.records import Record
@@ -70,6 +73,43 @@ class Truth(Record):
         for n, gap in enumerate((*gaps, 0)):
             columns += [tokens[:, n : n + 1], self._between(len(tokens), gap)]
         return torch.cat(columns, 1)
+
+    def rule_of(self, read: Sequence[int], after: int) -> str:
+        """Which rule says that after the tokens ``read``, in whatever order, may come ``after``:
+        "bigram" of one token, "skip" of two, or "" for none.
+        """
+        return self._known.get((frozenset(map(int, read)), int(after)), "")
+
+    def rule_from(self, earlier: int, current: int) -> str:
+        """Whether a skip rule has these two: "skip", or ""."""
+        two = (int(earlier), int(current))
+        return "skip" if any(rule[:2] == two for rule in self.skip) else ""
+
+    def examples(self) -> list[list[int]]:
+        """A prompt for each kind of rule: a bigram, a skip rule, induction."""
+        found = [self._row([token]) for token, _ in self.bigram[:1]]
+        gap = min(2, self.reach - 1) if self.fillers else 0
+        found += [self._row([one, two], (gap,)) for one, two, _ in self.skip[:1]]
+        if len(self.repeats) > 1:
+            first, then = self.repeats[len(self.repeats) // 2], self.repeats[-1]
+            gap = self.distance - 2 if self.fillers else 0
+            found.append(self._row([first, then, first], (0, gap)))
+        return found
+
+    def _row(self, tokens: list[int], gaps: Iterable[int] = ()) -> list[int]:
+        return self.prompts(torch.tensor([tokens]), gaps)[0].tolist()
+
+    @cached_property
+    def _known(self) -> dict[tuple[frozenset[int], int], str]:
+        """Rules by what they read and what comes next."""
+        skips = {(frozenset((one, two)), after): "skip" for one, two, after in self.skip}
+        bigrams = {
+            (frozenset((token,)), after): "bigram"
+            for token, nexts in self.bigram
+            for after, chance in nexts
+            if chance
+        }
+        return skips | bigrams
 
     def _between(self, count: int, gap: int) -> Int[Tensor, "n gap"]:
         """Fillers, another order in every row."""
@@ -149,18 +189,20 @@ def _truth(given: Mapping[str, Any]) -> Truth:
 
 
 @torch.no_grad()
-def evaluate_rules(model: Transformer, truth: Truth) -> RuleScores:
+def evaluate_rules(model: Transformer, truth: Truth, without: Iterable[str] = ()) -> RuleScores:
     """How many of the rules of ``truth`` the answers of ``model`` have, on prompts of the rules'
     own tokens, with fillers between, and no data.
 
     A bigram: the token alone. A skip rule: earlier and current token, at every distance. Induction:
     X Y … X at four distances, for every pair of different tokens that repeat (4,096 of them at
-    most), answers meant over the distances.
+    most), answers meant over the distances. ``without``: heads and layers, "L0H3" or "mlp1", that
+    write nothing meanwhile: what they make of the rules.
 
     Cost: a forward pass over some thousands of short prompts. Errors: ConfigError for rules that
-    name a token which the model has not, or need more positions than it has.
+    name a token which the model has not, or need more positions than it has; ArgumentError for no
+    part of ``model``.
     """
-    _require_fit(model, truth)
+    require_fit(model, truth)
 
     def answers(ids: Int[Tensor, "n t"]) -> Float[Tensor, "n vocab"]:
         device = model.W_E.device
@@ -168,11 +210,73 @@ def evaluate_rules(model: Transformer, truth: Truth) -> RuleScores:
         given = [model(input_ids=part, use_cache=False, logits_to_keep=1) for part in rows]
         return torch.cat([one.logits[:, -1] for one in given]).float().cpu()
 
-    with evaluating(model):
+    with evaluating(model), _silent(model, without):
         return score_rules(answers, truth)
 
 
-def _require_fit(model: Transformer, truth: Truth) -> None:
+def parts_of(model: Transformer) -> tuple[str, ...]:
+    """The heads and layers of a model that ``evaluate_rules`` can do without, in their order.
+
+    >>> bilens.training.parts_of(bilens.load("tinystories-1l"))
+    ('L0H0', 'L0H1', 'L0H2', 'L0H3', 'mlp0')
+    """
+    return tuple(_parts(model))
+
+
+def _parts(model: Transformer) -> dict[str, tuple[nn.Module, slice | None]]:
+    """What writes, by name: a layer, or what mixes the heads of one with a head's place there."""
+    found: dict[str, tuple[nn.Module, slice | None]] = {}
+    for n, block in enumerate(model.model.blocks):
+        if (heads := block.self_attn) is not None:
+            for h in range(heads.n_heads):
+                place = slice(h * heads.d_head, (h + 1) * heads.d_head)
+                found[f"L{n}H{h}"] = heads.o_proj, place
+        if block.mlp is not None:
+            found[f"mlp{n}"] = block.mlp, None
+    return found
+
+
+@contextmanager
+def _silent(model: Transformer, names: Iterable[str]) -> Iterator[None]:
+    """While it lasts these parts write nothing."""
+    parts, hooks = _parts(model), []
+    try:
+        for name in names:
+            if name not in parts:
+                must = f"be among {', '.join(parts)}"
+                raise ArgumentError("without", must=must, got=repr(name))
+            module, place = parts[name]
+            hooks.append(_silenced(module, place))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _silenced(module: nn.Module, place: slice | None) -> RemovableHandle:
+    """A layer that gives nothing, or one that reads nothing of a head."""
+    if place is None:
+        return module.register_forward_hook(_nothing)
+
+    def less(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        z = given[0].clone()
+        z[..., place] = 0
+        return (z,)
+
+    return module.register_forward_pre_hook(less)
+
+
+def _nothing(module: nn.Module, given: Any, out: Tensor) -> Tensor:
+    return torch.zeros_like(out)
+
+
+def require_fit(model: Transformer, truth: Truth) -> None:
+    """Raise ConfigError where ``truth`` names a token that ``model`` has not, or needs more
+    positions than it has.
+
+    >>> truth = bilens.training.Truth(skip=((5, 6, 7),))
+    >>> bilens.training.require_fit(bilens.load("tinystories-1l"), truth)
+    """
     size, length = model.config.vocab_size, model.config.max_position_embeddings
     if truth.largest >= size:
         must = f"fit the vocabulary, tokens 0 … {size - 1:,}"

@@ -8,7 +8,8 @@ from bilens.features import Dictionary, Texts, examples, firing
 from bilens.report import Asked, Extra
 from bilens.report.page import made
 from bilens.report.view import Query
-from bilens.report.views import compare, features, spectra, weights
+from bilens.report.views import compare, features, rules, spectra, weights
+from bilens.training import Truth
 from tests.report.reading import sections
 
 PROMPT = "Once upon a time"
@@ -44,9 +45,9 @@ def test_spectra_are_of_what_the_layer_writes_to_the_target():
 
 
 def test_weights_of_a_large_model_say_how_they_are_had(model, monkeypatch):
-    monkeypatch.setattr("bilens.report.views.weights.WORDS", 10)
-    found = shown(weights, model)
-    assert found["Which parts read which"].content["columns"]
+    monkeypatch.setattr("bilens.report.views.rules.WORDS", 10)
+    assert shown(weights, model)["Which parts read which"].content["columns"]
+    found = shown(rules, model)
     assert found["Strongest rules"].kind == "missing"
     assert "bilens.load('tinystories-1l')" in found["Strongest rules"].content["text"]
     monkeypatch.setattr("bilens.report.views.weights.PARTS", 0)
@@ -54,10 +55,64 @@ def test_weights_of_a_large_model_say_how_they_are_had(model, monkeypatch):
 
 
 def test_rules_are_those_of_circuits(model, monkeypatch):
-    monkeypatch.setattr("bilens.report.views.weights._paths", lambda model: ["W_U L0H0(embed)"])
-    one = shown(weights, model)["Strongest rules: W_U L0H0(embed)"]
+    monkeypatch.setattr("bilens.report.views.rules._paths", lambda *_: ["W_U L0H0(embed)"])
+    one = shown(rules, model)["Strongest rules: W_U L0H0(embed)"]
     truth = bilens.circuits.rules(model, "W_U L0H0(embed)").rows()
     assert [row["value"] for row in one.content["rows"]] == [row["value"] for row in truth]
+
+
+@pytest.fixture(scope="module")
+def two_scores():
+    """A model without a softmax or a tokenizer."""
+    torch.manual_seed(0)
+    config = bilens.TransformerConfig(
+        vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=1, max_position_embeddings=16, attention="bilinear", norm="none",
+        hidden_act="linear", gated=True,
+    )  # fmt: skip
+    return bilens.Transformer(config).eval()
+
+
+def test_known_rules_are_scored_beside_the_strongest(two_scores):
+    strongest = bilens.circuits.rules(two_scores, "W_U mlp0(embed, L0H0)")
+    written, current, earlier = strongest.entries.indices[0].tolist()
+    truth = Truth(bigram=((1, ((2, 1.0),)),), skip=((earlier, current, written),), reach=3)
+    found = shown(rules, two_scores, truth=truth)
+    scored = found["Known rules"].content
+    whole = bilens.training.evaluate_rules(two_scores, truth).rows()
+    rows = [row for row in scored["rows"] if row["of"] == "the model"]
+    assert [row["right"] for row in rows] == [row["right"] for row in whole]
+    assert {row["of"] for row in scored["rows"]} == {
+        "the model", "without L0H0", "without mlp0",
+    }  # fmt: skip
+    single = found["Known rules in single paths"].content["rows"]
+    assert single == bilens.training.evaluate_paths(two_scores, truth).rows()
+    marked = found["Strongest rules: W_U mlp0(embed, L0H0)"].content
+    assert marked["rows"][0]["known rule"] == "skip"
+    assert "✓, 1 of these 20: is a known rule." in marked["text"]
+    assert "✓" in marked["chart"]["figure"]["layout"]["yaxis"]["ticktext"][0]
+    scores = [title for title in found if ".QK" in title]
+    assert scores == [f"Strongest rules: L0H0[-1].QK{n}(embed, embed)" for n in (1, 2)]
+    looked = {
+        tuple(int(row[key]) for key in ("query", "key"))
+        for title in scores
+        for row in found[title].content["rows"]
+        if row["known rule"]
+    }
+    assert looked <= {(current, earlier)}
+
+
+def test_a_model_without_a_tokenizer_is_asked_by_numbers(two_scores, tmp_path):
+    page = bilens.report.write_page(two_scores, None, tmp_path)
+    assert page.broken == ()
+    missing = [one["data"]["text"] for one in sections(page) if one["kind"] == "missing"]
+    assert any("no tokenizer" in text for text in missing)
+    extra = Extra(truth=Truth(skip=((5, 6, 7),), fillers=(1, 2), reach=4, begin=0))
+    asked = bilens.report.write_page(two_scores, None, tmp_path, extra=extra)
+    (prompt,) = sections(asked, "prompt")
+    assert prompt["prompt"] == "0 5 1 2 6"
+    page = bilens.report.write_page(two_scores, ["0 5 6"], tmp_path)
+    assert sections(page, "prompt")[0]["prompt"] == "0 5 6"
 
 
 def test_features_are_told_as_their_room_tells_them(monkeypatch):

@@ -26,6 +26,9 @@ interface Look {
   readonly pattern: Pattern;
 }
 
+const HELD = "Holds given, besides the scales of the norms:";
+const LOOKS = "Where its heads look; nothing is held given:";
+
 export function PathCard({ answer, tree, term, set }: Props): JSX.Element {
   const value = answer.terms[term]?.[0] ?? 0;
   const path = tree.path(term);
@@ -57,12 +60,12 @@ export function PathCard({ answer, tree, term, set }: Props): JSX.Element {
             ))
           : "no token: a bias, or not taken apart to the end"}
       </p>
-      {looks.length > 0 && <p class="soft small">Holds given, besides the scales of the norms:</p>}
+      {looks.length > 0 && <p class="soft small">{answer.given.length ? HELD : LOOKS}</p>}
       {looks.map((look) => (
         <Given key={`${look.head}@${look.query}`} look={look} answer={answer} set={set} />
       ))}
       <p class="tools">
-        <Copy text={path} name="Copy the path" />
+        <Copy text={tree.plain(term)} name="Copy the path" />
         <button type="button" onClick={() => set({ path: null })}>
           Close
         </button>

@@ -5,6 +5,10 @@ import { once } from "../once";
 import type { State } from "../state";
 import type { Answer, Node } from "../types";
 
+/** A path as Python reads it, which it is told apart by; or as a person does, with tokens, and legs
+ * that read the same said once. */
+type Writing = "key" | "label";
+
 /** All paths that begin alike, and what they add together. */
 export interface Branch {
   readonly key: string; // how they begin, as a path is written
@@ -32,14 +36,19 @@ export class Tree {
 
   /** The whole path of a term, with tokens beside positions. */
   path(term: number): string {
-    return this.text(this.root(term), Number.POSITIVE_INFINITY, true);
+    return this.text(this.root(term), Number.POSITIVE_INFINITY, "label");
+  }
+
+  /** The same as Python reads it: every leg by itself, and no tokens. */
+  plain(term: number): string {
+    return this.text(this.root(term), Number.POSITIVE_INFINITY, "key");
   }
 
   /** Paths grouped in as many levels as it takes to tell two apart. */
   private groups(terms: readonly number[], depth: number): Branch[] {
     const found = new Map<string, number[]>();
     for (const term of terms) {
-      const key = this.text(this.root(term), depth, false);
+      const key = this.text(this.root(term), depth, "key");
       const group = found.get(key);
       if (group) group.push(term);
       else found.set(key, [term]);
@@ -52,8 +61,8 @@ export class Tree {
   private branch(terms: readonly number[], depth: number): Branch {
     const root = this.root(terms[0] ?? 0);
     const levels = terms.length > 1 ? depth : Number.POSITIVE_INFINITY;
-    const key = this.text(root, levels, false);
-    return { key, label: this.text(root, levels, true), value: this.sum(terms), terms, depth };
+    const key = this.text(root, levels, "key");
+    return { key, label: this.text(root, levels, "label"), value: this.sum(terms), terms, depth };
   }
 
   sum(terms: readonly number[]): number {
@@ -65,27 +74,25 @@ export class Tree {
   }
 
   /** A path to `depth` levels; what is below stands as the whole write of its source. */
-  private text(index: number, depth: number, tokens: boolean): string {
-    const held = `${index} ${depth} ${tokens}`;
+  private text(index: number, depth: number, as: Writing): string {
+    const held = `${index} ${depth} ${as}`;
     const known = this.keys.get(held);
     if (known !== undefined) return known;
-    const made = this.written(index, depth, tokens);
+    const made = this.written(index, depth, as);
     this.keys.set(held, made);
     return made;
   }
 
-  private written(index: number, depth: number, tokens: boolean): string {
+  private written(index: number, depth: number, as: Writing): string {
     const node = this.answer.nodes[index];
     if (!node) return "?";
     if (node.k === "one") return "1";
     if (node.k === "stream") return "x";
     if (node.k === "latent") return node.l ?? "?";
     if (!node.i?.length || depth <= 0) return node.s;
-    const below = node.i.map((child, n) => {
-      const leg = node.legs ? `${node.legs[n] ?? "?"}: ` : "";
-      return leg + this.text(child, depth - 1, tokens);
-    });
-    return `${node.s}${this.look(node, tokens)}(${below.join(tokens ? ", " : ",")})`;
+    const below = node.i.map((child) => this.text(child, depth - 1, as));
+    const read = node.legs ? legged(node.legs, below, as) : below;
+    return `${node.s}${this.look(node, as !== "key")}(${read.join(as === "key" ? "," : ", ")})`;
   }
 
   /** Where a head looks: `@5→7`, or `@5 ␣was→7 ␣little`. */
@@ -96,6 +103,20 @@ export class Tree {
       tokens ? `${at} ${this.answer.tokens[at]?.name ?? ""}` : String(at);
     return `@${at.map(placed).join(",")}→${placed(node.t)}`;
   }
+}
+
+const MANY = 4; // legs, from which those that read the same are said once
+
+/** What each leg reads; on a label what most of them read comes last, for all others. */
+function legged(legs: readonly string[], below: readonly string[], as: Writing): string[] {
+  const each = below.map((text, n) => `${legs[n] ?? "?"}: ${text}`);
+  if (as !== "label" || legs.length < MANY) return each;
+  const counts = new Map<string, number>();
+  for (const text of below) counts.set(text, (counts.get(text) ?? 0) + 1);
+  const [common = "", count = 0] = [...counts].sort((one, other) => other[1] - one[1])[0] ?? [];
+  if (count < 2) return each;
+  const others = count === below.length ? "all" : "others";
+  return [...each.filter((_, n) => below[n] !== common), `${others}: ${common}`];
 }
 
 /** Where a part looks, if elsewhere than at its own position: of a head by its legs, the values'. */

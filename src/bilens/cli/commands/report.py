@@ -23,7 +23,8 @@ from bilens.cli.output import progress_bar, say, warn_of
 TOKENS = 8192  # of the held-out text
 # what only the page of a language model reads
 READ_BY = ("a language model",)
-OF_TEXT = {"target": READ_BY, "versus": READ_BY, "position": READ_BY, "dictionary": READ_BY}
+TEXT_OPTIONS = "target", "versus", "position", "dictionary", "truth"
+OF_TEXT: dict[str, tuple[str, ...]] = dict.fromkeys(TEXT_OPTIONS, READ_BY)
 
 
 def command(
@@ -55,6 +56,13 @@ def command(
         str | None,
         typer.Option(metavar="N", help="A model folder, another checkpoint: what changed since."),
     ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file of the rules that made the data (rules.json): how many of them the model "
+            "has, and which paths have them."
+        ),
+    ] = None,
     special_tokens: SpecialTokens = True,
 ) -> None:
     """Everything about a model as one page that opens from file:// with no network."""
@@ -63,11 +71,14 @@ def command(
     coders = tuple(bilens.features.Dictionary.load(folder) for folder in dictionary or ())
     if coders and data is not None:
         bilens.training.read_documents(data)  # whether there is such a text
+    known = None if truth is None else bilens.training.read_truth(truth)
     loaded, about = bilens.load(str(model)), bilens.training.read_about(model)
     text = None
     if isinstance(loaded, bilens.Transformer):
         text = _text(loaded, data, about.get("data"), bool(coders))
         subject = _prompts(loaded, prompt or (), special_tokens)
+        if known is not None:
+            bilens.training.require_fit(loaded, known)
         for token in (target, versus):
             if token is not None:
                 loaded.output_index(token)  # refused here, as a prompt is
@@ -77,7 +88,7 @@ def command(
     asked = bilens.report.Asked(target, versus, position)
     source = data or bilens.training.BUILT_IN
     with progress_bar("parts of the page") as bar:
-        extra = bilens.report.Extra(asked, coders, source, against, bar)
+        extra = bilens.report.Extra(asked, coders, source, against, known, bar)
         write = bilens.report.write_page
         page = write(loaded, subject, output, about, text, str(model), extra)
     say(f"Open {page.path.resolve().as_uri()}")

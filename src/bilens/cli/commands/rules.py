@@ -1,7 +1,7 @@
 """``bilens rules``: the strongest rules of a model, from its weights alone."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,7 +34,7 @@ def command(
         Path | None,
         typer.Option(
             help="A file of the rules that made the data (rules.json): how many of them the model "
-            "has is said too, asked of the rules' own tokens."
+            "has is said too, asked of the rules' own tokens, and how many single paths have."
         ),
     ] = None,
     output: Annotated[
@@ -55,7 +55,7 @@ def command(
         _require_head(head)
     known = None if truth is None else bilens.training.read_truth(truth)
     loaded = language_model(model, str(model))
-    scores = [] if known is None else [bilens.training.evaluate_rules(loaded, known)]
+    scores = [] if known is None else _scores(loaded, known)
     paths += [one for head in heads for one in bilens.circuits.head_paths(loaded, head)]
     found = [*scores, *(bilens.circuits.rules(loaded, one, k) for one in paths or [""])]
     if output is not None:
@@ -63,6 +63,12 @@ def command(
     show(map(table, found), json)
     if output is not None and not json:
         say(f"{output}: tables (.csv) and plots (.html)")
+
+
+def _scores(model: "bilens.Transformer", known: "bilens.training.Truth") -> list[Any]:
+    """How many of the known rules the model has, and paths by themselves."""
+    ways = (bilens.training.evaluate_rules, bilens.training.evaluate_paths)
+    return [way(model, known) for way in ways]
 
 
 def _require_head(head: str) -> None:

@@ -1,5 +1,6 @@
 """How a transformer is wired, for circuits (``wiring.Expandable``)."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,6 +28,8 @@ from bilens.wiring import (
     Source,
     Wiring,
 )
+
+NUMBER = re.compile(r"[0-9]{1,18}")  # of a token, where there is no tokenizer
 
 
 class Wired:
@@ -68,12 +71,13 @@ class Wired:
     def read(self, inputs: Any) -> Int[Tensor, "1 t"]:
         """Token ids of one text: what ``model(**tokenizer(text))`` reads.
 
-        ``inputs``: a string, with the special tokens that the tokenizer adds of itself (BOS); a
+        ``inputs``: a string, with the special tokens that the tokenizer adds of itself (BOS), or
+        where there is none, the numbers of tokens, "5 3 7"; a
         ``Prompt``, which says whether it does; ids as (t,), (1, t) or a list, each of them read as
         it is; or what a tokenizer returns (input_ids and attention_mask), whose padding is left out
         and counts as no position.
 
-        Errors: ArgumentError for text without a tokenizer, for nothing, for tokens that the model
+        Errors: ArgumentError for words without a tokenizer, for nothing, for tokens that the model
         does not have or the tokenizer cannot make of the text, and for more of them than the
         context holds.
         """
@@ -141,7 +145,7 @@ class Wired:
             pieces = ", ".join(map(repr, self.output_names(ids))) or "nothing"
             todo = "Mind the space before a word."
             raise ArgumentError(f"target {name!r}", must="be one token", got=pieces, todo=todo)
-        return ids[0]
+        return self.output_index(ids[0])
 
     def output_names(self, indices: Int[Tensor, " n"] | Sequence[int]) -> list[str]:
         """Each token's text as it is shown (␣ and ⏎ visible, its id beside a text that other tokens
@@ -179,16 +183,24 @@ class Wired:
         text = prompt.text
         require_unicode("the text", text)
         if self.tokenizer is None:
-            todo = "Pass token ids, or set model.tokenizer."
-            raise ArgumentError(
-                "a text", must="come with a tokenizer beside the model", got="none", todo=todo
-            )
+            return _numbered(text)
         plain = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         unknown, written = self.tokenizer.unk_token_id, self.tokenizer.unk_token or ""
         if unknown is not None and unknown in plain and written not in text:
             must = "be made of what the tokenizer knows"
             raise ArgumentError(f"the text {text!r}", must=must, got="unknown characters")
         return self.tokenizer(text)["input_ids"] if prompt.special_tokens else plain
+
+
+def _numbered(text: str) -> list[int]:
+    """Tokens by number, as they are shown where there is no tokenizer."""
+    words = text.split()
+    if not words or not all(map(NUMBER.fullmatch, words)):
+        todo = 'Pass token ids ("5 3 7"), or set model.tokenizer.'
+        raise ArgumentError(
+            "a text", must="come with a tokenizer beside the model", got="none", todo=todo
+        )
+    return [int(word) for word in words]
 
 
 def _require_values(config: Any) -> None:

@@ -12,7 +12,15 @@ EVERY = 24  # tokens of a prompt, up to which each has an answer
 CHEAP = 50_000_000  # multiplications a pass, up to which each has
 
 
+NO_PROMPT = (
+    "This model has no tokenizer, and no prompt was given: bilens report MODEL --prompt with the "
+    'numbers of tokens ("5 3 7"), or --truth with a file of rules, whose own tokens are asked of.'
+)
+
+
 def _build(model: Transformer, query: Query) -> list[Block]:
+    if not query.prompts:
+        return [Block("missing", "Prompt", lambda: {"text": NO_PROMPT})]
     return [
         Block("prompt", f"Prompt: {prompt_text(prompt)!r}", partial(_asked, model, query, prompt))
         for prompt in query.prompts

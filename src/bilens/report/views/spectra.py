@@ -27,6 +27,8 @@ def _fits(model: object) -> bool:
 
 
 def _build(model: Transformer, query: Query) -> list[Block]:
+    if not query.prompts:
+        return []
     return [
         Block("chart", f"Spectrum of {name}", partial(_spectrum, model, query, name))
         for name in _layers(model)[-2:]
