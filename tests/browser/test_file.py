@@ -143,10 +143,22 @@ def test_the_graph_is_pinned_grouped_and_saved(tab, look, ex):
 @pytest.mark.parametrize("kind", ["SVG", "PNG", "CSV"])
 def test_a_figure_is_saved(tab, kind):
     with tab.expect_download() as held:
-        tab.locator("#chart-0").get_by_role("button", name=kind).first.click()
+        tab.locator("#layer-0").get_by_role("button", name=kind).first.click()
     raw = Path(held.value.path()).read_bytes()
     assert raw.startswith({"SVG": b"<?xml", "PNG": b"\x89PNG", "CSV": b""}[kind])
     assert len(raw) > 200
+
+
+def test_the_layers_of_a_target_are_told_and_copied_as_python(tab):
+    tab.get_by_role("tab", name="Layers").first.click()
+    until(tab, "location.hash.includes('view=layers')")
+    panel = tab.locator("#prompt-0 [role=tabpanel]")
+    assert "mlp1" in panel.inner_text()
+    assert panel.locator("table.lying tbody tr").count() == 2 * 8
+    section = tab.locator("#layer-1")
+    assert section.locator("h3").all_inner_texts()[0] == "Its eigenvectors, as tokens"
+    section.get_by_role("button", name="Copy as Python").click()
+    section.get_by_text("Copied").wait_for()
 
 
 def test_all_is_reached_by_keys(tab):

@@ -6,6 +6,7 @@ import { ClassesView } from "./sections/classes";
 import { ExactnessView } from "./sections/exactness";
 import { FeatureView } from "./sections/feature";
 import { GatesView } from "./sections/gates";
+import { LayerSectionView } from "./sections/layer";
 import { ModelView } from "./sections/model";
 import { NearestView } from "./sections/nearest";
 import { Toolbar } from "./bar";
@@ -92,6 +93,8 @@ function Body({ section, made, store }: PartProps): JSX.Element {
       return <ExactnessView data={section.data} />;
     case "chart":
       return <ChartView data={section.data} />;
+    case "layer":
+      return <LayerSectionView data={section.data} />;
     case "feature":
       return <FeatureView data={section.data} />;
     case "classes":

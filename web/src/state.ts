@@ -5,7 +5,7 @@ import { asked as askedOf, stored } from "./prompt/asked";
 import { branches, through } from "./prompt/tree";
 import type { Answer, BilensDocument, PromptData } from "./types";
 
-export const VIEWS = ["paths", "graph", "pairs", "attention", "lens"] as const;
+export const VIEWS = ["paths", "graph", "pairs", "attention", "lens", "layers"] as const;
 export type View = (typeof VIEWS)[number];
 
 export interface State {

@@ -29,6 +29,7 @@ export type Section =
   | Of<"model", ModelFacts>
   | Of<"exactness", Exactness>
   | Of<"chart", ChartData>
+  | Of<"layer", LayerSection>
   | Of<"feature", FeatureData>
   | Of<"classes", ClassesData>
   | Of<"gates", GatesData>
@@ -82,6 +83,31 @@ export interface Numbers {
 export interface ChartData extends Numbers {
   text: string;
   chart: Chart;
+  python?: string; // the line that gives the same
+}
+
+/** Tokens, and how far each lies along a vector. */
+export interface Words {
+  tokens: string[];
+  values: (number | null)[];
+}
+
+/** The tokens that lie most along a vector, to either side. */
+export interface Lying {
+  plus: Words;
+  minus: Words;
+}
+
+/** What a layer looks for towards a target: the eigenvectors of its quadratic form. */
+export interface LayerData {
+  layer: string;
+  vectors: (Lying & { value: number })[];
+}
+
+export interface LayerSection extends ChartData, LayerData {
+  gates: { share: number; a: Lying; b: Lying }[];
+  map: Chart | null; // pairs of tokens
+  note: string; // why there is none
 }
 
 /** A latent: what is told of it in tokens, and passages that it fires in. */
@@ -110,6 +136,7 @@ export interface Picture {
 }
 
 export interface ClassesData {
+  python?: string;
   size: number;
   mean_rank: number;
   pictured: boolean;
@@ -123,11 +150,13 @@ export interface ClassesData {
 }
 
 export interface GatesData {
+  python?: string;
   note: string;
   cards: { label: string; gates: { share: number; a: Picture; b: Picture }[] }[];
 }
 
 export interface NearestData {
+  python?: string;
   note: string; // what is missing, where nothing could be measured
   measured: {
     text: string;
@@ -194,6 +223,7 @@ export interface Answer {
   patterns: Patterns | null;
   lens: Lens | null;
   pairs: PairMatrix[] | null;
+  layers?: LayerData[] | null; // of the last layers; null where they are not taken apart
   python: string;
   python_effects?: string; // of all parts, where only those that write most were tried
   python_pairs?: string; // of all sources

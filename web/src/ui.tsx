@@ -174,6 +174,11 @@ export function Tools(props: { name: string; figure: () => Figure }): JSX.Elemen
   );
 }
 
+/** The line of Python that gives what a section shows, to be copied. */
+export function AsPython({ line }: { line: string | undefined }): JSX.Element | null {
+  return line ? <Copy name="Copy as Python" text={line} /> : null;
+}
+
 /** Copies a text, and says so. */
 export function Copy({ text, name }: { text: string | (() => string); name: string }): JSX.Element {
   const [done, say] = useState("");

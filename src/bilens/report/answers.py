@@ -30,6 +30,7 @@ from bilens.circuits import (
     record,
 )
 from bilens.models import Transformer, token_rows
+from bilens.report.layers import answer_layers
 from bilens.report.packing import packed, rounded
 from bilens.wiring import BIAS, Prompt, Source, is_half
 
@@ -145,6 +146,7 @@ def answered(
         "patterns": _patterns(model, recording),
         "lens": _lens(model, recording, goal),
         "pairs": _pairs(model, recording, goal, position),
+        "layers": answer_layers(model, target, versus),
         "knockout": _without(model, recording, goal, position, asked.without),
         **python_lines(found, name, model, written, (target, versus), asked.max_terms),
     }

@@ -159,11 +159,12 @@ def plain(value: Any) -> Any:
     raise TypeError(f"a page holds texts and numbers, got {type(value).__name__}")
 
 
-def result(result: Result, text: str, spoken: str) -> dict[str, Any]:
-    """A result's figure and its numbers, under ``text``."""
+def result(result: Result, text: str, spoken: str, python: str = "") -> dict[str, Any]:
+    """A result's figure and its numbers, under ``text``; ``python``: the line that gives it."""
     drawn = chart(result.figure(), f"{spoken}. {result.summary()}", 340)
     rows = [{name: _cell(row[name]) for name in row} for row in result.rows()]
-    return {"text": text, "chart": drawn, "columns": result.columns(), "rows": rows}
+    made = {"text": text, "chart": drawn, "columns": result.columns(), "rows": rows}
+    return made | ({"python": python} if python else {})
 
 
 def _cell(value: Any) -> Any:

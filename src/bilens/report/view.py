@@ -105,3 +105,9 @@ def missing(title: str, what: str, line: str) -> Block:
 def loaded(query: Query) -> str:
     """The model in a line of Python."""
     return f"bilens.load({query.name!r})" if query.name else "model"
+
+
+def tensor_line(model: Classifier, query: Query) -> str:
+    """The tensor of a classifier's last layer in a line of Python."""
+    layer = last_layer(model)
+    return f"{loaded(query)}.tensor({'' if layer is None else layer})"

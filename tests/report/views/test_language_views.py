@@ -22,7 +22,7 @@ def model():
 
 def shown(view, model, **more):
     """The sections of a view by their titles."""
-    query = Query(prompts=(PROMPT,), name="tinystories-1l", **more)
+    query = Query(prompts=(PROMPT,), **({"name": "tinystories-1l"} | more))
     found = [made(block) for block in view.VIEW.build(model, query)]
     assert not [one.error for one in found if one.kind == "broken"]
     return {one.title: one for one in found}
@@ -30,7 +30,8 @@ def shown(view, model, **more):
 
 def test_spectra_are_of_what_the_layer_writes_to_the_target():
     deep = bilens.load("tinystories-2l")
-    one = shown(spectra, deep, asked=Asked(" girl", " boy"))["Spectrum of mlp1"]
+    asked = {"asked": Asked(" girl", " boy"), "name": "tinystories-2l"}
+    one = shown(spectra, deep, **asked)["Spectrum of mlp1"]
     rows = torch.tensor([row["value"] for row in one.content["rows"]])
     wide = deep.double()
     T = wide.model.blocks[1].mlp.tensor().detach()
@@ -42,6 +43,47 @@ def test_spectra_are_of_what_the_layer_writes_to_the_target():
     largest = truth[truth.abs().argsort(descending=True)[:16]]
     assert rows.double().sort().values.numpy() == pytest.approx(largest.sort().values, rel=1e-4)
     assert "␣girl − ␣boy" in one.content["text"]
+    names = {}
+    exec(one.content["python"].replace("; ", "; found = "), {"bilens": bilens}, names)
+    assert names["found"].values.detach().sort().values[0].numpy() == pytest.approx(
+        rows.double().sort().values.numpy(), rel=1e-6
+    )
+    read = wide.model.blocks[1].post_attention_layernorm(wide.W_E).detach()
+    values, vectors = torch.linalg.eigh((dense + dense.mT) / 2)
+    best = values.abs().argmax()
+    told = one.content["vectors"][0]
+    assert told["value"] == pytest.approx(float(values[best]), rel=1e-3)
+    along = read @ vectors[:, best]
+    ends = [along.topk(5).indices, (-along).topk(5).indices]
+    sides = {tuple(deep.output_names(end)) for end in ends}
+    assert sides == {tuple(told["plus"]["tokens"]), tuple(told["minus"]["tokens"])}
+    assert told["plus"]["values"][0] > 0 > told["minus"]["values"][0]
+    (figure,) = (trace for trace in one.content["map"]["figure"]["data"])
+    both = read @ (dense + dense.mT) @ read.mT
+    both.diagonal().mul_(0.5)
+    ids = {name: n for n, name in enumerate(deep.output_names(range(len(read))))}
+    rows = [ids[pairs[0][0]] for pairs in figure["customdata"]]
+    for row, n in enumerate(rows):
+        cells = figure["z"][row]
+        assert cells[: row + 1] == pytest.approx(both[n, rows[: row + 1]].tolist(), rel=1e-2)
+        assert set(cells[row + 1 :]) <= {None}
+    assert float(both.abs().max()) == pytest.approx(
+        max(abs(cell) for row in figure["z"] for cell in row if cell is not None), rel=1e-2
+    )
+    gate = one.content["gates"][0]
+    strong, weak = values.max(), -values.min()
+    share = float((strong**2 + weak**2) / (values**2).sum())
+    assert gate["share"] == pytest.approx(share, rel=1e-2)
+
+
+def test_an_answer_has_the_layers_of_what_it_is_about():
+    deep = bilens.load("tinystories-2l").double()
+    found = bilens.report.answer(deep, PROMPT, " girl", " boy", effects=False)["layers"]
+    query = Query(prompts=(PROMPT,), asked=Asked(" girl", " boy"))
+    for one, block in zip(found, spectra.VIEW.build(deep, query), strict=True):
+        section = block.make()
+        assert one["vectors"] == section["vectors"]
+        assert section["layer"] == one["layer"]
 
 
 def test_weights_of_a_large_model_say_how_they_are_had(model, monkeypatch):
@@ -121,12 +163,17 @@ def test_features_are_told_as_their_room_tells_them(monkeypatch):
     named = (f"tinystories-2l/mlp1.{side}" for side in ("output", "input"))
     coders = tuple(map(Dictionary.load, named))
     found = shown(features, deep, dictionaries=coders)
-    assert len(found) == 2 * 5 + 1
+    assert len(found) == 2 * 5 + 2
+    spectrum = found["Spectrum of no. 1 of mlp1.output"].content
     ranked = firing(deep, coders[0], Texts("topics", 300))
     rows = found["Features of mlp1.output"].content["rows"]
     assert [row["latent"] for row in rows] == ranked.latents.tolist()
     strongest = int(ranked.latents[ranked.largest.argmax()])
     truth = examples(deep, coders[0], Texts("topics", 300), strongest, k=8)
+    module, reads = deep.model.blocks[1].mlp, coders[0].reads[strongest].detach()
+    form = module.tensor().detach().interaction(reads).dense()
+    largest = torch.linalg.eigvalsh(form).abs().max()
+    assert abs(spectrum["vectors"][0]["value"]) == pytest.approx(float(largest), rel=1e-3)
     card = found["Features of mlp1.output: no. 1"].content
     assert [row["passage"] for row in card["rows"]] == [row["passage"] for row in truth.rows()]
     (latent,) = truth.latents

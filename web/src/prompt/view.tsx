@@ -1,10 +1,11 @@
 // A prompt: its tokens lit by what they give, what is asked of it, and five ways to look at what
 // makes the answer.
 
-import type { JSX } from "preact";
+import { Fragment, type JSX } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { drawGraph, decoded, graphIds, encoded } from "../graph";
 import { percent, signed } from "../numbers";
+import { Vectors } from "../sections/layer";
 import { START, type State, type View, VIEWS } from "../state";
 import { changed, type SetState, type Store } from "../store";
 import { printable } from "../text";
@@ -28,6 +29,7 @@ const NAMES: Record<View, string> = {
   pairs: "Pairs",
   attention: "Attention",
   lens: "Lens",
+  layers: "Layers",
 };
 
 interface Props {
@@ -355,7 +357,33 @@ function Panel({ answer, state, set }: Shared): JSX.Element {
       return <AttentionPanel answer={answer} state={state} set={set} />;
     case "lens":
       return <LensPanel answer={answer} set={set} />;
+    case "layers":
+      return <LayersPanel answer={answer} />;
   }
+}
+
+const NO_LAYERS =
+  "The layers of this model are no tensors, or too wide to be taken apart for every answer.";
+
+/** What the last layers look for towards this very target. */
+function LayersPanel({ answer }: Pick<Shared, "answer">): JSX.Element {
+  if (!answer.layers?.length) return <p class="soft">{NO_LAYERS}</p>;
+  return (
+    <>
+      <p class="soft">
+        What each layer writes towards <Text>{goal(answer)}</Text>, straight to the readout: a sum
+        of λ (v·x)² of what it reads, up to the final norm’s scale.
+      </p>
+      {answer.layers.map((data) => (
+        <Fragment key={data.layer}>
+          <h3>
+            <Text>{data.layer}</Text>
+          </h3>
+          <Vectors data={data} />
+        </Fragment>
+      ))}
+    </>
+  );
 }
 
 /** The tree, with a second row of tokens that shows where the line starts that is pointed at. */

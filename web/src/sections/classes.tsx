@@ -1,6 +1,6 @@
 import type { JSX } from "preact";
 import type { ClassesData } from "../types";
-import { Plot, Shown, Text } from "../ui";
+import { AsPython, Plot, Shown, Text } from "../ui";
 
 /** What each class of a classifier looks for: its spectrum, with the eigenvectors at its ends. */
 export function ClassesView({ data }: { data: ClassesData }): JSX.Element {
@@ -10,7 +10,7 @@ export function ClassesView({ data }: { data: ClassesData }): JSX.Element {
         For class u, the logit is xᵀ Q_u x = Σ λ (v·x)²: an image scores for u as it lines up, with
         either sign, with eigenvectors of positive λ, and against u with those of negative λ. Q_u is{" "}
         {data.size} × {data.size}. Mean effective rank (Σ|λ|)² / Σλ²:{" "}
-        <b>{data.mean_rank.toFixed(1)}</b>.
+        <b>{data.mean_rank.toFixed(1)}</b>. <AsPython line={data.python} />
       </p>
       <Legend pictured={data.pictured} />
       <div class="cards">

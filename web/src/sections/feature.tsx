@@ -7,7 +7,7 @@ import { general, percent } from "../numbers";
 import { depth, shade } from "../prompt/strip";
 import { printable } from "../text";
 import type { FeatureData, Passage } from "../types";
-import { NumbersTable, Plot, Text } from "../ui";
+import { AsPython, NumbersTable, Plot, Text } from "../ui";
 
 const KINDS: Readonly<Record<string, string>> = { top: "Strongest", random: "From weak to strong" };
 const FIRST = 6; // tokens of a list
@@ -18,7 +18,7 @@ export function FeatureView({ data }: { data: FeatureData }): JSX.Element {
   return (
     <>
       <p>
-        <Text>{data.text}</Text>
+        <Text>{data.text}</Text> <AsPython line={data.python} />
       </p>
       <dl>
         {data.words

@@ -1,6 +1,6 @@
 import type { JSX } from "preact";
 import type { GatesData } from "../types";
-import { Shown, Text } from "../ui";
+import { AsPython, Shown, Text } from "../ui";
 
 /** Each class's strongest gates: products of two linear forms. */
 export function GatesView({ data }: { data: GatesData }): JSX.Element {
@@ -14,7 +14,8 @@ export function GatesView({ data }: { data: GatesData }): JSX.Element {
     <>
       <p>
         λ (v·x)² − μ (w·x)² = (a·x)(b·x): the strongest positive and negative eigenvalue of a class
-        pair up as a soft AND, and so on down. The share is the part of ‖Q‖² in the gate.
+        pair up as a soft AND, and so on down. The share is the part of ‖Q‖² in the gate.{" "}
+        <AsPython line={data.python} />
       </p>
       <div class="cards">
         {data.cards.map((card) => (

@@ -1,7 +1,7 @@
 import type { JSX } from "preact";
 import { general, percent } from "../numbers";
 import type { Carriers, NearestData, Rung } from "../types";
-import { Folded, Plot, Scrolled, Text } from "../ui";
+import { AsPython, Folded, Plot, Scrolled, Text } from "../ui";
 
 /** How near to bilinear MLPs are that are no tensors, and on which tokens they are not. */
 export function NearestView({ data }: { data: NearestData }): JSX.Element {
@@ -15,7 +15,7 @@ export function NearestView({ data }: { data: NearestData }): JSX.Element {
   return (
     <>
       <p>
-        <Text>{measured.text}</Text>
+        <Text>{measured.text}</Text> <AsPython line={data.python} />
       </p>
       <h3>Degree spectra</h3>
       <p>

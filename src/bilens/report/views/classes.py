@@ -11,7 +11,7 @@ from bilens.decompose import eigen
 from bilens.models import Classifier
 from bilens.report.page import chart
 from bilens.report.pictures import shown
-from bilens.report.view import Block, Query, View, is_classifier, last_layer
+from bilens.report.view import Block, Query, View, is_classifier, last_layer, tensor_line
 
 SHOWN = 4  # eigenvectors of each sign, in pictures
 ROUNDING = 1e-6  # of the largest |λ|, in float32
@@ -19,10 +19,10 @@ BARS = 20  # eigenvalues of each sign in a spectrum
 
 
 def _build(model: Classifier, query: Query) -> list[Block]:
-    return [Block("classes", "What each class looks for", partial(_classes, model))]
+    return [Block("classes", "What each class looks for", partial(_classes, model, query))]
 
 
-def _classes(model: Classifier) -> dict[str, Any]:
+def _classes(model: Classifier, query: Query) -> dict[str, Any]:
     tensor = model.tensor(last_layer(model)).detach()
     pairs = eigen(tensor, k=None).labelled(model.config.labels)
     ranks = pairs.effective_rank.tolist()
@@ -31,6 +31,7 @@ def _classes(model: Classifier) -> dict[str, Any]:
         "mean_rank": sum(ranks) / len(ranks),
         "pictured": last_layer(model) is None,
         "size": tensor.shape[1],
+        "python": f"bilens.decompose.eigen({tensor_line(model, query)}, k=None)",
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from bilens import changes
 from bilens.models import Classifier, Transformer
 from bilens.report.page import result
-from bilens.report.view import Block, Query, View, sentence
+from bilens.report.view import Block, Query, View, loaded, sentence
 
 
 def _build(model: Classifier | Transformer, query: Query) -> list[Block]:
@@ -21,7 +21,8 @@ def _changed(model: Classifier | Transformer, query: Query) -> dict[str, Any]:
     assert isinstance(found, changes.Diff), "two checkpoints make no series"
     told = [found.summary(), *(one.summary() for one in found.items), *found.warnings]
     text = " ".join(map(sentence, told))
-    return result(found, text, "How much each place changed")
+    python = f"bilens.diff({query.against!r}, {loaded(query)})"
+    return result(found, text, "How much each place changed", python)
 
 
 VIEW = View("compare", lambda model: True, _build)

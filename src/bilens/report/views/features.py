@@ -9,9 +9,11 @@ from typing import Any
 from bilens import features
 from bilens.features import Dictionary, Example, Examples, Firing, InContext, Texts, Words
 from bilens.models import Transformer
+from bilens.report.layers import tensor_layers
 from bilens.report.packing import rounded
 from bilens.report.page import result
-from bilens.report.view import Block, Query, View, is_language_model, sentence
+from bilens.report.view import Block, Query, View, is_language_model, loaded, sentence
+from bilens.report.views.spectra import SHOWN, Told, layer_section
 from bilens.wiring import short_name
 
 CARDS = 4  # latents with their texts
@@ -19,6 +21,11 @@ EACH = 8  # examples of one
 TOKENS = 20_000
 DIGITS = 3  # of activations
 SHARE, DEVIATIONS = "share of its activation", "standard deviations over all outputs"
+SPECTRUM = (
+    "What this layer writes for {of}, before its activation function and without its bias: xᵀ Q x "
+    "of what it reads. An eigenvector of positive λ adds whichever way the stream lies along it, "
+    "one of negative λ takes away. {said}"
+)
 NONE = (
     "No dictionary was given. bilens report MODEL --dictionary FOLDER --data TEXT shows how often "
     "each latent fires and on what, the text that it fires on, and the pairs that make it."
@@ -46,21 +53,39 @@ class _Shown:
         latents = self.firing.latents[order].tolist()
         return features.examples(self.model, self.coder, self.texts, latents, k=EACH)
 
+    @property
+    def _given(self) -> str:
+        """What the room is asked with, in a line of Python."""
+        texts = f"bilens.features.Texts({self.query.source!r}, {TOKENS})"
+        return f"{loaded(self.query)}, dictionary, {texts}"
+
     def ranking(self) -> dict[str, Any]:
         found = self.firing
         text = f"A point for each latent that fires. {sentence(found.summary())}"
-        return result(found, text, f"Latents of {self.coder.hook}")
+        python = f"bilens.features.firing({self._given})"
+        return result(found, text, f"Latents of {self.coder.hook}", python)
 
     def card(self, n: int) -> dict[str, Any]:
         """The n-th strongest latent: on what it fires, and the next token with and without it."""
         latent = self.examples.latents[n]
         found = self.examples.of(latent.feature)
-        drawn = result(found, sentence(found.summary()), f"Activations of latent {latent.feature}")
+        spoken = f"Activations of latent {latent.feature}"
+        python = f"bilens.features.examples({self._given}, {latent.feature}, k={EACH})"
+        drawn = result(found, sentence(found.summary()), spoken, python)
         return drawn | {
             "largest": latent.largest,
             "words": [_words(*one) for one in _said(latent)],
             "examples": [_example(one) for one in latent.examples],
         }
+
+    def spectrum(self) -> dict[str, Any]:
+        """What the layer looks for to make the strongest latent of what it writes."""
+        model, name = self.query.exact(self.model), _layer(self.coder)
+        latent = self.examples.latents[0].feature
+        tensor = f"{loaded(self.query)}.wiring().layers[{name!r}].module.tensor()"
+        python = f"bilens.decompose.eigen({tensor}, dictionary.reads[{latent}][None], k={SHOWN})"
+        told = Told(f"latent {latent}", SPECTRUM, python)
+        return layer_section(model, name, self.coder.reads[latent].detach(), told)
 
     def pairs(self, reader: "_Shown") -> dict[str, Any]:
         """Which latents of what the layer reads make the strongest latent of what it writes."""
@@ -88,6 +113,8 @@ def _of(shown: _Shown, every: Sequence[_Shown]) -> list[Block]:
         ("chart", f"Features of {where}", shown.ranking),
         *(("feature", title, partial(shown.card, n)) for n, title in enumerate(titles)),
     ]
+    if where.endswith(".output") and _layer(shown.coder) in tensor_layers(shown.model):
+        cards.append(("layer", f"Spectrum of no. 1 of {where}", shown.spectrum))
     for reader in every:
         reads = short_name(reader.coder.hook)
         if where.endswith(".output") and reads == f"{_layer(shown.coder)}.input":

@@ -7,21 +7,22 @@ import torch
 
 from bilens.models import Classifier
 from bilens.report.pictures import shown
-from bilens.report.view import Block, Query, View, is_classifier, last_layer
+from bilens.report.view import Block, Query, View, is_classifier, last_layer, tensor_line
 
 COUNT = 2  # of each class
 NO_PICTURES = "This model's last layer reads the residual stream, whose directions are no pictures."
 
 
 def _build(model: Classifier, query: Query) -> list[Block]:
-    return [Block("gates", "Gates: products of two linear forms", partial(_gates, model))]
+    return [Block("gates", "Gates: products of two linear forms", partial(_gates, model, query))]
 
 
-def _gates(model: Classifier) -> dict[str, Any]:
+def _gates(model: Classifier, query: Query) -> dict[str, Any]:
     if last_layer(model) is not None:
         return {"cards": [], "note": NO_PICTURES}
     cards = [_card(model, n, label) for n, label in enumerate(model.config.labels)]
-    return {"cards": cards, "note": ""}
+    form = f"{tensor_line(model, query)}.interaction(torch.eye({len(cards)})[0])"
+    return {"cards": cards, "note": "", "python": f"{form}.gates({COUNT})  # of the first class"}
 
 
 def _card(model: Classifier, n: int, label: str) -> dict[str, Any]:

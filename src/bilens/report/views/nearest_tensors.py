@@ -15,7 +15,7 @@ from bilens.measure import Gaussian
 from bilens.models import Transformer, mlp_inputs
 from bilens.nearest import Approximation, approximate
 from bilens.report.page import chart
-from bilens.report.view import Block, Query, View, is_language_model
+from bilens.report.view import Block, Query, View, is_language_model, loaded
 from bilens.training import HeldOut
 
 TITLE = "MLPs that are no tensors: how near to bilinear they are"
@@ -26,6 +26,10 @@ NO_TEXT = (
 OF_EXPERTS = (
     "Each expert has a nearest tensor of its own, on the tokens that are routed to it: "
     "bilens approximate MODEL --data FOLDER."
+)
+PYTHON = (
+    "model = %s; x = next(bilens.models.mlp_inputs(model, batches, [0]))[1]; "
+    "bilens.approximate(model.model.blocks[0].mlp, bilens.Gaussian.from_batches(x), data=x)"
 )
 BATCH = 8  # texts at a time
 SAMPLES = 2  # for each feature of a refitted output; with fewer the fit is not made
@@ -74,15 +78,16 @@ def _fits(model: object) -> bool:
 
 
 def _build(model: Transformer, query: Query) -> list[Block]:
-    return [Block("nearest", TITLE, partial(_nearest, model, query.text))]
+    return [Block("nearest", TITLE, partial(_nearest, model, query))]
 
 
-def _nearest(model: Transformer, text: HeldOut | None) -> dict[str, Any]:
+def _nearest(model: Transformer, query: Query) -> dict[str, Any]:
+    text = query.text
     if model.config.num_local_experts:
         return {"note": OF_EXPERTS, "measured": None}
     if text is None:
         return {"note": NO_TEXT, "measured": None}
-    return {"note": "", "measured": _measured(model, text)}
+    return {"note": "", "measured": _measured(model, text), "python": PYTHON % loaded(query)}
 
 
 def _measured(model: Transformer, text: HeldOut) -> dict[str, Any]:

@@ -33,14 +33,14 @@ def _known(model: Transformer, query: Query) -> list[Block]:
     """How the model does on the rules that made its data, and which paths have them."""
     if query.truth is None:
         return []
-    blocks = [Block("chart", "Known rules", partial(_scored, model, query.truth))]
+    blocks = [Block("chart", "Known rules", partial(_scored, model, query, query.truth))]
     if model.config.is_exact and model.config.intermediate_size:
-        make = partial(_paths_scored, model, query.truth)
+        make = partial(_paths_scored, model, query, query.truth)
         blocks.append(Block("chart", "Known rules in single paths", make))
     return blocks
 
 
-def _scored(model: Transformer, truth: Truth) -> dict[str, Any]:
+def _scored(model: Transformer, query: Query, truth: Truth) -> dict[str, Any]:
     """The scores of the model, and without each of its parts."""
     parts = training.parts_of(model)
     without = parts if len(parts) <= PARTS else ()
@@ -56,7 +56,9 @@ def _scored(model: Transformer, truth: Truth) -> dict[str, Any]:
     figure = _by_part(scores)
     rows = [{"of": name} | row for name, one in scores.items() for row in _renamed(one)]
     drawn = chart(figure, f"Known rules by part left out. {whole.summary()}", 340)
-    return {"text": text, "chart": drawn, "columns": list(rows[0]), "rows": rows}
+    python = _asked("evaluate_rules", query)
+    table = {"columns": list(rows[0]), "rows": rows}
+    return {"text": text, "chart": drawn, "python": python} | table
 
 
 def _renamed(scores: RuleScores) -> list[dict[str, Any]]:
@@ -74,7 +76,7 @@ def _by_part(scores: dict[str, RuleScores]) -> dict[str, Any]:
     return mapped(shares, across, list(scores), unit, layout, strength=True, end=1.0, texts=texts)
 
 
-def _paths_scored(model: Transformer, truth: Truth) -> dict[str, Any]:
+def _paths_scored(model: Transformer, query: Query, truth: Truth) -> dict[str, Any]:
     found = training.evaluate_paths(model, truth)
     text = (
         "From the weights alone, one path at a time: for how many rules the path, by itself, "
@@ -82,7 +84,13 @@ def _paths_scored(model: Transformer, truth: Truth) -> dict[str, Any]:
         "rules, its token read twice; a layer that multiplies the current token with what a head "
         f"brings is asked of the skip rules. {sentence(found.summary())}"
     )
-    return result(found, text, "Known rules in single paths")
+    python = _asked("evaluate_paths", query)
+    return result(found, text, "Known rules in single paths", python)
+
+
+def _asked(what: str, query: Query) -> str:
+    truth = "bilens.training.read_truth('rules.json')"
+    return f"bilens.training.{what}({loaded(query)}, {truth})"
 
 
 def _strongest(model: Transformer, query: Query) -> list[Block]:
@@ -94,7 +102,7 @@ def _strongest(model: Transformer, query: Query) -> list[Block]:
         Block(
             "chart",
             f"Strongest rules: {path}",
-            partial(_ruled, model, path, query.truth),
+            partial(_ruled, model, path, query),
         )
         for path in _paths(model, query.truth)
     ]
@@ -118,12 +126,13 @@ def _paths(model: Transformer, truth: Truth | None) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _ruled(model: Transformer, path: str, truth: Truth | None) -> dict[str, Any]:
+def _ruled(model: Transformer, path: str, query: Query) -> dict[str, Any]:
     found = circuits.rules(model, path)
     what = LOOKS if _is_score(found) else WRITES
     text = f"{what}, from the weights alone. {sentence(found.summary())}"
-    drawn = result(found, text, f"Strongest entries of {found.path}")
-    return drawn if truth is None else drawn | _marked(found, truth, drawn)
+    python = f"bilens.circuits.rules({loaded(query)}, {path!r})"
+    drawn = result(found, text, f"Strongest entries of {found.path}", python)
+    return drawn if query.truth is None else drawn | _marked(found, query.truth, drawn)
 
 
 def _is_score(found: Rules) -> bool:

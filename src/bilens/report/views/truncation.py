@@ -6,7 +6,7 @@ from typing import Any
 from bilens.checks import truncate
 from bilens.models import Classifier
 from bilens.report.page import result
-from bilens.report.view import Block, Query, View, is_classifier, sentence
+from bilens.report.view import Block, Query, View, is_classifier, loaded, sentence
 
 
 def _build(model: Classifier, query: Query) -> list[Block]:
@@ -20,7 +20,9 @@ def _enough(model: Classifier, query: Query) -> dict[str, Any]:
         "Each class keeps its eigenvectors of largest |λ|; the other terms λ (v·x)² are left out, "
         f"or held at their mean over the same images. {sentence(truncated.summary())}"
     )
-    return result(truncated, text, "Accuracy against the number of eigenvectors kept per class")
+    of = f"{loaded(query)}, images.pixel_values, images.labels"
+    spoken = "Accuracy against the number of eigenvectors kept per class"
+    return result(truncated, text, spoken, f"bilens.checks.truncate({of})")
 
 
 VIEW = View("truncation", is_classifier, _build)

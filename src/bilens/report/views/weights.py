@@ -18,9 +18,12 @@ def _build(model: Transformer, query: Query) -> list[Block]:
 def _composition(model: Transformer, query: Query) -> Block:
     title = "Which parts read which"
     if len(_heads(model)) + model.config.num_hidden_layers <= PARTS:
-        return Block("chart", title, partial(_composed, model))
-    line = f"bilens.circuits.composition({loaded(query)})"
-    return missing(title, "The composition", line)
+        return Block("chart", title, partial(_composed, model, query))
+    return missing(title, "The composition", _line(query))
+
+
+def _line(query: Query) -> str:
+    return f"bilens.circuits.composition({loaded(query)})"
 
 
 def _heads(model: Transformer) -> list[str]:
@@ -32,13 +35,13 @@ def _heads(model: Transformer) -> list[str]:
     ]
 
 
-def _composed(model: Transformer) -> dict[str, Any]:
+def _composed(model: Transformer, query: Query) -> dict[str, Any]:
     found = circuits.composition(model)
     text = (
         "How strongly each part reads what another writes, from the weights alone, beside what "
         f"chance makes likely. {sentence(found.summary())}"
     )
-    return result(found, text, "Composition of the parts")
+    return result(found, text, "Composition of the parts", _line(query))
 
 
 VIEW = View("weights", is_language_model, _build)
