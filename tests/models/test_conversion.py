@@ -149,7 +149,7 @@ def test_nothing_to_convert_is_refused(changes, refuses):
     refuses(ArgumentError, lambda: bilinear_frame(model), "the model must have")
 
 
-def test_ridge_that_misses_least_elsewhere_is_taken_and_pulls_to_the_closed_form(monkeypatch):
+def test_ridge_of_least_loss_elsewhere_is_taken_and_pulls_to_the_closed_form(monkeypatch):
     model, texts, others = model_of(hidden_act="silu"), ids(1, 3), ids(2, 12)
     every = {}
     for ridge in (1e-8, 1e-2, 1e12):
@@ -157,7 +157,8 @@ def test_ridge_that_misses_least_elsewhere_is_taken_and_pulls_to_the_closed_form
         every[ridge] = converted(model, texts, others)[1][0]
     monkeypatch.setattr(conversion, "RIDGES", tuple(every))
     chosen = converted(model, texts, others)[1][0]
-    assert chosen.missed == min(layer.missed for layer in every.values())
+    assert chosen.loss == min(layer.loss for layer in every.values())
+    assert len({layer.loss for layer in every.values()}) == 3
     block = model.blocks[0]
     x, given = model.begin(texts)
     read = block.post_attention_layernorm(block.attended(x, **given(block))[0]).flatten(0, 1)

@@ -1,6 +1,5 @@
 """Least squares on samples that are seen once, by their normal equations."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,20 +50,6 @@ class NormalEquations:
         """Σ ‖y − Wᵀ φ‖² over the samples, as a share of Σ ‖y‖². Cost p² o."""
         fitted = (weights * (self.gram @ weights - 2 * self.target)).sum()
         return float((self.square + fitted) / self.square) if self.square else 0.0
-
-    def best(
-        self,
-        ridges: Sequence[float],
-        others: "NormalEquations",
-        near: Float[Tensor, "p o"] | None = None,
-    ) -> tuple[float, Float[Tensor, "p o"]]:
-        """Of ``ridges`` the one whose weights miss least of the samples of ``others``, and these
-        weights.
-        """
-        weights = [self.solved(ridge, near) for ridge in ridges]
-        missed = [others.missed(each) for each in weights]
-        least = min(range(len(ridges)), key=missed.__getitem__)
-        return ridges[least], weights[least]
 
 
 def solved(

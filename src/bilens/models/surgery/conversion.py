@@ -15,6 +15,7 @@ bilinear MLP with biases.
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,7 +37,7 @@ from bilens.nearest import NormalEquations, approximate, pair_features
 BATCH = 4  # texts at a time
 PIECE = 128  # tokens of a text that is fitted: what first tokens do is learned from as many texts
 NUMBERS = 2**23  # of features at a time
-RIDGES = (1e-8, 1e-5, 1e-3, 1e-2, 1e-1, 0.3, 1.0)
+RIDGES = (1e-5, 1e-2, 0.3, 3.0)
 Total = Callable[[Tensor], Tensor]
 Given = Callable[[Block], dict[str, Any]]  # what a block is called with, beside the stream
 
@@ -45,9 +46,9 @@ Given = Callable[[Block], dict[str, Any]]  # what a block is called with, beside
 class ConvertedLayer(Record):
     """The weights of a bilinear MLP fitted to another, and how near it comes.
 
-    ``ridge``: of those tried the one that misses least on texts apart. ``missed``: there, the
-    share of the squares of what was to be written, tokens weighed. ``loss``: nats a token on
-    those texts, with the layers up to this one bilinear and those after it the original's.
+    ``ridge``: of those tried the one of least ``loss``: nats a token on texts apart, with the
+    layers up to this one bilinear and those after it the original's. ``missed``: there, the share
+    of the squares of what was to be written, tokens weighed; a few tokens may make all of it.
 
     >>> gated = bilens.load("tinystories-2l-swiglu")
     >>> made = bilens.models.bilinear_frame(gated)
@@ -136,8 +137,8 @@ def converted_layers(
     ``texts`` are fitted, in pieces of 128 tokens; on ``others`` the ridge is chosen and all figures
     are measured. ``total`` sums a tensor over the processes that share the work, each with its own
     ``texts``. Cost a layer: two forward passes of it over the texts, O(n t (h + i)²), and the
-    layers after it once over ``others``. Memory: the streams of both models at every token, and
-    O((h + i)²).
+    layers after it over ``others`` for each ridge. Memory: the streams of both models at every
+    token, and O((h + i)²).
 
     >>> gated = bilens.load("tinystories-2l-swiglu")
     >>> made = bilens.models.bilinear_frame(gated)
@@ -153,13 +154,15 @@ def converted_layers(
     for n, (old, new) in enumerate(zip(model.blocks, made.blocks, strict=True)):
         for streams in (own, apart):
             streams.attend(old, new)
-        layer = _fitted(old, new, own, apart, total).to(dtype) if n >= begin else None
-        if layer is not None:
+        layer = None
+        if n >= begin:
+            fitted = (each.to(dtype) for each in _fitted(old, new, own, apart, total))
+            layer = min((apart.tried(model, n + 1, each, new) for each in fitted), key=_loss)
             layer.put(new)
         for streams in (own, apart):
-            streams.write(new)
+            streams.ours = streams.after(new)
         if layer is not None:
-            yield replace(layer, loss=apart.loss(model, n + 1, others))
+            yield layer
 
 
 def _pieces(texts: Int[Tensor, "n t"]) -> Int[Tensor, "m p"]:
@@ -173,7 +176,7 @@ class _Streams:
 
     def __init__(self, model: Transformer, ids: Int[Tensor, "n t"]) -> None:
         begun = [model.begin(batch.to(model.device)) for batch in ids.split(BATCH)]
-        self.given = [given for _, given in begun]
+        self.ids, self.given = ids, [given for _, given in begun]
         self.theirs = [x for x, _ in begun]
         self.ours = self.reads = self.written = list(self.theirs)
 
@@ -189,11 +192,20 @@ class _Streams:
         self.ours = [new.attended(x, **given(new))[0] for _, x, given in both]
         self.reads = before if new.parallel else self.ours
 
-    def write(self, new: Block) -> None:
-        """Past the MLP of ``new``."""
+    def after(self, new: Block) -> list[Float[Tensor, "b t d"]]:
+        """The second stream past the MLP of ``new``."""
         assert new.mlp is not None
         written = (new.mlp(new.post_attention_layernorm(x)) for x in self.reads)
-        self.ours = [x + y for x, y in zip(self.ours, written, strict=True)]
+        return [x + y for x, y in zip(self.ours, written, strict=True)]
+
+    def tried(
+        self, model: Transformer, n: int, layer: ConvertedLayer, new: Block
+    ) -> ConvertedLayer:
+        """``layer`` with the loss where the second model has it as its last, and the first goes on
+        from layer ``n``.
+        """
+        layer.put(new)
+        return replace(layer, loss=self.loss(model, n, self.after(new)))
 
     def read(self, new: Block) -> list[Float[Tensor, "_ i"]]:
         """What the MLP of ``new`` reads."""
@@ -215,16 +227,16 @@ class _Streams:
         squares = (theirs.flatten(0, 1).double().square().mean(1) for theirs in self.theirs)
         return [square.clamp(min=torch.finfo(square.dtype).tiny).rsqrt() for square in squares]
 
-    def loss(self, model: Transformer, n: int, ids: Int[Tensor, "n t"]) -> float:
-        """Nats a token where the first model goes on from layer ``n`` with the second's stream."""
+    def loss(self, model: Transformer, n: int, stream: Sequence[Tensor]) -> float:
+        """Nats a token where the first model goes on from layer ``n`` with ``stream``."""
         nats = 0.0
-        for x, given, batch in zip(self.ours, self.given, ids.split(BATCH), strict=True):
+        for x, given, batch in zip(stream, self.given, self.ids.split(BATCH), strict=True):
             for block in model.blocks[n:]:
                 x = _after(block, x, given)
             logits = model.end(x)[:, :-1].flatten(0, 1)
             labels = batch[:, 1:].flatten().to(logits.device)
             nats += float(functional.cross_entropy(logits, labels, reduction="sum"))
-        return nats / ids[:, 1:].numel()
+        return nats / self.ids[:, 1:].numel()
 
 
 def _after(block: Block, x: Float[Tensor, "b t d"], given: Given) -> Float[Tensor, "b t d"]:
@@ -234,8 +246,17 @@ def _after(block: Block, x: Float[Tensor, "b t d"], given: Given) -> Float[Tenso
     return after
 
 
-def _fitted(old: Block, new: Block, own: _Streams, apart: _Streams, total: Total) -> ConvertedLayer:
-    """The MLP of ``new`` by least squares, from the pairs of ``old``'s and near its own output."""
+def _loss(layer: ConvertedLayer) -> float:
+    """What is least; one that is not a number is no choice."""
+    return layer.loss if math.isfinite(layer.loss) else math.inf
+
+
+def _fitted(
+    old: Block, new: Block, own: _Streams, apart: _Streams, total: Total
+) -> Iterator[ConvertedLayer]:
+    """The MLP of ``new`` by least squares, from the pairs of ``old``'s and near its own output, by
+    each ridge.
+    """
     assert old.mlp is not None
     read = own.read(new)
     tensor = approximate(old.mlp, _measure(read, total)).tensor.to(torch.float64)
@@ -244,9 +265,10 @@ def _fitted(old: Block, new: Block, own: _Streams, apart: _Streams, total: Total
     summed = _sums(left, right, own, new)
     sums = NormalEquations(total(summed.gram), total(summed.target), total(summed.square))
     seen = _sums(left, right, apart, new)
-    ridge, weights = sums.best(RIDGES, seen, near=tensor.out.mT)
-    require_finite("conversion", weights=weights)
-    return _layer(left, right, weights, ridge, seen.missed(weights))
+    for ridge in RIDGES:
+        weights = sums.solved(ridge, near=tensor.out.mT)
+        require_finite("conversion", weights=weights)
+        yield _layer(left, right, weights, ridge, seen.missed(weights))
 
 
 def _measure(read: Sequence[Float[Tensor, "_ i"]], total: Total) -> Gaussian:
