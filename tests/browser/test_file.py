@@ -140,6 +140,38 @@ def test_the_graph_is_pinned_grouped_and_saved(tab, look, ex):
     assert {"mlp0@7", "mlp1@7"} <= set(saved["qParams"]["pinnedIds"])
 
 
+def test_a_node_is_moved_by_hand_and_by_keys(tab, look):
+    tab.get_by_role("tab", name="Graph").first.click()
+    tab.wait_for_selector("[data-node]")
+    node = tab.locator("[data-node='mlp1@7']")
+    before = node.bounding_box()
+    at = (before["x"] + before["width"] / 2, before["y"] + before["height"] / 2)
+    tab.mouse.move(*at)
+    tab.mouse.down()
+    tab.mouse.move(at[0] - 30, at[1] + 10, steps=3)
+    tab.mouse.move(at[0] - 60, at[1] + 20)
+    tab.mouse.up()
+    until(tab, "location.hash.includes('move=')")
+    there = node.bounding_box()
+    assert there["x"] - before["x"] == pytest.approx(-60, abs=2)
+    assert there["y"] - before["y"] == pytest.approx(20, abs=2)
+    assert "node=" not in tab.url.split("#")[1]
+    again = look().open(tab.url)
+    again.wait_for_selector("[data-node]")
+    moved = again.locator("[data-node='mlp1@7']").bounding_box()
+    assert moved["x"] == pytest.approx(there["x"], abs=2)
+    node.focus()
+    tab.keyboard.press("Shift+ArrowRight")
+    until(tab, f"location.hash !== {json.dumps(again.evaluate('location.hash'))}")
+    assert node.bounding_box()["x"] - there["x"] == pytest.approx(12, abs=2)
+    tab.keyboard.press("b")
+    until(tab, "!location.hash.includes('move=')")
+    assert node.bounding_box()["x"] == pytest.approx(before["x"], abs=2)
+    tab.keyboard.press("u")
+    tab.keyboard.press("u")
+    assert node.bounding_box()["x"] == pytest.approx(there["x"], abs=2)
+
+
 @pytest.mark.parametrize("kind", ["SVG", "PNG", "CSV"])
 def test_a_figure_is_saved(tab, kind):
     with tab.expect_download() as held:

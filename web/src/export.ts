@@ -148,7 +148,7 @@ function cellTable(figure: Figure): Table {
     (trace.z ?? []).flatMap((row, r) =>
       row.map((value, c) => {
         const names = (trace.customdata?.[r] as readonly unknown[] | undefined)?.[c];
-        const [across, down] = Array.isArray(names) ? names : [c, r];
+        const [down, across] = Array.isArray(names) ? names : [r, c];
         return [words(heads[n]?.text ?? n), words(down), words(across), value];
       }),
     ),

@@ -10,10 +10,13 @@ import { fileOf, named, read } from "./graph/file";
 import type { Spot } from "./graph/layout";
 import { type Shown, shown } from "./graph/shown";
 import {
+  FULL,
   type GraphState,
   grouped,
   groupNumber,
   labelled,
+  movedBy,
+  type Shift,
   START,
   toggled,
   ungrouped,
@@ -34,7 +37,10 @@ export interface GraphOptions {
 
 const KEYS =
   "Arrow keys move between nodes, Enter opens one, p pins it, g groups the pinned ones, " +
-  "h hides it, l labels it, c shows only what it is connected with, u undoes.";
+  "h hides it, l labels it, c shows only what it is connected with, Shift and an arrow key move " +
+  "it, b puts it back, u undoes. A node can be dragged too.";
+const NEAR = 4; // pixels that a pointer may go before it drags
+const STEP = 12; // pixels that a key moves a node
 const LISTED = 12; // links, pairs and paths in a list
 const UNDONE = 100; // steps
 const PAGES = new WeakMap<HTMLElement, GraphView>();
@@ -75,6 +81,7 @@ class GraphView {
   private readonly tip = dom("div", { class: "figure-tip", hidden: true });
   private readonly observer = new ResizeObserver(() => this.resized());
   private width = 0;
+  private drag: Drag | null = null;
 
   constructor(
     private readonly box: HTMLElement,
@@ -171,6 +178,21 @@ class GraphView {
     );
   }
 
+  /** A node put elsewhere, by so many pixels of the drawing. */
+  private move(id: string, across: number, down: number): void {
+    this.change(movedBy(this.state, id, this.shift(across, down)));
+  }
+
+  private shift(across: number, down: number): Shift {
+    const { width, height } = this.sketch?.places ?? { width: 1, height: 1 };
+    return [(FULL * across) / width, (FULL * down) / height];
+  }
+
+  private putBack(id: string): void {
+    const { [id]: _, ...moved } = this.state.moved;
+    this.change({ moved });
+  }
+
   private label(id: string): void {
     if (id === TARGET) return;
     const node = this.shown.whole.nodes.get(id);
@@ -224,12 +246,24 @@ class GraphView {
     const { graph } = this.shown;
     if (!graph.nodes.has(this.focused))
       this.focused = graph.nodes.has(this.state.open) ? this.state.open : TARGET;
+    this.paint();
+    this.tip.hidden = true;
+    this.tools();
+    this.tell();
+    this.list();
+    if (held) this.focus();
+  }
+
+  /** The drawing alone. */
+  private paint(): void {
+    const { graph } = this.shown;
     const look = {
       width: this.width,
       measure: measured(getComputedStyle(this.box).fontFamily),
       tokens: this.material.tokens,
       open: graph.nodes.has(this.state.open) ? this.state.open : "",
       pinned: new Set(this.state.pinned),
+      moved: this.state.moved,
       name: (node: GraphNode) => this.name(node),
     };
     this.sketch = sketch(graph, look);
@@ -243,11 +277,6 @@ class GraphView {
     this.place.replaceChildren(svg);
     this.place.scrollLeft = before;
     this.speakAll();
-    this.tip.hidden = true;
-    this.tools();
-    this.tell();
-    this.list();
-    if (held) this.focus();
   }
 
   private speakAll(): void {
@@ -294,6 +323,7 @@ class GraphView {
     const hidden = state.hidden.length
       ? [tool(`Show ${state.hidden.length} hidden`, () => this.change({ hidden: [] }))]
       : [];
+    const moved = Object.keys(state.moved).length;
     const whole = state.centre ? [tool("Show all", () => this.change({ centre: "" }))] : [];
     const file = dom("input", {
       type: "file",
@@ -308,6 +338,11 @@ class GraphView {
       }),
       ...whole,
       ...hidden,
+      // always there, so that nothing jumps when a node is let go
+      tool("Put back", () => this.change({ moved: {} }), {
+        title: "All nodes that were moved to their own places",
+        ...(moved ? {} : { disabled: true }),
+      }),
       tool("Undo", () => this.undo(), { ...(this.past.length ? {} : { disabled: true }) }),
       ...(this.isFile && this.answer.terms.length
         ? [tool("Back to the answer", () => this.back())]
@@ -545,13 +580,52 @@ class GraphView {
   private listen(): void {
     this.place.addEventListener("click", (event) => {
       const id = nodeAt(event);
-      if (id) this.open(id);
+      if (id && !this.drag?.moved) this.open(id);
+      this.drag = null;
     });
-    this.place.addEventListener("pointermove", (event) => this.point(event));
+    this.place.addEventListener("pointerdown", (event) => this.take(event));
+    this.place.addEventListener("pointermove", (event) => {
+      if (!this.dragged(event)) this.point(event);
+    });
+    this.place.addEventListener("pointerup", () => this.drop());
+    this.place.addEventListener("pointercancel", () => this.drop());
     this.place.addEventListener("pointerleave", () => this.hideTip());
     this.place.addEventListener("focusin", (event) => this.point(event));
     this.place.addEventListener("focusout", () => this.hideTip());
     this.place.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  /** A node is pressed: it may be clicked, or dragged. */
+  private take(event: PointerEvent): void {
+    const id = nodeAt(event);
+    this.drag = null;
+    if (!id || event.button !== 0 || !event.isPrimary) return;
+    const { clientX: x, clientY: y } = event;
+    this.drag = { id, x, y, before: this.state, moved: false };
+  }
+
+  /** Whether a node goes with the pointer. */
+  private dragged(event: PointerEvent): boolean {
+    const { drag } = this;
+    if (!drag || !event.buttons) return false;
+    const [across, down] = [event.clientX - drag.x, event.clientY - drag.y];
+    if (!drag.moved && Math.hypot(across, down) < NEAR) return false;
+    if (!drag.moved) this.place.setPointerCapture(event.pointerId);
+    drag.moved = true;
+    this.hideTip();
+    this.state = movedBy(drag.before, drag.id, this.shift(across, down));
+    this.paint();
+    return true;
+  }
+
+  /** It stands where it was let go: one step, which can be undone. */
+  private drop(): void {
+    const { drag } = this;
+    if (!drag?.moved) return;
+    const { moved } = this.state;
+    this.state = drag.before;
+    this.focused = drag.id;
+    this.change({ moved });
   }
 
   private hideTip(): void {
@@ -601,6 +675,7 @@ class GraphView {
       h: () => this.hide(id),
       l: () => this.label(id),
       c: () => this.centre(id),
+      b: () => this.putBack(id),
       u: () => this.undo(),
       z: () => this.undo(),
       Escape: () => this.change({ open: "" }),
@@ -609,7 +684,8 @@ class GraphView {
       ArrowUp: () => this.walk(id, "up"),
       ArrowDown: () => this.walk(id, "down"),
     };
-    const action = actions[event.key];
+    const away = event.shiftKey ? AWAY[event.key] : undefined;
+    const action = away ? () => this.move(id, ...away) : actions[event.key];
     if (!action || (event.key === "Escape" && !this.state.open)) return;
     event.preventDefault();
     event.stopPropagation();
@@ -642,6 +718,22 @@ class GraphView {
     return ahead.sort((one, other) => away(one) - away(other))[0]?.node.id ?? null;
   }
 }
+
+/** A node under a pressed pointer: where that began, and what the graph was like. */
+interface Drag {
+  readonly id: string;
+  readonly x: number;
+  readonly y: number;
+  readonly before: GraphState;
+  moved: boolean;
+}
+
+const AWAY: Readonly<Record<string, [across: number, down: number]>> = {
+  ArrowLeft: [-STEP, 0],
+  ArrowRight: [STEP, 0],
+  ArrowUp: [0, -STEP],
+  ArrowDown: [0, STEP],
+};
 
 type Way = "left" | "right" | "up" | "down";
 

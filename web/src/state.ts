@@ -54,6 +54,7 @@ const OF_GRAPH: Readonly<Record<string, string>> = {
   hide: "hide",
   group: "group",
   label: "label",
+  move: "move",
 };
 
 /** As the part of an address behind #. What is as at the start is left out. */

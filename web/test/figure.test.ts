@@ -97,12 +97,12 @@ const map: Figure = {
       ],
       customdata: [
         [
-          ["k0", "q0"],
-          ["k1", "q0"],
+          ["q0", "k0"],
+          ["q0", "k1"],
         ],
         [
-          ["k0", "q1"],
-          ["k1", "q1"],
+          ["q1", "k0"],
+          ["q1", "k1"],
         ],
       ],
       hovertemplate: "%{customdata[0]} · %{customdata[1]}<br>w: %{z:.4~g}<extra></extra>",
@@ -126,7 +126,7 @@ test("a heat map has a cell for each value, white at zero, none where none is", 
     ["#80b9d9", "#d55e00", "#ffffff"],
   );
   const zone = drawn.zones[0] ?? assert.fail();
-  assert.deepEqual(zone.spot(2).lines, ["k0 · q1", "w: −2"]);
+  assert.deepEqual(zone.spot(2).lines, ["q1 · k0", "w: −2"]);
   assert.ok(zone.spot(0).y < zone.spot(2).y);
   assert.equal(zone.next(0, "down"), 2);
   assert.equal(zone.next(0, "up"), null);

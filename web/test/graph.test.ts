@@ -13,6 +13,7 @@ import {
   grouped,
   groupId,
   labelled,
+  movedBy,
   START,
   ungrouped,
 } from "../src/graph/state";
@@ -117,10 +118,19 @@ test("hidden nodes are not drawn and still counted; the centre keeps what it is 
   assert.deepEqual([...only.graph.nodes.keys()].sort(), ["mlp0@4", "mlp1@4", TARGET]);
 });
 
+const ODD = { move: '[["mlp0@4","9","far"],["nobody","1","1"],["mlp1@4","5000","0"]]' };
+
 test("a state goes into an address and back, and what does not fit is dropped with its name", () => {
   const state = labelled(
     grouped(
-      { ...START, share: 0.5, pinned: ["mlp0@4"], hidden: ["1@4"], centre: "mlp1@4" },
+      {
+        ...START,
+        share: 0.5,
+        pinned: ["mlp0@4"],
+        hidden: ["1@4"],
+        centre: "mlp1@4",
+        moved: { "mlp0@4": [-120, 40] },
+      },
       ["L0H0@4", "L0H1@4"],
       "my, heads & <b>",
     ),
@@ -133,11 +143,12 @@ test("a state goes into an address and back, and what does not fit is dropped wi
   const back = decoded(Object.fromEntries(new URLSearchParams(address)), has);
   assert.deepEqual(back, { state, dropped: [] });
   const odd = decoded(
-    { pin: "mlp0@4,nowhere@9", open: "gone", group: "{", share: "7", label: '[["x","y"]]' },
+    { pin: "mlp0@4,nowhere@9", open: "gone", group: "{", share: "7", label: '[["x","y"]]', ...ODD },
     has,
   );
-  assert.deepEqual(odd.state, { ...START, pinned: ["mlp0@4"] });
-  assert.deepEqual(odd.dropped.sort(), ["gone", "nowhere@9", "x", "{"].sort());
+  const moved = { "mlp1@4": [1000, 0] };
+  assert.deepEqual(odd.state, { ...START, pinned: ["mlp0@4"], moved });
+  assert.deepEqual(odd.dropped.sort(), ["gone", "nobody", "nowhere@9", "x", "{"].sort());
   assert.deepEqual(encoded(START), {});
 });
 
@@ -202,6 +213,32 @@ test("paths are written as Python writes them", () => {
   const tokens = ["␣a", "b"].map((name, id) => ({ name, id }));
   const tree = new Tree({ nodes, tokens, terms: [[1, 3]] } as unknown as Answer);
   assert.equal(tree.path(0), "mlp0(1, L0H1@0 ␣a→1 b(embed))");
+});
+
+test("a node that was moved stands there, inside the drawing; a file keeps it", () => {
+  const draw = (state: GraphState) =>
+    sketch(shown(made, state).graph, {
+      width: 600,
+      measure: estimate,
+      tokens: made.tokens,
+      open: "",
+      pinned: new Set(),
+      moved: state.moved,
+      name: (node) => node.label,
+    }).places;
+  const own = draw(WHOLE);
+  const state = movedBy(movedBy(WHOLE, "mlp0@4", [-100, -50]), "embed@2", [-900, 900]);
+  const places = draw(state);
+  const [before, after] = [own.spots.get("mlp0@4"), places.spots.get("mlp0@4")];
+  near(after?.x ?? 0, (before?.x ?? 0) - 0.1 * own.width);
+  near(after?.y ?? 0, (before?.y ?? 0) - 0.05 * own.height);
+  const far = places.spots.get("embed@2") ?? assert.fail();
+  assert.ok(far.x >= 0 && far.y <= places.height);
+  assert.deepEqual(places.spots.get("mlp1@4"), own.spots.get("mlp1@4"));
+  const file = fileOf(made, shown(made, state), state);
+  assert.deepEqual(file.qParams.moved?.[0], ["mlp0@4", -100, -50]);
+  assert.deepEqual(read(JSON.stringify(file)).state.moved, state.moved);
+  assert.deepEqual(movedBy(state, "mlp0@4", [100, 50]).moved, { "embed@2": [-900, 900] });
 });
 
 test("a graph without a path is drawn too", () => {

@@ -6,6 +6,7 @@ import { signed } from "../numbers";
 import { h, type Shape } from "../svg";
 import { printable } from "../text";
 import { type Graph, type GraphNode, type Link, linkKey, type Pair, pairKey } from "./data";
+import type { GraphState } from "./state";
 import { type Joint, joints, type Places, places, type Spot } from "./layout";
 
 export interface Look {
@@ -14,6 +15,7 @@ export interface Look {
   readonly tokens: readonly string[];
   readonly open: string; // what is not connected with it is paler
   readonly pinned: ReadonlySet<string>;
+  readonly moved?: GraphState["moved"];
   readonly name: (node: GraphNode) => string;
 }
 
@@ -27,7 +29,7 @@ const WIDEST = 7; // pixels of a link
 const PALE = 0.09;
 
 export function sketch(graph: Graph, look: Look): Sketch {
-  const placed = places(graph, look.width);
+  const placed = places(graph, look.width, look.moved);
   const found = joints(graph, placed, look.open);
   const links = linkShapes(graph, placed, found, look);
   const spots = [...placed.spots.values()];

@@ -2,7 +2,7 @@
 
 import { graphOf, type Material, type Path, type Place, TARGET } from "./data";
 import type { Shown } from "./shown";
-import { drawnAs, type GraphState, groupNumber, START } from "./state";
+import { drawnAs, type GraphState, groupNumber, shiftsOf, START } from "./state";
 
 const DRAWN = 500; // links of a file, before it is asked for more
 
@@ -33,6 +33,7 @@ export interface GraphFile {
     supernodes: string[][];
     clerps?: string[][];
     sg_pos: string;
+    moved?: unknown[][]; // nodes put elsewhere by hand, in thousandths of the drawing
   };
   nodes: FileNode[];
   links: { source: string; target: string; weight: number }[];
@@ -66,6 +67,9 @@ export function fileOf(material: Material, shown: Shown, state: GraphState): Gra
       supernodes: state.groups.map((group) => [group.name, ...group.nodes]),
       ...(own.length ? { clerps: own.map(([id, label]) => [id, label]) } : {}),
       sg_pos: "",
+      ...(Object.keys(state.moved).length
+        ? { moved: Object.entries(state.moved).map(([id, at]) => [id, ...at]) }
+        : {}),
     },
     nodes: [...nodes.values()]
       .filter(({ id }) => kept.has(id))
@@ -204,6 +208,7 @@ function stateOf({ qParams, nodes }: GraphFile, places: ReadonlyMap<string, Plac
     ...made,
     pinned: [...new Set(pinned)],
     labels,
+    moved: shiftsOf(qParams?.moved, (id) => has(id) || groupNumber(id) in made.groups),
     open: has(open) && !targets.has(open) ? drawn(open) : "",
   };
 }

@@ -1,6 +1,9 @@
 // Where nodes stand: layers up, positions across; in one place side by side, the largest first.
 
 import type { Graph, GraphNode, Pair } from "./data";
+import { FULL, type GraphState } from "./state";
+
+type Moved = GraphState["moved"];
 
 export interface Spot {
   readonly node: GraphNode;
@@ -52,8 +55,9 @@ const FEW = 9;
 const ASIDE = { few: [-1, 0, 1], many: [-0.9, 0.3, -0.3, 0.9, 0, -0.6, 0.6] };
 const REACH = { few: 22, many: 150 };
 
-/** Places of all nodes, in at least `width` pixels: in more where that is not enough. */
-export function places(graph: Graph, width: number): Places {
+/** Places of all nodes, in at least `width` pixels: in more where that is not enough. Those that
+ * were moved by hand stand where they were put, inside the drawing. */
+export function places(graph: Graph, width: number, moved: Moved = {}): Places {
   const nodes = [...graph.nodes.values()];
   const levels = [...new Set(nodes.map(level))].sort((one, other) => one - other);
   const cells = new Map<string, GraphNode[]>();
@@ -92,14 +96,19 @@ export function places(graph: Graph, width: number): Places {
   }
   const last = columns.at(-1);
   const rows = levels.map((one, row) => ({ name: levelName(one), y: y(row) }));
-  return {
-    spots,
-    columns,
-    rows,
-    row: high,
-    width: Math.max(width, (last ? last.x + last.wide : 0) + SIDE.right),
-    height,
-  };
+  const wide = Math.max(width, (last ? last.x + last.wide : 0) + SIDE.right);
+  for (const [id, [across, down]] of Object.entries(moved)) {
+    const spot = spots.get(id);
+    if (!spot) continue;
+    const x = within(spot.x + (across / FULL) * wide, spot.size, wide - spot.size);
+    const top = within(spot.y + (down / FULL) * height, spot.size, height - spot.size);
+    spots.set(id, { ...spot, x, y: top });
+  }
+  return { spots, columns, rows, row: high, width: wide, height };
+}
+
+function within(value: number, low: number, high: number): number {
+  return Math.max(low, Math.min(high, value));
 }
 
 /** How far a node that is alone in its place stands aside. */

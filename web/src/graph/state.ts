@@ -9,7 +9,12 @@ export interface GraphState {
   readonly hidden: readonly string[];
   readonly groups: readonly Group[];
   readonly labels: Readonly<Record<string, string>>;
+  readonly moved: Readonly<Record<string, Shift>>; // nodes put elsewhere by hand
 }
+
+/** How far from its own place: in thousandths of the drawing's width and height, so that it fits
+ * one of any size. */
+export type Shift = readonly [across: number, down: number];
 
 export interface Group {
   readonly name: string;
@@ -25,9 +30,11 @@ export const START: GraphState = {
   hidden: [],
   groups: [],
   labels: {},
+  moved: {},
 };
 
 const GROUP = "group:";
+export const FULL = 1000; // thousandths, of the width or height of a drawing
 
 /** A group is called by its number among the nodes that are drawn. */
 export function groupId(n: number): string {
@@ -90,6 +97,19 @@ export function labelled(state: GraphState, id: string, label: string): GraphSta
   return { ...state, labels: label ? { ...others, [id]: label } : others };
 }
 
+/** A node put elsewhere, from where it is now. Where it comes back to its own place nothing is
+ * kept. */
+export function movedBy(state: GraphState, id: string, [across, down]: Shift): GraphState {
+  const [x, y] = state.moved[id] ?? [0, 0];
+  const now: Shift = [held(x + across), held(y + down)];
+  const { [id]: _, ...others } = state.moved;
+  return { ...state, moved: now[0] || now[1] ? { ...others, [id]: now } : others };
+}
+
+function held(thousandths: number): number {
+  return Math.max(-FULL, Math.min(FULL, Math.round(thousandths)));
+}
+
 /** As parts of an address. What is as at the start is left out. */
 export function encoded(state: GraphState): Record<string, string> {
   const found: Record<string, string> = {};
@@ -102,6 +122,9 @@ export function encoded(state: GraphState): Record<string, string> {
     found["group"] = JSON.stringify(state.groups.map((group) => [group.name, ...group.nodes]));
   const labels = Object.entries(state.labels);
   if (labels.length) found["label"] = JSON.stringify(labels);
+  const moved = Object.entries(state.moved);
+  if (moved.length)
+    found["move"] = JSON.stringify(moved.map(([id, at]) => [id, ...at.map(String)]));
   return found;
 }
 
@@ -136,8 +159,31 @@ export function decoded(
     hidden: split(parts["hide"]).map(known).filter(Boolean),
     groups,
     labels: Object.fromEntries(labels.map(([id = "", label = ""]) => [id, label])),
+    moved: Object.fromEntries(
+      lists(parts["move"], dropped).flatMap(([id = "", ...at]) => shiftOf(known(id), at)),
+    ),
   };
   return { state, dropped };
+}
+
+/** A node's shift as it was read; nothing where it is none. */
+function shiftOf(id: string, at: readonly unknown[]): [string, Shift][] {
+  const [across, down] = at.map(Number);
+  const fits = Number.isFinite(across) && Number.isFinite(down);
+  return id && fits ? [[id, [held(across ?? 0), held(down ?? 0)]]] : [];
+}
+
+/** The shifts that a file holds, of nodes that it has. */
+export function shiftsOf(
+  rows: unknown,
+  has: (id: string) => boolean,
+): Readonly<Record<string, Shift>> {
+  if (!Array.isArray(rows)) return {};
+  const found = rows.flatMap((row: unknown) => {
+    const [id, ...at]: unknown[] = Array.isArray(row) ? row : [];
+    return typeof id === "string" && has(id) ? shiftOf(id, at) : [];
+  });
+  return Object.fromEntries(found);
 }
 
 function split(text: string | undefined): string[] {

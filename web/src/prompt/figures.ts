@@ -116,8 +116,8 @@ export function heatFigure(map: Map): Figure {
     zmax: largest,
     colorscale: map.strength ? STRENGTH : SIGNED,
     colorbar: { title: { text: map.unit } },
-    customdata: map.down.map((row) => map.across.map((column) => [column, row])),
-    hovertemplate: `%{customdata[1]} · %{customdata[0]}<br>${map.unit}: %{z:.4~g}<extra></extra>`,
+    customdata: map.down.map((row) => map.across.map((column) => [row, column])),
+    hovertemplate: `%{customdata[0]} · %{customdata[1]}<br>${map.unit}: %{z:.4~g}<extra></extra>`,
     ...(map.texts ? { text: map.texts } : {}),
   };
   return {

@@ -5,7 +5,7 @@ import { Fragment, type JSX } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { drawGraph, decoded, graphIds, encoded } from "../graph";
 import { percent, signed } from "../numbers";
-import { Vectors } from "../sections/layer";
+import { HowFar, Vectors } from "../sections/layer";
 import { START, type State, type View, VIEWS } from "../state";
 import { changed, type SetState, type Store } from "../store";
 import { printable } from "../text";
@@ -374,6 +374,7 @@ function LayersPanel({ answer }: Pick<Shared, "answer">): JSX.Element {
         What each layer writes towards <Text>{goal(answer)}</Text>, straight to the readout: a sum
         of λ (v·x)² of what it reads, up to the final norm’s scale.
       </p>
+      <HowFar />
       {answer.layers.map((data) => (
         <Fragment key={data.layer}>
           <h3>

@@ -12,6 +12,7 @@ export function LayerSectionView({ data }: { data: LayerSection }): JSX.Element 
     <>
       <ChartView data={data} />
       <h3>Its eigenvectors, as tokens</h3>
+      <HowFar />
       <Vectors data={data} />
       {data.gates.length > 0 && (
         <>
@@ -43,39 +44,43 @@ export function LayerSectionView({ data }: { data: LayerSection }): JSX.Element 
   );
 }
 
+/** What the numbers beside tokens are. */
+export function HowFar(): JSX.Element {
+  return (
+    <p class="soft small">
+      How far a token lies is v·x where the stream is its embedding alone, the layer's norm with its
+      scale included; it gives λ (v·x)².
+    </p>
+  );
+}
+
 /** A line for each eigenvector: its λ, and the tokens that lie most along it to either side. */
 export function Vectors({ data }: { data: LayerData }): JSX.Element {
   const top = Math.max(...data.vectors.map((one) => Math.abs(one.value)), 0) || 1;
   return (
-    <>
-      <p class="soft small">
-        How far a token lies is v·x where the stream is its embedding alone, the layer's norm with
-        its scale included; it gives λ (v·x)².
-      </p>
-      <Scrolled name={`Eigenvectors of ${data.layer}`}>
-        <table class="lying">
-          <thead>
-            <tr>
-              <th class="n">λ</th>
-              <td />
-              <th>along it</th>
-              <th>against it</th>
+    <Scrolled name={`Eigenvectors of ${data.layer}`}>
+      <table class="lying vectors">
+        <thead>
+          <tr>
+            <th class="n">λ</th>
+            <td />
+            <th>along it</th>
+            <th>against it</th>
+          </tr>
+        </thead>
+        <tbody>
+          {data.vectors.map((one, n) => (
+            <tr key={n}>
+              <td class="n">{signed(one.value)}</td>
+              <td>
+                <Bar value={one.value} top={top} />
+              </td>
+              <Sides lying={one} />
             </tr>
-          </thead>
-          <tbody>
-            {data.vectors.map((one, n) => (
-              <tr key={n}>
-                <td class="n">{signed(one.value)}</td>
-                <td>
-                  <Bar value={one.value} top={top} />
-                </td>
-                <Sides lying={one} />
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </Scrolled>
-    </>
+          ))}
+        </tbody>
+      </table>
+    </Scrolled>
   );
 }
 
