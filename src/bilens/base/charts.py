@@ -66,6 +66,11 @@ TEMPLATE: dict[str, Any] = {
         "bargap": 0.25,
     }
 }
+# a legend under the axis, for one of several lines or where something else stands over the plot
+BELOW = {
+    "legend": {"orientation": "h", "x": 0, "yref": "container", "y": 0, "yanchor": "bottom"},
+    "margin": {"b": 104},
+}
 
 
 class Layout(TypedDict, total=False):

@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.base.charts import BAR, FRAME, MARKER, PALETTE, curve, ticks, titled
+from bilens.base.charts import BAR, BELOW, FRAME, MARKER, PALETTE, curve, ticks, titled
 from bilens.base.results import Result
 from bilens.base.words import isolated
 from bilens.changes.items import Items
@@ -21,11 +21,6 @@ TOP = 3  # that are named in one line
 DRAWN = 40  # places in a figure
 MEASURES = ("by weights", *(f"on data, ε = {eps:g}" for eps in EPSILONS))
 SYMBOLS = ("diamond-open", "circle", "circle-open", "line-ns-open")
-# a legend under the axis: over the plot stands what the loss did
-BELOW = {
-    "legend": {"orientation": "h", "x": 0, "yref": "container", "y": 0, "yanchor": "bottom"},
-    "margin": {"b": 104},
-}
 COLOURS = (PALETTE[1], *PALETTE[:1] * 2, PALETTE[5])
 
 

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.base.charts import LINES, MARKER, REFERENCE, Line, curve, titled
+from bilens.base.charts import BELOW, LINES, MARKER, REFERENCE, Line, curve, titled
 from bilens.base.results import Result
-from bilens.changes.comparison import BELOW, Diff
+from bilens.changes.comparison import Diff
 from bilens.changes.losses import Losses
 
 NAMED = LINES[1:6]  # of places drawn by name

@@ -36,7 +36,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.algebra import CP, Dense, ThirdOrder, Tucker, signs, symmetric_root
-from bilens.base.charts import POSITIVE, REFERENCE, curve, logarithmic, titled
+from bilens.base.charts import BELOW, POSITIVE, REFERENCE, curve, logarithmic, titled
 from bilens.base.errors import ArgumentError, TooLargeError
 from bilens.base.numerics import GIB, is_whole
 from bilens.base.results import Result
@@ -191,7 +191,7 @@ class Mechanisms(Result):
             )
         title = "What the largest terms hold of the layer"
         layout = titled(title, "largest terms", "share of ‖S‖²", xaxis=logarithmic("largest terms"))
-        return {"data": lines, "layout": layout}
+        return {"data": lines, "layout": layout | BELOW}
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.algebra import Eigen, Form, QuadraticForm, ThirdOrder, at_scale
-from bilens.base.charts import counted, curve, titled
+from bilens.base.charts import BELOW, counted, curve, titled
 from bilens.base.errors import ShapeError
 from bilens.base.numerics import require_finite, restored
 from bilens.base.records import Record
@@ -140,7 +140,7 @@ class WeightedEigen(Eigen):
         title = "Variance of xᵀQx on the data, by eigenvector"
         axes = (f"eigenvector, by {self.which}", "share of variance")
         layout = titled(title, *axes, xaxis=counted(len(ranks)))
-        return {"data": lines, "layout": layout}
+        return {"data": lines, "layout": layout | (BELOW if len(lines) > 4 else {})}
 
     def _share_line(self, name: str, ranks: list[int], shares: list[float]) -> dict[str, Any]:
         return curve(name, ranks, shares, hover={"k": ranks, "share of variance": shares})
