@@ -25,6 +25,7 @@ class Query:
     name: str = ""  # what the model is loaded by
     asked: Asked = field(default_factory=Asked)  # of each prompt
     dictionaries: tuple[Dictionary, ...] = ()
+    named: tuple[str, ...] = ()  # what each of these is loaded by, if that is known
     source: str = BUILT_IN  # the text on which these fire
     against: str | None = None  # the model that it is compared with
     truth: Truth | None = None  # the rules that made its data, where they are known

@@ -22,6 +22,7 @@ class Extra:
 
     asked: the target, the contrast and the position that each prompt is explained at.
     dictionaries: whose latents are shown, on ``source``, the name of a text as training takes it.
+    named: what each of these is loaded by; by default they are called by their places.
     against: the model that it is compared with, as ``bilens.load`` takes it.
     truth: the rules that made the model's data (``training.read_truth``): how many it has.
     progress: hears of the parts of the page.
@@ -32,10 +33,16 @@ class Extra:
 
     asked: Asked = field(default_factory=Asked)
     dictionaries: tuple[Dictionary, ...] = ()
+    named: tuple[str, ...] = ()
     source: str = BUILT_IN
     against: str | None = None
     truth: Truth | None = None
     progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        if self.named and len(self.named) != len(self.dictionaries):
+            must, got = f"be of the {len(self.dictionaries)} dictionaries", len(self.named)
+            raise ArgumentError("named", must=must, got=f"{got} names")
 
 
 def write_page(
@@ -68,6 +75,7 @@ def write_page(
         name=name,
         asked=extra.asked,
         dictionaries=extra.dictionaries,
+        named=extra.named,
         source=extra.source,
         against=extra.against,
         truth=extra.truth,

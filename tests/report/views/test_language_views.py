@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import bilens
+from bilens.base.errors import ArgumentError
 from bilens.features import Dictionary, Texts, examples, firing
 from bilens.report import Asked, Extra
 from bilens.report.page import made
@@ -188,6 +189,25 @@ def test_features_are_told_as_their_room_tells_them(monkeypatch):
     assert f"latent {strongest}" in found["What makes no. 1 of mlp1.output"].content["text"]
     (missing,) = shown(features, deep).values()
     assert (missing.kind, "--dictionary" in missing.content["text"]) == ("missing", True)
+
+
+def test_dictionaries_of_one_place_are_told_apart(monkeypatch):
+    monkeypatch.setattr("bilens.report.views.features.TOKENS", 300)
+    deep = bilens.load("tinystories-2l")
+    one, other = (Dictionary.load(f"tinystories-2l/mlp1.{side}") for side in ("output", "input"))
+    query = {"dictionaries": (one, other, other), "named": ("out", "in/a", "in/b")}
+    made_of = features.VIEW.build(deep, Query(prompts=(PROMPT,), name="tinystories-2l", **query))
+    titles = [block.title for block in made_of]
+    assert len(set(titles)) == len(titles) == 3 * 5 + 1 + 2
+    assert "Features of mlp1.output: no. 1" in titles
+    assert "Features of mlp1.input (in/b): no. 4" in titles
+    assert "What makes no. 1 of mlp1.output in mlp1.input (in/a)" in titles
+    second = next(block for block in made_of if block.title == "Features of mlp1.input (in/b)")
+    assert "Dictionary.load('in/b')" in second.make()["python"]
+    plain = features.VIEW.build(deep, Query(prompts=(PROMPT,), dictionaries=(other, other)))
+    assert plain[0].title == "Features of mlp1.input (no. 1 of those given)"
+    with pytest.raises(ArgumentError, match="named must be of the 1 dictionaries; got 2 names"):
+        Extra(dictionaries=(one,), named=("a", "b"))
 
 
 def test_what_changed_is_what_diff_says(model, tmp_path):

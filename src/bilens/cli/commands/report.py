@@ -88,7 +88,8 @@ def command(
     asked = bilens.report.Asked(target, versus, position)
     source = data or bilens.training.BUILT_IN
     with progress_bar("parts of the page") as bar:
-        extra = bilens.report.Extra(asked, coders, source, against, known, bar)
+        named = tuple(map(str, dictionary or ()))
+        extra = bilens.report.Extra(asked, coders, named, source, against, known, bar)
         write = bilens.report.write_page
         page = write(loaded, subject, output, about, text, str(model), extra)
     say(f"Open {page.path.resolve().as_uri()}")

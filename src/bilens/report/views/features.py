@@ -35,8 +35,11 @@ NONE = (
 class _Shown:
     """One dictionary on a text; what several parts of the page need is computed once."""
 
-    def __init__(self, model: Transformer, query: Query, coder: Dictionary) -> None:
-        self.model, self.query, self.coder = model, query, coder
+    def __init__(self, model: Transformer, query: Query, number: int, title: str) -> None:
+        self.model, self.query = model, query
+        self.coder, self.title = query.dictionaries[number], title
+        named = query.named[number] if query.named else ""
+        self.loaded = f"bilens.features.Dictionary.load({named!r})" if named else "dictionary"
 
     @property
     def texts(self) -> Texts:
@@ -57,7 +60,7 @@ class _Shown:
     def _given(self) -> str:
         """What the room is asked with, in a line of Python."""
         texts = f"bilens.features.Texts({self.query.source!r}, {TOKENS})"
-        return f"{loaded(self.query)}, dictionary, {texts}"
+        return f"{loaded(self.query)}, {self.loaded}, {texts}"
 
     def ranking(self) -> dict[str, Any]:
         found = self.firing
@@ -83,7 +86,8 @@ class _Shown:
         model, name = self.query.exact(self.model), _layer(self.coder)
         latent = self.examples.latents[0].feature
         tensor = f"{loaded(self.query)}.wiring().layers[{name!r}].module.tensor()"
-        python = f"bilens.decompose.eigen({tensor}, dictionary.reads[{latent}][None], k={SHOWN})"
+        row = f"{self.loaded}.reads[{latent}][None]"
+        python = f"bilens.decompose.eigen({tensor}, {row}, k={SHOWN})"
         told = Told(f"latent {latent}", SPECTRUM, python)
         return layer_section(model, name, self.coder.reads[latent].detach(), told)
 
@@ -102,23 +106,36 @@ class _Shown:
 def _build(model: Transformer, query: Query) -> list[Block]:
     if not query.dictionaries:
         return [Block("missing", "Features", lambda: {"text": NONE})]
-    every = [_Shown(model, query, coder) for coder in query.dictionaries]
+    every = [_Shown(model, query, n, title) for n, title in enumerate(_titles(query))]
     return [block for shown in every for block in _of(shown, every)]
 
 
+def _titles(query: Query) -> list[str]:
+    """What each dictionary is called: by its place, and where several are of one place, by its name
+    or its number too.
+    """
+    places = [short_name(coder.hook) for coder in query.dictionaries]
+    named = query.named or tuple(f"no. {n + 1} of those given" for n in range(len(places)))
+    return [
+        place if places.count(place) == 1 else f"{place} ({name})"
+        for place, name in zip(places, named, strict=True)
+    ]
+
+
 def _of(shown: _Shown, every: Sequence[_Shown]) -> list[Block]:
-    where = short_name(shown.coder.hook)
-    titles = [f"Features of {where}: no. {n + 1}" for n in range(CARDS)]
+    where, called = short_name(shown.coder.hook), shown.title
+    titles = [f"Features of {called}: no. {n + 1}" for n in range(CARDS)]
     cards: list[tuple[str, str, Callable[[], dict[str, Any]]]] = [
-        ("chart", f"Features of {where}", shown.ranking),
+        ("chart", f"Features of {called}", shown.ranking),
         *(("feature", title, partial(shown.card, n)) for n, title in enumerate(titles)),
     ]
     if where.endswith(".output") and _layer(shown.coder) in tensor_layers(shown.model):
-        cards.append(("layer", f"Spectrum of no. 1 of {where}", shown.spectrum))
+        cards.append(("layer", f"Spectrum of no. 1 of {called}", shown.spectrum))
     for reader in every:
         reads = short_name(reader.coder.hook)
         if where.endswith(".output") and reads == f"{_layer(shown.coder)}.input":
-            title = f"What makes no. 1 of {where}"
+            title = f"What makes no. 1 of {called}"
+            title += f" in {reader.title}" if reader.title != reads else ""
             cards.append(("chart", title, partial(shown.pairs, reader)))
     return [Block(kind, title, make) for kind, title, make in cards]
 
