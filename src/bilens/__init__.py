@@ -8,6 +8,8 @@ used, so that
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from bilens.base.garbage import uncollected
+
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
@@ -124,10 +126,16 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
-        return import_module(f"bilens.{name}")
+        return _room(name)
     if name in _HOMES:
-        return getattr(import_module(f"bilens.{_HOMES[name]}"), name)
+        return getattr(_room(_HOMES[name]), name)
     raise AttributeError(f"module 'bilens' has no attribute '{name}'")
+
+
+def _room(name: str) -> Any:
+    """A room, with the libraries that it needs: hundreds of thousands of objects that stay."""
+    with uncollected():
+        return import_module(f"bilens.{name}")
 
 
 def __dir__() -> list[str]:

@@ -3,11 +3,9 @@ detail.
 """
 
 import functools
-import gc
 import heapq
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Literal, get_args
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from bilens.base.charts import DRAWN, ranked
 from bilens.base.errors import ArgumentError
+from bilens.base.garbage import uncollected
 from bilens.base.numerics import is_whole
 from bilens.base.records import Record
 from bilens.base.results import ANSWER_ROWS, Result, Tabled
@@ -523,24 +522,10 @@ def expand(
     recording = record(model, inputs, dictionaries, replacements, given)
     goal = resolve(model, recording, target, position)
     search = _Search(recording, goal, max_terms, cutoff)
-    with _uncollected():
+    with uncollected():
         if detail != "writes":
             search.deepen(once=detail == "pairs")
         return search.result()
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without garbage collection: no path is part of a cycle, and ten thousand new ones make Python
-    walk everything that torch has loaded, which takes as long as the search.
-    """
-    on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if on:
-            gc.enable()
 
 
 class _Search:
