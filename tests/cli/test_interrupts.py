@@ -1,10 +1,16 @@
 """Ctrl-C and SIGTERM: exit 130, and one line that says where a job stopped and how to go on."""
 
+import http.client
 import os
+import re
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 
+import psutil
 import pytest
 import torch
 
@@ -146,3 +152,66 @@ def test_a_folder_that_vanishes_is_one_line(job, run, there, tmp_path):
     assert code == 2, err
     assert str(tmp_path / "out") in err.splitlines()[-1]
     assert "Traceback" not in err
+
+
+def test_a_served_page_ends_with_one_line_and_leaves_nothing():
+    """Ctrl-C, which a terminal sends to all of its processes, while a browser is still there and a
+    question is being answered.
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-m", "bilens.cli", "serve", "tinystories-1l"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        first, *_ = [child.stdout.readline() for _ in range(3)]
+        port, token = re.search(r":(\d+)/\?token=(\S+)", first).groups()
+        others = psutil.Process(child.pid).children(recursive=True)
+        asked = http.client.HTTPConnection("127.0.0.1", int(port), timeout=60)
+        idle = socket.create_connection(("127.0.0.1", int(port)))
+        body = '{"prompt": "' + "a b c " * 120 + '"}'
+        asked.request("POST", "/api/ask", body, {"X-Bilens-Token": token})
+        time.sleep(0.2)
+        os.killpg(child.pid, signal.SIGINT)
+        out, err = child.communicate(timeout=20)
+    finally:
+        child.kill()
+    assert re.fullmatch(r"Stopped\. [01] questions? answered\.\n", out), (out, err)
+    assert (child.returncode, err) == (0, "")
+    gone, alive = psutil.wait_procs(others, timeout=10)
+    assert (len(gone), alive) == (len(others), [])
+    with socket.socket() as again:
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        again.bind(("127.0.0.1", int(port)))
+    asked.close()
+    idle.close()
+
+
+def test_sigterm_ends_a_served_page_too(run, monkeypatch):
+    from bilens.report import server
+
+    stopped = []
+
+    class Silent:
+        def __init__(self, serving):
+            threading.Thread(target=self.terminate, daemon=True).start()
+
+        def terminate(self):
+            line = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            line.request("GET", "/")  # answered as soon as it listens
+            line.getresponse()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        def stop(self):
+            stopped.append(True)
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setattr(server, "Worker", Silent)
+    monkeypatch.setattr("bilens.cli.commands.serve.begin", lambda module: None)
+    code, out, err = run("serve", "nowhere", "--port", port)
+    assert (code, err, stopped) == (0, "", [True])
+    assert out.endswith("Ctrl-C stops it.\nStopped. 0 questions answered.\n")

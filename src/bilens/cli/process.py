@@ -2,6 +2,8 @@
 never a traceback.
 """
 
+import atexit
+import gc
 import io
 import logging
 import os
@@ -66,6 +68,7 @@ def _prepare() -> None:
     """Quiet libraries, warnings of one line, and streams that take any text."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    atexit.register(gc.freeze)  # else Python looks for garbage in all of torch as it ends
     logging.getLogger("transformers").setLevel(logging.ERROR)
     for kind in (FutureWarning, DeprecationWarning):  # of libraries about themselves
         warnings.filterwarnings("ignore", category=kind)

@@ -5,15 +5,14 @@ long, or that the machine has no memory for, costs that answer and no more.
 """
 
 import json
-import multiprocessing
-import signal
 from collections import OrderedDict
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
 from bilens.base.errors import ArgumentError, BilensError
+from bilens.base.processes import started
 from bilens.circuits import record
 from bilens.models import Transformer, load
 from bilens.report.answers import Asked, answered, exact
@@ -25,6 +24,7 @@ from bilens.wiring import Prompt
 
 REMEMBERED = 16  # answers
 PATIENCE = 600.0  # seconds that a model may take to load
+SOON = 0.2  # seconds, after which nobody is waiting for an answer
 
 
 class Serving(NamedTuple):
@@ -41,7 +41,7 @@ class Serving(NamedTuple):
 class Worker:
     """The process, started anew where it has died. Not to be asked by two at once."""
 
-    process: SpawnProcess
+    process: BaseProcess
     line: Connection
 
     def __init__(self, serving: Serving) -> None:
@@ -71,11 +71,7 @@ class Worker:
 
     def _start(self) -> None:
         """Start it and wait for the model. Errors: BilensError for what cannot be loaded."""
-        context = multiprocessing.get_context("spawn")
-        self.line, far = context.Pipe()
-        self.process = context.Process(target=work, args=(far, self.serving), daemon=True)
-        self.process.start()
-        far.close()
+        self.process, self.line = started(__name__)
         failed = self._heard()
         if failed is not None:
             self.stop()
@@ -84,9 +80,10 @@ class Worker:
     def _heard(self) -> BilensError | None:
         """What the process says that it failed of, once it has loaded the model or has not."""
         try:
+            self.line.send(self.serving)
             if self.line.poll(PATIENCE):
                 return self.line.recv()
-        except EOFError:
+        except (EOFError, OSError):
             got = "its end: too large, or killed"
             return BilensError("the process of the model", must="load it", got=got)
         return BilensError("the model", must=f"load within {PATIENCE:g} s", got="more")
@@ -94,13 +91,14 @@ class Worker:
 
 def work(line: Connection, serving: Serving) -> None:
     """Load the model and answer until the other end is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that listens
     try:
         desk = Desk(serving)
     except BilensError as error:
         line.send(error)
         return
     line.send(None)
+    if not line.poll(SOON):  # while whoever opens the page finds the link
+        desk.prepare()
     while True:
         try:
             question = line.recv()
@@ -129,17 +127,20 @@ class Desk:
             return _told(f"{type(error).__name__}: {error}")
 
     def page(self, live: Mapping[str, str]) -> bytes:
-        """The page, with where to ask. Its first answers are made once."""
-        if not self.sections:
-            self.sections = self._sections()
+        """The page, with where to ask."""
+        self.prepare()
         shown = document(self.sections, self.serving.folder)
         return page(shown | {"live": dict(live)}).encode()
 
-    def _sections(self) -> list[Section]:
+    def prepare(self) -> None:
+        """Make what the page begins with, once."""
+        if self.sections:
+            return
         texts = self.serving.prompts or (STORY,)
         prompts = tuple(Prompt(text, self.serving.special_tokens) for text in texts)
         query = Query(prompts=prompts, asked=self.serving.asked, name=self.serving.folder)
-        return [made(block) for view in LIVE for block in view.build(self.model, query)]
+        blocks = [block for view in LIVE for block in view.build(self.model, query)]
+        self.sections = [made(block) for block in blocks]
 
     def remembered(self, question: Mapping[str, Any]) -> bytes:
         """The answer, computed unless it is one of the last ones."""

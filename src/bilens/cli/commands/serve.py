@@ -8,6 +8,7 @@ import typer
 
 import bilens
 from bilens.base.errors import ArgumentError
+from bilens.base.processes import begin
 from bilens.cli.options import (
     ModelFolder,
     SpecialTokens,
@@ -19,6 +20,7 @@ from bilens.cli.options import (
 from bilens.cli.output import say
 
 HIGHEST = 65_535
+WORKER = "bilens.report.worker"  # imported in the process that computes while this one is
 
 
 def command(
@@ -39,6 +41,7 @@ def command(
     read_target(target, versus)
     if not 0 <= port <= HIGHEST:
         raise ArgumentError("--port", must=f"be 0 … {HIGHEST}", got=port)
+    begin(WORKER)
     asked = bilens.report.Asked(target, versus, position)
     serving = bilens.report.Serving(str(model), tuple(prompt or ()), special_tokens, asked)
     server = bilens.report.open_server(serving, port)
