@@ -75,6 +75,22 @@ def test_a_person_asks_another_prompt_and_knocks_a_part_out(look, server):
     said(tab, "little")
 
 
+def test_a_page_whose_server_is_gone_says_so_and_asks_again(look, server):
+    seen = look()
+    tab = seen.open(server.url)
+    seen.context.set_offline(True)
+    tab.get_by_label("Prompt", exact=True).first.fill("Once upon a day")
+    tab.get_by_role("button", name="Ask", exact=True).first.click()
+    tab.wait_for_selector("[role=alert]")
+    assert "the server is gone" in tab.locator("[role=alert]").inner_text()
+    assert "Asking the model" not in tab.locator("#prompt-0").inner_text()
+    seen.context.set_offline(False)
+    tab.get_by_role("button", name="Ask again").click()
+    said(tab, "at 3")
+    assert all("ERR_INTERNET_DISCONNECTED" in line for line in seen.complaints)
+    seen.complaints.clear()
+
+
 def test_what_cannot_be_is_one_line(server):
     for question in ({"prompt": ""}, {"prompt": "a b " * 4000}, {"prompt": "a", "position": 9}):
         status, found = ask(server, question)

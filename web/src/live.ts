@@ -3,6 +3,9 @@
 import type { Answer, Live, Question } from "./types";
 
 const LONGEST = 60_000; // ms that an answer may take
+const GONE =
+  "the server is gone: it was stopped, or the line to it was cut. " +
+  "Run bilens serve again, and open the link that it prints.";
 
 /** Why there is no answer, in one line. */
 export interface Refused {
@@ -29,8 +32,15 @@ export async function ask(
     return (await reply.json()) as Answer | Refused;
   } catch (error) {
     if (signal.aborted) throw error;
-    return { error: `the server did not answer: ${String(error)}` };
+    return { error: unanswered(error) };
   }
+}
+
+/** Why a server did not answer, or not in JSON. */
+function unanswered(error: unknown): string {
+  if (error instanceof TypeError) return GONE; // what fetch throws where nobody listens
+  const late = error instanceof DOMException && error.name === "TimeoutError";
+  return late ? `no answer within ${LONGEST / 1000} s` : `no answer: ${String(error)}`;
 }
 
 export function refused(found: Answer | Refused): found is Refused {

@@ -12,6 +12,14 @@ export interface Answering {
   readonly fits: boolean; // whether it answers what is asked
   readonly waits: boolean;
   readonly error: string;
+  readonly again: () => void; // asks once more what went wrong
+}
+
+/** What was heard last, and of which question. */
+interface Heard {
+  readonly key: string;
+  readonly answer: Answer | null;
+  readonly error: string;
 }
 
 /** The answer to what the state asks for, of a file or of a server. */
@@ -20,14 +28,11 @@ export function useAnswer(state: State, data: PromptData, made: BilensDocument):
   const question = questionOf(state, what, data);
   const key = JSON.stringify(question);
   const held = useMemo(() => (own(state, data) ? stored(what, data) : null), [key, data]);
-  const [heard, hear] = useState<{ key: string; answer: Answer | null; error: string }>({
-    key: "",
-    answer: null,
-    error: "",
-  });
+  const [heard, hear] = useState<Heard>({ key: "", answer: null, error: "" });
   const { live } = made;
+  const known = heard.key === key;
   useEffect(() => {
-    if (!live || held || heard.key === key) return undefined;
+    if (!live || held || known) return undefined;
     const stop = new AbortController();
     ask(live, question, stop.signal).then(
       (found) =>
@@ -39,15 +44,16 @@ export function useAnswer(state: State, data: PromptData, made: BilensDocument):
       () => undefined, // another question took its place
     );
     return () => stop.abort();
-  }, [key, held]);
+  }, [key, held, known]);
   const answer = held ?? heard.answer ?? (data.answers[data.first] as Answer);
-  const answered = Boolean(held) || (heard.key === key && !heard.error);
+  const answered = Boolean(held) || (known && !heard.error);
   return {
     what,
     answer,
     fits: answered,
-    waits: Boolean(live) && !held && heard.key !== key,
-    error: heard.key === key ? heard.error : "",
+    waits: Boolean(live) && !held && !known,
+    error: known ? heard.error : "",
+    again: () => hear((old) => ({ ...old, key: "" })),
   };
 }
 

@@ -189,7 +189,10 @@ function Notice(props: {
   if (answering.error)
     return (
       <p class="error" role="alert">
-        <Text>{answering.error}</Text>
+        <Text>{answering.error}</Text>{" "}
+        <button type="button" class="link" onClick={answering.again}>
+          Ask again
+        </button>
       </p>
     );
   if (answering.fits)
