@@ -11,7 +11,8 @@ from bilens.training import BUILT_IN, HeldOut, ImageData, Truth
 from bilens.wiring import Prompt
 
 MISSING = "{what} of a model this large takes long: {line}"
-STORY = "Once upon a time there was a little"  # what a language model is asked of, if nothing is
+STORY = "Once upon a time there was a little"
+FIRST = 6  # tokens
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,15 @@ class View:
     name: str
     fits: Callable[[Any], bool]
     build: Callable[[Any, Query], Sequence[Block]]
+
+
+def story(model: Transformer) -> str:
+    """What a language model is asked of by default: a story, or the first tokens by number where it
+    has no tokenizer.
+    """
+    if model.tokenizer is not None:
+        return STORY
+    return " ".join(map(str, range(min(FIRST, model.config.vocab_size, model.config.context))))
 
 
 def is_classifier(model: object) -> bool:

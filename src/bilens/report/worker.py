@@ -18,7 +18,7 @@ from bilens.models import Transformer, load
 from bilens.report.answers import Asked, answered, exact
 from bilens.report.page import Section, document, made, page
 from bilens.report.questions import TOKENS, read_question
-from bilens.report.view import STORY, Query
+from bilens.report.view import Query, story
 from bilens.report.views import LIVE
 from bilens.wiring import Prompt
 
@@ -136,7 +136,7 @@ class Desk:
         """Make what the page begins with, once."""
         if self.sections:
             return
-        texts = self.serving.prompts or (STORY,)
+        texts = self.serving.prompts or (story(self.model),)
         prompts = tuple(Prompt(text, self.serving.special_tokens) for text in texts)
         query = Query(prompts=prompts, asked=self.serving.asked, name=self.serving.folder)
         blocks = [block for view in LIVE for block in view.build(self.model, query)]

@@ -8,7 +8,7 @@ from bilens.base.errors import ArgumentError
 from bilens.features import Dictionary, Texts, examples, firing
 from bilens.report import Asked, Extra
 from bilens.report.page import made
-from bilens.report.view import Query
+from bilens.report.view import Query, story
 from bilens.report.views import compare, features, rules, spectra, weights
 from bilens.training import Truth
 from tests.report.reading import sections
@@ -154,6 +154,7 @@ def test_a_model_without_a_tokenizer_is_asked_by_numbers(two_scores, tmp_path):
     asked = bilens.report.write_page(two_scores, None, tmp_path, extra=extra)
     (prompt,) = sections(asked, "prompt")
     assert prompt["prompt"] == "0 5 1 2 6"
+    assert story(two_scores) == "0 1 2 3 4 5"
     page = bilens.report.write_page(two_scores, ["0 5 6"], tmp_path)
     assert sections(page, "prompt")[0]["prompt"] == "0 5 6"
 
