@@ -332,3 +332,29 @@ def test_heads_without_softmax_are_measured_by_shares_of_both_signs():
         assert float(found.negative[n]) == pytest.approx(sum(below) / len(below))
     assert 0 < float(found.negative.min()) < float(found.negative.max()) < 1
     assert found.columns()[-1] == "taken away"
+
+
+@pytest.mark.parametrize("layered", ["q1", "k2", "v"])
+def test_a_leg_of_a_head_may_read_a_layer(layered, refuses):
+    """Against the head's own module, where each leg reads what its path gives."""
+    model = build()
+    reads = dict.fromkeys(("q1", "k1", "q2", "k2", "v"), "embed") | {layered: "mlp0(embed, embed)"}
+    legs = ", ".join(f"{leg}: {path}" for leg, path in reads.items())
+    form = circuits.virtual(model, f"W_U L1H1[-2]({legs})")
+    assert form.paired == (layered,)
+    query, key = int(IDS[3]), int(IDS[1])
+    on = {"q1": query, "k1": key, "q2": query, "k2": key, "v": key}
+    on |= {layered: (on[layered],) * 2}
+
+    embed = model.W_E[IDS].detach()
+    made = {
+        leg: embed if path == "embed" else model.blocks[0].mlp(embed) for leg, path in reads.items()
+    }
+    there = (torch.arange(len(IDS)) == 1)[:, None]  # nothing is looked at but the key
+    made |= {leg: made[leg] * there for leg in ("k1", "k2", "v")}
+    heads = model.wiring().parts[2].attention
+    truth = heads.by_head(list(made.values()))[1, 3] @ model.W_U[:, 5]
+    assert float(form(**on)[5]) == pytest.approx(float(truth), rel=1e-6)  # angles are float32's
+    refuses(ArgumentError, lambda: form(**on | {layered: 3}), f"{layered} must have two rows")
+    other = "k1" if layered != "k1" else "q1"
+    refuses(ArgumentError, lambda: form(**on | {other: (3, 3)}), f"{other} must have one row")

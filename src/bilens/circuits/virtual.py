@@ -2,8 +2,9 @@
 what it starts from. Paths are those of ``circuits.paths``, with no position in them.
 """
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -37,6 +38,8 @@ from bilens.wiring import (
     require_expandable,
 )
 
+Row = int | Tensor  # of a leaf: its number, or (leaf,) weights of all
+
 
 @dataclass(frozen=True, eq=False)
 class HeadCircuit:
@@ -46,7 +49,9 @@ class HeadCircuit:
         scale · score¹[q1, k1] · score²[q2, k2] · values[out, v]
 
     ``scores``: rows the leaf of the query, columns that of the key, RoPE's turns included.
-    ``values``: rows what is written, columns the leaf of the values.
+    ``values``: rows what is written, columns the leaf of the values. A leg in ``paired`` reads a
+    bilinear layer, so that its score, or the values, are of order three: out what is on the other
+    side, left and right the leaves of that layer's two inputs.
 
     >>> sizes = dict(vocab_size=9, hidden_size=8, num_attention_heads=2, num_hidden_layers=1)
     >>> config = bilens.TransformerConfig(**sizes, attention="bilinear", norm="none")
@@ -57,22 +62,27 @@ class HeadCircuit:
     """
 
     names: tuple[str, ...]
-    scores: tuple[Factored, ...]
-    values: Factored
+    scores: tuple[Factored | CP, ...]
+    values: Factored | CP
     scale: float
+    paired: tuple[str, ...] = ()
 
-    def __call__(self, **on: int | Float[Tensor, " leaf"]) -> Float[Tensor, " out"]:
+    def __call__(self, **on: Row | tuple[Row, Row]) -> Float[Tensor, " out"]:
         """What is written where each leg, by name, has one of its leaf's rows (a token) or a vector
-        over them. O(leaf d_head). Errors: ArgumentError unless every leg has one.
+        over them; one that reads a bilinear layer two of them, one for each input. O(leaf d_head),
+        and O(leaf h) for such a leg. Errors: ArgumentError unless every leg has what it reads.
         """
         if set(on) != set(self.names):
             must, got = f"give each of {', '.join(self.names)}", ", ".join(on) or "none"
             raise ArgumentError("legs", must=must, got=got)
+        for name, rows in on.items():
+            if isinstance(rows, tuple) != (name in self.paired):
+                must = "have two rows" if name in self.paired else "have one row"
+                raise ArgumentError(name, must=must, got=repr(rows))
         said = [on[name] for name in self.names]
-        made = self.scale
-        for score, query, key in zip(self.scores, said[0::2], said[1::2], strict=False):
-            made = made * (_rows(score.a, query) @ _rows(score.b.mT, key))
-        return made * (self.values.a @ _rows(self.values.b.mT, said[-1]))
+        scores = zip(self.scores, said[0:-1:2], said[1::2], strict=True)
+        made = math.prod((_score(*one) for one in scores), start=self.scale)
+        return made * _written(self.values, said[-1])
 
 
 @explains
@@ -247,10 +257,10 @@ class _Circuits:
         ]
         values = self.apply(Apply(node.source, NOWHERE, node.inputs[-1:])).form
         values = values if then is None else _onwards(values, then)
-        if not isinstance(values, Factored) or any(isinstance(one, CP) for one in scores):
-            raise self.too_high("a bilinear layer on a leg of a head that multiplies")
-        made = tuple(one for one in scores if isinstance(one, Factored))
-        return HeadCircuit(names, made, values.T, heads.module.scale)
+        values = values.T if isinstance(values, Factored) else values
+        reads = zip(names, node.inputs, strict=True)
+        paired = tuple(name for name, child in reads if isinstance(self.path(child).form, CP))
+        return HeadCircuit(names, tuple(scores), values, heads.module.scale, paired)
 
     def score(self, node: Score) -> CP | Factored:
         n, _ = self.weights(node.source)
@@ -310,9 +320,30 @@ class _Circuits:
         return NotExactError(who(self.expr), must=must, got=got, todo=todo)
 
 
-def _rows(of: Float[Tensor, "leaf k"], on: int | Float[Tensor, " leaf"]) -> Float[Tensor, " k"]:
+def _rows(of: Float[Tensor, "leaf k"], on: Row) -> Float[Tensor, " k"]:
     """A row, or a sum of rows by their weights."""
     return of[on] if isinstance(on, int) else on.to(of) @ of
+
+
+def _pair(tensor: CP, on: tuple[Row, Row]) -> Float[Tensor, " h"]:
+    """What the hidden units of a layer make of its two inputs."""
+    left, right = on
+    return _rows(tensor.left.mT, left) * _rows(tensor.right.mT, right)
+
+
+def _score(form: Factored | CP, query: Any, key: Any) -> Float[Tensor, ""]:
+    """A score of what its legs read: a pair on the side of a layer."""
+    if isinstance(form, Factored):
+        return _rows(form.a, query) @ _rows(form.b.mT, key)
+    pair, row = (query, key) if isinstance(query, tuple) else (key, query)
+    return _rows(form.out, row) @ _pair(form, pair)
+
+
+def _written(values: Factored | CP, on: Any) -> Float[Tensor, " out"]:
+    """What the values write of what their leg reads."""
+    if isinstance(values, Factored):
+        return values.a @ _rows(values.b.mT, on)
+    return values.out @ _pair(values, on)
 
 
 def _onwards(form: Factored | CP, then: Tensor | Factored) -> Factored | CP:
