@@ -4,9 +4,10 @@
 
 In Chromium, beside a plain page of as many bytes: until the first answer is drawn, and until a
 click on a line of the tree has drawn what is below it. ``large``: random weights of 12 layers,
-d_model 768, 128 tokens. ``--model``: a model of one's own, on 12 tokens. ``live``: what a new
-prompt takes on the model of two layers in the box, and what memory the process that computes has
-after each quarter of ``--requests``. Rows go to benchmarks/results/page.jsonl.
+d_model 768, 128 tokens. ``--model``: a model of one's own, on 12 tokens; how long the whole command
+takes, and, served, until the page is there and until new prompts of 12 tokens are answered.
+``live``: what a new prompt takes on the model of two layers in the box, and what memory the process
+that computes has after each quarter of ``--requests``. Rows go to benchmarks/results/page.jsonl.
 """
 
 import argparse
@@ -14,6 +15,8 @@ import http.client
 import json
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).parent / "results" / "page.jsonl"
 PROMPT = "Once upon a time there was a little"
 TWELVE = "The capital of France is Paris, and the capital of Italy is"
+LANDS = ("Spain", "Greece", "Norway", "Poland", "Egypt")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 DRAWN = "document.querySelector('h3.answer') !== null"
 ROUNDS = 5
@@ -55,6 +59,7 @@ def main() -> None:
         measure("12 layers, d_model 768, 128 tokens", model, text.tolist())
     if given.model is not None:
         measure(given.model.name, bilens.load(str(given.model)), TWELVE)
+        served(given.model.name, str(given.model))
     if given.only in (None, "live"):
         live(given.requests)
 
@@ -72,6 +77,36 @@ def measure(what: str, model: bilens.Transformer, prompt: str | list[int]) -> No
         figures = drawn(page.path, plain) if shutil.which("chromium") else {}
     broken = list(page.broken)
     record(RESULTS, what=what, bytes=size, made_s=round(made, 2), broken=broken, **figures)
+
+
+def served(what: str, folder: str) -> None:
+    """The command from its start to its end; then the served page, from when the server listens,
+    and new prompts.
+    """
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, "-m", "bilens.cli", "report", folder, "-o", out]
+        start = time.perf_counter()
+        subprocess.run([*command, "--prompt", TWELVE], check=True, capture_output=True)
+        whole = time.perf_counter() - start
+    start = time.perf_counter()
+    server = open_server(Serving(folder, (TWELVE,)))
+    threading.Thread(target=server.run, daemon=True).start()
+    listens = time.perf_counter() - start
+    line = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
+    line.request("GET", f"/?token={server.token}")
+    line.getresponse().read()
+    opened = time.perf_counter() - start
+    seconds = [timed(server, {"prompt": TWELVE.replace("Italy", land)}) for land in LANDS]
+    server.stop()
+    record(
+        RESULTS,
+        what=f"{what}, command and served",
+        command_s=round(whole, 2),
+        listens_s=round(listens, 2),
+        opened_s=round(opened, 2),
+        median_s=round(statistics.median(seconds), 2),
+        slowest_s=round(max(seconds), 2),
+    )
 
 
 def drawn(page: Path, plain: Path) -> dict[str, float]:

@@ -1,10 +1,12 @@
 """Processes of one's own, which know nothing of this one, and do not hear Ctrl-C."""
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple
@@ -18,6 +20,10 @@ class Started(NamedTuple):
     process: BaseProcess
     line: Connection
 
+
+# How OpenMP is told that a thread which waits for another sleeps: one that spins takes the core
+# that the other needs where the machine has something else to do.
+PATIENT = ("OMP_WAIT_POLICY", "PASSIVE")
 
 _begun: dict[str, Started] = {}
 
@@ -38,7 +44,7 @@ def _start(module: str) -> Started:
     context = multiprocessing.get_context("spawn")
     line, far = context.Pipe()
     process = context.Process(target=_work, args=(far, module), daemon=True)
-    with _uninterrupted():
+    with _uninterrupted(), _patient():
         process.start()
     far.close()
     return Started(process, line)
@@ -63,8 +69,23 @@ def _uninterrupted() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    resource_tracker.ensure_running()  # it would unblock the signal, where it starts in here
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _patient() -> Iterator[None]:
+    """What is started in here has threads that sleep while they wait, unless someone said else."""
+    name, value = PATIENT
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]

@@ -19,15 +19,13 @@ import typer
 from typer.exceptions import TyperException
 
 from bilens.base.errors import ArgumentError, BilensError, Interrupted
+from bilens.base.processes import PATIENT
 from bilens.base.words import printable
 from bilens.cli.app import StoppedError, root_group
 
 # What the libraries below read when they are imported: every command works on local files, and
-# none shows notices or bars while it reads and writes them. Training keeps its own bar. A thread
-# that waits for another sleeps: one that spins, as OpenMP has it, takes the core that the other
-# needs where the machine has something else to do.
+# none shows notices or bars while it reads and writes them. Training keeps its own bar.
 ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "PASSIVE",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -66,7 +64,7 @@ def _main() -> None:
 
 def _prepare() -> None:
     """Quiet libraries, warnings of one line, and streams that take any text."""
-    for name, value in ENVIRONMENT.items():
+    for name, value in (PATIENT, *ENVIRONMENT.items()):
         os.environ.setdefault(name, value)
     atexit.register(gc.freeze)  # else Python looks for garbage in all of torch as it ends
     logging.getLogger("transformers").setLevel(logging.ERROR)
