@@ -8,7 +8,7 @@ import torch
 import bilens
 from bilens import checks, circuits, decompose, features
 from bilens.base.results import Result
-from bilens.training import Comparison, RuleScores
+from bilens.training import Comparison, PathScores, RuleScores
 from tests.circuits.transformers_made import tiny
 from tests.conftest import Make
 
@@ -120,6 +120,7 @@ MAKERS: dict[str, Callable[[], Result]] = {
     "Cofiring": cofiring,
     "Comparison": comparison,
     "RuleScores": lambda: RuleScores((("bigram", 8, 8, 0.001), ("skip", 20, 24, 0.3))),
+    "PathScores": lambda: PathScores((("embed", 1, None), ("mlp0(embed, L0H0)", None, 9)), (8, 24)),
     "Composition": lambda: circuits.composition(model()),
     "Degrees": lambda: approximation().degrees,
     "Diff": diff,
