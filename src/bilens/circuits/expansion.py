@@ -257,11 +257,9 @@ class Expansion(Result):
                 if any(name.startswith(f"{kind} ") for name in self.given)
             ),
         )
-        held = (
-            f"; given {len(self.given)} {fixed}"
-            if self.given
-            else "; nothing given: exact outright"
-        )
+        # of the paths that were not kept nothing is said
+        bare = "nothing given in them" if self.left_out else "nothing given: exact outright"
+        held = f"; given {len(self.given)} {fixed}" if self.given else f"; {bare}"
         opaque = f"; opaque: {', '.join(self.opaque)}" if self.opaque else ""
         half = "" if self.as_run is None else f", as run in half precision {self.as_run:.6g}"
         return (
