@@ -80,6 +80,15 @@ def test_a_tree_unfolds_to_paths_whose_values_are_pythons(tab, ex):
     )
 
 
+def test_what_is_folded_is_made_when_it_is_opened(tab):
+    given = tab.locator("#prompt-0 ul.given-by")
+    assert given.count() == 0
+    tab.get_by_text("What each token gives, as numbers").first.click()
+    given.wait_for()
+    assert given.locator("li").count() == len(PROMPT.split()) + 1
+    tab.locator("#layer-1 h3").first.wait_for()  # below what is seen at once
+
+
 def test_a_token_is_clicked_and_what_comes_after_it_is_told(tab):
     tab.locator(".tokens .strip button").nth(3).click()
     said(tab, "at 3")

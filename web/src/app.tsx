@@ -1,6 +1,7 @@
 // The page: its head, and its sections one below another.
 
 import { Component, type ComponentChildren, type JSX } from "preact";
+import { useEffect, useState } from "preact/hooks";
 import { ChartView } from "./sections/chart";
 import { ClassesView } from "./sections/classes";
 import { ExactnessView } from "./sections/exactness";
@@ -23,6 +24,7 @@ interface Props {
 }
 
 export function App({ made, store, root }: Props): JSX.Element {
+  const painted = usePainted();
   return (
     <main>
       <Toolbar made={made} store={store} root={root} />
@@ -34,8 +36,14 @@ export function App({ made, store, root }: Props): JSX.Element {
         says what it left out.
       </p>
       <Contents sections={made.sections} root={root} />
-      {made.sections.map((section) => (
-        <Part key={section.id} section={section} made={made} store={store} />
+      {made.sections.map((section, n) => (
+        <Part
+          key={section.id}
+          section={section}
+          made={made}
+          store={store}
+          waits={!painted && n >= FIRST && section.kind !== "prompt"}
+        />
       ))}
       <p class="soft">
         Made by bilens {made.bilens}
@@ -46,6 +54,17 @@ export function App({ made, store, root }: Props): JSX.Element {
 }
 
 const FEW = 3; // sections that need no list of them
+const FIRST = 2; // sections that are made at once; the others when these are seen
+
+/** Whether the page was painted for the first time. */
+function usePainted(): boolean {
+  const [painted, say] = useState(false);
+  useEffect(() => {
+    const frame = requestAnimationFrame(() => setTimeout(() => say(true)));
+    return () => cancelAnimationFrame(frame);
+  }, []);
+  return painted;
+}
 
 /** The sections by name. The address is the state's, so that these are no links. */
 function Contents({
@@ -71,16 +90,14 @@ interface PartProps extends Omit<Props, "root"> {
   readonly section: Section;
 }
 
-function Part({ section, made, store }: PartProps): JSX.Element {
+function Part({ section, made, store, waits }: PartProps & { waits: boolean }): JSX.Element {
   const title = `${section.id}-title`;
   return (
     <section id={section.id} class={section.kind} aria-labelledby={title}>
       <h2 id={title} tabIndex={-1}>
         <Text>{section.title}</Text>
       </h2>
-      <Guarded>
-        <Body section={section} made={made} store={store} />
-      </Guarded>
+      <Guarded>{!waits && <Body section={section} made={made} store={store} />}</Guarded>
     </section>
   );
 }

@@ -25,10 +25,11 @@ export function Folded(props: {
   open?: boolean;
   children: ComponentChildren;
 }): JSX.Element {
+  const [made, make] = useState(props.open ?? false);
   return (
-    <details open={props.open ?? false}>
+    <details open={props.open ?? false} onToggle={() => make(true)}>
       <summary>{props.name}</summary>
-      {props.children}
+      {made && props.children}
     </details>
   );
 }
