@@ -154,12 +154,32 @@ def test_a_folder_that_vanishes_is_one_line(job, run, there, tmp_path):
     assert "Traceback" not in err
 
 
-def test_a_served_page_ends_with_one_line_and_leaves_nothing():
+SERVE = """
+from bilens.base import processes
+from bilens.cli import main
+
+start = processes._start
+processes._start = lambda module: start("never_done")
+main()
+"""
+NEVER_DONE = """
+import time
+
+def work(line, what):
+    line.send(None)
+    time.sleep(600)
+"""
+
+
+def test_a_served_page_ends_with_one_line_and_leaves_nothing(tmp_path):
     """Ctrl-C, which a terminal sends to all of its processes, while a browser is still there and a
-    question is being answered.
+    question is being answered, by a process that takes its time.
     """
+    (tmp_path / "never_done.py").write_text(NEVER_DONE)
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     child = subprocess.Popen(
-        [sys.executable, "-m", "bilens.cli", "serve", "tinystories-1l"],
+        [sys.executable, "-c", SERVE, "serve", "tinystories-1l"],
+        env=os.environ | {"PYTHONPATH": paths},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -171,8 +191,7 @@ def test_a_served_page_ends_with_one_line_and_leaves_nothing():
         others = psutil.Process(child.pid).children(recursive=True)
         asked = http.client.HTTPConnection("127.0.0.1", int(port), timeout=60)
         idle = socket.create_connection(("127.0.0.1", int(port)))
-        body = '{"prompt": "' + "a b c " * 120 + '"}'
-        asked.request("POST", "/api/ask", body, {"X-Bilens-Token": token})
+        asked.request("POST", "/api/ask", '{"prompt": "a"}', {"X-Bilens-Token": token})
         time.sleep(0.2)
         os.killpg(child.pid, signal.SIGINT)
         out, err = child.communicate(timeout=20)
@@ -185,7 +204,8 @@ def test_a_served_page_ends_with_one_line_and_leaves_nothing():
     with socket.socket() as again:
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         again.bind(("127.0.0.1", int(port)))
-    asked.close()
+    reply = asked.getresponse()
+    assert (reply.status, reply.read()) == (503, b'{"error": "the server was stopped"}')
     idle.close()
 
 
@@ -203,6 +223,9 @@ def test_sigterm_ends_a_served_page_too(run, monkeypatch):
             line.request("GET", "/")  # answered as soon as it listens
             line.getresponse()
             os.kill(os.getpid(), signal.SIGTERM)
+
+        def end(self):
+            pass
 
         def stop(self):
             stopped.append(True)

@@ -30,7 +30,11 @@ class Scripted:
             raise EOFError
         return json.dumps({"asked": question}).encode()
 
+    def end(self):
+        self.ended = True
+
     def stop(self):
+        assert self.ended
         self.stopped = True
 
 

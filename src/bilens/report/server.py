@@ -8,6 +8,7 @@ site's page, by whatever name it reaches this port, can ask.
 
 import asyncio
 import json
+import logging
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -41,6 +42,8 @@ HEADERS = {
 }
 
 
+LOG = logging.getLogger("uvicorn.error")
+
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -50,6 +53,19 @@ class _RefusedError(Exception):
     def __init__(self, status: int, words: str) -> None:
         super().__init__(words)
         self.status, self.words = status, words
+
+
+class _Listening(uvicorn.Server):
+    """The server proper, which says first that it is about to end."""
+
+    def __init__(self, config: uvicorn.Config, end: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.end = end
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.end()
+        LOG.disabled = True  # it tells of each request that it cuts off
+        await super().shutdown(sockets)
 
 
 @dataclass
@@ -62,6 +78,7 @@ class Server:
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     answered: int = 0
     waiting: int = 0
+    ending: bool = False
 
     def __post_init__(self) -> None:
         self.socket = _bound(self.port)
@@ -88,11 +105,17 @@ class Server:
             ws="none",
         )
         try:
-            self.listening = uvicorn.Server(config)
+            self.listening = _Listening(config, self._end)
             self.listening.run(sockets=[self.socket])
         finally:
+            LOG.disabled = False
             self.worker.stop()
             self.socket.close()
+
+    def _end(self) -> None:
+        """Let nobody wait for an answer that will not come: ``run`` would wait with them."""
+        self.ending = True
+        self.worker.end()
 
     def stop(self) -> None:
         """End ``run``, from another thread."""
@@ -153,6 +176,8 @@ class Server:
         try:
             await self._turn(request)
             try:
+                if self.ending:
+                    raise EOFError
                 return await asyncio.to_thread(self.worker.ask, question, self.deadline)
             finally:
                 self.turn.release()
@@ -160,7 +185,8 @@ class Server:
             words = f"no answer within {self.deadline:g} s: ask for fewer terms or a shorter text"
             raise _RefusedError(503, words) from None
         except (EOFError, OSError):
-            raise _RefusedError(503, "the process that computes died: too large?") from None
+            died = "the process that computes died: too large?"
+            raise _RefusedError(503, "the server was stopped" if self.ending else died) from None
         finally:
             self.waiting -= 1
 

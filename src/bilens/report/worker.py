@@ -63,6 +63,10 @@ class Worker:
             self.stop()
             raise
 
+    def end(self) -> None:
+        """End the process while another thread may be asking it, which then hears of it."""
+        self.process.kill()
+
     def stop(self) -> None:
         """End the process, whatever it is doing."""
         self.line.close()
