@@ -60,8 +60,8 @@ const FIRST = 2; // sections that are made at once; the others when these are se
 function usePainted(): boolean {
   const [painted, say] = useState(false);
   useEffect(() => {
-    const frame = requestAnimationFrame(() => setTimeout(() => say(true)));
-    return () => cancelAnimationFrame(frame);
+    const timer = setTimeout(() => say(true)); // an effect comes after a paint, where there is one
+    return () => clearTimeout(timer);
   }, []);
   return painted;
 }
