@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import bilens
+from bilens.base.processes import begin
 from bilens.report import Asked, Extra, write_page
 from bilens.report.views import language_facts, prompt, spectra
 
@@ -30,6 +31,12 @@ def browser():
     yield opened
     opened.close()
     play.stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _begun():
+    """What a server computes in imports its libraries while pages are looked at."""
+    begin("bilens.report.worker")
 
 
 @pytest.fixture(scope="session")
