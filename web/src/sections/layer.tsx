@@ -1,7 +1,7 @@
 // What a layer looks for towards what was asked: its eigenvectors and gates as tokens, and the pairs
 // of tokens that it multiplies.
 
-import { Fragment, type JSX } from "preact";
+import { type ComponentChildren, Fragment, type JSX } from "preact";
 import { general, percent, signed } from "../numbers";
 import type { LayerData, LayerSection, Lying, Words } from "../types";
 import { Bar, Plot, Scrolled, Text } from "../ui";
@@ -58,60 +58,62 @@ export function HowFar(): JSX.Element {
 export function Vectors({ data }: { data: LayerData }): JSX.Element {
   const top = Math.max(...data.vectors.map((one) => Math.abs(one.value)), 0) || 1;
   return (
-    <Scrolled name={`Eigenvectors of ${data.layer}`}>
-      <table class="lying vectors">
-        <thead>
-          <tr>
-            <th class="n">λ</th>
-            <td />
-            <th>along it</th>
-            <th>against it</th>
-          </tr>
-        </thead>
-        <tbody>
-          {data.vectors.map((one, n) => (
-            <tr key={n}>
-              <td class="n">{signed(one.value)}</td>
-              <td>
-                <Bar value={one.value} top={top} />
-              </td>
-              <Sides lying={one} />
-            </tr>
-          ))}
-        </tbody>
-      </table>
-    </Scrolled>
+    <Table name={`Eigenvectors of ${data.layer}`} kind="vectors" first="λ">
+      {data.vectors.map((one, n) => (
+        <tr key={n}>
+          <td class="n">{signed(one.value)}</td>
+          <td>
+            <Bar value={one.value} top={top} />
+          </td>
+          <Sides lying={one} />
+        </tr>
+      ))}
+    </Table>
   );
 }
 
 function Gates({ data }: { data: LayerSection }): JSX.Element {
   return (
-    <Scrolled name={`Gates of ${data.layer}`}>
-      <table class="lying">
+    <Table name={`Gates of ${data.layer}`} kind="" first="share">
+      {data.gates.map((gate, n) => (
+        <Fragment key={n}>
+          <tr>
+            <td class="n">{percent(gate.share)}</td>
+            <th scope="row">a</th>
+            <Sides lying={gate.a} />
+          </tr>
+          <tr>
+            <td />
+            <th scope="row">b</th>
+            <Sides lying={gate.b} />
+          </tr>
+        </Fragment>
+      ))}
+    </Table>
+  );
+}
+
+interface TableProps {
+  readonly name: string;
+  readonly kind: string;
+  readonly first: string; // what its first column says
+  readonly children: ComponentChildren;
+}
+
+/** Lines of which each ends in the tokens along a direction and against it. */
+function Table({ name, kind, first, children }: TableProps): JSX.Element {
+  return (
+    <Scrolled name={name}>
+      <table class={`lying ${kind}`}>
         <thead>
           <tr>
-            <th class="n">share</th>
+            <th class="n">{first}</th>
             <td />
             <th>along it</th>
             <th>against it</th>
           </tr>
         </thead>
-        <tbody>
-          {data.gates.map((gate, n) => (
-            <Fragment key={n}>
-              <tr>
-                <td class="n">{percent(gate.share)}</td>
-                <th scope="row">a</th>
-                <Sides lying={gate.a} />
-              </tr>
-              <tr>
-                <td />
-                <th scope="row">b</th>
-                <Sides lying={gate.b} />
-              </tr>
-            </Fragment>
-          ))}
-        </tbody>
+        <tbody>{children}</tbody>
       </table>
     </Scrolled>
   );
