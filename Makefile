@@ -1,7 +1,9 @@
 # Each target does all its own set-up: a virtual environment, the pinned dependencies, the package.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
+# PIP_NO_COMPILE: of what is installed little is ever imported, and that is compiled then
+ONCE := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1
+PIP := PIP_CONSTRAINT=constraints.txt $(ONCE) $(BIN)/python -m pip install --quiet
 # SAELens and TransformerLens, whose requirements are not ours: an environment of their own.
 LENSES := .venv-interop
 # Node comes in a wheel, with pyright.
@@ -97,6 +99,6 @@ web/node_modules/installed: .venv/installed-dev web/package-lock.json
 
 $(LENSES)/installed: pyproject.toml constraints-interop.txt
 	$(PYTHON) -m venv $(LENSES)
-	PIP_CONSTRAINT=constraints-interop.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
+	PIP_CONSTRAINT=constraints-interop.txt $(ONCE) \
 		$(LENSES)/bin/python -m pip install --quiet --editable . sae-lens pytest
 	touch $@
