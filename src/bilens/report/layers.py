@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.algebra import QuadraticForm
+from bilens.algebra import CP, QuadraticForm
 from bilens.base.charts import mapped, titled
 from bilens.base.numerics import working_dtype
+from bilens.decompose import top_entries
 from bilens.models import Transformer
 from bilens.report.packing import rounded
 
@@ -35,6 +36,11 @@ def tensor_layers(model: Transformer) -> list[str]:
 def looked_into(model: Transformer) -> list[str]:
     """The layers that a page takes apart."""
     return tensor_layers(model)[-LAYERS:]
+
+
+def layer_tensor(model: Transformer, name: str) -> CP:
+    """The tensor of one of these, over (1, x) where it has biases."""
+    return model.wiring().layers[name].module.tensor().detach()  # type: ignore[operator]
 
 
 def towards(model: Transformer, target: int, versus: int | None) -> tuple[str, Float[Tensor, " d"]]:
@@ -112,34 +118,17 @@ def token_map(
         return None
     words = _Words(model, name)
     form = words.form(direction)
-    both = 2 * words.rows @ (form @ words.rows).mT
+    leading = words.rows @ _strongest_first(form, 1)[1][0]
+    chosen = sorted(words.strongest(direction), key=leading.tolist().__getitem__)
+    rows, names = words.rows[chosen], model.output_names(chosen)
+    both = 2 * rows @ (form @ rows).mT
     both.diagonal().mul_(0.5)  # a token with itself is one product
-    chosen = _in_order(_strongest(both), words.rows @ _strongest_first(form, 1)[1][0])
-    names = model.output_names(chosen)
     values = [
-        [rounded(float(both[n, m]), DIGITS) if k <= row else None for k, m in enumerate(chosen)]
-        for row, n in enumerate(chosen)
+        [rounded(value, DIGITS) if k <= n else None for k, value in enumerate(row)]
+        for n, row in enumerate(both.tolist())
     ]
     layout = titled(f"Pairs of tokens that {name} multiplies towards {of}", "token", "and token")
     return mapped(values, names, names, "value, both orders", layout)
-
-
-def _strongest(both: Float[Tensor, "v v"]) -> list[int]:
-    """The tokens of the largest pairs, until there are enough."""
-    size = len(both)
-    flat = both.abs().tril().flatten()
-    pairs = flat.topk(min(len(flat), MAPPED * MAPPED)).indices.tolist()
-    found: dict[int, None] = {}
-    for pair in pairs:
-        found |= dict.fromkeys(divmod(pair, size))
-        if len(found) >= MAPPED:
-            break
-    return list(found)[:MAPPED]
-
-
-def _in_order(tokens: list[int], along: Float[Tensor, " v"]) -> list[int]:
-    """Tokens by how far they lie along a vector: those that do alike stand together."""
-    return sorted(tokens, key=lambda token: float(along[token]))
 
 
 def _strongest_first(
@@ -156,10 +145,10 @@ class _Words:
 
     def __init__(self, model: Transformer, name: str) -> None:
         self.model = model
-        part: Any = model.wiring().layers[name]
-        read = part.norm(model.leaf_weights()["embed"]).detach()
+        norm = model.wiring().layers[name].norm
+        read = norm(model.leaf_weights()["embed"]).detach()
         read = read.to(working_dtype(read.dtype))
-        self.tensor = part.module.tensor().detach().to(read.dtype)
+        self.tensor = layer_tensor(model, name).to(read.dtype)
         constants = self.tensor.shape[-1] - read.shape[1]  # one of a layer with biases
         ones = read.new_ones(len(read), constants)
         self.rows = torch.cat([ones, read], 1)
@@ -167,6 +156,14 @@ class _Words:
     def form(self, direction: Float[Tensor, " d"]) -> QuadraticForm:
         """What the layer writes along a direction."""
         return self.tensor.interaction(direction.to(self.rows))
+
+    def strongest(self, direction: Float[Tensor, " d"]) -> list[int]:
+        """The tokens of the largest pairs, until there are enough."""
+        over_tokens = self.tensor.map(
+            out=direction.to(self.rows)[None], left=self.rows, right=self.rows
+        )
+        pairs = top_entries(over_tokens, MAPPED * MAPPED, symmetric=True).indices[:, 1:]
+        return list(dict.fromkeys(pairs.flatten().tolist()))[:MAPPED]
 
     def along(self, vector: Float[Tensor, " i"]) -> dict[str, Any]:
         """The tokens that lie farthest to either side."""

@@ -17,6 +17,7 @@ from bilens.report.answers import asked_of
 from bilens.report.layers import (
     gates_as_tokens,
     layer_as_tokens,
+    layer_tensor,
     looked_into,
     token_map,
     towards,
@@ -78,8 +79,7 @@ def layer_section(
     model: Transformer, name: str, direction: Float[Tensor, " d"], told: Told
 ) -> dict[str, Any]:
     """All that a section shows of a layer towards ``direction`` of what it writes."""
-    module: Any = model.wiring().layers[name].module
-    tensor, of = module.tensor().detach(), told.of
+    tensor, of = layer_tensor(model, name), told.of
     found = eigen(tensor, direction[None].to(tensor.dtype), k=SHOWN).labelled([of])
     text = told.text.format(of=of, said=sentence(found.summary()))
     drawn = result(found, text, f"Eigenvalues of {name} towards {of}", told.python)
