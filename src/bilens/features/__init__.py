@@ -6,7 +6,7 @@ from bilens.features.examples import Example, Examples, InContext, examples
 from bilens.features.firing import By, Firing, firing
 from bilens.features.forms import FeatureEigen, FeatureForm, FeatureGates, Readings
 from bilens.features.interactions import Explanation, Interactions, interactions
-from bilens.features.latents import Pursuit
+from bilens.features.latents import Pursuit, require_features
 from bilens.features.learn import DictionaryRecipe
 from bilens.features.low_rank import LowRank, low_rank
 from bilens.features.mechanisms import Mechanisms, mechanisms
@@ -46,4 +46,5 @@ __all__ = [
     "low_rank",
     "mechanisms",
     "read_transcoder",
+    "require_features",
 ]

@@ -27,6 +27,7 @@ class Query:
     asked: Asked = field(default_factory=Asked)  # of each prompt
     dictionaries: tuple[Dictionary, ...] = ()
     named: tuple[str, ...] = ()  # what each of these is loaded by, if that is known
+    features: tuple[int, ...] = ()  # of the first of these; none: those that fire most strongly
     source: str = BUILT_IN  # the text on which these fire
     against: str | None = None  # the model that it is compared with
     truth: Truth | None = None  # the rules that made its data, where they are known

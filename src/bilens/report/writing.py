@@ -7,7 +7,7 @@ from typing import Any
 
 from bilens.base.errors import ArgumentError
 from bilens.base.progress import Progress
-from bilens.features import Dictionary
+from bilens.features import Dictionary, require_features
 from bilens.models import Classifier, Transformer
 from bilens.report.answers import Asked, Written
 from bilens.report.page import Page, Section, made, write_sections
@@ -23,6 +23,7 @@ class Extra:
     asked: the target, the contrast and the position that each prompt is explained at.
     dictionaries: whose latents are shown, on ``source``, the name of a text as training takes it.
     named: what each of these is loaded by; by default they are called by their places.
+    features: which of the first dictionary; by default those that fire most strongly.
     against: the model that it is compared with, as ``bilens.load`` takes it.
     truth: the rules that made the model's data (``training.read_truth``): how many it has.
     progress: hears of the parts of the page.
@@ -34,6 +35,7 @@ class Extra:
     asked: Asked = field(default_factory=Asked)
     dictionaries: tuple[Dictionary, ...] = ()
     named: tuple[str, ...] = ()
+    features: tuple[int, ...] = ()
     source: str = BUILT_IN
     against: str | None = None
     truth: Truth | None = None
@@ -43,6 +45,10 @@ class Extra:
         if self.named and len(self.named) != len(self.dictionaries):
             must, got = f"be of the {len(self.dictionaries)} dictionaries", len(self.named)
             raise ArgumentError("named", must=must, got=f"{got} names")
+        if self.features and not self.dictionaries:
+            raise ArgumentError("feature", must="be one of a dictionary's latents", got="none")
+        if self.features:
+            require_features(self.features, self.dictionaries[0].n_latents)
 
 
 def write_page(
@@ -76,6 +82,7 @@ def write_page(
         asked=extra.asked,
         dictionaries=extra.dictionaries,
         named=extra.named,
+        features=extra.features,
         source=extra.source,
         against=extra.against,
         truth=extra.truth,

@@ -10,7 +10,7 @@ from bilens.report import Asked, Extra
 from bilens.report.page import made
 from bilens.report.view import Query, story
 from bilens.report.views import compare, features, rules, spectra, weights
-from bilens.training import Truth
+from bilens.training import BUILT_IN, Truth
 from tests.report.reading import sections
 
 PROMPT = "Once upon a time"
@@ -165,7 +165,7 @@ def test_features_are_told_as_their_room_tells_them(monkeypatch):
     named = (f"tinystories-2l/mlp1.{side}" for side in ("output", "input"))
     coders = tuple(map(Dictionary.load, named))
     found = shown(features, deep, dictionaries=coders)
-    assert len(found) == 2 * 5 + 2
+    assert len(found) == 2 * 5 + 4 * 2
     spectrum = found["Spectrum of no. 1 of mlp1.output"].content
     ranked = firing(deep, coders[0], Texts("topics", 300))
     rows = found["Features of mlp1.output"].content["rows"]
@@ -199,7 +199,7 @@ def test_dictionaries_of_one_place_are_told_apart(monkeypatch):
     query = {"dictionaries": (one, other, other), "named": ("out", "in/a", "in/b")}
     made_of = features.VIEW.build(deep, Query(prompts=(PROMPT,), name="tinystories-2l", **query))
     titles = [block.title for block in made_of]
-    assert len(set(titles)) == len(titles) == 3 * 5 + 1 + 2
+    assert len(set(titles)) == len(titles) == 3 * 5 + 4 * (1 + 2)
     assert "Features of mlp1.output: no. 1" in titles
     assert "Features of mlp1.input (in/b): no. 4" in titles
     assert "What makes no. 1 of mlp1.output in mlp1.input (in/a)" in titles
@@ -209,6 +209,37 @@ def test_dictionaries_of_one_place_are_told_apart(monkeypatch):
     assert plain[0].title == "Features of mlp1.input (no. 1 of those given)"
     with pytest.raises(ArgumentError, match="named must be of the 1 dictionaries; got 2 names"):
         Extra(dictionaries=(one,), named=("a", "b"))
+
+
+def test_the_latents_that_were_asked_for_are_shown(monkeypatch):
+    monkeypatch.setattr("bilens.report.views.features.TOKENS", 300)
+    deep = bilens.load("tinystories-2l")
+    coders = tuple(Dictionary.load(f"tinystories-2l/mlp1.{side}") for side in ("output", "input"))
+    fired = firing(deep, coders[0], Texts(BUILT_IN, 300))
+    silent = int(fired.latents[fired.largest.argmin()])
+    query = Query(prompts=(PROMPT,), dictionaries=coders, features=(938, silent, 938))
+    found = {block.title: block for block in features.VIEW.build(deep, query)}
+    assert len(found) == 1 + 2 * 3 + 1 + 4  # no other of the first; the second's strongest
+    card = found["Features of mlp1.output: latent 938"].make()
+    assert card["largest"] == pytest.approx(float(fired.largest[fired.latents == 938]), rel=1e-3)
+    spectrum = found["Spectrum of latent 938 of mlp1.output"].make()
+    tensor, row = (
+        bilens.load("tinystories-2l").double().wiring().layers["mlp1"].module.tensor(),
+        coders[0].reads[938],
+    )
+    form = torch.einsum("o,oij->ij", row.double(), tensor.dense().detach())
+    leading = max(torch.linalg.eigvalsh((form + form.mT) / 2).tolist(), key=abs)
+    assert spectrum["rows"][0]["value"] == pytest.approx(leading, rel=1e-5)
+    assert "latent 938" in found["What makes latent 938 of mlp1.output"].make()["text"]
+    assert found[f"Features of mlp1.output: latent {silent}"].make()["examples"] == []
+
+
+def test_a_latent_that_is_not_there_is_refused():
+    coder = Dictionary.load("tinystories-2l/mlp1.output")
+    with pytest.raises(ArgumentError, match="feature must be one of a dictionary's latents"):
+        Extra(features=(3,))
+    with pytest.raises(ArgumentError, match="from 0 to 1023; got 1024"):
+        Extra(dictionaries=(coder,), features=(3, 1024))
 
 
 def test_what_changed_is_what_diff_says(model, tmp_path):

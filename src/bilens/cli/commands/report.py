@@ -1,6 +1,7 @@
 """``bilens report``: everything about a model on one page."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ from bilens.cli.output import progress_bar, say, warn_of
 TOKENS = 8192  # of the held-out text
 # what only the page of a language model reads
 READ_BY = ("a language model",)
-TEXT_OPTIONS = "target", "versus", "position", "dictionary", "truth"
+TEXT_OPTIONS = "target", "versus", "position", "dictionary", "feature", "truth"
 OF_TEXT: dict[str, tuple[str, ...]] = dict.fromkeys(TEXT_OPTIONS, READ_BY)
 
 
@@ -52,6 +53,13 @@ def command(
             help="A dictionary, in SAELens's format, whose latents are shown; repeat it for more.",
         ),
     ] = None,
+    feature: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="A latent of the first dictionary to show; repeat it for more. By default those "
+            "that fire most strongly."
+        ),
+    ] = None,
     against: Annotated[
         str | None,
         typer.Option(metavar="N", help="A model folder, another checkpoint: what changed since."),
@@ -69,6 +77,10 @@ def command(
     require_folder("--output", output)
     read_target(target, versus)
     coders = tuple(bilens.features.Dictionary.load(folder) for folder in dictionary or ())
+    named, shown = tuple(map(str, dictionary or ())), tuple(feature or ())
+    asked = bilens.report.Asked(target, versus, position)
+    source = data or bilens.training.BUILT_IN
+    extra = bilens.report.Extra(asked, coders, named, features=shown, source=source)
     if coders and data is not None:
         bilens.training.read_documents(data)  # whether there is such a text
     known = None if truth is None else bilens.training.read_truth(truth)
@@ -85,11 +97,8 @@ def command(
     else:
         require_read(context, "a classifier", "for a classifier", OF_TEXT)
         subject = _images(loaded, data or about.get("data"), prompt)
-    asked = bilens.report.Asked(target, versus, position)
-    source = data or bilens.training.BUILT_IN
     with progress_bar("parts of the page") as bar:
-        named = tuple(map(str, dictionary or ()))
-        extra = bilens.report.Extra(asked, coders, named, source, against, known, bar)
+        extra = replace(extra, against=against, truth=known, progress=bar)
         write = bilens.report.write_page
         page = write(loaded, subject, output, about, text, str(model), extra)
     say(f"Open {page.path.resolve().as_uri()}")

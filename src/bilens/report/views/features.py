@@ -1,8 +1,9 @@
-"""The latents of each dictionary: how often they fire and on what, the strongest on their texts,
-and the pairs that make one.
+"""The latents of each dictionary: how often they fire and on what; of the strongest, or of those
+that were asked for, their texts, the spectrum of the layer that writes them, and the pairs that
+make them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -38,6 +39,7 @@ class _Shown:
     def __init__(self, model: Transformer, query: Query, number: int, title: str) -> None:
         self.model, self.query = model, query
         self.coder, self.title = query.dictionaries[number], title
+        self.asked = tuple(dict.fromkeys(query.features)) if number == 0 else ()
         named = query.named[number] if query.named else ""
         self.loaded = f"bilens.features.Dictionary.load({named!r})" if named else "dictionary"
 
@@ -51,10 +53,15 @@ class _Shown:
 
     @cached_property
     def examples(self) -> Examples:
-        """The latents that fire most strongly, with their texts."""
+        """The latents that were asked for, or fire most strongly, with their texts."""
         order = self.firing.largest.argsort(descending=True)[:CARDS]
-        latents = self.firing.latents[order].tolist()
+        latents = list(self.asked) or self.firing.latents[order].tolist()
         return features.examples(self.model, self.coder, self.texts, latents, k=EACH)
+
+    @property
+    def cards(self) -> list[str]:
+        """What each of these is called."""
+        return [f"latent {n}" for n in self.asked] or [f"no. {n + 1}" for n in range(CARDS)]
 
     @property
     def _given(self) -> str:
@@ -69,7 +76,7 @@ class _Shown:
         return result(found, text, f"Latents of {self.coder.hook}", python)
 
     def card(self, n: int) -> dict[str, Any]:
-        """The n-th strongest latent: on what it fires, and the next token with and without it."""
+        """The n-th latent: on what it fires, and the next token with and without it."""
         latent = self.examples.latents[n]
         found = self.examples.of(latent.feature)
         spoken = f"Activations of latent {latent.feature}"
@@ -81,20 +88,20 @@ class _Shown:
             "examples": [_example(one) for one in latent.examples],
         }
 
-    def spectrum(self) -> dict[str, Any]:
-        """What the layer looks for to make the strongest latent of what it writes."""
+    def spectrum(self, n: int) -> dict[str, Any]:
+        """What the layer looks for to make the n-th latent of what it writes."""
         model, name = self.query.exact(self.model), _layer(self.coder)
-        latent = self.examples.latents[0].feature
+        latent = self.examples.latents[n].feature
         tensor = f"{loaded(self.query)}.wiring().layers[{name!r}].module.tensor()"
         row = f"{self.loaded}.reads[{latent}][None]"
         python = f"bilens.decompose.eigen({tensor}, {row}, k={SHOWN})"
         told = Told(f"latent {latent}", SPECTRUM, python)
         return layer_section(model, name, self.coder.reads[latent].detach(), told)
 
-    def pairs(self, reader: "_Shown") -> dict[str, Any]:
-        """Which latents of what the layer reads make the strongest latent of what it writes."""
+    def pairs(self, reader: "_Shown", n: int) -> dict[str, Any]:
+        """Which latents of what the layer reads make the n-th latent of what it writes."""
         module: Any = self.model.wiring().layers[_layer(reader.coder)].module
-        latent = self.examples.latents[0].feature
+        latent = self.examples.latents[n].feature
         forms = features.interactions(
             module.tensor().detach(), self.coder, reader.coder, in_names=reader.firing.names
         )
@@ -123,21 +130,21 @@ def _titles(query: Query) -> list[str]:
 
 
 def _of(shown: _Shown, every: Sequence[_Shown]) -> list[Block]:
-    where, called = short_name(shown.coder.hook), shown.title
-    titles = [f"Features of {called}: no. {n + 1}" for n in range(CARDS)]
-    cards: list[tuple[str, str, Callable[[], dict[str, Any]]]] = [
-        ("chart", f"Features of {called}", shown.ranking),
-        *(("feature", title, partial(shown.card, n)) for n, title in enumerate(titles)),
-    ]
-    if where.endswith(".output") and _layer(shown.coder) in tensor_layers(shown.model):
-        cards.append(("layer", f"Spectrum of no. 1 of {called}", shown.spectrum))
-    for reader in every:
-        reads = short_name(reader.coder.hook)
-        if where.endswith(".output") and reads == f"{_layer(shown.coder)}.input":
-            title = f"What makes no. 1 of {called}"
-            title += f" in {reader.title}" if reader.title != reads else ""
-            cards.append(("chart", title, partial(shown.pairs, reader)))
-    return [Block(kind, title, make) for kind, title, make in cards]
+    called, writes = shown.title, short_name(shown.coder.hook).endswith(".output")
+    layer = _layer(shown.coder)
+    blocks = [Block("chart", f"Features of {called}", shown.ranking)]
+    for n, card in enumerate(shown.cards):
+        blocks.append(Block("feature", f"Features of {called}: {card}", partial(shown.card, n)))
+        if writes and layer in tensor_layers(shown.model):
+            title = f"Spectrum of {card} of {called}"
+            blocks.append(Block("layer", title, partial(shown.spectrum, n)))
+        for reader in every if writes else ():
+            reads = short_name(reader.coder.hook)
+            if reads == f"{layer}.input":
+                among = f" in {reader.title}" if reader.title != reads else ""
+                title = f"What makes {card} of {called}{among}"
+                blocks.append(Block("chart", title, partial(shown.pairs, reader, n)))
+    return blocks
 
 
 def _said(latent: InContext) -> list[tuple[str, str, Words]]:
