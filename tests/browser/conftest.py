@@ -14,7 +14,6 @@ from bilens.report.views import language_facts, prompt, spectra
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync")
 AXE = Path(__file__).parents[2] / "web/node_modules/axe-core/axe.min.js"
-SERIOUS = ("serious", "critical")
 PROMPT = "Once upon a time there was a little"
 HOSTILE = "</script><b>x\u202e\x00</b> \n"
 WAIT = 20_000  # ms that anything may take
@@ -96,7 +95,7 @@ class Seen:
         return self.tab
 
     def faults(self, asked):
-        """What axe finds wrong that matters, asked as its ``run`` is."""
+        """What axe finds wrong, asked as its ``run`` is."""
         if not AXE.exists():
             pytest.skip("needs axe-core: make web-check installs it")
         self.tab.evaluate(AXE.read_text())
@@ -106,7 +105,6 @@ class Seen:
         return [
             json.dumps([one["id"], [node["html"][:200] for node in one["nodes"][:3]]])
             for one in found["violations"]
-            if one["impact"] in SERIOUS
         ]
 
 

@@ -232,7 +232,7 @@ CONTRAST = "color-contrast"  # the one rule that colours matter to, and axe's sl
     ],
     ids=["light", "dark", "phone"],
 )
-def test_axe_finds_no_serious_fault_and_nothing_sticks_out(look, written, options, asked):
+def test_axe_finds_no_fault_and_nothing_sticks_out(look, written, options, asked):
     seen = look(**options)
     tab = seen.open(written)
     assert seen.faults(asked) == []

@@ -15,7 +15,7 @@ import { PromptView } from "./prompt/view";
 import { type Store, useStore } from "./store";
 import type { BilensDocument, PromptData, Section } from "./types";
 import { goTo } from "./scroll";
-import { Text } from "./ui";
+import { Text, Titled } from "./ui";
 
 interface Props {
   readonly made: BilensDocument;
@@ -97,7 +97,9 @@ function Part({ section, made, store, waits }: PartProps & { waits: boolean }): 
       <h2 id={title} tabIndex={-1}>
         <Text>{section.title}</Text>
       </h2>
-      <Guarded>{!waits && <Body section={section} made={made} store={store} />}</Guarded>
+      <Titled.Provider value={section.title}>
+        <Guarded>{!waits && <Body section={section} made={made} store={store} />}</Guarded>
+      </Titled.Provider>
     </section>
   );
 }

@@ -1,7 +1,7 @@
 // The small pieces that all views are made of.
 
-import type { ComponentChildren, JSX } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { type ComponentChildren, createContext, type JSX } from "preact";
+import { useContext, useEffect, useRef, useState } from "preact/hooks";
 import { copied } from "./copy";
 import { figureTable, rowsTable, saveCsv, savePng, saveSvg } from "./export";
 import { drawFigure } from "./figure";
@@ -100,11 +100,28 @@ function Row(props: { row: Record<string, Cell>; columns: string[] }): JSX.Eleme
   );
 }
 
-/** What may be wider than the page: it scrolls by itself, with the keyboard too. */
-export function Scrolled(props: { name: string; children: ComponentChildren }): JSX.Element {
+/** The title of the section that something stands in. */
+export const Titled = createContext("");
+
+interface ScrolledProps {
+  readonly name: string;
+  readonly onKeyDown?: (event: KeyboardEvent) => void;
+  readonly children: ComponentChildren;
+}
+
+/** What may be wider than the page: it scrolls by itself, with the keyboard too. A reader of the
+ * screen hears which section's it is. */
+export function Scrolled({ name, onKeyDown, children }: ScrolledProps): JSX.Element {
+  const title = printable(useContext(Titled));
   return (
-    <div class="scroll" role="region" aria-label={props.name} tabIndex={0}>
-      {props.children}
+    <div
+      class="scroll"
+      role="region"
+      aria-label={title ? `${name}, ${title}` : name}
+      tabIndex={0}
+      onKeyDown={onKeyDown}
+    >
+      {children}
     </div>
   );
 }

@@ -7,7 +7,7 @@ import { general, percent } from "../numbers";
 import type { SetState } from "../store";
 import { printable } from "../text";
 import type { Answer, Lens } from "../types";
-import { Text, Tools } from "../ui";
+import { Scrolled, Text, Tools } from "../ui";
 import { goal, lensFigure } from "./figures";
 import { depth } from "./strip";
 
@@ -61,11 +61,8 @@ function LensTable({ answer, lens, pick }: TableProps): JSX.Element {
   return (
     <>
       {count > WINDOW && <Window first={shown[0] ?? 0} last={last} count={count} move={move} />}
-      <div
-        class="scroll"
-        role="region"
-        aria-label="What the stream says by part and position; arrow keys go from cell to cell"
-        tabIndex={0}
+      <Scrolled
+        name="What the stream says by part and position; arrow keys go from cell to cell"
         onKeyDown={key}
       >
         <table class="lens">
@@ -97,7 +94,7 @@ function LensTable({ answer, lens, pick }: TableProps): JSX.Element {
             ))}
           </tbody>
         </table>
-      </div>
+      </Scrolled>
       <p class="soft" aria-live="polite">
         {at
           ? told(answer, lens, at)
