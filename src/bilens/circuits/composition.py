@@ -52,7 +52,7 @@ from bilens.wiring import (
 )
 
 ONE_INPUT, BOTH_INPUTS = "one input", "both inputs"
-BLOCK = 256  # hidden units at a time
+BLOCK = 192  # hidden units at a time: their products with all others stay in cache
 _Row = tuple[str, str, str, float, float]  # first, second, kind, strength, by chance
 
 
@@ -259,18 +259,18 @@ def _symmetric_norm(
 ) -> float:
     """‖S‖ of the symmetric part, with DᵀD given: ½ Σ DᵀD ∘ [(L Lᵀ)∘(R Rᵀ) + (L Rᵀ)∘(R Lᵀ)].
 
-    As ``unit_products`` has it, a tile at a time: all four products of a tile are one GEMM, and
-    stay in cache. Everything is symmetric, so tiles above the diagonal count twice.
+    A block of units at a time, against itself and all after it: everything is symmetric, so what is
+    beside the diagonal counts twice. Two GEMMs a block give all four products.
     """
-    units = [torch.cat(both) for both in zip(left.split(BLOCK), right.split(BLOCK), strict=True)]
     total = 0.0
-    for a, rows in enumerate(units):
-        for b, columns in enumerate(units[a:], a):
-            n, m = len(rows) // 2, len(columns) // 2
-            four = rows @ columns.mT
-            products = four[:n, :m].mul_(four[n:, m:]).addcmul_(four[:n, m:], four[n:, :m])
-            products.mul_(gram[a * BLOCK :, b * BLOCK :][:n, :m])
-            total += float(products.sum()) * (0.5 if a == b else 1.0)
+    for start in range(0, len(left), BLOCK):
+        own = slice(start, start + BLOCK)
+        rows = torch.cat([left[own], right[own]])
+        n = len(rows) // 2
+        by_left, by_right = rows @ left[start:].mT, rows @ right[start:].mT
+        products = by_left[:n].mul_(by_right[n:]).addcmul_(by_right[:n], by_left[n:])
+        products.mul_(gram[own, start:])
+        total += float(products.sum()) - 0.5 * float(products[:, :n].sum())
     return max(total, 0.0) ** 0.5
 
 
