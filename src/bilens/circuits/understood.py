@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bilens.base.errors import ArgumentError
+from bilens.base.numerics import working_dtype
 from bilens.nn import Norm, causal_mask, rotate
 from bilens.wiring import Expandable, Heads, Part, Product, Wiring, Write
 
@@ -73,7 +74,7 @@ def require_writes(
             raise ArgumentError(f"{write.source.name} of {part.name}", must=must, got="no value")
         sizes.append(value.abs().max() if value.numel() else read.new_zeros(()))
         made.append(value)
-    total = torch.stack(made).sum(0)
+    total = sum(made[1:], start=made[0])
     _require_same(part.name, does, total, max(map(float, sizes)), "the sum of its writes")
     return made
 
@@ -209,9 +210,11 @@ def _require_plain_weight(who: str, weight: object) -> None:
 
 def _require_same(who: str, does: Tensor, says: Tensor, size: Tensor | float, what: str) -> None:
     """What is not finite is told elsewhere, by name."""
-    if does.numel() == 0 or not bool(torch.isfinite(does).all()):
+    if does.numel() == 0:
         return
-    off = float((does.double() - says.double()).abs().max()) / (float(size) or 1.0)
-    if off > MISS.get(does.dtype, 0.1):
-        must = f"do in its forward pass what circuits read: {what}"
-        raise ArgumentError(who, must=must, got=f"a difference of {off:.2g} of its size", todo=TODO)
+    work = working_dtype(does.dtype)
+    off = float((does.to(work) - says.to(work)).abs().max()) / (float(size) or 1.0)
+    if off <= MISS.get(does.dtype, 0.1) or not bool(torch.isfinite(does).all()):
+        return
+    must = f"do in its forward pass what circuits read: {what}"
+    raise ArgumentError(who, must=must, got=f"a difference of {off:.2g} of its size", todo=TODO)

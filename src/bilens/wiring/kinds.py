@@ -357,11 +357,15 @@ class Multilinear(Product):
         return [*mixed, *self._gates(t)]
 
     def says(self, x: Float[Tensor, "t d"]) -> tuple[Float[Tensor, "t d"], float]:
-        """What the weights say is written where ``x`` is read, and the size of what is added up."""
+        """What the weights say is written where ``x`` is read, and the size of what is added up at
+        the position where that is most.
+        """
         features = [leg(x) for leg in self.form.legs]
         sizes = self._hidden([side.abs() for side in features], torch.abs)
-        size = (sizes @ self.form.out.abs().mT).max() if sizes.numel() else 0.0
-        return self.product(features), float(size)
+        weights = self.form.out.abs()
+        most = (sizes @ weights.sum(0)).argmax() if sizes.numel() else None
+        size = 0.0 if most is None else float((weights @ sizes[most]).max())
+        return self.product(features), size
 
     def product(self, features: Sequence[Float[Tensor, "t k"]]) -> Float[Tensor, "t d"]:
         hidden = self._hidden(features, lambda given: given)
