@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+BLOCK = 512  # features at a time
 SMALLEST = 1e-9  # the least ridge: features that repeat one another share their weight
 
 
@@ -31,8 +32,11 @@ class NormalEquations:
         return cls(zero[:, :features], zero[:, features:], zero.new_zeros(()))
 
     def add(self, features: Float[Tensor, "n p"], targets: Float[Tensor, "n o"]) -> None:
-        """Take further samples in, in place. Cost n p (p + o)."""
-        self.gram.addmm_(features.mT, features)
+        """Take further samples in, in place. Cost n p (p / 2 + o)."""
+        for start in range(0, features.shape[1], BLOCK):  # what is above the diagonal
+            own, rest = slice(start, start + BLOCK), slice(start + BLOCK, None)
+            self.gram[own, start:].addmm_(features[:, own].mT, features[:, start:])
+            self.gram[rest, own] = self.gram[own, rest].mT
         self.target.addmm_(features.mT, targets)
         self.square.add_(targets.square().sum())
 

@@ -285,15 +285,19 @@ def _measure(read: Sequence[Float[Tensor, "_ i"]], total: Total) -> Gaussian:
 def _sums(
     left: Float[Tensor, "h i1"], right: Float[Tensor, "h i1"], streams: _Streams, new: Block
 ) -> NormalEquations:
-    """Of what the MLP of ``new`` reads, and what it is to write."""
+    """Of what the MLP of ``new`` reads, and what it is to write: pairs as the model will multiply
+    them, sums in float64.
+    """
     due = streams.due()
+    left, right = left.to(due[0].dtype), right.to(due[0].dtype)
     number = len(left) + left.shape[1]
     sums = NormalEquations.none(number, due[0].shape[1], left.device)
     for x, y, weights in zip(streams.read(new), due, streams.weights(), strict=True):
         at = max(1, NUMBERS // number)
         parts = zip(x.split(at), y.split(at), weights.sqrt()[:, None].split(at), strict=True)
         for rows, targets, root in parts:
-            sums.add(root * pair_features(left, right, rows.double()), root * targets.double())
+            features = pair_features(left, right, rows).double()
+            sums.add(root * features, root * targets.double())
     return sums
 
 
