@@ -353,7 +353,7 @@ def test_a_leg_of_a_head_may_read_a_layer(layered, refuses):
     there = (torch.arange(len(IDS)) == 1)[:, None]  # nothing is looked at but the key
     made |= {leg: made[leg] * there for leg in ("k1", "k2", "v")}
     heads = model.wiring().parts[2].attention
-    truth = heads.by_head(list(made.values()))[1, 3] @ model.W_U[:, 5]
+    truth = heads.by_head(list(made.values()))["L1H1"][3] @ model.W_U[:, 5]
     assert float(form(**on)[5]) == pytest.approx(float(truth), rel=1e-6)  # angles are float32's
     refuses(ArgumentError, lambda: form(**on | {layered: 3}), f"{layered} must have two rows")
     other = "k1" if layered != "k1" else "q1"

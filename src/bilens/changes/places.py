@@ -48,7 +48,8 @@ def groups(models: Sequence[Model]) -> tuple[int, Iterator[Group]]:
         return layers, _of_classifiers(models, layers)  # type: ignore[arg-type]
     wiring = first.wiring()
     found = _of_transformers(models)  # type: ignore[arg-type]
-    return len(wiring.leaves) + len(wiring.parts) + 1, found
+    shared = sum(bool(part.shares) for part in wiring.parts)
+    return len(wiring.leaves) + len(wiring.parts) + shared + 1, found
 
 
 def _of_classifiers(models: Sequence[Classifier], layers: int) -> Iterator[Group]:
@@ -74,8 +75,10 @@ def _of_transformers(models: Sequence[Transformer]) -> Iterator[Group]:
         tables = [full(model.leaf_weights()[name]) for model in read]
         yield Group(name, [Tables(name, "embedding", tables)])
     wirings = [model.wiring() for model in read]
-    for parts in zip(*(wiring.parts for wiring in wirings), strict=True):
+    for n, parts in enumerate(zip(*(wiring.parts for wiring in wirings), strict=True)):
         yield Group(parts[0].name, _of_parts(parts, wirings[0].readout.shape[1]))
+        if parts[0].shares:
+            yield Group(parts[0].shares, [*_of_first(wirings, n)])
     legs = [through(one.norm, Leg(one.readout, one.readout_bias)) for one in wirings]
     yield Group(UNEMBED, [Maps(UNEMBED, "unembedding", legs)])
 
@@ -102,6 +105,17 @@ def _of_heads(parts: Sequence[Part], heads: Sequence[Heads]) -> Iterator[Functio
         for label, pair in zip(("QK", "QK2"), _scores(heads[0]), strict=False):
             queries, keys = ([_asks(one, side, n) for one in heads] for side in pair)
             yield Scores(f"{name} {label}", "head", queries, keys, _turning(heads[0]))
+
+
+def _of_first(wirings: Sequence[Wiring], n: int) -> Iterator[Functions]:
+    """What the heads of part ``n`` write of values of the first layer, which reads them."""
+    forms = [wiring.parts[n].forms() for wiring in wirings]
+    for name in (name for name, form in forms[0].items() if form.legs[0].of):
+        legs = []
+        for wiring, form in zip(wirings, forms, strict=True):
+            norm = wiring.parts[wiring.reader(n, form[name].legs[0])].norm
+            legs.append(through(norm, form[name].legs[0]))
+        yield Maps(f"{name} OV", "head", legs, [full(form[name].out) for form in forms])
 
 
 def _scores(part: Heads) -> Sequence[tuple[str, str]]:

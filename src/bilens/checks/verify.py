@@ -221,7 +221,7 @@ def _language(
     outputs = torch.randint(0, config.vocab_size, (2,), generator=generator).tolist()
     try:
         wiring = exact.wiring()
-    except NotExactError as error:  # of values that are mixed
+    except NotExactError as error:  # of a stream that a block drops
         return _rewritten(exact, tokens), (f"paths: {error}",)
     checks = _paths(single, tokens, outputs) + _paths(exact, tokens, outputs)
     checks += _rewritten(exact, tokens)

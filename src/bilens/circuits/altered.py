@@ -1,7 +1,7 @@
 """What a part writes in a pass with something taken out."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial, reduce
 
@@ -14,7 +14,7 @@ from bilens.circuits.cuts import Component, Cut, Edge
 from bilens.circuits.paths import ONE
 from bilens.circuits.recording import Recording
 from bilens.nn import Norm
-from bilens.wiring import Constant, Part, Product, Write
+from bilens.wiring import Constant, Leg, Part, Product, Write
 
 ZERO, MEAN, OTHER = "zero", "mean", "other"
 Valued = tuple[Write, Float[Tensor, "t d"]]
@@ -26,13 +26,16 @@ Legs = tuple[Carried, ...]  # of each leg of a part; empty where all is read
 @dataclass(frozen=True, eq=False)
 class Met:
     """What a part meets in a pass: the stream, what each source wrote to it, and its own writes
-    where it reads that stream, before a norm over them.
+    where it reads that stream, before a norm over them. ``shared``: what the part met whose reading
+    it shares; ``heard``: the sources that the stream is made of.
     """
 
     norm: Norm
     stream: Float[Tensor, "t d"]
     source: Callable[[str], Float[Tensor, "t d"]]
     writes: Sequence[Valued]
+    heard: Container[str] = ()
+    shared: "Met | None" = None
 
     @cached_property
     def scale(self) -> Float[Tensor, "t 1"]:
@@ -77,11 +80,18 @@ class Met:
     def _features(self, reader: str, name: str) -> list[Float[Tensor, "t k"]]:
         legs = self._product_of(reader).form.legs
         if name != ONE:
-            read = self.linear(self.source(name))
-            return [read @ leg.weight.mT for leg in legs]
+            return [self.of(leg).linear(self.source(name)) @ leg.weight.mT for leg in legs]
+        return [leg(self.of(leg).constant) for leg in legs]
+
+    def of(self, leg: Leg) -> "Met":
+        """What is met where a leg reads."""
+        return self.shared if leg.of and self.shared is not None else self
+
+    @property
+    def constant(self) -> Float[Tensor, "t d"]:
+        """What is read whatever the stream is."""
         shift = torch.zeros_like(self.stream)
-        shift = shift if self.norm.shift is None else shift + self.norm.shift
-        return [leg(shift) for leg in legs]
+        return shift if self.norm.shift is None else shift + self.norm.shift
 
     def _product_of(self, reader: str) -> Product:
         write = next(write for write, _ in self.writes if write.source.name == reader)
@@ -104,21 +114,26 @@ class Recorded:
 
     def _met(self, n: int) -> Met:
         record, parts = self.recording, self.recording.wiring.parts
-        norm, stream = record.norm(n), record.streams[n]
+        shares = parts[n].shares if n < len(parts) else ""
+        shared = self.met(record.wiring.places[shares]) if shares else None
+        heard = {record.sources[m].name for m in record.reads[n]}
+        met = Met(record.norm(n), record.streams[n], self.source, (), heard, shared)
         if n < len(parts) and parts[n].inner is not parts[n]:
-            return Met(norm, stream, self.source, valued(parts[n].inner, norm(stream)))
+            return replace(met, writes=valued(parts[n], met))
         writes: list[Valued] = []
         for source in record.sources:
             if source.part == n:
                 value = self.source(source.name)
                 writes.append((record.products.get(source.name, Constant(source, value)), value))
-        return Met(norm, stream, self.source, writes)
+        return replace(met, writes=writes)
 
 
-def valued(part: Part, read: Float[Tensor, "t d"]) -> list[Valued]:
-    """A part's writes where it reads ``read``, and what each is."""
-    made = part.writes(read)
-    return [(write, part.run(read) if write.value is None else write.value) for write in made]
+def valued(part: Part, met: Met) -> list[Valued]:
+    """A part's writes, before a norm over them, where it reads what it meets, and what each is."""
+    told = part.sharing(None if met.shared is None else met.shared.read()).inner
+    read = met.read()
+    made = told.writes(read)
+    return [(write, told.run(read) if write.value is None else write.value) for write in made]
 
 
 @dataclass(frozen=True)
@@ -163,11 +178,24 @@ class Altering:
 
     def _reread(self, part: Part, met: Met, legs: Legs, react: bool) -> Met:
         """What is met where queries, keys and values read without what edges carry."""
-        moved = [self._moved(carried, met) for carried in legs]
         if react and len(set(legs)) > 1:
-            by_head = _by_head(part, list(map(met.read, moved)))
+            heads, shared = part.attention, met.shared
+            assert heads is not None  # only an attention layer's edges have legs
+            reads = [met.read(self._moved(carried, met)) for carried in legs]
+            told = None if shared is None else shared.read(self._moved(legs[-1], shared))
+            by_head = heads.by_head(reads, told)
             return replace(met, writes=[(w, by_head.get(w.source.name, v)) for w, v in met.writes])
-        less = dict(legs[-1])
+        now = self._without(met, legs[-1])
+        if react:
+            return replace(now, writes=valued(part, now))
+        reads = self._held(met, legs)
+        told = () if met.shared is None else self._held(met.shared, legs)
+        said = [(w, w.reading(reads, told) if isinstance(w, Product) else v) for w, v in met.writes]
+        return replace(met, source=now.source, writes=said)
+
+    def _without(self, met: Met, carried: Carried) -> Met:
+        """What is met in a stream without some of what it carries."""
+        less = dict(carried)
 
         def source(name: str) -> Tensor:
             own = met.source(name)
@@ -175,18 +203,20 @@ class Altering:
                 return own
             return own + self._less(lambda at: at.source(name), met, less[name])
 
-        if react:
-            stream = met.stream + moved[-1]
-            return Met(met.norm, stream, source, valued(part.inner, met.norm(stream)))
-        reads = [met.read() + met.linear(less) for less in moved]
-        said = [(w, w.reading(reads) if isinstance(w, Product) else v) for w, v in met.writes]
-        return replace(met, source=source, writes=said)
+        stream = met.stream + self._moved(carried, met)
+        shared = None if met.shared is None else self._without(met.shared, carried)
+        return replace(met, stream=stream, source=source, shared=shared)
+
+    def _held(self, met: Met, legs: Legs) -> list[Float[Tensor, "t d"]]:
+        """What each leg reads without what edges carry, the norm's scale held."""
+        return [met.read() + met.linear(self._moved(carried, met)) for carried in legs]
 
     def _moved(self, carried: Carried, met: Met) -> Float[Tensor, "t d"]:
         """What is added to the stream where it is read without some sources."""
         moved = torch.zeros_like(met.stream)
         for name, where in carried:
-            moved = moved + self._less(lambda at, name=name: at.source(name), met, where)
+            if name in met.heard:
+                moved = moved + self._less(lambda at, name=name: at.source(name), met, where)
         return moved
 
     def _less(
@@ -229,13 +259,6 @@ class Altering:
 
 def _product_at(reader: str, sources: tuple[str, ...], met: Met) -> Float[Tensor, "t d"]:
     return met.product(reader, sources)
-
-
-def _by_head(part: Part, reads: Sequence[Tensor]) -> dict[str, Tensor]:
-    """What each head writes where its legs read something else."""
-    heads = part.attention
-    assert heads is not None  # only an attention layer's edges have legs
-    return dict(zip(heads.heads, heads.by_head(reads), strict=True))
 
 
 def sum_of(tensors: Iterable[Float[Tensor, "t d"]]) -> Float[Tensor, "t d"]:

@@ -284,29 +284,21 @@ class HeadScores(Result):
 
 
 class Weights(NamedTuple):
-    """A head's weights over the residual stream in the row-vector convention, x W: its norms'
-    weights and LayerNorm's centring are in them, their scales are not. ``w_q`` and ``w_k`` are
-    those of one of its scores."""
+    """The weights of one of a head's scores over the residual stream in the row-vector convention,
+    x W: its norms' weights and LayerNorm's centring are in them, their scales are not.
+    """
 
     w_q: Float[Tensor, "d d_head"]
     w_k: Float[Tensor, "d d_head"]
-    w_v: Float[Tensor, "d d_head"]
-    w_o: Float[Tensor, "d_head d"]
-
-    @property
-    def ov(self) -> Factored:
-        """W_V W_O."""
-        return Factored(self.w_v, self.w_o)
 
 
 def head_weights(part: Heads, head: int, score: int = 1) -> Weights:
-    """The weights of one head of an attention layer. Gradients flow."""
+    """The weights of one score of a head of an attention layer. Gradients flow."""
     sides = projections(part, score)
-    w_q, w_k, w_v = (
-        part.norm.transposed(part.module.per_head(name)[head].mT).mT for name in (*sides, "v_proj")
+    w_q, w_k = (part.norm.transposed(part.module.per_head(name)[head].mT).mT for name in sides)
+    return Weights(
+        *(w * _gain(part, name, head) for w, name in zip((w_q, w_k), sides, strict=True))
     )
-    w_q, w_k = (w * _gain(part, name, head) for w, name in zip((w_q, w_k), sides, strict=True))
-    return Weights(w_q, w_k, w_v, part.module.per_head("o_proj")[head])
 
 
 def _gain(part: Heads, name: str, head: int) -> Float[Tensor, "1 d_head"] | float:
@@ -648,10 +640,11 @@ def qk_circuit(
 def ov_circuit(model: Expandable, layer: int, head: int) -> Factored:
     """W_E W_V W_O W_U: input token (rows) × output token (columns), as in TransformerLens.
 
-    What looking at a token adds to each logit. Norm weights, the readout's too, are in it and norm
-    scales are left at 1; biases are left out. Gradients flow. Of a half-precision model the factors
-    are in float32, over its half weights. Cost O(vocab d d_head); the vocab × vocab matrix is
-    never made. Errors: ArgumentError for a layer or head that is not there, and for
+    What looking at a token adds to each logit, by values of the first layer too where they are
+    mixed in ("L1H0" and "L1H0.first" of ``virtual`` together). Norm weights, the readout's too, are
+    in it and norm scales are left at 1; biases are left out. Gradients flow. Of a half-precision
+    model the factors are in float32, over its half weights. Cost O(vocab d d_head); the vocab ×
+    vocab matrix is never made. Errors: ArgumentError for a layer or head that is not there, and for
     parts that do not do what their weights say. Source: Elhage et al. 2021.
 
     >>> bilens.circuits.ov_circuit(model, 0, 1).shape  # tokens in, tokens out
@@ -663,9 +656,11 @@ def ov_circuit(model: Expandable, layer: int, head: int) -> Factored:
     n, part = attention_part(wiring, layer, head)
     require_weights(wiring, [part])
     require_ends(model, wiring)
-    w_v, written = head_weights(part, head).w_v, wiring.parts[n].forms()[part.heads[head]].out
+    forms = wiring.parts[n].forms()
+    own = [wiring.over_stream(n, forms[each.sources[head]]) for each in part.values]
+    w_v = torch.stack([form.legs[0].weight for form in own]).sum(0)
     readout = wiring.norm.transposed(wiring.readout)
-    return Factored(model.leaf_weights()["embed"] @ w_v, (readout @ written).mT)
+    return Factored(model.leaf_weights()["embed"] @ w_v.mT, (readout @ own[0].out).mT)
 
 
 @explains

@@ -26,6 +26,7 @@ tr G². By rotation the second moments of G' = Q G Qᵀ are
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -131,10 +132,11 @@ class Composition(Result):
 class _Piece(NamedTuple):
     """Sources of one part and of one shape: W of G_w = Wᵀ W and of G_r = W Wᵀ, all of trace 1.
 
-    ``product`` is the form of a bilinear layer and ``size`` the ‖S‖ of its symmetric part;
-    ``linear``: whether they are of degree 1.
+    ``part``: the one whose reading they have. ``product`` is the form of a bilinear layer and
+    ``size`` the ‖S‖ of its symmetric part; ``linear``: whether they are of degree 1.
     """
 
+    part: int
     names: tuple[str, ...]
     writers: Float[Tensor, "source m d"]
     readers: dict[str, Float[Tensor, "source d m"]]
@@ -174,15 +176,14 @@ def composition(model: Expandable) -> Composition:
     require_expandable(model)
     wiring = explained(model).wiring()
     require_weights(wiring, wiring.parts)
-    parts = [_pieces(part) for part in wiring.parts]
+    parts = [_pieces(wiring, n) for n in range(len(wiring.parts))]
     rows: list[_Row] = []
-    for n, pieces in enumerate(parts):
-        for second in pieces:
-            both = _BothInputs.of(second)
-            for first in itertools.chain(*_read_by(wiring, n, parts)):
-                rows += _between(first, second)
-                if both is not None and first.linear:
-                    rows += both.rows(first)
+    for second in itertools.chain(*parts):
+        both = _BothInputs.of(second)
+        for first in itertools.chain(*_read_by(wiring, second.part, parts)):
+            rows += _between(first, second)
+            if both is not None and first.linear:
+                rows += both.rows(first)
     columns = list(zip(*rows, strict=True)) or [()] * 5
     return Composition(
         first=columns[0],
@@ -274,25 +275,30 @@ def _symmetric_norm(
     return max(total, 0.0) ** 0.5
 
 
-def _pieces(part: Part) -> list[_Piece]:
+def _pieces(wiring: Wiring, n: int) -> list[_Piece]:
     """What a part's sources write and read, over the stream and in float64."""
-    forms = {
-        name: form.double().behind(part.norm.transposed) for name, form in part.forms().items()
-    }
-    if forms and all(form.degree == 1 for form in forms.values()):
-        return [_linear(part, forms)]
-    return [_product(name, form) for name, form in forms.items()]
+    part, by_reader = wiring.parts[n], defaultdict(dict)
+    for name, form in part.forms().items():
+        by_reader[wiring.reader(n, form.legs[0])][name] = wiring.over_stream(n, form.double())
+    return [piece for m, forms in by_reader.items() for piece in _of(m, part, m == n, forms)]
 
 
-def _linear(part: Part, forms: dict[str, Form]) -> _Piece:
+def _of(n: int, part: Part, own: bool, forms: dict[str, Form]) -> list[_Piece]:
+    """Those that have the reading of part ``n``: of ``part``'s ``own``, or of another."""
+    if all(form.degree == 1 for form in forms.values()):
+        scores = {} if part.attention is None or not own else _scored(part.attention)
+        return [_linear(n, scores, forms)]
+    return [_product(n, name, form) for name, form in forms.items()]
+
+
+def _linear(n: int, scores: dict[str, Tensor], forms: dict[str, Form]) -> _Piece:
     """Heads, and whatever else is W_V W_O given what mixes it."""
     w_v = torch.stack([form.legs[0].weight.mT for form in forms.values()])
     w_o = torch.stack([form.out.mT for form in forms.values()])
     thin_v, thin_o = torch.linalg.qr(w_v)[1], torch.linalg.qr(w_o.mT)[1]  # ‖W X‖ = ‖R X‖
-    readers = {} if part.attention is None else _scored(part.attention)
-    readers["V"] = w_v @ thin_o.mT
+    readers = scores | {"V": w_v @ thin_o.mT}
     scaled = {kind: _scaled(w) for kind, w in readers.items()}
-    return _Piece(tuple(forms), _scaled(thin_v @ w_o), scaled, linear=True)
+    return _Piece(n, tuple(forms), _scaled(thin_v @ w_o), scaled, linear=True)
 
 
 def _scored(heads: Heads) -> dict[str, Float[Tensor, "head d m"]]:
@@ -306,24 +312,24 @@ def _scored(heads: Heads) -> dict[str, Float[Tensor, "head d m"]]:
     return readers
 
 
-def _product(name: str, form: Form) -> _Piece:
+def _product(n: int, name: str, form: Form) -> _Piece:
     """A bilinear layer by its symmetric part; a longer product leg by leg."""
     if form.degree == 2:
         tensor = quadratic(form)
         written, read = (tensor.gram(mode, symmetric=True) for mode in ("out", "left"))
         writer, reader = (symmetric_root(gram)[None] for gram in (written, read))
         size = float(written.trace()) ** 0.5
-        return _Piece((name,), _scaled(writer), {ONE_INPUT: _scaled(reader)}, form, size)
+        return _Piece(n, (name,), _scaled(writer), {ONE_INPUT: _scaled(reader)}, form, size)
     hidden = [leg.weight @ leg.weight.mT for leg in form.legs]
     written = form.out.mT @ form.out
     readers = {}
-    for n, leg in enumerate(form.legs):
-        others = math.prod(hidden[:n] + hidden[n + 1 :], start=written)
-        readers[f"input {n + 1}"] = _scaled(
+    for m, leg in enumerate(form.legs):
+        others = math.prod(hidden[:m] + hidden[m + 1 :], start=written)
+        readers[f"input {m + 1}"] = _scaled(
             symmetric_root(leg.weight.mT @ others @ leg.weight)[None]
         )
     writer = symmetric_root(form.out @ math.prod(hidden) @ form.out.mT)[None]
-    return _Piece((name,), _scaled(writer), readers)
+    return _Piece(n, (name,), _scaled(writer), readers)
 
 
 def _scaled(factors: Float[Tensor, "part a b"]) -> Float[Tensor, "part a b"]:

@@ -6,6 +6,9 @@
             | source "→" reader ["." leg]     what one part reads of another: "L0H2→L1H0.K"
             | source "(" source, … ")"        one product of what a layer reads: "mlp1(mlp0, L1H3)"
 
+A head that mixes in values of the first layer is two sources, "L1H0" by its own values and
+"L1H0.first" by those: both together are the head.
+
 A leg is Q, K or V; of a head of two scores also Q1, K1, Q2 or K2. A reader is a part, one of its
 sources, or "logits", what the readout reads. "->" is an arrow too. A product in such a head names
 its legs: "L1H0(q1: embed, k1: L0H1, q2: embed, k2: embed, v: embed)".
@@ -158,7 +161,8 @@ class _Reader:
             part, own, leg = len(self.recording.wiring.parts), "", ""
         else:
             part, own, leg = self.reader(text, reader)
-        self.require_read(text, part, reader, [source.name for source in sources])
+        at = self.site(part, own, leg)
+        self.require_read(text, at, reader, [source.name for source in sources])
         return Edge(text, part, where, tuple(s.name for s in sources), own, leg)
 
     def reader(self, text: str, name: str) -> tuple[int, str, str]:
@@ -183,6 +187,14 @@ class _Reader:
             raise ArgumentError(f"where the edge {text!r} ends", must=must, got=leg)
         self.require_understood(text, n, own)
         return n, own, leg
+
+    def site(self, part: int, own: str, leg: str) -> int:
+        """The part whose reading the values of a source have, where they alone are asked."""
+        product = self.recording.products.get(own)
+        values = (
+            product is not None and bool(leg) and leg == self.recording.wiring.parts[part].legs[-1]
+        )
+        return self.recording.site(product, -1) if product is not None and values else part
 
     def refuse_expert(self, text: str, name: str) -> NoReturn:
         """An expert is routed by what the whole mixture reads."""
@@ -218,7 +230,9 @@ class _Reader:
             must = f"have {written.degree} inputs, as {reader} multiplies so many"
             raise ArgumentError(f"{text!r}", must=must, got=len(inputs))
         part = written.source.part
-        self.require_read(text, part, reader, [name for name in inputs if name != ONE])
+        for leg, name in enumerate(inputs):
+            at = self.recording.site(written, leg)
+            self.require_read(text, at, reader, [name] if name != ONE else [])
         if self.recording.wiring.parts[part].experts:
             self.refuse_expert(text, reader)
         if ONE in inputs and not any(c is not None for c in self.recording.constants(written)):

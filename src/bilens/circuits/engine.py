@@ -120,7 +120,7 @@ class Engine:
         hidden = product.down(q, t)
         down = hidden @ product.form.legs[0].weight
         if mix is None:
-            vectors, nodes = self.recording.inputs_of(product.source, t)
+            vectors, nodes = self.recording.inputs_of(self.recording.reader(product, 0), t)
             values, node = vectors @ down, lambda n: Apply(name, t, (nodes[n],))
         else:
             values, node = self._over_positions(product, mix, t, down)
@@ -136,7 +136,7 @@ class Engine:
         self, product: Multilinear, mix: Mix, t: int, down: Tensor
     ) -> tuple[Tensor, Callable[[int], Node]]:
         """What each source gives from each position where a head looks, and its node."""
-        record, name, part = self.recording, product.source.name, product.source.part
+        record, name, part = self.recording, product.source.name, self.recording.site(product, 0)
         reads, stop = record.reads[part], mix.seen(t).stop
         weights = mix.values[t, :stop] * record.scales[part][:stop, 0]
         writes = record.writes[reads.start : reads.stop, :stop]
@@ -196,7 +196,7 @@ class Engine:
         pulled = (
             product.partial(leg, sides, hidden, t, at) for leg, sides, at in self._on(node, n)
         )
-        return self.recording.pull(product.source.part, _sum(pulled), s)
+        return self.recording.pull(self.recording.site(product, n), _sum(pulled), s)
 
     def _on(self, node: Apply, n: int) -> list[tuple[int, Sequence[Tensor], tuple[range, ...]]]:
         """The legs that input n stands on, with what each leg makes of the other inputs then
@@ -238,9 +238,9 @@ class Engine:
 
     def sides(self, product: Product, t: int) -> Float[Tensor, "n k"]:
         """The features that a product multiplies at t, a row for each leg, of all that it reads."""
-        part = product.source.part
-        read = self.recording.norm(part)(self.recording.streams[part][t])
-        return torch.stack([leg(read) for leg in product.form.legs])
+        sites = [self.recording.site(product, n) for n in range(product.degree)]
+        reads = [self.recording.norm(n)(self.recording.streams[n][t]) for n in sites]
+        return torch.stack([leg(x) for leg, x in zip(product.form.legs, reads, strict=True)])
 
     def _product(self, product: Product, node: Apply) -> Tensor:
         """The hidden features of a product of inputs; of two, both orders where they differ."""
@@ -293,14 +293,17 @@ class Engine:
         self, product: Product, vectors: Float[Tensor, "n d"], t: int, leg: int, s: int
     ) -> Float[Tensor, "n k"]:
         """What one leg, which stands at s, makes for a product at t of what was written there."""
-        read = self.recording.linear(product.source.part, vectors, s)
+        read = self.recording.linear(self.recording.site(product, leg), vectors, s)
         return product.feature(leg, read, t, range(s, s + 1))
 
     def _both(
         self, product: Product, vectors: Float[Tensor, "n d"], t: int, s: int
     ) -> list[Float[Tensor, "n k"]]:
         """What each leg of a layer, all of which stand at s, makes of what was written there."""
-        read, at = self.recording.linear(product.source.part, vectors, s), range(s, s + 1)
+        read, at = (
+            self.recording.linear(self.recording.site(product, 0), vectors, s),
+            range(s, s + 1),
+        )
         return [product.feature(leg, read, t, at) for leg in range(product.degree)]
 
     def _reads(self, product: Product, t: int) -> Read:
@@ -320,7 +323,7 @@ class Engine:
             for leg, side in enumerate(self._made_features(product, t, One())):
                 sides[leg].append(side[None])
         for s in sorted(self._read_at(product, t)):
-            vectors, named = self.recording.inputs_of(product.source, s)
+            vectors, named = self.recording.inputs_of(self.recording.reader(product, 0), s)
             nodes, at = nodes + named, at + [s] * len(named)
             for leg in legs:
                 sides[leg].append(product.feature(leg, vectors, t, range(s, s + 1)))
@@ -360,14 +363,15 @@ class Engine:
         name, constant = product.source.name, self._constants[product.source.name][0]
         mix, weight = product.mix(0), product.form.legs[0].weight
         if mix is None:
-            vectors, nodes = self.recording.inputs_of(product.source, t)
+            vectors, nodes = self.recording.inputs_of(self.recording.reader(product, 0), t)
             hidden, at = vectors @ weight.mT, [()] * len(nodes)
         else:
-            part, seen = product.source.part, mix.seen(t)
+            part, seen = self.recording.site(product, 0), mix.seen(t)
+            reader = self.recording.reader(product, 0).name
             stream = self.recording.streams[part][: seen.stop]
             read = self.recording.linear(part, stream, slice(0, seen.stop))
             hidden = mix.values[t, : seen.stop, None] * (read @ weight.mT)
-            nodes, at = [Stream(name, s) for s in seen], [(s,) for s in seen]
+            nodes, at = [Stream(reader, s) for s in seen], [(s,) for s in seen]
         if constant is not None:
             hidden = torch.cat([hidden, (product.mass(0, t) * constant)[None]])
             nodes, at = [*nodes, One()], [*at, (t,) if product.looks else ()]
@@ -392,24 +396,25 @@ class Engine:
                 made.append(product.joined(sides, t, at))
                 named += [(on, at, n) for n in range(max(map(len, at)))]
         name, looks, names = product.source.name, product.looks, product.names
-        alone = self._alone(product)
+        streams = [self._whole(product, leg) for leg in legs]
 
         def node(m: int) -> Apply:
             on, at, n = named[m]
             where = tuple(there[min(n, len(there) - 1)] for there in at)
             inputs = (
-                one if one == One() else Stream(name, s) if alone is None else self._leaf(alone, s)
-                for one, s in zip(on, where, strict=True)
+                one if one == One() else stream(s)
+                for one, stream, s in zip(on, streams, where, strict=True)
             )
             return Apply(name, t, tuple(inputs), where if looks else (), names)
 
         return torch.cat(made), node
 
-    def _alone(self, product: Product) -> str | None:
-        """The source that the stream is all of, where a product reads one alone."""
-        reads = self.recording.reads[product.source.part]
-        whole = len(reads) == 1 and bool(self.recording.present[reads[0]].all())
-        return self.recording.sources[reads[0]].name if whole else None
+    def _whole(self, product: Product, leg: int) -> Callable[[int], Node]:
+        """All that a leg reads at a position: the stream, or the source that is all of it."""
+        reads = self.recording.reads[self.recording.site(product, leg)]
+        if len(reads) == 1 and bool(self.recording.present[reads[0]].all()):
+            return functools.partial(self._leaf, self.recording.sources[reads[0]].name)
+        return functools.partial(Stream, self.recording.reader(product, leg).name)
 
     def _choices(self, product: Product, leg: int) -> tuple[Node, ...]:
         """What a leg may stand on: the stream, and its constant where it has one."""
@@ -425,7 +430,7 @@ class Engine:
             constant = self._constants[product.source.name][leg]
             assert constant is not None  # as it was chosen
             return product.constant(leg, constant, t, at)
-        part, where = product.source.part, slice(at.start, at.stop)
+        part, where = self.recording.site(product, leg), slice(at.start, at.stop)
         read = self.recording.linear(part, self.recording.streams[part][where], where)
         return product.feature(leg, read, t, at)
 

@@ -502,6 +502,9 @@ def expand(
     makes paths fewer: "scores" (a path then goes through the values alone, as a softmax's), "first
     score" or "second score" (three legs).
 
+    A head that mixes in values of the first layer is two sources by one pattern: L1H0 moves its own
+    values, and L1H0.first those of what the first layer reads, through that layer's norm.
+
     Cost: a forward pass in parts, then O(h d + h n²) for each layer taken apart with n sources and
     O(n t d) for each head. Errors: ArgumentError for inputs, target, position, numbers or
     dictionaries that cannot be. Source: Elhage et al. 2021 for attention-only models; Sharkey,
@@ -655,11 +658,11 @@ class _Search:
         read = [(goal.part, goal.position)] if at_target else []
         for node in nodes:
             if isinstance(node, Apply):
-                part, stands = record.products[node.source].source.part, paths.stands(node)
+                product, stands = record.products[node.source], paths.stands(node)
                 fixed += self.fixed(node.source, node.t, stands)
-                for child, s in zip(node.inputs, stands, strict=True):
+                for leg, (child, s) in enumerate(zip(node.inputs, stands, strict=True)):
                     if not paths.constant(child):
-                        read.append((part, s))
+                        read.append((record.site(product, leg), s))
             elif isinstance(node, Latent):
                 part = record.source(node.reader).part
                 if not (paths.constant(node) and record.replaced[part].constant):

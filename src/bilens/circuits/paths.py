@@ -5,11 +5,12 @@ A node is a record of plain values, so that it compares, hashes and saves. Posit
 
     expression := "W_U" ["·"] path  |  name ["[" offset "]"] score "(" path "," path ")"  |  path
     score      := ".QK", of a head with two scores ".QK1" or ".QK2"
-    path       := "1"  |  "x"  |  latent  |  name [look] ["(" input {"," input} ")"]
+    path       := "1"  |  "x" ["." name]  |  latent  |  name [look] ["(" input {"," input} ")"]
     input      := [leg ":"] path            leg: as a head without softmax calls its legs, "q1"
     look       := "@" s {"," s} "→" t  |  "[" offset "]"        offset := 0 | -1 | -2 | …
     latent     := "f" number  |  "base"  |  "error"
 
+"x" is all that is read there; "x.L0H0" all that L0H0 reads, where another part has its reading.
 ``parse(text(node), node's position)`` is the node itself.
 """
 
@@ -108,7 +109,7 @@ def text(node: Node, tokens: Sequence[str] = ()) -> str:
         case Apply(source, _, (child,)) if source == READOUT:
             return f"{READOUT} {text(child, tokens)}"
         case Apply(source, t, inputs, at, legs):
-            below = [text(child, tokens) for child in inputs]
+            below = [_read(child, source, tokens) for child in inputs]
             if legs:
                 below = [f"{leg}: {child}" for leg, child in zip(legs, below, strict=True)]
                 at = at[-1:]  # where the head looks
@@ -121,6 +122,12 @@ def text(node: Node, tokens: Sequence[str] = ()) -> str:
             look, name = _look(NOWHERE, (offset,) if offset else ()), f"{SCORE}{number or ''}"
             return f"{source}{look}.{name}({text(query, tokens)}, {text(key, tokens)})"
     return ONE
+
+
+def _read(node: Node, reader: str, tokens: Sequence[str]) -> str:
+    """What ``reader`` reads; a stream by name where another part reads it."""
+    other = isinstance(node, Stream) and node.reader not in ("", reader)
+    return f"{STREAM}.{node.reader}" if other else text(node, tokens)  # type: ignore[attr-defined]
 
 
 def _look(t: int, at: tuple[int, ...], tokens: Sequence[str] = ()) -> str:
@@ -147,7 +154,7 @@ def latex(node: Node) -> str:
             return rf"\mathrm{{{_escaped(source)}}}_{{{t}}}"
         case Apply(source, t, (child,), at) if HEAD_NAME.fullmatch(source):
             pattern = rf"A^{{{_index(source)}}}_{{{t},{at[0]}}} " if at else ""
-            return rf"{pattern}W_{{OV}}^{{{_index(source)}}} {latex(child)}"
+            return rf"{pattern}W_{{OV}}^{{{_index(source)}{_first(source)}}} {latex(child)}"
         case Apply(source, _, (left, right)):
             factor = "" if left == right else "2 "
             middle = rf"\cdot_{{12}} B^{{{_index(source)}}} \cdot_{{21}}"
@@ -171,12 +178,18 @@ def _latex_latent(layer: str, t: int, what: int | str) -> str:
     return rf"a^{{{layer}}}_{{{t},{what}}} w^{{{layer}}}_{{{what}}}"
 
 
-HEAD_NAME = re.compile(r"L\d+H\d+")  # what else has one input is no W_OV: T, as a longer product
+# what else has one input is no W_OV: T, as a longer product
+HEAD_NAME = re.compile(r"L\d+H\d+(\.first)?")
 
 
 def _index(name: str) -> str:
     """The numbers in a name, as a superscript: "0,3" for L0H3."""
     return ",".join(re.findall(r"\d+", name)) or rf"\mathrm{{{_escaped(name)}}}"
+
+
+def _first(head: str) -> str:
+    """What tells W_V of the first layer from a head's own."""
+    return r",\mathrm{first}" if head.endswith(".first") else ""
 
 
 def _escaped(name: str) -> str:
@@ -262,7 +275,7 @@ TOKEN = re.compile(
 NAME = re.compile(r"[A-Za-z_]")
 LATENT = re.compile(r"f(\d+)")
 SCORES = re.compile(rf"{SCORE}([1-9]?)")
-RESERVED = re.compile(rf"f\d+|{BASE}|{ERROR}|{STREAM}|{READOUT}|{SCORES.pattern}")
+RESERVED = re.compile(rf"f\d+|{BASE}|{ERROR}|{STREAM}(\..+)?|{READOUT}|{SCORES.pattern}")
 
 
 class _Token(NamedTuple):
@@ -321,8 +334,8 @@ class _Reader:
             return One()
         if not NAME.match(name) or name == READOUT or SCORES.fullmatch(name):
             self.refuse("have a leaf, a head like L0H3 or a layer like mlp0", token)
-        if name == STREAM:
-            return Stream(reader, t)
+        if name == STREAM or (reader and name.startswith(f"{STREAM}.")):
+            return Stream(name[2:] or reader, t)
         if reader and RESERVED.fullmatch(name):
             number = LATENT.fullmatch(name)
             return Latent(reader, t, int(number[1]) if number else name)

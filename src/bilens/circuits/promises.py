@@ -137,10 +137,13 @@ def _asked(model: Expandable, wiring: Wiring, ids: Tensor) -> Iterator[Asked]:
     named = [leaf.name for leaf in wiring.leaves]
     yield "the leaves", "are those that the wiring names", partial(_require_named, named, leaves)
     totals = [torch.stack(list(leaves.values())).sum(0)]
-    for part in wiring.parts:
-        stream = totals[-1 - part.beside]
+    reads: dict[str, Tensor] = {}
+    for plain in wiring.parts:
+        stream = totals[-1 - plain.beside]
+        reads[plain.name] = plain.norm(stream)
+        part = plain.sharing(reads.get(plain.shares))
         yield from _of_part(model, part, stream, ids)
-        written = part.run(part.norm(stream))
+        written = part.run(reads[part.name])
         totals.append(totals[-1] + written if wiring.accumulates else written)
     yield "the final norm", "is σ(x) P x + c", partial(_norm, "the final norm", wiring, totals[-1])
     yield (

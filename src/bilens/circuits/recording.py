@@ -209,6 +209,16 @@ class Recording(Tabled):
     def source(self, name: str) -> Source:
         return self.sources[self.index[name]]
 
+    def site(self, product: Product, leg: int) -> int:
+        """The part whose reading a leg of a product has: mostly its own."""
+        return self.wiring.reader(product.source.part, product.form.legs[leg])
+
+    def reader(self, product: Product, leg: int) -> Source:
+        """The source that reads there: its own, or the first of that part."""
+        n = self.site(product, leg)
+        own = n == product.source.part
+        return product.source if own else next(s for s in self.sources if s.part == n)
+
     def linear(
         self, part: int, x: Float[Tensor, "*b d"], position: int | slice
     ) -> Float[Tensor, "*b d"]:
@@ -250,13 +260,18 @@ class Recording(Tabled):
 
         A dictionary takes apart what is read after the norm, whose shift is then in its sources.
         """
-        part = product.source.part
-        shift = None if part in self.replaced else self.norm(part).shift
-        moved = [None if shift is None else leg.weight @ shift for leg in product.form.legs]
+        moved = [
+            None if shift is None else leg.weight @ shift
+            for n, leg in enumerate(product.form.legs)
+            for shift in [self._shift(self.site(product, n))]
+        ]
         return tuple(
             more if leg.bias is None else leg.bias if more is None else leg.bias + more
             for leg, more in zip(product.form.legs, moved, strict=True)
         )
+
+    def _shift(self, part: int) -> Float[Tensor, " d"] | None:
+        return None if part in self.replaced else self.norm(part).shift
 
 
 @explains
@@ -364,6 +379,7 @@ class _Found:
     ) -> None:
         """What one part reads and writes, of which ``narrow`` says what form is kept."""
         read = self.read(n, f"the norm of {part.name}", part.norm, part.beside)
+        part = part.sharing(self.shared(part.shares))
         written = part.writes(read)
         values = require_writes(part, read, written)
         if dictionary is not None:
@@ -397,6 +413,13 @@ class _Found:
         self.scales.append(norm.scale(stream))
         require_norm(who, norm, stream)
         return norm(stream)
+
+    def shared(self, name: str) -> Tensor | None:
+        """What the part of that name read."""
+        if not name:
+            return None
+        n = self.wiring.places[name]
+        return self.wiring.parts[n].norm(self.streams[n])
 
     def readout(self) -> None:
         self.read(len(self.wiring.parts), "the final norm", self.wiring.norm)

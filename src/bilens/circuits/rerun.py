@@ -80,7 +80,19 @@ class Rerun:
         self.clean = Recorded(recording)
         self.other = None if other is None else Recorded(other)
         self.heard = {recording.sources[n].part for n in recording.reads[-1]}  # by the readout
-        self.depth = 1 + max((part.beside for part in self.parts), default=0)
+        self.depth = 1 + max((max(self.back(n)) for n in range(len(self.parts))), default=0)
+
+    def site(self, n: int) -> int | None:
+        """The part whose reading part ``n`` shares, where it does."""
+        shares = self.parts[n].shares
+        return self.recording.wiring.places[shares] if shares else None
+
+    def back(self, n: int) -> tuple[int, ...]:
+        """How many parts before part ``n`` the stream stands that it reads, and the one of the
+        reading that it shares.
+        """
+        own, site = self.parts[n].beside, self.site(n)
+        return (own,) if site is None else (own, n - site + self.parts[site].beside)
 
     def run(self, passes: Sequence[Changes]) -> list[Outcome]:
         """What becomes of the target in each. Cost: of each pass the parts from where it differs.
@@ -199,19 +211,16 @@ class _Batch:
     def _written(self, n: int, part: Part) -> Float[Tensor, "b t d"]:
         """What part ``n`` writes in each pass that has begun, and what that does to the target."""
         rerun, at = self.rerun, self.rerun.goal.position
-        stream = self.history[-1 - part.beside]
+        streams = tuple(self.history[-1 - back] for back in rerun.back(n))
+        stream = streams[0]
         written = torch.empty_like(stream)
         apart = {i for i in range(self.begun) if n in self.asked[i]}
         plain = [i for i in range(self.begun) if i not in apart]
         if plain:
-            read = rerun.recording.norm(n)(stream[plain])
-            if part.batched:
-                written[plain] = part.run(read)
-            else:
-                written[plain] = torch.stack([part.run(one) for one in read])
+            written[plain] = self._ran(n, part, [each[plain] for each in streams])
         held = torch.zeros(self.begun, dtype=stream.dtype, device=stream.device)
         for i in apart:
-            written[i], less = self._apart(n, self.rows[i], stream[i])
+            written[i], less = self._apart(n, self.rows[i], [each[i] for each in streams])
             held[i] = less[at] @ rerun.goal.q
         if n in rerun.heard:
             clean = rerun.recording.written_by[n + 1][at]
@@ -221,8 +230,18 @@ class _Batch:
                 row.through[part.name] = whole - direct
         return written
 
+    def _ran(self, n: int, part: Part, streams: Sequence[Tensor]) -> Float[Tensor, "b t d"]:
+        """What a part writes in passes that are not looked into."""
+        places = (n, self.rerun.site(n))
+        norms = (self.rerun.recording.norm(m) for m in places if m is not None)
+        read, *told = (norm(stream) for norm, stream in zip(norms, streams, strict=True))
+        if part.batched:
+            return part.sharing(*told).run(read) if told else part.run(read)
+        each = zip(read, *told, strict=True)
+        return torch.stack([(part.sharing(*of) if of else part).run(one) for one, *of in each])
+
     def _apart(
-        self, n: int, row: _Row, stream: Float[Tensor, "t d"]
+        self, n: int, row: _Row, streams: Sequence[Tensor]
     ) -> tuple[Float[Tensor, "t d"], Float[Tensor, "t d"]]:
         """What a part writes with its cuts taken out, and what of it these are where nothing
         reacts.
@@ -230,7 +249,7 @@ class _Batch:
         rerun, part, changes = self.rerun, self.rerun.parts[n], row.changes
         altering, clean = rerun.altering(changes, n), rerun.clean.met(n)
         begins = changes.first == n and not changes.at(-1)
-        met = clean if begins else self._met(n, row, stream)
+        met = clean if begins else self._met(n, row, streams)
         touched = altering.writes(part, met, react=True)
         total = met.total - _less(met, touched)
         for write, value in met.writes:
@@ -244,11 +263,14 @@ class _Batch:
         )
         return part.finished(total, total), part.finished(_less(clean, held), clean.total)
 
-    def _met(self, n: int, row: _Row, stream: Float[Tensor, "t d"]) -> Met:
+    def _met(self, n: int, row: _Row, streams: Sequence[Tensor]) -> Met:
         """What part ``n`` meets in a pass that has begun before it."""
-        norm = self.rerun.recording.norm(n)
-        inner = self.rerun.parts[n].inner
-        return Met(norm, stream, self._source(row), valued(inner, norm(stream)))
+        clean, source = self.rerun.clean.met(n), self._source(row)
+        shared = clean.shared
+        if shared is not None:
+            shared = replace(shared, stream=streams[-1], source=source)
+        met = replace(clean, stream=streams[0], source=source, shared=shared)
+        return replace(met, writes=valued(self.rerun.parts[n], met))
 
     def _source(self, row: _Row) -> Callable[[str], Float[Tensor, "t d"]]:
         """What a source wrote in that pass."""

@@ -137,9 +137,9 @@ def require_path(path: str) -> None:
 
 
 def head_paths(model: Expandable, head: str) -> tuple[str, ...]:
-    """The paths of the skip rules of a head, over tokens: what it writes of each where it looks,
-    and each of its scores, the key one position back. Errors: ArgumentError for no head of
-    ``model``.
+    """The paths of the skip rules of a head, over tokens: what it writes of each where it looks (by
+    values of the first layer too, where they are mixed in), and each of its scores, the key one
+    position back. Errors: ArgumentError for no head of ``model``.
 
     >>> bilens.circuits.head_paths(model, "L0H3")
     ('W_U L0H3(embed)', 'L0H3[-1].QK(embed, embed)')
@@ -151,7 +151,9 @@ def head_paths(model: Expandable, head: str) -> tuple[str, ...]:
         raise ArgumentError("a head", must=must, got=repr(head))
     scores = dict.fromkeys(layers[head].module.score_projections)
     numbers = range(1, len(scores) + 1) if len(scores) > 1 else [""]
-    return f"W_U {head}(embed)", *(f"{head}[-1].QK{n}(embed, embed)" for n in numbers)
+    number = layers[head].head(head)
+    moved = (f"W_U {values.sources[number]}(embed)" for values in layers[head].values)
+    return *moved, *(f"{head}[-1].QK{n}(embed, embed)" for n in numbers)
 
 
 def _first(wiring: Wiring) -> str:

@@ -55,7 +55,7 @@ def require_norm(who: str, norm: Norm, x: Float[Tensor, "t d"]) -> None:
 def require_writes(
     part: Part, read: Float[Tensor, "t d"], writes: Sequence[Write]
 ) -> list[Float[Tensor, "t d"]]:
-    """What each of a part's writes wrote where it read ``read``.
+    """What each of a part's writes wrote where it read ``read``, and what it shares is told.
 
     Errors: ArgumentError unless they add up to the part's own forward pass, and each is what its
     weights say. Cost: that pass, and the weights once.
@@ -64,7 +64,7 @@ def require_writes(
     for write in writes:
         value = does if write.value is None and len(writes) == 1 else write.value
         if isinstance(write, Product):
-            says, size = write.says(read)
+            says, size = write.says(read, part.shared)
             value = says if value is None else value
             who = part.name if len(writes) == 1 else f"{write.source.name} of {part.name}"
             _require_same(who, value, says, size, "what its weights say of its writes")
@@ -146,15 +146,22 @@ def require_weights(wiring: Wiring, parts: Iterable[Part]) -> None:
     require_plain(wiring)
     x = _random(wiring.readout, wiring.readout.shape[1])
     require_norm("the final norm", wiring.norm, x)
-    for part in parts:
-        require_norm(f"the norm of {part.name}", part.norm, x)
-        read = part.norm(x)
+    for plain in parts:
+        require_norm(f"the norm of {plain.name}", plain.norm, x)
+        read, part = plain.norm(x), _telling(wiring, plain, x)
         writes = part.writes(read)
         require_writes(part, read, writes)
         heads = part.attention
         if heads is not None:
             require_scores(heads, read, patterns_of(writes))
             require_turns(heads, _random(wiring.readout, heads.module.d_head))
+
+
+def _telling(wiring: Wiring, part: Part, x: Float[Tensor, "t d"]) -> Part:
+    """The part where another, whose reading it shares, read something else than ``x``."""
+    if not part.shares:
+        return part
+    return part.sharing(wiring.parts[wiring.places[part.shares]].norm(x.flip(0)))
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from bilens.circuits.paths import Apply, Latent, Node, Stream, Write
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.replacements import Replacement
 from bilens.circuits.targets import Goal, Target, resolve
-from bilens.wiring import Expandable, Sparse, explains
+from bilens.wiring import Expandable, Source, Sparse, explains
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -219,23 +219,23 @@ class _Checked:
         named = node.legs == product.names
         looks = named and product.may_stand(node.t, stands)
         self.require(looks, f"let {node.source} look where it does", paths.text(node))
-        for child, s in zip(node.inputs, stands, strict=True):
-            self.child(product.source.name, product.source.part, child, s)
+        for leg, (child, s) in enumerate(zip(node.inputs, stands, strict=True)):
+            self.child(record.reader(product, leg), child, s)
             self.inside(child)
         return None
 
-    def child(self, reader: str, part: int, child: Node, s: int) -> None:
-        record = self.recording
+    def child(self, by: Source, child: Node, s: int) -> None:
+        record, reader, part = self.recording, by.name, by.part
         match child:
             case Write(source, t) | Apply(source, t):
                 names = [record.sources[n].name for n in record.written(part, s)[1]]
                 there = source in names and t == s and part not in record.replaced
-            case Latent(by, t, _) if part in record.replaced:
-                there = by == reader and child in record.replaced[part].at(reader, t)[1]
+            case Latent(read, t, _) if part in record.replaced:
+                there = read == reader and child in record.replaced[part].at(reader, t)[1]
             case Latent():
                 there = False
-            case Stream(by, t):
-                there = by == reader and t == s
+            case Stream(read, t):
+                there = read == reader and t == s
             case _:
                 there = True
         self.require(there, f"let {reader} read what it reads at {s}", paths.text(child))

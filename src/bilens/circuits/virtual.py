@@ -93,7 +93,7 @@ def virtual(model: Expandable, expr: str) -> CP | Factored | HeadCircuit:
     ``embed``              W_E, over the vocabulary (``pos``: learned positions; ``x``: the
                            residual space as it is)
     ``L0H3(path)``         a head's W_V W_O on a path; ``L0H3`` alone reads embed; ``L1H0(L0H3)``
-                           is a virtual head
+                           is a virtual head; ``L1H0.first(path)`` moves values of the first layer
     ``mlp0(path, path)``   a bilinear layer on two paths: order three
     ``W_U path``           on to the outputs, in front
     ``L1H2[-1].QK(q, k)``  the head's score between what path q gives at the query and path k at
@@ -207,14 +207,15 @@ class _Circuits:
 
     def apply(self, node: Apply) -> _Path:
         n, form = self.weights(node.source)
+        sites = [self.wiring.reader(n, leg) for leg in form.legs]
         if len(node.inputs) != form.degree:
             reads = ", ".join(["path"] * form.degree)
             raise self.refuse(f"say what is read, {node.source}({reads})", text(node))
         if form.degree > 2:
             raise self.too_high(f"{node.source}, of degree {form.degree}")
         paths = [self.path(child) for child in node.inputs]
-        for path in paths:
-            self.require_before(path, n, node.source)
+        for path, site in zip(paths, sites, strict=True):
+            self.require_before(path, site, node.source)
             if form.degree == 2 and isinstance(path.form, CP):
                 raise self.too_high(f"a bilinear layer inside {node.source}, of degree 3 or more")
         require_weights(self.wiring, [self.wiring.parts[n]])
@@ -229,7 +230,7 @@ class _Circuits:
         if source not in self.sources:
             self.require_known(source)
         n, form = self.sources[source]
-        return n, form.double().behind(self.wiring.parts[n].norm.transposed)
+        return n, self.wiring.over_stream(n, form.double())
 
     def require_known(self, source: str) -> None:
         if source in {*(part.name for part in self.wiring.parts), *self.wiring.layers}:
@@ -268,7 +269,7 @@ class _Circuits:
         if heads is None:
             raise self.refuse("ask a head for a score", node.source)
         require_weights(self.wiring, [heads])
-        weights = head_weights(heads, heads.heads.index(node.source), self.number(heads, node))
+        weights = head_weights(heads, heads.head(node.source), self.number(heads, node))
         w_q, w_k = weights.w_q.double(), weights.w_k.double()
         query, key = self.path(node.query), self.path(node.key)
         for path in (query, key):

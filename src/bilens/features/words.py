@@ -123,7 +123,7 @@ def written(
     at the norm's scale 1, in standard deviations over all outputs.
 
     At what a part reads, that is what the part writes more for base + a w than for the base alone;
-    a head looks at its own position.
+    a head looks at its own position, and has values of its own alone.
     """
     coder, wiring = tap.dictionary, tap.wiring
     delta = activations[:, None].to(coder.writes) * coder.writes[latents]
@@ -139,5 +139,5 @@ def written(
 
 def _through(tap: Tap, x: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
     """What the part writes for each row, as a text of its own where it looks at others."""
-    part = tap.wiring.parts[tap.write.part]
+    part = tap.wiring.parts[tap.write.part].sharing(torch.zeros_like(x[:1]))
     return torch.cat([part.run(row) for row in x.split(1)]) if part.looks else part.run(x)

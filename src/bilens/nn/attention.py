@@ -304,12 +304,14 @@ class Attention(nn.Module):
         x: Float[Tensor, "b t d"],
         turn: tuple[Tensor, Tensor] | None = None,
         reads: Sequence[Float[Tensor, "b t d"]] | None = None,
+        values: Float[Tensor, "b n t d_head"] | None = None,
     ) -> tuple[Float[Tensor, "b h t d"], Float[Tensor, "b h t s"]]:
         """What each head writes, the layer's output bias apart, and its pattern: ``forward`` before
         heads are added up. ``reads``: what each of ``legs`` reads, where that is not all ``x``.
+        ``values``: in the place of its own, which have none mixed in.
         """
-        projected = self._project(x, turn) if reads is None else self._projected(reads, turn)
-        z, pattern = self._look(*projected, None)
+        q, k, own = self._project(x, turn) if reads is None else self._projected(reads, turn)
+        z, pattern = self._look(q, k, own if values is None else values, None)
         return z @ self.per_head("o_proj"), pattern
 
     def values(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b n t d_head"]:

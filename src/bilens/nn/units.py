@@ -14,7 +14,8 @@ from bilens.nn.activations import ACTIVATIONS
 
 @dataclass(frozen=True, eq=False)
 class Leg:
-    """One input of a product: the hidden features W x + b of what is read.
+    """One input of a product: the hidden features W x + b of what is read. ``of``: in a wiring, the
+    part whose reading that is, where it is not that of its own part.
 
     >>> leg = bilens.nn.Leg(torch.eye(2), torch.ones(2))
     >>> leg(torch.zeros(2))
@@ -23,6 +24,7 @@ class Leg:
 
     weight: Float[Tensor, "k d"]
     bias: Float[Tensor, " k"] | None = None
+    of: str = ""
 
     def __call__(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b k"]:
         return linear(x, self.weight, self.bias)
@@ -30,7 +32,7 @@ class Leg:
     def ones(self, units: int) -> "Leg":
         """As many features of the same input that are 1 whatever is read."""
         like = self.weight
-        return Leg(like.new_zeros(units, like.shape[1]), like.new_ones(units))
+        return Leg(like.new_zeros(units, like.shape[1]), like.new_ones(units), self.of)
 
     def beside(self, other: "Leg") -> "Leg":
         """The features of both."""
@@ -40,7 +42,7 @@ class Leg:
         ]
         biased = self.bias is not None or other.bias is not None
         weight = torch.cat([self.weight, other.weight])
-        return Leg(weight, torch.cat(biases) if biased else None)
+        return Leg(weight, torch.cat(biases) if biased else None, self.of)
 
 
 class Routed(NamedTuple):

@@ -11,7 +11,7 @@ too: the other kind of product, ``wiring.scored``.
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 
 import torch
@@ -45,6 +45,7 @@ EMBEDDING, POSITION, BIAS = "embedding", "position embedding", "bias"
 HEAD, BILINEAR, OPAQUE = "attention head", "bilinear layer", "opaque layer"
 GATED = "layer given its gates"
 AGAIN = "what the stream began as"
+FIRST = "head on values of the first layer"
 NEAREST, MISSED = "nearest tensor", "error of what stands for the layer"
 LATENT, SKIP = "latent of a transcoder", "skip of a transcoder"
 
@@ -80,13 +81,16 @@ class Form:
         """The same form in float64."""
         return self._over(Tensor.double)
 
-    def behind(self, linear: Callable[[Tensor], Tensor]) -> "Form":
-        """The linear part over what stands before a norm whose transposed map is ``linear``."""
-        return Form(tuple(Leg(linear(leg.weight)) for leg in self.legs), self.out)
+    def behind(self, linear: Callable[[Leg], Tensor]) -> "Form":
+        """The linear part over what stands before norms: ``linear`` is the weight of a leg behind
+        the transposed map of its own.
+        """
+        legs = (replace(leg, weight=linear(leg), bias=None) for leg in self.legs)
+        return Form(tuple(legs), self.out)
 
     def _over(self, change: Callable[[Tensor], Tensor]) -> "Form":
         legs = (
-            Leg(change(leg.weight), None if leg.bias is None else change(leg.bias))
+            Leg(change(leg.weight), None if leg.bias is None else change(leg.bias), leg.of)
             for leg in self.legs
         )
         return Form(tuple(legs), change(self.out))
@@ -137,7 +141,9 @@ class Product(ABC):
     ``form`` has their weights and ``gate`` is a factor of what they make together.
 
     A leg stands at a position, which is that of the write or one that it looks at. ``names`` tells
-    the legs apart where their order does not. ``value`` and ``rows`` as in ``Multilinear``.
+    the legs apart where their order does not. ``value`` and ``rows`` as in ``Multilinear``. A leg
+    that is ``of`` another part reads what that one reads, before this one and through its norm;
+    of two legs both do, or none.
 
     >>> issubclass(bilens.wiring.Multilinear, bilens.wiring.Product)
     True
@@ -168,7 +174,7 @@ class Product(ABC):
     @abstractmethod
     def patterns(self) -> tuple[Float[Tensor, "t s"], ...]:
         """How much of each position was read at each in the pass, where it looks: of each leg that
-        differs in it.
+        differs in it. None of one that is ``of`` another part: its pattern is another write's.
         """
 
     @abstractmethod
@@ -222,20 +228,42 @@ class Product(ABC):
         """
 
     @abstractmethod
-    def says(self, x: Float[Tensor, "t d"]) -> tuple[Float[Tensor, "t d"], float]:
-        """What the weights say is written where ``x`` is read, and the size of what is added up."""
+    def size(self, features: Sequence[Float[Tensor, "t k"]]) -> float:
+        """How large what is added up may be where these are the features of its legs: of a
+        multilinear write at the position where that is most.
+        """
 
     @abstractmethod
     def product(self, features: Sequence[Float[Tensor, "t k"]]) -> Float[Tensor, "t d"]:
         """What it writes where these are the features of its legs at each position."""
 
-    def reading(self, reads: Sequence[Float[Tensor, "t d"]]) -> Float[Tensor, "t d"]:
-        """What its weights write where the legs of its part read these: patterns, gates and scales
-        as they are.
+    def says(
+        self, x: Float[Tensor, "t d"], shared: Float[Tensor, "t d"] | None = None
+    ) -> tuple[Float[Tensor, "t d"], float]:
+        """What the weights say is written where ``x`` is read, and the size of what is added up.
+        ``shared``: what legs that are ``of`` another part read.
+        """
+        given = x if shared is None else shared
+        features = [leg(given if leg.of else x) for leg in self.form.legs]
+        return self.product(features), self.size(features)
+
+    def reading(
+        self,
+        reads: Sequence[Float[Tensor, "t d"]],
+        shared: Sequence[Float[Tensor, "t d"]] = (),
+    ) -> Float[Tensor, "t d"]:
+        """What its weights write where the legs of its part read these, or ``shared`` where they
+        are ``of`` another: patterns, gates and scales as they are.
         """
         legs = self.form.legs
-        own = reads if self.names else [reads[-1]] * len(legs)
-        return self.product([leg(read) for leg, read in zip(legs, own, strict=True)])
+        own = self._by_leg(reads)
+        other = self._by_leg(shared) if shared else own
+        read = [two if leg.of else one for leg, one, two in zip(legs, own, other, strict=True)]
+        return self.product([leg(x) for leg, x in zip(legs, read, strict=True)])
+
+    def _by_leg(self, reads: Sequence[Float[Tensor, "t d"]]) -> Sequence[Float[Tensor, "t d"]]:
+        """What each leg reads, of what those of the part do: all read the last without names."""
+        return reads if self.names else [reads[-1]] * self.degree
 
     def down(self, q: Float[Tensor, "*b d"], t: int) -> Float[Tensor, "*b k"]:
         """From functionals on what is written at t to ones on the hidden features."""
@@ -289,7 +317,8 @@ class Multilinear(Product):
 
     @property
     def patterns(self) -> tuple[Float[Tensor, "t s"], ...]:
-        mixes = (mix for mix in self.mixes if mix is not None and mix.given)
+        legs = zip(self.mixes, self.form.legs, strict=False)
+        mixes = (mix for mix, leg in legs if mix is not None and mix.given and not leg.of)
         return tuple({mix.given: mix.values for mix in mixes}.values())
 
     def may_stand(self, t: int, at: Sequence[int]) -> bool:
@@ -356,16 +385,11 @@ class Multilinear(Product):
         ]
         return [*mixed, *self._gates(t)]
 
-    def says(self, x: Float[Tensor, "t d"]) -> tuple[Float[Tensor, "t d"], float]:
-        """What the weights say is written where ``x`` is read, and the size of what is added up at
-        the position where that is most.
-        """
-        features = [leg(x) for leg in self.form.legs]
+    def size(self, features: Sequence[Float[Tensor, "t k"]]) -> float:
         sizes = self._hidden([side.abs() for side in features], torch.abs)
         weights = self.form.out.abs()
         most = (sizes @ weights.sum(0)).argmax() if sizes.numel() else None
-        size = 0.0 if most is None else float((weights @ sizes[most]).max())
-        return self.product(features), size
+        return 0.0 if most is None else float((weights @ sizes[most]).max())
 
     def product(self, features: Sequence[Float[Tensor, "t k"]]) -> Float[Tensor, "t d"]:
         hidden = self._hidden(features, lambda given: given)

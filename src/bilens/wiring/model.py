@@ -7,6 +7,7 @@ the part before it wrote, alone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,7 +17,7 @@ from torch.nn.functional import linear
 
 from bilens.base.errors import ArgumentError
 from bilens.nn import Norm, soft_cap
-from bilens.wiring.kinds import Source
+from bilens.wiring.kinds import Form, Leg, Source
 from bilens.wiring.parts import Part
 
 
@@ -63,6 +64,25 @@ class Wiring:
     def before_cap(self, stream: Float[Tensor, "*b d"]) -> Float[Tensor, "*b out"]:
         """The same before the soft-cap."""
         return linear(self.norm(stream), self.readout, self.readout_bias)
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """The places of its parts, by name."""
+        return {part.name: n for n, part in enumerate(self.parts)}
+
+    def reader(self, part: int, leg: Leg) -> int:
+        """The part whose reading a leg of part ``part`` has: that one, or the one it is ``of``."""
+        return self.places[leg.of] if leg.of else part
+
+    def over_stream(self, part: int, form: Form) -> Form:
+        """A form of part ``part`` over the stream, behind the norms that its legs read through,
+        their scales and all constants apart.
+        """
+
+        def linear(leg: Leg) -> Tensor:
+            return self.parts[self.reader(part, leg)].norm.transposed(leg.weight)
+
+        return form.behind(linear)
 
     @property
     def layers(self) -> dict[str, Part]:

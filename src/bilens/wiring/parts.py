@@ -1,7 +1,7 @@
 """The parts of a model, each as a list of writes: what circuits ask, and all that they ask."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bilens.base.errors import NotExactError
+from bilens.base.errors import ArgumentError, NotExactError
 from bilens.nn import (
     Attention,
     Experts,
@@ -27,6 +27,7 @@ from bilens.wiring.kinds import (
     AGAIN,
     BIAS,
     BILINEAR,
+    FIRST,
     GATED,
     HEAD,
     OPAQUE,
@@ -69,6 +70,8 @@ class Part(ABC):
     looks = False  # whether it reads other positions than its own
     batched = False  # whether ``run`` takes several inputs of one length at once, (*b, t, d)
     heard = True  # whether a module hears what it reads, and what it writes
+    shares = ""  # the part before it whose reading some of its legs have in place of their own
+    shared = None  # what that one read, once it is told by ``sharing``
 
     @abstractmethod
     def forms(self) -> dict[str, Form]:
@@ -83,6 +86,10 @@ class Part(ABC):
     def run(self, x: Float[Tensor, "*b t d"]) -> Float[Tensor, "*b t d"]:
         """Its own forward pass over one input; over several at once where it is ``batched``."""
         return self.module(x)
+
+    def sharing(self, x: Float[Tensor, "*b t d"] | None) -> "Part":
+        """The part where the one whose reading it ``shares`` read ``x``."""
+        return self
 
     def passes(self, side: str) -> nn.Module:
         """The module whose input is what it reads, or whose output is what it writes."""
@@ -124,10 +131,45 @@ class Part(ABC):
         return None
 
 
+@dataclass(frozen=True)
+class Values:
+    """The values that heads move, by the source that writes them: ``share`` of those that
+    ``module`` makes of what is read, all where it is None. ``of`` as of a leg.
+    """
+
+    sources: tuple[str, ...]
+    kind: str
+    module: Attention
+    share: Float[Tensor, ""] | None = None
+    of: str = ""
+
+    def __call__(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b n t d_head"]:
+        return self._shared(self.module.values(x))
+
+    def forms(self, heads: Attention) -> Iterator[tuple[str, Form]]:
+        """W_V W_O of each of ``heads``, and its bias b_V."""
+        module, w_o = self.module, heads.per_head("o_proj")
+        w_v = self._shared(module.v_proj.weight.unflatten(0, (module.n_kv, -1)))
+        shared = [w_v[head * module.n_kv // module.n_heads] for head in range(module.n_heads)]
+        b_v: Sequence[Tensor | None] = [None] * len(w_o)
+        if module.v_proj.bias is not None:
+            b_v = list(self._shared(module.bias_per_head("v_proj")))
+        weights = zip(self.sources, shared, b_v, w_o, strict=True)  # views: of many heads no copies
+        for name, v, bias, o in weights:
+            yield name, Form((Leg(v, bias, self.of),), o.mT)
+
+    def _shared(self, x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        return x if self.share is None else self.share * x
+
+
 @dataclass(frozen=True, eq=False)
 class Heads(Part):
     """An attention layer: given its pattern each head is linear in what it reads where it looks.
     Without a softmax its scores come apart too, but for those that are ``held``.
+
+    ``first``: the first layer, where its values are mixed in, (1 − λ) v + λ v⁰. A head then writes
+    twice, by one pattern: "L1H0" its own values of what it reads, "L1H0.first" those of the first
+    layer, of what that one reads.
 
     >>> part = model.wiring().parts[0]
     >>> type(part).__name__, part.name
@@ -137,6 +179,8 @@ class Heads(Part):
     module: Attention
     rotary: Rotary | None = None
     held: str = ""
+    first: "Heads | None" = None
+    shared: Tensor | None = None
 
     looks = True
     batched = True
@@ -150,32 +194,61 @@ class Heads(Part):
     def attention(self) -> "Heads":
         return self
 
+    @property
+    def values(self) -> tuple[Values, ...]:
+        """Its own, and those of the first layer where they are mixed in."""
+        if self.first is None or self.module.value_mix is None:
+            return (Values(self.heads, HEAD, self.module),)
+        share = self.module.value_mix.weight
+        sources = tuple(f"{name}.first" for name in self.heads)
+        return (
+            Values(self.heads, HEAD, self.module, 1 - share),
+            Values(sources, FIRST, self.first.module, share, self.first.name),
+        )
+
+    @property
+    def shares(self) -> str:  # type: ignore[override]
+        return "" if self.first is None else self.first.name
+
+    def sharing(self, x: Float[Tensor, "*b t d"] | None) -> Part:
+        return replace(self, shared=x)
+
     def forms(self) -> dict[str, Form]:
         """A head's W_V W_O, and its bias b_V."""
-        module = self.module
-        w_v, w_o = module.v_proj.weight.unflatten(0, (module.n_kv, -1)), module.per_head("o_proj")
-        shared = [w_v[head * module.n_kv // module.n_heads] for head in range(module.n_heads)]
-        b_v = [None] * len(w_o) if module.v_proj.bias is None else module.bias_per_head("v_proj")
-        weights = zip(self.heads, shared, b_v, w_o, strict=True)  # views: of many heads no copies
-        return {name: Form((Leg(v, bias),), o.mT) for name, v, bias, o in weights}
+        return dict(chain.from_iterable(values.forms(self.module) for values in self.values))
 
     def writes(self, x: Float[Tensor, "t d"]) -> list[Write]:
-        by_head, patterns = self.module.by_head(x[None], self.turn(len(x), x.dtype))
         asked = None if self.scores_given else _Asked.of(self, x)
         made: list[Write] = []
-        for n, ((name, form), value, pattern) in enumerate(
-            zip(self.forms().items(), by_head[0], patterns[0], strict=True)
-        ):
-            source, form = Source(name, HEAD, self.layer), form.detach()
-            if asked is None:
-                mix = Mix(pattern, f"A {name}")
-                made.append(Multilinear(source, form, (mix,), value=value))
-            else:
-                made.append(asked.write(n, source, form, value, pattern))
+        for values in self.values:
+            made += self._moved(values, x, asked)
         if self.module.o_proj.bias is not None:
             source = Source(f"{self.name}.bias", BIAS, self.layer)
             made.append(Constant(source, self.module.o_proj.bias.expand(len(x), -1)))
         return made
+
+    def _moved(
+        self, values: Values, x: Float[Tensor, "t d"], asked: "_Asked | None"
+    ) -> Iterator[Write]:
+        """What each head writes of some of its values."""
+        v = values((self._told if values.of else x)[None])
+        by_head, patterns = self.module.by_head(x[None], self.turn(len(x), x.dtype), values=v)
+        forms = values.forms(self.module)
+        each = zip(self.heads, forms, by_head[0], patterns[0], strict=True)
+        for n, (head, (name, form), value, pattern) in enumerate(each):
+            source, form = Source(name, values.kind, self.layer), form.detach()
+            if asked is None:
+                yield Multilinear(source, form, (Mix(pattern, f"A {head}"),), value=value)
+            else:
+                yield asked.write(n, source, form, value, pattern)
+
+    @property
+    def _told(self) -> Tensor:
+        """What the first layer read."""
+        if self.shared is None:
+            must, todo = f"be told what {self.shares} read", "Ask part.sharing(x) in its place."
+            raise ArgumentError(self.name, must=must, got="nothing", todo=todo)
+        return self.shared
 
     @property
     def scores_given(self) -> bool:
@@ -187,18 +260,33 @@ class Heads(Part):
 
     def run(self, x: Float[Tensor, "*b t d"]) -> Float[Tensor, "*b t d"]:
         length, width = x.shape[-2:]
-        turn = self.turn(length, x.dtype)
-        return self.module(x.reshape(-1, length, width), turn)[0].view_as(x)
+        turn, given = self.turn(length, x.dtype), {}
+        if self.first is not None:
+            told = self._told.reshape(-1, length, width)
+            given["first_values"] = self.first.module.values(told)
+        return self.module(x.reshape(-1, length, width), turn, **given)[0].view_as(x)
 
     @property
     def legs(self) -> tuple[str, ...]:  # type: ignore[override]
         return self.module.legs
 
-    def by_head(self, reads: Sequence[Float[Tensor, "t d"]]) -> Float[Tensor, "head t d"]:
-        """What each head writes where each of its ``legs`` reads something of its own."""
-        last = reads[-1]
-        by_leg = [read[None] for read in reads]
-        return self.module.by_head(last[None], self.turn(len(last), last.dtype), by_leg)[0][0]
+    def by_head(
+        self, reads: Sequence[Float[Tensor, "t d"]], shared: Float[Tensor, "t d"] | None = None
+    ) -> dict[str, Float[Tensor, "t d"]]:
+        """What each head writes where each of its ``legs`` reads something of its own; ``shared``:
+        what values of the first layer are made of.
+        """
+        last, found = reads[-1], {}
+        turn, by_leg = self.turn(len(last), last.dtype), [read[None] for read in reads]
+        for values in self.values:
+            v = values((shared if values.of and shared is not None else last)[None])
+            made = self.module.by_head(last[None], turn, by_leg, v)[0][0]
+            found |= zip(values.sources, made, strict=True)
+        return found
+
+    def head(self, source: str) -> int:
+        """The number of the head that is ``source``, or writes it too."""
+        return next(each.sources.index(source) for each in self.values if source in each.sources)
 
     def score(self, n: int, x: Float[Tensor, "t d"]) -> Float[Tensor, "head t s"]:
         """The n-th score of each head without softmax, before its scale, at all positions."""
@@ -258,8 +346,8 @@ class _Asked:
         return cls(part, turns, free, part.qk_scales(x), fixed, total, legs)
 
     def write(self, n: int, source: Source, value: Form, wrote: Tensor, pattern: Tensor) -> Scored:
-        """What head ``n`` writes, ``value`` being its W_V W_O."""
-        module, name = self.part.module, source.name
+        """What head ``n`` writes as ``source``, ``value`` being its W_V W_O."""
+        module, name = self.part.module, self.part.heads[n]
         projections = [side for m in self.free for side in module.score_projections[m]]
         legs = tuple(self.legs[side][n] for side in projections)
         names = tuple(f"{side}{m + 1}" for m in self.free for side in "qk")
@@ -399,6 +487,17 @@ class Renormed(Part):
     @property
     def batched(self) -> bool:  # type: ignore[override]
         return self.part.batched
+
+    @property
+    def shares(self) -> str:  # type: ignore[override]
+        return self.part.shares
+
+    @property
+    def shared(self) -> Tensor | None:  # type: ignore[override]
+        return self.part.shared
+
+    def sharing(self, x: Float[Tensor, "*b t d"] | None) -> Part:
+        return replace(self, part=self.part.sharing(x))
 
     @property
     def inner(self) -> Part:

@@ -165,7 +165,7 @@ class _InFull:
 
     def narrow(self, form: Form) -> Form:
         """The form over views of half weights."""
-        legs = tuple(_HalfLeg(self.late(leg.weight), leg.bias) for leg in form.legs)
+        legs = tuple(_HalfLeg(self.late(leg.weight), leg.bias, leg.of) for leg in form.legs)
         return _HalfForm(legs, self.late(form.out))
 
     def late(self, tensor: Tensor) -> Callable[[], Tensor]:
@@ -222,9 +222,10 @@ class _Full(dict[str, Any]):
 class _HalfLeg(Leg):
     """A leg whose weight is in float32 where it is asked for."""
 
-    def __init__(self, weight: Callable[[], Tensor], bias: Tensor | None) -> None:
+    def __init__(self, weight: Callable[[], Tensor], bias: Tensor | None, of: str) -> None:
         object.__setattr__(self, "_weight", weight)
         object.__setattr__(self, "bias", bias)
+        object.__setattr__(self, "of", of)
 
     def __getattr__(self, name: str) -> Any:
         if name == "weight":

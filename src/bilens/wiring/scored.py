@@ -69,7 +69,8 @@ class Scored(Product):
 
     @property
     def patterns(self) -> tuple[Float[Tensor, "t s"], ...]:
-        return () if self.looked is None else (self.looked,)
+        own = not self.form.legs[-1].of
+        return (self.looked,) if own and self.looked is not None else ()
 
     def may_stand(self, t: int, at: Sequence[int]) -> bool:
         return len(at) == self.degree and at[-1] <= t and tuple(at) == self.at(t, at[-1])
@@ -131,9 +132,13 @@ class Scored(Product):
         ]
         return [*held, *scales, *self._gates(t)]
 
-    def says(self, x: Float[Tensor, "t d"]) -> tuple[Float[Tensor, "t d"], float]:
-        features = [leg(x) for leg in self.form.legs]
-        return self.product(features), self._size(features)
+    def size(self, features: Sequence[Float[Tensor, "t k"]]) -> float:
+        sides = [side.abs() for side in features]
+        if self.scales:
+            scaled = zip(sides, self.scales, strict=True)
+            sides = [side if scale is None else scale.values.abs() * side for side, scale in scaled]
+        written = self._written(sides, self.weights.abs(), torch.abs)
+        return float(written.abs().max()) if written.numel() else 0.0
 
     def product(self, features: Sequence[Float[Tensor, "t k"]]) -> Float[Tensor, "t d"]:
         everywhere = range(len(self.weights))
@@ -164,15 +169,6 @@ class Scored(Product):
             return made
         cos, sin = (angle[where, None] for angle in self.turn)
         return rotate(made[:, None], cos, -sin if back else sin)[:, 0]
-
-    def _size(self, features: Sequence[Float[Tensor, "t k"]]) -> float:
-        """How large what is added up may be: all of it without its signs."""
-        sides = [side.abs() for side in features]
-        if self.scales:
-            scaled = zip(sides, self.scales, strict=True)
-            sides = [side if scale is None else scale.values.abs() * side for side, scale in scaled]
-        written = self._written(sides, self.weights.abs(), torch.abs)
-        return float(written.abs().max()) if written.numel() else 0.0
 
     def _written(
         self,

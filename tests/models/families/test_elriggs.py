@@ -127,6 +127,23 @@ def test_every_kind_is_the_pass_of_its_description(kind, tmp_path, close):
     close(bilens.load(tmp_path / "again")(TOKENS[None]).logits[0], truth)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.bad_input  # for speed
+@torch.no_grad()
+def test_paths_add_up_to_the_pass_of_its_description(kind, tmp_path):
+    config = CONFIG | KINDS[kind]
+    weights = drawn(config)
+    model = bilens.load(saved(tmp_path, config, weights))
+    truth = float(forward(weights, config, TOKENS)[-1, 4])
+    ex = bilens.expand(model, TOKENS, 4, max_terms=300)
+    assert abs(ex.total - truth) < 1e-10 * max(abs(term.value) for term in ex.terms)
+    patterns = [name for name in ex.given if name.startswith("A ")]
+    assert bool(patterns) != config["squared_attn"]
+    found = bilens.circuits.knockout(model, TOKENS, ["L1H0", "L1H0.first"], 4, with_="zero")
+    weights["transformer.h.1.attn.c_proj.weight"][:, : D // HEADS] = 0
+    assert found.after == pytest.approx(float(forward(weights, config, TOKENS)[-1, 4]), rel=1e-9)
+
+
 @pytest.mark.parametrize(
     ("changes", "kind", "text"),
     [

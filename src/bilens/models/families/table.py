@@ -35,7 +35,8 @@ or squares of one:
 | tensor-similarity | `load("lm.pt", config={"n_head": 4, "n_ctx": 16, "scale": 0.5})` | lerp |
 
 What no file says (the context, the number of heads, the share of a lerp) is asked for by name.
-Paths go through all but mixed values. And bilens's own models (`bilens_transformer`,
+Where values of the first layer are mixed in, a head writes twice, its own as "L1H0" and those as
+"L1H0.first": take out both to take out the head. And bilens's own models (`bilens_transformer`,
 `bilens_classifier`).
 
 RoPE may be stretched (linear, llama3, yarn, dynamic, longrope). Norm weights, and LayerNorm's

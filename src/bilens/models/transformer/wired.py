@@ -49,16 +49,18 @@ class Wired:
         read it through N(c x), and write b / c times what their modules do; λ₁ x⁰ / c is a part of
         its own ("again1"). Nothing is given by that, and outputs are the model's.
 
-        Errors: NotExactError where values of the first layer are mixed into others, and where a
-        block drops the stream (λ₀ = 0).
+        Where values of the first layer are mixed into those of others, heads write these as sources
+        of their own ("L1H0.first"), of what the first layer reads.
+
+        Errors: NotExactError where a block drops the stream (λ₀ = 0).
         """
-        _require_values(self.config)
         parts: list[Part] = []
         times: float | Tensor = 1.0  # the model's stream over the sum of what is written
         for n, block in enumerate(self.model.blocks):
             if block.residual_mix is not None:
                 times = _mixed(n, block.residual_mix, parts, times, self.config.hidden_size)
-            made, times = _parts(n, block, self.model, times)
+            first = parts[0].attention if parts else None
+            made, times = _parts(n, block, self.model, times, first)
             parts += made
         leaves = [Source("embed", EMBEDDING)]
         if self.config.positions == "learned":
@@ -203,13 +205,6 @@ def _numbered(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def _require_values(config: Any) -> None:
-    if config.value_mix and config.num_hidden_layers > 1:
-        must = "be of a model whose layers have values of their own"
-        got = "value_mix: each mixes those of the first layer in"
-        raise NotExactError("the wiring", must=must, got=got)
-
-
 def _mixed(
     n: int, mix: ResidualMix, parts: list[Part], times: float | Tensor, width: int
 ) -> float | Tensor:
@@ -233,15 +228,17 @@ def _kept(n: int, times: Tensor) -> Tensor:
 
 
 def _parts(
-    n: int, block: Block, body: Body, times: float | Tensor
+    n: int, block: Block, body: Body, times: float | Tensor, first: Heads | None
 ) -> tuple[list[Part], float | Tensor]:
     """The parts of a block, whose stream is ``times`` the sum of what is written, and how many
-    times it is after them.
+    times it is after them. ``first``: the first layer's heads.
     """
     parts: list[Part] = []
     if block.self_attn is not None:
         rotary, norm = body.rotaries.get(block.rope), rescaled(block.input_layernorm, times)
-        heads = Heads(f"attn{n}", n, norm, block.self_attn, rotary=rotary)
+        own = first is None or block.self_attn.value_mix is None or first.module.value_mix is None
+        mixed = None if own else first
+        heads = Heads(f"attn{n}", n, norm, block.self_attn, rotary=rotary, first=mixed)
         times = block.keep * times
         parts.append(_written(heads, block, block.self_attn_out_norm, times))
     if block.mlp is not None:
