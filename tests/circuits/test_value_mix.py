@@ -575,6 +575,10 @@ def test_a_part_of_ones_own_may_share_a_reading(norm):
         found = circuits.knockout(model, ids, gone, 2, with_="zero")
         says = model.outputs(model.read(ids), gone)[-1, 2]
         assert found.after == pytest.approx(float(says), abs=1e-12)
+    rows = circuits.composition(model).rows()
+    into = {(row["first"], row["kind"]) for row in rows if row["second"] == "triple1"}
+    of = {("pre0", f"input {n}") for n in (1, 2, 3)}
+    assert into == of | {(name, f"input {n}") for name in ("lin0", "lin1") for n in (1, 2)}
     found = circuits.knockout(model, ids, "pre0→triple1", 2, with_="zero")
     says = model.outputs(model.read(ids), unread=True)[-1, 2]
     assert found.after == pytest.approx(float(says), abs=1e-12)

@@ -44,7 +44,6 @@ from bilens.wiring import (
     Expandable,
     Form,
     Heads,
-    Part,
     Wiring,
     explained,
     explains,
@@ -132,11 +131,11 @@ class Composition(Result):
 class _Piece(NamedTuple):
     """Sources of one part and of one shape: W of G_w = Wᵀ W and of G_r = W Wᵀ, all of trace 1.
 
-    ``part``: the one whose reading they have. ``product`` is the form of a bilinear layer and
-    ``size`` the ‖S‖ of its symmetric part; ``linear``: whether they are of degree 1.
+    ``sites``: the part whose reading each of ``readers`` has. ``product`` is the form of a bilinear
+    layer and ``size`` the ‖S‖ of its symmetric part; ``linear``: whether they are of degree 1.
     """
 
-    part: int
+    sites: tuple[int, ...]
     names: tuple[str, ...]
     writers: Float[Tensor, "source m d"]
     readers: dict[str, Float[Tensor, "source d m"]]
@@ -180,9 +179,10 @@ def composition(model: Expandable) -> Composition:
     rows: list[_Row] = []
     for second in itertools.chain(*parts):
         both = _BothInputs.of(second)
-        for first in itertools.chain(*_read_by(wiring, second.part, parts)):
-            rows += _between(first, second)
-            if both is not None and first.linear:
+        heard = [_read_by(wiring, n) for n in second.sites]
+        for m, first in ((m, first) for m, firsts in enumerate(parts) for first in firsts):
+            rows += _between(first, second, [m in read for read in heard])
+            if both is not None and first.linear and m in heard[0]:
                 rows += both.rows(first)
     columns = list(zip(*rows, strict=True)) or [()] * 5
     return Composition(
@@ -197,17 +197,16 @@ def composition(model: Expandable) -> Composition:
     )
 
 
-def _read_by(wiring: Wiring, n: int, parts: Sequence[list[_Piece]]) -> Sequence[list[_Piece]]:
+def _read_by(wiring: Wiring, n: int) -> range:
     """The parts that part n reads."""
-    if wiring.accumulates:
-        return parts[: n - wiring.parts[n].beside]
-    return parts[max(n - 1, 0) : n]
+    return range(n - wiring.parts[n].beside) if wiring.accumulates else range(max(n - 1, 0), n)
 
 
-def _between(first: _Piece, second: _Piece) -> list[_Row]:
+def _between(first: _Piece, second: _Piece, heard: Sequence[bool]) -> list[_Row]:
+    """By each of the second's ways in, of those by which the first is ``heard``."""
     chance = first.writers.shape[-1] ** -0.5
     rows = []
-    for kind, readers in second.readers.items():
+    for kind, readers in itertools.compress(second.readers.items(), heard):
         composed = torch.einsum("amd,bdn->abmn", first.writers, readers)
         strengths = composed.flatten(2).norm(dim=-1)
         for (a, one), (b, other) in itertools.product(
@@ -277,18 +276,16 @@ def _symmetric_norm(
 
 def _pieces(wiring: Wiring, n: int) -> list[_Piece]:
     """What a part's sources write and read, over the stream and in float64."""
-    part, by_reader = wiring.parts[n], defaultdict(dict)
-    for name, form in part.forms().items():
-        by_reader[wiring.reader(n, form.legs[0])][name] = wiring.over_stream(n, form.double())
-    return [piece for m, forms in by_reader.items() for piece in _of(m, part, m == n, forms)]
-
-
-def _of(n: int, part: Part, own: bool, forms: dict[str, Form]) -> list[_Piece]:
-    """Those that have the reading of part ``n``: of ``part``'s ``own``, or of another."""
-    if all(form.degree == 1 for form in forms.values()):
-        scores = {} if part.attention is None or not own else _scored(part.attention)
-        return [_linear(n, scores, forms)]
-    return [_product(n, name, form) for name, form in forms.items()]
+    part = wiring.parts[n]
+    forms = {name: wiring.over_stream(n, form.double()) for name, form in part.forms().items()}
+    if not forms or any(form.degree > 1 for form in forms.values()):
+        return [_product(wiring, n, name, form) for name, form in forms.items()]
+    by_site: dict[int, dict[str, Form]] = defaultdict(dict)
+    for name, form in forms.items():
+        by_site[wiring.reader(n, form.legs[0])][name] = form
+    scores = {} if part.attention is None else _scored(part.attention)
+    # what shares another's reading looks by the scores of a write that does not
+    return [_linear(m, scores if m == n else {}, those) for m, those in by_site.items()]
 
 
 def _linear(n: int, scores: dict[str, Tensor], forms: dict[str, Form]) -> _Piece:
@@ -298,7 +295,8 @@ def _linear(n: int, scores: dict[str, Tensor], forms: dict[str, Form]) -> _Piece
     thin_v, thin_o = torch.linalg.qr(w_v)[1], torch.linalg.qr(w_o.mT)[1]  # ‖W X‖ = ‖R X‖
     readers = scores | {"V": w_v @ thin_o.mT}
     scaled = {kind: _scaled(w) for kind, w in readers.items()}
-    return _Piece(n, tuple(forms), _scaled(thin_v @ w_o), scaled, linear=True)
+    sites = (n,) * len(scaled)
+    return _Piece(sites, tuple(forms), _scaled(thin_v @ w_o), scaled, linear=True)
 
 
 def _scored(heads: Heads) -> dict[str, Float[Tensor, "head d m"]]:
@@ -312,14 +310,16 @@ def _scored(heads: Heads) -> dict[str, Float[Tensor, "head d m"]]:
     return readers
 
 
-def _product(n: int, name: str, form: Form) -> _Piece:
+def _product(wiring: Wiring, n: int, name: str, form: Form) -> _Piece:
     """A bilinear layer by its symmetric part; a longer product leg by leg."""
+    sites = tuple(wiring.reader(n, leg) for leg in form.legs)
     if form.degree == 2:
         tensor = quadratic(form)
         written, read = (tensor.gram(mode, symmetric=True) for mode in ("out", "left"))
         writer, reader = (symmetric_root(gram)[None] for gram in (written, read))
         size = float(written.trace()) ** 0.5
-        return _Piece(n, (name,), _scaled(writer), {ONE_INPUT: _scaled(reader)}, form, size)
+        readers = {ONE_INPUT: _scaled(reader)}
+        return _Piece(sites[:1], (name,), _scaled(writer), readers, form, size)
     hidden = [leg.weight @ leg.weight.mT for leg in form.legs]
     written = form.out.mT @ form.out
     readers = {}
@@ -329,7 +329,7 @@ def _product(n: int, name: str, form: Form) -> _Piece:
             symmetric_root(leg.weight.mT @ others @ leg.weight)[None]
         )
     writer = symmetric_root(form.out @ math.prod(hidden) @ form.out.mT)[None]
-    return _Piece(n, (name,), _scaled(writer), readers)
+    return _Piece(sites, (name,), _scaled(writer), readers)
 
 
 def _scaled(factors: Float[Tensor, "part a b"]) -> Float[Tensor, "part a b"]:
