@@ -4,6 +4,7 @@ fail.
 
 import dataclasses
 import math
+import sys
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch import einsum
 from bilens.algebra import CP, affine, homogeneous, unit_products
 from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
 from bilens.decompose import Similarities, similarity
-from bilens.measure import Gaussian
+from bilens.decompose.similarity import OWN_SEED
+from bilens.measure import Gaussian, hermite
 
 
 @pytest.fixture
@@ -144,8 +146,10 @@ def test_standard_errors_know_that_neighbours_are_alike(layers, make):
 
 def test_the_check_is_the_monte_carlo_it_says(layers, measure, close):
     found = similarity(layers, measure, samples=640, seed=5)
-    generator = torch.Generator().manual_seed(5)
-    x = torch.stack([measure.sample(10, generator) for _ in range(64)])
+    generator = torch.Generator().manual_seed(5 ^ OWN_SEED)
+    noise = torch.randn(640, 4, generator=generator)
+    x = measure.mean + (noise @ torch.linalg.cholesky(measure.cov).float().mT).double()
+    x = x.unflatten(0, (64, 10))
     outputs = torch.stack([T(x) for T in layers.values()])
     blocks = einsum("anso,bnso->nab", outputs, outputs) / 10 / found.norms.outer(found.norms)
     close(found.check.matrix, blocks.mean(0))
@@ -165,6 +169,146 @@ def test_the_check_fails_where_a_closed_form_is_wrong(data, layers, measure, mon
     monkeypatch.undo()
     assert not found.checked
     assert "not confirmed" in found.summary()
+
+
+@pytest.fixture
+def wide(make):
+    """Two layers behind embeddings of 200 inputs, whose units read two directions that are alike,
+    and data with a mean.
+    """
+    layers = []
+    for embed in make.randn(2, 80, 200) / 200**0.5:
+        left, other = make.randn(2, 100, 80)
+        layers.append(CP(make.randn(16, 100), left @ embed, (0.8 * left + 0.6 * other) @ embed))
+    return layers, Gaussian.from_batches([make.randn(500, 200) + 1.0])
+
+
+UNIT_PRODUCTS = ("bilens.algebra.cp.unit_products",)
+GIVEN = ("bilens.measure.gaussian.hermite",)  # as the whole measure is given to the formulas
+HERMITE = (*GIVEN, "bilens.decompose.similarity.hermite")
+BROKEN = {
+    "the swapped term forgotten": (
+        UNIT_PRODUCTS,
+        lambda one, two, symmetric: 0.5 * unit_products(one, two, False),
+    ),
+    "not symmetrised": (
+        UNIT_PRODUCTS,
+        lambda one, two, symmetric: unit_products(one, two, False),
+    ),
+    "twice as much": (
+        UNIT_PRODUCTS,
+        lambda one, two, symmetric: 2 * unit_products(one, two, symmetric),
+    ),
+    "a sign of the swapped term": (
+        UNIT_PRODUCTS,
+        lambda one, two, symmetric: (
+            unit_products(one, two, False) - unit_products(one, two, symmetric)
+        ),
+    ),
+    "no 2 of the quadratic part": (
+        HERMITE,
+        lambda *given: altered(hermite(*given), quadratic=lambda part: part * 0.5**0.5),
+    ),
+    "a thousandth of the quadratic part": (
+        HERMITE,
+        lambda *given: altered(hermite(*given), quadratic=lambda part: part * 1.001),
+    ),
+    "no linear part": (
+        HERMITE,
+        lambda *given: altered(hermite(*given), slope=lambda part: part * 0.0),
+    ),
+    "the linear part of both inputs as one": (
+        HERMITE,
+        lambda *given: altered(hermite(*given), slope=lambda part: part * 0.5),
+    ),
+    "Σ in place of its root": (
+        GIVEN,
+        lambda tensor, onto: hermite(tensor, torch.cat([onto[:1], onto[1:].mT @ onto[1:]])),
+    ),
+    "half of the root is lost": (
+        GIVEN,
+        lambda tensor, onto: hermite(tensor, onto[: len(onto) // 2 + 1]),
+    ),
+    "a wrong root for both": (
+        ("bilens.measure.gaussian.Gaussian.factor",),
+        property(lambda measure: 1.02 * measure._triangle),
+    ),
+}
+
+
+def altered(parts, **changes):
+    return dataclasses.replace(
+        parts, **{name: change(getattr(parts, name)) for name, change in changes.items()}
+    )
+
+
+@pytest.mark.parametrize(("places", "wrong"), BROKEN.values(), ids=BROKEN)
+def test_the_check_by_default_finds_a_wrong_closed_form(places, wrong, wide, monkeypatch):
+    layers, measure = wide
+    right = similarity(layers, measure)
+    assert (right.check.count, right.checked) == (96, True)
+    assert float(right.check.errors.max()) < 0.1
+    for place in places:
+        # by its module, as the package's own ``similarity`` is the function
+        path, name = place.rsplit(".", 1)
+        owner = Gaussian if name == "factor" else sys.modules[path]
+        monkeypatch.setattr(owner, name, wrong)
+    found = similarity(layers, Gaussian(measure.mean, measure.cov))
+    monkeypatch.undo()
+    assert not found.checked
+    assert "not confirmed" in found.summary()
+
+
+@pytest.mark.parametrize("wrong", [0.5, 0.999, 1.001, 2.0])
+@pytest.mark.parametrize("centred", [None, False, True], ids=["weights", "all", "centred"])
+def test_a_formula_that_is_wrong_for_one_layer_shows(centred, wrong, wide, monkeypatch):
+    """Where its norm and its products with others are wrong, and where a product alone is."""
+    layers, measure = wide
+    given = (layers,) if centred is None else (layers, measure)
+    right = similarity(*given, centred=bool(centred))
+    assert right.check.formula_error < 1e-14
+    assert right.checked
+
+    def product(one, two, symmetric):
+        same = one[0] is two[0]
+        return unit_products(one, two, symmetric) * (1 if same else wrong)
+
+    monkeypatch.setattr("bilens.algebra.cp.unit_products", product)
+    found = similarity(*given, centred=bool(centred))
+    monkeypatch.undo()
+    assert found.check.formula_error > 1e-7
+    assert not found.checked
+
+
+def test_few_samples_stand_where_they_settle_it_and_many_where_not(wide, layers, make):
+    """One direction that is all of the variance, nearly: fourth powers of one number."""
+    assert similarity(*wide).check.count == 96
+    long = Gaussian(torch.zeros(4).double(), torch.diag(make.randn(4) ** 2 * 1e-4))
+    long.cov[0, 0] = 1.0
+    found = similarity(layers, long)
+    assert found.checked
+    assert 1000 < found.check.count <= 4096
+    assert float(similarity(layers, long, samples=96).check.errors.max()) > 0.1
+    still = similarity(*wide, samples=96)
+    assert torch.equal(still.check.matrix, similarity(*wide).check.matrix)
+
+
+def test_how_often_few_samples_do(wide):
+    """That 96 samples say too much by chance is as rare as of a normal average, nearly: three
+    entries, of which one in 370 each is off by three standard errors.
+    """
+    counts = [similarity(*wide, seed=seed).check.count for seed in range(60)]
+    assert counts.count(96) > 40
+    assert counts.count(4096) <= 6
+
+
+def test_weights_of_the_same_seed_are_not_the_samples():
+    """Layers that read along the very numbers that a generator of seed 0 draws first."""
+    torch.manual_seed(0)
+    rows = torch.randn(128, 40)
+    T = CP(torch.randn(8, 128), rows, rows)
+    measure = Gaussian(torch.zeros(40), torch.eye(40))
+    assert similarity([T], measure, samples=128).z < 4
 
 
 def test_the_check_seldom_fails_by_chance(layers, measure):

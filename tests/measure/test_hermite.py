@@ -263,3 +263,19 @@ def test_similarity_stays_within_one(make, measure):
     assert math.isclose(
         float(measure.of(T).similarity(measure.of(T.symmetrise()))), 1.0, abs_tol=1e-12
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("scale", [1.0, 1e30])
+def test_gradients_flow_to_the_mean_whatever_was_asked_before(dtype, scale, make):
+    """What a measure keeps of itself, it may have made where no gradients were wanted."""
+    T, mean = make.cp(3, 4), make.randn(4).to(dtype) * scale
+    cov = torch.eye(4, dtype=dtype) * scale**2 if scale == 1 else torch.zeros(4, 4, dtype=dtype)
+    asked = Gaussian(mean.clone().requires_grad_(), cov)
+    with torch.no_grad():
+        asked.of(T).norm()
+    (asked.of(T).norm() / scale**2).backward()
+    fresh = Gaussian(mean.clone().requires_grad_(), cov)
+    (fresh.of(T).norm() / scale**2).backward()
+    assert fresh.mean.grad.any()
+    torch.testing.assert_close(asked.mean.grad, fresh.mean.grad)

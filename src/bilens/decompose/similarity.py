@@ -8,12 +8,20 @@ are free of the gauge:
     on activations      the average of ⟨T(x), T'(x)⟩ over them   no Gaussian assumed, but an error
 
 Each closed form is checked by sampling what it averages over: x of the measure, or ⟨S, S'⟩ = E⟨S(x,
-y), S'(x, y)⟩ over standard normal x and y.
+y), S'(x, y)⟩ over standard normal x and y. That takes many samples to see small errors, so the
+formulas are checked once more where the truth is had exactly, in the span of four samples y_a:
+
+    ⟨S, S'⟩ there       Σ_ab ⟨S(y_a, y_b), S'(y_a, y_b)⟩
+    E over N(μ, Y Yᵀ)   f(0) / 3 + Σ f(√3 (±e_a ± e_b)) / 36 for f(w) = ⟨T(μ + Y w), T'(μ + Y w)⟩
+
+over a < b and all signs: 25 points, exact up to degree 5 in four dimensions (Stroud, Approximate
+Calculation of Multiple Integrals, 1971), and f has degree 4.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -34,13 +42,25 @@ from bilens.base.numerics import (
 )
 from bilens.base.records import Record
 from bilens.base.results import ANSWER_ROWS, Result
-from bilens.measure import Gaussian, Hermite, jackknife
+from bilens.measure import Gaussian, Hermite, hermite, jackknife
 
 CHUNK = 1024  # samples at a time
 BLOCKS = 64  # of samples, for standard errors: enough to know them to a tenth
+FEW, MANY = 96, 4096  # samples of a check: these first, and no more than these
+# What a check by default has to know each entry to, a share more than that takes by the first
+# samples, and the standard errors from which on it looks again with MANY: an entry that is wrong by
+# 5 SHARP is passed over once in 44 times. A layer's own entry, 1 over the factor squared, moves by
+# that where its norm is wrong by a factor of 0.81, or of 1.42.
+SHARP, SPARE, NEAR = 0.1, 1.25, 3.0
+# Flips bits of the seed: weights drawn under torch.manual_seed(0) and noise of seed 0 would be the
+# same numbers, and samples that lie along the weights are not of the measure.
+OWN_SEED = 0x5A3B17C9
 # standard errors: one check in two million fails by chance where averages are normal, a few more
 # where not yet
 FAR = 5.0
+AXES = 4  # directions to check the formulas in: in four, the cubature has no points on the axes
+EXACT = 1e-9  # of the terms that add up: by how much the formulas may miss the truth in these
+ROOTED = 0.01  # of Σ y: by how much C Cᵀ y may miss it, where Σ has the digits of a narrow dtype
 WRITTEN = 12  # layers up to which each cell of the figure has its number
 
 
@@ -48,16 +68,29 @@ WRITTEN = 12  # layers up to which each cell of the figure has its number
 class Sampled(Record):
     """Similarities estimated from ``count`` samples of ``source``, and their standard errors.
 
+    ``root_error``: ‖C Cᵀ y − Σ y‖ / ‖Σ y‖ at one y = C z, for the root C of Σ that samples of a
+    Gaussian and its closed form share; 0 where there is none. ``formula_error``: of the closed
+    forms in the span of four samples, against the truth there, of the terms that add up.
+
     >>> layers = [bilens.nn.BilinearMLP(8, 16).tensor().detach() for _ in range(2)]
     >>> measure = bilens.Gaussian(torch.zeros(8), torch.eye(8))
-    >>> bilens.decompose.similarity(layers, measure).check.count
-    4096
+    >>> bilens.decompose.similarity(layers, measure, samples=1000).check.count
+    1000
     """
 
     matrix: Float[Tensor, "n n"]
     errors: Float[Tensor, "n n"]
     count: int
     source: str
+    root_error: float = 0.0
+    formula_error: float = 0.0
+
+    def z(self, matrix: Float[Tensor, "n n"]) -> float:
+        """How many standard errors ``matrix`` is off where it is off most; differences of rounding
+        count as none.
+        """
+        off = (self.matrix - matrix).abs()
+        return float(torch.where(off <= 1e-10, 0.0, off / self.errors).max())
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -105,13 +138,17 @@ class Similarities(Result):
         """
         if self.check is None:
             raise ArgumentError("z", must="be asked where a check was made", got="samples=0")
-        off = (self.check.matrix - self.matrix).abs()
-        return float(torch.where(off <= 1e-10, 0.0, off / self.check.errors).max())
+        return self.check.z(self.matrix)
 
     @property
     def checked(self) -> bool:
-        """Whether the Monte Carlo was made and agrees with the closed forms, to 5 s.e. each."""
-        return self.check is not None and self.z <= FAR
+        """Whether the Monte Carlo was made and agrees with the closed forms, to 5 s.e. each, the
+        formulas are exact where the truth is known, and Σ has the root that both take.
+        """
+        if self.check is None:
+            return False
+        exact = self.check.formula_error <= EXACT and self.check.root_error <= ROOTED
+        return exact and self.z <= FAR
 
     def summary(self) -> str:
         n = len(self.names)
@@ -175,7 +212,7 @@ def similarity(
     *,
     names: Sequence[str] = (),
     centred: bool = False,
-    samples: int = 4096,
+    samples: int | None = None,
     seed: int = 0,
 ) -> Similarities:
     """Similarities of ``layers`` to each other, as functions: their symmetric parts alone count,
@@ -187,15 +224,25 @@ def similarity(
     of one text are not independent; runs of them nearly are). Layers with biases, over (1, x), take
     a measure of x.
     ``centred``: compare the layers less their means over the data. Where a constant part is most of
-    the output (see
-    ``shares``), all layers with like constants are alike without it.
-    ``samples``: of the Monte-Carlo check, reproducible by ``seed``; 0 makes none.
+    the output (see ``shares``), all layers with like constants are alike without it.
+    ``samples``: of the Monte-Carlo check, reproducible by ``seed``; 0 makes none. None draws 96;
+    where a standard error is above 0.1, as many as bring it there, and where a figure is then off
+    by 3 of its own, 4096, which are the most it draws.
+
+    The check evaluates the layers themselves at whole inputs. It shares with the closed forms the
+    layers and the measure as given, the means that ``centred`` takes off, and the measure's root C,
+    which is held against Σ at one vector. A formula that is wrong for these layers shows to nine
+    digits: in the span of four samples it has to give what the layers give. That it was then given
+    the whole measure, the samples say. By default they find an entry of ``matrix`` that is off by
+    0.5, or a norm that is wrong by a factor below 0.81 or above 1.42, in 97 of 100 seeds, where
+    4096 bring standard errors to 0.1; of entries that are off by three ``check.errors``, half.
+    Smaller ones take more ``samples``: they show where they are five ``check.errors``.
 
     Work is in float64. Cost for n layers: O(n² h² (o + i)) time in n² / 2 inner products, in blocks
     of hidden units; under a measure, memory of all factors in float64. The check costs O(samples ·
-    n · h (o + i)). Errors: ArgumentError for no layers, wrong names, numbers of samples, or a layer
-    that is zero (named: also one that the measure sees nothing of); ShapeError for layers or a
-    measure that do not fit; NotFiniteError.
+    n · (h (o + i) + n o)), and i² more for each sample of a measure. Errors: ArgumentError for no
+    layers, wrong names, numbers of samples, or a layer that is zero (named: also one that the
+    measure sees nothing of); ShapeError for layers or a measure that do not fit; NotFiniteError.
 
     >>> A = bilens.nn.BilinearMLP(8, 16).tensor().detach()
     >>> turned = bilens.CP(A.out, A.right, A.left)  # the inputs exchanged: the same function
@@ -205,7 +252,7 @@ def similarity(
     """
     labels, tensors = _layers(layers, names)
     tensors, powers = zip(*(tensor.near_one(torch.float64) for tensor in tensors), strict=True)
-    if not is_whole(samples) or samples < 0 or samples == 1:
+    if samples is not None and (not is_whole(samples) or samples < 0 or samples == 1):
         raise ArgumentError(
             "samples", must="be a whole number ≥ 2, or 0 for no check", got=repr(samples)
         )
@@ -228,12 +275,15 @@ def similarity(
     parts = _parts(seen)
     inner = parts[..., 1 if centred else 0 :].sum(-1)
     norms = root(inner.diagonal())
+    matrix = (inner / norms.outer(norms)).clamp(-1, 1)
     _require_seen(labels, tensors, seen, norms, gaussian)
     own = parts.diagonal().mT
     means = _means(seen) if centred else torch.zeros_like(norms)[:, None, None]
+    generator = torch.Generator().manual_seed(seed ^ OWN_SEED)
+    draw = partial(_sampled, tensors, gaussian, means, norms, generator)
     return Similarities(
         names=labels,
-        matrix=(inner / norms.outer(norms)).clamp(-1, 1),
+        matrix=matrix,
         norms=torch.stack(
             [
                 restored(f"the norm of layer {name}", norm, power, torch.float64)
@@ -245,7 +295,11 @@ def similarity(
         centred=centred,
         rank=size if given is None else given.rank,
         size=size if given is None else len(given.mean),
-        check=_check(tensors, gaussian, means, norms, samples, seed) if samples else None,
+        check=None
+        if samples == 0
+        else replace(
+            _check(draw, matrix, samples), **_exact(tensors, gaussian, centred, generator)
+        ),
         empirical=None
         if activations is None
         else _empirical(labels, tensors, activations, means, centred),
@@ -368,36 +422,106 @@ def _require_seen(
 
 
 def _check(
+    draw: Callable[[int], Sampled], matrix: Float[Tensor, "n n"], samples: int | None
+) -> Sampled:
+    """As many samples as are asked for; else few, more where these are not sharp, and many where a
+    figure seems to be off. Each time new ones: the first do not choose what the last say.
+    """
+    if samples is not None:
+        return draw(samples)
+    found = draw(FEW)
+    blur = float(found.errors.max()) / SHARP
+    if blur > 1:
+        found = draw(int(min(MANY, SPARE * FEW * blur**2)))
+    return found if found.z(matrix) <= NEAR or found.count == MANY else draw(MANY)
+
+
+def _exact(
+    tensors: Sequence[CP], gaussian: Gaussian | None, centred: bool, generator: torch.Generator
+) -> dict[str, float]:
+    """What is checked without samples: the formulas in the span of four inputs, and Σ's root."""
+    device = tensors[0].device
+    tensors = [tensor.to(torch.float64) for tensor in tensors]
+    found = (part.to(device) for part in _span(gaussian, tensors[0].shape[1], generator))
+    onto, weights, *inputs = found
+    values = torch.stack([_values(tensor, *inputs) for tensor in tensors])
+    if centred:
+        values = values - torch.einsum("aso,s->ao", values, weights)[:, None]
+    truth = torch.einsum("aso,bso,s->ab", values, values, weights)
+    small = [tensor.map(left=onto, right=onto) for tensor in tensors]
+    seen = small if gaussian is None else [hermite(tensor, onto) for tensor in tensors]
+    closed = _parts(seen)[..., 1 if centred else 0 :].sum(-1)
+    terms = torch.tensor([tensor.terms() for tensor in small]).to(truth)
+    off = (closed - truth).abs() / terms.outer(terms)
+    errors = {"formula_error": float(off.where(closed != truth, 0.0).max())}
+    return errors if gaussian is None else errors | {"root_error": _root_error(gaussian, onto[1])}
+
+
+def _span(gaussian: Gaussian | None, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Four samples (4, i), after the mean where there is one; the weights (s,) of points in their
+    span that together are exact; and the points, as a layer reads them: x, or x and y (s, i).
+    """
+    if gaussian is None:
+        onto = torch.randn((AXES, size), generator=generator, dtype=torch.float64)
+        pairs = torch.cartesian_prod(*[torch.arange(AXES)] * 2)
+        return onto, onto.new_ones(len(pairs)), onto[pairs[:, 0]], onto[pairs[:, 1]]
+    mean = gaussian.mean.double()
+    noise = torch.randn((AXES, gaussian.factor.shape[1]), generator=generator, dtype=torch.float64)
+    onto = torch.cat([mean[None], noise.to(mean.device) @ gaussian.factor.mT])
+    points, weights = _cubature()
+    return onto, weights, mean + points.to(mean.device) @ onto[1:]
+
+
+@cache
+def _cubature() -> tuple[Float[Tensor, "s k"], Float[Tensor, " s"]]:
+    """Points and weights with which averages over four normal numbers are exact, to degree 5."""
+    first, second = torch.combinations(torch.arange(AXES)).unbind(1)
+    axes = math.sqrt(3) * torch.eye(AXES, dtype=torch.float64)
+    ends = [s * axes[first] + t * axes[second] for s in (1, -1) for t in (1, -1)]
+    points = torch.cat([axes.new_zeros(1, AXES), *ends])
+    weights = points.new_full((len(points),), 1 / 36)
+    weights[0] = 1 / 3
+    return points, weights
+
+
+def _sampled(
     tensors: Sequence[CP],
     gaussian: Gaussian | None,
     means: Tensor,
     norms: Tensor,
+    generator: torch.Generator,
     samples: int,
-    seed: int,
 ) -> Sampled:
     """The closed forms by sampling, over the exact norms: an estimate that has no bias."""
-    generator = torch.Generator().manual_seed(seed)
-    draw = partial(_drawn, gaussian, tensors[0].shape[1], generator)
-    count = torch.tensor(
-        [len(part) for part in torch.arange(samples).tensor_split(min(BLOCKS, samples))]
-    )
-    totals = torch.stack(
-        [_products(tensors, [x.to(norms.device) for x in draw(n)], means) for n in count.tolist()]
-    )
+    chunks = [len(part) for part in torch.arange(samples).split(CHUNK)]
+    drawn = (_drawn(gaussian, tensors[0].shape[1], generator, n) for n in chunks)
+    totals, count = _totals(tensors, drawn, samples, means)
     scale = norms.outer(norms)
     matrix, errors = _jackknife(totals, count, lambda averages: averages / scale)
-    return Sampled(
-        matrix, errors, samples, "standard normal pairs" if gaussian is None else "the Gaussian"
-    )
+    if gaussian is None:
+        return Sampled(matrix, errors, samples, "standard normal pairs")
+    return Sampled(matrix, errors, samples, "the Gaussian")
 
 
 def _drawn(
     gaussian: Gaussian | None, size: int, generator: torch.Generator, count: int
 ) -> tuple[Float[Tensor, "n i"], ...]:
-    """Samples of the Gaussian, or standard normal pairs."""
+    """Samples of the Gaussian, or standard normal pairs. Noise of seven digits does for the first:
+    what is rounded is which x is drawn, not what is made of it.
+    """
     if gaussian is not None:
-        return (gaussian.sample(count, generator),)
+        noise = torch.randn((count, gaussian.factor.shape[1]), generator=generator)
+        spread = gaussian.factor.to(noise.dtype)
+        return (gaussian.mean.double() + (noise.to(spread.device) @ spread.mT).double(),)
     return tuple(torch.randn((2, count, size), generator=generator, dtype=torch.float64))
+
+
+def _root_error(gaussian: Gaussian, y: Float[Tensor, " i"]) -> float:
+    """‖C Cᵀ y − Σ y‖ / ‖Σ y‖ at y = C z, where no direction is that C leaves out as rounding."""
+    spread = gaussian.factor
+    image = gaussian.cov.double() @ y
+    off = torch.linalg.vector_norm(spread @ (spread.mT @ y) - image)
+    return float(off / torch.linalg.vector_norm(image)) if image.any() else 0.0
 
 
 def _empirical(
@@ -410,8 +534,7 @@ def _empirical(
         mean = x.to(torch.float64).mean(0, keepdim=True)
         at_mean = torch.stack([_values(tensor.to(torch.float64), mean) for tensor in tensors])
         means = means + (at_mean - means) / len(x)
-    parts = x.tensor_split(min(BLOCKS, len(x)))
-    totals = torch.stack([_products(tensors, (part,), means) for part in parts])
+    totals, count = _totals(tensors, ((part,) for part in x.split(CHUNK)), len(x), means)
     for name, square in zip(names, totals.sum(0).diagonal().tolist(), strict=True):
         # as of cross terms alone where no two inputs are ever on together: no Gaussian has that
         if square <= 0:
@@ -422,22 +545,35 @@ def _empirical(
                 got="0 on all of them",
                 todo=todo,
             )
-    matrix, errors = _jackknife(totals, torch.tensor([len(part) for part in parts]), _cosines)
+    matrix, errors = _jackknife(totals, count, _cosines)
     return Sampled(matrix, errors, len(x), "the activations")
 
 
+def _totals(
+    tensors: Sequence[CP], parts: Iterable[tuple[Tensor, ...]], samples: int, means: Tensor
+) -> tuple[Float[Tensor, "b n n"], Int[Tensor, " b"]]:
+    """Sums of ``_products`` over runs of samples, which come in ``parts`` of CHUNK, and how many
+    each run has.
+    """
+    runs = torch.arange(samples).tensor_split(min(BLOCKS, samples))
+    count = torch.tensor([len(run) for run in runs])
+    run = torch.arange(len(count)).repeat_interleave(count).to(means.device)
+    totals = means.new_zeros(len(count), len(tensors), len(tensors))
+    for inputs, of in zip(parts, run.split(CHUNK), strict=True):
+        totals.index_add_(0, of, _products(tensors, inputs, means))
+    return totals, count
+
+
 def _products(
-    tensors: Sequence[CP], inputs: Sequence[Tensor], means: Tensor
-) -> Float[Tensor, "n n"]:
-    """Σ ⟨T(x) − mean, T'(x) − mean'⟩ over samples x for all pairs of layers; over pairs (x, y),
+    tensors: Sequence[CP], inputs: tuple[Tensor, ...], means: Tensor
+) -> Float[Tensor, "s n n"]:
+    """⟨T(x) − mean, T'(x) − mean'⟩ at samples x for all pairs of layers; at pairs (x, y),
     ⟨S(x, y), S'(x, y)⟩.
     """
-    products = torch.zeros(len(tensors), len(tensors), dtype=torch.float64, device=means.device)
-    for part in zip(*(x.split(CHUNK) for x in inputs), strict=True):
-        values = torch.stack([_values(tensor.to(torch.float64), *part) for tensor in tensors])
-        flat = (values - means).flatten(1)
-        products += flat @ flat.mT
-    return products
+    inputs = tuple(x.to(means.device) for x in inputs)
+    values = torch.stack([_values(tensor.to(torch.float64), *inputs) for tensor in tensors])
+    flat = (values - means).transpose(0, 1)
+    return flat @ flat.mT
 
 
 def _values(tensor: CP, x: Tensor, y: Tensor | None = None) -> Float[Tensor, "s o"]:

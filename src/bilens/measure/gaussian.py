@@ -185,7 +185,8 @@ class Gaussian(Record):
         if self.cov.is_meta:
             require_finite("Gaussian", cov=self.cov)
         mean, spread = self.mean.double(), self.root if root == "symmetric" else self.factor
-        power = int(max(powers(peak(part)) for part in (mean, spread)))
+        size = int(powers(peak(spread))) if root == "symmetric" else self._factor_power
+        power = max(int(powers(peak(mean))), size)
         if abs(power) <= REACH:
             return mean, spread, 0
         return scaled(mean, -power), scaled(spread, -power), power
@@ -262,6 +263,28 @@ class Gaussian(Record):
             shape, generator=generator, dtype=torch.float64, device=generator.device
         ).to(self.mean.device)
         return self.mean.double() + noise @ self.factor.mT
+
+    def _onto(self, root: Root) -> tuple[Float[Tensor, "r i"], int]:
+        """``near_one`` as rows, the mean first, and the power."""
+        if root == "cheapest" and not (self.mean.requires_grad and torch.is_grad_enabled()):
+            return self._onto_factor
+        mean, spread, power = self.near_one(root)
+        return torch.cat([mean[None], spread.mT]), power
+
+    @cached_property
+    def _onto_factor(self) -> tuple[Float[Tensor, "r i"], int]:
+        mean, spread, power = self.near_one("cheapest")
+        return torch.cat([mean.detach()[None], spread.mT]), power
+
+    @cached_property
+    def _factor_power(self) -> int:
+        return int(powers(peak(self.factor)))
+
+    @cached_property
+    def _reach(self) -> tuple[float, int]:
+        """E‖x‖² where mean and factor are over a power of two, and the power."""
+        center, spread, power = self.near_one("cheapest")
+        return float(center.detach().square().sum() + spread.square().sum()), power
 
     @cached_property
     def _homogeneous(self) -> "Gaussian":
@@ -394,15 +417,13 @@ class OnGaussian(Record):
         if parts.vanishes(length):
             return True
         near, own = self.tensor.near_one(torch.float64)
-        center, spread, more = self.measure.over(self.tensor).near_one("cheapest")
-        reach = float(center.square().sum() + spread.square().sum())
+        reach, more = self.measure.over(self.tensor)._reach
         return math.ldexp(length, power - own - 2 * more) <= ROUNDED * reach * near.terms()
 
     def _near_one(self, root: Root = "cheapest") -> tuple[Hermite, int]:
         tensor, power = self.tensor.checked("Gaussian.of")
-        center, spread, more = self.measure.over(tensor).near_one(root)
-        center, spread = center.to(tensor.device), spread.to(tensor.device)
-        found, last = hermite(tensor.to(torch.float64), center, spread.mT).near_one()
+        onto, more = self.measure.over(tensor)._onto(root)
+        found, last = hermite(tensor.to(torch.float64), onto.to(tensor.device)).near_one()
         return found, power + 2 * more + last
 
     def _require_like(self, who: str, other: object) -> None:

@@ -18,6 +18,7 @@ do not cancel.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -75,6 +76,13 @@ class Hermite(Record):
         """The parts over a power of two, and the power: that of the largest, so that their squares
         stay in range.
         """
+        return (self, 0) if self._in_reach else self._over_power()
+
+    @cached_property
+    def _in_reach(self) -> bool:
+        return self._over_power()[0] is self
+
+    def _over_power(self) -> "tuple[Hermite, int]":
         quadratic, power = self.quadratic.near_one(torch.float64)
         parts = (part.reshape(-1) for part in (self.mean, self.slope) if part.any())
         sizes = [int(powers(peak(part))) for part in parts]
@@ -105,16 +113,16 @@ class Hermite(Record):
         return restored("gram", spread, 2 * power, spread.dtype)
 
 
-def hermite(
-    tensor: ThirdOrder, center: Float[Tensor, " i"], spread: Float[Tensor, "i2 i"]
-) -> Hermite:
-    """The parts of T(μ + C z), from μ and the columns of C, which are the rows of ``spread``: Σ^½
-    itself, or any other with C Cᵀ = Σ.
+def hermite(tensor: ThirdOrder, onto: Float[Tensor, "r i"]) -> Hermite:
+    """The parts of T(μ + C z), from the rows of ``onto``: μ and the columns of C, Σ^½ itself or any
+    other with C Cᵀ = Σ.
 
-    T over (1, z), from one map of each input, has all of them. Cost for a CP: O(h i i2). Errors:
+    T over (1, z), from one map of each input, has all of them. Cost for a CP: O(h i r). Errors:
     ShapeError.
+
+    >>> bilens.measure.hermite(T, torch.randn(5, 128)).slope.shape  # a mean, and four directions
+    torch.Size([128, 4])
     """
-    onto = torch.cat([center[None], spread])
     mapped = tensor.map(left=onto, right=onto)
     whole = replace(mapped, affine=True)  # type: ignore[type-var]
     first = torch.zeros_like(onto[:, 0])
