@@ -583,3 +583,26 @@ def test_a_part_of_ones_own_may_share_a_reading(norm):
     says = model.outputs(model.read(ids), unread=True)[-1, 2]
     assert found.after == pytest.approx(float(says), abs=1e-12)
     assert found.after != pytest.approx(found.before, abs=1e-6)
+
+
+@dataclass(frozen=True, eq=False)
+class Halved(SharedPart):
+    """The same without its second leg, which is two legs of two readings."""
+
+    def forms(self):
+        form = super().forms()[self.name]
+        return {self.name: Form(form.legs[::2], form.out)}
+
+    def run(self, x):
+        m = self.module
+        return m.out(m.a(x) * m.c(self.shared))
+
+    def sharing(self, x):
+        return Halved(self.name, self.layer, self.norm, self.module, x, beside=self.beside)
+
+
+def test_two_legs_of_two_readings_are_refused(refuses):
+    parts = [(Linear, "lin0", nn.Linear(D, D, bias=False)), (Halved, "double1", Shared())]
+    model = Own(parts).double().eval()
+    expected = "double1 must have two legs of one reading; got its own and lin0"
+    refuses(ArgumentError, lambda: circuits.record(model, [3, 1]), expected)

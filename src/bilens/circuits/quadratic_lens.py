@@ -109,7 +109,7 @@ def quadratic_lens(
     goal = resolve(model, recording, target, position, measured=False)
     product, t = _quadratic(recording, layer), goal.position
     left, right = product.form.legs
-    n = product.source.part
+    n = recording.site(product, 0)
     read = recording.norm(n)(recording.streams[n][t])
     gates = product.down(torch.eye(len(goal.q)).to(read), t)  # what each hidden unit writes, by t
     moves = (left(read) * gates) @ right.weight + (right(read) * gates) @ left.weight

@@ -403,6 +403,7 @@ class _Found:
         self.sources.append(source)
         self.writes.append(value)
         if isinstance(write, Product):
+            _require_one_reading(write)
             self.products[source.name] = replace(write, source=source)
 
     def read(self, n: int, who: str, norm: Norm, beside: int = 0) -> Tensor:
@@ -445,6 +446,14 @@ class _Found:
         stacked = torch.stack(self.writes).detach()
         require_finite("the forward pass", writes=stacked)
         return stacked
+
+
+def _require_one_reading(write: Product) -> None:
+    """Raise ArgumentError where two legs, whose inputs stand on either, read different things."""
+    of = {leg.of for leg in write.form.legs}
+    if write.degree == 2 and len(of) > 1:
+        must, got = "have two legs of one reading", " and ".join(sorted(of)).strip()
+        raise ArgumentError(write.source.name, must=must, got=f"its own {got}")
 
 
 def _sum(writes: list[Tensor]) -> Tensor:
