@@ -413,11 +413,6 @@ class Multilinear(Product):
         hidden = reduce(torch.mul, sides)
         return hidden if self.gate is None else hidden * fixed(self.gate.values)
 
-    @property
-    def _at(self) -> slice | Int[Tensor, " n"]:
-        """The positions at which it writes, as an index."""
-        return slice(None) if self.rows is None else self.rows
-
 
 @dataclass(frozen=True, eq=False)
 class Constant:
