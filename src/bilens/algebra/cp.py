@@ -35,6 +35,7 @@ from bilens.base.numerics import (
     restored_float,
     scalar,
     scaled,
+    within,
     working_dtype,
 )
 from bilens.base.records import Record
@@ -213,7 +214,8 @@ class CP(ThirdOrder, Tabled, Drawn):
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for a, rows in self.units(torch.float64):
             for b, columns in other.units(torch.float64, a if mirrored else 0):
-                inputs = unit_products(rows.inputs, columns.inputs, symmetric)
+                same = mirrored and b == a and other.left is self.left
+                inputs = unit_products(rows.inputs, (rows if same else columns).inputs, symmetric)
                 tile = (rows.out.mT @ columns.out) * inputs
                 total = total + tile.sum() * (2 if mirrored and b > a else 1)
         return total
@@ -232,7 +234,7 @@ class CP(ThirdOrder, Tabled, Drawn):
 
     def _in_reach(self, reach: int) -> bool:
         sizes = peak(self.out, 0), peak(self.left, 1), peak(self.right, 1)
-        return all(bool((powers(size).abs() <= reach).all()) for size in sizes)
+        return all(within(size, reach) for size in sizes)
 
     def scaled(self, power: int) -> "CP":
         out, left, right = shared_out(power)
@@ -253,10 +255,10 @@ class CP(ThirdOrder, Tabled, Drawn):
         return torch.cat([(rows.double() * (one * two)).norm(dim=1) for rows in out.split(BLOCK)])
 
     def outputs_near_one(self) -> "CP":
-        sizes = powers(peak(self.out, 1))
-        if bool((sizes.abs() <= REACH[torch.float64]).all()):
+        sizes = peak(self.out, 1)
+        if within(sizes, REACH[torch.float64]):
             return self
-        return replace(self, out=scaled(self.out, -sizes[:, None]))
+        return replace(self, out=scaled(self.out, -powers(sizes)[:, None]))
 
     def gram_near_one(
         self, mode: Mode, *, symmetric: bool, dtype: torch.dtype

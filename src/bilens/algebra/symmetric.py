@@ -25,7 +25,7 @@ def unit_products(
     """⟨l_h ⊗ r_h, l'_h' ⊗ r'_h'⟩ of the units' two vectors, or of the symmetric parts of these.
 
     ``one`` and ``two`` are (left, right). The symmetric part needs i = j. Cost O(h h' (i + j)),
-    twice that where ``symmetric``.
+    twice that where ``symmetric``, or one and a half times for units with themselves.
 
     >>> a, b = torch.eye(2), torch.eye(2)
     >>> bilens.algebra.unit_products((a, b), (a, b))
@@ -36,8 +36,9 @@ def unit_products(
     straight = (left @ other_left.mT) * (right @ other_right.mT)
     if not symmetric:
         return straight
-    crossed = (left @ other_right.mT) * (right @ other_left.mT)
-    return 0.5 * (straight + crossed)
+    crossed = left @ other_right.mT
+    same = left is other_left and right is other_right
+    return 0.5 * (straight + crossed * (crossed.mT if same else right @ other_left.mT))
 
 
 class Support(NamedTuple):

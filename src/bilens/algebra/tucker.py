@@ -28,6 +28,7 @@ from bilens.base.numerics import (
     require_finite,
     scalar,
     scaled,
+    within,
     working_dtype,
 )
 from bilens.base.results import Tabled
@@ -375,4 +376,4 @@ def _in_reach(reach: int, *tensors: Tensor) -> bool:
     of two from one.
     """
     sizes = (peak(tensor if tensor.ndim == 2 else tensor.reshape(-1), 0) for tensor in tensors)
-    return all(bool((powers(size).abs() <= reach).all()) for size in sizes)
+    return all(within(size, reach) for size in sizes)

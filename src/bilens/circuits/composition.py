@@ -226,7 +226,7 @@ class _BothInputs:
     def __init__(self, name: str, form: Form, size: float) -> None:
         left, right = (leg.weight for leg in form.legs)
         self.name, self.left, self.right, self.total = name, left, right, size
-        self.gram = form.out.mT @ form.out
+        self.blocks = _blocks(form.out.mT @ form.out)
         traces = float((form.out @ (left * right).sum(1)).square().sum())
         self.traces = traces / self.total**2 if self.total else 0.0
 
@@ -236,7 +236,7 @@ class _BothInputs:
         width = first.writers.shape[1]
         sides = ((side @ flat.mT).split(width, 1) for side in (self.left, self.right))
         for name, writer, left, right in zip(first.names, first.writers, *sides, strict=True):
-            strength = _symmetric_norm(left, right, self.gram) / self.total if self.total else 0.0
+            strength = _symmetric_norm(left, right, self.blocks) / self.total if self.total else 0.0
             chance = _chance_on_both(writer, self.traces)
             made.append((name, self.name, BOTH_INPUTS, strength, chance))
         return made
@@ -254,23 +254,35 @@ def _chance_on_both(writer: Float[Tensor, "m d"], traces: float) -> float:
     return square**0.5 if t else 1.0 / d
 
 
-def _symmetric_norm(
-    left: Float[Tensor, "h i"], right: Float[Tensor, "h i"], gram: Float[Tensor, "h h"]
-) -> float:
-    """‖S‖ of the symmetric part, with DᵀD given: ½ Σ DᵀD ∘ [(L Lᵀ)∘(R Rᵀ) + (L Rᵀ)∘(R Lᵀ)].
+def _blocks(gram: Float[Tensor, "h h"]) -> list[Float[Tensor, "_ _"]]:
+    """The rows of a symmetric matrix a block at a time, from the diagonal on. A sum over pairs of
+    units is twice that of these: what is beside the diagonal counts twice, the squares on it once.
+    """
+    blocks = []
+    for start in range(0, len(gram), BLOCK):
+        block = gram[start : start + BLOCK, start:].clone()
+        block[:, : len(block)] *= 0.5
+        blocks.append(block)
+    return blocks
 
-    A block of units at a time, against itself and all after it: everything is symmetric, so what is
-    beside the diagonal counts twice. Two GEMMs a block give all four products.
+
+def _symmetric_norm(
+    left: Float[Tensor, "h i"],
+    right: Float[Tensor, "h i"],
+    blocks: Sequence[Float[Tensor, "_ _"]],
+) -> float:
+    """‖S‖ of the symmetric part, with the ``_blocks`` of DᵀD given: ½ Σ DᵀD ∘ [(L Lᵀ)∘(R Rᵀ) + (L
+    Rᵀ)∘(R Lᵀ)].
+
+    A block of units at a time, against itself and all after it. Two GEMMs give all four products.
     """
     total = 0.0
-    for start in range(0, len(left), BLOCK):
-        own = slice(start, start + BLOCK)
+    for start, block in zip(range(0, len(left), BLOCK), blocks, strict=True):
+        own, n = slice(start, start + BLOCK), len(block)
         rows = torch.cat([left[own], right[own]])
-        n = len(rows) // 2
         by_left, by_right = rows @ left[start:].mT, rows @ right[start:].mT
         products = by_left[:n].mul_(by_right[n:]).addcmul_(by_right[:n], by_left[n:])
-        products.mul_(gram[own, start:])
-        total += float(products.sum()) - 0.5 * float(products[:, :n].sum())
+        total += float(products.flatten() @ block.flatten())
     return max(total, 0.0) ** 0.5
 
 

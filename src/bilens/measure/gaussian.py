@@ -283,8 +283,9 @@ class Gaussian(Record):
     @cached_property
     def _reach(self) -> tuple[float, int]:
         """E‖x‖² where mean and factor are over a power of two, and the power."""
-        center, spread, power = self.near_one("cheapest")
-        return float(center.detach().square().sum() + spread.square().sum()), power
+        center, _, power = self.near_one("cheapest")
+        variances = scaled(self.cov.detach().diagonal().double(), -2 * power)
+        return float(center.detach().square().sum() + variances.sum()), power
 
     @cached_property
     def _homogeneous(self) -> "Gaussian":

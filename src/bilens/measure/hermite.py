@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.algebra import ThirdOrder
-from bilens.base.numerics import peak, powers, restored, scaled
+from bilens.base.numerics import peak, powers, restored, scaled, within
 from bilens.base.records import Record
 
 # powers of two that the parts may lie from one before their squares are a matter of scale
@@ -84,10 +84,13 @@ class Hermite(Record):
 
     def _over_power(self) -> "tuple[Hermite, int]":
         quadratic, power = self.quadratic.near_one(torch.float64)
+        same = quadratic is self.quadratic
+        if same and within(torch.stack([peak(self.mean), peak(self.slope)]), REACH):
+            return self, 0
         parts = (part.reshape(-1) for part in (self.mean, self.slope) if part.any())
         sizes = [int(powers(peak(part))) for part in parts]
         most = max([power, *sizes] if quadratic.terms() else sizes, default=0)
-        if quadratic is self.quadratic and abs(most) <= REACH:
+        if same and abs(most) <= REACH:
             return self, 0
         mean, slope = scaled(self.mean, -most), scaled(self.slope, -most)
         return Hermite(mean, slope, quadratic.scaled(power - most)), most
