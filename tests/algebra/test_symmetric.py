@@ -5,6 +5,7 @@ import scipy.linalg
 import torch
 
 from bilens.algebra import signs, support, symmetric_root, unit_products
+from bilens.algebra.cp import BLOCK
 from bilens.base.errors import ShapeError
 
 
@@ -25,6 +26,19 @@ def test_products_of_units_in_batches(symmetric, make, close):
         one = (one + one.mT) / 2
     truth = torch.einsum("bhij,bkij->bhk", one, two)
     close(unit_products((left, right), (p, q), symmetric), truth)
+    own = torch.einsum("bhij,bkij->bhk", one, one)
+    close(unit_products((left, right), (left, right), symmetric), own)
+    close(unit_products((left, right), (left.clone(), right.clone()), symmetric), own)
+
+
+@pytest.mark.parametrize("h", [1, 7, 2 * BLOCK + 3])  # one tile, and tiles beside the diagonal
+def test_a_tensor_with_itself_and_with_itself_swapped(h, make, close):
+    T = make.cp(2, 3, 3, h)
+    cube = torch.einsum("oh,hi,hj->oij", T.out, T.left, T.right)
+    for other, array in ((T, cube), (T.swap(), cube.mT), (T.clone(), cube)):
+        close(T.inner(other), (cube * array).sum(), float(cube.norm() ** 2))
+        both = (cube + cube.mT) / 2
+        close(T.inner(other, symmetric=True), both.square().sum())
 
 
 def test_two_spaces_have_no_symmetric_part(make, refuses):

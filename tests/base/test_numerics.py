@@ -8,10 +8,13 @@ import torch
 from bilens.base.errors import NotFiniteError, ShapeError
 from bilens.base.numerics import (
     dtype_name,
+    peak,
+    powers,
     relative_error,
     require_finite,
     require_floating,
     tolerance,
+    within,
     working_dtype,
 )
 
@@ -55,3 +58,21 @@ def test_relative_error():
     assert relative_error(torch.tensor([1.0, -3.0]), truth) == 0.25
     assert relative_error(torch.tensor([0.5]), torch.zeros(1)) == 0.5
     assert relative_error(torch.zeros(0), torch.zeros(0)) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_peak_is_the_largest_size(dtype):
+    for x in (torch.randn(5, 7).to(dtype), -torch.rand(5, 7).to(dtype), torch.ones(1, 1).to(dtype)):
+        for given in (x, x.mT, x[:, ::2]):
+            assert torch.equal(peak(given), given.abs().max())
+            assert torch.equal(peak(given, 1), given.abs().amax(1))
+    assert peak(torch.zeros(0, 3)) == 0
+    assert math.isnan(peak(torch.tensor([1.0, math.nan])))
+
+
+@pytest.mark.parametrize("edge", [0.0, math.inf, math.nan, 2.0**9, 2.0**10, 2.0**-11, 2.0**-12])
+def test_what_is_within_reach_is_what_all_powers_say(edge):
+    for other in (1.0, 0.0, 2.0**-11):
+        sizes = torch.tensor([edge, other], dtype=torch.float64)
+        assert within(sizes, 10) == bool((powers(sizes).abs() <= 10).all())
+    assert within(sizes[:0], 10)
