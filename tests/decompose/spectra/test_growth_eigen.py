@@ -49,7 +49,7 @@ def test_memory_is_a_basis_for_each_direction_and_grows_with_neither_h_squared_n
         space = room(2, i)
         each = 2 * i * (space + 1) + 5 * space**2 + 10 * h
         assert memory(make, i, h, n) <= 8 * (n * each + 2 * h * i)
-    sizes = (256, 1024)
+    sizes = (128, 512)
     assert slope(sizes, [memory(make, i, 256, 4) for i in sizes]) < 1.1
     assert slope(sizes, [memory(make, 128, h, 4) for h in sizes]) < 1.0
     factors = 8 * 2 * 256 * 256
