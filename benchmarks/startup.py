@@ -1,5 +1,5 @@
 """What it costs to start: ``import bilens`` against ``import torch``, ``bilens --help`` against
-``import rich``.
+``import rich``, and a layer of a model, as commands have it, against the import of stock Llama.
 
     python -m benchmarks.startup [--runs 9]
 
@@ -17,12 +17,16 @@ from pathlib import Path
 from benchmarks.record import record
 
 RESULTS = Path(__file__).parent / "results" / "startup.jsonl"
+BEFORE, AFTER = "import gc", "gc.freeze()"  # or Python looks for garbage in all of torch as it ends
+LAYER = "import bilens; bilens.training; bilens.load('tinystories-2l', part='mlp1').tensor()"
 SIDES = {
     "import torch": ["-c", "import torch"],
     "import bilens": ["-c", "import bilens"],
     "import bilens and use its algebra": ["-c", "import bilens; bilens.CP"],
     "import rich": ["-c", "import rich"],
     "bilens --help": ["-m", "bilens.cli", "--help"],
+    "import stock Llama": ["-c", f"{BEFORE}; from transformers import LlamaForCausalLM; {AFTER}"],
+    "a layer": ["-c", f"{BEFORE}; {LAYER}; {AFTER}"],
 }
 
 
@@ -45,6 +49,7 @@ def main() -> None:
         algebra_over_torch=round(
             median["import bilens and use its algebra"] / median["import torch"], 3
         ),
+        layer_over_stock=round(median["a layer"] / median["import stock Llama"], 3),
         help_allowed=round(1.5 * median["import rich"] + 0.5, 3),
     )
 

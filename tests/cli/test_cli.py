@@ -346,10 +346,17 @@ def test_commands_are_listed_with_their_first_sentence():
     assert set(root.commands["train"].commands) == set(TRAINING)
 
 
-def test_algebra_loads_no_model_library():
-    use = "import sys, bilens; bilens.CP, bilens.decompose, bilens.nn"
-    code = f"{use}; sys.exit('transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+def test_rooms_load_the_libraries_that_they_need():
+    """The algebra no model library, and training Trainer and what it brings when a run begins."""
+    code = """
+import sys, bilens
+bilens.CP, bilens.decompose, bilens.nn
+assert "transformers" not in sys.modules
+bilens.training.read_about, bilens.training.shared
+assert not {"transformers.trainer", "datasets"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_language_model_from_end_to_end(run, tmp_path):

@@ -185,6 +185,14 @@ def test_bad_input_is_one_line(run, arguments, text):
     assert text in err
 
 
+def test_a_layer_that_is_not_there_is_told_before_one_that_has_no_tensor(run):
+    gated = "tinystories-2l-swiglu"
+    for layer, text in (("7", '--layer must be one of 0, 1, or "all"'), ("1", 'act="silu"')):
+        code, out, err = run("decompose", gated, "--layer", layer)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert text in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

@@ -118,7 +118,7 @@ def test_a_nonlinear_layer_has_no_exact_tensor(kind, exact, act, refuses):
         NotExactError,
         kind(4, 7, act=act).tensor,
         f'{kind.__name__}.tensor() must be asked of a layer with act="{exact}"; got act="{act}"',
-        "Train with BilinearMLP, or read it given its gates, as circuits do.",
+        "Read it given its gates, as circuits do, or take bilens.approximate(layer, …).",
     )
 
 

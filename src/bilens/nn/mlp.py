@@ -128,5 +128,5 @@ def _not_exact(layer: str, act: str, exact: str) -> NotExactError:
         f"{layer}.tensor()",
         must=f'be asked of a layer with act="{exact}"',
         got=f'act="{act}", whose output is not quadratic in its input',
-        todo="Train with BilinearMLP, or read it given its gates, as circuits do.",
+        todo="Read it given its gates, as circuits do, or take bilens.approximate(layer, …).",
     )

@@ -11,6 +11,7 @@ from bilens.base.errors import FileError
 from bilens.base.reading import read_json_object
 
 COMPLETE = "complete"
+TO_RESUME = "What was saved before is whole: make room, and resume it."
 
 
 def step_of(checkpoint: Path | None) -> int:

@@ -5,9 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from transformers import set_seed
+from transformers import EvalPrediction, set_seed
 
 from bilens.base.fields import setting
 from bilens.base.keys import MOST, Anything, Flag, Keys, Number, OneOf, Whole, each, require
@@ -16,7 +17,6 @@ from bilens.models import Classifier, ClassifierConfig
 from bilens.training.images import ImageData, Images, load_images, require_fits
 from bilens.training.run import Lesson, Run
 from bilens.training.schedule import Schedule, require_room
-from bilens.training.trainer import accuracy_metric
 
 TAIL_EVERY = 4  # steps
 TAIL_FROM, TAIL_WHOLE = 0.3, 0.6  # of the run
@@ -124,7 +124,7 @@ def train_classifier(
     # before the folder is claimed: a recipe that cannot be built leaves nothing
     model = Classifier(configure(data, how))
     penalty = partial(tail_penalty, how) if how.tail_penalty else None
-    lesson, schedule = Lesson(data.train, data.valid, accuracy_metric, penalty), how.schedule()
+    lesson, schedule = Lesson(data.train, data.valid, _accuracy, penalty), how.schedule()
     schedule = replace(schedule, keep_all=keep_all)
     with Run.claim(output, about, resume, save_every, schedule.interval) as run:
         run.train(model, lesson, schedule, quiet)
@@ -200,3 +200,9 @@ def evaluate_on(model: Classifier, source: str) -> dict[str, float]:
     360
     """
     return evaluate(model, load_images_for(model, source).test)
+
+
+def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    """The fraction of right classes, for Trainer."""
+    right = np.asarray(prediction.predictions).argmax(-1) == prediction.label_ids
+    return {"accuracy": float(right.mean())}

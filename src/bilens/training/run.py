@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from safetensors.torch import load_model
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback
 
 from bilens.base.chunks import fingerprint
 from bilens.base.errors import BilensError, ConfigError, FileError, Interrupted
@@ -32,10 +32,12 @@ from bilens.base.keys import MOST, Whole, require
 from bilens.base.numerics import require_finite
 from bilens.base.reading import read_json_object
 from bilens.models import hushed
-from bilens.training.checkpoints import last_complete, newest, step_of
+from bilens.training.checkpoints import TO_RESUME, last_complete, newest, step_of
 from bilens.training.processes import first_does, processes
 from bilens.training.schedule import CHECKPOINTS, Schedule
-from bilens.training.trainer import TO_RESUME, Bar, JsonLog, MarkComplete, PenalisedTrainer, collate
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 ABOUT = "training.json"
 LOG = "log.jsonl"
@@ -148,7 +150,10 @@ class Run:
 
     def _trainer(
         self, model: PreTrainedModel, lesson: Lesson, schedule: Schedule, quiet: bool
-    ) -> Trainer:
+    ) -> "Trainer":
+        # Trainer takes a second or more of start-up, which whoever only reads a run need not pay
+        from bilens.training.trainer import Bar, JsonLog, MarkComplete, PenalisedTrainer
+
         every = self.save_every or schedule.interval
         with _possible(schedule):
             trainer = PenalisedTrainer(
@@ -158,7 +163,7 @@ class Run:
                 args=schedule.arguments(self.output, every, quiet),
                 train_dataset=lesson.train,
                 eval_dataset=lesson.valid,
-                data_collator=collate,
+                data_collator=_as_it_is,
                 compute_metrics=lesson.metrics,
                 callbacks=[MarkComplete()],
             )
@@ -171,7 +176,7 @@ class Run:
             trainer.add_callback(Bar())
         return trainer
 
-    def _follow(self, trainer: Trainer, schedule: Schedule) -> None:
+    def _follow(self, trainer: "Trainer", schedule: Schedule) -> None:
         """All steps that are left."""
         begun = step_of(self.checkpoint)
         try:
@@ -223,6 +228,11 @@ def _take(stack: ExitStack, output: Path, job: Job, resume: bool) -> tuple[bool,
     with writing(output):
         checkpoint = None if fresh else last_complete(output / CHECKPOINTS)
     return fresh, Run(output, about, checkpoint, every)
+
+
+def _as_it_is(batch: Any) -> Any:
+    """The data sets hand out whole batches, so there is nothing to collate."""
+    return batch
 
 
 def _has_begun(output: Path) -> bool:

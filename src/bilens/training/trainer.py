@@ -7,10 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 from transformers import (
-    EvalPrediction,
     ProgressCallback,
     Trainer,
     TrainerCallback,
@@ -21,10 +19,8 @@ from transformers import (
 
 from bilens.base.errors import FileError
 from bilens.base.files import write_text, writing
-from bilens.training.checkpoints import COMPLETE, contents
+from bilens.training.checkpoints import COMPLETE, TO_RESUME, contents
 from bilens.training.processes import processes
-
-TO_RESUME = "What was saved before is whole: make room, and resume it."
 
 
 class PenalisedTrainer(Trainer):
@@ -147,20 +143,6 @@ class Bar(ProgressCallback):
         seen = state.num_input_tokens_seen - self.seen_before
         if bar is not None and seen:
             bar.set_postfix_str(f"{seen / bar.format_dict['elapsed']:,.0f} tokens/s", refresh=False)
-
-
-def accuracy_metric(prediction: EvalPrediction) -> dict[str, float]:
-    """The fraction of right classes, for Trainer."""
-    return {
-        "accuracy": float(
-            (np.asarray(prediction.predictions).argmax(-1) == prediction.label_ids).mean()
-        )
-    }
-
-
-def collate(batch: Any) -> Any:
-    """The data sets hand out whole batches, so there is nothing to collate."""
-    return batch
 
 
 def _logged_step(line: str) -> int:

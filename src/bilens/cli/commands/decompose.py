@@ -1,9 +1,10 @@
 """``bilens decompose``: the spectra of a model's layers, in one process or shared among several."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -24,6 +25,7 @@ from bilens.cli.output import Table, progress_bar, show, table
 if TYPE_CHECKING:
     from bilens.base.results import Result
 
+T = TypeVar("T")
 WHAT = ("eigen", "hosvd", "svd", "joint")
 PAIRS = 4  # where -k does not say
 CHUNK = 64  # directions per file of --folder: small enough for several processes to share
@@ -146,17 +148,19 @@ def _layers(model: Any, layer: str | None) -> "dict[str, bilens.CP]":
         chosen = every
     else:
         chosen = {f"layer{layer}": _one_of(every, layer)}
-    return {name: tensor.detach() for name, tensor in chosen.items()}
+    return {name: tensor().detach() for name, tensor in chosen.items()}
 
 
-def _every_layer(model: Any) -> "dict[str, bilens.CP]":
+def _every_layer(model: Any) -> "dict[str, Callable[[], bilens.CP]]":
+    """The layers by name, and what makes the tensor of each."""
     if isinstance(model, bilens.Classifier):
-        return {f"layer{n}": model.tensor(n) for n in range(model.config.num_hidden_layers)}
+        numbers = range(model.config.num_hidden_layers)
+        return {f"layer{n}": partial(model.tensor, n) for n in numbers}
     layers = model.wiring().layers.items()
-    return {f"layer{name.removeprefix('mlp')}": part.module.tensor() for name, part in layers}
+    return {f"layer{name.removeprefix('mlp')}": part.module.tensor for name, part in layers}
 
 
-def _one_of(layers: "Mapping[str, bilens.CP]", layer: str | None) -> "bilens.CP":
+def _one_of(layers: Mapping[str, T], layer: str | None) -> T:
     """The layer of that number. Errors: ArgumentError where there is none."""
     if f"layer{layer}" not in layers:
         numbers = ", ".join(name.removeprefix("layer") for name in layers)
