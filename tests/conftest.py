@@ -4,6 +4,7 @@ dtype's tolerance.
 
 import gc
 import lzma
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -25,6 +26,9 @@ from bilens.algebra import (  # noqa: E402
     Tucker,
 )
 from bilens.base.numerics import tolerance  # noqa: E402
+
+if "BILENS_GPU" not in os.environ:  # asked for by the tests of devices alone
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 SHAPED = pytest.StashKey[bool]()
 FORMS = ("cp", "symmetric cp", "tucker", "dense")

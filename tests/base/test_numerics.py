@@ -8,6 +8,7 @@ import torch
 from bilens.base.errors import NotFiniteError, ShapeError
 from bilens.base.numerics import (
     dtype_name,
+    eigh_near,
     peak,
     powers,
     relative_error,
@@ -76,3 +77,15 @@ def test_what_is_within_reach_is_what_all_powers_say(edge):
         sizes = torch.tensor([edge, other], dtype=torch.float64)
         assert within(sizes, 10) == bool((powers(sizes).abs() <= 10).all())
     assert within(sizes[:0], 10)
+
+
+def test_eigenvectors_that_are_nearly_right_are_made_right(make, close):
+    """As those are that a GPU gives in float32."""
+    matrix = make.randn(2, 20, 20)
+    matrix = matrix + matrix.mT
+    values, vectors = torch.linalg.eigh(matrix)
+    for off in (0.0, 1e-4):
+        found, turned = eigh_near(matrix, vectors + off * make.randn(2, 20, 20))
+        close(found, values)
+        close(turned.mT @ turned, torch.eye(20, dtype=torch.float64).expand(2, -1, -1))
+        close(matrix @ turned, turned * found[:, None], scale=float(values.abs().max()))

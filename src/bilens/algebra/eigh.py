@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bilens.algebra.eigen import degenerate_blocks
 from bilens.base.errors import ArgumentError, NotExactError
+from bilens.base.numerics import eigh
 
 # eigenvalues within eps^CLOSE of the largest count as equal: closer, rounding is most of the
 # difference
@@ -34,7 +35,7 @@ class _Eigh(torch.autograd.Function):
     @staticmethod
     def forward(ctx, matrix):
         try:
-            values, vectors = torch.linalg.eigh(matrix)
+            values, vectors = eigh(matrix)
         except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
             raise ArgumentError("eigh", must="converge", got=str(error)) from error
         ctx.save_for_backward(values, vectors)

@@ -30,6 +30,7 @@ from bilens.algebra.symmetric import unit_products
 from bilens.base.axes import MODES, Mode
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import (
+    eigh,
     nonnegative,
     require_count,
     require_seed,
@@ -230,9 +231,7 @@ class _Search:
         o, i, j = (factor.shape[1] for factor in self.given)
         if rank > min(i, j) or o < 2:
             return []
-        left, right = (
-            torch.linalg.eigh(self.gram(mode)).eigenvectors[:, -rank:] for mode in ("left", "right")
-        )
+        left, right = (eigh(self.gram(mode))[1][:, -rank:] for mode in ("left", "right"))
         mixed = self.least.out @ torch.randn(
             o, 2, generator=self.generator, dtype=left.dtype, device=left.device
         )

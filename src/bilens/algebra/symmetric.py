@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.base.numerics import near_one, scaled
+from bilens.base.numerics import eigh, near_one, scaled
 
 
 def unit_products(
@@ -72,7 +72,7 @@ def support(matrix: Float[Tensor, "n n"], tol: float = 0.0) -> Support:
     torch.Size([3, 3])
     """
     near, power = near_one(matrix)
-    values, vectors = torch.linalg.eigh(near)
+    values, vectors = eigh(near)
     there = values > tol * values[-1:].clamp(min=0)
     return Support(torch.where(there, scaled(values, power), 0.0), vectors)
 

@@ -4,6 +4,7 @@ import math
 from numbers import Integral, Real
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from bilens.base.errors import ArgumentError, NotFiniteError, RangeError, ShapeError, SizeError
@@ -30,6 +31,29 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
     float32.
     """
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def eigh(matrix: Float[Tensor, "*b i i"]) -> tuple[Float[Tensor, "*b i"], Float[Tensor, "*b i i"]]:
+    """``torch.linalg.eigh``, as exact on a GPU as on a CPU: eigenvalues, smallest first, and
+    eigenvectors as columns.
+
+    A GPU's own leaves 3e-5 of the largest in float32, in residuals and in right angles, where
+    LAPACK leaves 1e-6; a second one, in the basis that the first found, leaves as little. Cost:
+    O(i³), there three times. Errors: torch's LinAlgError.
+    """
+    values, vectors = torch.linalg.eigh(matrix)
+    exact = matrix.is_cpu or matrix.dtype == torch.float64
+    return (values, vectors) if exact else eigh_near(matrix, vectors.detach())
+
+
+def eigh_near(
+    matrix: Float[Tensor, "*b i i"], vectors: Float[Tensor, "*b i i"]
+) -> tuple[Float[Tensor, "*b i"], Float[Tensor, "*b i i"]]:
+    """``eigh``, from ``vectors`` that are nearly the eigenvectors."""
+    basis = torch.linalg.qr(vectors).Q
+    inner = basis.mT @ matrix @ basis
+    values, turns = torch.linalg.eigh((inner + inner.mT) / 2)
+    return values, basis @ turns
 
 
 def dtype_name(dtype: torch.dtype) -> str:

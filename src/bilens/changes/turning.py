@@ -5,6 +5,7 @@ import math
 import torch
 
 from bilens.algebra import CP
+from bilens.base.numerics import eigh
 from bilens.decompose import Angles, angles, eigen
 
 DIRECTIONS = 4  # of a layer's output, where its outputs have no names
@@ -26,7 +27,7 @@ def turned(first: CP, last: CP, labels: tuple[str, ...] = ()) -> Angles | None:
     directions = None
     if not labels:
         both = sum((gram / size for gram, size in zip(grams, sizes, strict=True)), grams[0] * 0)
-        directions = torch.linalg.eigh(both).eigenvectors.mT.flip(0)[:DIRECTIONS].contiguous()
+        directions = eigh(both)[1].mT.flip(0)[:DIRECTIONS].contiguous()
         labels = tuple(f"output direction {n + 1}" for n in range(len(directions)))
     one, two = (eigen(tensor, directions, LEADING).labelled(labels) for tensor in (first, last))
     return angles(one, two)

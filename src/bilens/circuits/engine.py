@@ -501,10 +501,11 @@ def _all_pairs(
 ) -> Parts:
     """All unordered pairs of n things on the two legs, both orders of each together."""
     left, right = sides
-    rows, columns = torch.triu_indices(len(left), len(left))
+    rows, columns = torch.triu_indices(len(left), len(left), device=left.device)
     other = (left[columns] * right[rows]) * (rows != columns)[:, None]
     hidden = left[rows] * right[columns] + other
-    return Parts(product.up(hidden, t), lambda n: node(int(rows[n]), int(columns[n])))
+    first, second = rows.cpu(), columns.cpu()
+    return Parts(product.up(hidden, t), lambda n: node(int(first[n]), int(second[n])))
 
 
 def _sum(terms: Iterable[Tensor]) -> Tensor:

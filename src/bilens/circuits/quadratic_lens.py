@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bilens.base.charts import DRAWN, ranked
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import is_whole
+from bilens.base.numerics import eigh, is_whole
 from bilens.base.results import Result
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.targets import Target, resolve
@@ -165,7 +165,7 @@ def _singular(
     """
     made = moves.double()
     gram = made.mT @ (heard.double().mT @ heard.double()) @ made
-    squares, vectors = torch.linalg.eigh(gram)
+    squares, vectors = eigh(gram)
     squares = squares.clamp(min=0).flip(0)[:k]
     found = vectors.flip(1)[:, :k].mT
     return squares.sqrt().to(moves), found.to(moves), float(gram.trace())
@@ -175,7 +175,7 @@ def _largest(
     matrix: Float[Tensor, "i i"], k: int
 ) -> tuple[Float[Tensor, " k"], Float[Tensor, "k i"], float]:
     """The eigenvalues of largest size, their vectors, and Σ squares of all."""
-    values, vectors = torch.linalg.eigh(matrix.double())
+    values, vectors = eigh(matrix.double())
     order = values.abs().argsort(descending=True)[:k]
     total = float(values.square().sum()) or 1.0
     return values[order].to(matrix), vectors[:, order].mT.to(matrix), total

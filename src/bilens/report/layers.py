@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bilens.algebra import CP, QuadraticForm
 from bilens.base.charts import mapped, titled
-from bilens.base.numerics import working_dtype
+from bilens.base.numerics import eigh, working_dtype
 from bilens.decompose import top_entries
 from bilens.models import Transformer
 from bilens.report.packing import rounded
@@ -135,7 +135,7 @@ def _strongest_first(
     form: QuadraticForm, count: int
 ) -> tuple[Float[Tensor, " k"], Float[Tensor, "k i"]]:
     """The eigenpairs of largest |λ|."""
-    values, vectors = torch.linalg.eigh(form.dense())
+    values, vectors = eigh(form.dense())
     order = values.abs().argsort(descending=True)[:count]
     return values[order], vectors.mT[order]
 

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.algebra import CP
+from bilens.base.numerics import eigh
 
 SAMPLE = 16  # outputs that the metric is taken from
 FLAT = 1e-8  # of the largest eigenvalue of Z: the least one
@@ -175,7 +176,7 @@ def _metric(
     """A and A⁻ᵀ with A Aᵀ = W = Z^-½. Clamped, so that W stays invertible: any such W is exact,
     this one is good.
     """
-    values, vectors = torch.linalg.eigh(torch.einsum("nab,nac->bc", cores, cores))
+    values, vectors = eigh(torch.einsum("nab,nac->bc", cores, cores))
     most = float(values.max()) if len(values) else 0.0
     quarter = (values / (most or 1.0)).clamp(min=FLAT) ** 0.25
     return vectors / quarter, vectors * quarter

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bilens.algebra import QuadraticForm, Which, eigen_noise, preference
-from bilens.base.numerics import tolerance
+from bilens.base.numerics import eigh, tolerance
 from bilens.decompose.spectra.probe import CHANCE, LEAVING, SURE, Held, unseen
 from bilens.decompose.spectra.product import Product
 
@@ -244,7 +244,7 @@ class _Krylov:
             last = self.steps >= max_steps
             if self.full < min(look, self.space) and not last:
                 continue
-            values, turns = torch.linalg.eigh(self.projected[:, : self.full, : self.full])
+            values, turns = eigh(self.projected[:, : self.full, : self.full])
             first = preference(values, self.which)
             order = first.argsort(dim=-1, descending=True, stable=True)
             values, turns = (

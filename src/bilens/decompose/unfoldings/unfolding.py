@@ -27,7 +27,7 @@ from torch import Tensor
 from bilens.algebra import BLOCK, CANCELLED, CP, Dense, ThirdOrder, Tucker
 from bilens.base.axes import MODES, Mode
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import is_whole, nonnegative, require_finite, require_share
+from bilens.base.numerics import eigh, is_whole, nonnegative, require_finite, require_share
 
 Precision = Literal["float64", "float32", "orthogonal"]
 Form = CP | Dense | Tucker
@@ -96,9 +96,7 @@ def unfolding(tensor: Form, mode: Mode, symmetric: bool, precision: Precision) -
     if precision == "orthogonal":
         return _orthogonal(tensor.to(torch.float64), mode, symmetric)
     dtype = torch.float64 if precision == "float64" else torch.float32
-    values, vectors = torch.linalg.eigh(
-        tensor.gram_near_one(mode, symmetric=symmetric, dtype=dtype)
-    )
+    values, vectors = eigh(tensor.gram_near_one(mode, symmetric=symmetric, dtype=dtype))
     values = values.flip(0).clamp(min=0).sqrt()
     unit = (len(values) * torch.finfo(dtype).eps) ** 0.5
     return Unfolding(values, vectors.flip(1), unit * _loudness(tensor, values))
