@@ -1,9 +1,6 @@
 """``bilens decompose`` on language models, in one process and shared by two."""
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from types import SimpleNamespace
 
@@ -13,6 +10,7 @@ from safetensors.torch import save_file
 
 from bilens import CP, Eigen, load
 from bilens.decompose import eigen
+from tests.processes_made import run_together
 
 MODEL = "tinystories-2l"
 
@@ -141,23 +139,8 @@ def test_two_processes_write_what_one_does(run, one_thread, tmp_path):
     command += ("--chunk", "32", "--folder")
     code, out, err = run(*command, alone, "--save", f"{alone}.safetensors")
     assert code == 0, err
-    launch = (
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    )
-    arguments = [*launch, "-m", "bilens.cli", *command, together]
-    threads = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*arguments, "--save", f"{together}.safetensors"],
-        capture_output=True,
-        text=True,
-        env=threads,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_together(tmp_path, *command, together, "--save", f"{together}.safetensors")
+    assert done.codes == (0, 0), done.stderr
     for said in (out, done.stdout):
         assert said.count("128 × 2 eigenpairs") == 1
     one, two = (Eigen.load(f"{folder}.safetensors") for folder in (alone, together))

@@ -4,8 +4,6 @@ shared, refused.
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -15,6 +13,7 @@ import bilens
 from bilens.base.errors import ArgumentError, ConfigError, FileError, Interrupted
 from bilens.training import ConversionRecipe, load_text, make_bilinear, read_recipe, train_language
 from bilens.training.conversion import _divergence
+from tests.processes_made import run_together
 
 MODEL = {
     "hidden_size": 16,
@@ -135,12 +134,9 @@ def test_the_teacher_is_taken_to_the_pupil_and_the_original_is_not(
 
 
 def test_two_processes_fit_the_layers_of_one(whole, folder, text, tmp_path):
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    given = ["convert", str(folder), "--to", "bilinear", "--data", text, "--tokens", "2048"]
-    given += ["--length", "16", "-o", str(tmp_path / "two")]
-    command = [sys.executable, *launch, "-m", "bilens.cli", *given]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
+    given = ("convert", folder, "--to", "bilinear", "--data", text, "--tokens", 2048)
+    done = run_together(tmp_path, *given, "--length", 16, "-o", tmp_path / "two")
+    assert done.codes == (0, 0), done.stderr
     assert done.stdout.count("least squares") == 1
     one, two = (bilens.load(run) for run in (whole, tmp_path / "two"))
     for a, b in zip(one.parameters(), two.parameters(), strict=True):

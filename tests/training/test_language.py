@@ -16,6 +16,7 @@ import torch
 import bilens
 from bilens.base.errors import ArgumentError, ConfigError, FileError
 from bilens.training import evaluate_text_on, load_text, read_recipe, train_language
+from tests.processes_made import run_together
 
 SMALL = {
     "hidden_size": 16,
@@ -56,19 +57,13 @@ def test_two_processes_have_the_losses_of_one(tmp_path, text, config):
         (tmp_path / f"{name}.toml").write_text(
             body.replace("batch_size = 8", f"batch_size = {batch}")
         )
-    arguments = ["-m", "bilens.cli", "train", "text", "--data", str(text)]
+    train_language(str(text), tmp_path / "one", read_recipe(tmp_path / "one.toml"), quiet=True)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for name, command in (("one", []), ("two", launch)):
-        given = [
-            *arguments,
-            "--config",
-            str(tmp_path / f"{name}.toml"),
-            "--output",
-            str(tmp_path / name),
-        ]
-        done = subprocess.run([sys.executable, *command, *given], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("bits per byte") == 1
+    given = ["train", "text", "--data", text, "--config", tmp_path / "two.toml"]
+    command = [sys.executable, *launch, "-m", "bilens.cli", *given, "--output", tmp_path / "two"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("bits per byte") == 1
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert [step for step, _ in one] == [step for step, _ in two]
     assert [loss for _, loss in two] == pytest.approx([loss for _, loss in one], abs=1e-5)
@@ -81,29 +76,11 @@ def test_two_processes_have_the_losses_of_one(tmp_path, text, config):
 def test_what_one_process_refuses_all_refuse(tmp_path, text, config):
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "bilens.cli",
-    ]
-    given = [
-        "train",
-        "text",
-        "--data",
-        str(text),
-        "--config",
-        str(config),
-        "--output",
-        str(tmp_path / "used"),
-    ]
-    done = subprocess.run([*launch, *given], capture_output=True, text=True, timeout=100)
-    assert done.returncode != 0
-    assert "must be a new or empty folder" in done.stderr
+    used = tmp_path / "used"
+    given = ("train", "text", "--data", text, "--config", config, "--output", used)
+    done = run_together(tmp_path, *given)
+    assert done.codes == (2, 2)
+    assert done.stderr.count("must be a new or empty folder") == 2
     assert [file.name for file in (tmp_path / "used").iterdir()] == ["file"]
 
 

@@ -28,6 +28,11 @@ PATIENT = ("OMP_WAIT_POLICY", "PASSIVE")
 _begun: dict[str, Started] = {}
 
 
+def is_first() -> bool:
+    """Whether this is the one of several processes of torchrun that speaks: all found the same."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def begin(module: str) -> None:
     """Start the process that the next ``started`` gives, and go on while it imports ``module``."""
     _begun[module] = _start(module)

@@ -5,7 +5,6 @@ Text from outside is ``printable``: no markup is read from it, and nothing of it
 
 import json
 import math
-import os
 import shutil
 import sys
 import time
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from bilens.base.files import write_text
+from bilens.base.processes import is_first
 from bilens.base.progress import NO_FIGURES
 from bilens.base.progress import Progress as Report
 from bilens.base.tables import Columns, aligned, cells
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 SHOWN_ROWS = 60  # on a terminal
 SHORT = 20  # rows of a ranking, where no number of them is asked for
 EVERY = 5.0  # seconds between the lines of a long job, where there is no terminal for a bar
-# of several processes, which all found the same, the first alone speaks
-RANK = os.environ.get("RANK", "0")
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ def progress_bar(what: str) -> Iterator[Report]:
     """What a long job reports to: a bar on stderr where that is a terminal, elsewhere a line every
     few seconds; ``what`` it does where it does not say so itself.
     """
-    if RANK != "0" or not watched():
+    if not is_first() or not watched():
         yield _lines(what)
         return
     words = TextColumn("{task.description}", markup=False)
@@ -150,7 +148,7 @@ def _lines(what: str) -> Report:
         done: int, of: int, figures: Mapping[str, float] = NO_FIGURES, what: str = what
     ) -> None:
         nonlocal last
-        if RANK == "0" and time.monotonic() - last >= EVERY:
+        if is_first() and time.monotonic() - last >= EVERY:
             last = time.monotonic()
             share = f"{done / of:.0%}" if of else f"{done:,}"
             warn(f"{_doing(what, figures)}: {share} ({done:,} of {of:,})")
@@ -194,5 +192,5 @@ def _finite(value: Any) -> Any:
 
 
 def _print(line: str) -> None:
-    if RANK == "0":
+    if is_first():
         print(line)

@@ -19,7 +19,7 @@ import typer
 from typer.exceptions import TyperException
 
 from bilens.base.errors import ArgumentError, BilensError, Interrupted
-from bilens.base.processes import PATIENT
+from bilens.base.processes import PATIENT, is_first
 from bilens.base.words import printable
 from bilens.cli.app import StoppedError, root_group
 
@@ -104,7 +104,7 @@ def _how_to_go_on(stop: BaseException | None) -> str:
 
 
 def _stop(message: str) -> NoReturn:
-    if os.environ.get("RANK", "0") == "0":
+    if is_first():
         _tell(message)
     sys.exit(130)
 
