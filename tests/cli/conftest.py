@@ -40,3 +40,12 @@ def run_in_ascii(monkeypatch):
         return ended.value.code or 0, out, err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory):
+    """A file of short stories: seconds less than the text that is built in."""
+    stories = (f"Once upon a time there were {n} cats. They saw {n + 1} dogs." for n in range(400))
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    file.write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8")
+    return file

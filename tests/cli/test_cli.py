@@ -359,16 +359,20 @@ assert not {"transformers.trainer", "datasets"} & set(sys.modules)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_language_model_from_end_to_end(run, tmp_path):
+def test_a_language_model_from_end_to_end(run, text, tmp_path):
     (tmp_path / "r.toml").write_text(
         "steps = 5\nbatch_size = 4\n[model]\nhidden_size = 16\nintermediate_size = 16\n"
         "max_position_embeddings = 16\n"
     )
-    code, out, err = run("train", "tokenizer", "--vocab-size", 300, "-o", tmp_path / "words")
+    code, out, err = run(
+        "train", "tokenizer", "--data", text, "--vocab-size", 300, "-o", tmp_path / "words"
+    )
     assert (code, "300 tokens" in out) == (0, True), err
     arguments = (
         "--config",
         tmp_path / "r.toml",
+        "--data",
+        text,
         "--tokenizer",
         tmp_path / "words",
         "-o",
@@ -378,7 +382,7 @@ def test_a_language_model_from_end_to_end(run, tmp_path):
     assert (code, "bits per byte" in out) == (0, True), err
     assert run("convert", tmp_path / "model", "--to", "llama", "-o", tmp_path / "llama")[0] == 0
     answers = [
-        json.loads(run("eval", tmp_path / kind, "topics", "--json")[1])["rows"][0]
+        json.loads(run("eval", tmp_path / kind, text, "--json")[1])["rows"][0]
         for kind in ("model", "llama")
     ]
     assert answers[0]["loss"] == pytest.approx(answers[1]["loss"], rel=1e-5)

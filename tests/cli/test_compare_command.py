@@ -14,9 +14,10 @@ RECIPE = (
 )
 
 
-def test_rows_are_those_of_the_runs(run, tmp_path):
+def test_rows_are_those_of_the_runs(run, text, tmp_path):
     (tmp_path / "r.toml").write_text(RECIPE)
     given = ("compare", "-o", tmp_path / "out", "--config", tmp_path / "r.toml", "--seeds", 1)
+    given += ("--data", text)
     chosen = ("--mlp", "ReLU", "--mlp", "bilinear", "--json", "--save", tmp_path / "saved")
     code, out, err = run(*given, *chosen)
     assert code == 0, err
