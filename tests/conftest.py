@@ -56,14 +56,14 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Shapes are held against the signatures in the first case of every test and in each fifth
+    """Shapes are held against the signatures in the first case of every test and in each eleventh
     after it: checking takes several times as long as what is checked, and the cases of one test
-    mostly repeat its shapes. (Five shares no factor with numbers of dtypes, forms and layouts.)
+    mostly repeat its shapes. (Eleven shares no factor with numbers of dtypes, forms and layouts.)
     """
     cases = Counter()
     for item in items:
         test, _, _ = item.nodeid.partition("[")
-        item.stash[SHAPED] = cases[test] % 5 == 0
+        item.stash[SHAPED] = cases[test] % 11 == 0
         cases[test] += 1
 
 
