@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 import bilens
-from bilens import circuits, decompose, features, measure, models, training
+from bilens import checks, circuits, decompose, features, measure, models, training
 
 PROMPT, TARGET = "Once upon a time there was a little", (" girl", " boy")
 TEXTS = ["Once upon a time there was a little girl.", "They went to play in the park."]
 GPU = torch.cuda.is_available()
+on_a_gpu = pytest.mark.skipif(not GPU, reason="no GPU here, or BILENS_GPU is not set")
 CLOSE = 1e-6  # of the largest entry: what is nearly equal may change places
 NOTHING = 1e-6  # what is smaller is noise
 LONG = ("rules", "text", "verify")  # seconds each
@@ -197,10 +198,13 @@ def unnumbered(name: str) -> str:
     return re.sub(r"\d+", "#", name)
 
 
-@pytest.mark.skipif(not GPU, reason="no GPU here, or BILENS_GPU is not set")
+@on_a_gpu
 @pytest.mark.parametrize("question", ASKED)
 def test_a_gpu_answers_as_the_cpu_does(question):
-    there, here = answer(question, "cuda"), answer(question, "cpu")
+    require_alike(answer(question, "cuda"), answer(question, "cpu"))
+
+
+def require_alike(there: Mapping[str, Tensor], here: Mapping[str, Tensor]) -> None:
     assert there.keys() == here.keys()
     scale = scales(here)
     for name, value in here.items():
@@ -209,7 +213,56 @@ def test_a_gpu_answers_as_the_cpu_does(question):
         assert bool((off <= CLOSE * scale[unnumbered(name)]).all()), (name, off.max(), scale)
 
 
-@pytest.mark.skipif(not GPU, reason="no GPU here, or BILENS_GPU is not set")
+# what is asked about lies on one device, and what is asked with on another
+APART: dict[str, Callable[[Given, Given], Any]] = {
+    "expand latents": lambda g, o: bilens.expand(
+        g.model, PROMPT, TARGET, dictionaries={"mlp1.input": o.dictionary()}
+    ),
+    "expand ids": lambda g, o: bilens.expand(g.model, o.here(torch.arange(9)), TARGET),
+    "expand direction": lambda g, o: bilens.expand(
+        g.model, PROMPT, o.here(torch.eye(1024, dtype=torch.float64)[3])
+    ),
+    "firing": lambda g, o: features.firing(g.model, o.dictionary(), TEXTS),
+    "similarity measured": lambda g, o: decompose.similarity(
+        [g.tensor, g.other], o.gaussian, samples=0
+    ).matrix,
+    "similarity on data": lambda g, o: decompose.similarity(
+        [g.tensor, g.other], o.rows(), samples=0
+    ).matrix,
+    "similarity checked": lambda g, o: decompose.similarity([g.tensor, g.other], o.gaussian).matrix,
+    "on a Gaussian": lambda g, o: o.gaussian.of(g.tensor).norm(),
+    "on samples": lambda g, o: measure.Samples(o.rows()).of(g.tensor).norm(),
+    "top pairs": lambda g, o: decompose.top_pairs(
+        g.tensor.interaction(g.unit[0]), o.dictionary().writes, k=5
+    ),
+    "angles": lambda g, o: decompose.angles(
+        decompose.eigen(g.tensor, g.unit, k=3), decompose.eigen(o.other, o.unit, k=3)
+    ),
+    "truncate": lambda g, o: checks.truncate(
+        bilens.Classifier(bilens.ClassifierConfig(num_labels=10, hidden_size=16))
+        .double()
+        .to(g.device),
+        o.here(torch.linspace(0, 1, 640, dtype=torch.float64).reshape(10, 8, 8)),
+        o.here(torch.arange(10)),
+        kept=(2,),
+    ),
+}  # fmt: skip
+
+
+@cache
+def answer_apart(question: str, device: str, other: str) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return dict(numbers(APART[question](Given(device), Given(other))))
+
+
+@on_a_gpu
+@pytest.mark.parametrize("there", [("cuda", "cpu"), ("cpu", "cuda")], ids="-".join)
+@pytest.mark.parametrize("question", APART)
+def test_what_lies_elsewhere_is_taken_there(question, there):
+    require_alike(answer_apart(question, *there), answer_apart(question, "cpu", "cpu"))
+
+
+@on_a_gpu
 @pytest.mark.parametrize(
     "solver", [decompose.Dense(), decompose.Lanczos()], ids=["dense", "lanczos"]
 )
@@ -224,3 +277,8 @@ def test_eigenpairs_in_float32_are_as_exact_as_on_a_cpu(solver):
 @pytest.mark.parametrize("question", [name for name in ASKED if name not in LONG])
 def test_every_question_has_an_answer_in_numbers(question):
     assert answer(question, "cpu")
+
+
+@pytest.mark.parametrize("question", APART)
+def test_so_has_every_question_about_two_places(question):
+    assert answer_apart(question, "cpu", "cpu")

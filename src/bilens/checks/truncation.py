@@ -102,6 +102,7 @@ def truncate(
     360
     """
     last = None if model.config.num_hidden_layers == 1 else model.config.num_hidden_layers - 1
+    pixel_values, labels = pixel_values.to(model.device), labels.to(model.device)
     inputs, tensor = model.inputs(pixel_values, last), model.tensor(last)
     logits = model(pixel_values).logits
     pairs = eigen(tensor, k=None)

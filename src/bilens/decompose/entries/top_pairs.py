@@ -60,7 +60,7 @@ def top_pairs(
     require_finite("top_pairs", **vars(form), rows=rows)
     work = working_dtype(form.dtype)
     form, power = form.to(work).detach().near_one()
-    rows, more = near_one(rows.detach().to(work))
+    rows, more = near_one(rows.detach().to(form.left))
     images = rows @ form.dense()
     search, pairs, values = _verified(form, images, rows, k, kind)
     halves = values.abs() * _half(pairs).to(values)

@@ -203,7 +203,7 @@ def angles(A: Eigen, B: Eigen, *, tol: float = 1e-2) -> Angles:
         raise ArgumentError("tol", must="be an angle in radians, 0 … π/2", got=tol)
     if A.values.numel() == 0:
         raise ShapeError("angles", must="compare at least one eigenpair", got=tuple(A.values.shape))
-    flat = list(zip(A._flat(), B._flat(), strict=True))
+    flat = list(zip(A._flat(), B.to(A.values.device)._flat(), strict=True))
     found = [
         _compare(n, block, one, two)
         for n, (one, two) in enumerate(flat)
