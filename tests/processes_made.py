@@ -1,4 +1,4 @@
-"""Several processes of one command, as torchrun starts them: forked, so that none imports torch
+"""Two processes of one command, as torchrun starts them: forked, so that none imports torch
 anew. (One test of training goes through torchrun itself.)
 """
 
@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 import bilens.cli
 
-SECONDS = 200
+COUNT, SECONDS = 2, 200
 
 
 class Done(NamedTuple):
@@ -28,8 +28,8 @@ class Done(NamedTuple):
     stderr: str
 
 
-def run_together(folder: Path, *arguments: object, count: int = 2) -> Done:
-    """``bilens`` with ``arguments`` in ``count`` processes of one run; what they print goes through
+def run_together(folder: Path, *arguments: object) -> Done:
+    """``bilens`` with ``arguments`` in two processes of one run; what they print goes through
     files in ``folder``.
     """
     with socket.socket() as free:
@@ -37,10 +37,10 @@ def run_together(folder: Path, *arguments: object, count: int = 2) -> Done:
         port = free.getsockname()[1]
     words = [str(word) for word in arguments]
     context = multiprocessing.get_context("fork")
-    files = [(folder / f"stdout-{rank}", folder / f"stderr-{rank}") for rank in range(count)]
+    files = [(folder / f"stdout-{rank}", folder / f"stderr-{rank}") for rank in range(COUNT)]
     started = [
-        context.Process(target=_command, args=(rank, count, port, words, files[rank]))
-        for rank in range(count)
+        context.Process(target=_command, args=(rank, port, words, files[rank]))
+        for rank in range(COUNT)
     ]
     for process in started:
         process.start()
@@ -51,9 +51,7 @@ def run_together(folder: Path, *arguments: object, count: int = 2) -> Done:
     return Done(tuple(process.exitcode for process in started), out, err)
 
 
-def _command(
-    rank: int, count: int, port: int, words: Sequence[str], files: tuple[Path, Path]
-) -> None:
+def _command(rank: int, port: int, words: Sequence[str], files: tuple[Path, Path]) -> None:
     for number, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = (
@@ -62,8 +60,8 @@ def _command(
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(count),
-        "LOCAL_WORLD_SIZE": str(count),
+        "WORLD_SIZE": str(COUNT),
+        "LOCAL_WORLD_SIZE": str(COUNT),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }

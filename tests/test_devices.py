@@ -70,6 +70,12 @@ class Given:
         return bilens.Gaussian.from_batches([self.rows()]).ridge(0.1)
 
 
+def few(given: Given) -> bilens.CP:
+    """A tensor of three units."""
+    out, left, right = given.here(torch.randn(3, 5, 3, dtype=torch.float64)).unbind()
+    return bilens.CP(out, left.mT, right.mT)
+
+
 def gated(given: Given, fit: Any) -> Any:
     """The nearest tensor of a gated layer."""
     model = given.load("tinystories-2l-swiglu")
@@ -84,11 +90,6 @@ def replaced(given: Given) -> Any:
     model = given.load("tinystories-2l-swiglu")
     near = {"mlp0": gated(given, "closed")}
     return bilens.expand(model, PROMPT, TARGET, replacements=near)
-
-
-def trained_alike(given: Given) -> Any:
-    """What verify says of each identity: that it holds."""
-    return bilens.verify(given.load()).passed
 
 
 ASKED: dict[str, Callable[[Given], Any]] = {
@@ -123,6 +124,7 @@ ASKED: dict[str, Callable[[Given], Any]] = {
     "eigen lanczos": lambda g: decompose.eigen(
         g.tensor, g.unit, k=3, solver=decompose.Lanczos()
     ).values,
+    "eigen measured": lambda g: decompose.eigen(g.tensor, g.unit, k=3, measure=g.gaussian).values,
     "hosvd": lambda g: decompose.hosvd(g.tensor, max_rank=4, symmetric=True).core.norm(),
     "svd": lambda g: decompose.svd(g.tensor, max_rank=4).values,
     "joint": lambda g: decompose.joint(g.tensor).shares,
@@ -137,7 +139,7 @@ ASKED: dict[str, Callable[[Given], Any]] = {
     "similarity": lambda g: decompose.similarity([g.tensor, g.other]).matrix,
     "similarity measured": lambda g: decompose.similarity([g.tensor, g.other], g.gaussian).matrix,
     "similarity on data": lambda g: decompose.similarity([g.tensor, g.other], g.rows()).matrix,
-    "round": lambda g: decompose.joint(g.tensor).held,
+    "round": lambda g: (few(g) + few(g)).round(cutoff=1e-6).cp.norm(),
     "on a Gaussian": lambda g: g.gaussian.of(g.tensor).norm(),
     "on samples": lambda g: measure.Samples(g.rows()).of(g.tensor).norm(),
     "hermite": lambda g: measure.hermite(g.tensor, g.rows()).slope,
@@ -154,7 +156,7 @@ ASKED: dict[str, Callable[[Given], Any]] = {
     "mechanisms": lambda g: features.mechanisms(
         g.tensor, max_rank=3, starts=2, draws=1, steps=5
     ).norm,
-    "verify": trained_alike,
+    "verify": lambda g: bilens.verify(g.model).passed,
     "text": lambda g: training.evaluate_text_on(g.model, "topics"),
 }  # fmt: skip
 
@@ -232,6 +234,13 @@ APART: dict[str, Callable[[Given, Given], Any]] = {
     "similarity checked": lambda g, o: decompose.similarity([g.tensor, g.other], o.gaussian).matrix,
     "on a Gaussian": lambda g, o: o.gaussian.of(g.tensor).norm(),
     "on samples": lambda g, o: measure.Samples(o.rows()).of(g.tensor).norm(),
+    "eigen measured": lambda g, o: decompose.eigen(
+        g.tensor, g.unit, k=3, measure=o.gaussian
+    ).values,
+    "eigen on data": lambda g, o: decompose.eigen(g.tensor, g.unit, k=3, measure=o.rows()).values,
+    "hosvd measured": lambda g, o: decompose.hosvd(
+        g.tensor, max_rank=4, symmetric=True, measure=o.gaussian
+    ).core.norm(),
     "top pairs": lambda g, o: decompose.top_pairs(
         g.tensor.interaction(g.unit[0]), o.dictionary().writes, k=5
     ),

@@ -19,7 +19,7 @@ from bilens.algebra import (
     ThirdOrder,
     affine,
 )
-from bilens.base.errors import ArgumentError, FileError
+from bilens.base.errors import ArgumentError, FileError, ShapeError
 from bilens.base.records import Record, kind_of
 from bilens.base.results import Result
 from bilens.decompose import angles, eigen, hosvd, joint, similarity, svd, top_entries
@@ -382,3 +382,9 @@ def test_tensors_in_tuples_move_too():
         .held
     )
     assert held[0].dtype == held[1]["a"][0].dtype == torch.float32
+
+
+def test_what_has_no_values_is_not_moved_to_where_they_are(make, refuses):
+    empty = make.cp().to("meta")
+    refuses(ShapeError, lambda: empty.to("cpu"), "to must hold values; got a meta tensor")
+    assert empty.to("meta", torch.float32).dtype == torch.float32

@@ -36,6 +36,7 @@ from bilens.training import (
     train_language,
     train_tokenizer,
 )
+from tests.documents_made import stories
 
 SIZES = {
     "hidden_size": 16,
@@ -44,9 +45,6 @@ SIZES = {
     "num_attention_heads": 2,
 }
 MODEL = SIZES | {"max_position_embeddings": 16}
-STORIES = [
-    f"Once upon a time there were {n} cats. They saw {n + 1} dogs, and λ ran." for n in range(400)
-]
 
 
 def image(folder: Path, resume: bool) -> None:
@@ -177,7 +175,7 @@ def campaign(kills: int, seed: int, place: Path) -> int:
 
 def _text() -> str:
     file = Path(tempfile.gettempdir()) / f"bilens-kill9-{os.getuid()}.txt"
-    body = "\n<|endoftext|>\n".join(STORIES)
+    body = stories(end=", and λ ran.")
     if not file.is_file() or file.read_text(encoding="utf-8") != body:
         file.write_text(body, encoding="utf-8")
     return str(file)

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from bilens.cli import main
+from tests.documents_made import stories
 
 
 @pytest.fixture
@@ -45,7 +46,6 @@ def run_in_ascii(monkeypatch):
 @pytest.fixture(scope="session")
 def text(tmp_path_factory):
     """A file of short stories: seconds less than the text that is built in."""
-    stories = (f"Once upon a time there were {n} cats. They saw {n + 1} dogs." for n in range(400))
     file = tmp_path_factory.mktemp("text") / "text.txt"
-    file.write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8")
+    file.write_text(stories(), encoding="utf-8")
     return file

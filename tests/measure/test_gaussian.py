@@ -322,3 +322,14 @@ def test_rounding_in_a_covariance_is_not_refused(make):
     basis = make.randn(2, 50)
     cov = basis.mT @ basis
     assert Gaussian(make.randn(50), cov - 1e-16 * cov.abs().max() * torch.eye(50)).rank == 2
+
+
+def test_over_a_tensor_it_lies_where_the_tensor_does(make):
+    """And is itself, with the roots that it has made, where it lies there already."""
+    gaussian = Gaussian(torch.zeros(4, dtype=torch.float64), torch.eye(4, dtype=torch.float64))
+    tensor = make.cp(i=4)
+    assert gaussian.over(tensor) is gaussian
+    assert gaussian.over(tensor.to("meta")).cov.device.type == "meta"
+    affine = replace(make.cp(i=5), affine=True)
+    assert gaussian.over(affine) is gaussian.homogeneous()
+    assert gaussian.over(affine.to("meta")).cov.device.type == "meta"

@@ -13,6 +13,7 @@ import bilens
 from bilens.base.errors import ArgumentError, ConfigError, FileError, Interrupted
 from bilens.training import ConversionRecipe, load_text, make_bilinear, read_recipe, train_language
 from bilens.training.conversion import _divergence
+from tests.documents_made import stories
 from tests.processes_made import run_together
 
 MODEL = {
@@ -29,8 +30,7 @@ FITTED = ConversionRecipe(tokens=2048, length=16)
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     file = tmp_path_factory.mktemp("text") / "text.txt"
-    stories = [f"Once upon a time there were {n} cats. They saw {n + 1} dogs." for n in range(400)]
-    file.write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8")
+    file.write_text(stories(), encoding="utf-8")
     return str(file)
 
 

@@ -16,6 +16,7 @@ import torch
 import bilens
 from bilens.base.errors import ArgumentError, ConfigError, FileError
 from bilens.training import evaluate_text_on, load_text, read_recipe, train_language
+from tests.documents_made import stories
 from tests.processes_made import run_together
 
 SMALL = {
@@ -30,11 +31,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     file = tmp_path_factory.mktemp("text") / "text.txt"
-    stories = [
-        f"Once upon a time there were {n} cats. They saw {n + 1} dogs, and λ ran."
-        for n in range(400)
-    ]
-    file.write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8")
+    file.write_text(stories(end=", and λ ran."), encoding="utf-8")
     return file
 
 

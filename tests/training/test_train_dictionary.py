@@ -16,6 +16,7 @@ from bilens.models import activations
 from bilens.training import dictionary as module
 from bilens.training import load_text, read_about, train_dictionary, train_tokenizer
 from bilens.training.dictionary import Shard, harvest, measure, shuffled
+from tests.documents_made import stories
 
 D, CONTEXT, PLACE = 16, 16, "layers.0.mlp.input"
 HOW = DictionaryRecipe(expansion=2, k=4, steps=30, batch_size=128, learning_rate=1e-2)
@@ -40,11 +41,7 @@ def model_of(seed, tokenizer=None):
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     file = tmp_path_factory.mktemp("text") / "text.txt"
-    stories = [
-        f"Once upon a time there were {n} cats. They saw {n + 1} dogs, and λ ran."
-        for n in range(600)
-    ]
-    file.write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8")
+    file.write_text(stories(600, ", and λ ran."), encoding="utf-8")
     return file
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from bilens.base.errors import ArgumentError, FileError
 from bilens.base.fields import misfit
 from bilens.base.files import atomic_write
-from bilens.base.numerics import dtype_name, require_floating
+from bilens.base.numerics import dtype_name, require_floating, require_values
 from bilens.base.weights import opened
 
 SCHEMA = 2
@@ -240,6 +240,8 @@ def _map_tensors(value: Any, change: Any) -> Any:
 
 def _moved(places: Sequence[torch.dtype | torch.device], tensor: Tensor) -> Tensor:
     for place in places:
+        if isinstance(place, torch.device) and place.type != "meta":
+            require_values("to", tensor)
         if tensor.is_floating_point() or not isinstance(place, torch.dtype):
             tensor = tensor.to(place)
     return tensor

@@ -267,7 +267,7 @@ def similarity(
         raise ArgumentError(
             "centred", must="be asked under a measure", got="none", todo="Pass measure=."
         )
-    gaussian = None if given is None else given.over(tensors[0]).to(tensors[0].device)
+    gaussian = None if given is None else given.over(tensors[0])
     if gaussian is not None:
         gaussian, activations, more = _rescaled(gaussian, activations)
         powers = [power + 2 * more for power in powers]

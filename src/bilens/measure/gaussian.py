@@ -208,14 +208,18 @@ class Gaussian(Record):
 
     def over(self, tensor: ThirdOrder) -> "Gaussian":
         """The measure of what ``tensor`` reads: itself, or ``homogeneous()`` where the tensor is
-        over (1, x) and the measure of x.
+        over (1, x) and the measure of x; on the device of ``tensor``.
 
-        Errors: ArgumentError for what is no tensor; ShapeError for any other size.
+        One that lies elsewhere is copied there each time, and its roots are made anew: move it
+        yourself for many tensors. Errors: ArgumentError for what is no tensor; ShapeError for any
+        other size.
         """
         if not isinstance(tensor, ThirdOrder):
             got = type(tensor).__name__
             raise ArgumentError("measure", must="be asked for one over a tensor", got=got)
         size, own = tensor.shape[1], len(self.mean)
+        if self.mean.device != tensor.device:
+            return self.to(tensor.device).over(tensor)
         if tensor.affine and own == size - 1:
             return self.homogeneous()
         if own != size:
@@ -424,7 +428,7 @@ class OnGaussian(Record):
     def _near_one(self, root: Root = "cheapest") -> tuple[Hermite, int]:
         tensor, power = self.tensor.checked("Gaussian.of")
         onto, more = self.measure.over(tensor)._onto(root)
-        found, last = hermite(tensor.to(torch.float64), onto.to(tensor.device)).near_one()
+        found, last = hermite(tensor.to(torch.float64), onto).near_one()
         return found, power + 2 * more + last
 
     def _require_like(self, who: str, other: object) -> None:

@@ -20,7 +20,7 @@ from bilens.base.keys import Anything, Keys, Table, each, require
 from bilens.base.reading import read_toml
 from bilens.models import Transformer, TransformerConfig, vocabulary_size
 from bilens.training.processes import first_does
-from bilens.training.run import Lesson, Run, content
+from bilens.training.run import Lesson, Run, as_it_is, content
 from bilens.training.schedule import OF_TEXT, Schedule, require_room
 from bilens.training.text import Blocks, HeldOut, held_out, load_text, pack
 from bilens.training.tokenizer import (
@@ -167,7 +167,7 @@ def evaluate_text(model: Transformer, blocks: Blocks, batch_size: int = 32) -> d
     >>> sorted(bilens.training.evaluate_text(model, some))
     ['bits per byte', 'loss', 'tokens']
     """
-    batches = DataLoader(blocks, batch_size, collate_fn=lambda batch: batch)
+    batches = DataLoader(blocks, batch_size, collate_fn=as_it_is)
     loss = text_loss(model, (batch["input_ids"] for batch in batches))
     predicted = len(blocks) * (blocks.tokens.shape[1] - 1)
     return {"loss": loss, "bits per byte": blocks.bits_per_byte(loss), "tokens": predicted}

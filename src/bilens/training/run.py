@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 from safetensors.torch import load_model
@@ -39,6 +39,7 @@ from bilens.training.schedule import CHECKPOINTS, Schedule
 if TYPE_CHECKING:
     from transformers import Trainer
 
+T = TypeVar("T")
 ABOUT = "training.json"
 LOG = "log.jsonl"
 
@@ -163,7 +164,7 @@ class Run:
                 args=schedule.arguments(self.output, every, quiet),
                 train_dataset=lesson.train,
                 eval_dataset=lesson.valid,
-                data_collator=_as_it_is,
+                data_collator=as_it_is,
                 compute_metrics=lesson.metrics,
                 callbacks=[MarkComplete()],
             )
@@ -230,8 +231,8 @@ def _take(stack: ExitStack, output: Path, job: Job, resume: bool) -> tuple[bool,
     return fresh, Run(output, about, checkpoint, every)
 
 
-def _as_it_is(batch: Any) -> Any:
-    """The data sets hand out whole batches, so there is nothing to collate."""
+def as_it_is(batch: T) -> T:
+    """How batches are collated: the data sets hand out whole ones."""
     return batch
 
 

@@ -25,6 +25,8 @@ from bilens.cli.output import Table, progress_bar, show, table
 if TYPE_CHECKING:
     from bilens.base.results import Result
 
+    Model = bilens.Classifier | bilens.Transformer
+
 T = TypeVar("T")
 WHAT = ("eigen", "hosvd", "svd", "joint")
 PAIRS = 4  # where -k does not say
@@ -139,7 +141,7 @@ def _kept(result: "Result", of: str) -> Table:
     return replace(every, rows=rows, left_out=len(every.rows) - len(rows))
 
 
-def _layers(model: Any, layer: str | None) -> "dict[str, bilens.CP]":
+def _layers(model: "Model", layer: str | None) -> "dict[str, bilens.CP]":
     """The tensors to take apart, by name."""
     if layer is None and isinstance(model, bilens.Classifier):
         return {"model": model.tensor(None).detach()}
@@ -151,13 +153,13 @@ def _layers(model: Any, layer: str | None) -> "dict[str, bilens.CP]":
     return {name: tensor().detach() for name, tensor in chosen.items()}
 
 
-def _every_layer(model: Any) -> "dict[str, Callable[[], bilens.CP]]":
+def _every_layer(model: "Model") -> "dict[str, Callable[[], bilens.CP]]":
     """The layers by name, and what makes the tensor of each."""
     if isinstance(model, bilens.Classifier):
         numbers = range(model.config.num_hidden_layers)
         return {f"layer{n}": partial(model.tensor, n) for n in numbers}
-    layers = model.wiring().layers.items()
-    return {f"layer{name.removeprefix('mlp')}": part.module.tensor for name, part in layers}
+    modules: dict[str, Any] = {n: part.module for n, part in model.wiring().layers.items()}
+    return {f"layer{n.removeprefix('mlp')}": module.tensor for n, module in modules.items()}
 
 
 def _one_of(layers: Mapping[str, T], layer: str | None) -> T:

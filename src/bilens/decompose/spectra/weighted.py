@@ -174,7 +174,8 @@ def fitted(
         got = tuple(measure.shape) if isinstance(measure, Tensor) else type(measure).__name__
         raise ShapeError("measure", must=f"be a Gaussian or activations (m, {size})", got=got)
     require_finite("measure", activations=measure)
-    return Gaussian.from_batches([measure]).over(tensor), tensor.read(measure)
+    activations = measure.to(tensor.device)
+    return Gaussian.from_batches([activations]).over(tensor), tensor.read(activations)
 
 
 def whitened(tensor: Form, measure: Gaussian) -> Form:
