@@ -386,5 +386,5 @@ def test_tensors_in_tuples_move_too():
 
 def test_what_has_no_values_is_not_moved_to_where_they_are(make, refuses):
     empty = make.cp().to("meta")
-    refuses(ShapeError, lambda: empty.to("cpu"), "to must hold values; got a meta tensor")
+    refuses(ShapeError, lambda: empty.to("cpu"), "CP must hold values; got a meta tensor")
     assert empty.to("meta", torch.float32).dtype == torch.float32

@@ -56,9 +56,11 @@ class Record:
         cast, all are moved.
 
         A dtype or a device may be named: ``.to("float32")``, ``.to("cuda")``. Errors: ArgumentError
-        for what is neither.
+        for what is neither; ShapeError for tensors without values (on "meta") asked elsewhere.
         """
-        return _map_tensors(self, partial(_moved, [_place(target) for target in targets]))
+        return _map_tensors(
+            self, partial(_moved, type(self).__name__, [_place(target) for target in targets])
+        )
 
     def clone(self: R) -> R:
         """A copy, with tensors of its own; gradients flow to the first."""
@@ -238,10 +240,10 @@ def _map_tensors(value: Any, change: Any) -> Any:
             return value
 
 
-def _moved(places: Sequence[torch.dtype | torch.device], tensor: Tensor) -> Tensor:
+def _moved(who: str, places: Sequence[torch.dtype | torch.device], tensor: Tensor) -> Tensor:
     for place in places:
         if isinstance(place, torch.device) and place.type != "meta":
-            require_values("to", tensor)
+            require_values(who, tensor)
         if tensor.is_floating_point() or not isinstance(place, torch.dtype):
             tensor = tensor.to(place)
     return tensor
