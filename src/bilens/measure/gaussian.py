@@ -31,6 +31,7 @@ from bilens.base.numerics import (
     require_finite,
     require_floating,
     require_seed,
+    require_values,
     restored,
     root,
     scaled,
@@ -219,6 +220,7 @@ class Gaussian(Record):
             raise ArgumentError("measure", must="be asked for one over a tensor", got=got)
         size, own = tensor.shape[1], len(self.mean)
         if self.mean.device != tensor.device:
+            require_values("Gaussian.cov", self.cov)
             return self.to(tensor.device).over(tensor)
         if tensor.affine and own == size - 1:
             return self.homogeneous()
