@@ -50,6 +50,7 @@ DOORS = {
     "inner": lambda T: T.inner(T),
     "similarity": lambda T: T.similarity(T),
     "gram": lambda T: T.gram("out"),
+    "grams": lambda T: [*T.grams().values()],
     "hermite": lambda T: gaussian().of(T).hermite(),
     "norm on samples": lambda T: Samples(torch.ones(5, 4, dtype=torch.float64)).of(T).norm(),
     "round": lambda T: T.round(2),

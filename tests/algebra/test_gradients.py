@@ -16,6 +16,7 @@ VERBS = {
     "norm": lambda T, x, u: T.norm(),
     "inner": lambda T, x, u: T.inner(T.swap()),
     "gram": lambda T, x, u: T.gram("left"),
+    "grams": lambda T, x, u: torch.cat([gram.flatten() for gram in T.grams().values()]),
     "eigenvalues": lambda T, x, u: T.interaction(u).eigh(2).values,
 }
 FACTORS = {

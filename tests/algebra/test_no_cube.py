@@ -41,6 +41,7 @@ VERBS = {
     "inner": lambda T, x: T.inner(T.swap()),
     "similarity": lambda T, x: T.similarity(T.symmetrise()),
     "gram": lambda T, x: [T.gram(mode) for mode in ("out", "left", "right")],
+    "grams": lambda T, x: [*T.grams().values()],
     "eigen": lambda T, x: eigen(T, x, k=4),
     "hosvd": lambda T, x: hosvd(T, 8).tucker,
     "svd": lambda T, x: svd(T, 8),

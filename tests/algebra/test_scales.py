@@ -99,6 +99,7 @@ ABSOLUTE = {
     "norm under a measure": (1, lambda T: [measure().of(T).norm()]),
     "inner": (2, lambda T: [T.inner(T.swap())]),
     "gram": (2, lambda T: [*T.gram("left").flatten()]),
+    "grams": (2, lambda T: [*T.grams()["right"].flatten()]),
     "gram, symmetric": (2, lambda T: [*T.gram("out", symmetric=True).flatten()]),
     "dense": (1, lambda T: [*T.dense().flatten()]),
     "hermite": (

@@ -159,8 +159,8 @@ def broken_interaction(self, u):
     return QuadraticForm(u @ self.out, self.left, self.left)
 
 
-def broken_gram(self, mode, **how):
-    return whole_gram(self, mode, **how) * (1 + 1e-8)
+def broken_grams(self, modes, **how):
+    return [gram * (1 + 1e-8) for gram in whole_grams(self, modes, **how)]
 
 
 def broken_norm(self):
@@ -180,7 +180,7 @@ def broken_eigh(self, *arguments):
 
 
 whole_eigh = QuadraticForm.eigh
-whole_call, whole_gram, whole_norm = CP.__call__, CP.gram_near_one, QuadraticForm.norm
+whole_call, whole_grams, whole_norm = CP.__call__, CP.grams_near_one, QuadraticForm.norm
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ whole_call, whole_gram, whole_norm = CP.__call__, CP.gram_near_one, QuadraticFor
     [
         (CP, "__call__", broken_call),
         (CP, "interaction", broken_interaction),
-        (CP, "gram_near_one", broken_gram),
+        (CP, "grams_near_one", broken_grams),
         (QuadraticForm, "norm", broken_norm),
         (CP, "swap", broken_swap),
         (QuadraticForm, "eigh", broken_eigh),

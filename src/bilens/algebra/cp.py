@@ -1,8 +1,8 @@
 """The CP form: a bilinear layer's tensor as its own three weight matrices."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -181,8 +181,9 @@ class CP(ThirdOrder, Tabled, Drawn):
         work, power = self.to(torch.float64).detach().near_one()
         factors = work.out.mT, work.left, work.right
         apart = PARALLEL * torch.finfo(self.dtype).eps
-        gram = partial(work.gram_near_one, symmetric=False, dtype=torch.float64)
-        made = rounded(factors, apart, gram, max_rank, cutoff, symmetric, seed)
+        modes: tuple[Mode, ...] = "left", "right"
+        grams = partial(work.grams_near_one, modes, symmetric=False, dtype=torch.float64)
+        made = rounded(factors, apart, grams, max_rank, cutoff, symmetric, seed)
         cp = CP(made.out.mT.contiguous(), made.left, made.right, self.affine)
         return Rounded(
             cp=cp.scaled(power) if power else cp,
@@ -260,25 +261,28 @@ class CP(ThirdOrder, Tabled, Drawn):
             return self
         return replace(self, out=scaled(self.out, -powers(sizes)[:, None]))
 
-    def gram_near_one(
-        self, mode: Mode, *, symmetric: bool, dtype: torch.dtype
-    ) -> Float[Tensor, "s s"]:
-        """Fᵀ K F with F the mode's factor and K = (one oneᵀ)∘(two twoᵀ) of the other two, a tile of
-        K at a time.
+    def grams_near_one(
+        self, modes: Sequence[Mode], *, symmetric: bool, dtype: torch.dtype
+    ) -> list[Float[Tensor, "_ _"]]:
+        """Fᵀ K F of each mode, with F the mode's factor and K = (one oneᵀ)∘(two twoᵀ) of the other
+        two, a tile of K at a time.
 
         K is symmetric, so tiles (a, b) with a ≤ b are enough: with the diagonal ones halved, Fᵀ K F
         = M + Mᵀ.
         """
-        tensor = self.swap() if mode == "right" else self
-        times, factor = (_times_out, _out_rows) if mode == "out" else (_times_left, _left_rows)
-        size = self.shape[MODES.index(mode)]
-        half = torch.zeros(size, size, dtype=dtype, device=self.device)
-        for a, rows in tensor.units(dtype):
-            image = 0.5 * times(rows, rows, symmetric)
-            for _, columns in tensor.units(dtype, a + BLOCK):
-                image = image + times(rows, columns, symmetric)
-            half = half + factor(rows, symmetric).mT @ image
-        return half + half.mT
+        halves: list[Tensor | float] = [0.0] * len(modes)
+        for a, rows in self.units(dtype):
+            images: list[Tensor | float] = [0.0] * len(modes)
+            for b, columns in self.units(dtype, a):
+                tile = _Tile(rows, columns, symmetric)
+                for n, mode in enumerate(modes):
+                    images[n] = images[n] + (0.5 if a == b else 1.0) * tile.times(mode)
+            for n, mode in enumerate(modes):
+                halves[n] = halves[n] + _factor(rows, mode, symmetric).mT @ images[n]
+        sizes = (self.shape[MODES.index(mode)] for mode in modes)
+        zeros = (torch.zeros(size, size, dtype=dtype, device=self.device) for size in sizes)
+        wholes = (zero + half for zero, half in zip(zeros, halves, strict=True))
+        return [whole + whole.mT for whole in wholes]
 
     def units(self, dtype: torch.dtype, start: int = 0) -> "Iterator[tuple[int, CP]]":
         """The hidden units from ``start`` on, a block at a time and in ``dtype``, each with its
@@ -442,28 +446,58 @@ def _other_order(given: tuple[Any, ...]) -> str:
 # Tiles of the Grams (maths: norms, similarity, HOSVD without the cube), for two blocks a, b of
 # hidden units:
 #   Gram_out(S) = ½ D [ (L Lᵀ)∘(R Rᵀ) + (L Rᵀ)∘(R Lᵀ) ] Dᵀ
-#   Gram_in(S)  = ¼ [L; R]ᵀ ( [G G; G G] ∘ [R; L][R; L]ᵀ ) [L; R],   G = DᵀD
+#   Gram_in(S)  = ¼ [R; L]ᵀ ( [G G; G G] ∘ [L; R][L; R]ᵀ ) [R; L],   G = DᵀD
 
 
-def _times_out(a: CP, b: CP, symmetric: bool) -> Float[Tensor, "a o"]:
-    return unit_products(a.inputs, b.inputs, symmetric) @ b.out.mT
+class _Tile:
+    """What the Grams of all modes need of two blocks of hidden units, each product made once."""
+
+    def __init__(self, a: CP, b: CP, symmetric: bool) -> None:
+        self.a, self.b, self.symmetric = a, b, symmetric
+
+    def times(self, mode: Mode) -> Float[Tensor, "a _"]:
+        """K F of the mode; of an input mode of the symmetric part, for a's left and then its right
+        vectors.
+        """
+        if mode == "out":
+            return self._inputs() @ self.b.out.mT
+        if self.symmetric:
+            weights, sides = 0.25 * self._outs[:, None], self._sides.unflatten(1, (2, -1))
+            weighed = (sides.unflatten(0, (2, -1)) * weights).flatten(0, 1).flatten(1)
+            return weighed @ _factor(self.b, mode, symmetric=True)
+        return (self._outs * (self._rights if mode == "left" else self._lefts)) @ (
+            _factor(self.b, mode, symmetric=False)
+        )
+
+    def _inputs(self) -> Float[Tensor, "a b"]:
+        if not self.symmetric:
+            return self._lefts * self._rights
+        (ll, lr), (rl, rr) = (row.tensor_split(2, 1) for row in self._sides.tensor_split(2))
+        return 0.5 * (ll * rr + lr * rl)
+
+    @cached_property
+    def _outs(self) -> Float[Tensor, "a b"]:
+        return self.a.out.mT @ self.b.out
+
+    @cached_property
+    def _lefts(self) -> Float[Tensor, "a b"]:
+        return self.a.left @ self.b.left.mT
+
+    @cached_property
+    def _rights(self) -> Float[Tensor, "a b"]:
+        return self.a.right @ self.b.right.mT
+
+    @cached_property
+    def _sides(self) -> Float[Tensor, "sides_a sides_b"]:
+        return torch.cat(self.a.inputs) @ torch.cat(self.b.inputs).mT
 
 
-def _times_left(a: CP, b: CP, symmetric: bool) -> Float[Tensor, "a i"]:
-    weights = a.out.mT @ b.out
+def _factor(block: CP, mode: Mode, symmetric: bool) -> Float[Tensor, "_ s"]:
+    """The vectors that a mode's unfolding multiplies. Of the symmetric part, those of both inputs:
+    each unit once as it is and once with them exchanged, beside the other in ``_sides``.
+    """
+    if mode == "out":
+        return block.out.mT
     if symmetric:
-        a, b, weights = _both(a), _both(b), 0.25 * weights.repeat(2, 2)
-    return (weights * (a.right @ b.right.mT)) @ b.left
-
-
-def _out_rows(block: CP, symmetric: bool) -> Float[Tensor, "h o"]:
-    return block.out.mT
-
-
-def _left_rows(block: CP, symmetric: bool) -> Float[Tensor, "h i"]:
-    return _both(block).left if symmetric else block.left
-
-
-def _both(block: CP) -> CP:
-    """A block beside itself with left and right exchanged: twice its symmetric part."""
-    return block + block.swap()
+        return torch.cat([block.right, block.left])
+    return block.left if mode == "left" else block.right

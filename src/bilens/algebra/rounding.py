@@ -106,7 +106,7 @@ def require_rounding(max_rank: int | None, cutoff: float | None, seed: int) -> N
 def rounded(
     factors: tuple[Float[Tensor, "h o"], Float[Tensor, "h i"], Float[Tensor, "h j"]],
     apart: float,
-    gram: Callable[[Mode], Tensor],
+    grams: Callable[[], list[Tensor]],
     max_rank: int | None,
     cutoff: float | None,
     symmetric: bool,
@@ -114,11 +114,12 @@ def rounded(
 ) -> Rounding:
     """What ``CP.round`` does to ``factors`` of a scale near one, in float64, a row each term.
 
-    ``apart``: how far two unit vectors that are one may lie apart. ``gram``: of a mode of the CP.
+    ``apart``: how far two unit vectors that are one may lie apart. ``grams``: of the CP's two
+    inputs.
     """
     given = _Terms(*factors)
     least = _reduced(given, apart, symmetric)
-    search = _Search(given, least, gram, symmetric, seed)
+    search = _Search(given, least, grams, symmetric, seed)
     most = len(least.out) if max_rank is None else min(max_rank, len(least.out))
     best = search.fit(most) if cutoff is None else search.within(cutoff, most)
     return Rounding(
@@ -142,11 +143,11 @@ class _Search:
         self,
         given: _Terms,
         least: _Terms,
-        gram: Callable[[Mode], Tensor],
+        grams: Callable[[], list[Tensor]],
         symmetric: bool,
         seed: int,
     ) -> None:
-        self.given, self.least, self.gram, self.symmetric = given, least, gram, symmetric
+        self.given, self.least, self.grams, self.symmetric = given, least, grams, symmetric
         self.generator = torch.Generator(given.out.device).manual_seed(seed)
         self.tried: list[_Fit] = []
         self.squares = {
@@ -231,7 +232,7 @@ class _Search:
         o, i, j = (factor.shape[1] for factor in self.given)
         if rank > min(i, j) or o < 2:
             return []
-        left, right = (eigh(self.gram(mode))[1][:, -rank:] for mode in ("left", "right"))
+        left, right = (eigh(gram)[1][:, -rank:] for gram in self.grams())
         mixed = self.least.out @ torch.randn(
             o, 2, generator=self.generator, dtype=left.dtype, device=left.device
         )

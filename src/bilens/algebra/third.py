@@ -1,6 +1,7 @@
 """What every third-order form can do; the forms say how."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -119,10 +120,10 @@ class ThirdOrder(Record, ABC):
         """``inner`` of tensors that are near one, worked in float64 whatever the dtype."""
 
     @abstractmethod
-    def gram_near_one(
-        self, mode: Mode, *, symmetric: bool, dtype: torch.dtype
-    ) -> Float[Tensor, "s s"]:
-        """``gram`` of a tensor that is near one."""
+    def grams_near_one(
+        self, modes: Sequence[Mode], *, symmetric: bool, dtype: torch.dtype
+    ) -> list[Float[Tensor, "_ _"]]:
+        """``gram`` of a tensor that is near one, for each of the modes."""
 
     @abstractmethod
     def near_one(self: Form, dtype: torch.dtype | None = None) -> tuple[Form, int]:
@@ -303,18 +304,34 @@ class ThirdOrder(Record, ABC):
         ``dtype`` does not hold the squares.
         """
         require_mode(mode)
+        return self._grams((mode,), symmetric, dtype)[0]
+
+    def grams(
+        self, *, symmetric: bool = False, dtype: torch.dtype | None = None
+    ) -> dict[Mode, Float[Tensor, "_ _"]]:
+        """``gram`` of all three modes. For a CP this takes two thirds of the time of one after
+        another, as they share the products of its factors.
+
+        >>> grams = T.grams(symmetric=True)
+        >>> bool(torch.equal(grams["left"], grams["right"]))
+        True
+        """
+        if symmetric:
+            out, inputs = self._grams(("out", "left"), symmetric, dtype)
+            return {"out": out, "left": inputs, "right": inputs}
+        return dict(zip(MODES, self._grams(MODES, symmetric, dtype), strict=True))
+
+    def _grams(
+        self, modes: Sequence[Mode], symmetric: bool, dtype: torch.dtype | None
+    ) -> list[Float[Tensor, "_ _"]]:
         if symmetric:
             self.require_one_space("gram(symmetric=True)")
         given = working_dtype(self.dtype) if dtype is None else dtype
         require_floating("gram(dtype=)", given)
         require_finite("gram", **self.factors())
         near, power = self.near_one(working_dtype(given))
-        return restored(
-            "gram",
-            near.gram_near_one(mode, symmetric=symmetric, dtype=working_dtype(given)),
-            2 * power,
-            given,
-        )
+        grams = near.grams_near_one(modes, symmetric=symmetric, dtype=working_dtype(given))
+        return [restored("gram", gram, 2 * power, given) for gram in grams]
 
     def factors(self) -> dict[str, Tensor]:
         """The tensors that T is made of, by name."""

@@ -1,5 +1,6 @@
 """The Tucker form: a small core in three bases. And the dense cube, the truth for tests."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -155,12 +156,12 @@ class Dense(ThirdOrder):
         sizes = powers(peak(self.array.flatten(1), 1))
         return replace(self, array=scaled(self.array, -sizes[:, None, None]))
 
-    def gram_near_one(
-        self, mode: Mode, *, symmetric: bool, dtype: torch.dtype
-    ) -> Float[Tensor, "s s"]:
+    def grams_near_one(
+        self, modes: Sequence[Mode], *, symmetric: bool, dtype: torch.dtype
+    ) -> list[Float[Tensor, "_ _"]]:
         work = (self.symmetrise() if symmetric else self).to(dtype)
-        unfolded = work.array.movedim(MODES.index(mode), 0).flatten(1)
-        return unfolded @ unfolded.mT
+        unfolded = (work.array.movedim(MODES.index(mode), 0).flatten(1) for mode in modes)
+        return [rows @ rows.mT for rows in unfolded]
 
     def _cube(self) -> Tensor:
         return self.array
@@ -316,18 +317,21 @@ class Tucker(ThirdOrder, Tabled):
     def outputs_near_one(self) -> "Tucker":
         return replace(self, out=scaled(self.out, -powers(peak(self.out, 1))[:, None]))
 
-    def gram_near_one(
-        self, mode: Mode, *, symmetric: bool, dtype: torch.dtype
-    ) -> Float[Tensor, "s s"]:
+    def grams_near_one(
+        self, modes: Sequence[Mode], *, symmetric: bool, dtype: torch.dtype
+    ) -> list[Float[Tensor, "_ _"]]:
         work = (self.symmetrise() if symmetric else self).to(dtype)
-        bases = {"out": work.out, "left": work.left, "right": work.right}
+        return [work._gram(mode) for mode in modes]
+
+    def _gram(self, mode: Mode) -> Float[Tensor, "s s"]:
+        bases = {"out": self.out, "left": self.left, "right": self.right}
         weighed = (
-            Dense(work.core)
+            Dense(self.core)
             .map(**{other: bases[other].mT @ bases[other] for other in MODES if other != mode})
             .array
         )
         axis = MODES.index(mode)
-        small = work.core.movedim(axis, 0).flatten(1) @ weighed.movedim(axis, 0).flatten(1).mT
+        small = self.core.movedim(axis, 0).flatten(1) @ weighed.movedim(axis, 0).flatten(1).mT
         return bases[mode] @ small @ bases[mode].mT
 
     def _cube(self) -> Tensor:

@@ -326,10 +326,9 @@ def _product(wiring: Wiring, n: int, name: str, form: Form) -> _Piece:
     """A bilinear layer by its symmetric part; a longer product leg by leg."""
     sites = tuple(wiring.reader(n, leg) for leg in form.legs)
     if form.degree == 2:
-        tensor = quadratic(form)
-        written, read = (tensor.gram(mode, symmetric=True) for mode in ("out", "left"))
-        writer, reader = (symmetric_root(gram)[None] for gram in (written, read))
-        size = float(written.trace()) ** 0.5
+        grams = quadratic(form).grams(symmetric=True)
+        writer, reader = (symmetric_root(grams[mode])[None] for mode in ("out", "left"))
+        size = float(grams["out"].trace()) ** 0.5
         readers = {ONE_INPUT: _scaled(reader)}
         return _Piece(sites[:1], (name,), _scaled(writer), readers, form, size)
     hidden = [leg.weight @ leg.weight.mT for leg in form.legs]

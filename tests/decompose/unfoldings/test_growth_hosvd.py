@@ -28,6 +28,8 @@ CALLS = {
     "gram left": lambda T: T.gram("left"),
     "gram out, symmetric": lambda T: T.gram("out", symmetric=True),
     "gram left, symmetric": lambda T: T.gram("left", symmetric=True),
+    "grams": lambda T: T.grams(),
+    "grams, symmetric": lambda T: T.grams(symmetric=True),
     "norm": lambda T: T.norm(),
     "hosvd": lambda T: hosvd(T, 4),
     "hosvd, symmetric": lambda T: hosvd(T, 4, symmetric=True),
@@ -79,13 +81,18 @@ def test_operations_grow_as_h_squared_times_d(name, make):
         ("gram left", 3),
         ("gram out, symmetric", 5),
         ("gram left, symmetric", 9),
+        ("grams", 6),
+        ("grams, symmetric", 10),
     ],
 )
 def test_only_half_of_the_tiles_are_made(name, products, make):
-    """Each product of h × h by d is 2 h² d operations, halved; tiles on the diagonal are whole."""
+    """Each product of h × h by d is 2 h² d operations, halved; tiles on the diagonal are whole.
+    All modes share theirs: 6 for 3 · 3, 10 for 5 + 9.
+    """
     d, h = 16, 512
     counted = operations(CALLS[name], make.cp(d, d, h=h)) / (h * h * d)
-    assert products < counted < products * (1 + BLOCK / h) + 5 * d / h
+    modes = 3 if "grams" in name else 1
+    assert products < counted < products * (1 + BLOCK / h) + 5 * modes * d / h
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -93,8 +100,8 @@ def test_memory(name, make, monkeypatch):
     """Of a Gram or a norm: blocks and d², not h. Of the rest: the turned factors, h (o + i + j);
     never h² or o·i·j.
     """
-    monkeypatch.setattr(cp, "BLOCK", BLOCK // 2)
     call, blocked = CALLS[name], "gram" in name or name == "norm"
+    monkeypatch.setattr(cp, "BLOCK", BLOCK // (2 if blocked else 4))
     tensor = make.cp(64, 64, h=512)
     short, narrow, whole = (
         live_bytes(call, one) for one in (make.cp(64, 64, h=256), make.cp(32, 32, h=512), tensor)

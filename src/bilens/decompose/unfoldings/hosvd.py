@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.algebra import CP, Dense, Tucker
-from bilens.base.axes import MODES, Mode
+from bilens.base.axes import MODES
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import (
     GIB,
@@ -28,7 +28,6 @@ from bilens.decompose.unfoldings.drawn import share_of, spectrum_layout, spectru
 from bilens.decompose.unfoldings.iteration import iterated
 from bilens.decompose.unfoldings.unfolding import (
     Precision,
-    Unfolding,
     at_most,
     box,
     kept,
@@ -37,7 +36,7 @@ from bilens.decompose.unfoldings.unfolding import (
     require_cutoff,
     require_tensor,
     rescaled,
-    unfolding,
+    unfoldings,
 )
 from bilens.measure import Gaussian
 
@@ -221,12 +220,9 @@ def hosvd(
         tensor.require_one_space("hosvd(measure=)")
         tensor = whitened(tensor, fitted(measure, tensor)[0])
     tensor, more = rescaled(tensor, precision)
-    found: dict[Mode, Unfolding] = {
-        mode: unfolding(tensor, mode, symmetric, precision) for mode in ("out", "left")
-    }
-    found["right"] = (
-        found["left"] if symmetric else unfolding(tensor, "right", symmetric, precision)
-    )
+    modes = MODES[:2] if symmetric else MODES
+    found = dict(zip(modes, unfoldings(tensor, modes, symmetric, precision), strict=True))
+    found.setdefault("right", found["left"])
     a, b, c = (
         kept(found[mode].values, rank, cutoff) for mode, rank in zip(MODES, wanted, strict=True)
     )

@@ -360,4 +360,5 @@ def _reach(shares: Float[Tensor, " i"], share: float) -> int:
 
 def _output_squares(tensor: Form) -> Float[Tensor, " o"]:
     """‖Q_o‖² of each output."""
-    return tensor.gram_near_one("out", symmetric=True, dtype=torch.float64).diagonal().clamp(min=0)
+    (gram,) = tensor.grams_near_one(("out",), symmetric=True, dtype=torch.float64)
+    return gram.diagonal().clamp(min=0)

@@ -16,7 +16,7 @@ factors, not from what is left of ‖T‖ less ‖T̂‖.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Literal, NamedTuple, get_args
 
@@ -87,18 +87,30 @@ def require_rank(max_rank: object) -> None:
 
 
 def unfolding(tensor: Form, mode: Mode, symmetric: bool, precision: Precision) -> Unfolding:
-    """The spectrum of one unfolding of T, or of its symmetric part.
+    """The spectrum of one unfolding of T, or of its symmetric part: see ``unfoldings``."""
+    return unfoldings(tensor, (mode,), symmetric, precision)[0]
+
+
+def unfoldings(
+    tensor: Form, modes: Sequence[Mode], symmetric: bool, precision: Precision
+) -> list[Unfolding]:
+    """The spectrum of each of these unfoldings of T, or of its symmetric part.
 
     "float64", "float32": from a Gram in that dtype; noise √(n eps) σ₁. "orthogonal": without a
     Gram, in float64; noise n eps σ₁. Where the terms of a CP cancel, rounding goes by the terms,
     and noise with it.
     """
     if precision == "orthogonal":
-        return _orthogonal(tensor.to(torch.float64), mode, symmetric)
+        return [_orthogonal(tensor.to(torch.float64), mode, symmetric) for mode in modes]
     dtype = torch.float64 if precision == "float64" else torch.float32
-    values, vectors = eigh(tensor.gram_near_one(mode, symmetric=symmetric, dtype=dtype))
+    grams = tensor.grams_near_one(modes, symmetric=symmetric, dtype=dtype)
+    return [_of_gram(tensor, gram) for gram in grams]
+
+
+def _of_gram(tensor: Form, gram: Float[Tensor, "s s"]) -> Unfolding:
+    values, vectors = eigh(gram)
     values = values.flip(0).clamp(min=0).sqrt()
-    unit = (len(values) * torch.finfo(dtype).eps) ** 0.5
+    unit = (len(values) * torch.finfo(gram.dtype).eps) ** 0.5
     return Unfolding(values, vectors.flip(1), unit * _loudness(tensor, values))
 
 
