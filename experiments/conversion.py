@@ -1,15 +1,15 @@
 """What does it cost to make every MLP of a language model bilinear?
 
-    python -m experiments.conversion MODEL --data FILE … [--other FILE …] [--tokens 16384 …]
-        [--steps 0 …] [--rate 1e-4] [--distil] [--device cpu]
+    python -m experiments.conversion MODEL --data FILE … [--parts 1 …] [--other FILE …]
+        [--tokens 16384 …] [--steps 0 …] [--rate 1e-4] [--distil] [--device cpu]
 
 MODEL: a folder that ``bilens.load`` reads. All its MLPs become bilinear layer after layer by least
 squares (``models.converted_layers``), on each number of --tokens of the texts of --data, equally
-many of each; then, for each number of --steps, all weights are trained from there (AdamW, cosine,
-8 texts of 512 tokens a step; with --distil towards the model's own predictions). Held out are
-tokens 8,192 to 13,312 of each text: the first 1,024 for choosing. A row a number goes to
-experiments/results/conversion.jsonl: nats a token before and after on each text, and for every
-layer what was missed, the ridge and the loss so far.
+many of each or as many --parts; then, for each number of --steps, all weights are trained from
+there (AdamW, cosine, 8 texts of 512 tokens a step; with --distil towards the model's own
+predictions). Held out are tokens 8,192 to 13,312 of each text: of the first 1,024 come --choosing.
+A row a number goes to experiments/results/conversion.jsonl: nats a token before and after on each
+text, and for every layer what was missed, the ridge and the loss so far.
 """
 
 import argparse
@@ -41,6 +41,8 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("model")
     options.add_argument("--data", nargs="+", type=Path, required=True)
+    options.add_argument("--parts", nargs="*", type=int, help="Of the tokens, of each text.")
+    options.add_argument("--choosing", type=int, default=CHOOSING, help="Tokens, of each text.")
     options.add_argument("--other", nargs="*", type=Path, default=[])
     options.add_argument("--tokens", nargs="+", type=int, default=[16_384])
     options.add_argument("--steps", nargs="*", type=int, default=[])
@@ -50,22 +52,28 @@ def main() -> None:
     options.add_argument("--save", type=Path, help="Folder for the model of the last number.")
     given = options.parse_args()
     model = bilens.load(given.model).eval()
-    choosing = torch.cat([texts(model, file, CHOOSING, skip=AT) for file in given.data])
+    choosing = torch.cat([texts(model, file, given.choosing, skip=AT) for file in given.data])
     held = {file.name: texts(model, file, MEASURING, skip=AT + CHOOSING) for file in given.data}
     held |= {file.name: texts(model, file, MEASURING) for file in given.other}
     most = max(*given.tokens, *(BATCH * LENGTH * steps for steps in given.steps), 0)
-    read = [not_held_out(model, file, most // len(given.data)) for file in given.data]
+    parts = given.parts or [1] * len(given.data)
+    shares = [part / sum(parts) for part in parts]
+    read = [
+        not_held_out(model, file, int(most * share))
+        for file, share in zip(given.data, shares, strict=True)
+    ]
     model = model.to(given.device)
     held = {name: rows.to(given.device) for name, rows in held.items()}
     before = {name: loss(model, rows) for name, rows in held.items()}
     about = {"model": Path(given.model).name, "device": device_name(given.device), "before": before}
+    about |= {"parts": parts, "choosing": given.choosing}
 
     def cost(made: bilens.Transformer) -> dict[str, float]:
         return {name: round(loss(made, rows) - before[name], 4) for name, rows in held.items()}
 
     for tokens in given.tokens:
-        each = tokens // len(given.data) // LENGTH
-        ids = torch.cat([rows[:each] for rows in read])
+        counts = (int(tokens * share) // LENGTH for share in shares)
+        ids = torch.cat([rows[:count] for rows, count in zip(read, counts, strict=True)])
         made, began = bilinear_frame(model), time.perf_counter()
         layers = []
         for layer in converted_layers(model, made, ids, choosing):

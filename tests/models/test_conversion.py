@@ -3,6 +3,8 @@ squares.
 """
 
 import copy
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -152,7 +154,7 @@ def test_nothing_to_convert_is_refused(changes, refuses):
 def test_ridge_of_least_loss_elsewhere_is_taken_and_pulls_to_the_closed_form(monkeypatch):
     model, texts, others = model_of(hidden_act="silu"), ids(1, 3), ids(2, 12)
     every = {}
-    for ridge in (1e-8, 1e-2, 1e12):
+    for ridge in (1e-2, 1.0, 1e12):
         monkeypatch.setattr(conversion, "RIDGES", (ridge,))
         every[ridge] = converted(model, texts, others)[1][0]
     monkeypatch.setattr(conversion, "RIDGES", tuple(every))
@@ -164,3 +166,26 @@ def test_ridge_of_least_loss_elsewhere_is_taken_and_pulls_to_the_closed_form(mon
     read = block.post_attention_layernorm(block.attended(x, **given(block))[0]).flatten(0, 1)
     closed = bilens.approximate(block.mlp, bilens.Gaussian.from_batches([read.detach()])).tensor
     torch.testing.assert_close(every[1e12].down[:, :12], closed.out[:, :12], atol=1e-8, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("losses", "best", "asked"),
+    [
+        ((4, 3, 2, 1), 3, [2, 1, 3]),
+        ((1, 2, 3, 4), 0, [2, 1, 0]),
+        ((4, 1, 2, 3), 1, [2, 1, 0]),
+        ((4, 3, 1, 2), 2, [2, 1, 3]),
+        ((4, 3, 1, math.nan), 2, [2, 1, 3]),
+        ((1, math.nan, math.nan, 2), 3, [2, 1, 3]),
+    ],
+)
+def test_ridges_are_tried_downhill(losses, best, asked):
+    layer = converted(model_of(hidden_act="silu"), ids(1, 4), ids(2, 4))[1][0]
+    heard = []
+
+    def tried(ridge):
+        heard.append(conversion.RIDGES.index(ridge))
+        return replace(layer, ridge=ridge, loss=float(losses[heard[-1]]))
+
+    assert conversion._downhill(tried).ridge == conversion.RIDGES[best]
+    assert heard == asked

@@ -91,12 +91,12 @@ def test_a_conversion_that_was_stopped_ends_at_the_same_weights(whole, model, te
 
 
 def test_tokens_are_doubled_while_that_helps(model, text, tmp_path, monkeypatch):
-    monkeypatch.setattr("bilens.training.conversion.FEWEST", 64)
+    monkeypatch.setattr("bilens.training.conversion.FEWEST", 128)
     monkeypatch.setattr("bilens.training.conversion.GAIN", 0.0)
     how = ConversionRecipe(length=16)
     made = make_bilinear(model, text, tmp_path / "run", how)
     told = figures(tmp_path / "run")
-    assert told["tokens fitted"] in [64 * 2**n for n in range(1, 9)]
+    assert told["tokens fitted"] in [128 * 2**n for n in range(1, 9)]
     fixed = ConversionRecipe(tokens=told["tokens fitted"], length=16)
     same = make_bilinear(model, text, tmp_path / "fixed", fixed)
     assert all(torch.equal(a, b) for a, b in zip(made.parameters(), same.parameters(), strict=True))

@@ -270,7 +270,8 @@ class CP(ThirdOrder, Tabled, Drawn):
         K is symmetric, so tiles (a, b) with a ≤ b are enough: with the diagonal ones halved, Fᵀ K F
         = M + Mᵀ.
         """
-        halves: list[Tensor | float] = [0.0] * len(modes)
+        sizes = (self.shape[MODES.index(mode)] for mode in modes)
+        halves = [torch.zeros(size, size, dtype=dtype, device=self.device) for size in sizes]
         for a, rows in self.units(dtype):
             images: list[Tensor | float] = [0.0] * len(modes)
             for b, columns in self.units(dtype, a):
@@ -279,10 +280,7 @@ class CP(ThirdOrder, Tabled, Drawn):
                     images[n] = images[n] + (0.5 if a == b else 1.0) * tile.times(mode)
             for n, mode in enumerate(modes):
                 halves[n] = halves[n] + _factor(rows, mode, symmetric).mT @ images[n]
-        sizes = (self.shape[MODES.index(mode)] for mode in modes)
-        zeros = (torch.zeros(size, size, dtype=dtype, device=self.device) for size in sizes)
-        wholes = (zero + half for zero, half in zip(zeros, halves, strict=True))
-        return [whole + whole.mT for whole in wholes]
+        return [half + half.mT for half in halves]
 
     def units(self, dtype: torch.dtype, start: int = 0) -> "Iterator[tuple[int, CP]]":
         """The hidden units from ``start`` on, a block at a time and in ``dtype``, each with its
@@ -463,11 +461,10 @@ class _Tile:
             return self._inputs() @ self.b.out.mT
         if self.symmetric:
             weights, sides = 0.25 * self._outs[:, None], self._sides.unflatten(1, (2, -1))
-            weighed = (sides.unflatten(0, (2, -1)) * weights).flatten(0, 1).flatten(1)
-            return weighed @ _factor(self.b, mode, symmetric=True)
-        return (self._outs * (self._rights if mode == "left" else self._lefts)) @ (
-            _factor(self.b, mode, symmetric=False)
-        )
+            products = (sides.unflatten(0, (2, -1)) * weights).flatten(0, 1).flatten(1)
+        else:
+            products = self._outs * (self._rights if mode == "left" else self._lefts)
+        return products @ _factor(self.b, mode, self.symmetric)
 
     def _inputs(self) -> Float[Tensor, "a b"]:
         if not self.symmetric:

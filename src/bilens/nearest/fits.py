@@ -46,10 +46,11 @@ def by_output(
     tensor = as_tensor(hidden, moments, units)  # in float64, as all that is given here
     size = tensor.shape[1]
     left, right = tensor.left[:-size], tensor.right[:-size]
-    sums = NormalEquations.none(len(left) + size, tensor.shape[0], left.device)
-    for x in pieces(batches, len(left) + size):
-        sums.add(pair_features(left, right, x), hidden.write(hidden(x)))
-    weights = sums.solved()
+    number = len(left) + size
+    samples = (
+        (pair_features(left, right, x), hidden.write(hidden(x))) for x in pieces(batches, number)
+    )
+    weights = NormalEquations.summed(samples, number, tensor.shape[0], left.device).solved()
     return joined(weights[: len(left)].mT, left, right, weights[len(left) :].mT)
 
 

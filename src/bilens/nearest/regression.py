@@ -1,12 +1,13 @@
 """Least squares on samples that are seen once, by their normal equations."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-BLOCK = 512  # features at a time
+BLOCK = 192  # features at a time: their products with all others stay in cache
 SMALLEST = 1e-9  # the least ridge: features that repeat one another share their weight
 
 
@@ -26,19 +27,27 @@ class NormalEquations:
     square: Float[Tensor, ""]
 
     @classmethod
-    def none(cls, features: int, targets: int, device: torch.device) -> "NormalEquations":
-        """Of no samples."""
-        zero = torch.zeros(features, features + targets, dtype=torch.float64, device=device)
-        return cls(zero[:, :features], zero[:, features:], zero.new_zeros(()))
+    def summed(
+        cls,
+        samples: Iterable[tuple[Float[Tensor, "_ p"], Float[Tensor, "_ o"]]],
+        features: int,
+        targets: int,
+        device: torch.device,
+    ) -> "NormalEquations":
+        """Of samples a piece at a time, each of ``features`` and ``targets`` numbers.
 
-    def add(self, features: Float[Tensor, "n p"], targets: Float[Tensor, "n o"]) -> None:
-        """Take further samples in, in place. Cost n p (p / 2 + o)."""
-        for start in range(0, features.shape[1], BLOCK):  # what is above the diagonal
-            own, rest = slice(start, start + BLOCK), slice(start + BLOCK, None)
-            self.gram[own, start:].addmm_(features[:, own].mT, features[:, start:])
-            self.gram[rest, own] = self.gram[own, rest].mT
-        self.target.addmm_(features.mT, targets)
-        self.square.add_(targets.square().sum())
+        A piece's products are made in its own dtype, and summed over pieces in float64. Cost n p (p
+        / 2 + o).
+        """
+        zero = torch.zeros(features, features + targets, dtype=torch.float64, device=device)
+        sums = cls(zero[:, :features], zero[:, features:], zero.new_zeros(()))
+        for phi, y in samples:
+            for start in range(0, features, BLOCK):  # what is above the diagonal
+                own = phi[:, start : start + BLOCK].mT
+                sums.gram[start : start + BLOCK, start:].add_(own @ phi[:, start:])
+            sums.target.add_(phi.mT @ y)
+            sums.square.add_(y.double().square().sum())
+        return replace(sums, gram=sums.gram.triu() + sums.gram.triu(1).mT)
 
     def solved(
         self, ridge: float = SMALLEST, near: Float[Tensor, "p o"] | None = None

@@ -18,6 +18,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,9 +35,8 @@ from bilens.models.transformer import Transformer, TransformerConfig
 from bilens.models.transformer.blocks import Block
 from bilens.nearest import NormalEquations, approximate, pair_features
 
-BATCH = 4  # texts at a time
+TOKENS = 2048  # at a time
 PIECE = 128  # tokens of a text that is fitted: what first tokens do is learned from as many texts
-NUMBERS = 2**23  # of features at a time
 RIDGES = (1e-5, 1e-2, 0.3, 3.0)
 Total = Callable[[Tensor], Tensor]
 Given = Callable[[Block], dict[str, Any]]  # what a block is called with, beside the stream
@@ -46,9 +46,10 @@ Given = Callable[[Block], dict[str, Any]]  # what a block is called with, beside
 class ConvertedLayer(Record):
     """The weights of a bilinear MLP fitted to another, and how near it comes.
 
-    ``ridge``: of those tried the one of least ``loss``: nats a token on texts apart, with the
-    layers up to this one bilinear and those after it the original's. ``missed``: there, the share
-    of the squares of what was to be written, tokens weighed; a few tokens may make all of it.
+    ``ridge``: of those tried, from .3 on and downhill, the one of least ``loss``: nats a token on
+    texts apart, with the layers up to this one bilinear and those after it the original's.
+    ``missed``: there, the share of the squares of what was to be written, tokens weighed; a few
+    tokens may make all of it.
 
     >>> gated = bilens.load("tinystories-2l-swiglu")
     >>> made = bilens.models.bilinear_frame(gated)
@@ -74,6 +75,9 @@ class ConvertedLayer(Record):
             linear: nn.Linear = getattr(block.mlp, f"{name}_proj")
             linear.weight.copy_(getattr(self, name))
             linear.bias.copy_(getattr(self, f"{name}_bias"))
+
+
+Fitted = Callable[[float], ConvertedLayer]  # by a ridge
 
 
 def bilinear_config(config: TransformerConfig) -> TransformerConfig:
@@ -137,7 +141,7 @@ def converted_layers(
     ``texts`` are fitted, in pieces of 128 tokens; on ``others`` the ridge is chosen and all figures
     are measured. ``total`` sums a tensor over the processes that share the work, each with its own
     ``texts``. Cost a layer: two forward passes of it over the texts, O(n t (h + i)²), and the
-    layers after it over ``others`` for each ridge. Memory: the streams of both models at every
+    layers after it over ``others`` for three ridges. Memory: the streams of both models at every
     token, and O((h + i)²).
 
     >>> gated = bilens.load("tinystories-2l-swiglu")
@@ -156,8 +160,8 @@ def converted_layers(
             streams.attend(old, new)
         layer = None
         if n >= begin:
-            fitted = (each.to(dtype) for each in _fitted(old, new, own, apart, total))
-            layer = min((apart.tried(model, n + 1, each, new) for each in fitted), key=_loss)
+            fitted = _fitted(old, new, own, apart, total)
+            layer = _downhill(partial(apart.tried, model, n + 1, new, fitted))
             layer.put(new)
         for streams in (own, apart):
             streams.ours = streams.after(new)
@@ -175,8 +179,9 @@ class _Streams:
     """The residual stream of the same texts in two models, up to some layer."""
 
     def __init__(self, model: Transformer, ids: Int[Tensor, "n t"]) -> None:
-        begun = [model.begin(batch.to(model.device)) for batch in ids.split(BATCH)]
-        self.ids, self.given = ids, [given for _, given in begun]
+        self.ids = ids.split(max(1, TOKENS // ids.shape[1]))
+        begun = [model.begin(batch.to(model.device)) for batch in self.ids]
+        self.given = [given for _, given in begun]
         self.theirs = [x for x, _ in begun]
         self.ours = self.reads = self.written = list(self.theirs)
 
@@ -199,11 +204,12 @@ class _Streams:
         return [x + y for x, y in zip(self.ours, written, strict=True)]
 
     def tried(
-        self, model: Transformer, n: int, layer: ConvertedLayer, new: Block
+        self, model: Transformer, n: int, new: Block, fitted: Fitted, ridge: float
     ) -> ConvertedLayer:
-        """``layer`` with the loss where the second model has it as its last, and the first goes on
-        from layer ``n``.
+        """The layer ``fitted`` by ``ridge``, with the loss where the second model has it as its
+        last, and the first goes on from layer ``n``.
         """
+        layer = fitted(ridge)
         layer.put(new)
         return replace(layer, loss=self.loss(model, n, self.after(new)))
 
@@ -229,14 +235,15 @@ class _Streams:
 
     def loss(self, model: Transformer, n: int, stream: Sequence[Tensor]) -> float:
         """Nats a token where the first model goes on from layer ``n`` with ``stream``."""
-        nats = 0.0
-        for x, given, batch in zip(stream, self.given, self.ids.split(BATCH), strict=True):
+        nats, count = 0.0, 0
+        for x, given, batch in zip(stream, self.given, self.ids, strict=True):
             for block in model.blocks[n:]:
                 x = _after(block, x, given)
             logits = model.end(x)[:, :-1].flatten(0, 1)
             labels = batch[:, 1:].flatten().to(logits.device)
             nats += float(functional.cross_entropy(logits, labels, reduction="sum"))
-        return nats / self.ids[:, 1:].numel()
+            count += len(labels)
+        return nats / count
 
 
 def _after(block: Block, x: Float[Tensor, "b t d"], given: Given) -> Float[Tensor, "b t d"]:
@@ -251,11 +258,24 @@ def _loss(layer: ConvertedLayer) -> float:
     return layer.loss if math.isfinite(layer.loss) else math.inf
 
 
-def _fitted(
-    old: Block, new: Block, own: _Streams, apart: _Streams, total: Total
-) -> Iterator[ConvertedLayer]:
-    """The MLP of ``new`` by least squares, from the pairs of ``old``'s and near its own output, by
-    each ridge.
+def _downhill(tried: Callable[[float], ConvertedLayer]) -> ConvertedLayer:
+    """The layer of least loss by ridges from the third on, downwards or else upwards, for as long
+    as the loss falls.
+    """
+    at = len(RIDGES) // 2
+    best = first = tried(RIDGES[at])
+    for ridges in (RIDGES[:at][::-1], RIDGES[at + 1 :]):
+        for ridge in ridges if best is first else ():
+            layer = tried(ridge)
+            if _loss(layer) >= _loss(best):
+                break
+            best = layer
+    return best
+
+
+def _fitted(old: Block, new: Block, own: _Streams, apart: _Streams, total: Total) -> Fitted:
+    """The MLP of ``new`` by least squares, from the pairs of ``old``'s and near its own output, for
+    a ridge.
     """
     assert old.mlp is not None
     read = own.read(new)
@@ -264,11 +284,14 @@ def _fitted(
     left, right = tensor.left[:-size], tensor.right[:-size]
     summed = _sums(left, right, own, new)
     sums = NormalEquations(total(summed.gram), total(summed.target), total(summed.square))
-    seen = _sums(left, right, apart, new)
-    for ridge in RIDGES:
+    seen, dtype = _sums(left, right, apart, new), read[0].dtype
+
+    def by(ridge: float) -> ConvertedLayer:
         weights = sums.solved(ridge, near=tensor.out.mT)
         require_finite("conversion", weights=weights)
-        yield _layer(left, right, weights, ridge, seen.missed(weights))
+        return _layer(left, right, weights, ridge, seen.missed(weights)).to(dtype)
+
+    return by
 
 
 def _measure(read: Sequence[Float[Tensor, "_ i"]], total: Total) -> Gaussian:
@@ -286,19 +309,17 @@ def _sums(
     left: Float[Tensor, "h i1"], right: Float[Tensor, "h i1"], streams: _Streams, new: Block
 ) -> NormalEquations:
     """Of what the MLP of ``new`` reads, and what it is to write: pairs as the model will multiply
-    them, sums in float64.
+    them.
     """
     due = streams.due()
     left, right = left.to(due[0].dtype), right.to(due[0].dtype)
+    roots = (weights.sqrt()[:, None].to(left.dtype) for weights in streams.weights())
+    samples = (
+        (root * pair_features(left, right, x), root * y)
+        for x, y, root in zip(streams.read(new), due, roots, strict=True)
+    )
     number = len(left) + left.shape[1]
-    sums = NormalEquations.none(number, due[0].shape[1], left.device)
-    for x, y, weights in zip(streams.read(new), due, streams.weights(), strict=True):
-        at = max(1, NUMBERS // number)
-        parts = zip(x.split(at), y.split(at), weights.sqrt()[:, None].split(at), strict=True)
-        for rows, targets, root in parts:
-            features = pair_features(left, right, rows).double()
-            sums.add(root * features, root * targets.double())
-    return sums
+    return NormalEquations.summed(samples, number, due[0].shape[1], left.device)
 
 
 def _layer(
