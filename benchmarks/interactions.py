@@ -4,9 +4,9 @@ then take the top.
     python -m benchmarks.interactions [--threads N]
 
 d 1024, h 4096, 8,192 latents each side, float32, the 100 largest pairs. The peer forms Q (d × d), D
-Q Dᵀ (8192 × 8192) by one einsum and takes its largest entries f ≤ g. Both sides in the same run,
-alternately, and the answers compared; seconds are the best of three, with processor seconds beside
-them for machines that are shared. Rows go to benchmarks/results/interactions.jsonl.
+Q Dᵀ (8192 × 8192) by one einsum and takes its largest coefficients f ≤ g. Both sides in the same
+run, alternately, and the answers compared; seconds are the best of three, with processor seconds
+beside them for machines that are shared. Rows go to benchmarks/results/interactions.jsonl.
 """
 
 import argparse
@@ -80,12 +80,16 @@ def in_feature_space(kind: str) -> Interactions:
 
 
 def projected(layer: Interactions, feature: int) -> tuple[Tensor, Tensor]:
-    """The peer's way: the sizes and pairs of the largest entries of D Q Dᵀ, f ≤ g."""
+    """The peer's way: the sizes and pairs of the largest coefficients, f ≤ g: the entries of
+    D Q Dᵀ, those beside the diagonal twice.
+    """
     half = layer.layer.left.mT @ (
         (layer.reads[feature] @ layer.layer.out)[:, None] * layer.layer.right
     )
     matrix = torch.einsum("fi,ij,gj->fg", layer.writes, 0.5 * (half + half.mT), layer.writes)
-    sizes, at = matrix.abs().triu().flatten().topk(K)
+    matrix.diagonal().mul_(0.5)
+    sizes, at = matrix.abs_().triu_().flatten().topk(K)
+    sizes = 2 * sizes
     return sizes, torch.stack([at // F, at % F], 1)
 
 
@@ -94,13 +98,13 @@ def agreement(found: FeaturePairs, sizes: Tensor, pairs: Tensor) -> float:
     ties within it.
     """
     scale = float(sizes[0])
-    error = float((found.values.abs() - sizes.double()).abs().max()) / scale
+    error = float((found.coefficients.abs() - sizes.double()).abs().max()) / scale
     assert found.complete
     assert error < 1e-5, error
     above = float(sizes[-1]) + 2e-5 * scale
     one, two = (
         {tuple(pair) for pair in listed[values.abs() > above].tolist()}
-        for listed, values in ((found.indices, found.values), (pairs, sizes))
+        for listed, values in ((found.indices, found.coefficients), (pairs, sizes))
     )
     assert one <= {tuple(pair) for pair in pairs.tolist()}
     assert two <= {tuple(pair) for pair in found.indices.tolist()}
