@@ -177,6 +177,8 @@ def test_ridge_of_least_loss_elsewhere_is_taken_and_pulls_to_the_closed_form(mon
         ((4, 3, 1, 2), 2, [2, 1, 3]),
         ((4, 3, 1, math.nan), 2, [2, 1, 3]),
         ((1, math.nan, math.nan, 2), 3, [2, 1, 3]),
+        ((1, "singular", 3, 2), 3, [2, 1, 3]),
+        (("singular", 2, 3, 1), 1, [2, 1, 0]),
     ],
 )
 def test_ridges_are_tried_downhill(losses, best, asked):
@@ -185,6 +187,8 @@ def test_ridges_are_tried_downhill(losses, best, asked):
 
     def tried(ridge):
         heard.append(conversion.RIDGES.index(ridge))
+        if losses[heard[-1]] == "singular":
+            torch.linalg.cholesky(-torch.eye(2))
         return replace(layer, ridge=ridge, loss=float(losses[heard[-1]]))
 
     assert conversion._downhill(tried).ridge == conversion.RIDGES[best]

@@ -260,13 +260,16 @@ def _loss(layer: ConvertedLayer) -> float:
 
 def _downhill(tried: Callable[[float], ConvertedLayer]) -> ConvertedLayer:
     """The layer of least loss by ridges from the third on, downwards or else upwards, for as long
-    as the loss falls.
+    as the loss falls, and the sums allow it.
     """
     at = len(RIDGES) // 2
     best = first = tried(RIDGES[at])
     for ridges in (RIDGES[:at][::-1], RIDGES[at + 1 :]):
         for ridge in ridges if best is first else ():
-            layer = tried(ridge)
+            try:
+                layer = tried(ridge)
+            except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+                break  # rounding of the sums is above so small a ridge
             if _loss(layer) >= _loss(best):
                 break
             best = layer
