@@ -453,45 +453,52 @@ class _Tile:
     def __init__(self, a: CP, b: CP, symmetric: bool) -> None:
         self.a, self.b, self.symmetric = a, b, symmetric
 
-    def times(self, mode: Mode) -> Float[Tensor, "a _"]:
+    def times(self, mode: Mode) -> Float[Tensor, "_ s"]:
         """K F of the mode; of an input mode of the symmetric part, for a's left and then its right
         vectors.
         """
+        left, right = self.b.inputs
         if mode == "out":
             return self._inputs() @ self.b.out.mT
         if self.symmetric:
-            weights, sides = 0.25 * self._outs[:, None], self._sides.unflatten(1, (2, -1))
-            products = (sides.unflatten(0, (2, -1)) * weights).flatten(0, 1).flatten(1)
-        else:
-            products = self._outs * (self._rights if mode == "left" else self._lefts)
-        return products @ _factor(self.b, mode, self.symmetric)
+            weights = 0.25 * self._outs
+            by_left = (weights * self._left_left) @ right + (weights * self._left_right) @ left
+            by_right = (weights * self._right_left) @ right + (weights * self._right_right) @ left
+            return torch.cat([by_left, by_right])
+        if mode == "left":
+            return (self._outs * self._right_right) @ left
+        return (self._outs * self._left_left) @ right
 
     def _inputs(self) -> Float[Tensor, "a b"]:
+        straight = self._left_left * self._right_right
         if not self.symmetric:
-            return self._lefts * self._rights
-        (ll, lr), (rl, rr) = (row.tensor_split(2, 1) for row in self._sides.tensor_split(2))
-        return 0.5 * (ll * rr + lr * rl)
+            return straight
+        return 0.5 * (straight + self._left_right * self._right_left)
 
     @cached_property
     def _outs(self) -> Float[Tensor, "a b"]:
         return self.a.out.mT @ self.b.out
 
     @cached_property
-    def _lefts(self) -> Float[Tensor, "a b"]:
+    def _left_left(self) -> Float[Tensor, "a b"]:
         return self.a.left @ self.b.left.mT
 
     @cached_property
-    def _rights(self) -> Float[Tensor, "a b"]:
-        return self.a.right @ self.b.right.mT
+    def _left_right(self) -> Float[Tensor, "a b"]:
+        return self.a.left @ self.b.right.mT
 
     @cached_property
-    def _sides(self) -> Float[Tensor, "sides_a sides_b"]:
-        return torch.cat(self.a.inputs) @ torch.cat(self.b.inputs).mT
+    def _right_left(self) -> Float[Tensor, "a b"]:
+        return self.a.right @ self.b.left.mT
+
+    @cached_property
+    def _right_right(self) -> Float[Tensor, "a b"]:
+        return self.a.right @ self.b.right.mT
 
 
 def _factor(block: CP, mode: Mode, symmetric: bool) -> Float[Tensor, "_ s"]:
-    """The vectors that a mode's unfolding multiplies. Of the symmetric part, those of both inputs:
-    each unit once as it is and once with them exchanged, beside the other in ``_sides``.
+    """The vectors that a mode's unfolding multiplies. Of the symmetric part, those that stand
+    beside the block's left vectors and then those beside its right ones.
     """
     if mode == "out":
         return block.out.mT
