@@ -100,8 +100,8 @@ def test_memory(name, make, monkeypatch):
     """Of a Gram or a norm: blocks and d², not h. Of the rest: the turned factors, h (o + i + j);
     never h² or o·i·j.
     """
+    monkeypatch.setattr(cp, "BLOCK", BLOCK // 2)
     call, blocked = CALLS[name], "gram" in name or name == "norm"
-    monkeypatch.setattr(cp, "BLOCK", BLOCK // (2 if blocked else 4))
     tensor = make.cp(64, 64, h=512)
     short, narrow, whole = (
         live_bytes(call, one) for one in (make.cp(64, 64, h=256), make.cp(32, 32, h=512), tensor)
