@@ -26,6 +26,7 @@ from bilens.decompose import Auto, Dense, Lanczos, eigen
 
 RESULTS = Path(__file__).parent / "results" / "eigen.jsonl"
 K = 16
+D, H, DIRECTIONS, DENSE = 1024, 4096, 256, 4
 DECAY = 0.7  # singular values of L and R fall as n^-DECAY
 
 
@@ -41,8 +42,8 @@ def main() -> None:
     elif given.large:
         compare("decaying", 4096, 14336, 64, dense=2, norm=False)
     else:
-        compare("Gaussian", 1024, 4096, 256, dense=4)
-        compare("decaying", 1024, 4096, 256, dense=4)
+        for kind in ("Gaussian", "decaying"):
+            compare(kind, D, H, DIRECTIONS, DENSE)
 
 
 @torch.no_grad()

@@ -40,6 +40,7 @@ SMALL: dict[str, Any] = {
 }
 VOCABULARY = 5000
 TARGET = (1, 2)
+BUDGETS = (1_000, 10_000, 30_000)
 CUTOFF = 0.0  # so that the budget alone ends the search
 
 
@@ -49,9 +50,12 @@ def main() -> None:
     options.add_argument("--runs", type=int, default=7)
     given = options.parse_args()
     measures = {
-        "pairs": pair_matrices, "terms": best_first, "memory": memory, "gated": gated,
+        "pairs": lambda runs: pair_matrices(runs, LARGE),
+        "terms": lambda runs: best_first(runs, SMALL),
+        "memory": memory,
+        "gated": gated,
         "polynomial": polynomial,
-    }  # fmt: skip
+    }
     for name, measure in measures.items():
         if given.only in (None, name):
             measure(given.runs)
@@ -71,12 +75,12 @@ def polynomial(runs: int) -> None:
     """Of models in which nothing normalises, from an initial scale at which heads matter."""
     kind = {"attention": "bilinear", "norm": "none", "initializer_range": 0.05}
     pair_matrices(runs, LARGE | kind | {"initializer_range": 0.02}, "scores")
-    best_first(runs, shape=SMALL | kind)
-    for max_terms in (1_000, 10_000):
+    best_first(runs, SMALL | kind)
+    for max_terms in BUDGETS[:2]:
         memory_of(max_terms, SMALL | kind)
 
 
-def pair_matrices(runs: int, shape: dict[str, Any] = LARGE, given: str | None = None) -> None:
+def pair_matrices(runs: int, shape: dict[str, Any], given: str | None = None) -> None:
     """All MLPs' pair matrices at the last of 128 tokens, in units of a forward pass over the same
     tokens; of heads without softmax, these scores ``given``.
     """
@@ -102,14 +106,15 @@ def pair_matrices(runs: int, shape: dict[str, Any] = LARGE, given: str | None = 
 
 def require_agreement(model: bilens.Transformer, text: torch.Tensor) -> None:
     """Every matrix adds up to what its layer writes towards the target."""
-    written = {term.path: term.value for term in expand(model, text, TARGET, detail="writes").terms}
+    whole = expand(model, text, TARGET, detail="writes", cutoff=CUTOFF)
+    written = {term.path: term.value for term in whole.terms}
     for matrix in pairs(model, text, TARGET).matrices:
         off = abs(float(matrix.values.double().sum()) - written[matrix.layer])
         if off > 1e-5 * max(map(abs, written.values())):
             raise SystemExit(f"The pairs of {matrix.layer} are off by {off:.1e}.")
 
 
-def best_first(runs: int, max_terms: int = 10_000, shape: dict[str, Any] = SMALL) -> None:
+def best_first(runs: int, shape: dict[str, Any], max_terms: int = 10_000) -> None:
     """The search for the largest paths of a four-layer model over 64 tokens."""
     model, text = make(shape, 64)
     found = expand(model, text, TARGET, max_terms=max_terms, cutoff=CUTOFF)
@@ -132,7 +137,7 @@ def memory(_: int) -> None:
     """What a search adds to the peak memory of a process, for budgets that meet ever more
     candidates.
     """
-    for max_terms in (1_000, 10_000, 30_000):
+    for max_terms in BUDGETS:
         memory_of(max_terms, SMALL)
 
 

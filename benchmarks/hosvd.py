@@ -30,7 +30,7 @@ from bilens.base.axes import MODES
 from bilens.decompose import hosvd
 
 RESULTS = Path(__file__).parent / "results" / "hosvd.jsonl"
-KEPT = 64
+D, H, KEPT = 256, 1024, 64
 RUNS = 5
 
 
@@ -43,8 +43,8 @@ def main() -> None:
         d, h = given.measured or (4096, 14336)
         measured(d, h)
     else:
-        compare("Gaussian", 256, 1024)
-        compare("decaying", 256, 1024)
+        for kind in ("Gaussian", "decaying"):
+            compare(kind, D, H)
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from bilens.algebra import CP
 from bilens.decompose import TopEntries, top_entries
 
 RESULTS = Path(__file__).parent / "results" / "top_entries.jsonl"
-ROUNDS = 3
+MODEL, ROUNDS = "tinystories-2l", 3
 SHAPES = [
     (512, 512, 256),
     (512, 512, 64),
@@ -49,9 +49,7 @@ def main() -> None:
 
 @torch.no_grad()
 def boxed(full: bool) -> None:
-    rules = bilens.circuits.virtual(
-        bilens.load("tinystories-2l"), "W_U mlp0(embed, embed)"
-    ).detach()
+    rules = bilens.circuits.virtual(bilens.load(MODEL), "W_U mlp0(embed, embed)").detach()
     assert isinstance(rules, CP)
     few, single = torch.arange(0, len(rules.out), 32), rules.to(torch.float32)
     slices = {

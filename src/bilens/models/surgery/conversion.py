@@ -33,7 +33,8 @@ from bilens.measure import Gaussian
 from bilens.models.carry import carry
 from bilens.models.transformer import Transformer, TransformerConfig
 from bilens.models.transformer.blocks import Block
-from bilens.nearest import NormalEquations, approximate, pair_features
+from bilens.nearest import NormalEquations, approximate
+from bilens.nn import GatedMLP, Hidden
 
 TOKENS = 2048  # at a time
 PIECE = 128  # tokens of a text that is fitted: what first tokens do is learned from as many texts
@@ -140,9 +141,9 @@ def converted_layers(
 
     ``texts`` are fitted, in pieces of 128 tokens; on ``others`` the ridge is chosen and all figures
     are measured. ``total`` sums a tensor over the processes that share the work, each with its own
-    ``texts``. Cost a layer: two forward passes of it over the texts, O(n t (h + i)²), and the
-    layers after it over ``others`` for three ridges. Memory: the streams of both models at every
-    token, and O((h + i)²).
+    ``texts``. Cost a layer: a forward pass of it in each model over the texts, O(n t (h + i)²),
+    and the layers after it over ``others`` for three ridges. Memory: the streams of both models and
+    h + i hidden units at every token, and O((h + i)²).
 
     >>> gated = bilens.load("tinystories-2l-swiglu")
     >>> made = bilens.models.bilinear_frame(gated)
@@ -154,16 +155,21 @@ def converted_layers(
     if dtype != model.dtype:
         model = copy.deepcopy(model)
         nn.Module.to(model, dtype=dtype)
-    own, apart = _Streams(model, _pieces(texts)), _Streams(model, others)
+    own, apart = both = _Streams(model, _pieces(texts)), _Streams(model, others)
     for n, (old, new) in enumerate(zip(model.blocks, made.blocks, strict=True)):
-        for streams in (own, apart):
+        for streams in both:
             streams.attend(old, new)
         layer = None
         if n >= begin:
-            fitted = _fitted(old, new, own, apart, total)
+            layer = _nearest(old, _measure(own.read(new), total))
+            layer.put(new)
+        for streams in both:
+            streams.meet(new)
+        if layer is not None:
+            fitted = partial(_fitted, layer, own.sums(total), apart.sums())
             layer = _downhill(partial(apart.tried, model, n + 1, new, fitted))
             layer.put(new)
-        for streams in (own, apart):
+        for streams in both:
             streams.ours = streams.after(new)
         if layer is not None:
             yield layer
@@ -183,7 +189,7 @@ class _Streams:
         begun = [model.begin(batch.to(model.device)) for batch in self.ids]
         self.given = [given for _, given in begun]
         self.theirs = [x for x, _ in begun]
-        self.ours = self.reads = self.written = list(self.theirs)
+        self.ours = self.reads = self.written = self.units = list(self.theirs)
 
     def attend(self, old: Block, new: Block) -> None:
         """Past ``old`` in the first model, and past the heads of ``new`` in the second."""
@@ -197,10 +203,22 @@ class _Streams:
         self.ours = [new.attended(x, **given(new))[0] for _, x, given in both]
         self.reads = before if new.parallel else self.ours
 
+    def read(self, new: Block) -> list[Float[Tensor, "b t i"]]:
+        """What the MLP of ``new`` reads."""
+        return [new.post_attention_layernorm(x) for x in self.reads]
+
+    def meet(self, new: Block) -> None:
+        """Keep what the hidden units of ``new`` make of what it reads: its pairs, and beside them
+        what is read itself.
+        """
+        assert isinstance(new.mlp, GatedMLP)
+        pairs = _pairs(new.mlp.hidden())
+        self.units = [torch.cat([pairs(x), x], -1) for x in self.read(new)]
+
     def after(self, new: Block) -> list[Float[Tensor, "b t d"]]:
-        """The second stream past the MLP of ``new``."""
-        assert new.mlp is not None
-        written = (new.mlp(new.post_attention_layernorm(x)) for x in self.reads)
+        """The second stream past the MLP of ``new``, whose units are kept."""
+        assert isinstance(new.mlp, GatedMLP)
+        written = map(new.mlp.hidden().write, self.units)
         return [x + y for x, y in zip(self.ours, written, strict=True)]
 
     def tried(
@@ -212,10 +230,6 @@ class _Streams:
         layer = fitted(ridge)
         layer.put(new)
         return replace(layer, loss=self.loss(model, n, self.after(new)))
-
-    def read(self, new: Block) -> list[Float[Tensor, "_ i"]]:
-        """What the MLP of ``new`` reads."""
-        return [new.post_attention_layernorm(x).flatten(0, 1) for x in self.reads]
 
     def due(self) -> list[Float[Tensor, "_ d"]]:
         """What an MLP is to write: what the original's does, and of what is missing so far at most
@@ -232,6 +246,18 @@ class _Streams:
         """What each token's squared error counts."""
         squares = (theirs.flatten(0, 1).double().square().mean(1) for theirs in self.theirs)
         return [square.clamp(min=torch.finfo(square.dtype).tiny).rsqrt() for square in squares]
+
+    def sums(self, total: Total = lambda own: own) -> NormalEquations:
+        """Of the units and the constant 1, and what they are to write."""
+        due = self.due()
+        roots = (weights.sqrt()[:, None].to(due[0].dtype) for weights in self.weights())
+        samples = (
+            (root * functional.pad(units.flatten(0, 1), (0, 1), value=1.0), root * y)
+            for units, y, root in zip(self.units, due, roots, strict=True)
+        )
+        number = self.units[0].shape[-1] + 1
+        own = NormalEquations.summed(samples, number, due[0].shape[1], due[0].device)
+        return NormalEquations(total(own.gram), total(own.target), total(own.square))
 
     def loss(self, model: Transformer, n: int, stream: Sequence[Tensor]) -> float:
         """Nats a token where the first model goes on from layer ``n`` with ``stream``."""
@@ -276,29 +302,9 @@ def _downhill(tried: Callable[[float], ConvertedLayer]) -> ConvertedLayer:
     return best
 
 
-def _fitted(old: Block, new: Block, own: _Streams, apart: _Streams, total: Total) -> Fitted:
-    """The MLP of ``new`` by least squares, from the pairs of ``old``'s and near its own output, for
-    a ridge.
-    """
-    assert old.mlp is not None
-    read = own.read(new)
-    tensor = approximate(old.mlp, _measure(read, total)).tensor.to(torch.float64)
-    size = tensor.shape[1]
-    left, right = tensor.left[:-size], tensor.right[:-size]
-    summed = _sums(left, right, own, new)
-    sums = NormalEquations(total(summed.gram), total(summed.target), total(summed.square))
-    seen, dtype = _sums(left, right, apart, new), read[0].dtype
-
-    def by(ridge: float) -> ConvertedLayer:
-        weights = sums.solved(ridge, near=tensor.out.mT)
-        require_finite("conversion", weights=weights)
-        return _layer(left, right, weights, ridge, seen.missed(weights)).to(dtype)
-
-    return by
-
-
-def _measure(read: Sequence[Float[Tensor, "_ i"]], total: Total) -> Gaussian:
+def _measure(batches: Sequence[Float[Tensor, "b t i"]], total: Total) -> Gaussian:
     """Mean and covariance over all processes."""
+    read = [batch.flatten(0, 1) for batch in batches]
     count = total(torch.tensor(sum(map(len, read)), device=read[0].device))
     mean = total(torch.stack([x.double().sum(0) for x in read]).sum(0)) / count
     scatter = mean.new_zeros(len(mean), len(mean))
@@ -308,41 +314,46 @@ def _measure(read: Sequence[Float[Tensor, "_ i"]], total: Total) -> Gaussian:
     return Gaussian(mean, total(scatter) / (count - 1), int(count))
 
 
-def _sums(
-    left: Float[Tensor, "h i1"], right: Float[Tensor, "h i1"], streams: _Streams, new: Block
-) -> NormalEquations:
-    """Of what the MLP of ``new`` reads, and what it is to write: pairs as the model will multiply
-    them.
+def _nearest(old: Block, measure: Gaussian) -> ConvertedLayer:
+    """The nearest quadratic of an MLP: its pairs, and beside them a unit for each input whose gate
+    is 1.
     """
-    due = streams.due()
-    left, right = left.to(due[0].dtype), right.to(due[0].dtype)
-    roots = (weights.sqrt()[:, None].to(left.dtype) for weights in streams.weights())
-    samples = (
-        (root * pair_features(left, right, x), root * y)
-        for x, y, root in zip(streams.read(new), due, roots, strict=True)
-    )
-    number = len(left) + left.shape[1]
-    return NormalEquations.summed(samples, number, due[0].shape[1], left.device)
-
-
-def _layer(
-    left: Float[Tensor, "h i1"],
-    right: Float[Tensor, "h i1"],
-    weights: Float[Tensor, "p d"],
-    ridge: float,
-    missed: float,
-) -> ConvertedLayer:
-    """The pairs, and beside them a unit for each input whose gate is 1."""
-    h, i = len(left), left.shape[1] - 1
-    eye, zero = torch.eye(i).to(left), left.new_zeros(i)
+    assert old.mlp is not None
+    tensor = approximate(old.mlp, measure).tensor
+    size = tensor.shape[1]
+    left, right = tensor.left[:-size], tensor.right[:-size]
+    pairs, constant, linear = tensor.out.split([len(left), 1, size - 1], 1)
+    eye, zero = torch.eye(size - 1).to(left), left.new_zeros(size - 1)
     return ConvertedLayer(
         gate=torch.cat([left[:, 1:], torch.zeros_like(eye)]),
         gate_bias=torch.cat([left[:, 0], zero + 1]),
         up=torch.cat([right[:, 1:], eye]),
         up_bias=torch.cat([right[:, 0], zero]),
-        down=torch.cat([weights[:h], weights[h + 1 :]]).mT.contiguous(),
-        down_bias=weights[h].clone(),
-        ridge=ridge,
-        missed=missed,
-        loss=float("nan"),
+        down=torch.cat([pairs, linear], 1),
+        down_bias=constant[:, 0].clone(),
+        ridge=math.inf,
+        missed=math.nan,
+        loss=math.nan,
     )
+
+
+def _pairs(hidden: Hidden) -> Hidden:
+    """The units of which the gate is not 1."""
+    number = len(hidden.weight) - hidden.weight.shape[1]
+    legs = {name: getattr(hidden, name) for name in ("weight", "weight_bias", "up", "up_bias")}
+    kept = {name: leg[:number] for name, leg in legs.items()}
+    return replace(hidden, out=hidden.out[:, :number], **kept)
+
+
+def _fitted(
+    nearest: ConvertedLayer, sums: NormalEquations, apart: NormalEquations, ridge: float
+) -> ConvertedLayer:
+    """The output of its units by least squares, near its own."""
+    own = torch.cat([nearest.down, nearest.down_bias[:, None]], 1).mT
+    weights = sums.solved(ridge, near=own.to(sums.gram))
+    require_finite("conversion", weights=weights)
+    down, bias = weights.to(nearest.down.dtype).mT.split([len(weights) - 1, 1], 1)
+    return replace(
+        nearest, down=down.contiguous(), down_bias=bias[:, 0].clone(),
+        ridge=ridge, missed=apart.missed(weights),
+    )  # fmt: skip
