@@ -1,14 +1,15 @@
 """What does it cost to make every MLP of a language model bilinear?
 
     python -m experiments.conversion MODEL --data FILE … [--parts 1 …] [--other FILE …]
-        [--tokens 16384 …] [--steps 0 …] [--rate 1e-4] [--distil] [--device cpu]
+        [--tokens 16384 …] [--steps 0 …] [--rate 1e-4] [--distil] [--control] [--device cpu]
 
 MODEL: a folder that ``bilens.load`` reads. All its MLPs become bilinear layer after layer by least
 squares (``models.converted_layers``), on each number of --tokens of the texts of --data, equally
 many of each or as many --parts; then, for each number of --steps, all weights are trained from
 there (AdamW, cosine, 8 texts of 512 tokens a step; with --distil towards the model's own
-predictions). Held out are tokens 8,192 to 13,312 of each text: of the first 1,024 come --choosing.
-A row a number goes to experiments/results/conversion.jsonl: nats a token before and after on each
+predictions); with --control the model as it was is trained alike, to tell what these texts bring by
+themselves. Held out are tokens 8,192 to 13,312 of each text: of the first 1,024 come --choosing. A
+row a number goes to experiments/results/conversion.jsonl: nats a token before and after on each
 text, and for every layer what was missed, the ridge and the loss so far.
 """
 
@@ -44,10 +45,11 @@ def main() -> None:
     options.add_argument("--parts", nargs="*", type=int, help="Of the tokens, of each text.")
     options.add_argument("--choosing", type=int, default=CHOOSING, help="Tokens, of each text.")
     options.add_argument("--other", nargs="*", type=Path, default=[])
-    options.add_argument("--tokens", nargs="+", type=int, default=[16_384])
+    options.add_argument("--tokens", nargs="*", type=int, default=[16_384])
     options.add_argument("--steps", nargs="*", type=int, default=[])
     options.add_argument("--rate", type=float, default=1e-4)
     options.add_argument("--distil", action="store_true")
+    options.add_argument("--control", action="store_true")
     options.add_argument("--device", default="cpu")
     options.add_argument("--save", type=Path, help="Folder for the model of the last number.")
     given = options.parse_args()
@@ -55,7 +57,7 @@ def main() -> None:
     choosing = torch.cat([texts(model, file, given.choosing, skip=AT) for file in given.data])
     held = {file.name: texts(model, file, MEASURING, skip=AT + CHOOSING) for file in given.data}
     held |= {file.name: texts(model, file, MEASURING) for file in given.other}
-    most = max(*given.tokens, *(BATCH * LENGTH * steps for steps in given.steps), 0)
+    most = max(0, *given.tokens, *(BATCH * LENGTH * steps for steps in given.steps))
     parts = given.parts or [1] * len(given.data)
     shares = [part / sum(parts) for part in parts]
     read = [
@@ -71,6 +73,10 @@ def main() -> None:
     def cost(made: bilens.Transformer) -> dict[str, float]:
         return {name: round(loss(made, rows) - before[name], 4) for name, rows in held.items()}
 
+    for steps in given.steps if given.control else ():
+        tuned = trained(model, read, steps, given.rate, None)
+        how = {"steps": steps, "rate": given.rate}
+        record(RESULTS, what="original, trained", **about, **how, nats=cost(tuned))
     for tokens in given.tokens:
         counts = (int(tokens * share) // LENGTH for share in shares)
         ids = torch.cat([rows[:count] for rows, count in zip(read, counts, strict=True)])
