@@ -15,6 +15,16 @@ def stacked(make, size=6, hidden=4):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_have_a_norm(make, dtype):
+    form = QuadraticForm(*(x.to(dtype) for x in vars(stacked(make)).values()))
+    assert form.norm().dtype == torch.float32
+    exact = torch.linalg.norm(
+        QuadraticForm(*(x.double() for x in vars(form).values())).dense(), dim=(1, 2)
+    )
+    torch.testing.assert_close(form.norm(), exact.float())
+
+
 VERBS = {
     "dense": (lambda Q: Q.dense(), lambda M: M),
     "negation": (lambda Q: (-Q).dense(), lambda M: -M),

@@ -13,7 +13,7 @@ import torch
 
 from bilens.algebra import CP, Factored, Tucker, canonical
 from bilens.base.errors import RangeError
-from bilens.decompose import hosvd, joint, similarity, svd, tail, top_entries
+from bilens.decompose import eigen, hosvd, joint, similarity, svd, tail, top_entries
 from bilens.measure import Gaussian, Samples
 
 # By dtype: powers of two near 1e±30 and, float64 alone, 1e±200.
@@ -83,6 +83,12 @@ RELATIVE = {
         *j.held,
         *j.gram_share,
         *j.held_by,
+    ],
+    "shares in tables and hovers": lambda T, S: [
+        *hosvd(T, 2).tucker.to_frame()["share"],
+        *T.contract(out=torch.ones(4).to(T.dtype)).to_frame()["share"],
+        *eigen(T, k=2).to_frame()["share of ‖Q‖²"],
+        *(float(row[3]) for line in eigen(T, k=2).figure()["data"] for row in line["customdata"]),
     ],
     "tail": lambda T, S: [*tail(T, 2).share],
     "round": lambda T, S: [(r := rounded(T)).error, r.rank, r.exact, r.floor],

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bilens.base.chunks import Chunks, Share, make_chunks, write_chunks
-from bilens.base.errors import ArgumentError
+from bilens.base.errors import ArgumentError, FileError
 from bilens.base.records import Record
 
 
@@ -77,3 +77,17 @@ def test_in_memory_they_are_the_same_chunks():
 )
 def test_chunks_that_cannot_be(given, text, refuses):
     refuses(ArgumentError, lambda: Chunks(**given), text)
+
+
+def test_a_chunk_that_is_damaged_or_anothers_is_no_result(tmp_path, refuses):
+    def write():
+        return write_chunks(Chunks(1, folder=tmp_path), 2, {}, lambda n: OneChunk(torch.tensor(n)))
+
+    first, second = write()
+    whole = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    refuses(FileError, write, f"{first} must be what was saved by that name; got a copy of")
+    first.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    refuses(FileError, write, f"{first} must be undamaged; got other contents than were saved")
+    first.unlink()
+    assert [int(OneChunk.load(file).start) for file in write()] == [0, 1]

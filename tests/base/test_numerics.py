@@ -14,6 +14,8 @@ from bilens.base.numerics import (
     relative_error,
     require_finite,
     require_floating,
+    square_share,
+    square_shares,
     tolerance,
     within,
     working_dtype,
@@ -89,3 +91,12 @@ def test_eigenvectors_that_are_nearly_right_are_made_right(make, close):
         close(found, values)
         close(turned.mT @ turned, torch.eye(20, dtype=torch.float64).expand(2, -1, -1))
         close(matrix @ turned, turned * found[:, None], scale=float(values.abs().max()))
+
+
+@pytest.mark.parametrize("power", [0, -565, 565])
+def test_shares_of_squares_at_any_scale(power):
+    values = torch.tensor([3.0, -4.0, 0.0]).double() * 2.0**power
+    assert square_shares(values).tolist() == pytest.approx([0.36, 0.64, 0.0])
+    assert square_share(float(values[0]), 5 * 2.0**power) == pytest.approx(0.36)
+    assert square_shares(0 * values).tolist() == [0.0] * 3
+    assert square_share(0.0, 0.0) == 0.0

@@ -278,7 +278,7 @@ def test_a_second_class_of_one_room_and_name_is_refused(refuses):
 def test_files_of_schema_1_still_load(kind, make, tmp_path):
     record = KINDS[kind](make)
     record.save(tmp_path / "new")
-    tensors, header = opened(tmp_path / "new")
+    tensors, header = before_sums(tmp_path / "new")
     old = re.sub(r'"record": "[a-z]+\.', '"record": "', json.dumps(header | {"schema": 1}))
     assert f'"record": "{kind}"' in old
     save_file(tensors, tmp_path / "old", metadata={"bilens": old})
@@ -289,7 +289,7 @@ def test_files_of_schema_1_still_load(kind, make, tmp_path):
 def test_files_from_before_a_kind_changed_rooms_still_load(kind, make, tmp_path):
     record = KINDS[kind](make)
     record.save(tmp_path / "new")
-    tensors, header = opened(tmp_path / "new")
+    tensors, header = before_sums(tmp_path / "new")
     old = json.dumps(header).replace(f'"measure.{kind}"', f'"algebra.{kind}"')
     assert f'"algebra.{kind}"' in old
     save_file(tensors, tmp_path / "old", metadata={"bilens": old})
@@ -301,6 +301,22 @@ def opened(path):
         return {key: file.get_tensor(key) for key in file.keys()}, json.loads(
             file.metadata()["bilens"]
         )
+
+
+def before_sums(path):
+    """What a file held before there were checksums."""
+    tensors, header = opened(path)
+    return tensors, {key: header[key] for key in ("schema", "value")}
+
+
+@pytest.mark.parametrize("at", [-1, -9, 0.5])
+def test_a_file_with_one_bit_turned_is_refused(at, make, tmp_path, refuses):
+    path = tmp_path / "t"
+    KINDS["Eigen"](make).save(path)
+    data = bytearray(path.read_bytes())
+    data[at if isinstance(at, int) else int(at * len(data))] ^= 1
+    path.write_bytes(data)
+    refuses(FileError, lambda: Record.load(path), "")
 
 
 RETYPED = (True, -1.5, {"tuple": [None]}, {"dict": {"a": 1}}, [])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from bilens import Classifier, ClassifierConfig
+from bilens.base.errors import ArgumentError, ShapeError
 from bilens.checks import truncate
 
 
@@ -46,3 +47,24 @@ def test_what_is_left_out_is_left_out_or_put_at_its_mean(given):
     assert found.zero[3] == found.mean[3] == found.full == accuracy(logits)
     assert found.images == 300
     assert len({*found.zero, *found.mean}) > 4  # or the comparison would say little
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ({"labels": torch.zeros(5, 1).long()}, ShapeError, "labels must be (5,), one for each"),
+        ({"labels": torch.zeros(1).long()}, ShapeError, "labels must be (5,), one for each image"),
+        ({"labels": torch.full((5,), 4)}, ArgumentError, "labels must be 0 … 3; got 4"),
+        ({"labels": torch.full((5,), -1)}, ArgumentError, "labels must be 0 … 3; got -1"),
+        ({"kept": (-1,)}, ArgumentError, "kept must be a whole number ≥ 1; got -1"),
+        ({"kept": (0,)}, ArgumentError, "kept must be a whole number ≥ 1; got 0"),
+    ],
+)
+def test_what_cannot_be_counted_is_refused(given, error, said, refuses):
+    model, given = build(), {"labels": torch.zeros(5).long()} | given
+    images = torch.rand(5, 6, dtype=torch.float64)
+    refuses(error, lambda: truncate(model, images, **given), said)
+    none = images[:0], torch.zeros(0).long()
+    refuses(
+        ArgumentError, lambda: truncate(model, *none), "truncate must be given images; got none"
+    )

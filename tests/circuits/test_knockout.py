@@ -481,3 +481,15 @@ def test_another_inputs_activations_both_ways():
     assert found.removals[1].before == pytest.approx(float(written_out(model, other)[3]), rel=1e-10)
     same = knockout(model, TOKENS, ["L0H1", "mlp1(embed, mlp0)", "embed→L1H0"], 3, with_=TOKENS)
     assert same.removals[0].effect == pytest.approx(0, abs=1e-12)
+
+
+def test_no_position_is_no_knockout(refuses):
+    said = "at must name at least one position; got none"
+    refuses(ArgumentError, lambda: knockout(build(), TOKENS, "mlp1", 3, at=[]), said)
+
+
+@pytest.mark.parametrize("placed", ["pre", "post"])
+def test_scores_that_nothing_reads_are_not_held(placed, refuses):
+    said = "given must be left out of a model whose heads have a softmax"
+    model = build(norm_placement=placed)
+    refuses(ArgumentError, lambda: expand(model, TOKENS, 3, given="scores"), said)

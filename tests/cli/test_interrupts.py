@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import bilens
-from bilens.cli.process import _stop
+from bilens.cli.process import _stop, _terminable
 from bilens.training import save_tokenizer, train_tokenizer
 
 SIZES = "hidden_size = 16\nintermediate_size = 24\nnum_hidden_layers = 1\nnum_attention_heads = 2\n"
@@ -238,3 +238,31 @@ def test_sigterm_ends_a_served_page_too(run, monkeypatch):
     code, out, err = run("serve", "nowhere", "--port", port)
     assert (code, err, stopped) == (0, "", [True])
     assert out.endswith("Ctrl-C stops it.\nStopped. 0 questions answered.\n")
+
+
+def test_a_stop_within_a_del_is_not_lost():
+    class Dying:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    @_terminable()
+    def stopped():
+        dying = Dying()
+        del dying  # Python drops what is raised there
+        time.sleep(5)
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+
+
+def test_a_stop_of_which_a_library_makes_another_error(run, monkeypatch):
+    def importing(*arguments):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as stop:
+            raise ModuleNotFoundError("Could not import module") from stop
+
+    monkeypatch.setattr("bilens.load", importing)
+    code, _, err = run("expand", "tinystories-1l", "--prompt", "Once")
+    assert code == 130
+    assert err.startswith("bilens: interrupted: nothing is half-written")

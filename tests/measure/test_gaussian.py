@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bilens.algebra import homogeneous
-from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
+from bilens.base.errors import ArgumentError, NotFiniteError, RangeError, ShapeError
 from bilens.measure import Gaussian
 
 
@@ -333,3 +333,18 @@ def test_over_a_tensor_it_lies_where_the_tensor_does(make):
     affine = replace(make.cp(i=5), affine=True)
     assert gaussian.over(affine) is gaussian.homogeneous()
     assert gaussian.over(affine.to("meta")).cov.device.type == "meta"
+
+
+@pytest.mark.parametrize("scale", [1e-170, 1e170])
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_a_covariance_out_of_range_is_refused_however_rows_are_cut(scale, rows, refuses):
+    torch.manual_seed(0)
+    x = torch.randn(4, 3).double() * scale
+    refuses(RangeError, lambda: Gaussian.from_batches(list(x.split(rows))), "")
+
+
+def test_rows_one_at_a_time_have_the_moments_of_all():
+    torch.manual_seed(0)
+    x = torch.randn(9, 3).double() * torch.tensor([1.0, 1e-50, 1e50], dtype=torch.float64)
+    one, all_ = Gaussian.from_batches(list(x.split(1))), Gaussian.from_batches([x])
+    torch.testing.assert_close(one.cov, all_.cov, rtol=1e-9, atol=0)

@@ -415,3 +415,21 @@ def test_a_config_of_another_family_is_not_read_by_ours(refuses, language):
         "TransformerConfig.model_type must be 'bilens_transformer'; got 'llama'. bilens.load reads"
     )
     refuses(ConfigError, lambda: TransformerConfig.from_pretrained(language["llama"]), text)
+
+
+@pytest.mark.parametrize("heads", [0, 2])
+def test_a_model_without_layers_is_loaded_again(tmp_path, heads):
+    config = TransformerConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=0, num_attention_heads=heads
+    )
+    model = Transformer(config)
+    model.save_pretrained(tmp_path)
+    ids = torch.tensor([[1, 2]])
+    assert torch.equal(bilens.load(tmp_path)(ids).logits, model(ids).logits)
+
+
+@pytest.mark.parametrize("base", [0, 0.0, -1.0])
+@pytest.mark.parametrize("where", ["rope_parameters", "rope_theta"])
+def test_a_base_of_no_turns_is_refused_not_replaced(base, where, refuses):
+    given = {"rope_theta": base} if where == "rope_theta" else {where: {"rope_theta": base}}
+    refuses(ConfigError, lambda: TransformerConfig(**given), "rope_theta must be")

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -327,3 +328,51 @@ def test_nothing_of_a_cube_is_made():
     sizes = [t.numel() for t in found.tensor.factors().values()]
     assert max(sizes) < 2 * (hidden + wide + 1) * (wide + 1) < wide**3
     assert list(itertools.chain(found.tensor.shape)) == [wide, wide + 1, wide + 1]
+
+
+def test_the_tail_of_errors_that_are_alike_is_its_share():
+    layer = bilens.nn.MLP(1, 1, act="relu").double()
+    with torch.no_grad():
+        layer.up_proj.weight.fill_(1.0)
+        layer.down_proj.weight.fill_(1.0)
+    x = torch.tensor([[1.0], [-1.0]]).double().repeat(5, 1)
+    near = bilens.approximate(layer, Gaussian(torch.zeros(1), torch.eye(1)), data=x)
+    shares = [0.0, 0.01, 0.25, 1.0]
+    assert [near.tail(share) for share in shares] == pytest.approx(shares)
+    uneven = replace(near, tokens=torch.tensor([3.0, 1.0, 0.0, 0.0]).double())
+    assert [uneven.tail(n) for n in (0.25, 0.5, 0.125)] == pytest.approx([0.75, 1.0, 0.375])
+    for share in (-0.1, 1.1, math.nan, "a"):
+        with pytest.raises(ArgumentError, match="share must be in"):
+            near.tail(share)
+
+
+@pytest.mark.parametrize("size", [1, 4, 7])
+def test_every_fifth_sample_is_kept_apart_however_they_are_cut(size):
+    torch.manual_seed(0)
+    layer, x = bilens.nn.MLP(4, 6, act="gelu").double(), torch.randn(200, 4).double()
+    measure = Gaussian.from_batches([x])
+    whole = bilens.approximate(layer, measure, "units", x)
+    cut = bilens.approximate(layer, measure, "units", list(x.split(size)))
+    assert whole.unexplained.count == cut.unexplained.count == 40
+    torch.testing.assert_close(cut.tokens, whole.tokens, atol=1e-9, rtol=1e-6)
+
+
+def test_shares_by_degree_say_how_far_they_may_be_off():
+    """Of one tanh unit under N(0, 1), against a rule of 400 nodes."""
+    layer = bilens.nn.MLP(1, 1, act="tanh").double()
+    with torch.no_grad():
+        layer.up_proj.weight.fill_(1.0)
+        layer.down_proj.weight.fill_(1.0)
+    found = bilens.approximate(layer, Gaussian(torch.zeros(1), torch.eye(1))).degrees
+    z, w = (torch.from_numpy(part) for part in np.polynomial.hermite_e.hermegauss(180))
+    w = w / w.sum()
+    truth = float((torch.tanh(z) * z * w).sum() ** 2 / (torch.tanh(z).square() * w).sum())
+    row = found.rows()[1]
+    assert row["standard error"] > 0
+    assert abs(row["share"] - truth) < 4 * row["standard error"]
+    assert found.quadrature < 1e-6
+    with torch.no_grad():
+        layer.up_proj.weight.fill_(1000.0)
+    steep = bilens.approximate(layer, Gaussian(torch.zeros(1), torch.eye(1))).degrees
+    assert steep.quadrature > 1e-4
+    assert "by a rule that is off by" in steep.summary()

@@ -79,6 +79,7 @@ BAD = {
     "table": ({"bigram": []}, "bigram must be an object"),
     "bos": ({"special": {"bos": "^"}}, "special.bos must be a whole number"),
     "distance": ({"induction": {"min_distance": 1}}, "induction.min_distance must be"),
+    "nothing": ({"bigram": {}, "skip": [], "induction": {}}, "must have rules in one of them"),
     "never": ({"induction": {"never": "filler"}}, "induction.never must be a list of kinds"),
 }
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bilens.base.charts import MARKER, REFERENCE, counted, curve, signed, titled
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import is_whole, peak, powers, restored, root, scaled
+from bilens.base.numerics import is_whole, peak, powers, restored, root, scaled, square_share
 from bilens.base.results import ANSWER_ROWS, Result
 
 Which = Literal["magnitude", "top", "bottom"]
@@ -152,9 +152,7 @@ class Eigen(Result):
                 "converged": bool(flat.converged[k]),
                 "complete": bool(flat.complete),
                 "block": int(flat.blocks[k]),
-                "share of ‖Q‖²": float((flat.values[k] / flat.norm) ** 2)
-                if float(flat.norm)
-                else 0.0,
+                "share of ‖Q‖²": square_share(float(flat.values[k]), float(flat.norm)),
             }
             for n, flat in enumerate(self._flat())
             for k in range(flat.values.shape[-1])
@@ -186,11 +184,11 @@ class Eigen(Result):
         spectrum, count = flat.spectrum.tolist(), flat.values.shape[-1]
         order = sorted(range(len(spectrum)), key=lambda k: -spectrum[k])
         values = [spectrum[k] for k in order]
-        square = float(flat.norm) ** 2 or 1.0
+        norm = float(flat.norm)
         hover = {
             "λ": values,
             "k": [k if k < count else None for k in order],
-            "share of ‖Q‖²": [value**2 / square for value in values],
+            "share of ‖Q‖²": [square_share(value, norm) for value in values],
         }
         trace = curve(self._label(n), list(range(len(values))), values, hover=hover, width=1)
         marks: dict[str, Any] = {"size": [MARKER if k < count else MARKER / 2 for k in order]}

@@ -28,6 +28,7 @@ from bilens.base.numerics import (
     root,
     scalar,
     scaled,
+    square_shares,
     working_dtype,
 )
 from bilens.base.records import Record
@@ -370,11 +371,11 @@ class Factored(Record, Tabled):
         spectra = self.detach().svd()[1]
         rows: list[dict[str, Any]] = []
         for n, values in enumerate(spectra.reshape(-1, spectra.shape[-1]).double()):
-            total = float(values.square().sum()) or 1.0
+            shares = square_shares(values).tolist()
             of = {"of": n} if self.has_leading_dims else {}
             rows += [
-                of | {"component": k, "singular value": value, "share": value**2 / total}
-                for k, value in enumerate(values.tolist())
+                of | {"component": k, "singular value": value, "share": share}
+                for k, (value, share) in enumerate(zip(values.tolist(), shares, strict=True))
             ]
         names = ("of", "component", "singular value", "share")
         return Columns(names if self.has_leading_dims else names[1:], rows)

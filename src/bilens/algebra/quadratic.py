@@ -303,7 +303,7 @@ class QuadraticForm(Record, Tabled):
         """
         sizes = [powers(peak(factor, -1)) for factor in (self.left, self.right)]
         own = powers(self.weights.abs())
-        reach = REACH[self.dtype]
+        reach = REACH[working_dtype(self.dtype)]
         if all(
             bool((size.abs() <= reach).all()) for size in (*sizes, powers(peak(self.weights, -1)))
         ):

@@ -29,6 +29,7 @@ from bilens.base.numerics import (
     require_finite,
     scalar,
     scaled,
+    square_shares,
     within,
     working_dtype,
 )
@@ -218,12 +219,14 @@ class Tucker(ThirdOrder, Tabled):
 
     def _table(self) -> Columns:
         values = self.core.detach().double().flatten()
-        total = float(values.square().sum()) or 1.0
+        shares = square_shares(values)
         order = values.abs().argsort(descending=True, stable=True)[:LISTED]
         places = torch.stack(torch.unravel_index(order, self.core.shape), 1).tolist()
         rows = [
-            {"out": a, "left": b, "right": c, "value": value, "share": value**2 / total}
-            for (a, b, c), value in zip(places, values[order].tolist(), strict=True)
+            {"out": a, "left": b, "right": c, "value": value, "share": share}
+            for (a, b, c), value, share in zip(
+                places, values[order].tolist(), shares[order].tolist(), strict=True
+            )
         ]
         return Columns(("out", "left", "right", "value", "share"), rows)
 

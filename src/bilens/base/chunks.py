@@ -19,7 +19,7 @@ from bilens.base.errors import ArgumentError, Interrupted
 from bilens.base.files import Job, claim
 from bilens.base.numerics import GIB, require_count
 from bilens.base.progress import Progress
-from bilens.base.records import Record
+from bilens.base.records import Record, require_as_saved
 
 ABOUT = "about.json"
 Made = TypeVar("Made")
@@ -106,7 +106,8 @@ def write_chunks(
     With a share each process makes every ``share.of``-th chunk, and waits for the others. The
     folder is held meanwhile: by the first process for all that share the work. Errors: FileError
     for a folder that holds something else than ``about`` or that others are at work in, or where a
-    chunk cannot be written; Interrupted, which says how far it came.
+    chunk cannot be written, or one that is there is damaged or another's; Interrupted, which says
+    how far it came.
     """
     if chunks.folder is None:
         raise ArgumentError("Chunks.folder", must="be where chunks are written", got=None)
@@ -117,7 +118,9 @@ def write_chunks(
     with claimed(folder, about, share):
         try:
             for count, (start, file) in enumerate(own, 1):
-                if not file.is_file():
+                if file.is_file():
+                    require_as_saved(file)
+                else:
                     make(start).save(file)
                 chunks.tell(count, total)
         except KeyboardInterrupt as stop:

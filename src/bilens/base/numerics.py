@@ -185,6 +185,18 @@ def restored_float(who: str, value: float, power: int) -> float:
     return float(restored(who, torch.tensor(value, dtype=torch.float64), power, torch.float64))
 
 
+def square_share(part: float, whole: float) -> float:
+    """part² / whole², whatever the scale of both; 0 where all is zero."""
+    return (part / whole) ** 2 if whole else 0.0
+
+
+def square_shares(values: Tensor) -> Tensor:
+    """Of the sum of all squares, whatever their scale; 0 where all are zero."""
+    squares = near_one(values)[0].square()
+    whole = squares.sum()
+    return squares / whole if whole else squares
+
+
 def root(squares: Tensor) -> Tensor:
     """√squares where they are sums of squares: 0 at and below 0, where the gradient is 0 too; a NaN
     stays one.

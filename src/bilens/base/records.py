@@ -8,6 +8,7 @@ cannot be half-written or mismatched.
 
 import dataclasses
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from bilens.base.numerics import dtype_name, require_floating, require_values
 from bilens.base.weights import opened
 
 SCHEMA = 2
+UNSUMMED = None  # of files from before they held a checksum
 READ = (1, 2)  # schema 1 named a record by its class alone, without the room
 # Where records have lived: a class that moves to another room keeps its name, and its files.
 ROOMS = ("algebra", "circuits", "decompose", "features", "models", "report", "training")
@@ -76,7 +78,9 @@ class Record:
         """
         tensors: dict[str, Tensor] = {}
         packed = _pack(self, "", tensors, _on_disk)
-        header = {"format": "pt", "bilens": json.dumps({"schema": SCHEMA, "value": packed})}
+        said = {"schema": SCHEMA, "value": packed, "name": Path(path).name}
+        said["sum"] = _checksum(packed, tensors)
+        header = {"format": "pt", "bilens": json.dumps(said)}
         size = len(header["bilens"])
         if size > HEADER:
             todo = "Its labels and other plain values go there: save fewer of them."
@@ -114,7 +118,7 @@ def kind_of(path: str | Path) -> str:
     where it does not. Errors: FileError for what is no file of ``save``.
     """
     with opened(Path(path), SAVED) as file:
-        value = _value(Path(path), file.metadata())
+        value = _header(Path(path), file.metadata()).get("value")
     name = value.get("record", "") if isinstance(value, dict) else ""
     return name if isinstance(name, str) else ""
 
@@ -189,17 +193,43 @@ def _place(target: object) -> torch.dtype | torch.device:
 
 def _read(path: Path) -> tuple[Any, dict[str, Tensor]]:
     with opened(path, SAVED) as file:
-        return _value(path, file.metadata()), {key: file.get_tensor(key) for key in file.keys()}
+        header = _header(path, file.metadata())
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+    value = header.get("value")
+    if header.get("sum", UNSUMMED) not in (UNSUMMED, _checksum(value, tensors)):
+        raise FileError(str(path), must="be undamaged", got="other contents than were saved")
+    return value, tensors
 
 
-def _value(path: Path, metadata: Mapping[str, str] | None) -> Any:
-    """What the header of a file says of all that is no tensor."""
+def require_as_saved(path: Path) -> None:
+    """Raise FileError where a record's file is damaged, or is not the one that was saved by its
+    name.
+    """
+    _read(path)
+    with opened(path, SAVED) as file:
+        name = _header(path, file.metadata()).get("name", path.name)
+    if name != path.name:
+        raise FileError(str(path), must="be what was saved by that name", got=f"a copy of {name}")
+
+
+def _checksum(value: Any, tensors: Mapping[str, Tensor]) -> int:
+    """Of all that a file holds, so that what became of it on a disk is seen."""
+    found = zlib.crc32(json.dumps(value).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found = zlib.crc32(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(), found)
+        found = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data, found)
+    return found
+
+
+def _header(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    """What the header of a file says, ``value`` of all that is no tensor."""
     try:
         header = json.loads((metadata or {}).get("bilens", "null"))
     except RecursionError:
         raise _too_deep(path) from None
     _require_header(path, header)
-    return header.get("value")
+    return header
 
 
 def _too_deep(path: Path) -> FileError:

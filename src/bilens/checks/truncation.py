@@ -9,6 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.base.charts import LINES, POSITIVE, REFERENCE, Line, curve, titled
+from bilens.base.errors import ArgumentError, ShapeError
+from bilens.base.numerics import require_count
 from bilens.base.results import Result
 from bilens.decompose import eigen
 from bilens.models import Classifier
@@ -93,7 +95,9 @@ def truncate(
 
     logits_k = logits − Σ_{m ≥ k} λ_m (v_m · x)²: what is left out is left out of the true forward
     pass, so the residual stream and biases of deeper models stay whole. Cost: one full
-    eigendecomposition per class, b·i² per class.
+    eigendecomposition per class, b·i² per class. Errors: ArgumentError for no images, for a label
+    that is no class, and for what is no number of eigenvectors; ShapeError for other than one label
+    an image.
 
     >>> digits = bilens.training.load_images("digits").test
     >>> classifier = bilens.Classifier(bilens.ClassifierConfig(num_labels=10, hidden_size=16))
@@ -102,6 +106,17 @@ def truncate(
     360
     """
     last = None if model.config.num_hidden_layers == 1 else model.config.num_hidden_layers - 1
+    for k in kept:
+        require_count("kept", k)
+    if not len(pixel_values):
+        raise ArgumentError("truncate", must="be given images", got="none")
+    if labels.shape != (len(pixel_values),):
+        must = f"be ({len(pixel_values)},), one for each image"
+        raise ShapeError("labels", must=must, got=tuple(labels.shape))
+    classes = len(model.config.labels)
+    outside = labels[(labels < 0) | (labels >= classes)]
+    if len(outside):
+        raise ArgumentError("labels", must=f"be 0 … {classes - 1}", got=outside[0].item())
     pixel_values, labels = pixel_values.to(model.device), labels.to(model.device)
     inputs, tensor = model.inputs(pixel_values, last), model.tensor(last)
     logits = model(pixel_values).logits

@@ -96,6 +96,8 @@ def _positions(recording: Recording, at: object) -> tuple[int, ...]:
     if not is_whole(at) and not isinstance(at, Iterable):
         raise ArgumentError("at", must="be positions, or one", got=repr(at))
     given: list[Any] = list(at) if isinstance(at, Iterable) else [at]
+    if not given:
+        raise ArgumentError("at", must="name at least one position", got="none")
     return tuple(sorted({recording.position(n, "at", "hold positions") for n in given}))
 
 

@@ -350,7 +350,11 @@ def _holding(wiring: Wiring, given: str | None) -> Wiring:
         return wiring
     if given not in GIVEN:
         raise ArgumentError("given", must=f"be one of {', '.join(GIVEN)}", got=repr(given))
-    return replace(wiring, parts=tuple(part.holding(given) for part in wiring.parts))
+    parts = tuple(part.holding(given) for part in wiring.parts)
+    if all(one is two for one, two in zip(parts, wiring.parts, strict=True)):
+        must, got = "be left out of a model whose heads have a softmax", repr(given)
+        raise ArgumentError("given", must=must, got=got, todo="Nothing reads it there.")
+    return replace(wiring, parts=parts)
 
 
 def _pass(model: Expandable, inputs: Any) -> Pass:

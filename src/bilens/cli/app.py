@@ -11,6 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from bilens import __version__
+from bilens.cli.apart import require_apart
 
 HELP = (
     "Bilinear layers as exact third-order tensors: train or load a model, decompose it, "
@@ -88,7 +89,10 @@ class Listed(TyperCommand):
 
     def make_context(self, info_name: str | None, args: list[str], *more: Any, **extra: Any) -> Any:
         """Read the arguments, as the command itself does."""
-        return self.load().make_context(info_name, args, *more, **extra)
+        context = self.load().make_context(info_name, args, *more, **extra)
+        if not context.resilient_parsing:  # a shell that completes a line
+            require_apart(context)
+        return context
 
     def load(self) -> Any:
         """The command itself."""

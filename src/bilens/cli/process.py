@@ -2,6 +2,7 @@
 never a traceback.
 """
 
+import _thread
 import atexit
 import gc
 import io
@@ -11,8 +12,9 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NoReturn
 
 import typer
@@ -60,6 +62,10 @@ def _main() -> None:
         _stop(_how_to_go_on(stopped.__cause__))
     except (KeyboardInterrupt, typer.Abort):
         _stop(_how_to_go_on(None))
+    except Exception as error:
+        if not _began_as_a_stop(error):
+            raise
+        _stop(_how_to_go_on(None))
 
 
 def _prepare() -> None:
@@ -83,16 +89,35 @@ def _terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before, hook = signal.signal(signal.SIGTERM, _interrupt), sys.unraisablehook
+    sys.unraisablehook = partial(_lost, hook)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        sys.unraisablehook = hook
 
 
 def _interrupt(*_: Any) -> None:
     """SIGTERM, told like Ctrl-C."""
     raise KeyboardInterrupt
+
+
+def _lost(before: Callable[[Any], Any], unraisable: Any) -> None:
+    """A stop that came within a ``__del__``, from which Python lets nothing out, comes again."""
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        threading.Timer(0.05, _thread.interrupt_main).start()
+    else:
+        before(unraisable)
+
+
+def _began_as_a_stop(error: BaseException | None) -> bool:
+    """Whether a library made ``error`` of a KeyboardInterrupt: one that imports lazily makes an
+    ImportError of it.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _how_to_go_on(stop: BaseException | None) -> str:

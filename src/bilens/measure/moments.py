@@ -15,6 +15,7 @@ from bilens.base.numerics import (
     require_floating,
     require_values,
     restored,
+    scaled,
 )
 
 
@@ -71,5 +72,11 @@ def joined(one: Moments, two: Moments) -> Moments:
     if count == 0:
         return one
     apart = two.mean - one.mean
-    scatter = one.scatter + two.scatter + (one.n * two.n / count) * apart.outer(apart)
+    near, power = near_one(apart)
+    between = (one.n * two.n / count) * near.outer(near)
+    within = one.scatter + two.scatter
+    if bool(within.any()):
+        scatter = within + scaled(between, 2 * power)
+    else:  # of single samples, say: all there is
+        scatter = restored("the covariance", between, 2 * power, torch.float64)
     return Moments(count, one.mean + apart * (two.n / count), scatter)

@@ -32,6 +32,7 @@ from bilens.models.transformer import Transformer, TransformerConfig
 
 BOX = Path(__file__).parent / "box"
 CONFIG, SAFETENSORS = "config.json", ".safetensors"
+OF_LAYERS = ("intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")
 CHECKPOINTS = "checkpoints"  # a folder of weights, below that of their config.json
 PICKLED = ("pytorch_model*.bin",)
 FETCHED = (
@@ -304,7 +305,8 @@ def _require_sizes(family: Family, raw: dict[str, Any], checkpoint: Checkpoint, 
     """Raise ConfigError where config.json asks for more than the files hold, before anything of
     that size is made.
     """
-    most = {**dict.fromkeys(family.sizes, checkpoint.longest), family.depth: len(checkpoint.shapes)}
+    sizes = [key for key in family.sizes if key not in OF_LAYERS or raw.get(family.depth) != 0]
+    most = {**dict.fromkeys(sizes, checkpoint.longest), family.depth: len(checkpoint.shapes)}
     for key, limit in most.items():
         value: Any = raw.get(key)
         if is_whole(value) and value > limit:

@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from bilens.algebra import CP
 from bilens.base.charts import POSITIVE, REFERENCE, curve, logarithmic, titled
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import require_finite, require_floating, working_dtype
+from bilens.base.numerics import (
+    require_finite,
+    require_floating,
+    require_share,
+    working_dtype,
+)
 from bilens.base.results import ANSWER_ROWS, Result
 from bilens.measure import Estimate, Gaussian
 from bilens.nearest.degrees import Degrees, degree_spectrum
@@ -75,13 +80,20 @@ class Approximation(Result):
 
     def tail(self, share: float = 0.01) -> float:
         """How much of the error the worst ``share`` of the samples carry: as much as ``share``
-        itself where all miss alike. Errors: ArgumentError without data.
+        itself where all miss alike; of a sample that is among them in part, that part. Errors:
+        ArgumentError without data, and for a ``share`` outside [0, 1].
         """
         if not len(self.tokens):
             raise ArgumentError("tail", must="be asked of one with data", got="none")
-        number = max(1, round(share * len(self.tokens)))
+        if share != 1:
+            require_share("share", share, "in [0, 1]")
+        whole, part = divmod(share * len(self.tokens), 1)
         total = float(self.tokens.sum())
-        return float(self.tokens.topk(number).values.sum()) / total if total else share
+        worst = self.tokens.sort(descending=True).values
+        carried = float(worst[: int(whole)].sum())
+        if part:
+            carried += part * float(worst[int(whole)])
+        return carried / total if total else share
 
     def summary(self) -> str:
         d, h = self.hidden.out.shape
@@ -212,7 +224,8 @@ def _parted(
         raise ArgumentError("data", must=must, got=sum(map(len, batches)))
     if fit == "closed":
         return [], batches
-    kept = [torch.arange(len(batch)) % HELD_OUT == HELD_OUT - 1 for batch in batches]
+    numbers = torch.arange(sum(map(len, batches))).split(list(map(len, batches)))
+    kept = [number % HELD_OUT == HELD_OUT - 1 for number in numbers]
     fitted = [batch[~rows] for batch, rows in zip(batches, kept, strict=True)]
     return fitted, [batch[rows] for batch, rows in zip(batches, kept, strict=True)]
 

@@ -32,15 +32,17 @@ HIGHEST = 4
 ROWS = 1024  # hidden units at a time
 DRAWS = 2**14
 BATCH = 1024  # draws at a time
+TOLD = 1e-6  # of a quadrature, relative: less is below what is sampled
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Degrees(Result):
-    """``powers``: E‖f_n‖² for degrees 0 … 4, exact under the Gaussian, and last all beyond;
-    ``error``: the standard error of the last, which is sampled.
+    """``powers``: E‖f_n‖² for degrees 0 … 4 under the Gaussian, and last all beyond; ``error``: the
+    standard error of the last, which is sampled; ``quadrature``: the error of the averages that the
+    others are made of, relative, and 0 where these are closed forms.
 
     Columns: ``degree``; its ``power`` E‖f_n‖²; its ``share`` of E‖f‖², and the ``standard error``
-    of that.
+    of that: every share is of a whole that is sampled in part.
 
     >>> gelu = bilens.nn.MLP(8, 16, act="gelu")
     >>> g = bilens.Gaussian(torch.zeros(8), torch.eye(8))
@@ -51,6 +53,7 @@ class Degrees(Result):
 
     powers: Float[Tensor, " n"]
     error: Float[Tensor, ""]
+    quadrature: float = 0.0
 
     @property
     def shares(self) -> Float[Tensor, " n"]:
@@ -67,14 +70,16 @@ class Degrees(Result):
             f"{name} {share:.3g}"
             for name, share in zip(self._names(), self.shares.tolist(), strict=True)
         )
-        return f"shares of E‖f‖² by degree: {shares} (beyond: ± {self._relative():.1g})"
+        found = f"shares of E‖f‖² by degree: {shares} (beyond: ± {self._errors()[-1]:.1g})"
+        if self.quadrature > TOLD:
+            found += f"; averages by a rule that is off by {self.quadrature:.1g}"
+        return found
 
     def columns(self) -> tuple[str, ...]:
         return "degree", "power", "share", "standard error"
 
     def rows(self) -> list[dict[str, Any]]:
-        errors = [0.0] * (len(self.powers) - 1) + [self._relative()]
-        columns = (self._names(), self.powers.tolist(), self.shares.tolist(), errors)
+        columns = (self._names(), self.powers.tolist(), self.shares.tolist(), self._errors())
         return [dict(zip(self.columns(), row, strict=True)) for row in zip(*columns, strict=True)]
 
     def figure(self) -> dict[str, Any]:
@@ -92,8 +97,11 @@ class Degrees(Result):
     def _names(self) -> list[str]:
         return [*map(str, range(len(self.powers) - 1)), "beyond"]
 
-    def _relative(self) -> float:
-        return float(self.error / self.powers.sum())
+    def _errors(self) -> list[float]:
+        """Of the shares, to first order in the error of what is beyond."""
+        moved = self.shares.clone()
+        moved[-1] = 1 - moved[-1]
+        return (moved * self.error / self.powers.sum()).tolist()
 
 
 @torch.no_grad()
@@ -107,7 +115,7 @@ def degree_spectrum(hidden: Hidden, measure: Gaussian, seed: int = 0) -> Degrees
     """
     hidden = hidden.to(torch.float64).detach()
     moments = Moments.of(hidden, measure)
-    found = averages(hidden.act, moments.mean_a, moments.var_a.sqrt(), HIGHEST + 1).values
+    found, quadrature = averages(hidden.act, moments.mean_a, moments.var_a.sqrt(), HIGHEST + 1)
     mean, cov = moments.mean_b, moments.cov
     slopes = mean * found[:-1] + cov * found[1:]  # P_0 … P_4
     constant = hidden.out @ slopes[0] + (0.0 if hidden.bias is None else hidden.bias)
@@ -115,7 +123,7 @@ def degree_spectrum(hidden: Hidden, measure: Gaussian, seed: int = 0) -> Degrees
     powers += list(_powers(hidden, measure, slopes, found))
     rest, error = _sampled(hidden, measure, moments, seed)
     beyond = (rest - sum(powers[3:], rest.new_zeros(()))).clamp(min=0)
-    return Degrees(torch.stack([*powers, beyond]), error)
+    return Degrees(torch.stack([*powers, beyond]), error, quadrature)
 
 
 def _powers(

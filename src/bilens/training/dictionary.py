@@ -27,6 +27,7 @@ from bilens.base.records import Record
 from bilens.features import Dictionary, DictionaryRecipe
 from bilens.models import Transformer, activations
 from bilens.training.run import Run, content, content_of
+from bilens.training.schedule import require_memory
 from bilens.training.text import Blocks, TextData, load_text
 from bilens.training.tokenizer import tokenizer_of
 from bilens.wiring import eager, find_place, hooked, module_name
@@ -59,14 +60,17 @@ def train_dictionary(
     Activations are harvested to ``output``/activations and read back a shard at a time: never all
     in memory. ``resume`` goes on with a harvest that was stopped. Figures on held-out text end up
     in training.json (see ``measure``). Errors: ArgumentError for a place that is not there or a
-    model without a tokenizer; FileError for a folder in use; ConfigError for ``resume`` of another
-    model's run, or with another place, text or recipe.
+    model without a tokenizer; FileError for a folder in use; ConfigError for a dictionary
+    larger than this machine's memory, and for ``resume`` of another model's run, or with another
+    place, text or recipe.
 
     >>> how = bilens.features.DictionaryRecipe(steps=100)
     >>> place = "mlp1.input"
     >>> D = bilens.training.train_dictionary(model, "topics", place, "run", how)
     """
     output, at = Path(output), find_place(place, model.wiring().parts)
+    width = model.config.hidden_size
+    require_memory("the dictionary of this recipe", 2 * 4 * how.expansion * width**2)
     data = _load(model, source)
     about = {"model": content_of(model), "data": data.name, "place": at.name, "recipe": asdict(how)}
     about |= {"content": content(data.train.tokens, data.valid.tokens)}

@@ -42,14 +42,17 @@ def require_room(build: Callable[[int], nn.Module], layers: int) -> None:
     with torch.device("meta"):
         one, two = (sum(part.numel() for part in build(n).parameters()) for n in (1, 2))
     size = 4 * one + (layers - 1) * (4 * (two - one) + LAYER_BYTES)
+    require_memory("the model of this recipe", size)
+
+
+def require_memory(who: str, size: int) -> None:
+    """Raise ConfigError unless ``size`` bytes of weights fit into this machine's memory."""
     room = (
         os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else size
     )
     if size > room:
         must = f"fit into the memory of this machine, {room / 2**30:.1f} GiB"
-        raise ConfigError(
-            "the model of this recipe", must=must, got=f"{size / 2**30:,.1f} GiB of weights"
-        )
+        raise ConfigError(who, must=must, got=f"{size / 2**30:,.1f} GiB of weights")
 
 
 FIELDS = Keys(

@@ -177,7 +177,7 @@ def _truth(given: Mapping[str, Any]) -> Truth:
         raise _unfit("induction.never", "be a list of kinds", never)
     spoken = {FILLER, SPECIAL, *map(str, never)}
     repeats = [n for kind, range_ in ranges.items() if kind not in spoken for n in range_]
-    return Truth(
+    found = Truth(
         bigram=tuple(_bigram(*item) for item in _table(given, "bigram").items()),
         skip=tuple(_triple(n, row) for n, row in enumerate(_list(given, "skip"))),
         reach=reach,
@@ -186,6 +186,10 @@ def _truth(given: Mapping[str, Any]) -> Truth:
         fillers=tuple(ranges.get(FILLER, ())),
         begin=begin,
     )
+    if not (found.bigram or found.skip or found.repeats):
+        must = "have rules in one of them at least"
+        raise ConfigError("bigram, skip, induction", must=must, got="none")
+    return found
 
 
 @torch.no_grad()

@@ -256,7 +256,7 @@ class Heads(Part):
         return self.module.kind == "softmax" or self.held == SCORES
 
     def holding(self, scores: str) -> Part:
-        return replace(self, held=scores)
+        return self if self.module.kind == "softmax" else replace(self, held=scores)
 
     def run(self, x: Float[Tensor, "*b t d"]) -> Float[Tensor, "*b t d"]:
         length, width = x.shape[-2:]
@@ -524,7 +524,8 @@ class Renormed(Part):
         return replace(self, part=self.part.over(change))
 
     def holding(self, scores: str) -> Part:
-        return replace(self, part=self.part.holding(scores))
+        held = self.part.holding(scores)
+        return self if held is self.part else replace(self, part=held)
 
     def hidden(self) -> Hidden | None:
         return self.part.hidden()

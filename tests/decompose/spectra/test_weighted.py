@@ -99,6 +99,28 @@ def test_a_layer_with_biases_takes_a_measure_over_x(make, data):
     assert torch.allclose(averaged.total_mean, layer(homogeneous(x[:2000])).mean(0))
 
 
+@pytest.mark.parametrize("averaged", [False, True])
+@pytest.mark.parametrize("blind", ["constant", "plane"])
+def test_shares_add_up_with_what_is_linear_where_a_mean_lies_off_the_support(make, blind, averaged):
+    layer, width = make.cp(3, 6, h=9), 6 if blind == "plane" else 5
+    if blind == "constant":
+        layer = replace(layer, affine=True)
+    x = make.randn(4000, 3) @ make.randn(3, width) + make.randn(width)
+    found = eigen(layer, k=None, measure=x if averaged else Gaussian.from_batches([x]))
+    share = found.linear_share
+    assert float(share.abs().min()) > 1e-3
+    torch.testing.assert_close(found.data.share.sum(-1) + share, torch.ones(3).double())
+    assert "beside them what is linear" in found.summary()
+    # by hand: what is left of the form beside the terms
+    rows = homogeneous(x) if blind == "constant" else x
+    terms = (found.values * torch.einsum("nki,bi->bnk", found.vectors, rows).square()).sum(-1)
+    whole = layer(rows)
+    rest = whole - terms
+    both = ((rest - rest.mean(0)) * (whole - whole.mean(0))).sum(0) / (len(x) - 1)
+    near = {"rel": 1e-6} if averaged else {"abs": 0.05}
+    assert share.tolist() == pytest.approx((both / whole.var(0)).tolist(), **near)
+
+
 def test_a_blind_measure_says_so_and_reads_nothing_off_its_support(layer, data, make):
     flat = data.map(torch.diag(torch.tensor([1.0, 1, 1, 1, 0, 0], dtype=torch.float64)))
     found = eigen(layer, k=None, measure=flat)

@@ -311,3 +311,21 @@ def test_verify_holds_a_model_against_the_class_that_its_files_are_of(name, tmp_
     assert not found.holds[0]
     model.save_pretrained(tmp_path / "own")  # bilens's own class is not held against itself
     assert "same files" not in str(bilens.verify(model, against=tmp_path / "own").identities)
+
+
+@pytest.mark.parametrize("kinds", [None, ["full_attention", "sliding_attention"]])
+@pytest.mark.parametrize("kind", ["Llama", "Mistral", "Qwen2", "Qwen3"])
+def test_windows_are_those_that_the_stock_class_has(kind, kinds, tmp_path):
+    """Whatever config.json says of them: stock Llama has none, Mistral one in every layer."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(
+        **SMALL, sliding_window=2, use_sliding_window=True, layer_types=kinds
+    )
+    stock = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    stock.save_pretrained(tmp_path)
+    ids = torch.arange(9)[None]
+    made = bilens.load(tmp_path)
+    torch.testing.assert_close(made(ids).logits, stock(ids).logits, atol=1e-5, rtol=1e-4)
+    windows = {"Llama": None, "Mistral": [2, 2]}
+    if kind in windows:
+        assert made.config.sliding_windows == windows[kind]

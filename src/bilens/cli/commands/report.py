@@ -84,6 +84,8 @@ def command(
     if coders and data is not None:
         bilens.training.read_documents(data)  # whether there is such a text
     known = None if truth is None else bilens.training.read_truth(truth)
+    if against is not None:
+        bilens.models.open_model(against)  # whether there is such a model
     loaded, about = bilens.load(str(model)), bilens.training.read_about(model)
     text = None
     if isinstance(loaded, bilens.Transformer):

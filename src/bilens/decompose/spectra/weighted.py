@@ -1,15 +1,17 @@
 """Spectra under a data measure: which eigenvectors matter where inputs really are.
 
 With x = μ + Σ^½ z and z standard normal, the quadratic part of xᵀQx in z is Σ^½ Q Σ^½. Its
-eigenpairs (λ, w) read x along v = Σ^-½ w, of unit variance: xᵀQx = Σ λ (v·x)² on the support of Σ,
-and
+eigenpairs (λ, w) read x along v = Σ^-½ w, of unit variance, and with P the projector onto the
+support of Σ and c = μ − Pμ, which does not vary (the constant of (1, x) is part of it),
+
+    xᵀQx = Σ λ (v·x)² + 2 cᵀQPx + cᵀQc
 
     Var[xᵀQx] = 2 tr(QΣQΣ) + 4 μᵀQΣQμ
     Cov[λ (v·x)², xᵀQx] = λ [2 vᵀΣQΣv + 4 (v·μ)(vᵀΣQμ)]
 
 The covariance of a term with the whole over the variance of the whole is its **share of variance**.
-Shares of all eigenpairs add up to 1, of plain ones and of weighted ones (whose terms are
-uncorrelated). Off its support a measure is blind.
+Shares of all plain eigenpairs add up to 1; those of all weighted ones (whose terms are
+uncorrelated) do with the share of what is linear, 2 cᵀQPx. Off its support a measure is blind.
 """
 
 from collections.abc import Sequence
@@ -31,6 +33,7 @@ from bilens.measure import Gaussian
 BLOCK = 2**24  # numbers held at once while terms are averaged over activations
 
 
+LINEAR = 1e-6  # of the variance: less is rounding
 ON_DATA = ("λ E[(v·x)²]", "± s.e.", "share of variance")
 
 
@@ -71,6 +74,8 @@ class WeightedEigen(Eigen):
         plain: the eigenpairs of Q itself, as many.
         data, plain_data: what the terms of each are on the data.
         total_mean, total_variance: of xᵀQx, on the same data.
+        linear_share: of its variance, beside the weighted pairs: the products of what varies with
+            what does not, such as the constant of (1, x). 0 where the mean lies in the support.
         rank: of Σ: the number of directions that inputs vary in.
         count: the activations that terms were averaged over, 0 for the closed form under the
             Gaussian.
@@ -90,6 +95,7 @@ class WeightedEigen(Eigen):
     plain_data: OnData
     total_mean: Float[Tensor, " n"]
     total_variance: Float[Tensor, " n"]
+    linear_share: Float[Tensor, " n"]
     rank: int
     count: int
 
@@ -107,7 +113,14 @@ class WeightedEigen(Eigen):
         )
         blind = "" if self.rank == size else f" (blind to {size - self.rank} directions)"
         rank = f"Σ of rank {self.rank} of {size}{blind}"
-        return f"data-weighted, {rank}, terms {how}; {super().summary()}"
+        apart = (
+            float(self.linear_share[self.linear_share.abs().argmax()])
+            if len(self.linear_share)
+            else 0.0
+        )
+        linear = f"; beside them what is linear, up to {apart:.3g} of the variance"
+        linear = linear if abs(apart) > LINEAR else ""
+        return f"data-weighted, {rank}, terms {how}{linear}; {super().summary()}"
 
     def columns(self) -> tuple[str, ...]:
         return ("spectrum", *super().columns(), *ON_DATA)
@@ -205,6 +218,7 @@ def weigh(
     if activations is None:
         law = _Law(form, measure)
         mean, variance = law.mean, 2 * white.norm.double().square() + 4 * law.along_mean
+        linear = law.linear(variance)
         data, plain_data = (
             law.terms(pairs.values, v, variance)
             for pairs, v in ((white, vectors), (plain, plain.vectors))
@@ -213,6 +227,8 @@ def weigh(
         x = activations.to(tensor.device, tensor.dtype)
         outputs = (tensor(x) @ directions.mT).double()
         mean, variance = outputs.mean(0), outputs.var(0)
+        beside = 2 * x.double() @ _beside(form, measure).mT
+        linear = _over(_covariance(beside, outputs)[:, None], variance)[:, 0]
         data, plain_data = (
             _averaged(x, outputs, pairs.values, v)
             for pairs, v in ((white, vectors), (plain, plain.vectors))
@@ -227,6 +243,7 @@ def weigh(
         plain_data=plain_data.at_scale(power),
         total_mean=restored("means on the data", mean, power, torch.float64),
         total_variance=restored("variances on the data", variance, 2 * power, torch.float64),
+        linear_share=linear,
         rank=measure.rank,
         count=0 if activations is None else len(activations),
     )
@@ -239,8 +256,9 @@ class _Law:
     """
 
     def __init__(self, form: QuadraticForm, measure: Gaussian) -> None:
-        self.form, self.mu, self.cov = (
+        self.form, self.measure, self.mu, self.cov = (
             form,
+            measure,
             measure.mean.to(form.device).double(),
             measure.cov.to(form.device).double(),
         )
@@ -249,6 +267,11 @@ class _Law:
         trace = (form.weights * ((form.left @ cov) * form.right).sum(-1)).double().sum(-1)
         self.mean = trace + self.q_mu @ self.mu
         self.along_mean = ((self.q_mu @ self.cov) * self.q_mu).sum(-1)  # μᵀQΣQμ
+
+    def linear(self, variance: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """The share of 2 cᵀQPx."""
+        y = _beside(self.form, self.measure)
+        return _over(4 * ((y @ self.cov) * self.q_mu).sum(-1, keepdim=True), variance)[:, 0]
 
     def terms(self, values: Tensor, vectors: Tensor, variance: Float[Tensor, " n"]) -> OnData:
         """Mean and share of each λ (v·x)²."""
@@ -259,6 +282,16 @@ class _Law:
         shared = scale * (2 * (y * q_y).sum(-1) + 4 * at_mean * (y * self.q_mu[:, None]).sum(-1))
         mean = scale * ((y * v).sum(-1) + at_mean.square())
         return OnData(mean, torch.full_like(mean, torch.nan), _over(shared, variance))
+
+
+def _beside(form: QuadraticForm, measure: Gaussian) -> Float[Tensor, "n i"]:
+    """Q c, with c what of the mean lies where nothing varies."""
+    seen = measure.root @ (measure.inverse_root @ measure.mean)
+    return (form @ (measure.mean - seen).to(form.device, form.dtype)).double()
+
+
+def _covariance(one: Float[Tensor, "m n"], two: Float[Tensor, "m n"]) -> Float[Tensor, " n"]:
+    return ((one - one.mean(0)) * (two - two.mean(0))).sum(0) / (len(one) - 1)
 
 
 def _averaged(

@@ -7,11 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.base.charts import INK, curve, logarithmic, titled
-
-
-def share_of(value: float, norm: float) -> float:
-    """What a singular value holds of the norm's square; 0 where all is zero."""
-    return (value / norm) ** 2 if norm else 0.0
+from bilens.base.numerics import square_share
 
 
 def spectrum_line(
@@ -20,7 +16,7 @@ def spectrum_line(
     """Singular values, largest first, each with what it holds of the norm's square."""
     sizes = values.tolist()
     places = list(range(len(sizes)))
-    shares = [share_of(size, norm) for size in sizes]
+    shares = [square_share(size, norm) for size in sizes]
     hover = {"component": places, "singular value": sizes, "share of ‖T‖²": shares}
     return curve(name, places, sizes, hover=hover, mode="lines", dash=dash)
 

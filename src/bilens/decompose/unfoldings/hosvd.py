@@ -21,10 +21,11 @@ from bilens.base.numerics import (
     require_count,
     restored_float,
     scaled,
+    square_share,
 )
 from bilens.base.results import ANSWER_ROWS, Result
 from bilens.decompose.spectra.weighted import fitted, whitened
-from bilens.decompose.unfoldings.drawn import share_of, spectrum_layout, spectrum_line
+from bilens.decompose.unfoldings.drawn import spectrum_layout, spectrum_line
 from bilens.decompose.unfoldings.iteration import iterated
 from bilens.decompose.unfoldings.unfolding import (
     Precision,
@@ -124,7 +125,7 @@ class HOSVD(Result):
                 "mode": mode,
                 "component": n,
                 "singular value": value,
-                "share of ‖T‖²": share_of(value, self.norm),
+                "share of ‖T‖²": square_share(value, self.norm),
                 "kept": n < self.bases[mode].shape[1],
                 "above noise": value > self.noise[mode],
             }
@@ -135,7 +136,7 @@ class HOSVD(Result):
     def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
         """What the first components of every mode hold of ‖T‖²."""
         squares = {
-            mode: [share_of(value, self.norm) for value in values.tolist()]
+            mode: [square_share(value, self.norm) for value in values.tolist()]
             for mode, values in self.spectrum.items()
         }
         return [

@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.algebra import CP, Dense, QuadraticForm, Tucker, signs
-from bilens.base.numerics import dtype_name, restored_float, scaled
+from bilens.base.numerics import dtype_name, restored_float, scaled, square_share
 from bilens.base.results import Result
-from bilens.decompose.unfoldings.drawn import share_of, spectrum_layout, spectrum_line
+from bilens.decompose.unfoldings.drawn import spectrum_layout, spectrum_line
 from bilens.decompose.unfoldings.unfolding import (
     ALL,
     Precision,
@@ -102,7 +102,7 @@ class SVD(Result):
             {
                 "component": n,
                 "singular value": value,
-                "share of ‖T‖²": share_of(value, self.norm),
+                "share of ‖T‖²": square_share(value, self.norm),
                 "kept": n < len(self.values),
                 "above noise": value > self.noise,
             }

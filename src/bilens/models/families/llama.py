@@ -81,8 +81,17 @@ def config_from_llama(config: PreTrainedConfig) -> TransformerConfig:
     require_whole_heads(raw)
     given = {key: raw[key] for key in SHARED if raw.get(key) is not None}
     given |= {key: raw.get(key, False) for key in BIASES}
-    given |= {"sliding_windows": windows(raw)}
+    given |= {"sliding_windows": _windows(kind, raw)}
     return TransformerConfig(**(given | dict(RELATIVES[kind].always)), dtype=raw.get("dtype"))
+
+
+def _windows(kind: str, raw: Mapping[str, Any]) -> list[int | None] | None:
+    """As the stock class has them, whatever else its config.json says: Llama none, Mistral in every
+    layer.
+    """
+    if kind == "llama":
+        return None
+    return windows({**raw, "layer_types": None} if kind == "mistral" else raw)
 
 
 def config_to_llama(config: TransformerConfig) -> LlamaConfig:

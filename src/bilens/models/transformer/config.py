@@ -155,7 +155,9 @@ class TransformerConfig(PreTrainedConfig):
         self._check_placement()
         self._check_stream()
         given = self.rope_parameters if scaling is None else scaling
-        self.rope_parameters = rope_parameters(given, theta or THETA, self.max_position_embeddings)
+        self.rope_parameters = rope_parameters(
+            given, THETA if theta is None else theta, self.max_position_embeddings
+        )
         self._check_turns()
         super().__post_init__(**kwargs)
 

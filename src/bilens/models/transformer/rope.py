@@ -63,7 +63,7 @@ def rope_parameters(given: Any, theta: Any, context: int) -> dict[str, Any]:
         return {kind: rope_parameters(given[kind], theta, context) for kind in given}
     left = {key: value for key, value in (given or {}).items() if value is not None}
     kind = _kind(left)
-    found = {"rope_type": kind, "rope_theta": left.pop("rope_theta", None) or theta}
+    found = {"rope_type": kind, "rope_theta": left.pop("rope_theta", theta)}
     part = left.pop(PARTIAL, 1.0)
     if not Number(above=0).allows(part) or part > 1:
         raise ConfigError(f"{WHERE}.{PARTIAL}", must="be above 0, at most 1", got=repr(part))
