@@ -236,7 +236,9 @@ def similarity(
     the whole measure, the samples say. By default they find an entry of ``matrix`` that is off by
     0.5, or a norm that is wrong by a factor below 0.81 or above 1.42, in 97 of 100 seeds, where
     4096 bring standard errors to 0.1; of entries that are off by three ``check.errors``, half.
-    Smaller ones take more ``samples``: they show where they are five ``check.errors``.
+    Smaller ones take more ``samples``: they show where they are five ``check.errors``. As few as
+    64, where told, are not looked at again, and their means are not yet normal: of 300 pairs of
+    small random layers 11 right answers were called not confirmed, of 200 samples 4, of 1,000 none.
 
     Work is in float64. Cost for n layers: O(n² h² (o + i)) time in n² / 2 inner products, in blocks
     of hidden units; under a measure, memory of all factors in float64. The check costs O(samples ·
