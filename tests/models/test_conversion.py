@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import bilens
 from bilens import Transformer, TransformerConfig
-from bilens.base.errors import ArgumentError
+from bilens.base.errors import ArgumentError, ShapeError
 from bilens.models import bilinear_frame, converted_layers
 from bilens.models.surgery import conversion
 
@@ -193,3 +193,11 @@ def test_ridges_are_tried_downhill(losses, best, asked):
 
     assert conversion._downhill(tried).ridge == conversion.RIDGES[best]
     assert heard == asked
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (0, 16), (16,)])
+def test_texts_that_say_nothing_are_refused(shape, refuses):
+    model, whole = model_of(hidden_act="silu"), ids(1, 4)
+    nothing = torch.zeros(shape, dtype=torch.int64)
+    for given in ((nothing, whole), (whole, nothing)):
+        refuses(ShapeError, lambda given=given: converted(model, *given), "of two tokens or more")

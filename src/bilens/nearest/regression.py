@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bilens.base.numerics import nonnegative
+
 BLOCK = 192  # features at a time: their products with all others stay in cache
 SMALLEST = 1e-9  # the least ridge: features that repeat one another share their weight
 
@@ -62,7 +64,7 @@ class NormalEquations:
     def missed(self, weights: Float[Tensor, "p o"]) -> float:
         """Σ ‖y − Wᵀ φ‖² over the samples, as a share of Σ ‖y‖². Cost p² o."""
         fitted = (weights * (self.gram @ weights - 2 * self.target)).sum()
-        return float((self.square + fitted) / self.square) if self.square else 0.0
+        return nonnegative(float((self.square + fitted) / self.square)) if self.square else 0.0
 
 
 def solved(

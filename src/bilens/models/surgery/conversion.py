@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bilens.base.errors import ArgumentError
+from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import require_finite, working_dtype
 from bilens.base.records import Record
 from bilens.measure import Gaussian
@@ -143,7 +143,8 @@ def converted_layers(
     are measured. ``total`` sums a tensor over the processes that share the work, each with its own
     ``texts``. Cost a layer: a forward pass of it in each model over the texts, O(n t (h + i)²),
     and the layers after it over ``others`` for three ridges. Memory: the streams of both models and
-    h + i hidden units at every token, and O((h + i)²).
+    h + i hidden units at every token, and O((h + i)²). Errors: ShapeError for what is no texts of
+    two tokens or more.
 
     >>> gated = bilens.load("tinystories-2l-swiglu")
     >>> made = bilens.models.bilinear_frame(gated)
@@ -151,6 +152,10 @@ def converted_layers(
     >>> len(list(bilens.models.converted_layers(gated, made, ids, ids)))
     2
     """
+    for name, ids in (("texts", texts), ("others", others)):
+        if ids.ndim != 2 or not len(ids) or ids.shape[1] < 2:
+            must, got = "be (texts, tokens), of two tokens or more", tuple(ids.shape)
+            raise ShapeError(name, must=must, got=got)
     dtype = working_dtype(model.dtype)
     if dtype != model.dtype:
         model = copy.deepcopy(model)
