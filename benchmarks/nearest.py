@@ -86,7 +86,7 @@ def beside_dense(width: int, hidden: int) -> None:
             "MiB, factors": round(ours, 1),
             "MiB, dense": round(dense, 1),
             "MiB, the dense array alone": round(cube.nbytes / 2**20, 1),
-            "ratio": round(dense / ours, 1),
+            "ratio": round(dense / ours, 1) if ours else None,
             "coefficients apart": float(f"{off:.2g}"),
         },
         seconds=[round(seconds, 2), round(dense_seconds, 2)],

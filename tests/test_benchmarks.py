@@ -20,7 +20,7 @@ SIZES = {
     "composition": {"WIDTH": 16, "HEADS": 2, "HIDDEN": 32},
     "effects": {"LARGE": TINY},
     "eigen": {"D": 64, "H": 128, "DIRECTIONS": 8, "DENSE": 2},
-    "expansion": {"LARGE": TINY, "SMALL": TINY, "VOCABULARY": 50, "BUDGETS": (100,)},
+    "expansion": {"LARGE": TINY, "SMALL": TINY, "VOCABULARY": 50, "BUDGETS": ()},
     "hosvd": {"D": 16, "H": 32, "RUNS": 1},
     "interactions": {"D": 32, "H": 64, "F": 128, "K": 10, "REPEATS": 1},
     "nearest": {},
