@@ -2,8 +2,8 @@
 as one.
 
 On disk a record is one safetensors file: its tensors, and in the header's metadata a JSON text with
-the schema version, the kind of record and everything that is not a tensor. One file, so that it
-cannot be half-written or mismatched.
+the schema version, the kind of record, everything that is not a tensor, and a checksum of all. One
+file, so that it cannot be half-written or mismatched.
 """
 
 import dataclasses
@@ -26,7 +26,6 @@ from bilens.base.numerics import dtype_name, require_floating, require_values
 from bilens.base.weights import opened
 
 SCHEMA = 2
-UNSUMMED = None  # of files from before they held a checksum
 READ = (1, 2)  # schema 1 named a record by its class alone, without the room
 # Where records have lived: a class that moves to another room keeps its name, and its files.
 ROOMS = ("algebra", "circuits", "decompose", "features", "models", "report", "training")
@@ -79,7 +78,7 @@ class Record:
         tensors: dict[str, Tensor] = {}
         packed = _pack(self, "", tensors, _on_disk)
         said = {"schema": SCHEMA, "value": packed, "name": Path(path).name}
-        said["sum"] = _checksum(packed, tensors)
+        said["sum"] = _checksum(json.dumps(packed), tensors)
         header = {"format": "pt", "bilens": json.dumps(said)}
         size = len(header["bilens"])
         if size > HEADER:
@@ -144,7 +143,8 @@ def _key(kind: type) -> str:
 def _whole(path: Path) -> "Record":
     """The record in a file, whatever its kind."""
     try:
-        value = _unpack(*_read(path))
+        header, tensors = _read(path)
+        value = _unpack(header.get("value"), tensors)
         if not isinstance(value, Record):
             raise TypeError("no record")
     except FileError:
@@ -191,30 +191,30 @@ def _place(target: object) -> torch.dtype | torch.device:
         raise ArgumentError("to", must=must, got=repr(target)) from error
 
 
-def _read(path: Path) -> tuple[Any, dict[str, Tensor]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header of a file, and its tensors. One from before there were checksums has none."""
     with opened(path, SAVED) as file:
         header = _header(path, file.metadata())
         tensors = {key: file.get_tensor(key) for key in file.keys()}
-    value = header.get("value")
-    if header.get("sum", UNSUMMED) not in (UNSUMMED, _checksum(value, tensors)):
+    text = json.dumps(header.get("value"))
+    if "sum" in header and header["sum"] != _checksum(text, tensors):
         raise FileError(str(path), must="be undamaged", got="other contents than were saved")
-    return value, tensors
+    return header, tensors
 
 
 def require_as_saved(path: Path) -> None:
     """Raise FileError where a record's file is damaged, or is not the one that was saved by its
     name.
     """
-    _read(path)
-    with opened(path, SAVED) as file:
-        name = _header(path, file.metadata()).get("name", path.name)
+    header, _ = _read(path)
+    name = header.get("name", path.name)
     if name != path.name:
         raise FileError(str(path), must="be what was saved by that name", got=f"a copy of {name}")
 
 
-def _checksum(value: Any, tensors: Mapping[str, Tensor]) -> int:
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> int:
     """Of all that a file holds, so that what became of it on a disk is seen."""
-    found = zlib.crc32(json.dumps(value).encode())
+    found = zlib.crc32(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         found = zlib.crc32(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(), found)

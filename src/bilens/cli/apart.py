@@ -4,14 +4,15 @@ from collections.abc import Iterator
 from itertools import combinations
 from os.path import realpath
 from pathlib import Path
-from typing import Any
+
+import typer
 
 from bilens.base.errors import ArgumentError, FileError
 
 WRITTEN = ("output", "save", "graph")  # parameters that name a place to write to
 
 
-def require_apart(context: Any) -> None:
+def require_apart(context: typer.Context) -> None:
     """Raise ArgumentError where an output would take the place of another, of a file that the
     command reads, or of a file in a folder that it reads. A result that was saved there before is
     written anew.

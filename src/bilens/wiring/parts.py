@@ -256,7 +256,7 @@ class Heads(Part):
         return self.module.kind == "softmax" or self.held == SCORES
 
     def holding(self, scores: str) -> Part:
-        return self if self.module.kind == "softmax" else replace(self, held=scores)
+        return self if self.scores_given else replace(self, held=scores)
 
     def run(self, x: Float[Tensor, "*b t d"]) -> Float[Tensor, "*b t d"]:
         length, width = x.shape[-2:]

@@ -113,11 +113,7 @@ class WeightedEigen(Eigen):
         )
         blind = "" if self.rank == size else f" (blind to {size - self.rank} directions)"
         rank = f"Σ of rank {self.rank} of {size}{blind}"
-        apart = (
-            float(self.linear_share[self.linear_share.abs().argmax()])
-            if len(self.linear_share)
-            else 0.0
-        )
+        apart = max(self.linear_share.tolist(), key=abs, default=0.0)
         linear = f"; beside them what is linear, up to {apart:.3g} of the variance"
         linear = linear if abs(apart) > LINEAR else ""
         return f"data-weighted, {rank}, terms {how}{linear}; {super().summary()}"

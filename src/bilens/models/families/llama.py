@@ -2,7 +2,7 @@
 of.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,18 +47,29 @@ ALIKE = {
 @dataclass(frozen=True)
 class Relative:
     """A class of the family. ``biases``: the keys by which its config.json tells of biases.
-    ``always``: what each of its models is, in the fields of bilens's configuration.
+    ``always``: what each of its models is, in the fields of bilens's configuration. ``windows``:
+    those of its layers, as the stock class reads its config.json.
     """
 
     config: type[PreTrainedConfig]
     biases: tuple[str, ...]
     always: Mapping[str, Any]
+    windows: Callable[[Mapping[str, Any]], list[int | None] | None] = windows
+
+
+def no_windows(given: Mapping[str, Any]) -> None:
+    """Of a class that has none, whatever is given."""
+
+
+def windows_in_all(given: Mapping[str, Any]) -> list[int | None] | None:
+    """Of a class that has one in every layer or in none, whatever kinds of layers are given."""
+    return windows({**given, "layer_types": None})
 
 
 # Llama first: what it does not have, the others are asked for.
 RELATIVES = {
-    "llama": Relative(LlamaConfig, BIASES, {"qk_norm": False}),
-    "mistral": Relative(MistralConfig, (), {"qk_norm": False}),
+    "llama": Relative(LlamaConfig, BIASES, {"qk_norm": False}, no_windows),
+    "mistral": Relative(MistralConfig, (), {"qk_norm": False}, windows_in_all),
     "qwen2": Relative(
         Qwen2Config, (), {"qk_norm": False, "attention_bias": True, "attention_out_bias": False}
     ),
@@ -81,17 +92,8 @@ def config_from_llama(config: PreTrainedConfig) -> TransformerConfig:
     require_whole_heads(raw)
     given = {key: raw[key] for key in SHARED if raw.get(key) is not None}
     given |= {key: raw.get(key, False) for key in BIASES}
-    given |= {"sliding_windows": _windows(kind, raw)}
+    given |= {"sliding_windows": RELATIVES[kind].windows(raw)}
     return TransformerConfig(**(given | dict(RELATIVES[kind].always)), dtype=raw.get("dtype"))
-
-
-def _windows(kind: str, raw: Mapping[str, Any]) -> list[int | None] | None:
-    """As the stock class has them, whatever else its config.json says: Llama none, Mistral in every
-    layer.
-    """
-    if kind == "llama":
-        return None
-    return windows({**raw, "layer_types": None} if kind == "mistral" else raw)
 
 
 def config_to_llama(config: TransformerConfig) -> LlamaConfig:
