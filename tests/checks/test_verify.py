@@ -136,6 +136,13 @@ def test_what_has_no_stock_class_says_so(given, why):
 
 
 @pytest.mark.bad_input
+@pytest.mark.parametrize("seed", ["a", 1.5, True, 2**63])
+def test_a_seed_is_a_whole_number(refuses, seed):
+    model = Classifier(ClassifierConfig(num_labels=3, hidden_size=8))
+    refuses(ArgumentError, lambda: verify(model, seed), "seed must be a whole number")
+
+
+@pytest.mark.bad_input
 def test_what_is_no_model_is_refused(refuses):
     tensor = build().tensor()
     for what, name in (

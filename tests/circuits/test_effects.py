@@ -1,5 +1,6 @@
 """Effects of everything at once are those of each knock-out alone."""
 
+import math
 import sys
 
 import pytest
@@ -121,9 +122,20 @@ def test_a_pass_begins_where_it_first_differs(monkeypatch):
         ({"pairs": -1}, "pairs must be a whole number"),
         ({"pairs": 2.5}, "pairs must be a whole number"),
         ({"what": ["L7H7"]}, "what must be among embed"),
+        ({"pairs": math.nan}, "pairs must be a whole number"),
         ({"what": []}, "what must name at least one"),
     ],
 )
 @pytest.mark.bad_input
 def test_what_cannot_be_tried_is_refused(refuses, given, text):
     refuses(ArgumentError, lambda: effects(build("gated"), IDS, 3, **given), text)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("k", [-1, 1.5, "a", True, math.nan, None])
+def test_a_number_of_rows_is_a_whole_number(refuses, k):
+    """A negative one would drop the smallest, unsaid."""
+    model = build("gated")
+    for found in (effects(model, IDS, 3, what=["L0H1"]), bilens.expand(model, IDS, 3)):
+        refuses(ArgumentError, lambda found=found: found.top(k), "k must be a whole number ≥ 0")
+        assert "\n" not in found.top(0).summary()

@@ -86,6 +86,16 @@ def test_scores_may_be_held(given, legs, names):
     assert {len(tree.inputs) for tree in heads} == {legs}
 
 
+def test_a_path_of_held_scores_by_its_units():
+    """No other path goes through the values alone."""
+    model = build()
+    ex = bilens.expand(model, IDS, 5, max_terms=600, cutoff=0, given="scores")
+    term = next(t for t in ex.terms if t.component == "L1H0" and "mlp0" in t.path)
+    found = circuits.units(model, IDS, term, 5, given="scores")
+    carried = sum(float(units.values.sum()) for units in found.units)
+    assert carried == pytest.approx(term.value, rel=1e-10)
+
+
 def test_other_words_are_refused(refuses):
     refuses(ArgumentError, lambda: bilens.expand(build(), IDS, given="all"), "be one of scores")
 

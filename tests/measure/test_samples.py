@@ -6,7 +6,7 @@ from torch import einsum
 
 from bilens.algebra import affine, homogeneous
 from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
-from bilens.measure import Gaussian, Samples
+from bilens.measure import Gaussian, Samples, jackknife
 
 
 @pytest.fixture
@@ -105,3 +105,8 @@ def test_a_layer_with_biases_takes_a_measure_of_x(make, measure):
 )
 def test_refuses(kind, call, text, make, refuses):
     refuses(kind, lambda: call(make.cp(), make), text)
+
+
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_fewer_than_two_blocks_say_nothing_of_how_they_differ(blocks):
+    assert jackknife(torch.ones(blocks, 3)).tolist() == [torch.inf] * 3

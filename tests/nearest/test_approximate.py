@@ -228,6 +228,34 @@ def test_what_cannot_be_is_refused(refuses, kind, words, how):
     refuses(kind, lambda: approximate(**given), words)
 
 
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("kind", "words", "how"),
+    [
+        (ArgumentError, "must be given hidden units; got GatedMLP. Pass layer.hidden().", "layer"),
+        (ArgumentError, "measure must be a Gaussian; got int", "measure"),
+        (ShapeError, "over the 6 inputs; got 4", "width"),
+        (ArgumentError, "seed must be a whole number; got 'a'", "seed"),
+    ],
+)
+def test_degrees_of_what_has_none_are_refused(refuses, kind, words, how):
+    given = {"hidden": layer(GatedMLP, "silu").hidden(), "measure": measure()}
+    given |= {
+        "layer": {"hidden": layer(GatedMLP, "silu")},
+        "measure": {"measure": 3},
+        "width": {"measure": Gaussian(torch.zeros(4), torch.eye(4))},
+        "seed": {"seed": "a"},
+    }[how]
+    refuses(kind, lambda: degree_spectrum(**given), words)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("x", [torch.ones(3, 4), torch.ones(3, 7), torch.tensor(1.0), "x"])
+def test_an_error_is_at_inputs_of_the_layer(refuses, x):
+    found = approximate(layer(GatedMLP, "silu"), measure())
+    refuses(ShapeError, lambda: found.error(x), "error must be")
+
+
 def model(act, gated=True, dtype=torch.float64):
     torch.manual_seed(0)
     config = bilens.TransformerConfig(

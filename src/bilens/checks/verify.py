@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from bilens.algebra import CP
 from bilens.base.charts import DRAWN, INK, NEGATIVE, POSITIVE, logarithmic, ranked
 from bilens.base.errors import ArgumentError, NotExactError
-from bilens.base.numerics import dtype_name, relative_error, tolerance
+from bilens.base.numerics import dtype_name, relative_error, require_seed, tolerance
 from bilens.base.reading import read_json_object
 from bilens.base.results import ANSWER_ROWS, Result
 from bilens.base.words import printable, shortened
@@ -151,6 +151,7 @@ def verify(
     'T(x, x) = logits, whole model'
     """
     _require_model(model)
+    require_seed("seed", seed)
     generator = torch.Generator().manual_seed(seed)
     skipped: tuple[str, ...] = (
         "against a stock model: transformers has no class of bilinear classifiers",

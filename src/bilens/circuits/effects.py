@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from bilens.base.charts import DRAWN, NEUTRAL, ranked
-from bilens.base.errors import ArgumentError
-from bilens.base.numerics import is_whole
+from bilens.base.numerics import require_count
 from bilens.base.results import Result
 from bilens.circuits.cuts import Component, Cut, Product, read_each
 from bilens.circuits.engine import Engine
@@ -58,6 +57,8 @@ class Effects(Result):
 
     def summary(self) -> str:
         counts = [f"{self.kinds.count(kind)} of kind {kind}" for kind in dict.fromkeys(self.kinds)]
+        if not self.knockouts:
+            return f"{self.target} at {self.position}, {self.before:.6g}; nothing was taken out"
         said = [knockout.verdict for knockout in self.knockouts]
         verdicts = ", ".join(f"{said.count(one)} {one}" for one in dict.fromkeys(said))
         return (
@@ -100,7 +101,8 @@ class Effects(Result):
         return {"data": [*made["data"], marks], "layout": layout}
 
     def top(self, k: int) -> "Effects":
-        """The ``k`` largest."""
+        """The ``k`` largest. Errors: ArgumentError."""
+        require_count("k", k, 0)
         return replace(self, kinds=self.kinds[:k], knockouts=self.knockouts[:k])
 
 
@@ -138,8 +140,7 @@ def effects(
     >>> [row["what"] for row in found.rows() if row["kind"] != "pair"][:3]
     ['attn1', 'mlp1', 'L0H1']
     """
-    if not is_whole(pairs) or pairs < 0:
-        raise ArgumentError("pairs", must="be a whole number ≥ 0", got=pairs)
+    require_count("pairs", pairs, 0)
     recording = record(model, inputs)
     goal = outer_goal(model, recording, target, position)
     ways, other = read_ways(model, recording, with_)

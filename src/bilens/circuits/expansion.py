@@ -18,7 +18,7 @@ from torch import Tensor
 from bilens.base.charts import DRAWN, ranked
 from bilens.base.errors import ArgumentError
 from bilens.base.garbage import uncollected
-from bilens.base.numerics import is_whole
+from bilens.base.numerics import is_whole, require_count
 from bilens.base.records import Record
 from bilens.base.results import ANSWER_ROWS, Result, Tabled
 from bilens.base.tables import Columns
@@ -324,7 +324,8 @@ class Expansion(Result):
         return ranked(names, values, "what it adds", title, hover=hover, rest=self._left(others))
 
     def top(self, k: int) -> "Expansion":
-        """The ``k`` largest terms; the others go to the remainder."""
+        """The ``k`` largest terms; the others go to the remainder. Errors: ArgumentError."""
+        require_count("k", k, 0)
         kept, rest = self.terms[:k], self.terms[k:]
         remainder = self.remainder + float(np.sum([term.value for term in rest]))
         return replace(self, terms=kept, remainder=remainder, left_out=self.left_out + len(rest))
@@ -473,7 +474,7 @@ def expand(
         "pairs"    one step further: layers by pairs of what they read, heads by source position and
                    source
         "paths"    all the way to embeddings and biases, the largest first, until there are
-                   ``max_terms``
+                   ``max_terms``; the residual writes are always there
     A path smaller than ``cutoff`` times Σ |residual write| is not kept but counted in the
     remainder. One whose parts would make more than ``max_terms`` stays whole (None: no limit; the
     number of paths doubles its exponent with each layer).

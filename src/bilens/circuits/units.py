@@ -114,6 +114,7 @@ def units(
     *,
     dictionaries: Mapping[str, Sparse] | None = None,
     replacements: Mapping[str, Replacement] | None = None,
+    given: str | None = None,
 ) -> PathUnits:
     """Which hidden units of the layers on ``path`` carry it: of each layer they add up to the value
     that the path has in ``expand`` of the same arguments.
@@ -131,7 +132,7 @@ def units(
     >>> found.path, round(found.value, 2)
     ('mlp0', 0.61)
     """
-    recording = record(model, inputs, dictionaries, replacements)
+    recording = record(model, inputs, dictionaries, replacements, given)
     goal = resolve(model, recording, target, position, measured=False)
     tree = _read(path, goal)
     _Checked(recording, paths.text(tree)).root(tree, goal)

@@ -154,10 +154,12 @@ def jackknife(without: Float[Tensor, "b *n"]) -> Float[Tensor, "*n"]:
     """The standard error of a statistic, from what it is without each of b blocks of samples.
 
     Infinite where it is NaN without one of them: what is nothing on all others says nothing of how
-    blocks differ.
+    blocks differ. So it is of fewer than two blocks.
 
     >>> bilens.measure.jackknife(torch.tensor([1.0, 2.0, 3.0]))
     tensor(1.1547)
     """
+    if len(without) < 2:
+        return torch.full_like(without.sum(0), torch.inf)
     spread = (without - without.mean(0)).square().mean(0) * (len(without) - 1)
     return spread.sqrt().nan_to_num(nan=torch.inf)

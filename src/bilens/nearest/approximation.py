@@ -16,11 +16,12 @@ from bilens.base.numerics import (
     require_finite,
     require_floating,
     require_share,
+    require_tensor,
     working_dtype,
 )
 from bilens.base.results import ANSWER_ROWS, Result
 from bilens.measure import Estimate, Gaussian
-from bilens.nearest.degrees import Degrees, degree_spectrum
+from bilens.nearest.degrees import Degrees, degree_spectrum, require_measure
 from bilens.nearest.fits import by_output, by_units, pieces
 from bilens.nearest.quadratic import Moments, Polynomials, as_tensor, closed, sides
 from bilens.nn import Hidden
@@ -74,7 +75,14 @@ class Approximation(Result):
 
     @torch.no_grad()
     def error(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b d"]:
-        """f(x) − T(x): what the layer writes beside its nearest tensor, in the dtype of ``x``."""
+        """f(x) − T(x): what the layer writes beside its nearest tensor, in the dtype of ``x``.
+
+        Errors: ShapeError for ``x`` of another width.
+        """
+        require_tensor("error", x)
+        width = self.hidden.weight.shape[1]
+        if not x.ndim or x.shape[-1] != width:
+            raise ShapeError("error", must=f"be given {width} inputs", got=tuple(x.shape))
         hidden, tensor = self.hidden.to(x.dtype), self.tensor.to(x.dtype)
         return hidden.write(hidden(x)) - tensor(tensor.read(x))
 
@@ -191,16 +199,10 @@ def _asked(layer: object, measure: object, fit: object) -> tuple[Hidden, Gaussia
         todo = "Pass model.model.layers[0].mlp, say; of experts one, mlp.experts[0]."
         got = type(layer).__name__
         raise ArgumentError("approximate", must="be given an MLP", got=got, todo=todo)
-    if not isinstance(measure, Gaussian):
-        todo = "Gaussian.from_batches(activations)."
-        got = type(measure).__name__
-        raise ArgumentError("measure", must="be a Gaussian", got=got, todo=todo)
     if fit not in get_args(Fit):
         raise ArgumentError("fit", must=f"be one of {', '.join(get_args(Fit))}", got=repr(fit))
     hidden: Hidden = layer.hidden().detach().clone()  # type: ignore[operator]
-    width = hidden.weight.shape[1]
-    if len(measure.mean) != width:
-        raise ShapeError("measure", must=f"be over the {width} inputs", got=len(measure.mean))
+    measure = require_measure(hidden, measure)
     hidden = hidden.to(working_dtype(hidden.out.dtype))
     require_finite("approximate", out=hidden.out, weight=hidden.weight)
     return hidden, measure.to(hidden.out.device)

@@ -22,6 +22,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.base.charts import INK, POSITIVE, hovered, titled
+from bilens.base.errors import ArgumentError, ShapeError
+from bilens.base.numerics import require_seed
 from bilens.base.results import Result
 from bilens.measure import Gaussian
 from bilens.nearest.averages import averages
@@ -104,15 +106,34 @@ class Degrees(Result):
         return (moved * self.error / self.powers.sum()).tolist()
 
 
+def require_measure(hidden: Hidden, measure: object) -> Gaussian:
+    """What is a Gaussian over what ``hidden`` reads; else an error."""
+    if not isinstance(measure, Gaussian):
+        todo = "Gaussian.from_batches(activations)."
+        got = type(measure).__name__
+        raise ArgumentError("measure", must="be a Gaussian", got=got, todo=todo)
+    width = hidden.weight.shape[1]
+    if len(measure.mean) != width:
+        raise ShapeError("measure", must=f"be over the {width} inputs", got=len(measure.mean))
+    return measure
+
+
 @torch.no_grad()
 def degree_spectrum(hidden: Hidden, measure: Gaussian, seed: int = 0) -> Degrees:
-    """The degrees of an MLP in float64. Cost O(h² (i + d)) and DRAWS passes; memory O(h i).
+    """The degrees of an MLP, from its ``hidden()`` units, in float64. Cost O(h² (i + d)) and DRAWS
+    passes, drawn by ``seed``; memory O(h i). Errors: ArgumentError for what are no hidden units, no
+    Gaussian or no seed; ShapeError for a Gaussian of another width.
 
     >>> gelu = bilens.nn.MLP(8, 16, act="gelu")
     >>> g = bilens.Gaussian(torch.zeros(8), torch.eye(8))
     >>> bilens.nearest.degree_spectrum(gelu.hidden(), g).powers.shape
     torch.Size([6])
     """
+    if not isinstance(hidden, Hidden):
+        got, todo = type(hidden).__name__, "Pass layer.hidden()."
+        raise ArgumentError("degree_spectrum", must="be given hidden units", got=got, todo=todo)
+    measure = require_measure(hidden, measure)
+    require_seed("seed", seed)
     hidden = hidden.to(torch.float64).detach()
     moments = Moments.of(hidden, measure)
     found, quadrature = averages(hidden.act, moments.mean_a, moments.var_a.sqrt(), HIGHEST + 1)

@@ -1,5 +1,6 @@
 """The shared input basis of a layer against the dense symmetric cube."""
 
+import functools
 import math
 
 import pytest
@@ -213,4 +214,7 @@ def test_refuses(make, refuses):
         lambda: joint(make.cp()).needed(0.5),
         "share must be one of (0.9, 0.99, 0.999); got 0.5.",
     )
+    for share in (5.0, 1, math.nan, "a"):
+        one = functools.partial(joint(make.cp()).needed, share, both=False)
+        refuses(ArgumentError, one, "share must be in [0, 1)")
     refuses(NotFiniteError, lambda: joint(make.cp() * math.inf), "joint.out must be finite")

@@ -30,6 +30,7 @@ from bilens.base.numerics import (
     is_number,
     near_one,
     nonnegative,
+    require_share,
     restored_float,
     scaled,
 )
@@ -122,9 +123,11 @@ class Joint(Result):
         """How many directions hold ``share`` of ‖S‖²: with both inputs within them (‖P S P‖²), or
         with one (the Gram's).
 
-        Errors: ArgumentError for both inputs and a share that was not among those asked for.
+        Errors: ArgumentError for both inputs and a share that was not among those asked for, and
+        for one outside [0, 1).
         """
         if not both:
+            require_share("share", share)
             return _reach(self.gram_share, share) if self.norm else 0
         if share not in self.shares:
             raise ArgumentError(
