@@ -4,19 +4,17 @@ compose.
 
 from bilens.circuits.attention import (
     AttentionScores,
-    HeadScores,
     ScoreProduct,
     attention_product,
     attention_scores,
-    head_scores,
-    ov_circuit,
-    qk_circuit,
 )
 from bilens.circuits.composition import Composition, composition
 from bilens.circuits.effects import Effects, effects
 from bilens.circuits.expansion import Detail, Expansion, Groups, Term, expand
 from bilens.circuits.forest import Forest, forest
 from bilens.circuits.graph import graph
+from bilens.circuits.head_scores import HeadScores, head_scores
+from bilens.circuits.heads import ov_circuit, qk_circuit
 from bilens.circuits.knockout import Knockout, Removal, knockout
 from bilens.circuits.lens import Lens, lens
 from bilens.circuits.pairs import PairMatrix, Pairs, pairs

@@ -1,5 +1,4 @@
-"""Heads: one attention score as pairs of sources; what a head's weights alone look for, write, and
-do.
+"""One attention score as pairs of sources.
 
 Given the norms' scales an attention score is bilinear in the residual stream, exactly as a bilinear
 layer is:
@@ -9,9 +8,6 @@ layer is:
 
 over all that x̂_t and x̂_s are sums of, and the constant "1". A head without softmax has two scores,
 each q_t · k_s, and reads c score¹_ts score²_ts of a position.
-
-Rot_tᵀ Rot_s = Rot_(s−t), so the weights alone say it for every pair of tokens at a given offset s −
-t.
 """
 
 import heapq
@@ -19,34 +15,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from bilens.algebra import Factored
 from bilens.base.charts import mapped, ranked, titled
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole
-from bilens.base.results import ANSWER_ROWS, Result
+from bilens.base.results import Result
+from bilens.circuits.heads import attention_part, head_gain, projections, score_scale
 from bilens.circuits.paths import ONE, text
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.replaced import Replaced, read_by, take_apart
-from bilens.circuits.understood import require_ends, require_scores, require_weights
+from bilens.circuits.understood import require_scores
 from bilens.nn import rotate
 from bilens.wiring import (
     Expandable,
     Heads,
     Sparse,
-    Wiring,
-    explained,
     explains,
     hear_each,
     require_expandable,
 )
-
-MOST_TOKENS = 2**20  # of random texts: drawn before any of them is read
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -212,163 +204,6 @@ class ScoreProduct(Result):
         title = f"{self.first.head}: pattern {self.total:.4g}"
         values = [row["value"] for row in rows]
         return ranked(names, values, "adds to the pattern", title, rest={"all others": self.rest})
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class HeadScores(Result):
-    """What each head does, in a few numbers (see ``head_scores``); ``tokens`` are the texts they
-    were measured on.
-
-    Columns: ``head``; ``copying``: 1 where W_OV gives back what it reads, −1 where it takes it
-    away; ``previous token`` and ``induction``: its mean attention to the token before, and to what
-    stood after the same token earlier, from 0 to 1. Where any head goes without softmax these are
-    shares of the sizes of all that is looked at, from −1 to 1, and ``taken away`` is the mean share
-    that is below 0.
-
-    >>> found = bilens.circuits.head_scores(model)
-    >>> found.heads[:2], found.induction.shape
-    (('L0H0', 'L0H1'), torch.Size([8]))
-    """
-
-    heads: tuple[str, ...]
-    copying: Float[Tensor, " n"]
-    previous: Float[Tensor, " n"]
-    induction: Float[Tensor, " n"]
-    negative: Float[Tensor, " n"]
-    tokens: Int[Tensor, "text t"]
-
-    def summary(self) -> str:
-        best = [
-            f"{name} {self.heads[int(values.argmax())]} ({float(values.max()):.2f})"
-            for name, values in self._columns
-        ]
-        texts, length = self.tokens.shape
-        read = f"{texts} × {length} random tokens"
-        return f"{len(self.heads)} heads on {read}; most {', most '.join(best)}"
-
-    def columns(self) -> tuple[str, ...]:
-        return ("head", *(name for name, _ in self._columns))
-
-    def rows(self) -> list[dict[str, Any]]:
-        return [
-            {"head": head} | {name: float(values[n]) for name, values in self._columns}
-            for n, head in enumerate(self.heads)
-        ]
-
-    def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
-        """The heads that do most of any of the three."""
-        return sorted(self.rows(), key=self._most)[:count]
-
-    def _most(self, row: dict[str, Any]) -> float:
-        return -max(abs(row[name]) for name, _ in self._columns)
-
-    def figure(self) -> dict[str, Any]:
-        """A row for each head, those that do most on top."""
-        rows = self.answer(len(self.heads))
-        names = [name for name, _ in self._columns]
-        values = [[row[name] for name in names] for row in rows]
-        texts, length = self.tokens.shape
-        title = f"What heads do, on {texts} × {length} random tokens"
-        down = [row["head"] for row in rows]
-        return mapped(values, names, down, "score", titled(title, "", "head"), end=1.0)
-
-    @property
-    def _columns(self) -> tuple[tuple[str, Tensor], ...]:
-        found = (
-            ("copying", self.copying),
-            ("previous token", self.previous),
-            ("induction", self.induction),
-        )
-        signed = bool(self.negative.any())
-        return (*found, ("taken away", self.negative)) if signed else found
-
-
-class Weights(NamedTuple):
-    """The weights of one of a head's scores over the residual stream in the row-vector convention,
-    x W: its norms' weights and LayerNorm's centring are in them, their scales are not.
-    """
-
-    w_q: Float[Tensor, "d d_head"]
-    w_k: Float[Tensor, "d d_head"]
-
-
-def head_weights(part: Heads, head: int, score: int = 1) -> Weights:
-    """The weights of one score of a head of an attention layer. Gradients flow."""
-    sides = projections(part, score)
-    w_q, w_k = (part.norm.transposed(part.module.per_head(name)[head].mT).mT for name in sides)
-    return Weights(
-        *(w * _gain(part, name, head) for w, name in zip((w_q, w_k), sides, strict=True))
-    )
-
-
-def _gain(part: Heads, name: str, head: int) -> Float[Tensor, "1 d_head"] | float:
-    """What a norm over the queries or keys of one head multiplies each dimension with."""
-    gain = part.module.qk_gain(name)
-    return gain[head] if isinstance(gain, Tensor) else gain
-
-
-def attentions(wiring: Wiring) -> list[tuple[int, Heads]]:
-    """The parts with queries and keys, after their places. Errors: ArgumentError without any."""
-    found = [
-        (n, part.attention) for n, part in enumerate(wiring.parts) if part.attention is not None
-    ]
-    if not found:
-        raise ArgumentError("model", must="have attention heads", got="none")
-    return found
-
-
-def attention_part(wiring: Wiring, layer: int, head: int) -> tuple[int, Heads]:
-    """The attention of ``layer``, after its place among the parts. Errors: ArgumentError for a
-    layer or head not there.
-    """
-    layers = {heads.layer: (n, heads) for n, heads in attentions(wiring)}
-    if not is_whole(layer) or layer not in layers:
-        raise ArgumentError(
-            "layer", must=f"be one with heads: {', '.join(map(str, layers))}", got=layer
-        )
-    n, part = layers[layer]
-    if not is_whole(head) or not 0 <= head < part.module.n_heads:
-        raise ArgumentError("head", must=f"be 0 … {part.module.n_heads - 1}", got=head)
-    return n, part
-
-
-def projections(part: Heads, score: int) -> tuple[str, str]:
-    """What makes the queries and keys of a score, counted from 1. Errors: ArgumentError for one
-    that its heads do not have.
-    """
-    pairs = part.module.score_projections
-    if not is_whole(score) or not 1 <= score <= len(pairs):
-        listed = " or ".join(map(str, range(1, len(pairs) + 1)))
-        raise ArgumentError("score", must=f"be {listed} of {part.name}", got=repr(score))
-    return pairs[score - 1]
-
-
-def score_scale(part: Heads) -> float:
-    """What a score is multiplied with by itself; of two, their product is."""
-    return part.module.scale if part.module.kind == "softmax" else 1.0
-
-
-def score_form(
-    part: Heads, queries: Float[Tensor, "q d_head"], keys: Float[Tensor, "k d_head"], offset: int
-) -> Factored:
-    """Queries and keys, not yet turned, as their scores where the key stands at query +
-    ``offset``.
-    """
-    if part.rotary is not None:
-        at = [torch.tensor([[position]], device=queries.device) for position in (0, offset)]
-        queries, keys = (
-            rotate(x[:, None], *(angle[0] for angle in part.rotary(position, x.dtype)))[:, 0]
-            for x, position in zip((queries, keys), at, strict=True)
-        )
-    return Factored(queries * score_scale(part), keys.mT)
-
-
-def require_offset(offset: int) -> None:
-    """Raise ArgumentError unless ``offset`` is one at which a causal head can look."""
-    if not is_whole(offset) or offset > 0:
-        raise ArgumentError(
-            "offset", must="be 0, −1, −2, …: key position − query position", got=offset
-        )
 
 
 @explains
@@ -581,7 +416,7 @@ class _Look:
             heads = read @ module.per_head(name) + module.bias_per_head(name)
             scales = module.qk_scale(name, heads[:, None])
             parts = parts * torch.as_tensor(scales).expand(len(heads), 1, 1)[head]
-            parts = parts * _gain(part, name, head)
+            parts = parts * head_gain(part, name, head)
         turn = part.turn(found.length, parts.dtype)
         return (
             parts
@@ -607,151 +442,7 @@ def _require_seen(part: Heads, query: int, key: int) -> None:
         raise ArgumentError("key", must=f"be {first} … {query}", got=key, todo=todo)
 
 
-@explains
-def qk_circuit(
-    model: Expandable, layer: int, head: int, offset: int = 0, score: int = 1
-) -> Factored:
-    """W_E W_Q Rot(offset) W_Kᵀ W_Eᵀ / √d_head: query token × key token, the key standing at query +
-    ``offset``. Of a head with two scores, the one numbered ``score``, without a scale.
-
-    The score of a head that reads embeddings alone. Norm weights are in it, norm scales are left at
-    1: with a norm, multiply by σ at the query and σ at the key. Biases are left out. Without RoPE
-    the offset changes nothing; with it, cos and sin are made in float32 as everywhere, so that
-    Rot_tᵀ Rot_s is Rot_(s−t) to 1e-7. Gradients flow. Of a half-precision model the factors are in
-    float32, over its half weights (see ``wiring.explained``). Cost O(vocab d d_head); the
-    vocab × vocab matrix is never made. Errors: ArgumentError for a layer, head or offset that is
-    not there, and for parts that do not do what their weights say. Source: Elhage et al. 2021.
-
-    >>> bilens.circuits.qk_circuit(model, 0, 1, offset=-1).shape  # query tokens, key tokens
-    (1024, 1024)
-    """
-    require_expandable(model)
-    require_offset(offset)
-    model = explained(model)
-    wiring = model.wiring()
-    _, part = attention_part(wiring, layer, head)
-    require_weights(wiring, [part])
-    require_ends(model, wiring)
-    weights, embed = head_weights(part, head, score), model.leaf_weights()["embed"]
-    return score_form(part, embed @ weights.w_q, embed @ weights.w_k, offset)
-
-
-@explains
-def ov_circuit(model: Expandable, layer: int, head: int) -> Factored:
-    """W_E W_V W_O W_U: input token (rows) × output token (columns), as in TransformerLens.
-
-    What looking at a token adds to each logit, by values of the first layer too where they are
-    mixed in ("L1H0" and "L1H0.first" of ``virtual`` together). Norm weights, the readout's too, are
-    in it and norm scales are left at 1; biases are left out. Gradients flow. Of a half-precision
-    model the factors are in float32, over its half weights. Cost O(vocab d d_head); the vocab ×
-    vocab matrix is never made. Errors: ArgumentError for a layer or head that is not there, and for
-    parts that do not do what their weights say. Source: Elhage et al. 2021.
-
-    >>> bilens.circuits.ov_circuit(model, 0, 1).shape  # tokens in, tokens out
-    (1024, 1024)
-    """
-    require_expandable(model)
-    model = explained(model)
-    wiring = model.wiring()
-    n, part = attention_part(wiring, layer, head)
-    require_weights(wiring, [part])
-    require_ends(model, wiring)
-    forms = wiring.parts[n].forms()
-    own = [wiring.over_stream(n, forms[each.sources[head]]) for each in part.values]
-    w_v = torch.stack([form.legs[0].weight for form in own]).sum(0)
-    readout = wiring.norm.transposed(wiring.readout)
-    return Factored(model.leaf_weights()["embed"] @ w_v.mT, (readout @ own[0].out).mT)
-
-
-@explains
-@torch.no_grad()
-def head_scores(model: Expandable, block: int = 16, texts: int = 4, seed: int = 0) -> HeadScores:
-    """What each head does, in three numbers:
-
-        copying          Re Σ λ / Σ |λ| over the eigenvalues λ of its OV circuit W_E W_V W_O W_U, in
-                         [−1, 1]: 1 where looking at a token raises that token's own logit, in all
-                         directions. From a d_head × d_head product.
-        previous token   mean over t ≥ 1 of A[t, t − 1]
-        induction        mean over t ≥ block of A[t, t − block + 1]: attention to the token after
-                         the last occurrence
-
-    A head without softmax looks as much as it likes, and with either sign: its A is then the share
-    of a row's Σ |A|, and a fourth number, ``negative``, is the mean share of what is below 0.
-
-    The patterns A are those on ``texts`` texts of ``block`` random tokens said twice, drawn by
-    ``seed``, without repetition within a block where the vocabulary allows. (TransformerLens's
-    induction stripe also counts the last token of the first block, which has no earlier
-    occurrence.) Cost: ``texts`` passes in parts, and O(vocab d d_head) for each head. Errors:
-    ArgumentError for a model without heads, and for a text beyond its context. Source: Elhage et
-    al. 2021 (copying); Olsson et al. 2022, arXiv:2209.11895 (induction).
-
-    >>> found = bilens.circuits.head_scores(model, texts=1)
-    >>> found.copying.shape, found.previous.shape
-    (torch.Size([8]), torch.Size([8]))
-    """
-    require_expandable(model)
-    model = explained(model)
-    for name, value, least in (("block", block, 2), ("texts", texts, 1), ("seed", seed, 0)):
-        if not is_whole(value) or value < least:
-            raise ArgumentError(name, must=f"be a whole number ≥ {least}", got=repr(value))
-    if block * texts > MOST_TOKENS or seed >= 2**63:
-        must = f"ask for at most {MOST_TOKENS:,} tokens, by a seed below 2⁶³"
-        raise ArgumentError("head_scores", must=must, got=f"{block * texts:,}, by {seed}")
-    wiring = model.wiring()
-    layers = [heads for _, heads in attentions(wiring)]
-    tokens = _said_twice(len(model.leaf_weights()["embed"]), block, texts, seed)
-    patterns = torch.stack([_shares(_patterns(record(model, text))) for text in tokens])
-    copying = [
-        _copying(ov_circuit(model, part.layer, head))
-        for part in layers
-        for head in range(part.module.n_heads)
-    ]
-    return HeadScores(
-        heads=tuple(name for part in layers for name in part.heads),
-        copying=torch.tensor(copying, dtype=torch.float64),
-        previous=_stripe(patterns, 1, 1),
-        induction=_stripe(patterns, block - 1, block),
-        negative=patterns.clamp(max=0).abs().sum(-1).double().mean((0, 2)).cpu(),
-        tokens=tokens,
-    )
-
-
 def _heads(found: Recording, n: int) -> Heads:
     heads = found.wiring.parts[n].attention
     assert heads is not None
     return heads
-
-
-def _patterns(found: Recording) -> Float[Tensor, "head t s"]:
-    """Those of all heads of a pass."""
-    return torch.cat([found.patterns(n) for n, _ in attentions(found.wiring)])
-
-
-def _shares(patterns: Float[Tensor, "head t s"]) -> Float[Tensor, "head t s"]:
-    """What of the sizes of a row each position has: a softmax's very weights."""
-    sizes = patterns.abs().sum(-1, keepdim=True)
-    return torch.where(sizes > 0, patterns / sizes, patterns)
-
-
-def _copying(ov: Factored) -> float:
-    values = ov.eigenvalues
-    size = float(values.abs().sum())
-    return float(values.real.sum()) / size if size else 0.0
-
-
-def _stripe(
-    patterns: Float[Tensor, "text head t s"], back: int, start: int
-) -> Float[Tensor, " head"]:
-    """Mean attention from t to t − ``back`` over t ≥ ``start``."""
-    found = patterns.diagonal(-back, dim1=-2, dim2=-1)  # its entry n is t = n + back
-    return found[..., start - back :].double().mean((0, 2)).cpu()
-
-
-def _said_twice(vocabulary: int, block: int, texts: int, seed: int) -> Int[Tensor, "text t"]:
-    generator = torch.Generator().manual_seed(seed)
-    rounds = -(-block // vocabulary)
-    drawn = [
-        torch.cat([torch.randperm(vocabulary, generator=generator) for _ in range(rounds)])[:block]
-        for _ in range(texts)
-    ]
-    return torch.stack(drawn).repeat(1, 2)

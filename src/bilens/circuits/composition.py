@@ -38,7 +38,7 @@ from torch import Tensor
 from bilens.algebra import symmetric_root
 from bilens.base.charts import mapped, titled
 from bilens.base.results import ANSWER_ROWS, Result
-from bilens.circuits.attention import head_weights
+from bilens.circuits.heads import head_weights
 from bilens.circuits.understood import require_weights
 from bilens.wiring import (
     Expandable,

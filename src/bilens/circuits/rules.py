@@ -12,7 +12,7 @@ from bilens.algebra import CP, Factored
 from bilens.base.charts import ranked
 from bilens.base.errors import ArgumentError
 from bilens.base.results import Result
-from bilens.circuits.attention import attentions
+from bilens.circuits.heads import attentions
 from bilens.circuits.paths import (
     READOUT,
     STREAM,

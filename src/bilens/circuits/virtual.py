@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bilens.algebra import CP, Factored
 from bilens.base.errors import ArgumentError, NotExactError
-from bilens.circuits.attention import head_weights, score_form
+from bilens.circuits.heads import head_weights, score_form
 from bilens.circuits.paths import (
     NOWHERE,
     READOUT,
