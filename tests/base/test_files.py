@@ -183,3 +183,21 @@ def test_files_come_together(tmp_path):
             (folder / name).write_text("new")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "last", "z"]
     assert (tmp_path / "a").read_text() == "new"
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt, OSError])
+@pytest.mark.parametrize(
+    "opened", [atomic_write, lambda path: saved_together(path, "b"), held, new_folder]
+)
+def test_folders_made_for_what_fails_go_again(opened, kind, tmp_path):
+    (tmp_path / "there").mkdir()
+    with pytest.raises((FileError, kind)), opened(tmp_path / "there" / "new" / "deep" / "b"):
+        raise kind("disk full")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+
+
+def test_a_name_that_cannot_be_leaves_no_folder(tmp_path, refuses):
+    place = tmp_path / "new" / ("x" * 300)
+    refuses(FileError, lambda: write_text(place, ""), "File name too long")
+    refuses(FileError, lambda: write_text(place / "b", ""), "File name too long")
+    assert not list(tmp_path.iterdir())

@@ -59,36 +59,40 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path; rename it over ``path`` when the block ends well, remove it when not.
 
     The file has the permissions that ``open`` would have given it: those of the file it replaces,
-    or what the umask leaves. Errors: FileError where the folder cannot be made or written, or
+    or what the umask leaves. Folders that were made for it go again where it is not written.
+    Errors: FileError where the folder cannot be made or written, or
     ``path`` is no file (a folder, a device).
     """
-    path, stack = Path(path), ExitStack()
-    with writing(path, must="be in a folder that can be written"):
-        if path.exists() and not path.is_file():
-            raise FileError(
-                str(path), must="be writable: a file, or a new one", got="something else"
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = stack.enter_context(_temporary(path.parent))
-    with stack, writing(path):
-        yield folder / path.name
-        _publish(folder, path.parent, "")
+    path = Path(path)
+    with ExitStack() as stack:
+        with writing(path, must="be in a folder that can be written"):
+            if path.exists() and not path.is_file():
+                raise FileError(
+                    str(path), must="be writable: a file, or a new one", got="something else"
+                )
+            stack.callback(_remove_empty, _missing(path.parent))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(_temporary(path.parent))
+        with writing(path):
+            yield folder / path.name
+            _publish(folder, path.parent, "")
 
 
 @contextmanager
 def saved_together(folder: str | Path, last: str) -> Iterator[Path]:
     """Yield a temporary folder whose files are renamed into ``folder`` when the block ends well,
-    that named ``last`` last.
+    that named ``last`` last. Folders that were made for them go again where none is written.
 
     Errors: FileError where ``folder`` cannot be made or written.
     """
     folder = Path(folder)
-    with writing(folder, must="be a folder that can be written"):
+    with writing(folder, must="be a folder that can be written"), ExitStack() as stack:
+        stack.callback(_remove_empty, _missing(folder))
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
-        with _temporary(folder) as temporary:
-            yield temporary
-            _publish(temporary, folder, last)
+        temporary = stack.enter_context(_temporary(folder))
+        yield temporary
+        _publish(temporary, folder, last)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -217,8 +221,8 @@ def _settled(folder: Path) -> bool:
 
 
 def _remove_empty(made: list[Path]) -> None:
-    with suppress(OSError):  # of the first that holds something
-        for place in made:
+    for place in made:
+        with suppress(OSError):  # it holds something, or was not made after all
             place.rmdir()
 
 
