@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bilens.algebra import homogeneous
+from bilens.algebra import CP, homogeneous
 from bilens.base.errors import ArgumentError, NotFiniteError, RangeError, ShapeError
+from bilens.decompose import eigen, similarity
 from bilens.measure import Gaussian
 
 
@@ -108,6 +109,47 @@ def test_factor_cuts_off_what_the_root_does(least, make, close):
     measure = Gaussian(make.randn(6), (cov + cov.mT) / 2)
     assert measure.rank == (6 if least > 1e-15 else 5)
     assert torch.equal(measure.factor, measure.root) == (measure.rank == 5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_input_that_varies_much_hides_nothing_of_the_others(dtype, make, close):
+    """A massive activation, a million times the others and more."""
+    ratio = 1e10 if dtype == torch.float32 else 1e15
+    x = make.randn(200, 8)
+    x[:, 0] *= ratio**0.5
+    cov = torch.cov(x.mT).to(dtype)
+    measure = Gaussian(torch.zeros(8, dtype=dtype), cov)
+    assert measure.rank == 8
+    rows, others = make.randn(2, 6, 8)
+    rows[:, 0] = others[:, 0] = 0.0
+    tensor = CP(make.randn(4, 6), rows, others)
+    own = cov[1:, 1:].double()
+    left, right = tensor.left[:, 1:], tensor.right[:, 1:]
+    form = torch.einsum("oh,hi,hj->oij", tensor.out, left, right)
+    form = (form + form.mT) / 2
+    mean = torch.einsum("oij,ij->o", form, own)
+    squares = 2 * torch.einsum("oij,jk,okl,li->", form, own, form, own) + mean.square().sum()
+    close(measure.of(tensor).norm(), squares.sqrt(), tol=1e-9)
+    if dtype == torch.float32:
+        spread = cov.double().diagonal().sqrt()
+        off = (measure.root @ measure.root - cov.double()) / spread / spread[:, None]
+        assert float(off.abs().max()) < 1e-4  # of each input's own variance
+        assert float(measure.sample(5)[:, 1:].std()) > 0.3
+
+
+def test_a_root_that_loses_what_varies_is_refused(make, refuses):
+    measure = Gaussian(make.randn(8), torch.diag(torch.tensor([1e20] + [1.0] * 7).double()))
+    assert measure.rank == 8
+    refuses(RangeError, lambda: measure.root, "Gaussian.root must have variances", "7 below")
+
+
+def test_rounding_is_no_variance_of_a_new_input(make):
+    """Mapped to its own principal axes, a measure varies on as many as before."""
+    measure, _ = low_rank(make)
+    for dtype in (torch.float32, torch.float64):
+        given = measure.to(dtype)
+        axes = torch.linalg.eigh(given.cov).eigenvectors.mT
+        assert given.map(axes).rank == 3
 
 
 def test_rank_of_few_samples_is_one_less(make):
@@ -348,3 +390,33 @@ def test_rows_one_at_a_time_have_the_moments_of_all():
     x = torch.randn(9, 3).double() * torch.tensor([1.0, 1e-50, 1e50], dtype=torch.float64)
     one, all_ = Gaussian.from_batches(list(x.split(1))), Gaussian.from_batches([x])
     torch.testing.assert_close(one.cov, all_.cov, rtol=1e-9, atol=0)
+
+
+VERBS = {
+    "norm": lambda g, T: g.of(T).norm(centred=True),
+    "inner": lambda g, T: g.of(T).inner(g.of(T * 2)),
+    "similarity": lambda g, T: g.of(T).similarity(g.of(T.swap())),
+    "gram": lambda g, T: g.of(T).gram(),
+    "sample": lambda g, T: g.sample(4),
+    "root": lambda g, T: g.root + g.inverse_root,
+    "factor": lambda g, T: g.factor @ g.factor.mT,
+    "rank": lambda g, T: torch.tensor(float(g.rank)),
+    "eigen": lambda g, T: eigen(T, torch.eye(3, dtype=T.dtype)[:2], k=2, measure=g).data.share,
+    "similarity of layers": lambda g, T: similarity([T, T.swap() * 2], g).matrix,
+    "linear": lambda g, T: eigen(T, torch.eye(3, dtype=T.dtype), k=1, measure=g).linear_share,
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("of", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("singular", [False, True])
+def test_a_measure_of_any_dtype_is_taken_as_what_it_holds(verb, of, dtype, singular, make, close):
+    """The same as in float64 with the same values."""
+    spread = torch.tensor([4.0, 1.0, 0.5, 2.0])
+    spread[1] *= not singular
+    narrow = Gaussian(torch.ones(4, dtype=dtype), torch.diag(spread).to(dtype))
+    T = make.cp(3, 4).to(of)
+    found, truth = (VERBS[verb](g, T) for g in (narrow, narrow.to(torch.float64)))
+    assert found.dtype == truth.dtype
+    close(found, truth, tol=1e-5)

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.algebra import Support, ThirdOrder, support
-from bilens.base.errors import ArgumentError, ShapeError
+from bilens.base.errors import ArgumentError, RangeError, ShapeError
 from bilens.base.numerics import (
     is_number,
     is_whole,
@@ -144,22 +144,25 @@ class Gaussian(Record):
 
     @property
     def tol(self) -> float:
-        """The share of the largest eigenvalue of Σ below which one is taken to be rounding: i · eps
-        of the dtype.
+        """The least eigenvalue that is no rounding, of what inputs of the same variances would have
+        there without correlation: i · eps of the dtype.
+
+        An entry of Σ is known to eps √(Σ_aa Σ_bb), and so vᵀΣv to i eps Σ_a v_a² Σ_aa: one input
+        that varies a million times more than another hides nothing of it.
         """
         return len(self.mean) * torch.finfo(self.cov.dtype).eps
 
     @property
     def rank(self) -> int:
-        """How many eigenvalues of Σ are above ``tol`` times the largest: the directions inputs vary
-        in. Cost of ``factor``.
+        """How many eigenvalues of Σ are above rounding (``tol``): the directions inputs vary in.
+        Cost of ``factor``.
         """
         return self._support.rank if self._varying is None else len(self._varying)
 
     @cached_property
     def root(self) -> Float[Tensor, "i i"]:
         """Σ^½, symmetric, in float64; zero off the support of ``rank`` directions. One eigh, O(i³),
-        kept for later.
+        kept for later. Errors: RangeError where variances are so far apart that eigh loses some.
         """
         return self._support.power(0.5)
 
@@ -240,8 +243,8 @@ class Gaussian(Record):
         return OnGaussian(tensor, self)
 
     def map(self, matrix: Float[Tensor, "i2 i"]) -> "Gaussian":
-        """The measure of M x, with M (new, old): mean M μ and covariance M Σ Mᵀ. Errors:
-        ShapeError.
+        """The measure of M x, with M (new, old): mean M μ and covariance M Σ Mᵀ. What is left of
+        terms that cancel, rounding, is no variance of a new input. Errors: ShapeError.
         """
         if not isinstance(matrix, Tensor) or matrix.ndim != 2 or matrix.shape[1] != len(self.mean):
             got = tuple(matrix.shape) if isinstance(matrix, Tensor) else type(matrix).__name__
@@ -249,7 +252,10 @@ class Gaussian(Record):
         require_finite("Gaussian.map", matrix=matrix)
         matrix = matrix.to(self.cov)
         cov = matrix @ self.cov @ matrix.mT
-        return Gaussian(matrix @ self.mean, (cov + cov.mT) / 2, self.count)
+        terms = matrix.abs() @ self.cov.diagonal().clamp(min=0).sqrt()
+        varies = cov.diagonal() > self.tol * terms.square()
+        cov = torch.where(varies & varies[:, None], (cov + cov.mT) / 2, 0.0)
+        return Gaussian(matrix @ self.mean, cov, self.count)
 
     def sample(self, n: int, seed: int | torch.Generator = 0) -> Float[Tensor, "n i"]:
         """``n`` draws in float64, the same for the same seed. Cost: ``factor``, and i² per draw.
@@ -300,19 +306,29 @@ class Gaussian(Record):
 
     @cached_property
     def _support(self) -> Support:
-        return support(self.cov.detach().double(), self.tol)
+        near, power = self._near
+        values, vectors = support(near, len(near) * torch.finfo(near.dtype).eps)  # eigh's own
+        apart = vectors.square().mT @ near.diagonal().clamp(min=0)
+        found = Support(torch.where(values > self.tol * apart, scaled(values, power), 0.0), vectors)
+        if self._varying is not None and found.rank < len(self._varying):
+            must = "have variances that float64 holds side by side in one eigenvalue problem"
+            got = f"{len(self._varying) - found.rank} below the rounding of the largest"
+            raise RangeError("Gaussian.root", must=must, got=got)
+        return found
 
     @cached_property
     def _varying(self) -> Int[Tensor, " v"] | None:
-        """The inputs that vary, where ``tol`` cuts off no eigenvalue of theirs: where Σ of them,
-        less ``tol`` · ‖Σ‖, has a Cholesky factor too. None where that is not so.
+        """The inputs that vary, where ``tol`` cuts off no eigenvalue of theirs: where their
+        correlations, less ``tol``, have a Cholesky factor too. None where that is not so.
         """
         near, _ = self._near
         varying = (near.diagonal() > 0).nonzero()[:, 0]
         least = near[varying[:, None], varying]
         # what rounding left beside a variance of 0 is seen by the root alone
         lone = bool(torch.count_nonzero(least) < torch.count_nonzero(near))
-        least.diagonal().sub_(self.tol * torch.linalg.matrix_norm(least))
+        spread = least.diagonal().sqrt()
+        least.div_(spread).div_(spread[:, None])
+        least.diagonal().sub_(self.tol)
         fails = lone or not len(varying) or int(torch.linalg.cholesky_ex(least).info)
         return None if fails else varying
 

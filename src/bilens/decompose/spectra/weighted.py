@@ -282,8 +282,9 @@ class _Law:
 
 def _beside(form: QuadraticForm, measure: Gaussian) -> Float[Tensor, "n i"]:
     """Q c, with c what of the mean lies where nothing varies."""
-    seen = measure.root @ (measure.inverse_root @ measure.mean)
-    return (form @ (measure.mean - seen).to(form.device, form.dtype)).double()
+    mean = measure.mean.double()
+    seen = measure.root @ (measure.inverse_root @ mean)
+    return (form @ (mean - seen).to(form.device, form.dtype)).double()
 
 
 def _covariance(one: Float[Tensor, "m n"], two: Float[Tensor, "m n"]) -> Float[Tensor, " n"]:
