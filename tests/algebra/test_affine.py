@@ -21,7 +21,8 @@ from bilens.algebra import (
     linear,
 )
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.decompose import hosvd, svd
+from bilens.decompose import eigen, hosvd, similarity, svd
+from bilens.measure import Gaussian, Samples
 
 
 @pytest.mark.parametrize("which", list(itertools.product([False, True], repeat=3)), ids=str)
@@ -223,3 +224,25 @@ def test_refusals(make, refuses):
     nothing = make.cp(3, 0)
     text = "CP(affine=True) must have a constant coordinate in both inputs; got (3, 0, 0)."
     refuses(ShapeError, lambda: replace(nothing, affine=True), text)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda T, x: T.read(x),
+        lambda T, x: Samples(x).of(T),
+        lambda T, x: Gaussian.from_batches([x]).of(T),
+        lambda T, x: Gaussian.from_batches([homogeneous(x[:, 1:])]).ridge(0.1).of(T),
+        lambda T, x: similarity([T, T], x),
+        lambda T, x: eigen(T, torch.eye(3).double(), measure=x),
+        lambda T, x: eigen(T, torch.eye(3).double(), measure=Gaussian.from_batches([x])),
+    ],
+    ids=["read", "samples", "gaussian", "ridge", "similarity", "eigen x", "eigen gaussian"],
+)
+def test_the_constant_of_a_layer_with_biases_is_one(read, make, refuses):
+    """Something of the right width whose first number is another would scale the biases."""
+    tensor = affine(make.randn(3, 5), make.randn(5, 4), make.randn(5, 4), make.randn(3))
+    refuses(ShapeError, lambda: read(tensor, make.randn(9, 5)), "be")
+    x = make.randn(9, 4)
+    assert torch.equal(tensor.read(homogeneous(x)), tensor.read(x))

@@ -25,6 +25,27 @@ def test_half_types_have_a_norm(make, dtype):
     torch.testing.assert_close(form.norm(), exact.float())
 
 
+@pytest.mark.parametrize("chosen", [[2, 0], [1], [True, False, True], slice(1, 3)], ids=str)
+@pytest.mark.parametrize("shared", ["nothing", "left", "factors", "weights", "one row"])
+def test_rows_are_those_of_the_dense_forms(shared, chosen, make, close):
+    form = stacked(make)
+    weights, left, right = vars(form).values()
+    form = {
+        "nothing": form,
+        "left": QuadraticForm(weights, left[0], right),
+        "factors": QuadraticForm(weights, left[0], right[0]),
+        "weights": QuadraticForm(weights[0], left, right),
+        "one row": QuadraticForm(weights, left[:1], right),
+    }[shared]
+    chosen = chosen if isinstance(chosen, slice) else torch.tensor(chosen)
+    close(form.rows(chosen).dense(), form.dense()[chosen])
+
+
+def test_rows_of_one_form_are_refused(make, refuses):
+    one = QuadraticForm(make.randn(4), make.randn(4, 6), make.randn(4, 6))
+    refuses(ShapeError, lambda: one.rows(slice(0, 1)), "must be one of n forms")
+
+
 VERBS = {
     "dense": (lambda Q: Q.dense(), lambda M: M),
     "negation": (lambda Q: (-Q).dense(), lambda M: -M),

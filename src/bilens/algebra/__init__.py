@@ -25,7 +25,14 @@ from bilens.algebra.symmetric import (
     symmetric_root,
     unit_products,
 )
-from bilens.algebra.third import CANCELLED, Form, ThirdOrder, homogeneous, require_factors
+from bilens.algebra.third import (
+    CANCELLED,
+    Form,
+    ThirdOrder,
+    homogeneous,
+    require_constant,
+    require_factors,
+)
 from bilens.algebra.tucker import Dense, Tucker
 from bilens.algebra.units import cosines
 
@@ -59,6 +66,7 @@ __all__ = [
     "lifted",
     "linear",
     "preference",
+    "require_constant",
     "require_count",
     "require_factors",
     "require_which",

@@ -229,8 +229,18 @@ class QuadraticForm(Record, Tabled):
         return restored("norm", root(squares), power, working_dtype(self.dtype))
 
     def rows(self, chosen: Int[Tensor, " r"] | Bool[Tensor, " n"] | slice) -> "QuadraticForm":
-        """Some of n forms that share their factors."""
-        return QuadraticForm(self.weights[chosen], self.left, self.right)
+        """Some of n forms; what they share stays shared. Errors: ShapeError for a form without
+        batch dims.
+        """
+        if len(self.shape) < 3:
+            raise ShapeError("QuadraticForm.rows", must="be one of n forms", got=self.shape)
+
+        def some(part: Tensor, own: int) -> Tensor:
+            whole = part.ndim - own == len(self.shape) - 2 and len(part) == self.shape[0]
+            return part[chosen] if whole else part
+
+        weights, left, right = some(self.weights, 1), some(self.left, 2), some(self.right, 2)
+        return QuadraticForm(weights, left, right)
 
     def trace(self) -> Float[Tensor, "*b"]:
         """tr Q = Σ_h w_h (l_h · r_h), in h i."""

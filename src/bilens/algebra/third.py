@@ -194,12 +194,15 @@ class ThirdOrder(Record, ABC):
         """What T is over, from x: (1, x) where T is ``affine``, x itself where not. So T(T.read(x))
         is the layer on x.
 
-        An x that has the constant already is taken as it is. Errors: ShapeError.
+        An x that has the constant already is taken as it is. Errors: ShapeError, also for one of
+        that width whose first number is not 1.
         """
         self.require_one_space("read")
         lacking = self.affine and isinstance(x, Tensor) and _off_by_one(x, self.shape[1])
         x = homogeneous(x) if lacking else x
         self._require_size("read", x, self.shape[1])
+        if self.affine and not lacking:
+            require_constant("read", x[..., 0])
         return x
 
     def contract(
@@ -505,6 +508,13 @@ def homogeneous(x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b i1"]:
     tensor([1., 5., 6.])
     """
     return torch.cat([torch.ones_like(x[..., :1]), x], dim=-1)
+
+
+def require_constant(who: str, first: Tensor) -> None:
+    """Raise ShapeError unless the ``first`` of each x̃ = (1, x) is 1."""
+    if not first.is_meta and bool((first.detach() != 1).any()):
+        must, todo = "be (1, x), its first number 1, or x", "Pass x, or homogeneous(x)."
+        raise ShapeError(who, must=must, got="another number", todo=todo)
 
 
 def keeps_constant(*maps: Tensor | None) -> bool:

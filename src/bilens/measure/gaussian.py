@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.algebra import Support, ThirdOrder, support
+from bilens.algebra import Support, ThirdOrder, require_constant, support
 from bilens.base.errors import ArgumentError, RangeError, ShapeError
 from bilens.base.numerics import (
     is_number,
@@ -232,6 +232,11 @@ class Gaussian(Record):
             told = tensor.affine or own != size - 1
             todo = "" if told else "A tensor over (1, x) says so: CP(..., affine=True)."
             raise ShapeError("measure", must=must, got=f"{own} of them", todo=todo)
+        if tensor.affine:
+            require_constant("measure", self.mean[0])
+            if not self.cov.is_meta and bool(self.cov[0].any()):
+                must, got = "be over (1, x), or x", "a constant that varies"
+                raise ShapeError("measure", must=must, got=got)
         return self
 
     def of(self, tensor: ThirdOrder) -> "OnGaussian":

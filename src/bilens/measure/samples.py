@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.algebra import ThirdOrder
+from bilens.algebra import ThirdOrder, require_constant
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import near_one, require_finite, require_floating, restored, root
 from bilens.base.records import Record
@@ -93,6 +93,8 @@ class OnSamples(Record):
         if self.samples.x.shape[1] not in fits:
             must = f"end in {fits[0]} (T is {self.tensor.shape})"
             raise ShapeError("activations", must=must, got=tuple(self.samples.x.shape))
+        if self.tensor.affine and self.samples.x.shape[1] == size:
+            require_constant("activations", self.samples.x[:, 0])
 
     @torch.no_grad()
     def inner(self, other: "OnSamples", *, centred: bool = False) -> Estimate:
