@@ -99,6 +99,28 @@ def test_the_quadratic_lens_is_the_layers_derivatives(act, norm, tmp_path):
     assert len(found.plot().data[0].x) == 4
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_quadratic_lens_has_no_directions_of_rounding(dtype):
+    """A layer of two hidden units reads four directions at most, and moves the outputs along two;
+    an output less itself does not curve.
+    """
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 24, "hidden_size": 16, "intermediate_size": 2, "num_hidden_layers": 1}
+    model = bilens.Transformer(bilens.TransformerConfig(**sizes, num_attention_heads=2))
+    model = model.to(dtype).eval()
+    found = quadratic_lens(model, [3, 1, 4], "mlp0", 5, k=9)
+    assert (len(found.values) - found.curved, found.curved) == (2, 4)
+    assert found.shares[:2].sum() == pytest.approx(1, abs=1e-5)
+    assert found.shares[2:].sum() == pytest.approx(1, abs=1e-5)
+    same = quadratic_lens(model, [3, 1, 4], "mlp0", (5, 5), k=9)
+    assert same.curved == 0
+    assert len(same.rows()) == len(same.plot().data[0].x) == 2
+    model.blocks[0].mlp.down_proj.weight.data.zero_()
+    nothing = quadratic_lens(model, [3, 1, 4], "mlp0", 5)
+    assert nothing.rows() == []
+    assert nothing.plot() is not None
+
+
 @pytest.mark.bad_input
 def test_a_layer_that_is_not_quadratic_is_refused(refuses):
     model = build(hidden_act="silu", gated=False)

@@ -17,6 +17,7 @@ from bilens.circuits.targets import Target, resolve
 from bilens.wiring import Expandable, Multilinear, explains
 
 NAMES = 4  # tokens by which an end of a direction is named
+BLOCK = 4096  # outputs at a time
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -72,7 +73,8 @@ class QuadraticLens(Result):
         names = [f"{' '.join(plus)} | {' '.join(minus)}" for plus, minus in ends]
         told = ("reads", "reads, minus", "share", "here", "adds", "takes")
         hover = {name: [row[name] for row in rows] for name in told}
-        title = f"{rows[0]['what'].capitalize()}, by {self.layer} at {self.position} {self.token}"
+        what = f"hessian of {self.target}" if self.curved else "jacobian"
+        title = f"{what.capitalize()}, by {self.layer} at {self.position} {self.token}"
         axis = "curvature (logits per squared unit)" if self.curved else "logits per unit"
         return ranked(names, [row["value"] for row in rows], axis, title, hover=hover)
 
@@ -93,9 +95,10 @@ def quadratic_lens(
 
     x̂ is what the layer reads, after its norm; ``k`` directions of each are kept. Gated layers are
     taken given their gates, which makes both exact of the layer as the pass fixed it.
-    ``target``, as in ``expand``; None is the likeliest output. Cost: two forward passes, O(d h i +
-    V d² + i³). Errors: ArgumentError for a layer that is not quadratic, and a target or position
-    that is not there.
+    Directions of which nothing but rounding is left are none: there are fewer, where the layer has
+    fewer. ``target``, as in ``expand``; None is the likeliest output. Work is in float64. Cost: two
+    forward passes, O(d h i + V d² + i³). Errors: ArgumentError for a layer that is not quadratic,
+    and a target or position that is not there.
 
     >>> import bilens
     >>> model = bilens.load("tinystories-2l")
@@ -111,13 +114,18 @@ def quadratic_lens(
     left, right = product.form.legs
     n = recording.site(product, 0)
     read = recording.norm(n)(recording.streams[n][t])
+    into = [leg.weight.double() for leg in (left, right)]
     gates = product.down(torch.eye(len(goal.q)).to(read), t)  # what each hidden unit writes, by t
-    moves = (left(read) * gates) @ right.weight + (right(read) * gates) @ left.weight
+    held = [leg(read).double()[:, None] for leg in (left, right)]
+    moves = gates.double() @ (held[1] * into[0] + held[0] * into[1])
     heard = _heard(recording, t)
     values, directions, all_of_it = _singular(heard, moves, k)
-    lam = product.down(goal.q, t)
-    curve = (left.weight * lam[:, None]).mT @ right.weight
+    lam = product.down(goal.q, t).double()
+    curve = (into[0] * lam[:, None]).mT @ into[1]
     bent, along, total = _largest(curve + curve.mT, k)
+    values, directions, bent, along, moves = (
+        made.to(read) for made in (values, directions, bent, along, moves)
+    )
     found = torch.cat([directions, along])
     here = found @ read
     found = found * torch.where(here < 0, -1.0, 1.0)[:, None].to(found)
@@ -160,25 +168,31 @@ def _heard(recording: Recording, t: int) -> Float[Tensor, "out d"]:
 def _singular(
     heard: Float[Tensor, "out d"], moves: Float[Tensor, "d i"], k: int
 ) -> tuple[Float[Tensor, " k"], Float[Tensor, "k i"], float]:
-    """The largest singular values of heard · moves, the directions that are read, and Σ squares of
-    all: by its Gram matrix, in float64.
+    """The largest singular values of heard · moves that are no rounding, the directions that are
+    read, and Σ squares of all: by the triangle R of heard = Q R, as a Gram matrix has half the
+    digits.
     """
-    made = moves.double()
-    gram = made.mT @ (heard.double().mT @ heard.double()) @ made
-    squares, vectors = eigh(gram)
-    squares = squares.clamp(min=0).flip(0)[:k]
-    found = vectors.flip(1)[:, :k].mT
-    return squares.sqrt().to(moves), found.to(moves), float(gram.trace())
+    triangle = heard[:0].to(moves)
+    for rows in heard.split(BLOCK):
+        triangle = torch.linalg.qr(torch.cat([triangle, rows.to(moves)]), mode="r").R
+    _, values, directions = torch.linalg.svd(triangle @ moves, full_matrices=False)
+    some = slice(min(k, _above(values, max(moves.shape))))
+    return values[some], directions[some], float(values.square().sum()) or 1.0
+
+
+def _above(sizes: Float[Tensor, " n"], terms: int) -> int:
+    """How many of the sizes, largest first, are above what sums of so many terms round."""
+    return int((sizes > terms * torch.finfo(sizes.dtype).eps * sizes[:1]).sum())
 
 
 def _largest(
     matrix: Float[Tensor, "i i"], k: int
 ) -> tuple[Float[Tensor, " k"], Float[Tensor, "k i"], float]:
-    """The eigenvalues of largest size, their vectors, and Σ squares of all."""
-    values, vectors = eigh(matrix.double())
-    order = values.abs().argsort(descending=True)[:k]
-    total = float(values.square().sum()) or 1.0
-    return values[order].to(matrix), vectors[:, order].mT.to(matrix), total
+    """The eigenvalues of largest size that are no rounding, their vectors, and Σ squares of all."""
+    values, vectors = eigh(matrix)
+    order = values.abs().argsort(descending=True)
+    order = order[: min(k, _above(values[order].abs(), len(matrix)))]
+    return values[order], vectors[:, order].mT, float(values.square().sum()) or 1.0
 
 
 def _named(
