@@ -113,6 +113,8 @@ def test_layers_of_a_classifier_can_be_taken_out():
         ({"at": [4]}, "at must hold positions -4 … 3; got 4"),
         ({"at": 9}, "at must hold positions -4 … 3; got 9"),
         ({"at": 1.5}, "at must be positions, or one; got 1.5"),
+        ({"what": "L0H1@1", "at": 0}, "at must be left out where all that is taken out names its"),
+        ({"what": ["L0H1@1", 2], "at": [0, 1]}, "got [0, 1] for L0H1@1, 2"),
         ({"what": None}, "what must name components"),
         ({"what": [None]}, "what must name components"),
         ({"what": True}, "what must name components"),
@@ -183,8 +185,8 @@ def test_both_ways_are_tried_side_by_side():
         (-0.1, 0.142, "reversed"),
         (1.0, -0.011, "reversed"),
         (1.0, -0.009, "not confirmed"),  # no sign to speak of
-        (0.0, 0.0, "confirmed"),
-        (1e-12, -1e-12, "confirmed"),  # both are rounding
+        (0.0, 0.0, "nothing either way"),
+        (1e-12, -1e-12, "nothing either way"),  # both are rounding
     ],
 )
 def test_what_the_intervention_says_of_the_terms(effect, direct, verdict):
@@ -256,7 +258,8 @@ def test_a_model_that_is_not_the_sum_of_its_parts_is_refused(refuses):
 
 def test_equal_outputs_of_a_pair_are_nothing_to_lose():
     found = knockout(build(), TOKENS, "mlp1", (3, 3))
-    assert (found.before, found.after, found.direct, found.verdict) == (0, 0, 0, "confirmed")
+    assert (found.before, found.after, found.direct) == (0, 0, 0)
+    assert found.verdict == "nothing either way"
 
 
 # Edges, products, positions and other inputs, against a forward pass written out.

@@ -368,3 +368,17 @@ def test_a_leg_of_a_head_may_read_a_layer(layered, refuses):
     refuses(ArgumentError, lambda: form(**on | {layered: 3}), f"{layered} must have two rows")
     other = "k1" if layered != "k1" else "q1"
     refuses(ArgumentError, lambda: form(**on | {other: (3, 3)}), f"{other} must have one row")
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    "row", [-1, 99, True, 1.5, None, "a", torch.tensor(99), torch.ones(5), torch.ones(1, 13)]
+)
+def test_a_leg_has_a_row_that_its_leaf_has(refuses, row):
+    """A negative one would be another token's."""
+    legs = dict.fromkeys(("q1", "k1", "q2", "k2", "v"), 1)
+    expr = f"W_U L0H1[-1]({', '.join(f'{leg}: embed' for leg in legs)})"
+    found = circuits.virtual(build(), expr)
+    for name in legs:
+        refuses(ArgumentError, lambda name=name: found(**legs | {name: row}), "legs must be rows")
+    assert torch.equal(found(**legs | {"q1": torch.tensor(3)}), found(**legs | {"q1": 3}))

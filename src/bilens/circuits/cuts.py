@@ -83,9 +83,13 @@ def read_each(
 ) -> list[tuple[Cut, ...]]:
     """Each of several things, to be taken out alone. Errors as ``read_cuts``."""
     read = _Reader(recording, _positions(recording, at))
-    found = [tuple(read.cuts(one)) for one in what]
+    named = list(what)
+    found = [tuple(read.cuts(one)) for one in named]
     if not found:
         raise ArgumentError("what", must="name at least one component", got="none")
+    if at is not None and all(is_whole(one) or SUFFIX.fullmatch(str(one).strip()) for one in named):
+        must = "be left out where all that is taken out names its own position"
+        raise ArgumentError("at", must=must, got=f"{at} for {', '.join(map(str, named))}")
     return found
 
 

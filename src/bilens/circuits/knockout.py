@@ -20,7 +20,7 @@ from bilens.circuits.targets import Goal, Target, resolve
 from bilens.circuits.understood import require_sum
 from bilens.wiring import Expandable, explains
 
-Verdict = Literal["confirmed", "reversed", "not confirmed"]
+Verdict = Literal["confirmed", "reversed", "not confirmed", "nothing either way"]
 NEAR = 2.0  # effect and direct terms within this factor of one another are the same claim
 NOTHING = 0.01  # below this share of the larger of the two, the smaller has no sign to speak of
 SAID = 3  # parts that ``Removal.why`` names
@@ -64,14 +64,14 @@ class Removal(Record):
     def verdict(self) -> Verdict:
         """Whether the intervention bears out what the direct terms say:
 
-        "confirmed"       the same sign, and within a factor of 2 of one another; or both no more
-                          than rounding
-        "reversed"        opposite signs, the smaller at least 1 % of the larger
-        "not confirmed"   anything else: it acts mostly through what reads it, or is made up for
+        "confirmed"           the same sign, and within a factor of 2 of one another
+        "reversed"            opposite signs, the smaller at least 1 % of the larger
+        "nothing either way"  both no more than rounding: there was nothing to bear out
+        "not confirmed"       anything else: it acts mostly through what reads it, or is made up for
         """
         smaller, larger = sorted((abs(self.effect), abs(self.direct)))
         if larger <= self.rounding:
-            return "confirmed"
+            return "nothing either way"
         if self.effect * self.direct > 0 and larger <= NEAR * smaller:
             return "confirmed"
         opposite = self.effect * self.direct < 0 and smaller > self.rounding
@@ -204,7 +204,8 @@ def knockout(
         "L0H2→L1H0.K"             or its queries, keys or values alone; "→logits": the readout
         "mlp1(mlp0, L1H3)"        a product: mlp1's write without the product of these two
         "L0H3@5", 5               any of them at one position; a number: what is written there first
-    ``at``: the positions where, by default all. Of an edge they are those of what is read.
+    ``at``: the positions where, by default all, for what names none. Of an edge they are those of
+    what is read.
 
     ``with_``: "zero" writes nothing there; "mean" writes the mean over the positions of this input;
     another input of as many positions: what is there in its pass. By default zero and mean are

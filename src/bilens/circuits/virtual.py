@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bilens.algebra import CP, Factored
 from bilens.base.errors import ArgumentError, NotExactError
+from bilens.base.numerics import is_whole
 from bilens.circuits.heads import head_weights, score_form
 from bilens.circuits.paths import (
     NOWHERE,
@@ -70,7 +71,8 @@ class HeadCircuit:
     def __call__(self, **on: Row | tuple[Row, Row]) -> Float[Tensor, " out"]:
         """What is written where each leg, by name, has one of its leaf's rows (a token) or a vector
         over them; one that reads a bilinear layer two of them, one for each input. O(leaf d_head),
-        and O(leaf h) for such a leg. Errors: ArgumentError unless every leg has what it reads.
+        and O(leaf h) for such a leg. Errors: ArgumentError unless every leg has what it reads, a
+        row that its leaf has or numbers for all of them.
         """
         if set(on) != set(self.names):
             must, got = f"give each of {', '.join(self.names)}", ", ".join(on) or "none"
@@ -322,8 +324,16 @@ class _Circuits:
 
 
 def _rows(of: Float[Tensor, "leaf k"], on: Row) -> Float[Tensor, " k"]:
-    """A row, or a sum of rows by their weights."""
-    return of[on] if isinstance(on, int) else on.to(of) @ of
+    """A row, or a sum of rows by their weights. Errors: ArgumentError for what is neither."""
+    if isinstance(on, Tensor) and on.shape == of.shape[:1]:
+        return on.to(of) @ of
+    single = isinstance(on, Tensor) and not on.ndim and not on.is_floating_point()
+    row = on.item() if single else on  # type: ignore[union-attr]
+    if not is_whole(row) or not 0 <= row < len(of):  # type: ignore[operator]
+        got = f"a tensor {tuple(on.shape)}" if isinstance(on, Tensor) and on.ndim else repr(row)
+        must = f"be rows 0 … {len(of) - 1}, or tensors of as many weights"
+        raise ArgumentError("legs", must=must, got=got)
+    return of[row]
 
 
 def _pair(tensor: CP, on: tuple[Row, Row]) -> Float[Tensor, " h"]:

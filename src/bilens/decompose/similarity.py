@@ -512,7 +512,8 @@ def _drawn(
     what is rounded is which x is drawn, not what is made of it.
     """
     if gaussian is not None:
-        noise = torch.randn((count, gaussian.factor.shape[1]), generator=generator)
+        shape = count, gaussian.factor.shape[1]
+        noise = torch.randn(shape, generator=generator, dtype=torch.float32)
         spread = gaussian.factor.to(noise.dtype)
         return (gaussian.mean.double() + (noise.to(spread.device) @ spread.mT).double(),)
     return tuple(torch.randn((2, count, size), generator=generator, dtype=torch.float64))

@@ -307,7 +307,8 @@ class _Krylov:
     def fresh(self, rows: Tensor | slice) -> Float[Tensor, "n i"]:
         """Random unit vectors orthogonal to the basis of each of ``rows``."""
         basis = self.basis[rows, : self.full]
-        x = torch.randn(len(basis), basis.shape[-1], generator=self.generator).to(basis)
+        shape = len(basis), basis.shape[-1]
+        x = torch.randn(shape, generator=self.generator, dtype=torch.float32).to(basis)
         locked = [] if self.locked is None else [self.locked[rows]]
         for others in 2 * [*locked, basis]:
             _, x = _parted(x, others)

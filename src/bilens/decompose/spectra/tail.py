@@ -81,7 +81,11 @@ def tail(tensor: ThirdOrder, k: int) -> Tail:
     require_finite("tail", **tensor.factors())
     form, power = _near_one(tensor)
     with torch.no_grad():
-        start = torch.randn(min(k + SPARE, size), size, generator=torch.Generator().manual_seed(0))
+        start = torch.randn(
+            (min(k + SPARE, size), size),
+            generator=torch.Generator().manual_seed(0),
+            dtype=torch.float32,
+        )
         rows = start.to(form.device, form.dtype).expand(len(form.weights), -1, -1)  # (o, k, i)
         for _ in range(ROUNDS):
             rows = torch.linalg.qr(form.times_rows(rows).mT).Q.mT

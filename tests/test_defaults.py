@@ -1,0 +1,99 @@
+"""What torch makes by default is a setting of the person's own: no number of ours hangs on it."""
+
+import functools
+
+import pytest
+import torch
+
+import bilens
+from bilens import circuits, features
+from bilens.algebra import CP
+from bilens.decompose import Lanczos, eigen, hosvd, joint, similarity, svd, tail, top_entries
+from bilens.measure import Gaussian
+
+PROMPT = "Once upon a time there was a little"
+
+
+@functools.cache
+def tensor(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = (6, 20), (20, 12), (20, 12)
+    return CP(*(torch.randn(s, generator=generator, dtype=torch.float32) for s in shapes))
+
+
+@functools.cache
+def activations():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(64, 12, generator=generator, dtype=torch.float32)
+
+
+@functools.cache
+def outputs():
+    return torch.eye(6, dtype=torch.float32)
+
+
+@functools.cache
+def model():
+    return bilens.load("tinystories-1l")
+
+
+@functools.cache
+def gated():
+    return bilens.load("tinystories-2l-swiglu").blocks[0].mlp
+
+
+@functools.cache
+def standard():
+    return Gaussian(torch.zeros(128, dtype=torch.float32), torch.eye(128, dtype=torch.float32))
+
+
+VERBS = {
+    "eigen": lambda: eigen(tensor(), outputs(), k=2).values,
+    "eigen, Lanczos": lambda: eigen(tensor(), outputs(), k=2, solver=Lanczos()).values,
+    "eigen, measured": lambda: (
+        eigen(tensor(), outputs(), k=2, measure=Gaussian.from_batches([activations()])).data.share
+    ),
+    "eigen, on samples": lambda: eigen(tensor(), outputs(), k=2, measure=activations()).data.share,
+    "tail": lambda: tail(tensor(), 2).share,
+    "svd": lambda: svd(tensor()).spectrum,
+    "hosvd": lambda: hosvd(tensor()).spectrum["left"],
+    "joint": lambda: joint(tensor()).spectrum,
+    "round": lambda: tensor().round(8).cp.norm(),
+    "top entries": lambda: top_entries(tensor(), 3).values,
+    "similarity": lambda: similarity([tensor(), tensor(1)], samples=500).check.matrix,
+    "similarity, measured": lambda: (
+        similarity(
+            [tensor(), tensor(1)], Gaussian.from_batches([activations()]), samples=500
+        ).check.matrix
+    ),
+    "degrees": lambda: bilens.approximate(gated(), standard()).degrees.powers,
+    "dictionary": lambda: (
+        features.Dictionary.train(
+            [activations()] * 6, features.DictionaryRecipe(steps=6, expansion=2, k=4, batch_size=64)
+        ).W_dec
+    ),
+    "expand": lambda: torch.tensor(
+        [t.value for t in bilens.expand(model(), PROMPT, " girl").terms[:5]], dtype=torch.float64
+    ),
+    "knockout": lambda: torch.tensor(
+        circuits.knockout(model(), PROMPT, "mlp0", " girl").effect, dtype=torch.float64
+    ),
+    "head scores": lambda: circuits.head_scores(model(), texts=1).copying,
+    "virtual": lambda: circuits.virtual(model(), "W_U mlp0(embed, embed)").norm(),
+    "verify": lambda: torch.tensor(bilens.verify(model()).errors, dtype=torch.float64),
+    "lens": lambda: circuits.lens(model(), PROMPT, " girl").values,
+}
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("verb", VERBS)
+def test_numbers_do_not_hang_on_the_default_dtype(verb, default):
+    truth = VERBS[verb]()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        found = VERBS[verb]()
+    finally:
+        torch.set_default_dtype(before)
+    assert found.dtype == truth.dtype
+    assert torch.equal(found, truth)
