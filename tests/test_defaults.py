@@ -47,6 +47,10 @@ def standard():
     return Gaussian(torch.zeros(128, dtype=torch.float32), torch.eye(128, dtype=torch.float32))
 
 
+def numbers(values):
+    return torch.tensor(values, dtype=torch.float64, device="cpu")
+
+
 VERBS = {
     "eigen": lambda: eigen(tensor(), outputs(), k=2).values,
     "eigen, Lanczos": lambda: eigen(tensor(), outputs(), k=2, solver=Lanczos()).values,
@@ -72,15 +76,11 @@ VERBS = {
             [activations()] * 6, features.DictionaryRecipe(steps=6, expansion=2, k=4, batch_size=64)
         ).W_dec
     ),
-    "expand": lambda: torch.tensor(
-        [t.value for t in bilens.expand(model(), PROMPT, " girl").terms[:5]], dtype=torch.float64
-    ),
-    "knockout": lambda: torch.tensor(
-        circuits.knockout(model(), PROMPT, "mlp0", " girl").effect, dtype=torch.float64
-    ),
+    "expand": lambda: numbers([t.value for t in bilens.expand(model(), PROMPT, " girl").terms[:5]]),
+    "knockout": lambda: numbers(circuits.knockout(model(), PROMPT, "mlp0", " girl").effect),
     "head scores": lambda: circuits.head_scores(model(), texts=1).copying,
     "virtual": lambda: circuits.virtual(model(), "W_U mlp0(embed, embed)").norm(),
-    "verify": lambda: torch.tensor(bilens.verify(model()).errors, dtype=torch.float64),
+    "verify": lambda: numbers(bilens.verify(model()).errors),
     "lens": lambda: circuits.lens(model(), PROMPT, " girl").values,
 }
 
@@ -96,4 +96,13 @@ def test_numbers_do_not_hang_on_the_default_dtype(verb, default):
     finally:
         torch.set_default_dtype(before)
     assert found.dtype == truth.dtype
+    assert torch.equal(found, truth)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_numbers_do_not_hang_on_the_default_device(verb):
+    """What is on "meta" has no values: nothing there may meet what is given."""
+    truth = VERBS[verb]()
+    with torch.device("meta"):
+        found = VERBS[verb]()
     assert torch.equal(found, truth)

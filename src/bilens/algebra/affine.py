@@ -88,7 +88,11 @@ def linear(matrix: Float[Tensor, "o i"]) -> CP:
     """
     o, i = matrix.shape
     wide = o > i  # factor through the smaller side
-    out, rows = (matrix, torch.eye(i).to(matrix)) if wide else (torch.eye(o).to(matrix), matrix)
+    out, rows = (
+        (matrix, torch.eye(i, dtype=matrix.dtype, device=matrix.device))
+        if wide
+        else (torch.eye(o, dtype=matrix.dtype, device=matrix.device), matrix)
+    )
     first = torch.zeros_like(rows[:, :1]).expand(-1, i + 1).clone()
     first[:, 0] = 1
     return CP(out, lifted(rows), first, affine=True)

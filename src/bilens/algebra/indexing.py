@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bilens.base.errors import IndexingError
-from bilens.base.numerics import is_whole
+from bilens.base.numerics import as_given, is_whole
 
 ALL = slice(None)
 MASKS = (torch.bool, torch.uint8)  # torch still takes bytes for a mask, with a warning of its own
@@ -52,7 +52,7 @@ def _settled(item: Any) -> Any:
     if is_whole(item):
         return int(item)
     try:
-        tensor = torch.as_tensor(item)
+        tensor = as_given(item)
     except (TypeError, ValueError, RuntimeError) as error:
         raise IndexingError("Factored[index]", must=_KINDS, got=repr(item)) from error
     if tensor.numel() == 0 and not isinstance(item, Tensor):

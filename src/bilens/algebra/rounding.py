@@ -129,9 +129,9 @@ def rounded(
         norm=search.norm,
         exact=len(best.terms.out) == len(least.out),
         reduced=len(least.out),
-        ranks=torch.tensor([len(fit.terms.out) for fit in search.tried]),
-        errors=torch.tensor([fit.error for fit in search.tried], dtype=torch.float64),
-        sweeps=torch.tensor([fit.sweeps for fit in search.tried]),
+        ranks=torch.tensor([len(fit.terms.out) for fit in search.tried], device="cpu"),
+        errors=torch.tensor([fit.error for fit in search.tried], dtype=torch.float64, device="cpu"),
+        sweeps=torch.tensor([fit.sweeps for fit in search.tried], device="cpu"),
         converged=best.converged,
     )
 

@@ -118,7 +118,7 @@ class Dense(ThirdOrder):
         slices = _by(array)[axis]
         u, s, vh = torch.linalg.svd(slices, full_matrices=False)
         place, unit = _counts(slices, s).nonzero().T
-        first = torch.eye(len(slices)).to(array)[place]
+        first = torch.eye(len(slices), dtype=array.dtype, device=array.device)[place]
         vectors = [u[place, :, unit] * s[place, unit, None], vh[place, unit]]
         out, left, right = (*vectors[:axis], first, *vectors[axis:])
         return CP(scaled(out.mT, powers_of_out), left, right, self.affine)

@@ -2,6 +2,7 @@
 
 import math
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -89,6 +90,11 @@ def scalar(who: str, factor: float | int | Tensor, like: Tensor) -> Tensor:
     return factor.reshape(())
 
 
+def as_given(value: Any) -> Tensor:
+    """A tensor as it is; numbers and lists as one on the CPU, whatever torch's default is."""
+    return value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
+
+
 def near_one(factor: Tensor) -> tuple[Tensor, int]:
     """A tensor over the power of two above its largest entry, which rounds nothing; and the power
     (0 for zeros).
@@ -166,7 +172,7 @@ def restored(who: str, values: Tensor, power: int | Tensor, dtype: torch.dtype) 
     found = scaled(values, power).to(dtype)
     before, after = float(peak(values)), float(peak(found))
     if before > 0 and not torch.finfo(dtype).tiny <= after < math.inf:
-        larger = int(torch.as_tensor(power).max())
+        larger = int(as_given(power).max())
         size = round((math.log2(before) + larger) * math.log10(2)) if before < math.inf else "inf"
         wider = (
             ""
@@ -182,7 +188,9 @@ def restored(who: str, values: Tensor, power: int | Tensor, dtype: torch.dtype) 
 
 def restored_float(who: str, value: float, power: int) -> float:
     """``restored`` for a plain number, in float64."""
-    return float(restored(who, torch.tensor(value, dtype=torch.float64), power, torch.float64))
+    return float(
+        restored(who, torch.tensor(value, dtype=torch.float64, device="cpu"), power, torch.float64)
+    )
 
 
 def square_share(part: float, whole: float) -> float:

@@ -194,7 +194,7 @@ class _MappedFile:
         place = self._places[name]
         count = prod(place.shape)
         if not count:
-            return torch.empty(place.shape, dtype=place.dtype)
+            return torch.empty(place.shape, dtype=place.dtype, device="cpu")
         flat = torch.frombuffer(self._map, dtype=place.dtype, count=count, offset=place.offset)
         return flat.view(place.shape)
 

@@ -163,7 +163,7 @@ class Series(Result):
 def _phases(name: str, curve: Float[Tensor, " n"], steps: tuple[int, ...]) -> tuple[Phase, ...]:
     """Runs of steps that are faster than the average."""
     moved = curve.diff().abs().double()
-    lengths = torch.tensor(steps, dtype=torch.float64).diff()
+    lengths = torch.tensor(steps, dtype=torch.float64, device="cpu").diff()
     total, whole = float(moved.sum()), float(lengths.sum())
     fast = (moved / lengths > total / whole).tolist()
     runs = [list(run) for now, run in groupby(range(len(fast)), fast.__getitem__) if now]

@@ -141,7 +141,7 @@ def _whole(
         similarity=torch.stack([one.to_last[:, 0] for one in alike]),
         errors=torch.stack([one.errors[:, 0] for one in alike]),
         growth=torch.stack([one.sizes[0, -1] / one.sizes[0, 0] for one in alike]),
-        turned=torch.tensor(turns, dtype=torch.float64),
+        turned=torch.tensor(turns, dtype=torch.float64, device="cpu"),
         angles={one.name: one.angles for one in places if one.angles is not None},
         items=items(ends, last, dictionaries),
     )

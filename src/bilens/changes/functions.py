@@ -166,7 +166,9 @@ class Modules(Functions):
     @cached_property
     def _normal(self) -> Float[Tensor, "n i"]:
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(SAMPLES, self.width, generator=generator, dtype=torch.float64)
+        return torch.randn(
+            SAMPLES, self.width, generator=generator, dtype=torch.float64, device="cpu"
+        )
 
 
 def _columns(leg: Leg, measure: Read | None) -> Float[Tensor, "k z"]:

@@ -134,7 +134,9 @@ def _of_losses(passed: Passed, size: int) -> dict[str, Tensor]:
     change = passed.losses[1] - passed.losses[0]
 
     def total(values: Tensor) -> Tensor:
-        return torch.zeros(size, dtype=torch.float64).index_add_(0, passed.predicted, values)
+        return torch.zeros(size, dtype=torch.float64, device="cpu").index_add_(
+            0, passed.predicted, values
+        )
 
     times = total(torch.ones_like(change))
     counted = times.clamp(min=1)
@@ -186,7 +188,7 @@ def _by_firing(
 ) -> dict[str, Tensor]:
     """How a dictionary's latents fire in both checkpoints, token by token."""
     size = dictionary.n_latents
-    sums = torch.zeros(5, size, dtype=torch.float64)
+    sums = torch.zeros(5, size, dtype=torch.float64, device="cpu")
     count = 0
     both = (activations(model, passed.batches, place) for model in models)
     for pair in zip(*both, strict=True):

@@ -59,7 +59,7 @@ def mean_and_error(values: Float[Tensor, "n items"]) -> tuple[Tensor, Tensor]:
     """
     runs = values.tensor_split(min(RUNS, values.shape[1]), 1)
     sums = torch.stack([run.sum(1) for run in runs], 1)
-    counts = torch.tensor([run.shape[1] for run in runs]).to(sums)
+    counts = torch.tensor([run.shape[1] for run in runs], device="cpu").to(sums)
     mean = values.mean(1)
     number = len(runs)
     if number == 1:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bilens.algebra import CP, affine
+from bilens.base.numerics import as_given
 from bilens.changes.functions import Functions, Maps, Modules, Scores, Tables, Tensors
 from bilens.models import Classifier, Transformer
 from bilens.nn import Leg, NoNorm, Norm, own_norm
@@ -135,7 +136,7 @@ def _asks(part: Heads, name: str, head: int) -> Leg:
     leg = through(part.norm, Leg(weight, None if plain else bias), shifted=not plain)
     gain, scale = module.qk_gain(name), module.scale if name == "q_proj" else 1.0
     times = scale * (full(gain[head]).mT if isinstance(gain, Tensor) else 1.0)
-    turned = None if leg.bias is None else leg.bias * torch.as_tensor(times).flatten().to(leg.bias)
+    turned = None if leg.bias is None else leg.bias * as_given(times).flatten().to(leg.bias)
     return Leg(leg.weight * times, turned)
 
 

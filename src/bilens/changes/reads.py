@@ -40,7 +40,9 @@ class Vectors:
         if self.spread == 0:
             return self.as_read
         generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(self.as_read.shape, generator=generator, dtype=torch.float64)
+        noise = torch.randn(
+            self.as_read.shape, generator=generator, dtype=torch.float64, device="cpu"
+        )
         return self.as_read + self.spread * noise
 
     def ridge(self, eps: float) -> "Vectors":

@@ -204,7 +204,9 @@ class _View:
 
 def _classifier(model: Classifier, generator: torch.Generator) -> list[Check]:
     exact, single = _copies(model)
-    pixels = torch.rand(INPUTS, model.config.input_size, generator=generator, dtype=torch.float64)
+    pixels = torch.rand(
+        INPUTS, model.config.input_size, generator=generator, dtype=torch.float64, device="cpu"
+    )
     checks = [*_forward(single, pixels.float()), *_forward(exact, pixels), _reloaded(exact, pixels)]
     checks += _paths(exact, pixels[0], list(range(len(model.config.labels)))[:2])
     for layer in range(model.config.num_hidden_layers):
@@ -218,8 +220,8 @@ def _language(
     exact, single = _copies(model)
     config = exact.config
     length = min(TOKENS, config.max_position_embeddings)
-    tokens = torch.randint(0, config.vocab_size, (length,), generator=generator)
-    outputs = torch.randint(0, config.vocab_size, (2,), generator=generator).tolist()
+    tokens = torch.randint(0, config.vocab_size, (length,), generator=generator, device="cpu")
+    outputs = torch.randint(0, config.vocab_size, (2,), generator=generator, device="cpu").tolist()
     try:
         wiring = exact.wiring()
     except NotExactError as error:  # of a stream that a block drops
@@ -228,11 +230,11 @@ def _language(
     checks += _rewritten(exact, tokens)
     width = config.hidden_size
     shape = (min(DIRECTIONS, width), width)
-    mix = torch.randn(shape, generator=generator, dtype=torch.float64) / width**0.5
+    mix = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu") / width**0.5
     for part in wiring.parts:
         if part.name in wiring.layers and part.forms():
             tensor = part.module.tensor()  # type: ignore[operator]
-            x = torch.randn(INPUTS, width, generator=generator, dtype=torch.float64)
+            x = torch.randn(INPUTS, width, generator=generator, dtype=torch.float64, device="cpu")
             seen = tensor.detach().map(out=mix)
             view = _View(f", {part.name}", seen, x, partial(_mixed, part.module, mix))
             checks += [_written(view), *_layer(view, generator)]
@@ -318,9 +320,11 @@ def _paths(model: Classifier | Transformer, inputs: Tensor, outputs: list[int]) 
         got, truth = ([getattr(one, name) for one in found] for name in ("total", "forward"))
         largest = max(abs(term.value) for one in found for term in one.terms)
         # errors are relative to the largest term
-        scale = torch.tensor([largest], dtype=torch.float64)
+        scale = torch.tensor([largest], dtype=torch.float64, device="cpu")
         left, right = (
-            torch.cat([torch.tensor(values, dtype=torch.float64), scale]).to(model.dtype)
+            torch.cat([torch.tensor(values, dtype=torch.float64, device="cpu"), scale]).to(
+                model.dtype
+            )
             for values in (got, truth)
         )
         checks.append(Check(f"Σ terms + remainder = logits, {detail}", left, right))
@@ -371,7 +375,7 @@ def _pixel_view(model: Classifier, layer: int, pixels: Float[Tensor, "b i"]) -> 
 def _layer(view: _View, generator: torch.Generator) -> list[Check]:
     x, tensor, where = view.inputs, view.tensor, view.where
     symmetric = tensor.symmetrise()
-    u = torch.randn(tensor.shape[0], generator=generator, dtype=torch.float64)
+    u = torch.randn(tensor.shape[0], generator=generator, dtype=torch.float64, device="cpu")
     form = tensor.interaction(u)
     checks = [
         Check("S(x, x) = T(x, x), symmetric part" + where, symmetric(x), tensor(x)),
@@ -392,11 +396,11 @@ def _layer(view: _View, generator: torch.Generator) -> list[Check]:
 def _spectra(tensor: CP, symmetric: CP, x: Tensor, where: str) -> list[Check]:
     pairs = eigen(tensor, k=None)
     sums = (((x @ pairs.vectors.mT) ** 2) * pairs.values[:, None]).sum(-1).T
-    unit = torch.eye(x.shape[1], dtype=x.dtype).expand(len(pairs.values), -1, -1)
+    unit = torch.eye(x.shape[1], dtype=x.dtype, device="cpu").expand(len(pairs.values), -1, -1)
     modes = hosvd(symmetric, max_rank=8)
     squares = torch.stack([values.square().sum() for values in modes.spectrum.values()])
     norm = symmetric.norm()
-    kept = torch.as_tensor((modes.error * modes.norm) ** 2, dtype=x.dtype) + modes.core.norm() ** 2
+    kept = modes.core.norm() ** 2 + (modes.error * modes.norm) ** 2
     return [
         Check("Σ λ (v·x)² = T(x, x)" + where, sums, tensor(x)),
         Check("eigenvectors orthonormal" + where, pairs.vectors @ pairs.vectors.mT, unit),
@@ -423,10 +427,10 @@ def _gauge(tensor: CP, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
     Together they say that S' is S.
     """
-    order = torch.randperm(tensor.rank, generator=generator)
-    a, b = (torch.rand(2, tensor.rank, generator=generator, dtype=tensor.dtype) + 0.5)[
-        ..., None
-    ].unbind()
+    order = torch.randperm(tensor.rank, generator=generator, device="cpu")
+    a, b = (
+        torch.rand(2, tensor.rank, generator=generator, dtype=tensor.dtype, device="cpu") + 0.5
+    )[..., None].unbind()
     moved = CP(
         (tensor.out / (a * b).T)[:, order],
         (tensor.right * b)[order],
@@ -444,7 +448,7 @@ def _gauge(tensor: CP, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 def _hessian(view: _View, u: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """2 Q_u v, and the second derivative of u · layer(x) along v by autograd, for one random v."""
     x = view.x[0].detach()
-    v = torch.randn(len(x), generator=generator, dtype=x.dtype)
+    v = torch.randn(len(x), generator=generator, dtype=x.dtype, device="cpu")
     truth = torch.func.jvp(torch.func.grad(lambda x: view.write(x[None])[0] @ u), (x,), (v,))[1]
     own = int(view.tensor.affine)  # the constant stands first
     product = 2 * (view.tensor.interaction(u) @ torch.nn.functional.pad(v, (own, 0)))

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from bilens.base.charts import mapped, ranked, titled
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import is_whole
+from bilens.base.numerics import as_given, is_whole
 from bilens.base.results import Result
 from bilens.circuits.heads import attention_part, head_gain, projections, score_scale
 from bilens.circuits.paths import ONE, text
@@ -415,7 +415,7 @@ class _Look:
             read = part.norm(found.streams[self.n][position])
             heads = read @ module.per_head(name) + module.bias_per_head(name)
             scales = module.qk_scale(name, heads[:, None])
-            parts = parts * torch.as_tensor(scales).expand(len(heads), 1, 1)[head]
+            parts = parts * as_given(scales).to(parts).expand(len(heads), 1, 1)[head]
             parts = parts * head_gain(part, name, head)
         turn = part.turn(found.length, parts.dtype)
         return (

@@ -189,8 +189,8 @@ def composition(model: Expandable) -> Composition:
         first=columns[0],
         second=columns[1],
         kinds=columns[2],
-        strength=torch.tensor(columns[3], dtype=torch.float64),
-        random=torch.tensor(columns[4], dtype=torch.float64),
+        strength=torch.tensor(columns[3], dtype=torch.float64, device="cpu"),
+        random=torch.tensor(columns[4], dtype=torch.float64, device="cpu"),
         opaque=tuple(
             part.name for part, pieces in zip(wiring.parts, parts, strict=True) if not pieces
         ),

@@ -138,7 +138,7 @@ def head_scores(model: Expandable, block: int = 16, texts: int = 4, seed: int = 
     ]
     return HeadScores(
         heads=tuple(name for part in layers for name in part.heads),
-        copying=torch.tensor(copying, dtype=torch.float64),
+        copying=torch.tensor(copying, dtype=torch.float64, device="cpu"),
         previous=_stripe(patterns, 1, 1),
         induction=_stripe(patterns, block - 1, block),
         negative=patterns.clamp(max=0).abs().sum(-1).double().mean((0, 2)).cpu(),
@@ -175,7 +175,9 @@ def _said_twice(vocabulary: int, block: int, texts: int, seed: int) -> Int[Tenso
     generator = torch.Generator().manual_seed(seed)
     rounds = -(-block // vocabulary)
     drawn = [
-        torch.cat([torch.randperm(vocabulary, generator=generator) for _ in range(rounds)])[:block]
+        torch.cat(
+            [torch.randperm(vocabulary, generator=generator, device="cpu") for _ in range(rounds)]
+        )[:block]
         for _ in range(texts)
     ]
     return torch.stack(drawn).repeat(1, 2)

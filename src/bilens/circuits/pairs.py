@@ -71,7 +71,7 @@ class Pairs(Result):
         """Unordered pairs of all layers, largest first."""
         found = []
         for matrix in self.matrices:
-            for a, b in torch.triu_indices(*matrix.values.shape).mT.tolist():
+            for a, b in torch.triu_indices(*matrix.values.shape, device="cpu").mT.tolist():
                 pair = {
                     "layer": matrix.layer,
                     "left": matrix.sources[a],

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import working_dtype
+from bilens.base.numerics import as_given, working_dtype
 from bilens.nn import Norm, causal_mask, rotate
 from bilens.wiring import Expandable, Heads, Part, Product, Wiring, Write
 
@@ -68,7 +68,7 @@ def require_writes(
             value = says if value is None else value
             who = part.name if len(writes) == 1 else f"{write.source.name} of {part.name}"
             _require_same(who, value, says, size, "what its weights say of its writes")
-            sizes.append(torch.as_tensor(size))
+            sizes.append(as_given(size))
         if value is None:
             must = "say what it wrote, as its part writes more than that"
             raise ArgumentError(f"{write.source.name} of {part.name}", must=must, got="no value")
@@ -97,7 +97,7 @@ def require_scores(
     seen = causal_mask(len(read), len(read), read.device, module.window)
     says = module.pattern(module.scored(queries, keys), seen)
     soft = module.kind == "softmax"
-    size = torch.ones(()) if soft else pattern.abs().max()
+    size = torch.ones((), device="cpu") if soft else pattern.abs().max()
     what = f"the {'softmax' if soft else 'product'} of scores by W_Q and W_K"
     _require_same(f"the patterns of {part.name}", pattern, says, size, what)
 
@@ -131,9 +131,9 @@ def require_sum(says: float, does: float, size: float, dtype: torch.dtype) -> No
     """Raise ArgumentError unless what the parts of a model add up to is what the model gives.
     ``size``: Σ |parts|.
     """
-    got = torch.tensor([[does, says]], dtype=torch.float64).to(dtype)
+    got = torch.tensor([[does, says]], dtype=torch.float64, device="cpu").to(dtype)
     what = "what its parts add up to"
-    _require_same("the model", got[:, 0], got[:, 1], torch.tensor(size), what)
+    _require_same("the model", got[:, 0], got[:, 1], torch.tensor(size, device="cpu"), what)
 
 
 @torch.no_grad()
@@ -194,7 +194,9 @@ def require_ends(model: Expandable, wiring: Wiring) -> None:
 def _random(like: Tensor, width: int) -> Float[Tensor, "t d"]:
     """The same random vectors every time, of the dtype and device of ``like``."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(PROBES, width, generator=generator, dtype=torch.float64).to(like)
+    return torch.randn(PROBES, width, generator=generator, dtype=torch.float64, device="cpu").to(
+        like
+    )
 
 
 def _turned(part: Heads, read: Float[Tensor, "t d"], name: str) -> Float[Tensor, "head t d_head"]:

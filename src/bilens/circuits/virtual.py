@@ -205,7 +205,7 @@ class _Circuits:
     @property
     def identity(self) -> Tensor:
         readout = self.wiring.readout
-        return torch.eye(readout.shape[1]).to(readout.device, torch.float64)
+        return torch.eye(readout.shape[1], device="cpu").to(readout.device, torch.float64)
 
     def apply(self, node: Apply) -> _Path:
         n, form = self.weights(node.source)
@@ -333,7 +333,7 @@ def _rows(of: Float[Tensor, "leaf k"], on: Row) -> Float[Tensor, " k"]:
         got = f"a tensor {tuple(on.shape)}" if isinstance(on, Tensor) and on.ndim else repr(row)
         must = f"be rows 0 … {len(of) - 1}, or tensors of as many weights"
         raise ArgumentError("legs", must=must, got=got)
-    return of[row]
+    return of[int(row)]  # type: ignore[arg-type]
 
 
 def _pair(tensor: CP, on: tuple[Row, Row]) -> Float[Tensor, " h"]:

@@ -453,7 +453,7 @@ def _exact(
     small = [tensor.map(left=onto, right=onto) for tensor in tensors]
     seen = small if gaussian is None else [hermite(tensor, onto) for tensor in tensors]
     closed = _parts(seen)[..., 1 if centred else 0 :].sum(-1)
-    terms = torch.tensor([tensor.terms() for tensor in small]).to(truth)
+    terms = torch.tensor([tensor.terms() for tensor in small], device="cpu").to(truth)
     off = (closed - truth).abs() / terms.outer(terms)
     errors = {"formula_error": float(off.where(closed != truth, 0.0).max())}
     return errors if gaussian is None else errors | {"root_error": _root_error(gaussian, onto[1])}
@@ -464,11 +464,13 @@ def _span(gaussian: Gaussian | None, size: int, generator: torch.Generator) -> t
     span that together are exact; and the points, as a layer reads them: x, or x and y (s, i).
     """
     if gaussian is None:
-        onto = torch.randn((AXES, size), generator=generator, dtype=torch.float64)
-        pairs = torch.cartesian_prod(*[torch.arange(AXES)] * 2)
+        onto = torch.randn((AXES, size), generator=generator, dtype=torch.float64, device="cpu")
+        pairs = torch.cartesian_prod(*[torch.arange(AXES, device="cpu")] * 2)
         return onto, onto.new_ones(len(pairs)), onto[pairs[:, 0]], onto[pairs[:, 1]]
     mean = gaussian.mean.double()
-    noise = torch.randn((AXES, gaussian.factor.shape[1]), generator=generator, dtype=torch.float64)
+    noise = torch.randn(
+        (AXES, gaussian.factor.shape[1]), generator=generator, dtype=torch.float64, device="cpu"
+    )
     onto = torch.cat([mean[None], noise.to(mean.device) @ gaussian.factor.mT])
     points, weights = _cubature()
     return onto, weights, mean + points.to(mean.device) @ onto[1:]
@@ -477,8 +479,8 @@ def _span(gaussian: Gaussian | None, size: int, generator: torch.Generator) -> t
 @cache
 def _cubature() -> tuple[Float[Tensor, "s k"], Float[Tensor, " s"]]:
     """Points and weights with which averages over four normal numbers are exact, to degree 5."""
-    first, second = torch.combinations(torch.arange(AXES)).unbind(1)
-    axes = math.sqrt(3) * torch.eye(AXES, dtype=torch.float64)
+    first, second = torch.combinations(torch.arange(AXES, device="cpu")).unbind(1)
+    axes = math.sqrt(3) * torch.eye(AXES, dtype=torch.float64, device="cpu")
     ends = [s * axes[first] + t * axes[second] for s in (1, -1) for t in (1, -1)]
     points = torch.cat([axes.new_zeros(1, AXES), *ends])
     weights = points.new_full((len(points),), 1 / 36)
@@ -495,7 +497,7 @@ def _sampled(
     samples: int,
 ) -> Sampled:
     """The closed forms by sampling, over the exact norms: an estimate that has no bias."""
-    chunks = [len(part) for part in torch.arange(samples).split(CHUNK)]
+    chunks = [len(part) for part in torch.arange(samples, device="cpu").split(CHUNK)]
     drawn = (_drawn(gaussian, tensors[0].shape[1], generator, n) for n in chunks)
     totals, count = _totals(tensors, drawn, samples, means)
     scale = norms.outer(norms)
@@ -513,10 +515,12 @@ def _drawn(
     """
     if gaussian is not None:
         shape = count, gaussian.factor.shape[1]
-        noise = torch.randn(shape, generator=generator, dtype=torch.float32)
+        noise = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
         spread = gaussian.factor.to(noise.dtype)
         return (gaussian.mean.double() + (noise.to(spread.device) @ spread.mT).double(),)
-    return tuple(torch.randn((2, count, size), generator=generator, dtype=torch.float64))
+    return tuple(
+        torch.randn((2, count, size), generator=generator, dtype=torch.float64, device="cpu")
+    )
 
 
 def _root_error(gaussian: Gaussian, y: Float[Tensor, " i"]) -> float:
@@ -558,9 +562,9 @@ def _totals(
     """Sums of ``_products`` over runs of samples, which come in ``parts`` of CHUNK, and how many
     each run has.
     """
-    runs = torch.arange(samples).tensor_split(min(BLOCKS, samples))
-    count = torch.tensor([len(run) for run in runs])
-    run = torch.arange(len(count)).repeat_interleave(count).to(means.device)
+    runs = torch.arange(samples, device="cpu").tensor_split(min(BLOCKS, samples))
+    count = torch.tensor([len(run) for run in runs], device="cpu")
+    run = torch.arange(len(count), device="cpu").repeat_interleave(count).to(means.device)
     totals = means.new_zeros(len(count), len(tensors), len(tensors))
     for inputs, of in zip(parts, run.split(CHUNK), strict=True):
         totals.index_add_(0, of, _products(tensors, inputs, means))

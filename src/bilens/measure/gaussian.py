@@ -201,7 +201,11 @@ class Gaussian(Record):
         """
         if not is_number(eps) or not 0 <= eps < float("inf"):
             raise ArgumentError("ridge", must="be a finite share ≥ 0 of the mean variance", got=eps)
-        more = eps * self.cov.diagonal().mean() * torch.eye(len(self.mean)).to(self.cov)
+        more = (
+            eps
+            * self.cov.diagonal().mean()
+            * torch.eye(len(self.mean), dtype=self.cov.dtype, device=self.cov.device)
+        )
         return Gaussian(self.mean, self.cov + more, self.count)
 
     def homogeneous(self) -> "Gaussian":

@@ -252,7 +252,7 @@ def _of(made: Mapping[str, Tensor], at: str, modules: Sequence[str]) -> list[str
 
 def _order(width: int, turning: int, rope: Turns) -> Tensor:
     """A head's dimensions in the order in which p turns with p + turning/2, by the angle."""
-    order = torch.arange(width)
+    order = torch.arange(width, device="cpu")
     first, still = order[:turning], order[turning:]
     if rope.startswith("pairs"):
         first = torch.cat([first[::2], first[1::2]])

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from bilens.base.errors import ArgumentError, ShapeError
+from bilens.base.numerics import as_given
 
 READ = {"input_ids", "attention_mask", "position_ids"}
 # a tokenizer's own, for other models
@@ -98,7 +99,7 @@ def _masked(given: Any, mask: Any) -> Rows:
     ids = _numbers("inputs", given)
     if mask is None:
         return Rows(ids, torch.ones_like(ids, dtype=torch.bool))
-    seen = torch.as_tensor(mask)
+    seen = as_given(mask)
     seen = seen[None] if seen.ndim == 1 else seen
     if seen.shape != ids.shape or not bool(((seen == 0) | (seen == 1)).all()):
         must, got = f"be 0 and 1, {tuple(ids.shape)}", f"{seen.dtype} {tuple(seen.shape)}"
@@ -119,7 +120,7 @@ def _masked(given: Any, mask: Any) -> Rows:
 def _numbers(who: str, given: Any) -> Int[Tensor, "b t"]:
     """Whole numbers (t,) or (b, t), at least one, as (b, t)."""
     try:
-        ids = torch.as_tensor(given)
+        ids = as_given(given)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise _no_ids(who, given, str(error)) from error
     if ids.is_meta or ids.layout != torch.strided:

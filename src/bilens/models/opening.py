@@ -222,7 +222,7 @@ def _changed(
     work = working_dtype(value.dtype)
     if change is None and value.dtype == work:
         return value
-    made, start = torch.empty(value.shape, dtype=work), 0
+    made, start = torch.empty(value.shape, dtype=work, device="cpu"), 0
     for rows in _blocks(value):
         full = rows.to(work)
         made[start : start + len(rows)] = full if change is None else change(full)

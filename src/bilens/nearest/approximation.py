@@ -226,7 +226,7 @@ def _parted(
         raise ArgumentError("data", must=must, got=sum(map(len, batches)))
     if fit == "closed":
         return [], batches
-    numbers = torch.arange(sum(map(len, batches))).split(list(map(len, batches)))
+    numbers = torch.arange(sum(map(len, batches)), device="cpu").split(list(map(len, batches)))
     kept = [number % HELD_OUT == HELD_OUT - 1 for number in numbers]
     fitted = [batch[~rows] for batch, rows in zip(batches, kept, strict=True)]
     return fitted, [batch[rows] for batch, rows in zip(batches, kept, strict=True)]

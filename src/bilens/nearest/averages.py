@@ -63,7 +63,7 @@ def rule(nodes: int) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """Nodes and weights for averages over a standard normal: the eigenvalues of the Jacobi matrix,
     and the squares of its eigenvectors' first entries. Source: Golub and Welsch 1969.
     """
-    beside = torch.arange(1, nodes, dtype=torch.float64).sqrt()
+    beside = torch.arange(1, nodes, dtype=torch.float64, device="cpu").sqrt()
     values, vectors = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))
     return values, vectors[0].square()
 

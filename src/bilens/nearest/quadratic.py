@@ -130,7 +130,7 @@ def joined(
     size = left.shape[1]
     one = left.new_zeros(size, size)
     one[:, 0] = 1.0
-    eye = torch.eye(size).to(left)
+    eye = torch.eye(size, dtype=left.dtype, device=left.device)
     return CP(
         torch.cat([out, linear], 1), torch.cat([left, eye]), torch.cat([right, one]), affine=True
     )

@@ -75,6 +75,6 @@ def solved(
     """
     squares = gram.diagonal(dim1=-2, dim2=-1)
     scale = torch.where(squares > 0, squares.sqrt(), torch.ones_like(squares))[..., None]
-    eye = torch.eye(gram.shape[-1]).to(gram)
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     factor = torch.linalg.cholesky(gram / scale / scale.mT + ridge * eye)
     return torch.cholesky_solve(target / scale, factor) / scale

@@ -211,7 +211,7 @@ def _total(own: Tensor) -> Tensor:
 
 def _spread(blocks: Blocks, count: int) -> Int[Tensor, "n t"]:
     """``count`` of the texts, evenly over all of them."""
-    at = torch.linspace(0, len(blocks) - 1, count).long().tolist()
+    at = torch.linspace(0, len(blocks) - 1, count, device="cpu").long().tolist()
     return blocks.__getitems__(at)["input_ids"]
 
 

@@ -153,10 +153,10 @@ def shuffled(files: list[Path], batch_size: int, seed: int) -> Iterator[Float[Te
     generator = torch.Generator().manual_seed(seed)
     kept: Tensor | None = None
     while True:
-        for n in torch.randperm(len(files), generator=generator).tolist():
+        for n in torch.randperm(len(files), generator=generator, device="cpu").tolist():
             rows = Shard.load(files[n]).rows
             rows = rows if kept is None else torch.cat([kept, rows])
-            rows = rows[torch.randperm(len(rows), generator=generator)]
+            rows = rows[torch.randperm(len(rows), generator=generator, device="cpu")]
             if len(files) == 1:
                 yield from rows[: len(rows) - len(rows) % batch_size or len(rows)].split(batch_size)
                 continue

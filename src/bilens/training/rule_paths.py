@@ -132,7 +132,7 @@ def _skips(model: Transformer, path: str, truth: Truth) -> Count:
         return None
     earlier, current, after = zip(*truth.skip, strict=True)
     written = _written(model, path, current, earlier)
-    return int((written.argmax(1).cpu() == torch.tensor(after)).sum())
+    return int((written.argmax(1).cpu() == torch.tensor(after, device="cpu")).sum())
 
 
 def _written(

@@ -97,7 +97,7 @@ class Truth(Record):
         return found
 
     def _row(self, tokens: list[int], gaps: Iterable[int] = ()) -> list[int]:
-        return self.prompts(torch.tensor([tokens]), gaps)[0].tolist()
+        return self.prompts(torch.tensor([tokens], device="cpu"), gaps)[0].tolist()
 
     @cached_property
     def _known(self) -> dict[tuple[frozenset[int], int], str]:
@@ -114,9 +114,9 @@ class Truth(Record):
     def _between(self, count: int, gap: int) -> Int[Tensor, "n gap"]:
         """Fillers, another order in every row."""
         if not gap:
-            return torch.zeros(count, 0, dtype=torch.int64)
-        fillers = torch.tensor(self.fillers)
-        where = torch.arange(count)[:, None] * 7 + torch.arange(gap) * 5
+            return torch.zeros(count, 0, dtype=torch.int64, device="cpu")
+        fillers = torch.tensor(self.fillers, device="cpu")
+        where = torch.arange(count, device="cpu")[:, None] * 7 + torch.arange(gap, device="cpu") * 5
         return fillers[where % len(fillers)]
 
 
@@ -299,7 +299,7 @@ def score_rules(answers: Answers, truth: Truth) -> RuleScores:
 def _bigrams(answers: Answers, truth: Truth) -> tuple[str, int, int, float]:
     if not truth.bigram:
         return "bigram", 0, 0, 0.0
-    tokens = torch.tensor([[token] for token, _ in truth.bigram])
+    tokens = torch.tensor([[token] for token, _ in truth.bigram], device="cpu")
     logp = answers(truth.prompts(tokens, ())).log_softmax(-1)
     lost, right = 0.0, 0
     for (_, nexts), row in zip(truth.bigram, logp, strict=True):
@@ -311,19 +311,25 @@ def _bigrams(answers: Answers, truth: Truth) -> tuple[str, int, int, float]:
 def _skips(answers: Answers, truth: Truth) -> tuple[str, int, int, float]:
     if not truth.skip:
         return "skip", 0, 0, 0.0
-    rules = torch.tensor(truth.skip)
+    rules = torch.tensor(truth.skip, device="cpu")
     gaps = range(truth.reach) if truth.fillers else range(1)
     logits = _meant(answers, [truth.prompts(rules[:, :2], (gap,)) for gap in gaps])
     return "skip", *_scored(logits, rules[:, 2])
 
 
 def _induction(answers: Answers, truth: Truth) -> tuple[str, int, int, float]:
-    pairs = torch.tensor(list(itertools.permutations(truth.repeats, 2))).reshape(-1, 2)
+    pairs = torch.tensor(list(itertools.permutations(truth.repeats, 2)), device="cpu").reshape(
+        -1, 2
+    )
     if not len(pairs):
         return "induction", 0, 0, 0.0
-    pairs = pairs[torch.linspace(0, len(pairs) - 1, min(len(pairs), PAIRS)).long()]
+    pairs = pairs[torch.linspace(0, len(pairs) - 1, min(len(pairs), PAIRS), device="cpu").long()]
     tokens = torch.cat([pairs, pairs[:, :1]], 1)
-    apart = torch.linspace(truth.distance, max(APART, truth.distance), DISTANCES).long().tolist()
+    apart = (
+        torch.linspace(truth.distance, max(APART, truth.distance), DISTANCES, device="cpu")
+        .long()
+        .tolist()
+    )
     gaps = [distance - 2 for distance in apart] if truth.fillers else [0]
     logits = _meant(answers, [truth.prompts(tokens, (0, gap)) for gap in gaps])
     return "induction", *_scored(logits, pairs[:, 1])

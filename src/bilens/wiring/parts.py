@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bilens.base.errors import ArgumentError, NotExactError
+from bilens.base.numerics import as_given
 from bilens.nn import (
     Attention,
     Experts,
@@ -303,7 +304,7 @@ class Heads(Part):
         for name in dict.fromkeys(chain(*module.score_projections)):
             if module.qk_norm(name) is not None:
                 heads = x @ module.per_head(name) + module.bias_per_head(name)[:, None]
-                scale = torch.as_tensor(module.qk_scale(name, heads))
+                scale = as_given(module.qk_scale(name, heads))
                 found[name] = scale.expand(len(heads), -1, -1)
         return found
 

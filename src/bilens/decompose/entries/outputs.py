@@ -47,7 +47,7 @@ class Outputs:
         float64's range.
         """
         bound = max(0.0, self.search.skipped)
-        value = float(scaled(torch.tensor(bound, dtype=torch.float64), self.power))
+        value = float(scaled(torch.tensor(bound, dtype=torch.float64, device="cpu"), self.power))
         return value if value or not bound else torch.finfo(torch.float64).smallest_normal
 
     def largest(self) -> tuple[Int[Tensor, "n 3"], Float[Tensor, " n"]]:

@@ -92,7 +92,10 @@ class Search:
         self.budget = self.size
         self.looked_at, self.skipped, self.given_up = 0, -torch.inf, -torch.inf
         self.threshold = -1.0  # what an entry must be above; bounds at or below it are skipped
-        self.values, self.keys = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
+        self.values, self.keys = (
+            torch.zeros(0, device="cpu"),
+            torch.zeros(0, dtype=torch.int64, device="cpu"),
+        )
 
     def walk(self, rows: Rows) -> None:
         """Rows, largest first, each against the columns that its bound does not exclude."""

@@ -20,7 +20,7 @@ from bilens.algebra import CP, Dense, Factored
 from bilens.base.axes import MODES
 from bilens.base.charts import DRAWN, ranked
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import GIB, require_count, require_finite, working_dtype
+from bilens.base.numerics import GIB, as_given, require_count, require_finite, working_dtype
 from bilens.base.results import Result
 from bilens.decompose.entries.outputs import Outputs
 
@@ -210,9 +210,9 @@ def _same_swapped(tensor: CP, given: torch.dtype) -> bool:
         return True
     near, _ = tensor.near_one()
     generator = torch.Generator().manual_seed(0)
-    x, y = torch.randn(2, 2, tensor.shape[1], generator=generator, dtype=torch.float64).to(
-        tensor.device
-    )
+    x, y = torch.randn(
+        2, 2, tensor.shape[1], generator=generator, dtype=torch.float64, device="cpu"
+    ).to(tensor.device)
     # as large as the terms where left and right are not alike
     apart = (near(x, y) - near(y, x)).abs()
     return bool((apart <= SAME[working_dtype(given)] * near.terms_by_output()).all())
@@ -234,11 +234,11 @@ def _wanted(
     rows: Sequence[int] | Int[Tensor, " n"] | None, mode: str, size: int
 ) -> Int[Tensor, " n"]:
     if rows is None:
-        return torch.arange(size)
+        return torch.arange(size, device="cpu")
     try:
-        wanted = torch.as_tensor(rows)
+        wanted = as_given(rows)
     except (TypeError, ValueError, RuntimeError):  # texts, ragged lists
-        wanted = torch.empty(0)
+        wanted = torch.empty(0, device="cpu")
     whole = (
         wanted.ndim == 1
         and len(wanted) > 0

@@ -75,7 +75,9 @@ def top_pairs(
         indices=pairs[listed].sort(dim=1).values.cpu(),
         values=scaled(coefficients, scale).cpu(),
         names={},
-        certificate=float(scaled(torch.tensor(2 * bound, dtype=torch.float64), scale)),
+        certificate=float(
+            scaled(torch.tensor(2 * bound, dtype=torch.float64, device="cpu"), scale)
+        ),
         asked=min(k, search.size),
         looked_at=search.looked_at,
         size=search.size,

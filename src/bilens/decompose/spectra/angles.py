@@ -85,7 +85,9 @@ class Angles(Result):
     def largest(self) -> Float[Tensor, " m"]:
         """The largest principal angle of each block, NaN where it is not whole."""
         return torch.tensor(
-            [turned[-1] if turned else math.nan for turned in self.angles], dtype=torch.float64
+            [turned[-1] if turned else math.nan for turned in self.angles],
+            dtype=torch.float64,
+            device="cpu",
         )
 
     def summary(self) -> str:
@@ -210,15 +212,15 @@ def angles(A: Eigen, B: Eigen, *, tol: float = 1e-2) -> Angles:
         for block in _blocks(one, two)
     ]
     return Angles(
-        of=torch.tensor([block.of for block in found], dtype=torch.int64),
+        of=torch.tensor([block.of for block in found], dtype=torch.int64, device="cpu"),
         labels=A.labels or B.labels,
         positions=tuple((block.mine, block.theirs) for block in found),
         values=_column([block.values for block in found], 2),
-        size=torch.tensor([len(block.mine) for block in found], dtype=torch.int64),
+        size=torch.tensor([len(block.mine) for block in found], dtype=torch.int64, device="cpu"),
         angles=tuple(block.angles for block in found),
         gap=_column([block.gap for block in found], 2),
         uncertainty=_column([block.uncertainty for block in found]),
-        whole=torch.tensor([block.whole for block in found], dtype=torch.bool),
+        whole=torch.tensor([block.whole for block in found], dtype=torch.bool, device="cpu"),
         change=_column([block.change for block in found]),
         norm=_column([block.norm for block in found]),
         unmatched=A.values.numel() - sum(len(block.mine) for block in found),
@@ -324,7 +326,7 @@ def _gap(spectrum: Eigen, at: list[int]) -> float:
     """The distance from a block's eigenvalues to all others; to where others may lie, of those
     Lanczos did not look for.
     """
-    outside = torch.ones(len(spectrum.spectrum), dtype=torch.bool)
+    outside = torch.ones(len(spectrum.spectrum), dtype=torch.bool, device="cpu")
     outside[at] = False
     inside, rest = spectrum.values[at].double(), spectrum.spectrum[outside].double()
     gap = float((inside[:, None] - rest).abs().min()) if len(rest) else math.inf
@@ -355,4 +357,4 @@ def _principal(one: Float[Tensor, "k i"], two: Float[Tensor, "k i"]) -> Float[Te
 
 def _column(entries: list[Any], width: int | None = None) -> Tensor:
     shape = (len(entries),) if width is None else (len(entries), width)
-    return torch.tensor(entries, dtype=torch.float64).reshape(shape)
+    return torch.tensor(entries, dtype=torch.float64, device="cpu").reshape(shape)

@@ -308,7 +308,9 @@ class _Krylov:
         """Random unit vectors orthogonal to the basis of each of ``rows``."""
         basis = self.basis[rows, : self.full]
         shape = len(basis), basis.shape[-1]
-        x = torch.randn(shape, generator=self.generator, dtype=torch.float32).to(basis)
+        x = torch.randn(shape, generator=self.generator, dtype=torch.float32, device="cpu").to(
+            basis
+        )
         locked = [] if self.locked is None else [self.locked[rows]]
         for others in 2 * [*locked, basis]:
             _, x = _parted(x, others)

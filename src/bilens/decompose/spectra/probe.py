@@ -89,7 +89,9 @@ class _Recurrence:
         n = len(product)
         self.product, self.held, self.floor = product, held.rows, held.floor.double()[:, None]
         self.sides = torch.tensor(sides, dtype=torch.float64, device=product.left.device)
-        start = torch.randn(n, product.size, generator=generator, dtype=torch.float32).to(held.rows)
+        start = torch.randn(
+            n, product.size, generator=generator, dtype=torch.float32, device="cpu"
+        ).to(held.rows)
         start = self.beside(self.beside(start))
         self.now = start / start.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(start.dtype).tiny)
         self.before, self.beta = torch.zeros_like(self.now), self.floor.new_zeros(n)

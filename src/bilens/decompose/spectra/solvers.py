@@ -288,9 +288,9 @@ def _excess(form: QuadraticForm, ritz: Ritz) -> Float[Tensor, " n"]:
     λ v)‖² is Σ ‖Q v − λ v‖² on average. What the bounds speak of lies along one vector, and is set
     apart."""
     flips = (
-        torch.randint(0, 2, ritz.values.shape, generator=torch.Generator().manual_seed(1)).to(
-            ritz.values
-        )
+        torch.randint(
+            0, 2, ritz.values.shape, generator=torch.Generator().manual_seed(1), device="cpu"
+        ).to(ritz.values)
         * 2
         - 1
     )

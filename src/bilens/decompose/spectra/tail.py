@@ -85,6 +85,7 @@ def tail(tensor: ThirdOrder, k: int) -> Tail:
             (min(k + SPARE, size), size),
             generator=torch.Generator().manual_seed(0),
             dtype=torch.float32,
+            device="cpu",
         )
         rows = start.to(form.device, form.dtype).expand(len(form.weights), -1, -1)  # (o, k, i)
         for _ in range(ROUNDS):

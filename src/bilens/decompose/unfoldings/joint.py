@@ -253,10 +253,12 @@ def joint(
         held_by=needs,
         gram_by=tuple(_reach(held.gram_share, share) if norm else 0 for share in shares),
         sizes=tuple(sorted(held.known)),
-        held=torch.tensor([held.known[size] for size in sorted(held.known)], dtype=torch.float64),
+        held=torch.tensor(
+            [held.known[size] for size in sorted(held.known)], dtype=torch.float64, device="cpu"
+        ),
         captured=_captured(whole, rank)
         if norm
-        else torch.zeros(tensor.shape[0], dtype=torch.float64),
+        else torch.zeros(tensor.shape[0], dtype=torch.float64, device="cpu"),
         error=min(1.0, rest / norm, 2**0.5 * at_most(found, rank) / norm) if norm else 0.0,
         discarded=math.ldexp(left_out(found, rank), power),
         noise=math.ldexp(found.noise, power),

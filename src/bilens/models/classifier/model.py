@@ -18,7 +18,7 @@ from transformers.utils.generic import can_return_tuple
 
 from bilens.algebra import CP, constant, homogeneous, homogeneous_map, lifted, linear
 from bilens.base.errors import ArgumentError, NotExactError, ShapeError
-from bilens.base.numerics import is_whole
+from bilens.base.numerics import as_given, is_whole
 from bilens.models.arguments import IGNORED, cross_entropy, require_known, switch, whole_numbers
 from bilens.models.classifier.config import ClassifierConfig
 from bilens.nn import Bilinear, BilinearMLP, NoNorm
@@ -147,7 +147,7 @@ class Classifier(PreTrainedModel):
         """One image, in its shape or flat, with or without a batch dim of one. Errors: ShapeError
         for anything else.
         """
-        pixels = torch.as_tensor(inputs).to(self.device, self.dtype)
+        pixels = as_given(inputs).to(self.device, self.dtype)
         shapes = (tuple(self.config.input_shape), (self.config.input_size,))
         flat = self._pixels(pixels[None] if tuple(pixels.shape) in shapes else pixels)
         if len(flat) != 1:

@@ -139,7 +139,7 @@ class Pairing:
     def left_out(self, dtype: torch.dtype) -> Tensor:
         """A parameter that files leave out: weights of one, biases of zero."""
         value = 0.0 if all(name.endswith(".bias") for name in self.ours) else 1.0
-        return torch.full(self.shape, value, dtype=dtype)
+        return torch.full(self.shape, value, dtype=dtype, device="cpu")
 
     def split(self, whole: Tensor) -> dict[str, Tensor]:
         """bilens's parameters from that of the files, each with memory of its own: its rows of

@@ -328,7 +328,7 @@ def _nearest(old: Block, measure: Gaussian) -> ConvertedLayer:
     size = tensor.shape[1]
     left, right = tensor.left[:-size], tensor.right[:-size]
     pairs, constant, linear = tensor.out.split([len(left), 1, size - 1], 1)
-    eye, zero = torch.eye(size - 1).to(left), left.new_zeros(size - 1)
+    eye, zero = torch.eye(size - 1, dtype=left.dtype, device=left.device), left.new_zeros(size - 1)
     return ConvertedLayer(
         gate=torch.cat([left[:, 1:], torch.zeros_like(eye)]),
         gate_bias=torch.cat([left[:, 0], zero + 1]),

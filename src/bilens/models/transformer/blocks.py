@@ -165,7 +165,7 @@ class Body(nn.Module):
 
     def _scaled(self, rows: Tensor) -> Tensor:
         """By a number that is rounded to the type of the weights first, as in transformers."""
-        return rows if self.scale == 1 else rows * torch.tensor(self.scale).to(rows)
+        return rows if self.scale == 1 else rows * torch.tensor(self.scale, device="cpu").to(rows)
 
     def firsts(self, x: Float[Tensor, "b t d"]) -> Firsts:
         """What its blocks mix in, where ``x`` is the stream before the first."""
