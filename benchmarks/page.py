@@ -84,7 +84,7 @@ def served(what: str, folder: str) -> None:
     and new prompts.
     """
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-m", "bilens.cli", "report", folder, "-o", out]
+        command = [sys.executable, "-m", "bilens", "report", folder, "-o", out]
         start = time.perf_counter()
         subprocess.run([*command, "--prompt", TWELVE], check=True, capture_output=True)
         whole = time.perf_counter() - start

@@ -24,7 +24,7 @@ SIDES = {
     "import bilens": ["-c", "import bilens"],
     "import bilens and use its algebra": ["-c", "import bilens; bilens.CP"],
     "import rich": ["-c", "import rich"],
-    "bilens --help": ["-m", "bilens.cli", "--help"],
+    "bilens --help": ["-m", "bilens", "--help"],
     "import stock Llama": ["-c", f"{BEFORE}; from transformers import LlamaForCausalLM; {AFTER}"],
     "a layer": ["-c", f"{BEFORE}; {LAYER}; {AFTER}"],
 }

@@ -102,8 +102,18 @@ def test_tokens_are_seen():
     assert shown in found.figure()["data"][0]["customdata"][0]
 
 
+@pytest.mark.parametrize("name", ["tinystories-2l-gelu", "tinystories-2l-swiglu"])
+def test_without_a_bilinear_layer_they_are_the_first_heads(name):
+    """A path that nobody wrote is none to be refused."""
+    model = bilens.load(name)
+    found = rules(model, k=3)
+    assert found.path == "W_U L0H0(embed)"
+    assert found.rows() == rules(model, found.path, k=3).rows()
+
+
 def test_what_has_no_rules(refuses, model):
     gelu = bilens.load("tinystories-2l-gelu")
-    refuses(NotExactError, lambda: rules(gelu), "the path 'W_U mlp0(embed, embed)' must")
+    path = "W_U mlp0(embed, embed)"
+    refuses(NotExactError, lambda: rules(gelu, path), f"the path '{path}' must")
     refuses(ArgumentError, lambda: rules(model, "W_U mlp7(embed, embed)"), "must be made of what")
     refuses(ArgumentError, lambda: rules(model, k=0), "k must be a whole number ≥ 1")

@@ -57,7 +57,7 @@ def test_two_processes_have_the_losses_of_one(tmp_path, text, config):
     train_language(str(text), tmp_path / "one", read_recipe(tmp_path / "one.toml"), quiet=True)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     given = ["train", "text", "--data", text, "--config", tmp_path / "two.toml"]
-    command = [sys.executable, *launch, "-m", "bilens.cli", *given, "--output", tmp_path / "two"]
+    command = [sys.executable, *launch, "-m", "bilens", *given, "--output", tmp_path / "two"]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("bits per byte") == 1

@@ -95,8 +95,8 @@ def rules(model: Expandable, path: str = "", k: int = 20) -> Rules:
     """The ``k`` largest entries of ``path`` (see ``virtual``), exactly, beside the root mean square
     of all: which two tokens write which next one.
 
-    ``path``: by default "W_U mlp0(embed, embed)", of the first layer. For a head
-    "W_U L0H3(embed)" is what it writes of each token where it looks, and "L0H3[-1].QK(embed,
+    ``path``: by default "W_U mlp0(embed, embed)", of the first bilinear layer; of a model without
+    one "W_U L0H0(embed)", of its first head. For a head "W_U L0H3(embed)" is what it writes of each token where it looks, and "L0H3[-1].QK(embed,
     embed)" where it looks, one position back (``head_paths`` lists both).
 
     Cost and errors: those of ``virtual`` and ``top_entries``; NotExactError where the layer is no
@@ -107,7 +107,7 @@ def rules(model: Expandable, path: str = "", k: int = 20) -> Rules:
     require_expandable(model)
     wiring = model.wiring()
     embed = next((leaf.name for leaf in wiring.leaves if leaf.kind == EMBEDDING), STREAM)
-    path = path or f"{READOUT} {_first(wiring)}({embed}, {embed})"
+    path = path or f"{READOUT} {_first(wiring, embed)}"
     node = parse(path)
     form = entries_of(model, path)
     modes = _leaves(node, embed)
@@ -156,9 +156,14 @@ def head_paths(model: Expandable, head: str) -> tuple[str, ...]:
     return *moved, *(f"{head}[-1].QK{n}(embed, embed)" for n in numbers)
 
 
-def _first(wiring: Wiring) -> str:
-    """The first layer."""
-    return next((part.name for part in wiring.parts if not part.looks), "mlp0")
+def _first(wiring: Wiring, embed: str) -> str:
+    """The first bilinear layer on what it starts from, or the first head where there is none."""
+    layers = [part for part in wiring.parts if not part.looks]
+    tensors = [part.name for part in layers if part.name in part.forms()]
+    heads = [head for part in wiring.parts if part.attention for head in part.attention.heads]
+    if heads and not tensors:
+        return f"{heads[0]}({embed})"
+    return f"{[*tensors, *(part.name for part in layers), 'mlp0'][0]}({embed}, {embed})"
 
 
 def _is_readout(node: Node) -> bool:

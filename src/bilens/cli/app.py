@@ -2,15 +2,17 @@
 torch, which takes seconds, and ``--help`` should take none.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command
 
 from bilens import __version__
+from bilens.base.errors import ArgumentError
 from bilens.cli.apart import require_apart
 
 HELP = (
@@ -89,8 +91,10 @@ class Listed(TyperCommand):
 
     def make_context(self, info_name: str | None, args: list[str], *more: Any, **extra: Any) -> Any:
         """Read the arguments, as the command itself does."""
+        given = list(args)  # which are taken off as they are read
         context = self.load().make_context(info_name, args, *more, **extra)
         if not context.resilient_parsing:  # a shell that completes a line
+            _require_once(context, given)
             require_apart(context)
         return context
 
@@ -123,6 +127,14 @@ def _group(
     for name, words in commands.items():
         group.add_command(Listed(f"{package}.{name}", words))
     return group
+
+
+def _require_once(context: Any, args: list[str]) -> None:
+    """Raise ArgumentError for an option given twice that has one value: the first would be lost."""
+    _, _, order = context.command.make_parser(context).parse_args(args)
+    for param, count in Counter(order).items():
+        if count > 1 and isinstance(param, TyperOption) and not (param.multiple or param.is_flag):
+            raise ArgumentError(param.opts[0], must="be given once", got=f"{count} times")
 
 
 def _built(function: Callable[..., None]) -> Any:

@@ -6,6 +6,7 @@ import _thread
 import atexit
 import gc
 import io
+import itertools
 import logging
 import os
 import signal
@@ -25,6 +26,7 @@ from bilens.base.processes import PATIENT, is_first
 from bilens.base.words import printable
 from bilens.cli.app import StoppedError, root_group
 
+TEXTS = ("--prompt", "--with")  # options whose value may be empty
 # What the libraries below read when they are imported: every command works on local files, and
 # none shows notices or bars while it reads and writes them. Training keeps its own bar.
 ENVIRONMENT = {
@@ -149,10 +151,15 @@ def _tell(message: str) -> None:
 
 
 def _require_text(arguments: Sequence[str]) -> None:
-    """Raise ArgumentError for bytes that are no text in this locale. They reach Python as half
-    surrogates, which no tokenizer or file takes.
+    """Raise ArgumentError for bytes that are no text in this locale (they reach Python as half
+    surrogates, which no tokenizer or file takes), and for a name of a file that is empty: as a path
+    it would be the folder that one is in.
     """
-    for argument in arguments:
+    for before, argument in itertools.pairwise(("an argument", *arguments)):
+        if not argument and before not in TEXTS:
+            must = "not be empty"
+            who = before if before.startswith("-") else "an argument"
+            raise ArgumentError(who, must=must, got=repr(argument))
         try:
             argument.encode()
         except UnicodeEncodeError:

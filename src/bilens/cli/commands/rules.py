@@ -19,7 +19,8 @@ def command(
         list[str] | None,
         typer.Option(
             help='A path from the weights: "W_U mlp0(embed, embed)" (default: of the first '
-            'layer), "W_U mlp1(embed, L0H3)", …; repeat it for more.'
+            'bilinear layer, or else what the first head writes), "W_U mlp1(embed, L0H3)", …; '
+            "repeat it for more."
         ),
     ] = None,
     skip: Annotated[

@@ -1,0 +1,5 @@
+"""``python -m bilens``, the same as ``bilens``."""
+
+from bilens.cli import main
+
+main()

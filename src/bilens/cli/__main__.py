@@ -1,5 +1,0 @@
-"""``python -m bilens.cli``, the same as ``bilens``."""
-
-from bilens.cli.process import main
-
-main()
