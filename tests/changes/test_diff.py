@@ -551,3 +551,11 @@ def test_a_model_in_training_is_compared_as_it_evaluates():
     data = (torch.rand(20, 2, 3, dtype=torch.float64), torch.arange(20) % 4)
     assert bilens.diff(A, copy.deepcopy(A), data=data).loss.whole == 0
     assert A.training
+
+
+def test_what_did_not_change_is_not_said_to_have_changed():
+    model = bilens.load("tinystories-2l")
+    found = bilens.diff(model, model)
+    assert "no change by weights" in found.summary()
+    assert "changed most" not in repr(found)
+    assert [items.summary() for items in found.items] == ["tokens, by change: none"]

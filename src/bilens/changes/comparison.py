@@ -90,9 +90,10 @@ class Diff(Result):
 
     def summary(self) -> str:
         loss = f"loss {self.loss.told}; " if self.loss is not None else ""
-        most = (f"{self.places[n]} {float(self.change[n, self._measure]):.3g}" for n in self.order)
-        named = ", ".join([*most][:TOP])
-        return f"{' → '.join(self.checkpoints)}: {loss}changed most {self._how}: {named}"
+        changes = [(self.places[n], float(self.change[n, self._measure])) for n in self.order]
+        most = [f"{name} {change:.3g}" for name, change in changes if change][:TOP]
+        told = f"changed most {self._how}: {', '.join(most)}" if most else f"no change {self._how}"
+        return f"{' → '.join(self.checkpoints)}: {loss}{told}"
 
     def __repr__(self) -> str:
         """The places that changed most and the loss, then what else changed, and warnings."""

@@ -61,7 +61,7 @@ class Items(Result):
     def summary(self) -> str:
         sign = "+" if self.signed else ""
         first = list(zip(self.names, self.values[:, 0].tolist(), strict=True))[:TOP]
-        top = ", ".join(f"{name} {value:{sign}.3g}" for name, value in first)
+        top = ", ".join(f"{name} {value:{sign}.3g}" for name, value in first if value)
         return f"{self.plural}, by {self.headings[0]}: {top or 'none'}"
 
     def columns(self) -> tuple[str, ...]:
