@@ -514,7 +514,7 @@ def test_expand_into_the_latents_of_a_dictionary(run, tmp_path):
         (("--prompt", "a " * 300), "inputs must fit the context of 256 tokens"),
         (("--prompt", "a", "--target", "xylophone"), "target 'xylophone' must be one token"),
         (("--prompt", "a", "--versus", "b"), "--versus must come with --target"),
-        (("--prompt", "a", "--position", 5), "position must be -1 … 0; got 5"),
+        (("--prompt", "a", "--position", 5), "--position must be -1 … 0; got 5"),
     ],
 )
 def test_a_prompt_that_cannot_be_expanded_is_one_line(run, arguments, text):

@@ -50,3 +50,18 @@ def test_an_empty_name_is_no_folder(args, run):
     code, out, err = run(*args)
     who = "--save" if "--save" in args else "an argument"
     assert (code, out, err.strip()) == (2, "", f"bilens: {who} must not be empty; got ''.")
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("expand", "M", "--prompt", "hi", "--position", "99"), "--position must be -2 … 1"),
+        (("lens", "M", "--prompt", "hi", "--layer", "L0H0"), "--layer must be quadratic"),
+        (("knockout", "M", "L0H1", "--prompt", "hi", "--with", "a b c"), '--with must be "zero"'),
+    ],
+)
+def test_an_option_is_called_by_its_flag(args, said, run):
+    """The library names its own arguments."""
+    code, _, err = run(*("tinystories-2l" if one == "M" else one for one in args))
+    assert code == 2
+    assert err.startswith(f"bilens: {said}")

@@ -72,11 +72,11 @@ def test_lenses_are_the_librarys(run, model):
         (("effects", *ASK[:3], "--versus", " boy"), "--versus must come with --target"),
         (("effects", *ASK, "-k", "0"), "-k must be a whole number"),
         (("effects", *ASK, "--pairs", "-1"), "--pairs must be a whole number"),
-        (("effects", *ASK, "--with", "Once"), "with_ must be"),
+        (("effects", *ASK, "--with", "Once"), "--with must be"),
         (("knockout", *ASK, "mlp7"), "what must be among embed, L0H0"),
         (("knockout", *ASK, "mlp0", "--save", "/"), "--save must be a file"),
         (("lens", *ASK, "--position", "2"), "--position must be left out without --layer"),
-        (("lens", *ASK, "--layer", "attn0"), "layer must be quadratic"),
+        (("lens", *ASK, "--layer", "attn0"), "--layer must be quadratic"),
     ],
 )
 @pytest.mark.bad_input

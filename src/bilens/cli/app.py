@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command
 
 from bilens import __version__
-from bilens.base.errors import ArgumentError
+from bilens.base.errors import ArgumentError, BilensError
 from bilens.cli.apart import require_apart
 
 HELP = (
@@ -103,6 +103,23 @@ class Listed(TyperCommand):
         return _built(import_module(self.module).command)
 
 
+class Told(TyperCommand):
+    """A command whose errors call an option by its flag, where the library names its argument."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it."""
+        try:
+            return super().invoke(ctx)
+        except BilensError as error:
+            flags = [one.opts[0] for one in self.params if isinstance(one, TyperOption)]
+            named = {flag.lstrip("-").replace("-", "_"): flag for flag in flags}
+            flag = named.get(error.who.rstrip("_"))
+            if flag is None:
+                raise
+            made = type(error)(flag, must=error.must, got=error.got, todo=error.todo)
+            raise made from error
+
+
 def root_group() -> TyperGroup:
     """The command ``bilens`` with all that is below it."""
     train = _group(_train, TyperGroup, TRAIN_HELP, "bilens.cli.commands.train", TRAINING)
@@ -140,7 +157,7 @@ def _require_once(context: Any, args: list[str]) -> None:
 def _built(function: Callable[..., None]) -> Any:
     """A function as typer's command."""
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command()(function)
+    app.command(cls=Told)(function)
     return get_command(app)
 
 
