@@ -96,8 +96,9 @@ def rules(model: Expandable, path: str = "", k: int = 20) -> Rules:
     of all: which two tokens write which next one.
 
     ``path``: by default "W_U mlp0(embed, embed)", of the first bilinear layer; of a model without
-    one "W_U L0H0(embed)", of its first head. For a head "W_U L0H3(embed)" is what it writes of each token where it looks, and "L0H3[-1].QK(embed,
-    embed)" where it looks, one position back (``head_paths`` lists both).
+    one "W_U L0H0(embed)", of its first head. For a head "W_U L0H3(embed)" is what it writes of each
+    token where it looks, and "L0H3[-1].QK(embed, embed)" where it looks, one position back
+    (``head_paths`` lists both).
 
     Cost and errors: those of ``virtual`` and ``top_entries``; NotExactError where the layer is no
     tensor.
