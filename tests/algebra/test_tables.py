@@ -4,7 +4,10 @@ import pytest
 import torch
 
 import bilens
+from bilens.algebra import CP, Dense, Factored, QuadraticForm, Tucker
+from bilens.base.errors import ShapeError
 from bilens.base.results import Tabled
+from bilens.measure import Gaussian
 
 
 def test_units_by_strength(make):
@@ -65,3 +68,36 @@ def test_tensors_print_in_a_line_and_show_a_table(make, name):
     assert html.startswith(f"<p><b>{type(tensor).__name__}</b>: ")
     words = " ".join((type(tensor).__doc__ or "").split())
     assert not [column for column in tensor.to_frame() if f"``{column}``" not in words]
+
+
+FORM = (3,), (3, 4), (3, 4)
+META = {
+    "CP": CP(*(torch.zeros(s, device="meta") for s in ((3, 4), (4, 5), (4, 5)))),
+    "Dense": Dense(torch.zeros(3, 4, 4, device="meta")),
+    "Tucker": Tucker(*(torch.zeros(s, device="meta") for s in ((2, 2, 2), (3, 2), (4, 2), (4, 2)))),
+    "QuadraticForm": QuadraticForm(*(torch.zeros(s, device="meta") for s in FORM)),
+    "Factored": Factored(torch.zeros(3, 4, device="meta"), torch.zeros(4, 5, device="meta")),
+    "Gaussian": Gaussian(torch.zeros(3, device="meta"), torch.zeros(3, 3, device="meta")),
+}
+ASKED = {
+    "save": lambda tensor, place: tensor.save(place),
+    "to_frame": lambda tensor, _: tensor.to_frame(),
+    "plot": lambda tensor, _: tensor.plot(),
+    "norm": lambda tensor, _: tensor.norm(),
+    "root": lambda tensor, _: tensor.root,
+    "factor": lambda tensor, _: tensor.factor,
+    "sample": lambda tensor, _: tensor.sample(3),
+}
+
+
+@pytest.mark.parametrize("kind", META)
+def test_what_has_no_values_is_shown_and_says_so(kind, tmp_path, refuses):
+    """A cell of a notebook that ends in it is no traceback."""
+    tensor = META[kind]
+    assert kind in repr(tensor)
+    if hasattr(tensor, "_repr_html_"):
+        assert kind in tensor._repr_html_()
+    for name, ask in ASKED.items():
+        if hasattr(tensor, name) if name not in ("root", "factor") else kind == "Gaussian":
+            refuses(ShapeError, lambda ask=ask: ask(tensor, tmp_path / "x"), "must hold values")
+    assert not list(tmp_path.iterdir())

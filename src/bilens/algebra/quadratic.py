@@ -35,6 +35,7 @@ from bilens.base.numerics import (
     require_finite,
     require_floating,
     require_tensor,
+    require_values,
     restored,
     root,
     scalar,
@@ -213,6 +214,7 @@ class QuadraticForm(Record, Tabled):
         are made in ``dtype`` and summed in float64; in float32 what cancels in Q leaves about √1e-7
         of the norm of what cancelled.
         """
+        require_values("QuadraticForm.weights", self.weights)
         form, power = self.near_one()
         left, right = form.left.to(dtype), form.right.to(dtype)
         weights = form.weights.double()
@@ -376,6 +378,7 @@ class QuadraticForm(Record, Tabled):
         return f"{many} of {units} units over {size} inputs, {dtype_name(self.dtype)}"
 
     def _table(self) -> Columns:
+        require_values("QuadraticForm.weights", self.weights)
         batch = self.shape[:-2]
         rows: list[dict[str, Any]] = []
         for n, index in enumerate(itertools.product(*map(range, batch))):

@@ -27,6 +27,7 @@ from bilens.base.numerics import (
     peak,
     powers,
     require_finite,
+    require_values,
     scalar,
     scaled,
     square_shares,
@@ -218,6 +219,7 @@ class Tucker(ThirdOrder, Tabled):
         return f"{o} × {i} × {j} by {core}, {dtype_name(self.core.dtype)}"
 
     def _table(self) -> Columns:
+        require_values("Tucker.core", self.core)
         values = self.core.detach().double().flatten()
         shares = square_shares(values)
         order = values.abs().argsort(descending=True, stable=True)[:LISTED]

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.base.numerics import near_one, scaled
+from bilens.base.numerics import near_one, require_values, scaled
 from bilens.base.tables import Columns
 
 UNITS: tuple[str, ...] = ("unit", "strength", "share", "cosine", "out", "left", "right")
@@ -15,6 +15,7 @@ def strongest_units(
     out: Float[Tensor, "h o"], left: Float[Tensor, "h i"], right: Float[Tensor, "h j"]
 ) -> Columns:
     """A row for each unit, the strongest first (see ``CP``). Cost O(h (o + i + j))."""
+    require_values("the units", out)
     sizes = [_lengths(side) for side in (out, left, right)]
     strengths = sizes[0] * sizes[1] * sizes[2]
     near = near_one(strengths)[0].square()

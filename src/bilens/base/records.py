@@ -280,6 +280,7 @@ def _moved(who: str, places: Sequence[torch.dtype | torch.device], tensor: Tenso
 
 
 def _on_disk(tensor: Tensor) -> Tensor:
+    require_values("save", tensor)
     return tensor.detach().cpu().contiguous().clone()  # safetensors refuses shared storage
 
 

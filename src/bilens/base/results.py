@@ -45,7 +45,9 @@ class Tabled(ABC):
         return table._replace(rows=table.rows[:count])
 
     def to_frame(self) -> "pandas.DataFrame":
-        """All of it as a pandas table; what each column means is said in the class's docstring."""
+        """All of it as a pandas table; what each column means is said in the class's docstring.
+        Errors: ShapeError for a tensor on "meta", which has no values.
+        """
         return frame(self._table())
 
     def __repr__(self) -> str:
@@ -58,7 +60,10 @@ class Tabled(ABC):
         return "\n".join([*aligned(table, room).lines, line])
 
     def _repr_html_(self) -> str:
-        return html(self._answer(SHOWN_ROWS), type(self).__name__, self.summary())
+        device = getattr(self, "device", None)
+        there = getattr(device, "type", "") != "meta"
+        shown = self._answer(SHOWN_ROWS) if there else Columns((), [])
+        return html(shown, type(self).__name__, self.summary())
 
 
 class Drawn(ABC):

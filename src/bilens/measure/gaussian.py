@@ -357,6 +357,7 @@ class Gaussian(Record):
     @property
     def _near(self) -> tuple[Float[Tensor, "i i"], int]:
         """Σ over an even power of two, and the power: 0 where it is in reach as it stands."""
+        require_values("Gaussian.cov", self.cov)
         cov = self.cov.detach().double()
         power = 2 * round(int(powers(peak(cov))) / 2)
         return (cov, 0) if abs(power) <= 2 * REACH else (scaled(cov, -power), power)
