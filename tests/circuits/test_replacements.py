@@ -14,7 +14,7 @@ from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
 from bilens.circuits import At, expand, units
 from bilens.features import Dictionary
 from bilens.features.saelens import TENSORS
-from tests.circuits.test_replaced import build, relative
+from tests.circuits.test_replaced import build, random_dictionary, relative
 
 CODERS = [kind for kind in TENSORS if kind.endswith("transcoder")]
 
@@ -185,3 +185,19 @@ def test_a_bilinear_layer_stands_for_another(affine):
 @pytest.mark.bad_input
 def test_what_cannot_stand_for_a_layer(refuses, name, given, kind, text):
     refuses(kind, lambda: expand(build(2), [1, 2], 3, replacements={name: given}), text)
+
+
+def test_what_stands_for_a_layer_reads_a_dictionary():
+    """Its products come apart into latents; what it misses stays one source."""
+    model = build(2)
+    module = model.blocks[1].mlp
+    off = module.tensor().detach() * 0.9
+    ex = expand(
+        model, [1, 4, 2], 3, max_terms=None, cutoff=0,
+        replacements={"mlp1": off}, dictionaries={"mlp1.input": random_dictionary(hook="")},
+    )  # fmt: skip
+    assert relative(ex) < 1e-10
+    read = {term.path.split("(")[0] for term in ex.terms if term.component.startswith("mlp1")}
+    assert read == {"mlp1", "mlp1.error"}
+    assert any(re.match(r"mlp1\(f\d+, f\d+\)", term.path) for term in ex.terms)
+    assert ex.opaque == ("mlp1.error",)

@@ -116,12 +116,12 @@ def _named(
 
 
 def require_short(part: Part, writes: Sequence[Write]) -> None:
-    """Raise ArgumentError unless all that ``part`` writes is a product of one or two of what it
-    reads.
+    """Raise ArgumentError unless something that ``part`` writes is a product of what it reads, of
+    two at most. What stands for a layer has an error beside it, which is no product.
     """
     who, place = "a dictionary's place", f"{part.name}.input"
     degrees = [write.degree for write in writes if isinstance(write, Product)]
-    if len(degrees) < len(writes):
+    if not degrees:
         todo = f"{part.name} is a source of its own: nothing that it reads is."
         must = "be before a layer that comes apart"
         raise ArgumentError(who, must=must, got=f"{place}: opaque", todo=todo)

@@ -318,7 +318,7 @@ def _layers(
             must="be a sequence of tensors, or a mapping from names",
             got=type(layers).__name__,
         )
-    if not isinstance(names, Sequence):
+    if not isinstance(names, Sequence) or isinstance(names, str):
         raise ArgumentError(
             "names", must="be a sequence, one for each layer", got=type(names).__name__
         )

@@ -211,6 +211,11 @@ def test_refuses(make, refuses):
     )
     refuses(
         ArgumentError,
+        lambda: joint(make.cp(), labels="abc"),
+        "labels must name all 3 outputs; got 'abc'.",
+    )
+    refuses(
+        ArgumentError,
         lambda: joint(make.cp()).needed(0.5),
         "share must be one of (0.9, 0.99, 0.999); got 0.5.",
     )

@@ -233,8 +233,9 @@ def joint(
     require_rank(max_rank)
     shares = _shares(shares)
     require_tensor("joint", tensor, True, precision)
-    if not isinstance(labels, Sequence) or len(labels) not in (0, tensor.shape[0]):
-        got = len(labels) if isinstance(labels, Sequence) else repr(labels)
+    listed = isinstance(labels, Sequence) and not isinstance(labels, str)
+    if not listed or len(labels) not in (0, tensor.shape[0]):
+        got = len(labels) if listed else repr(labels)
         raise ArgumentError("labels", must=f"name all {tensor.shape[0]} outputs", got=got)
     tensor, power = rescaled(tensor, precision)
     found = unfolding(tensor, "left", True, precision)
