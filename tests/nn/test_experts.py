@@ -8,7 +8,7 @@ from transformers import Qwen3MoeConfig
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
-from bilens.base.errors import ConfigError, NotExactError
+from bilens.base.errors import ConfigError, NotExactError, ShapeError
 from bilens.nn import ACTIVATIONS, MLP, Experts, GatedMLP
 
 D, H, E = 6, 9, 5
@@ -107,6 +107,10 @@ def test_it_keeps_its_dtype(dtype, make):
 
 
 def test_what_cannot_be_is_refused(refuses):
-    for active in (0, E + 1):
+    for active in (0, E + 1, 1.5, True, "2"):
         refuses(ConfigError, lambda n=active: build(n), f"active must be 1 … {E}")
+    for odd in (GatedMLP(D + 1, H), MLP(D + 1, H)):
+        told = f"experts[1] must read and write {D}; got {D + 1}"
+        refuses(ConfigError, lambda odd=odd: Experts([MLP(D, H), odd], 1), told)
+    refuses(ShapeError, lambda: build().balance(torch.zeros(0, D).double()), "hold a token")
     refuses(NotExactError, lambda: build(act="linear").tensor(), f"got {E} of them")

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from bilens.base.errors import ConfigError, NotExactError
-from bilens.base.numerics import working_dtype
+from bilens.base.errors import ConfigError, NotExactError, ShapeError
+from bilens.base.numerics import is_whole, working_dtype
 from bilens.nn.mlp import MLP, GatedMLP
 
 
@@ -46,9 +46,10 @@ class Experts(nn.Module):
         bias: bool = False,
     ) -> None:
         super().__init__()
-        if not 1 <= active <= len(experts):
+        if not is_whole(active) or not 1 <= active <= len(experts):
             must = f"be 1 … {len(experts)}, the number of experts"
-            raise ConfigError("active", must=must, got=active)
+            raise ConfigError("active", must=must, got=repr(active))
+        _require_one_width(experts)
         self.active, self.normalised = active, normalised
         self.gate = nn.Linear(experts[0].readers[0].in_features, len(experts), bias=bias)
         self.experts = nn.ModuleList(experts)
@@ -82,8 +83,10 @@ class Experts(nn.Module):
         """E Σ_e f_e p_e: f_e of all tokens are routed to expert e, whose mean probability is p_e.
 
         It is ``active`` where all have their equal share, and larger where few have most. Fedus et
-        al., arXiv:2101.03961, equations 4 to 6.
+        al., arXiv:2101.03961, equations 4 to 6. Errors: ShapeError for no tokens.
         """
+        if not x.numel():
+            raise ShapeError("balance(x)", must="hold a token", got=tuple(x.shape))
         probabilities, chosen = self._route(x.reshape(-1, x.shape[-1]))
         count = chosen.flatten().bincount(minlength=len(self.experts))
         return len(self.experts) * (count / len(chosen) * probabilities.mean(0)).sum()
@@ -117,3 +120,14 @@ class Experts(nn.Module):
         logits = self.gate(x)
         probabilities = logits.softmax(-1, dtype=working_dtype(logits.dtype))
         return probabilities, probabilities.topk(self.active, -1).indices
+
+
+def _require_one_width(experts: Sequence[GatedMLP | MLP]) -> None:
+    """Raise ConfigError unless all read and write one width."""
+    width = experts[0].readers[0].in_features
+    for n, expert in enumerate(experts):
+        ends = {each.in_features for each in expert.readers}
+        ends |= {each.out_features for each in expert.writers}
+        if ends != {width}:
+            got = ", ".join(map(str, sorted(ends)))
+            raise ConfigError(f"experts[{n}]", must=f"read and write {width}", got=got)
