@@ -111,3 +111,23 @@ def test_all_kept_leaves_nothing():
 @pytest.mark.parametrize("k", [0, 9])
 def test_a_wrong_k_is_refused(refuses, k):
     refuses(ArgumentError, lambda: tail(nearly_low_rank(8, 3, 0.5), k), "k must be 1 … 8")
+
+
+def test_it_is_a_result(tmp_path):
+    tensor = nearly_low_rank(30, 4, 1e-3)
+    found = tail(tensor, 2)
+    truth = dense_tail(tensor.dense(), 2)
+    assert found.to_frame()["share"].tolist() == pytest.approx(truth.tolist(), rel=1e-2)
+    assert [row["output"] for row in found.answer()] == truth.argsort(descending=True).tolist()
+    assert f"{float(truth.max()):.2g}" in found.summary()
+    found.save(tmp_path / "tail")
+    again = type(found).load(tmp_path / "tail")
+    assert (again.k, again.rows()) == (2, found.rows())
+    assert found.plot().data
+
+
+def test_it_says_so_of_nothing_and_of_zeros():
+    none = CP(torch.zeros(0, 3), torch.ones(3, 4), torch.ones(3, 4))
+    assert (tail(none, 2).rows(), tail(none, 2).figure()["data"][0]["x"]) == ([], [])
+    assert "no outputs" in tail(none, 2).summary()
+    assert [row["share"] for row in tail(CP(torch.zeros(2, 3), *none.inputs), 2).rows()] == [0, 0]

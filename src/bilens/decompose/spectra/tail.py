@@ -1,26 +1,32 @@
 """What the top eigenvectors of each output leave out, cheaply and with gradients."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.algebra import QuadraticForm, ThirdOrder, balanced
+from bilens.base.charts import DRAWN, ranked
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole, require_finite, restored, working_dtype
+from bilens.base.results import ANSWER_ROWS, Result
 
 ROUNDS = 2  # of subspace iteration: a tail that training keeps small is a wide gap
 SPARE = 6  # directions iterated beyond those kept
 
 
-class Tail(NamedTuple):
-    """Of each output's Σ λ² = ‖Q_o‖²: what lies beyond the eigenvectors kept.
+@dataclass(frozen=True, repr=False, eq=False)
+class Tail(Result):
+    """Of each output's Σ λ² = ‖Q_o‖²: what lies beyond the ``k`` eigenvectors kept, at most this
+    much.
 
     ``rest`` is what lies beyond and ``squares`` is all, both over 4^``power``: ``share`` needs no
-    more, ``beyond`` and
-    ``total`` put the scale back, in float64, and raise RangeError where that does not hold the
-    largest.
+    more, ``beyond`` and ``total`` put the scale back, in float64, and raise RangeError where that
+    does not hold the largest.
+
+    Columns, a row for each output: ``output``: its number; ``share``: beyond over total.
 
     >>> rest = bilens.decompose.tail(T, 10)
     >>> rest.share.shape
@@ -30,6 +36,32 @@ class Tail(NamedTuple):
     rest: Float[Tensor, " o"]
     squares: Float[Tensor, " o"]
     power: Int[Tensor, " o"]
+    k: int
+
+    def summary(self) -> str:
+        share = self.share.detach()
+        if not len(share):
+            return f"no outputs, {self.k} eigenvectors kept of each"
+        most, mean = share.max().item(), share.mean().item()
+        kept = f"beyond the {self.k} eigenvectors kept of each of {len(share)} outputs"
+        return f"{kept} lie at most {mean:.3g} of Σ λ² on average, {most:.3g} of one"
+
+    def columns(self) -> tuple[str, ...]:
+        return "output", "share"
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [{"output": n, "share": share} for n, share in enumerate(self.share.tolist())]
+
+    def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
+        """The outputs of which most is left out."""
+        return sorted(self.rows(), key=lambda row: -row["share"])[:count]
+
+    def figure(self) -> dict[str, Any]:
+        rows = self.answer(DRAWN)
+        labels, shares = [f"output {row['output']}" for row in rows], [row["share"] for row in rows]
+        more = f", the {len(rows)} largest of {len(self.share)}" * (len(rows) < len(self.share))
+        title = f"Beyond the first {self.k} eigenvectors{more}"
+        return ranked(labels, shares, "share of Σ λ², at most", title)
 
     @property
     def total(self) -> Float[Tensor, " o"]:
@@ -94,7 +126,7 @@ def tail(tensor: ThirdOrder, k: int) -> Tail:
         rows = found.U[..., :k].mT @ rows
     total = form.norm().double().square()
     rest = total - form.times_rows(rows).double().square().sum((1, 2))
-    return Tail(rest.clamp(min=0), total, power)
+    return Tail(rest.clamp(min=0), total, power, int(k))
 
 
 def _near_one(tensor: ThirdOrder) -> tuple[QuadraticForm, Int[Tensor, " o"]]:
