@@ -14,6 +14,7 @@ from transformers import AutoModelForImageClassification, LlamaConfig, LlamaForC
 import bilens
 from bilens import Classifier, ClassifierConfig, Transformer, TransformerConfig
 from bilens.base.errors import ConfigError, FileError, NotFiniteError
+from bilens.wiring import model_name
 
 
 @pytest.fixture
@@ -433,3 +434,15 @@ def test_a_model_without_layers_is_loaded_again(tmp_path, heads):
 def test_a_base_of_no_turns_is_refused_not_replaced(base, where, refuses):
     given = {"rope_theta": base} if where == "rope_theta" else {where: {"rope_theta": base}}
     refuses(ConfigError, lambda: TransformerConfig(**given), "rope_theta must be")
+
+
+def test_a_model_says_what_it_was_read_from(model, folder, tmp_path, monkeypatch):
+    """As transformers has it; what is written again does not hold it."""
+    found = bilens.load(folder)
+    assert found.name_or_path == str(folder)
+    found.save_pretrained(tmp_path / "again")
+    assert str(folder) not in (tmp_path / "again" / "config.json").read_text()
+    monkeypatch.chdir(tmp_path / "again")
+    assert model_name(bilens.load(".")) == "again"
+    assert model_name(bilens.load("tinystories-1l")) == "tinystories-1l"
+    assert model_name(model_name) == ""

@@ -92,7 +92,11 @@ def load(
     """
     opened = open_model(path, family, config)
     with hushed():
-        return opened.whole() if part is None else read_part(opened, part)
+        if part is not None:
+            return read_part(opened, part)
+        made = opened.whole()
+    made.name_or_path = str(path)  # as transformers has it
+    return made
 
 
 def from_transformers(model: PreTrainedModel) -> Transformer:
@@ -123,6 +127,7 @@ def from_transformers(model: PreTrainedModel) -> Transformer:
 
 
 def _carried(model: PreTrainedModel, made: Transformer) -> Transformer:
+    made.name_or_path = model.name_or_path
     return carry(model, made).eval()
 
 

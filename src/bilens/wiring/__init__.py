@@ -38,6 +38,7 @@ from bilens.wiring.model import (
     Transcoder,
     Wiring,
     Worded,
+    model_name,
     require_expandable,
 )
 from bilens.wiring.parts import (
@@ -107,6 +108,7 @@ __all__ = [
     "held_in_half",
     "hooked",
     "is_half",
+    "model_name",
     "module_name",
     "quadratic",
     "require_expandable",

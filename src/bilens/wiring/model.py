@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -160,6 +161,20 @@ class Reader(Worded, Protocol):
     def contexts(self, inputs: Any) -> list[Int[Tensor, "1 _"]]:
         """``inputs`` as ``read`` gives them, piece by piece."""
         ...
+
+
+def model_name(model: object) -> str:
+    """What a model is called: the last part of the folder, or of the name on the hub, that it was
+    read from; "" for one that does not say.
+
+    >>> bilens.wiring.model_name(bilens.load("tinystories-2l"))
+    'tinystories-2l'
+    """
+    source = getattr(model, "name_or_path", "")
+    if not isinstance(source, str) or not source:
+        return ""
+    path = Path(source)
+    return (path.resolve() if path.exists() else path).name
 
 
 @runtime_checkable
