@@ -1,6 +1,7 @@
 """A small result of every kind, by name: for tests of what all results must do."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -51,9 +52,15 @@ def dictionary() -> features.Dictionary:
 
 
 @cache
+def written() -> features.Dictionary:
+    """Of what the layer writes."""
+    return replace(dictionary(), hook="layers.1.mlp.output")
+
+
+@cache
 def form() -> features.FeatureForm:
     names = ["␣a", "b⏎", "c", "d", "e"]
-    found = features.interactions(layer(), outputs=dictionary(), inputs=dictionary())
+    found = features.interactions(layer(), outputs=written(), inputs=dictionary())
     return found.of(1).__class__(**vars(found.of(1)) | {"names": tuple(names)})
 
 
@@ -129,7 +136,7 @@ MAKERS: dict[str, Callable[[], Result]] = {
     "Examples": lambda: features.examples(model(), dictionary(), TEXTS, 3, k=2),
     "Expansion": expansion,
     "Explanation": lambda: features.interactions(
-        layer(), outputs=dictionary(), inputs=dictionary()
+        layer(), outputs=written(), inputs=dictionary()
     ).explain([0, 2], inputs()[:3]),
     "FeatureEigen": lambda: form().eigen(3),
     "FeatureForm": form,
@@ -145,7 +152,7 @@ MAKERS: dict[str, Callable[[], Result]] = {
     "Joint": lambda: decompose.joint(Make().cp(3, 6)),
     "Knockout": lambda: circuits.knockout(model(), IDS, "L1H0", TARGET),
     "Lens": lambda: circuits.lens(model(), IDS),
-    "LowRank": lambda: features.low_rank(layer(), dictionary(), inputs(), ranks=(1, 2)),
+    "LowRank": lambda: features.low_rank(layer(), written(), inputs(), ranks=(1, 2)),
     "Mechanisms": lambda: features.mechanisms(layer(), 3, starts=1, draws=1, steps=5),
     "Pairs": lambda: circuits.pairs(model(), IDS, TARGET),
     "PathUnits": lambda: circuits.units(model(), IDS, "mlp1", TARGET),
@@ -160,6 +167,7 @@ MAKERS: dict[str, Callable[[], Result]] = {
     "Similarities": lambda: decompose.similarity(
         {"mlp0": Make(0).cp(), "mlp1": Make(1).cp()}, Make(2).randn(80, 4), samples=64
     ),
+    "Tail": lambda: decompose.tail(Make().cp(), 2),
     "TopEntries": lambda: decompose.top_entries(Make().cp(), 4),
     "Truncation": truncation,
     "Verification": verification,

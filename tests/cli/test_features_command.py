@@ -2,13 +2,16 @@
 loaded.
 """
 
+import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
 
 import bilens
 from bilens.features import Dictionary, Texts, cofiring, examples, firing, interactions
+from bilens.report.views import features
 from bilens.training import save_tokenizer, train_tokenizer
 
 D, F = 8, 12
@@ -100,8 +103,9 @@ BAD = {
 @pytest.mark.parametrize(("words", "said"), BAD.values(), ids=BAD)
 def test_bad_input_before_a_model_is_loaded(run, there, monkeypatch, words, said):
     monkeypatch.chdir(there)
-    given = ("--dictionary", "input", "--data", "text.txt")
-    code, out, err = run("features", "no/such/model", *given, *words)
+    given = {"--dictionary": "input", "--data": "text.txt"}
+    others = [word for flag in given if flag not in words for word in (flag, given[flag])]
+    code, out, err = run("features", "no/such/model", *others, *words)
     assert (code, out) == (2, "")
     assert said in err
     assert len(err.splitlines()) == 1
@@ -149,3 +153,41 @@ def test_bad_rules_before_a_model_is_loaded(run, words, said):
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert said in err
     assert "no/such/model" not in err
+
+
+def test_a_page_fires_on_what_the_model_was_trained_on(run, there, tmp_path, monkeypatch):
+    """Where that is still there; else on the text that is built in, and says so. The page names
+    its text.
+    """
+    monkeypatch.setattr("bilens.report.writing.VIEWS", (features.VIEW,))
+    monkeypatch.setattr("bilens.report.views.features.TOKENS", 60)
+    folder, text = tmp_path / "model", there / "text.txt"
+    shutil.copytree(there / "model", folder)
+    words = ("report", folder, "-o", tmp_path / "page", "--dictionary", there / "input")
+    for data, named, told in (
+        (None, "topics", "what the model was trained on is not known: the dictionaries fire on"),
+        (str(text), text, ""),
+        ("no/such.txt", "topics", 'no/such.txt is not there: the dictionaries fire on the text "t'),
+    ):
+        if data is not None:
+            (folder / "training.json").write_text(json.dumps({"data": data, "recipe": {}}))
+        code, _, err = run(*words)
+        assert (code, told in err, bool(err)) == (0, True, bool(told)), err
+        page = (tmp_path / "page" / "index.html").read_text()
+        assert f"on 60 tokens of {named}:" in page
+    code, _, err = run(*words, "--data", text)
+    assert (code, err) == (0, "")
+
+
+def test_a_dictionary_of_another_model_is_told(run, there, tmp_path):
+    made = dataclasses.replace(
+        dictionary("layers.1.mlp.input"), meta={"metadata": {"model_name": "gpt2-small"}}
+    )
+    made.save(tmp_path / "other")
+    told = "the dictionary says that it was made of gpt2-small, and this model is model"
+    words = ("--dictionary", tmp_path / "other", "--data", there / "text.txt", "--tokens", 60)
+    code, out, err = run("features", there / "model", *words)
+    assert (code, told in out) == (0, True), err
+    words = ("--prompt", "There were", "--dictionary", tmp_path / "other", "--json")
+    code, out, err = run("expand", there / "model", *words)
+    assert (code, told in err, err.count("\n")) == (0, True, 1), err

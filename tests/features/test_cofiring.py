@@ -1,5 +1,7 @@
 """Pairs by what they make on text: against every token's every pair."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -132,8 +134,40 @@ def test_bad_input(refuses, model, texts, layer):
     refuses(ArgumentError, lambda: form.top_on(together, 3, "odd"), "kind must be one of all")
     half = interactions(layer, dictionary(WRITES), coder.writes[:3]).of(OUT)
     refuses(ArgumentError, lambda: half.top_on(together), f"of the 3 input latents; got {F} lat")
+    for odd in (coder, (coder,), 3):
+        refuses(
+            ArgumentError,
+            lambda odd=odd: cofiring(model, coder, texts, where=odd),
+            "where must be a dictionary and one of its latents",
+        )
     refuses(
         ArgumentError,
         lambda: cofiring(model, coder, texts, where=(coder, F)),
         f"feature must be a whole number from 0 to {F - 1}",
     )
+
+
+@pytest.mark.bad_input
+def test_what_was_gathered_of_others_is_refused(refuses, model, texts, layer):
+    """Of what the layer writes, and of latents of the same place that write another way."""
+    coder = dictionary(READS)
+    form = interactions(layer, dictionary(WRITES), coder).of(OUT)
+    turned = dataclasses.replace(coder, W_dec=coder.W_dec.flip(0))
+    for other in (dictionary(WRITES, W_dec=turned.W_dec), turned):
+        told = "of the 20 input latents; got others, of mlp1."
+        together = cofiring(model, other, texts)
+        refuses(ArgumentError, lambda them=together: form.top_on(them), told)
+
+
+def test_what_was_gathered_of_the_same_is_taken(model, texts, layer, tmp_path):
+    """Also in a smaller dtype, of rows alone, and from a file of before."""
+    coder = dictionary(READS)
+    together = cofiring(model, coder, texts)
+    rows = interactions(layer, dictionary(WRITES), coder.writes).of(OUT)
+    truth = rows.top_on(together, 3).indices
+    narrow = [dictionary(side).to(torch.float32) for side in (WRITES, READS)]
+    assert torch.equal(
+        interactions(layer.to(torch.float32), *narrow).of(OUT).top_on(together, 3).indices, truth
+    )
+    before = dataclasses.replace(together, written="")
+    assert torch.equal(rows.top_on(before, 3).indices, truth)

@@ -28,6 +28,8 @@ def made(make, kind="standard", d=6, f=10, o=5, k=3, centred=None, **more):
     tensors = {name: make.randn(*shapes.get(name, (f,))) for name in TENSORS[kind]}
     if kind in TIED:
         tensors["W_enc"], more = tensors["W_dec"].mT, {"pursuit": Pursuit()} | more
+        if centred is False:
+            tensors["b_dec"] = torch.zeros_like(tensors["b_dec"])
     return Dictionary(
         **{"b_enc": None, **tensors},
         architecture=kind,
@@ -804,3 +806,33 @@ def test_fits_a_place(make, refuses):
         lambda: T.require_fits("f", width=5, place="mlp1.input", side="output"),
         "must write mlp1.input",
     )
+
+
+@pytest.mark.bad_input
+def test_what_a_file_would_not_keep_is_refused(make, refuses):
+    """SAELens adds b_dec to what a pursuit found only where it was taken off x."""
+    W, b = make.randn(10, 6), make.randn(6)
+    given = {"architecture": "matching_pursuit", "pursuit": Pursuit()}
+    refuses(
+        ArgumentError,
+        lambda: Dictionary(W.mT, W, None, b, **given),
+        "Dictionary.b_dec must be zero for a matching_pursuit that is not centred",
+    )
+    assert Dictionary(W.mT, W, None, b, centred=True, **given).base is b
+    refuses(
+        ArgumentError,
+        lambda: dataclasses.replace(made(make), hook_out="layers.1.mlp.output"),
+        "Dictionary.hook_out must be empty, as standard is an autoencoder",
+    )
+
+
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("kind", SAVED)
+def test_a_file_keeps_what_it_computes(kind, centred, make, tmp_path):
+    """Whatever is said of a scaling that was not folded."""
+    centred = centred and not is_transcoder(kind)
+    meta = {"normalize_activations": "expected_average_only_in"}
+    D = made(make, kind, centred=centred, normalisation="constant_norm_rescale", meta=meta)
+    D.save(tmp_path / "saved")
+    again, x = Dictionary.load(tmp_path / "saved"), make.randn(4, 6)
+    assert torch.equal(again(x), D(x))

@@ -1,11 +1,13 @@
 """Every latent at a glance, against all tokens at once."""
 
+import dataclasses
+
 import pytest
 import torch
 
 import bilens
 from bilens.base.errors import ArgumentError
-from bilens.features import Dictionary, Firing, examples, firing
+from bilens.features import Dictionary, Firing, Texts, examples, firing
 from tests.latents_made import F, dictionary
 
 SIGNS = {"architecture": "signed_topk", "k": 6, "threshold": None}
@@ -83,3 +85,25 @@ def test_the_dictionaries_in_the_box():
     text = ["Once upon a time, there was a little girl. It was time to go to bed."]
     found = firing(model, coder, text)
     assert found.names[17] == "17 ␣time"
+
+
+def test_a_summary_names_the_text_and_a_dictionary_of_another_model(tmp_path):
+    """As the folder that was read, or the name on a hub, is called."""
+    model = bilens.load("tinystories-2l")
+    coder = Dictionary.load("tinystories-2l/mlp1.input")
+    (tmp_path / "few.txt").write_text("Once upon a time.\n<|endoftext|>\nThere was a girl.")
+    texts = Texts(str(tmp_path / "few.txt"), 9)
+
+    def named(name):
+        made = dataclasses.replace(coder, meta={"metadata": {"model_name": name}})
+        return [firing(model, made, texts), examples(model, made, texts, 560, k=1)]
+
+    told = "the dictionary says that it was made of gpt2-small, and this model is tinystories-2l"
+    for found in named("gpt2-small"):
+        assert f" of {tmp_path / 'few.txt'}" in found.summary()
+        assert found.summary().endswith(f"; {told}")
+    for found in (*named("some/tinystories-2l"), *named(""), *named(3)):
+        assert "says" not in found.summary()
+    model.name_or_path = ""
+    assert "says" not in named("gpt2-small")[0].summary()
+    assert firing(model, coder, ["Once upon a time"]).source == ""

@@ -20,13 +20,13 @@ from bilens.features.interactions import PARTS, Interactions, interactions
 O, I, H, F_OUT, F_IN, N = 5, 6, 9, 11, 13, 7  # noqa: E741
 
 
-def dictionary(make, width, latents, centred=True, **more):
+def dictionary(make, width, latents, centred=True, side="input", **more):
     return Dictionary(
         W_enc=make.randn(width, latents),
         W_dec=make.randn(latents, width),
         b_enc=make.randn(latents),
         b_dec=make.randn(width),
-        hook="layers.0.mlp.input",
+        hook=f"layers.0.mlp.{side}",
         centred=centred,
         **more,
     )
@@ -45,7 +45,7 @@ def layer(make, biased):
 def both(request, make):
     """A layer between two dictionaries, with and without biases."""
     T = layer(make, request.param)
-    out, into = dictionary(make, O, F_OUT), dictionary(make, I, F_IN)
+    out, into = dictionary(make, O, F_OUT, side="output"), dictionary(make, I, F_IN)
     return T, out, into, interactions(T, out, into)
 
 
@@ -327,7 +327,7 @@ def test_results_are_tables_pictures_and_files(make, close, tmp_path):
     T, names = layer(make, True), [f"w{n}" for n in range(F_IN)]
     found = interactions(
         T,
-        dictionary(make, O, F_OUT),
+        dictionary(make, O, F_OUT, side="output"),
         dictionary(make, I, F_IN),
         in_names=names,
         out_names=[f"o{n}" for n in range(F_OUT)],
@@ -360,10 +360,11 @@ def test_bad_input(both, make, refuses):
     x = make.randn(N, I)
     nan = T.out.clone().fill_(float("nan"))
     wide = dictionary(make, I + 3, F_IN)
+    wide_out = dataclasses.replace(wide, hook="")
     refuses(
         ShapeError, lambda: interactions(T, out, wide), f"write the {I} of x", f"({F_IN}, {I + 3})"
     )
-    refuses(ShapeError, lambda: interactions(T, wide, into), f"read {O}")
+    refuses(ShapeError, lambda: interactions(T, wide_out, into), f"read {O}")
     refuses(ShapeError, lambda: interactions(T, out, into.to(torch.float32)), "float64", "float32")
     refuses(NotFiniteError, lambda: interactions(dataclasses.replace(T, out=nan), out, into), "NaN")
     refuses(
@@ -396,3 +397,80 @@ def test_colours_mean_the_same_as_everywhere(both):
     """Blue adds, orange takes away, white is zero."""
     (heat,) = both[3].of(2).eigen(3).readings.figure()["data"]
     assert (heat["zmin"], heat["colorscale"]) == (-heat["zmax"], DIVERGING)
+
+
+def swapped(one, hook):
+    return dataclasses.replace(one, hook=hook)
+
+
+@pytest.mark.bad_input
+def test_dictionaries_of_the_other_side_are_refused(make, refuses):
+    """Of the side of a layer, and of two different layers; without a hook they are taken."""
+    T, out, into = layer(make, False), dictionary(make, O, F_OUT), dictionary(make, I, F_IN)
+    reads, writes = "layers.0.mlp.input", "layers.0.mlp.output"
+    cases = [
+        (swapped(out, reads), into, "interactions(outputs) must be of what a layer writes"),
+        (swapped(out, "mlp0.input"), into, "got a dictionary of mlp0.input"),
+        (swapped(out, writes), swapped(into, writes), "interactions(inputs) must be of what a lay"),
+        (swapped(out, writes), swapped(into, "mlp1.input"), "must read mlp0.input, as the outputs"),
+    ]
+    for first, second, told in cases:
+        refuses(ArgumentError, lambda a=first, b=second: interactions(T, a, b), told)
+    for first, second in (("", ""), (writes, ""), ("", reads), ("blocks.0.hook_mlp_out", reads)):
+        interactions(T, swapped(out, first), swapped(into, second))
+    interactions(T, out.reads, into.writes)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_transcoder_is_no_input(make, refuses, skip):
+    """What it writes is not what the layer reads, whatever it skips."""
+    T, out = make.cp(O, I, h=H), make.randn(F_OUT, O)
+    more = {"W_skip": make.randn(I, I)} if skip else {}
+    kind = f"{'skip_' * skip}transcoder"
+    hook = "layers.0.mlp.input"
+    coder = Dictionary(
+        make.randn(I, F_IN), make.randn(F_IN, I), make.randn(F_IN), make.randn(I), **more,
+        architecture=kind, hook=hook, hook_out="layers.0.mlp.output",
+    )  # fmt: skip
+    told = f"write what it reads; got a {kind} to layers.0.mlp.output"
+    refuses(ArgumentError, lambda: interactions(T, out, coder), told)
+
+
+@pytest.mark.bad_input
+def test_a_form_refuses_what_no_latents_are(both, make, refuses, close):
+    form = both[3].of(2)
+    a = make.randn(N, F_IN)
+    refuses(NotFiniteError, lambda: form(a / 0), "FeatureForm.x must be finite")
+    refuses(ShapeError, lambda: form(a.float()), "be given float64 on cpu", "got float32")
+    refuses(ShapeError, lambda: form(a[:, :3]), f"be given (..., {F_IN}); got ({N}, 3)")
+    refuses(ShapeError, lambda: form(a.tolist()), "got list")
+    half = a.half()
+    close(form(half), form(half.double()))
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_warns_of_gradients(both, make):
+    """torch does, where a tensor that has some is made a number: once in a process, if not asked
+    for always.
+    """
+    T, out, into, _ = both
+    layer = dataclasses.replace(T, out=T.out.requires_grad_())
+    always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        found, x = interactions(layer, out, into), make.randn(30, I)
+        form = found.of(2)
+        for result in (form, form.gates(2, x), form.eigen(2), found.explain([1], x), form.top(3)):
+            assert repr(result)
+            assert result.figure()["data"]
+            assert len(result.to_frame())
+    finally:
+        torch.set_warn_always(always)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("odd", [3, "abc", [1] * F_IN, None], ids=str)
+def test_what_names_no_features_is_refused(both, refuses, odd):
+    T, out, into, _ = both
+    refuses(ArgumentError, lambda: interactions(T, out, into, in_names=odd), "in_names must name")

@@ -1,11 +1,12 @@
 """Rank-k predictions of latents against plain arithmetic over the active tokens."""
 
+import dataclasses
 import importlib
 
 import pytest
 import torch
 
-from bilens.algebra import affine
+from bilens.algebra import Dense, affine
 from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
 from bilens.features import Dictionary
 from bilens.features.low_rank import LowRank, low_rank
@@ -120,3 +121,48 @@ def test_bad_input(case, make, refuses):
     refuses(ArgumentError, lambda: low_rank(T, out, x, level=1.0), "level")
     refuses(ArgumentError, lambda: low_rank(T, out, x, least=3), "least")
     refuses(ArgumentError, lambda: low_rank(T, out, x, names=["a"]), "names")
+
+
+@pytest.mark.bad_input
+def test_figures_that_mean_nothing_are_refused(case, refuses):
+    """A latent twice would count twice in the share; no correlation lies outside −1 … 1."""
+    T, out, x = case
+    told = "features must name a latent once; got 2 twice"
+    refuses(ArgumentError, lambda: low_rank(T, out, x, features=[2, 1, 2]), told)
+    for odd in (float("nan"), 7, 1, -1.5, "a", None, True):
+        told = "threshold must be a correlation, at least -1 and below 1"
+        refuses(ArgumentError, lambda odd=odd: low_rank(T, out, x, threshold=odd), told)
+    assert all(row["share"] == 1 for row in low_rank(T, out, x, threshold=-1).share)
+    for odd in ("a", None, 0, 2, float("nan")):
+        refuses(ArgumentError, lambda odd=odd: low_rank(T, out, x, level=odd), "level must lie")
+    for odd in (3, "12", None):
+        refuses(ArgumentError, lambda odd=odd: low_rank(T, out, x, odd), "ranks must be whole")
+    refuses(ArgumentError, lambda: low_rank(T, out, x, least="a"), "least must be a whole number")
+    refuses(ArgumentError, lambda: low_rank(T, out, x, names=3), "names must name all 8")
+
+
+@pytest.mark.bad_input
+def test_what_is_no_layer_or_no_input_is_refused(case, refuses):
+    T, out, x = case
+    for odd in (x[0], x[None], x[:0], x.tolist(), None):
+        refuses(ShapeError, lambda odd=odd: low_rank(T, out, odd), "x must be (n, ")
+    refuses(ShapeError, lambda: low_rank(T, out, x.float()), "be given float64", "got float32")
+    refuses(ArgumentError, lambda: low_rank(Dense(T.dense()), out, x), "be a CP", "got Dense")
+    for odd in (out.reads, "out"):
+        refuses(ArgumentError, lambda odd=odd: low_rank(T, odd, x), "must be a Dictionary, whose")
+    reader = dataclasses.replace(out, hook="layers.0.mlp.input")
+    told = "low_rank(outputs) must be of what a layer writes; got a dictionary of mlp0.input"
+    refuses(ArgumentError, lambda: low_rank(T, reader, x), told)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_are_worked_in_float32(case, dtype):
+    """What they hold, in float64, is the truth."""
+    T, out, x = case
+    out = dataclasses.replace(out, b_enc=out.b_enc.clamp(min=-1e4))  # as float16 holds it
+    T, out, x = (one.to(dtype) for one in (T, out, x))
+    exact = low_rank(T.to(torch.float64), out.to(torch.float64), x.double(), ranks=(1, 2))
+    for given in (x, x.float()):
+        found = low_rank(T, out, given, ranks=(1, 2))
+        assert found.features.tolist() == exact.features.tolist()
+        torch.testing.assert_close(found.correlation, exact.correlation, rtol=0, atol=1e-3)

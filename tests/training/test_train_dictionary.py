@@ -379,3 +379,17 @@ def test_a_dictionary_of_another_place_is_not_measured(model, data, refuses):
     refuses(
         ArgumentError, lambda: measure(model, folded(), "mlp3.input", ids), "place must be one of"
     )
+
+
+def test_it_says_of_which_model_it_is(text, tokenizer, tmp_path):
+    model = model_of(0, tokenizer)
+    assert "model_name" not in trained(model, text, tmp_path / "none").meta["metadata"]
+    model.name_or_path = "some/runs/mine"
+    assert trained(model, text, tmp_path / "one").model_name == "mine"
+    said = json.loads((tmp_path / "one" / "cfg.json").read_text())["metadata"]
+    assert said["model_name"] == "mine"
+
+
+def trained(model, text, folder):
+    train_dictionary(model, str(text), PLACE, folder, dataclasses.replace(HOW, steps=2))
+    return Dictionary.load(folder)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bilens.algebra import QuadraticForm
 from bilens.base.charts import ranked
+from bilens.base.chunks import fingerprint
 from bilens.base.errors import ArgumentError, TooLargeError
 from bilens.base.numerics import GIB, require_count
 from bilens.base.results import SHOWN_ROWS, Result
@@ -43,6 +44,8 @@ class Cofiring(Result):
         latents: those that fire at all, by number.
         mass: Σ |a_f a_g| over all tokens, of each two of these.
         counts: on how many tokens both fire; on the diagonal, each alone.
+        written: a digest of what all latents write, by which they are known again; "" in files from
+            before there was one.
 
     Columns of ``to_frame()``, the pairs that fire together most beyond chance, of those that do so
     on ``LEAST`` tokens or more: "f", "g"; "both", "f fires" and "g fires": tokens; "times chance":
@@ -57,6 +60,7 @@ class Cofiring(Result):
     latents: Int[Tensor, " n"]
     mass: Float[Tensor, "n n"]
     counts: Int[Tensor, "n n"]
+    written: str = ""
 
     def summary(self) -> str:
         dead = self.size - len(self.latents)
@@ -188,7 +192,7 @@ def cofiring(
     >>> pairs = made.of(938).top_on(together, 10)
     """
     tap = Tap.of(model, dictionary, at)
-    mask = None if where is None else _Where.of(model, *where)
+    mask = None if where is None else _Where.of(model, where)
     size = dictionary.n_latents
     if BYTES * size**2 > max_bytes:
         must = f"have pairs that take at most {max_bytes:,} bytes"
@@ -209,8 +213,24 @@ def cofiring(
         counts[block] += (on.mT @ on).int()
     alive = counts.diagonal().nonzero()[:, 0]
     block = (alive[:, None], alive)
-    told = "" if mask is None else mask.name
-    return Cofiring(tap.read.name, told, size, read, tokens, alive, mass[block], counts[block])
+    return Cofiring(
+        place=tap.read.name,
+        where="" if mask is None else mask.name,
+        size=size,
+        texts=read,
+        tokens=tokens,
+        latents=alive,
+        mass=mass[block],
+        counts=counts[block],
+        written=_digest(dictionary.writes),
+    )
+
+
+def _digest(writes: Float[Tensor, "f i"]) -> str:
+    """Of what latents write, in float32: the same for a dictionary that was raised from a half
+    type, or was put in another dtype for a model's sake.
+    """
+    return fingerprint(writes=writes.float())
 
 
 @dataclass(frozen=True)
@@ -221,7 +241,11 @@ class _Where:
     latent: int
 
     @classmethod
-    def of(cls, model: Expandable, dictionary: Dictionary, latent: int) -> "_Where":
+    def of(cls, model: Expandable, where: Any) -> "_Where":
+        if not isinstance(where, tuple) or len(where) != 2:
+            must = "be a dictionary and one of its latents, (D, 17), or None"
+            raise ArgumentError("where", must=must, got=type(where).__name__)
+        dictionary, latent = where
         tap = Tap.of(model, dictionary)
         (latent,) = require_features(latent, dictionary.n_latents)
         return cls(tap, latent)
@@ -251,7 +275,7 @@ def pairs_on(
     if kind not in get_args(PairKind):
         choices = ", ".join(get_args(PairKind))
         raise ArgumentError("kind", must=f"be one of {choices}", got=repr(kind))
-    _require_of(together, len(writes))
+    _require_of(together, writes)
     rows = writes[together.latents].double()
     images = rows @ form.to(torch.float64).dense()
     best, total = _largest(images, rows, together, k, kind)
@@ -270,12 +294,15 @@ def pairs_on(
     )
 
 
-def _require_of(together: Cofiring, size: int) -> None:
-    """Raise ArgumentError unless this was gathered of as many latents."""
-    known = together.size if isinstance(together, Cofiring) else None
-    if known != size:
-        must = f"be what cofiring() gave of the {size:,} input latents"
-        got = type(together).__name__ if known is None else f"{known:,} latents"
+def _require_of(together: Cofiring, writes: Float[Tensor, "f i"]) -> None:
+    """Raise ArgumentError unless this was gathered of latents that write just that."""
+    must = f"be what cofiring() gave of the {len(writes):,} input latents"
+    if not isinstance(together, Cofiring):
+        raise ArgumentError("together", must=must, got=type(together).__name__)
+    if together.size != len(writes):
+        raise ArgumentError("together", must=must, got=f"{together.size:,} latents")
+    if together.written and together.written != _digest(writes):
+        got = f"others, of {together.place}"
         raise ArgumentError("together", must=must, got=got)
 
 

@@ -20,7 +20,7 @@ matching pursuit has no pre(x): which latents it takes off x, and how much of ea
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -28,18 +28,20 @@ from torch import Tensor
 
 from bilens.algebra import cosines, require_factors
 from bilens.base.errors import ArgumentError, ConfigError, FileError, ShapeError
-from bilens.base.numerics import dtype_name, is_whole, require_finite
+from bilens.base.numerics import is_whole, require_finite
 from bilens.base.progress import Progress
 from bilens.base.records import Record
 from bilens.base.results import Tabled
 from bilens.base.tables import Columns
 from bilens.features import dooms, saelens
-from bilens.features.latents import NORMS, TOPK, Normed, Pursuit
+from bilens.features.latents import NORMS, TOPK, Normed, Pursuit, require_rows
 from bilens.features.learn import DictionaryRecipe, learned
 from bilens.features.saelens import TENSORS, TIED, is_transcoder
-from bilens.wiring import short_name
+from bilens.wiring import model_name, short_name
 
+ELSEWHERE = "Where it is of that place too, use dataclasses.replace(dictionary, hook=...)."
 BOX = Path(__file__).parent / "box"
+Side = Literal["input", "output"]  # of a layer
 D = TypeVar("D", bound="Dictionary")  # not Self: beartype checks methods one by one
 
 
@@ -111,6 +113,12 @@ class Dictionary(Record, Tabled):
             name: (t, sizes.get(name, (self.n_latents,))) for name, t in self.tensors.items()
         }
         require_factors("Dictionary", "", **factors)
+        if self.architecture in TIED and not self.centred and bool(self.b_dec.any()):
+            must = f"be zero for a {self.architecture} that is not centred, as SAELens has it"
+            raise ArgumentError("Dictionary.b_dec", must=must, got="another")
+        if self.hook_out not in ("", self.hook) and not is_transcoder(self.architecture):
+            must = f"be empty, as {self.architecture} is an autoencoder"
+            raise ArgumentError("Dictionary.hook_out", must=must, got=repr(self.hook_out))
         if not is_transcoder(self.architecture) and self.d_in != self.d_out:
             raise ShapeError(
                 "Dictionary.W_dec",
@@ -239,6 +247,40 @@ class Dictionary(Record, Tabled):
             must = "be a dictionary that is linear where a latent is active"
             raise ArgumentError(who, must=must, got=f"one with {told}")
 
+    def require_autoencoder(self, who: str) -> None:
+        """Raise ArgumentError unless what it writes stands for what it reads."""
+        if is_transcoder(self.architecture):
+            got = f"a {self.architecture} to {self.hook_out or 'another place'}"
+            raise ArgumentError(who, must="write what it reads", got=got)
+
+    def require_side(self, who: str, side: Side) -> None:
+        """Raise ArgumentError for a dictionary of the other ``side`` of a layer: of what one writes
+        ("output") or reads ("input"). One that names no such place is taken.
+        """
+        other = "input" if side == "output" else "output"
+        if self.place.endswith(f".{other}"):
+            must = f"be of what a layer {'writes' if side == 'output' else 'reads'}"
+            raise ArgumentError(who, must=must, got=f"a dictionary of {self.place}", todo=ELSEWHERE)
+
+    @property
+    def model_name(self) -> str:
+        """The model that it says it was made of, by SAELens's key of its metadata; "" for none."""
+        metadata = self.meta.get("metadata")
+        name = metadata.get("model_name") if isinstance(metadata, dict) else None
+        return name if isinstance(name, str) else ""
+
+    def stranger_to(self, model: object) -> str:
+        """What to say where it names another model than ``model`` is called; else ""."""
+        mine, other = self.model_name, model_name(model)
+        if not mine or not other or Path(mine).name == other:
+            return ""
+        return f"the dictionary says that it was made of {mine}, and this model is {other}"
+
+    @property
+    def place(self) -> str:
+        """``hook`` by its short name, "mlp1.input", where it has one; else as it is."""
+        return short_name(self.hook)
+
     def __call__(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b d_out"]:
         """decode(encode(x), x): the reconstruction, or what a transcoder writes for x."""
         return self.decode(self.encode(x), x)
@@ -348,22 +390,7 @@ class Dictionary(Record, Tabled):
         return read - self.b_dec if self.centred else read
 
     def _require(self, who: str, x: Tensor, size: int) -> None:
-        """One pass over ``x``: a row with a NaN in it would be the largest of a batch, and empty
-        all others.
-        """
-        if not isinstance(x, Tensor):
-            raise ShapeError(who, must=f"be given a tensor (..., {size})", got=type(x).__name__)
-        if x.ndim == 0 or x.shape[-1] != size:
-            raise ShapeError(who, must=f"be given (..., {size})", got=tuple(x.shape))
-        if (x.dtype, x.device) != (self.W_enc.dtype, self.W_enc.device):
-            raise ShapeError(
-                who,
-                must=f"be given {dtype_name(self.W_enc.dtype)} on {self.W_enc.device} "
-                "like its weights",
-                got=f"{dtype_name(x.dtype)} on {x.device}",
-                todo="Use .to(...) on either.",
-            )
-        require_finite(who, x=x)
+        require_rows(who, x, size, self.W_enc)
 
     def summary(self) -> str:
         at = self.hook or "?"

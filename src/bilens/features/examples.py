@@ -8,7 +8,7 @@ shown are then run once more as they are, and once without the latent.
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from bilens.base.results import ANSWER_ROWS, Result
 from bilens.base.words import isolated, printable
 from bilens.features.dictionary import Dictionary
 from bilens.features.latents import require_features
-from bilens.features.texts import Tap, Texts
+from bilens.features.texts import Tap, Texts, noted, told_of
 from bilens.features.words import Words, answered, largest, passage, shares, written
 from bilens.wiring import Expandable
 
@@ -127,7 +127,8 @@ class Examples(Result):
     """On what text latents fire: each in ``latents``, with its examples.
 
     ``place``: what the dictionary reads. ``changed``: what is changed where a latent is taken out.
-    ``tokens``: how many were read, of ``texts`` texts.
+    ``tokens``: how many were read, of ``texts`` texts; ``source``: what these are called, where
+    they have a name. ``note``: what is to be said of a dictionary that names another model.
 
     Columns of ``to_frame()``, a row an example: "latent" (where there are several); "kind": "top"
     or "random"; "activation"; "passage": the token in «» and those around it; "next": the token
@@ -143,6 +144,8 @@ class Examples(Result):
     texts: int
     tokens: int
     latents: tuple[InContext, ...]
+    source: str = ""
+    note: str = ""
 
     def of(self, feature: int) -> "Examples":
         """One latent alone. Errors: ArgumentError for one that was not asked for."""
@@ -150,7 +153,7 @@ class Examples(Result):
         if not chosen:
             known = ", ".join(str(latent.feature) for latent in self.latents)
             raise ArgumentError("feature", must=f"be among {known}", got=repr(feature))
-        return Examples(self.place, self.changed, self.texts, self.tokens, chosen)
+        return replace(self, latents=chosen)
 
     @property
     def top(self) -> tuple[Example, ...]:
@@ -167,8 +170,9 @@ class Examples(Result):
             return self._told(self.latents[0])
         silent = [str(latent.feature) for latent in self.latents if not latent.count]
         never = f"; never fired: {', '.join(silent)}" if silent else ""
-        what = f"{len(self.latents)} latents of {self.place} on {self.tokens:,} tokens"
-        return what + never
+        text = told_of(self.tokens, self.source)
+        what = f"{len(self.latents)} latents of {self.place} on {text}"
+        return what + never + noted(self.note)
 
     def columns(self) -> tuple[str, ...]:
         columns = (
@@ -233,14 +237,15 @@ class Examples(Result):
         return f"latent {latent.feature} of {self.place}"
 
     def _share(self, latent: InContext) -> str:
+        text = told_of(self.tokens, self.source)
         if not latent.count:
-            return f"never fired in {self.tokens:,} tokens"
-        return f"fires on {latent.count / self.tokens:.2%} of {self.tokens:,} tokens"
+            return f"never fired in {text}"
+        return f"fires on {latent.count / self.tokens:.2%} of {text}"
 
     def _told(self, latent: InContext) -> str:
         begun = f"{self._name(latent)} {self._share(latent)}"
         answers, promotes = (words.first(TOLD) for words in (latent.answers, latent.promotes))
-        weights = f"by weights it answers {answers} and writes for {promotes}"
+        weights = f"by weights it answers {answers} and writes for {promotes}{noted(self.note)}"
         if not latent.count:
             return f"{begun}; {weights}"
         return f"{begun}, at {latent.at.first(TOLD).shares()}; {_effect(latent)}; {weights}"
@@ -420,12 +425,12 @@ def examples(
     """
     require_count("k", k)
     require_seed("seed", seed)
-    tap = Tap.of(model, dictionary, at)
+    tap, texts = Tap.of(model, dictionary, at), Texts.of(texts)
     chosen = require_features(feature, dictionary.n_latents)
     vocabulary = len(tap.wiring.readout)
     seen = [_Seen(latent, k, seed, vocabulary) for latent in chosen]
     first, number, tokens = torch.tensor(0), 0, 0
-    for number, ids in enumerate(Texts.of(texts).ids(tap.model), 1):
+    for number, ids in enumerate(texts.ids(tap.model), 1):
         first = ids[0, 0] if number == 1 else first
         text, a = ids[0].cpu(), tap.latents(ids).cpu()
         tokens += len(a)
@@ -433,7 +438,8 @@ def examples(
             one.see(number - 1, text, a[:, one.feature])
     answers = answered(tap, chosen, first, NAMES)
     latents = tuple(_in_context(tap, *each) for each in zip(seen, answers, strict=True))
-    return Examples(tap.read.name, tap.changed, number, tokens, latents)
+    place, note = tap.read.name, tap.note
+    return Examples(place, tap.changed, number, tokens, latents, texts.name, note)
 
 
 def _in_context(tap: Tap, seen: _Seen, answers: Words) -> InContext:

@@ -12,7 +12,7 @@ from bilens.base.charts import POSITIVE, curve, titled
 from bilens.base.errors import ArgumentError
 from bilens.base.results import Result
 from bilens.features.dictionary import Dictionary
-from bilens.features.texts import Tap, Texts
+from bilens.features.texts import Tap, Texts, noted, told_of
 from bilens.features.words import Leaders, Words, answered, largest, passage, written
 from bilens.wiring import Expandable
 
@@ -33,6 +33,8 @@ class Firing(Result):
         at: the tokens of its 16 strongest firings, each with its share of their activation.
         passages: where it is most active: that token in «», and those around it; "" where never.
         answers, promotes: as ``examples`` has them, from the weights.
+        source, note: what the text is called, where it has a name; what is to be said of a
+            dictionary that names another model.
 
     Columns of ``to_frame()``: "latent"; "fires on": the share of tokens; "mean", "largest"; "at",
     "passage", "answers", "writes for".
@@ -50,6 +52,8 @@ class Firing(Result):
     passages: tuple[str, ...]
     answers: tuple[Words, ...]
     promotes: tuple[Words, ...]
+    source: str = ""
+    note: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -63,8 +67,10 @@ class Firing(Result):
     def summary(self) -> str:
         dead = int((self.counts == 0).sum())
         active = float(self.counts.sum()) / max(self.tokens, 1)
-        what = f"{len(self.latents):,} latents of {self.place} on {self.tokens:,} tokens"
-        return f"{what}: {active:.3g} fire on each, {dead:,} never; ranked by {self.by}"
+        text = told_of(self.tokens, self.source)
+        what = f"{len(self.latents):,} latents of {self.place} on {text}"
+        ranked = f"{active:.3g} fire on each, {dead:,} never; ranked by {self.by}"
+        return f"{what}: {ranked}{noted(self.note)}"
 
     def columns(self) -> tuple[str, ...]:
         return (
@@ -126,11 +132,12 @@ def firing(
     >>> texts = ["Once upon a time there was a little girl."]
     >>> found = bilens.features.firing(model, D, texts, by="largest")
     """
+    texts = Texts.of(texts)
     if by not in get_args(By):
         raise ArgumentError("by", must=f"be one of {', '.join(get_args(By))}", got=repr(by))
     tap = Tap.of(model, dictionary, at)
     seen = _Seen(dictionary.n_latents)
-    for ids in Texts.of(texts).ids(tap.model):
+    for ids in texts.ids(tap.model):
         seen.see(ids[0].cpu(), tap.latents(ids).cpu())
     key = {"count": seen.counts, "mean": seen.means, "largest": seen.largest}[by]
     order = key.argsort(descending=True, stable=True)
@@ -154,6 +161,8 @@ def firing(
             for start in range(0, len(chosen), BLOCK)
             for scores in written(tap, chosen[start : start + BLOCK], active[start : start + BLOCK])
         ),
+        source=texts.name,
+        note=tap.note,
     )
 
 

@@ -23,6 +23,7 @@ from bilens.base.results import ANSWER_ROWS, SHOWN_ROWS, Result
 from bilens.base.words import narrowed
 from bilens.decompose import PairKind, top_pairs
 from bilens.features.cofiring import Cofiring, FiringPairs, pairs_on
+from bilens.features.latents import halves_raised, require_rows
 from bilens.features.pairs import FeaturePairs, feature_name, feature_pairs, told_as
 
 TOLD = 3  # features that a direction is told by in one line
@@ -169,12 +170,10 @@ class FeatureGates(Result):
     data_share: Float[Tensor, " k"] | None
 
     def summary(self) -> str:
-        data = (
-            ""
-            if self.data_share is None
-            else f"; together {float(self.data_share.sum()):.3g} of the variance on the data"
-        )
-        return f"{self.of}: {self.gates.summary()}{data}"
+        told = f"{self.of}: {self.gates.summary()}"
+        if self.data_share is None:
+            return told
+        return f"{told}; together {self.data_share.sum().item():.3g} of the variance on the data"
 
     def columns(self) -> tuple[str, ...]:
         return "gate", "a", "b", "share of ‖Q‖²", "share of variance"
@@ -219,7 +218,7 @@ class FeatureGates(Result):
         )
         title = f"Gates of {self.of}: {sum(shares):.1%} of ‖Q‖²"
         if self.data_share is not None:
-            title += f", {float(self.data_share.sum()):.1%} of the variance"
+            title += f", {self.data_share.sum().item():.1%} of the variance"
         return _read_as(title, both, names, both.coefficients, "coefficient")
 
 
@@ -288,9 +287,12 @@ class FeatureForm(Result):
         return self.form.map(self.writes)
 
     def __call__(self, a: Float[Tensor, "*b f"]) -> Float[Tensor, "*b"]:
-        """The pre-activation where x is exactly what the latents ``a`` write. Cost i (f + 2 h) a
-        row.
+        """The pre-activation where x is exactly what the latents ``a`` write. Half types are raised
+        to the form's dtype, in which they are exact. Cost i (f + 2 h) a row. Errors: ShapeError;
+        NotFiniteError.
         """
+        a = halves_raised(a, self.linear.dtype)
+        require_rows("FeatureForm", a, len(self.linear), self.linear)
         return self.constant + a @ self.linear + self.form(a @ self.writes)
 
     def top(self, k: int = 20, kind: PairKind = "all") -> FeaturePairs:
@@ -308,8 +310,8 @@ class FeatureForm(Result):
         """The ``k`` pairs whose terms are largest on a text, by the mean of |coefficient × a_f ×
         a_g| over its tokens, exactly; ``together``: ``cofiring(model, D, texts)``.
 
-        Cost, of the n latents that fire there: h i² + n i² + n² i. Errors: ArgumentError for what
-        was gathered of another dictionary.
+        Cost, of the n latents that fire there: h i² + n i² + n² i, and a digest of all writes.
+        Errors: ArgumentError for what was gathered of latents that write otherwise.
         """
         return pairs_on(self.form, self.writes, together, k, kind, self.of, self.names)
 
@@ -352,7 +354,7 @@ class FeatureForm(Result):
         whole = self.form.to(torch.float64)(x)
         whole, power = near_one(whole - whole.mean())  # squares of what is tiny would vanish
         variance = whole.square().sum()
-        if not float(variance) > 0:
+        if not bool(variance > 0):
             raise ArgumentError(
                 "activations", must=f"make {self.of} vary", got="the same value for all"
             )
@@ -389,7 +391,7 @@ class FeatureForm(Result):
 
     def summary(self) -> str:
         pairs = f"pairs of {len(self.writes):,} input features"
-        return f"{self.of} over {pairs}; constant {float(self.constant):.4g}"
+        return f"{self.of} over {pairs}; constant {self.constant.item():.4g}"
 
     def columns(self) -> tuple[str, ...]:
         return "f", "g", "kind", "Q_fg", "coefficient"

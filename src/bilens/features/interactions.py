@@ -26,15 +26,16 @@ from torch import Tensor
 from bilens.algebra import CP, Factored, constant
 from bilens.base.charts import DRAWN, mapped, titled
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import dtype_name, require_finite, working_dtype
+from bilens.base.numerics import dtype_name, peak, require_finite, working_dtype
 from bilens.base.records import Record
 from bilens.base.results import ANSWER_ROWS, Result
 from bilens.decompose import TopEntries, top_entries
-from bilens.features.dictionary import Dictionary
+from bilens.features.dictionary import ELSEWHERE, Dictionary
 from bilens.features.forms import FeatureForm
-from bilens.features.latents import require_features
+from bilens.features.latents import halves_raised, names_of, require_features
 from bilens.features.pairs import feature_name
 
+Rows = Dictionary | Tensor  # a dictionary, or its rows alone
 PARTS = ("constant", "linear", "self", "cross", "error", "features × error", "error × error")
 BLOCK = 512  # features whose own squares are held at once, h numbers each
 
@@ -76,8 +77,8 @@ class Explanation(Result):
     @property
     def error(self) -> float:
         """The largest |total − truth|, over the largest part."""
-        largest = float(self.parts.abs().max()) if self.parts.numel() else 0.0
-        return float((self.total - self.truth).abs().max()) / largest if largest else 0.0
+        largest = float(peak(self.parts))
+        return float(peak(self.total - self.truth)) / largest if largest else 0.0
 
     def summary(self) -> str:
         n, m, _ = self.parts.shape
@@ -94,8 +95,8 @@ class Explanation(Result):
     def _row(self, n: int, m: int) -> dict[str, Any]:
         parts = self.parts[n, m].tolist()
         row = {"input": n, "feature": self.names[m]} | dict(zip(PARTS, parts, strict=True))
-        row |= {"total": sum(parts), "pre-activation": float(self.truth[n, m])}
-        return row if self.latents is None else row | {"latent": float(self.latents[n, m])}
+        row |= {"total": sum(parts), "pre-activation": self.truth[n, m].item()}
+        return row if self.latents is None else row | {"latent": self.latents[n, m].item()}
 
     def answer(self, count: int = ANSWER_ROWS) -> list[dict[str, Any]]:
         """The largest pre-activations, each with its largest part."""
@@ -322,7 +323,7 @@ class Interactions(Record):
     ) -> tuple[Float[Tensor, "n i"], Float[Tensor, "n f_in"]]:
         """Inputs and their latents, in the layer's dtype."""
         n_in, width = self.writes.shape
-        x, a = (self._raised(given) for given in (x, a))
+        x, a = (halves_raised(given, self.layer.dtype) for given in (x, a))
         if not isinstance(x, Tensor) or (a is not None and not isinstance(a, Tensor)):
             raise ShapeError(
                 "explain", must=f"be given tensors: x (n, {width})", got=type(x).__name__
@@ -344,11 +345,6 @@ class Interactions(Record):
             )
         require_finite("explain", x=x, a=a)
         return x, a
-
-    def _raised(self, given: Any) -> Any:
-        """Half types in the layer's dtype, in which they are exact; all else as it is."""
-        half = isinstance(given, Tensor) and given.dtype in (torch.float16, torch.bfloat16)
-        return given.to(self.layer.dtype) if half else given
 
     def _require(self, features: Any) -> list[int]:
         return require_features(features, len(self.reads))
@@ -375,9 +371,10 @@ def interactions(
     or rows (f_in, i) that write it (base 0). Nothing is computed until it is asked for; half types
     are raised to float32, in which they are exact. Errors: ShapeError for a dictionary of another
     width, dtype or device; ArgumentError for a T that is no CP, for sides that are neither
-    dictionaries nor rows, for a dictionary that normalises what it reads and for outputs found by
-    matching pursuit, and for names that do not fit; NotFiniteError for NaN weights, in T or in a
-    dictionary.
+    dictionaries nor rows, for a dictionary whose hook names the other side of a layer, or another
+    layer than the other's, for one that normalises what it reads, for outputs found by matching
+    pursuit and inputs that are a transcoder, and for names that do not fit; NotFiniteError for NaN
+    weights, in T or in a dictionary.
 
     >>> T1 = model.blocks[1].mlp.tensor().detach()
     >>> out = bilens.features.Dictionary.load("tinystories-2l/mlp1.output")
@@ -385,64 +382,89 @@ def interactions(
     >>> made.reads.shape, made.writes.shape
     (torch.Size([1024, 128]), torch.Size([1024, 128]))
     """
-    if not isinstance(T, CP):
-        raise ArgumentError(
-            "interactions(T)", must="be a CP, as layer.tensor() gives it", got=type(T).__name__
-        )
+    require_layer("interactions(T)", T)
     for who, side in (("outputs", outputs), ("inputs", inputs)):
         if not isinstance(side, Dictionary | Tensor):
             must = "be a Dictionary, or a tensor of rows"
             raise ArgumentError(f"interactions({who})", must=must, got=type(side).__name__)
-    work = working_dtype(T.dtype)
-    if work != T.dtype and {_dtype(side) for side in (outputs, inputs)} <= {T.dtype, work}:
-        T, outputs, inputs = T.to(work), outputs.to(work), inputs.to(work)
-    one, two = T.shape[1], T.shape[2]
-    if one != two:
-        raise ShapeError("interactions(T)", must="have left and right of one size", got=T.shape)
-    reads, offset = read_by(outputs, T)
+    T, outputs, inputs = raised(T, outputs, inputs)
+    reads, offset = read_by("interactions(outputs)", outputs, T)
     if isinstance(inputs, Dictionary):
         inputs.require_linear("interactions(inputs)", reads=False)
+        inputs.require_autoencoder("interactions(inputs)")
+        inputs.require_side("interactions(inputs)", "input")
+    _require_one_layer(outputs, inputs)
     writes = inputs.writes if isinstance(inputs, Dictionary) else inputs
-    width = one - T.affine
+    width = T.shape[1] - T.affine
     if writes.ndim != 2 or not len(writes) or writes.shape[1] != width:
         got = f"one of {tuple(writes.shape)}"
         raise ShapeError("interactions(inputs)", must=f"write the {width} of x", got=got)
     require_like("interactions(inputs)", writes, T)
     base = inputs.base if isinstance(inputs, Dictionary) else torch.zeros_like(writes[0])
     require_finite("interactions", out=T.out, left=T.left, right=T.right, writes=writes, base=base)
-    for who, names, size in (
-        ("out_names", out_names, len(reads)),
-        ("in_names", in_names, len(writes)),
-    ):
-        if names and len(names) != size:
-            raise ArgumentError(who, must=f"name all {size} features", got=len(names))
     encoder, made = (side if isinstance(side, Dictionary) else None for side in (inputs, outputs))
     return Interactions(
-        T, reads, offset, writes, base, encoder, tuple(out_names), tuple(in_names), made
+        layer=T,
+        reads=reads,
+        offset=offset,
+        writes=writes,
+        base=base,
+        inputs=encoder,
+        out_names=names_of("out_names", out_names, len(reads)),
+        in_names=names_of("in_names", in_names, len(writes)),
+        outputs=made,
     )
 
 
-def _dtype(side: Dictionary | Tensor) -> torch.dtype:
+def require_layer(who: str, T: object) -> None:
+    """Raise unless ``T`` is a CP whose inputs are both x, or both (1, x)."""
+    if not isinstance(T, CP):
+        raise ArgumentError(who, must="be a CP, as layer.tensor() gives it", got=type(T).__name__)
+    if T.shape[1] != T.shape[2]:
+        raise ShapeError(who, must="have left and right of one size", got=T.shape)
+
+
+def raised(T: CP, *sides: Rows) -> tuple[Any, ...]:
+    """T and what goes with it, all in float32 where T is of a half type and they are of that or of
+    float32: in which they are exact. Else as they are.
+    """
+    work = working_dtype(T.dtype)
+    if work == T.dtype or not {_dtype(side) for side in sides} <= {T.dtype, work}:
+        return T, *sides
+    return T.to(work), *(side.to(work) for side in sides)
+
+
+def _dtype(side: Rows) -> torch.dtype:
     return side.dtype if isinstance(side, Tensor) else side.W_enc.dtype
 
 
 def read_by(
-    outputs: Dictionary | Float[Tensor, "f_out o"], T: CP
+    who: str, outputs: Rows, T: CP
 ) -> tuple[Float[Tensor, "f_out o"], Float[Tensor, " f_out"]]:
-    """What output latents read of what ``T`` writes, and their offsets. Errors: ShapeError,
-    NotFiniteError.
+    """What output latents read of what ``T`` writes, and their offsets. Errors: ArgumentError for a
+    dictionary of what a layer reads, or of none that is linear; ShapeError; NotFiniteError.
     """
     if isinstance(outputs, Dictionary):
-        outputs.require_linear("interactions(outputs)")
+        outputs.require_linear(who)
+        outputs.require_side(who, "output")
     reads = outputs.reads if isinstance(outputs, Dictionary) else outputs
     if reads.ndim != 2 or not len(reads) or reads.shape[1] != T.shape[0]:
-        raise ShapeError(
-            "interactions(outputs)", must=f"read {T.shape[0]}", got=f"one of {tuple(reads.shape)}"
-        )
-    require_like("interactions(outputs)", reads, T)
+        raise ShapeError(who, must=f"read {T.shape[0]}", got=f"one of {tuple(reads.shape)}")
+    require_like(who, reads, T)
     offset = outputs.offset if isinstance(outputs, Dictionary) else torch.zeros_like(reads[:, 0])
-    require_finite("interactions", reads=reads, offset=offset)
+    require_finite(who, reads=reads, offset=offset)
     return reads, offset
+
+
+def _require_one_layer(outputs: Rows, inputs: Rows) -> None:
+    """Raise ArgumentError for dictionaries that name what two different layers write and read."""
+    if not (isinstance(outputs, Dictionary) and isinstance(inputs, Dictionary)):
+        return
+    writes, reads = outputs.place, inputs.place
+    layer = writes.removesuffix(".output")
+    if layer != writes and reads.endswith(".input") and reads != f"{layer}.input":
+        must = f"read {layer}.input, as the outputs are of {writes}"
+        raise ArgumentError("interactions(inputs)", must=must, got=reads, todo=ELSEWHERE)
 
 
 def require_like(who: str, tensor: Tensor, T: CP) -> None:

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.base.errors import ArgumentError, ConfigError
-from bilens.base.numerics import is_whole
+from bilens.base.errors import ArgumentError, ConfigError, ShapeError
+from bilens.base.numerics import dtype_name, is_whole, require_finite, working_dtype
 from bilens.base.records import Record
 
 
@@ -35,6 +35,39 @@ def _listed(features: object) -> list[Any]:
     if isinstance(features, str) or not isinstance(features, Iterable):
         raise ArgumentError("feature", must="be whole numbers, or one", got=repr(features))
     return list(features)
+
+
+def names_of(who: str, names: Any, size: int) -> tuple[str, ...]:
+    """The names of all features, or of none. Errors: ArgumentError."""
+    given = tuple(names) if isinstance(names, Iterable) and not isinstance(names, str) else None
+    if given is None or not all(isinstance(name, str) for name in given):
+        must = f"name all {size} features, or be empty"
+        raise ArgumentError(who, must=must, got=type(names).__name__ if given is None else given)
+    if given and len(given) != size:
+        raise ArgumentError(who, must=f"name all {size} features", got=len(given))
+    return given
+
+
+def halves_raised(given: Any, dtype: torch.dtype) -> Any:
+    """Half types in the working ``dtype``, in which they are exact; all else as it is."""
+    half = isinstance(given, Tensor) and working_dtype(given.dtype) != given.dtype
+    return given.to(dtype) if half else given
+
+
+def require_rows(who: str, given: object, size: int, like: Tensor) -> None:
+    """Raise ShapeError unless ``given`` is (..., size) in the dtype and on the device of ``like``;
+    NotFiniteError for NaN: a row with one in it would be the largest of a batch, and empty all
+    others. One pass over it.
+    """
+    if not isinstance(given, Tensor):
+        raise ShapeError(who, must=f"be given a tensor (..., {size})", got=type(given).__name__)
+    if given.ndim == 0 or given.shape[-1] != size:
+        raise ShapeError(who, must=f"be given (..., {size})", got=tuple(given.shape))
+    if (given.dtype, given.device) != (like.dtype, like.device):
+        must = f"be given {dtype_name(like.dtype)} on {like.device} like its weights"
+        got = f"{dtype_name(given.dtype)} on {given.device}"
+        raise ShapeError(who, must=must, got=got, todo="Use .to(...) on either.")
+    require_finite(who, x=given)
 
 
 @dataclass(frozen=True)

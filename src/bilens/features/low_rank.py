@@ -6,7 +6,7 @@ whole (a layer without biases has no slope). Rank k keeps Σ_m≤k λ_m (v_m·x)
 the tokens where it is active. Source: Pearce et al., arXiv:2410.08417, section 5 and figure 9.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -18,12 +18,12 @@ from torch import Tensor
 from bilens.algebra import CP
 from bilens.base.charts import POSITIVE, titled
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import is_whole, require_finite
+from bilens.base.numerics import is_number, is_whole, nonnegative, require_finite
 from bilens.base.results import ANSWER_ROWS, Result
 from bilens.decompose import Auto, eigen
 from bilens.features.dictionary import Dictionary
-from bilens.features.interactions import read_by
-from bilens.features.latents import require_features
+from bilens.features.interactions import raised, read_by, require_layer
+from bilens.features.latents import halves_raised, names_of, require_features, require_rows
 
 NUMBERS = 2**24  # held at once for a block of latents on all tokens
 LEAST = 20  # active tokens below which a correlation says little, unless asked otherwise
@@ -86,7 +86,7 @@ class LowRank(Result):
         return {
             "rank": rank,
             "share": p,
-            "low": (middle - half) / scale,
+            "low": nonnegative((middle - half) / scale),
             "high": (middle + half) / scale,
             "median": median,
         }
@@ -166,9 +166,11 @@ def low_rank(
     ``T`` is over x, or over (1, x). The truth is ``outputs.encode`` of what the layer writes.
     ``features``: these latents alone. Eigenvectors of all latents are found in lock step by
     ``decompose.eigen``. Cost: that of ``eigen`` for m directions; n h (i + o) + n f o for the
-    truth; n m k i. Memory n f, and a block of n k. Errors: ShapeError for inputs or a dictionary of
-    another width; ArgumentError for wrong ranks or features, and where no latent is active on
-    enough tokens; NotFiniteError.
+    truth; n m k i. Memory n f, and a block of n k. Half types are raised to float32, in which they
+    are exact. Errors: ShapeError for inputs or a dictionary of another width, dtype or device;
+    ArgumentError for a T that is no CP, for outputs that are no dictionary of what a layer writes,
+    for wrong ranks, features or figures, and where no latent is active on enough tokens;
+    NotFiniteError.
 
     >>> T1 = model.blocks[1].mlp.tensor().detach()
     >>> out = bilens.features.Dictionary.load("tinystories-2l/mlp1.output")
@@ -177,27 +179,13 @@ def low_rank(
     >>> found.tokens
     2048
     """
-    ranks = tuple(ranks)
-    if (
-        not ranks
-        or any(not is_whole(k) or k < 1 for k in ranks)
-        or list(ranks) != sorted(set(ranks))
-    ):
-        raise ArgumentError("ranks", must="be whole numbers ≥ 1 that increase", got=ranks)
-    if not is_whole(least) or least < 4:
-        raise ArgumentError(
-            "least", must="be a whole number ≥ 4, as Fisher's interval needs", got=least
-        )
-    if names and len(names) != outputs.n_latents:
-        raise ArgumentError("names", must=f"name all {outputs.n_latents} latents", got=len(names))
-    reads, _ = read_by(outputs, T)
-    width = x.shape[-1]
-    if x.ndim != 2 or width != T.shape[1] - T.affine or T.shape[1] != T.shape[2]:
-        raise ShapeError("x", must=f"be (n, {T.shape[1] - T.affine})", got=tuple(x.shape))
-    require_finite("low_rank", x=x, out=T.out, left=T.left, right=T.right)
-    chosen = torch.as_tensor(
-        range(len(reads)) if features is None else require_features(features, len(reads))
-    )
+    ranks = _increasing(ranks)
+    _require_figures(least, threshold, level)
+    T, outputs, x = _given(T, outputs, x)
+    names = names_of("names", names, outputs.n_latents)
+    reads, _ = read_by("low_rank(outputs)", outputs, T)
+    width = x.shape[1]
+    chosen = _chosen(features, len(reads))
     truth = outputs.encode(T(T.read(x)))[:, chosen]
     on = truth != 0
     counts = on.sum(0)
@@ -226,23 +214,70 @@ def low_rank(
     ]
     r = torch.cat(parts).cpu()
     low, high = _fisher(r, counts.cpu(), level)
-    names, complete = tuple(names), found.complete.cpu()
     return LowRank(
-        chosen,
-        names,
-        ranks,
-        r,
-        low,
-        high,
-        counts.cpu(),
-        len(x),
-        dead,
-        rare,
-        least,
-        threshold,
-        level,
-        complete,
+        features=chosen,
+        names=names,
+        ranks=ranks,
+        correlation=r,
+        low=low,
+        high=high,
+        active=counts.cpu(),
+        tokens=len(x),
+        dead=dead,
+        rare=rare,
+        least=least,
+        threshold=threshold,
+        level=level,
+        complete=found.complete.cpu(),
     )
+
+
+def _given(T: CP, outputs: Dictionary, x: Tensor) -> tuple[CP, Dictionary, Tensor]:
+    """The layer, the dictionary and the inputs in one dtype, once they are such."""
+    require_layer("low_rank(T)", T)
+    if not isinstance(outputs, Dictionary):
+        must = "be a Dictionary, whose activations are the truth"
+        raise ArgumentError("low_rank(outputs)", must=must, got=type(outputs).__name__)
+    T, outputs = raised(T, outputs)
+    x, width = halves_raised(x, T.dtype), T.shape[1] - T.affine
+    if not isinstance(x, Tensor) or x.ndim != 2 or not len(x) or x.shape[1] != width:
+        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ShapeError("x", must=f"be (n, {width}) with n ≥ 1", got=got)
+    require_rows("low_rank", x, width, T.out)
+    require_finite("low_rank", out=T.out, left=T.left, right=T.right)
+    return T, outputs, x
+
+
+def _increasing(ranks: Any) -> tuple[int, ...]:
+    """The ranks. Errors: ArgumentError unless they are whole numbers that increase."""
+    given = tuple(ranks) if isinstance(ranks, Iterable) else ()
+    wrong = not given or any(not is_whole(k) or k < 1 for k in given)
+    if wrong or list(given) != sorted(set(given)):
+        raise ArgumentError("ranks", must="be whole numbers ≥ 1 that increase", got=repr(ranks))
+    return given
+
+
+def _require_figures(least: object, threshold: object, level: object) -> None:
+    """Raise ArgumentError for a figure that the shares or the intervals cannot be of."""
+    if not is_whole(least) or least < 4:  # type: ignore[operator]
+        must = "be a whole number ≥ 4, as Fisher's interval needs"
+        raise ArgumentError("least", must=must, got=repr(least))
+    if not is_number(threshold) or not -1 <= threshold < 1:  # type: ignore[operator]
+        must = "be a correlation, at least -1 and below 1"
+        raise ArgumentError("threshold", must=must, got=repr(threshold))
+    if not is_number(level) or not 0 < level < 1:  # type: ignore[operator]
+        raise ArgumentError("level", must="lie between 0 and 1", got=repr(level))
+
+
+def _chosen(features: Any, size: int) -> Int[Tensor, " m"]:
+    """The latents, all by default, each once: a share counts them. Errors: ArgumentError."""
+    if features is None:
+        return torch.arange(size)
+    chosen = require_features(features, size)
+    if len(set(chosen)) < len(chosen):
+        again = next(f for f in chosen if chosen.count(f) > 1)
+        raise ArgumentError("features", must="name a latent once", got=f"{again} twice")
+    return torch.as_tensor(chosen)
 
 
 def _correlations(
@@ -279,6 +314,4 @@ def _fisher(r: Float[Tensor, "m k"], n: Int[Tensor, " m"], level: float) -> tupl
 
 
 def _z(level: float) -> float:
-    if not 0 < level < 1:
-        raise ArgumentError("level", must="lie between 0 and 1", got=level)
     return NormalDist().inv_cdf(0.5 + level / 2)

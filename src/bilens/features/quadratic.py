@@ -16,14 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.algebra import CP, affine
-from bilens.base.errors import ArgumentError, ConfigError, ShapeError
+from bilens.algebra import CP, affine, require_factors
+from bilens.base.errors import ArgumentError, ConfigError
 from bilens.base.numerics import is_whole, require_finite
-from bilens.base.reading import read_json_object
+from bilens.base.reading import naming, read_json_object
 from bilens.base.records import Record
 from bilens.base.weights import load_weights
 from bilens.features import dooms
-from bilens.features.latents import signed_topk
+from bilens.features.latents import require_features, require_rows, signed_topk
 
 # Bilinear autoencoders whose latents are plain products, by the kind in config.json.
 KINDS = ("vanilla", "ordered", "mixed", "combined", "biased")
@@ -36,7 +36,8 @@ KEYS = {
 
 @dataclass(frozen=True, repr=False, eq=False)
 class QuadraticLatents(Record):
-    """f latents, each a product of two readings of ``hook``.
+    """f latents, each a product of two readings of ``hook``. Errors: ShapeError for factors that
+    do not fit together; ArgumentError for a ``k`` that is no count of them.
 
     Fields:
         left, right, left_bias, right_bias: what is read; no bias: None.
@@ -65,16 +66,32 @@ class QuadraticLatents(Record):
     hook: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        require_factors("QuadraticLatents", left=(self.left, (None, None)))
+        f, d = self.left.shape
+        mixed = None if self.out is None else len(self.out)
+        shapes = {"right": (f, d), "out": (mixed, f), "base": (mixed,)}
+        factors = {name: (t, shapes.get(name, (f,))) for name, t in _tensors(self).items()}
+        require_factors("QuadraticLatents", "", **factors | {"left": (self.left, (f, d))})
+        if self.base is not None and self.out is None:
+            must = "come with an out, to which it is added"
+            raise ArgumentError("QuadraticLatents.base", must=must, got="none")
+        if self.k is not None and not (is_whole(self.k) and 1 <= self.k <= f):
+            must = f"be a whole number from 1 to {f}, or None"
+            raise ArgumentError("QuadraticLatents.k", must=must, got=repr(self.k))
+        if not isinstance(self.unit, bool):
+            must = "be True or False"
+            raise ArgumentError("QuadraticLatents.unit", must=must, got=repr(self.unit))
+
     @property
     def n_latents(self) -> int:
         return len(self.left)
 
     def encode(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b f"]:
-        """The latents of x. Cost: 2 d f operations a row."""
-        if x.shape[-1] != self.left.shape[1]:
-            must = f"be given (..., {self.left.shape[1]})"
-            raise ShapeError("QuadraticLatents.encode", must=must, got=tuple(x.shape))
-        require_finite("QuadraticLatents.encode", x=x)
+        """The latents of x. Cost: 2 d f operations a row. Errors: ShapeError for another width,
+        dtype or device than the factors'; NotFiniteError.
+        """
+        require_rows("QuadraticLatents.encode", x, self.left.shape[1], self.left)
         if self.unit:
             length = x.norm(dim=-1, keepdim=True)
             x = x / torch.where(length > 0, length, 1)
@@ -83,11 +100,14 @@ class QuadraticLatents(Record):
         return a if self.k is None else signed_topk(a, self.k)
 
     def decode(self, a: Float[Tensor, "*b f"]) -> Float[Tensor, "*b m"]:
-        """What latents are mixed into. Errors: ArgumentError where nothing mixes them."""
+        """What latents are mixed into. Errors: ArgumentError where nothing mixes them; ShapeError;
+        NotFiniteError.
+        """
         if self.out is None:
             raise ArgumentError(
                 "QuadraticLatents.decode", must="be asked of latents that are mixed", got="none"
             )
+        require_rows("QuadraticLatents.decode", a, self.n_latents, self.left)
         return torch.nn.functional.linear(a, self.out, self.base)
 
     def tensor(self, latents: Sequence[int] | None = None) -> CP:
@@ -103,11 +123,8 @@ class QuadraticLatents(Record):
                 must = "be asked for some latents: of all of them it would take f² numbers"
                 raise ArgumentError("QuadraticLatents.tensor", must=must, got="all")
             return affine(self.out, self.left, self.right, None, self.left_bias, self.right_bias)
-        wrong = [f for f in latents if not is_whole(f) or not 0 <= f < self.n_latents]
-        if wrong or not len(latents):
-            must = f"be whole numbers from 0 to {self.n_latents - 1}"
-            raise ArgumentError("QuadraticLatents.tensor", must=must, got=wrong or "none")
-        rows = torch.as_tensor(list(latents), device=self.left.device)
+        chosen = require_features(latents, self.n_latents)
+        rows = torch.as_tensor(chosen, device=self.left.device)
         eye = torch.eye(len(rows), dtype=self.left.dtype, device=self.left.device)
         biases = (None if b is None else b[rows] for b in (self.left_bias, self.right_bias))
         return affine(eye, self.left[rows], self.right[rows], None, *biases)
@@ -123,7 +140,9 @@ class QuadraticLatents(Record):
         dooms.require_path(path, "be a folder of config.json and model.safetensors")
         folder = Path(path)
         config = read_json_object(folder / dooms.CONFIG)
-        made = cls(**(_autoencoder(folder) if "kind" in config else _encoder(folder)))
+        fields = _autoencoder(folder) if "kind" in config else _encoder(folder)
+        with naming(folder / dooms.CONFIG):
+            made = cls(**fields)
         require_finite(f"{folder / dooms.WEIGHTS}", **_tensors(made))
         return made
 

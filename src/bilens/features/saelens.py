@@ -179,7 +179,9 @@ def read(folder: Path) -> dict[str, Any]:
 
 def _config(tensors: dict[str, Tensor], fields: dict[str, Any]) -> dict[str, Any]:
     """cfg.json, as SAELens 6 lays it out."""
-    kind, meta = fields["architecture"], fields["meta"]
+    kind, meta, norm = fields["architecture"], fields["meta"], fields["normalisation"]
+    if norm == "none":  # a scaling that was not folded is no normalisation
+        norm = meta.get("normalize_activations", norm)
     (d_sae, d_out), d_in = tensors["W_dec"].shape, tensors["b_dec"].shape[0]
     d_in = tensors["W_enc"].shape[0] if "W_enc" in tensors else d_in
     metadata: dict[str, Any] = {
@@ -205,7 +207,7 @@ def _config(tensors: dict[str, Tensor], fields: dict[str, Any]) -> dict[str, Any
         "dtype": dtype_name(tensors["W_dec"].dtype),
         "device": "cpu",
         "apply_b_dec_to_input": fields["centred"],
-        "normalize_activations": meta.get("normalize_activations", fields["normalisation"]),
+        "normalize_activations": norm,
         "reshape_activations": meta.get("reshape_activations", "none"),
         "metadata": metadata,
     }

@@ -14,7 +14,7 @@ from bilens.base.documents import pieces, split_documents
 from bilens.base.errors import ArgumentError, FileError
 from bilens.base.numerics import require_count, working_dtype
 from bilens.base.progress import Progress
-from bilens.features.dictionary import Dictionary
+from bilens.features.dictionary import ELSEWHERE, Dictionary
 from bilens.features.saelens import is_transcoder
 from bilens.wiring import (
     Expandable,
@@ -60,6 +60,11 @@ class Texts:
         """``texts`` itself, or all of them."""
         return texts if isinstance(texts, Texts) else cls(texts)
 
+    @property
+    def name(self) -> str:
+        """What the source is called, where it is one that has a name."""
+        return str(self.source) if isinstance(self.source, str | Path) else ""
+
     def ids(self, model: Expandable) -> Iterator[Int[Tensor, "1 _"]]:
         """The token ids of each text, cut where the model's context ends. Errors: ArgumentError
         where there are none, and for one that cannot be read, by its number.
@@ -84,6 +89,16 @@ class Texts:
             self.progress(read, self.tokens, what="tokens")
         elif isinstance(self.source, Sized):
             self.progress(count, len(self.source), what="texts")
+
+
+def told_of(tokens: int, source: str) -> str:
+    """How much text was read, and what it is called."""
+    return f"{tokens:,} tokens" + (f" of {source}" if source else "")
+
+
+def noted(note: str) -> str:
+    """What is added to a summary where there is something to be said of what was asked."""
+    return f"; {note}" if note else ""
 
 
 def _each(source: Any) -> Iterator[Any]:
@@ -180,6 +195,11 @@ class Tap:
         return cls(model, dictionary, wiring, read, write)
 
     @property
+    def note(self) -> str:
+        """What to say of a dictionary that names another model."""
+        return self.dictionary.stranger_to(self.model)
+
+    @property
     def changed(self) -> str:
         """What changes where a latent is taken out, in words."""
         name = self.wiring.parts[self.write.part].name
@@ -270,9 +290,8 @@ def _read_place(dictionary: Dictionary, at: str | None, wiring: Wiring) -> Place
         raise ArgumentError("dictionary.hook", must=must, got=repr(hook), todo="Give it as at=.")
     given = find_place(at, wiring.parts)
     if own is not None and own != given:
-        todo = "Where it is of that place too, use dataclasses.replace(dictionary, hook=...)."
         must = f"be {own.name}, the place of the dictionary"
-        raise ArgumentError("at", must=must, got=given.name, todo=todo)
+        raise ArgumentError("at", must=must, got=given.name, todo=ELSEWHERE)
     return given
 
 

@@ -9,7 +9,7 @@ output/cfg.json, sae_weights.safetensors  the dictionary, in SAELens's format, w
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from bilens.training.run import Run, content, content_of
 from bilens.training.schedule import require_memory
 from bilens.training.text import Blocks, TextData, load_text
 from bilens.training.tokenizer import tokenizer_of
-from bilens.wiring import eager, find_place, hooked, module_name
+from bilens.wiring import eager, find_place, hooked, model_name, module_name
 
 SHARD = 256  # blocks in a file
 BATCH = 16  # blocks in a forward pass
@@ -99,6 +99,8 @@ def _harvested_and_learned(
         raise Interrupted(
             f"{run.output} stopped while it learned; its harvest is whole", resume=True
         ) from stop
+    if called := model_name(model):
+        made = replace(made, meta={"metadata": {"model_name": called}})
     run.finish(measure(model, made, place, data.valid[:HELD]["input_ids"]))
     made.save(run.output)
     return made

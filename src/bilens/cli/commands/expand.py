@@ -27,7 +27,7 @@ from bilens.cli.options import (
     require_place,
     require_read,
 )
-from bilens.cli.output import SHORT, Table, show, table
+from bilens.cli.output import SHORT, Table, show, table, warn
 from bilens.cli.subjects import explained_model
 
 DETAILS = ("writes", "pairs", "paths")
@@ -171,4 +171,6 @@ def _dictionary(folder: Path, model: "bilens.Transformer") -> "bilens.features.D
     except ArgumentError as error:
         raise FileError(f"{folder}: hook_name", must=error.must, got=error.got) from error
     made.require_fits(str(folder), width=wiring.readout.shape[1], place=made.hook)
+    if note := made.stranger_to(model):
+        warn(f"{folder}: {note}")
     return made

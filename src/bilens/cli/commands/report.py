@@ -19,7 +19,7 @@ from bilens.cli.options import (
     require_folder,
     require_read,
 )
-from bilens.cli.output import progress_bar, say, warn_of
+from bilens.cli.output import progress_bar, say, warn, warn_of
 
 TOKENS = 8192  # of the held-out text
 # what only the page of a language model reads
@@ -37,7 +37,8 @@ def command(
         typer.Option(
             help="Images to test a classifier on; or text, on which dictionaries fire and on "
             "which MLPs that are no tensors are held against their nearest ones. By default what "
-            "the model was trained on."
+            "the model was trained on, where that is still there; dictionaries fire on "
+            '"topics" where it is not.'
         ),
     ] = None,
     prompt: Annotated[
@@ -79,8 +80,7 @@ def command(
     coders = tuple(bilens.features.Dictionary.load(folder) for folder in dictionary or ())
     named, shown = tuple(map(str, dictionary or ())), tuple(feature or ())
     asked = bilens.report.Asked(target, versus, position)
-    source = data or bilens.training.BUILT_IN
-    extra = bilens.report.Extra(asked, coders, named, features=shown, source=source)
+    extra = bilens.report.Extra(asked, coders, named, features=shown)
     if coders and data is not None:
         bilens.training.read_documents(data)  # whether there is such a text
     known = None if truth is None else bilens.training.read_truth(truth)
@@ -90,6 +90,8 @@ def command(
     text = None
     if isinstance(loaded, bilens.Transformer):
         text = _text(loaded, data, about.get("data"), bool(coders))
+        if coders:
+            extra = replace(extra, source=_fired_on(data, about.get("data")))
         subject = _prompts(loaded, prompt or (), special_tokens)
         if known is not None:
             bilens.training.require_fit(loaded, known)
@@ -121,6 +123,20 @@ def _text(
         return None
     source = data or _still_there(learned)
     return None if source is None else bilens.training.held_out_ids(model, source, TOKENS)
+
+
+def _fired_on(data: str | None, learned: object) -> str:
+    """The text on which dictionaries fire: ``data``, or what the model ``learned`` from where that
+    is still there, or else the one that is built in, which is said.
+    """
+    source = data or _still_there(learned)
+    if source is None:
+        source = bilens.training.BUILT_IN
+        told = (
+            f"{learned} is not there" if learned else "what the model was trained on is not known"
+        )
+        warn(f'{told}: the dictionaries fire on the text "{source}"; --data names another')
+    return source
 
 
 def _still_there(source: object) -> str | None:
