@@ -73,12 +73,12 @@ def show_token(text: str) -> str:
 
 def show_text(text: str) -> str:
     """A text in one line, as it is shown everywhere: ⏎ for a line end, ⇥ for a tab, and ␣ for a
-    space that would not be seen: at an end, or beside another.
+    space that would not be seen: at an end of a line, or beside another.
 
     >>> show_text(" a b  c\n")
     '␣a b␣␣c⏎'
     """
-    seen = re.sub("^ +| {2,}| +$", lambda found: SPACE * len(found[0]), text)
+    seen = re.sub("(?m)^ +| {2,}| +$", lambda found: SPACE * len(found[0]), text)
     return "".join(
         " " if character == " " else VISIBLE.get(character, printable(character))
         for character in seen
