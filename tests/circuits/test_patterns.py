@@ -55,6 +55,13 @@ def test_heads_come_by_what_they_look_at_that_is_neither_near_nor_first():
     assert figure["layout"]["yaxis"]["ticktext"] == ["0 ␣a", "1 b", "2 c", "3 d"]
 
 
+def test_the_strongest_look_may_be_negative():
+    weights = torch.zeros(1, 4, 4)
+    weights[0, 3, 1], weights[0, 3, 0] = -2.0, 1.0
+    found = AttentionPatterns(("L0H0",), (0,), ("a", "b", "c", "d"), weights)
+    assert found.answer()[0]["strongest look"] == "3 d → 1 b: -2.00"
+
+
 def test_weights_of_either_sign_are_drawn_with_their_sign():
     weights = torch.tensor([[[0.5, 0.0], [-3.0, 2.0]], [[1.0, 0.0], [0.5, 0.5]]])
     for heads, end in (((0,), 3.0), ((1,), 1.0), ((0, 1), 3.0)):

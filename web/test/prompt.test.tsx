@@ -208,4 +208,5 @@ test("weights of either sign have a scale of their own", () => {
   assert.match(drawn(documentOf(made), new Store(state)), />0<.*ramp shares.*>1</);
   made.patterns!.weights = [[0.5, -3, 2]];
   assert.match(drawn(documentOf(made), new Store(state)), />-3<.*ramp both.*>\+3</);
+  assert.match(drawn(documentOf(made), new Store(state)), /Looks most at 0 a \(-3\)/);
 });

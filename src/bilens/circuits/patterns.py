@@ -139,7 +139,7 @@ class AttentionPatterns(Result):
         """From which token to which it looks most, of those ``elsewhere``."""
         if not bool(pattern[elsewhere].any()):
             return ""
-        best = int(pattern.masked_fill(~elsewhere, 0.0).argmax())
+        best = int(pattern.abs().masked_fill(~elsewhere, 0.0).argmax())
         query, key = divmod(best, len(self.tokens))
         weight = float(pattern[query, key])
         return f"{placed(query, self.tokens)} → {placed(key, self.tokens)}: {weight:.2f}"

@@ -167,7 +167,7 @@ const NAMED = 4; // keys of a row
 function most(row: readonly number[], names: readonly string[]): string {
   const order = row
     .map((_, n) => n)
-    .sort((one, other) => (row[other] ?? 0) - (row[one] ?? 0))
+    .sort((one, other) => Math.abs(row[other] ?? 0) - Math.abs(row[one] ?? 0))
     .slice(0, NAMED);
   const looks = order.map((n) => `${n} ${names[n]} (${general(row[n] ?? 0, 3)})`);
   return printable(`Looks most at ${looks.join(", ")}.`);

@@ -96,7 +96,7 @@ function LensTable({ answer, lens, pick }: TableProps): JSX.Element {
           </tbody>
         </table>
       </Scrolled>
-      <p class="soft" aria-live="polite">
+      <p class="soft told" aria-live="polite">
         {at
           ? told(answer, lens, at)
           : `Point at a cell for the value of ${printable(goal(answer))} there, and for the rank ` +
