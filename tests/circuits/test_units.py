@@ -226,6 +226,9 @@ def test_axes_say_the_unit_where_it_is_known(target, unit):
     if not isinstance(target, circuits.At):
         found.append(circuits.knockout(model, IDS, "mlp1", target))
     said = [one.figure()["layout"]["xaxis"]["title"]["text"] for one in found]
+    bent = circuits.quadratic_lens(model, IDS, "mlp1", target)
+    per = " (logits per squared unit)" if unit else ""
+    assert bent.figure()["layout"]["xaxis"]["title"]["text"] == f"curvature{per}"
     if not isinstance(target, circuits.At):
         for one in (circuits.pairs(model, IDS, target), circuits.lens(model, IDS, target)):
             said.append(one.figure()["data"][0]["colorbar"]["title"]["text"])
