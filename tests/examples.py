@@ -164,6 +164,7 @@ MAKERS: dict[str, Callable[[], Result]] = {
     "ScoreProduct": lambda: circuits.attention_product(polynomial(), IDS, 1, 0, 4, 1),
     "SVD": lambda: decompose.svd(Make().cp(), 2),
     "Series": series,
+    "Starts": lambda: circuits.starts(expansion()),
     "Similarities": lambda: decompose.similarity(
         {"mlp0": Make(0).cp(), "mlp1": Make(1).cp()}, Make(2).randn(80, 4), samples=64
     ),

@@ -3,7 +3,15 @@
 import pytest
 
 from bilens.base.errors import ArgumentError
-from bilens.base.words import narrowed, printable, shortened, show_token, show_tokens, width
+from bilens.base.words import (
+    narrowed,
+    printable,
+    shortened,
+    show_text,
+    show_token,
+    show_tokens,
+    width,
+)
 
 HOSTILE = ["\x1b[31m", "\x00", "\u202eabc", "\ud800", "\u200b", "\u2028", "\x7f", "\x9b31m"]
 
@@ -55,3 +63,10 @@ def test_a_long_text_keeps_its_beginning_and_its_end():
 
 def test_wide_characters_take_two_columns_and_marks_none():
     assert [width(text) for text in ("abc", "女の", "e\u0301", "␣a", "")] == [3, 4, 1, 2, 0]
+
+
+def test_no_space_of_a_text_is_lost():
+    assert show_text("a b") == "a b"
+    assert show_text("  a   b\tc \n") == "␣␣a␣␣␣b⇥c␣⏎"
+    assert show_text(" ") == "␣"
+    assert show_text("a\u202e") == "a\\u202e"

@@ -249,3 +249,73 @@ def test_hostile_texts_are_shown_and_do_nothing(tab):
     shown = tab.locator("#prompt-1").inner_text()
     assert "</script>" in shown
     assert not {"\x00", "\u202e"} & set(shown)
+
+
+def test_the_lens_tells_the_rank_that_a_forward_pass_has(tab):
+    """By hand: the readout of the embedding alone, and of the whole model; ranks count from 1."""
+    model = bilens.load("tinystories-2l").double()
+    ids = model.read(PROMPT)
+    ends = model(ids).logits[0].argmax(-1)
+    early = model.lm_head(model.model.norm(model.model.embed_tokens(ids)))[0]
+    ranks = 1 + (early > early.gather(-1, ends[:, None])).sum(-1)
+    at = int(ranks.argmax())
+    assert ranks[at] > 2
+    tab.get_by_role("tab", name="Lens").first.click()
+    (name,) = model.output_names([ends[at]])
+    for place, told in ((0, ranks[at]), (4, 1)):
+        tab.locator(f"table.lens td[data-at='{place},{at}']").first.hover()
+        words = f"what the model says here in the end, {name}, is rank {told}."
+        until(tab, f"document.querySelector('#prompt-0').innerText.includes({json.dumps(words)})")
+
+
+def test_back_returns_to_the_tab_before(tab):
+    shown = "document.querySelector('#prompt-0 [role=tab][aria-selected=true]').innerText"
+    names = ["Graph", "Pairs", "Attention"]
+    for name in names:
+        tab.get_by_role("tab", name=name).first.click()
+        until(tab, f"{shown} === '{name}'")
+    tab.locator("#prompt-0 .maps button").nth(2).click()  # no step of its own
+    until(tab, "location.hash.includes('head=')")
+    for name in ["Pairs", "Graph", "Paths"]:
+        tab.go_back()
+        until(tab, f"{shown} === '{name}'")
+    tab.go_forward()
+    until(tab, f"{shown} === 'Graph'")
+    tab.get_by_role("tab", name="Graph").nth(1).click()  # of the other prompt
+    until(tab, "location.hash.includes('s=prompt-1')")
+    tab.go_back()
+    until(tab, f"{shown} === 'Graph' && !location.hash.includes('s=prompt-1')")
+
+
+def test_a_link_that_does_not_fit_can_be_left_by_back(look, written):
+    tab = look().open(written)
+    tab.goto(f"{written}#v=1&s=prompt-7&view=lens")
+    until(tab, "document.querySelector('.said').innerText.includes('prompt-7')")
+    tab.go_back()
+    until(tab, "location.hash === ''")
+
+
+def test_no_space_of_a_prompt_is_lost_in_its_heading(tab):
+    heading = tab.locator("#prompt-1 h2")
+    assert heading.inner_text().endswith("\\u202e\\x00</b>␣⏎")
+    assert heading.evaluate("one => getComputedStyle(one).whiteSpace") == "pre-wrap"
+
+
+def test_the_large_pattern_has_axes_and_a_scale(tab):
+    tab.get_by_role("tab", name="Attention").first.click()
+    axes = tab.locator("#prompt-0 .axes")
+    axes.wait_for()
+    assert axes.locator(".axis").all_inner_texts() == [
+        "query ↓: the token that looks",
+        "key →: the token looked at",
+    ]
+    box = axes.locator(".map").bounding_box()
+    for side, end in (("top", "y"), ("left", "x")):
+        ticks = axes.locator(f".ticks.{side} > span")
+        assert [one.split()[0] for one in ticks.all_inner_texts()] == [str(n) for n in range(8)]
+        size = {"y": "height", "x": "width"}[end]
+        for n in (0, 7):
+            tick = ticks.nth(n).bounding_box()
+            middle = (tick[end] + tick[size] / 2 - box[end]) / box[size]
+            assert middle == pytest.approx((n + 0.5) / 8, abs=0.01)
+    assert tab.locator("#prompt-0 .ramp.shares").count() == 1

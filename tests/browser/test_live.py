@@ -11,6 +11,7 @@ import bilens
 from bilens.report import Serving, answer, open_server, widget
 from bilens.report.answers import exact
 from bilens.report.notebook import _Kernel
+from bilens.report.page import document, page
 from tests.browser.conftest import said
 
 ASKED = {"prompt": "Once upon a time there was a", "target": " little", "effects": False}
@@ -73,6 +74,24 @@ def test_a_person_asks_another_prompt_and_knocks_a_part_out(look, server):
     tab.get_by_label("Target").first.fill(" little")
     tab.get_by_role("button", name="Ask", exact=True).first.click()
     said(tab, "little")
+
+
+def test_a_page_without_a_first_answer_is_typed_into(look, tmp_path):
+    """It says why there is none, and asks what is typed."""
+    section = {"id": "prompt-0", "kind": "prompt", "title": "Prompt: a"}
+    data = {"prompt": "a", "answers": [], "first": 0, "error": "too large"}
+    made = document([], "m") | {"sections": [section | {"data": data}]}
+    found = answer(bilens.load("tinystories-1l"), "Once upon", effects=False)
+    (tmp_path / "index.html").write_text(page(made | {"live": {"ask": "api/ask"}}))
+    seen = look()
+    seen.tab.route("**/api/ask", lambda route: route.fulfill(json=found))
+    seen.tab.route("**/page", lambda route: route.fulfill(path=tmp_path / "index.html"))
+    seen.tab.goto("http://127.0.0.1:9/page")
+    seen.tab.wait_for_selector("[role=alert]")
+    assert "too large" in seen.tab.locator("[role=alert]").inner_text()
+    seen.tab.get_by_label("Prompt", exact=True).fill("Once upon")
+    seen.tab.get_by_role("button", name="Ask", exact=True).click()
+    said(seen.tab, "at 1")
 
 
 def test_a_page_whose_server_is_gone_says_so_and_asks_again(look, server):

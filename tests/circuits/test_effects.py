@@ -59,6 +59,15 @@ def test_each_is_what_it_is_alone(kind, tokens, monkeypatch):
     assert sizes == sorted(sizes, reverse=True)
 
 
+def test_each_way_has_its_own_verdict():
+    """The second way's column is of its own effect and direct terms."""
+    found = effects(bilens.load("tinystories-2l-swiglu").double(), PROMPT, TARGET, what=["L1H3"])
+    (row,) = found.to_frame().to_dict("records")
+    zero, mean = row["the attribution"], row["the attribution, mean"]
+    assert (zero, mean) == ("confirmed", "reversed")
+    assert row["effect, mean"] * row["direct, mean"] < 0 < row["effect"] * row["direct"]
+
+
 def test_the_pairs_tried_are_the_largest_terms():
     model = build("bilinear")
     terms = expand(model, IDS, 3, detail="pairs", cutoff=0, max_terms=None).terms

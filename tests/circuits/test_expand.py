@@ -493,3 +493,12 @@ def test_the_error_has_no_sign(sign):
     ex = expand(one_layer(1), [1, 2], 4)
     off = replace(ex, forward=ex.total + sign * 0.25)
     assert off.error == pytest.approx(0.25, rel=1e-12)
+
+
+def test_what_is_given_is_told_by_its_kinds():
+    gated = bilens.load("tinystories-2l-swiglu").double()
+    ex = bilens.expand(gated, "Once upon a time", max_terms=200)
+    kinds = [name[0] for name in ex.given]
+    assert {"A", "σ", "g"} == set(kinds)
+    assert ex.held == f"{len(kinds)} patterns, norm scales and gates"
+    assert f"given {ex.held}" in ex.summary()

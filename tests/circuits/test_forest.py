@@ -3,7 +3,7 @@
 import pytest
 
 import bilens
-from bilens.circuits import Recording, forest, record, starts
+from bilens.circuits import Recording, Starts, forest, record, starts
 from bilens.circuits.paths import Apply, Latent, One, Stream, Write
 from tests.circuits.transformers_made import tiny
 from tests.examples import IDS, TARGET, dictionary
@@ -66,6 +66,22 @@ def test_what_tokens_give_adds_up_to_the_total():
     cut = bilens.expand(MODEL, IDS, TARGET, detail="writes")
     own = sum(term.value for term in cut.terms if term.component in ("embed", "pos"))
     assert starts(cut).values == pytest.approx([0] * (len(IDS) - 1) + [own])  # the rest is whole
+
+
+def test_what_tokens_give_is_a_result(tmp_path):
+    values, names = (0.5, -2.0, 1.0), ("a", "␣b", "c")
+    found = Starts(values, 0.25, names, "'x'", 2, "logits")
+    assert found.to_frame().values.tolist()[1] == [1, "␣b", -2.0]
+    assert found.rows()[-1] == {"position": None, "token": "elsewhere", "value": 0.25}
+    assert [row["value"] for row in found.answer()] == [-2.0, 1.0, 0.5, 0.25]
+    assert [row["value"] for row in found.answer(3)] == [-2.0, 1.5, 0.25]
+    assert "␣b" in found._repr_html_()
+    assert "'x' at 2, -0.25" in found.summary()
+    figure = found.figure()
+    assert figure["data"][0]["x"] == [-2.0, 1.0, 0.5, 0.25]
+    assert figure["layout"]["xaxis"]["title"]["text"].endswith("start there (logits)")
+    found.save(tmp_path / "s.safetensors")
+    assert Starts.load(tmp_path / "s.safetensors").rows() == found.rows()
 
 
 def test_a_recording_is_asked_again_and_only_of_its_model(refuses, monkeypatch):

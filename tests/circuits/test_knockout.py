@@ -197,7 +197,7 @@ def test_what_the_intervention_says_of_the_terms(effect, direct, verdict):
 
 def made():
     removals = (Removal("zero", 2.0, 2.5, 0.25, 1e-10), Removal("mean", 2.0, 1.75, 0.25, 1e-10))
-    return Knockout("'a' − 'b'", 3, ("L1H3",), removals)
+    return Knockout("'a' − 'b'", 3, ("L1H3",), removals, "logits")
 
 
 def test_a_knock_out_says_in_words_what_it_found(tmp_path):
@@ -219,7 +219,7 @@ def test_a_knock_out_says_in_words_what_it_found(tmp_path):
         "effect, mean in place",
         "direct terms, mean in place",
     ]
-    assert layout["xaxis"]["title"]["text"] == "loss of 'a' − 'b'"
+    assert layout["xaxis"]["title"]["text"] == "loss of 'a' − 'b' (logits)"
 
 
 def test_the_readmes_head_is_contradicted():

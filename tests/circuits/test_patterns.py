@@ -6,7 +6,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import bilens
 from bilens.base.errors import ArgumentError
-from bilens.circuits import attention_patterns
+from bilens.circuits import AttentionPatterns, attention_patterns
 from tests.circuits.transformers_made import tiny
 
 IDS = torch.tensor([[1, 4, 2, 2, 7, 0]])
@@ -53,6 +53,23 @@ def test_heads_come_by_what_they_look_at_that_is_neither_near_nor_first():
     figure = found.figure()
     assert figure["data"][0]["z"][1] == [0.0, 1.0, None, None]  # nothing ahead
     assert figure["layout"]["yaxis"]["ticktext"] == ["0 ␣a", "1 b", "2 c", "3 d"]
+
+
+def test_the_strongest_look_may_be_negative():
+    weights = torch.zeros(1, 4, 4)
+    weights[0, 3, 1], weights[0, 3, 0] = -2.0, 1.0
+    found = AttentionPatterns(("L0H0",), (0,), ("a", "b", "c", "d"), weights)
+    assert found.answer()[0]["strongest look"] == "3 d → 1 b: -2.00"
+
+
+def test_weights_of_either_sign_are_drawn_with_their_sign():
+    weights = torch.tensor([[[0.5, 0.0], [-3.0, 2.0]], [[1.0, 0.0], [0.5, 0.5]]])
+    for heads, end in (((0,), 3.0), ((1,), 1.0), ((0, 1), 3.0)):
+        names = tuple(f"L0H{n}" for n in heads)
+        found = AttentionPatterns(names, (0,) * len(heads), ("a", "b"), weights[list(heads)])
+        cells = found.figure()["data"][0]
+        assert cells["zmax"] == end
+        assert cells["zmin"] == (-end if end == 3 else 0)
 
 
 @pytest.mark.bad_input

@@ -82,6 +82,7 @@ def test_scores_may_be_held(given, legs, names):
     ex = bilens.expand(model, IDS, 5, max_terms=600, cutoff=0, given=given)
     assert abs(ex.total - float(model(input_ids=IDS[None]).logits[0, -1, 5])) < 1e-10
     assert {name.split("[")[0] for name in ex.given} == names
+    assert ex.held == f"{len(ex.given)} {'patterns' if given == 'scores' else 'scores'}"
     heads = [t.tree for t in ex.terms if t.component == "L1H0" and hasattr(t.tree, "inputs")]
     assert {len(tree.inputs) for tree in heads} == {legs}
 

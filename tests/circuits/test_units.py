@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import bilens
+from bilens import circuits
 from bilens.base.errors import ArgumentError
 from bilens.circuits import record, units
 from bilens.circuits.paths import Write, walk
@@ -203,3 +204,36 @@ def test_a_layer_that_the_path_does_not_go_through(refuses):
     found = units(build("silu", True), IDS, "mlp1(mlp0, embed)", TARGET)
     assert found.layers == ("mlp1", "mlp0")
     refuses(ArgumentError, lambda: found.of("mlp3"), "layer must be one of mlp1, mlp0; got 'mlp3'")
+
+
+@pytest.mark.parametrize(
+    ("target", "unit"),
+    [
+        (3, " (logits)"),
+        ((3, 7), " (logits)"),
+        ({3: 2.0}, " (logits)"),
+        (torch.ones(9, dtype=torch.float64), ""),
+        (circuits.At(torch.ones(6, dtype=torch.float64), "mlp1.output"), ""),
+    ],
+    ids=["output", "pair", "weights", "direction", "inside"],
+)
+def test_axes_say_the_unit_where_it_is_known(target, unit):
+    """Outputs are logits, of a classifier too; a direction that is given has no unit."""
+    model = build("linear", True)
+    ex = bilens.expand(model, IDS, target)
+    found = [ex, ex.by("component"), ex.by("unit"), circuits.starts(ex)]
+    found.append(circuits.units(model, IDS, "mlp1", target))
+    if not isinstance(target, circuits.At):
+        found.append(circuits.knockout(model, IDS, "mlp1", target))
+    said = [one.figure()["layout"]["xaxis"]["title"]["text"] for one in found]
+    bent = circuits.quadratic_lens(model, IDS, "mlp1", target)
+    per = " (logits per squared unit)" if unit else ""
+    assert bent.figure()["layout"]["xaxis"]["title"]["text"] == f"curvature{per}"
+    if not isinstance(target, circuits.At):
+        for one in (circuits.pairs(model, IDS, target), circuits.lens(model, IDS, target)):
+            said.append(one.figure()["data"][0]["colorbar"]["title"]["text"])
+        effects = circuits.effects(model, IDS, target, what=["mlp1"]).figure()
+        axis, _, way = effects["layout"]["xaxis"]["title"]["text"].partition(",")
+        assert way == " zero in its place"
+        said.append(axis)
+    assert [one for one in said if not one.endswith(unit) or ("logits" in one) != bool(unit)] == []

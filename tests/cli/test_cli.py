@@ -17,6 +17,7 @@ from bilens.cli.app import Listed, root_group
 from bilens.cli.commands.demo import free_folder
 from bilens.decompose import HOSVD
 from bilens.features import Dictionary
+from bilens.report.worker import Desk
 from bilens.training import export, load_images
 
 
@@ -536,3 +537,31 @@ def test_a_report_of_a_language_model(run, tmp_path, monkeypatch):
     assert (code, "--data must be left out for a language model" in err) == (2, True)
     code, _, err = run("report", "tinystories-1l", "-o", tmp_path, "--prompt", "")
     assert (code, "inputs must hold at least one token" in err) == (2, True)
+    words = ("--prompt", "Once upon", "--position", 2)
+    code, _, err = run("report", "tinystories-1l", "-o", tmp_path, *words)
+    assert (code, "position must be -2 … 1" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--prompt", ""), "inputs must hold at least one token"),
+        (("--prompt", "Once", "--prompt", ""), "inputs must hold at least one token"),
+        (("--prompt", "a b " * 600), "context of 256"),
+        (("--prompt", "Once upon", "--position", 2), "position must be -2 … 1"),
+        (("--position", 8), "position must be -8 … 7"),
+        (("--target", "no such"), "target 'no such' must be one token"),
+    ],
+    ids=["empty", "second", "long", "position", "of the story", "target"],
+)
+def test_what_cannot_be_asked_is_not_served(monkeypatch, words, text, run):
+    """Refused before there is a page that nothing can be typed into."""
+    opened = []
+
+    def desk(serving, port):
+        opened.append(Desk(serving))
+
+    monkeypatch.setattr("bilens.report.open_server", desk)
+    monkeypatch.setattr("bilens.cli.commands.serve.begin", lambda module: None)
+    code, _, err = run("serve", "tinystories-1l", *words)
+    assert (code, text in err, opened) == (2, True, []), err

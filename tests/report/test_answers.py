@@ -49,6 +49,7 @@ def test_the_terms_are_those_of_expand_and_add_up(model, found):
     assert sum(found["positions"]) + found["elsewhere"] == pytest.approx(found["total"], abs=1e-7)
     assert found["summary"] == ex.summary()
     assert (found["left_out"], found["given"]) == (ex.left_out, list(ex.given))
+    assert found["held"] == f"{len(ex.given)} patterns and norm scales"
 
 
 def test_sources_have_what_they_write_beside_what_is_lost_without_them(model, found):
@@ -63,8 +64,11 @@ def test_sources_have_what_they_write_beside_what_is_lost_without_them(model, fo
             zero, mean = taken[name].removals
             assert row["effect"] == pytest.approx(zero.effect, rel=1e-4)
             assert row["effect_mean"] == pytest.approx(mean.effect, rel=1e-4)
+            assert row["direct_mean"] == pytest.approx(mean.direct, rel=1e-4)
             assert (row["verdict"], row["why"]) == (zero.verdict, zero.why)
-    assert rows["embed"]["effect"] is None
+            assert (row["verdict_mean"], row["why_mean"]) == (mean.verdict, mean.why)
+    assert rows["L1H3"]["verdict"] != rows["L1H3"]["verdict_mean"]
+    assert rows["embed"]["effect"] is rows["embed"]["verdict_mean"] is None
     assert found["tried"] is None
 
 

@@ -14,14 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
-from bilens import Classifier, ClassifierConfig
+from bilens import Classifier, ClassifierConfig, Transformer, TransformerConfig
 from bilens.base.words import printable
 from bilens.report import views, write_page
 from bilens.report.page import Section, chart, embedded, made, plain
 from bilens.report.page import document as make_document
 from bilens.report.page import page as make_page
 from bilens.report.pictures import picture
-from bilens.report.view import Block, View
+from bilens.report.view import Block, View, tensor_words
 from bilens.training import load_images
 from tests.report.reading import Reader, document, read, sections
 
@@ -274,3 +274,29 @@ def test_every_view_is_in_the_list():
     files = {found.name for found in pkgutil.iter_modules(views.__path__)}
     assert [view.name for view in views.VIEWS] == list(dict.fromkeys(v.name for v in views.VIEWS))
     assert {view.name for view in views.VIEWS} == files
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({}, "(W1 x) ⊙ (W2 x), is a third-order tensor"),
+        ({"hidden_act": "square", "gated": False}, "(W1 x)², is a third-order tensor"),
+        ({"hidden_act": "silu"}, "gates as a pass has them it is quadratic, exactly"),
+        ({"hidden_act": "gelu", "gated": False}, "gates as a pass has them it is linear, exactly"),
+        (
+            {"hidden_act": "silu", "num_local_experts": 2, "num_experts_per_tok": 1},
+            "its gates and its router's weights",
+        ),
+        ({"intermediate_size": 0}, "attention alone"),
+    ],
+    ids=["bilinear", "squares", "gated", "plain", "experts", "no MLP"],
+)
+def test_a_page_says_in_how_far_its_layers_are_tensors(more, words):
+    """What the tensor of the very layer says: whether there is one."""
+    size = {"vocab_size": 9, "hidden_size": 6, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = TransformerConfig(**size, head_dim=4, **{"intermediate_size": 4} | more)
+    model = Transformer(config)
+    assert words in tensor_words(model)
+    (part, *_) = [p for p in model.wiring().parts if p.name == "mlp0"] or [None]
+    assert (part is not None and bool(part.forms())) == ("third-order" in words)
+    assert "third-order tensor" in tensor_words(build())

@@ -32,8 +32,12 @@ export function App({ made, store, root }: Props): JSX.Element {
         <Text>{made.title}</Text>
       </h1>
       <p class="soft">
-        A bilinear layer, (W1 x) ⊙ (W2 x), is a third-order tensor. Everything below is exact, or
-        says what it left out.
+        {made.about && (
+          <>
+            <Text>{made.about}</Text>{" "}
+          </>
+        )}
+        Everything below is exact, or says what it left out.
       </p>
       <Contents sections={made.sections} root={root} />
       {made.sections.map((section, n) => (

@@ -8,6 +8,7 @@ export interface BilensDocument {
   schema: 1;
   bilens: string; // the version that wrote it
   title: string;
+  about?: string; // in how far the model's layers are tensors
   made?: string; // a date
   live?: Live | null;
   model?: Model | null;
@@ -185,8 +186,9 @@ export interface Carriers {
 
 export interface PromptData {
   prompt: string;
-  answers: Answer[];
+  answers: Answer[]; // none where a page that is live could not answer at first
   first: number; // which of the answers is shown first
+  error?: string; // why there is none
 }
 
 export interface Token {
@@ -211,6 +213,7 @@ export interface Answer {
   left_out: number; // paths that were not kept
   error: number;
   given: string[];
+  held: string; // how many these are, and of which kinds
   opaque: string[];
   summary: string;
   total_said: string;
@@ -251,10 +254,13 @@ export interface Source {
   layer: number | null;
   label: string;
   direct: number;
-  effect: number | null;
-  effect_mean: number | null;
+  effect: number | null; // with zero in its place, as the verdict is
   verdict: string | null;
   why: string | null;
+  direct_mean: number | null; // the same with the mean in its place
+  effect_mean: number | null;
+  verdict_mean: string | null;
+  why_mean: string | null;
 }
 
 /** What becomes of the target with several things taken out at once. */
@@ -287,7 +293,8 @@ export interface Packed {
   rows: string[];
 }
 
-/** What the stream says at each place (layers, in order) and position. */
+/** What the stream says at each place (layers, in order) and position. A rank, from 1 on, is that
+ * of what the last place says. */
 export interface Lens {
   places: string[];
   says: string[][];

@@ -3,7 +3,15 @@
 import type { Answer } from "../src/types";
 
 export function answer(): Answer {
-  const silent = { effect: null, effect_mean: null, verdict: null, why: null };
+  const silent = {
+    effect: null,
+    verdict: null,
+    why: null,
+    direct_mean: null,
+    effect_mean: null,
+    verdict_mean: null,
+    why_mean: null,
+  };
   return {
     prompt: "a b",
     tokens: [
@@ -37,6 +45,7 @@ export function answer(): Answer {
     left_out: 3,
     error: 1e-15,
     given: ["A L1H0[1,0]"],
+    held: "1 patterns",
     opaque: [],
     summary: "4 terms",
     total_said: "1.6",
@@ -49,9 +58,12 @@ export function answer(): Answer {
         label: "L1H0",
         direct: -1,
         effect: 0.5,
-        effect_mean: -0.5,
         verdict: "reversed",
         why: "mlp1 reacts",
+        direct_mean: -0.75,
+        effect_mean: -0.5,
+        verdict_mean: "confirmed",
+        why_mean: "nothing reacts",
       },
       {
         name: "mlp1",
@@ -60,9 +72,12 @@ export function answer(): Answer {
         label: "mlp1",
         direct: 2.1,
         effect: 2,
-        effect_mean: 1.5,
         verdict: "confirmed",
         why: "as it is",
+        direct_mean: 1.75,
+        effect_mean: 1.5,
+        verdict_mean: "confirmed",
+        why_mean: "as it was",
       },
     ],
     positions: [-1.25, 2.75],
@@ -79,8 +94,8 @@ export function answer(): Answer {
         [0.3, 0.4],
       ],
       ranks: [
-        [5, 4],
-        [3, 0],
+        [6, 5],
+        [4, 1],
       ],
       values: [
         [0, 1],

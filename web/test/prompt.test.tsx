@@ -5,7 +5,8 @@ import { renderToString } from "preact-render-to-string";
 import { App } from "../src/app";
 import { asked, pythonFor, stored } from "../src/prompt/asked";
 import { barFigure, pairFigure, pairValue, strongest } from "../src/prompt/figures";
-import { pattern } from "../src/prompt/patterns";
+import { told } from "../src/prompt/lens";
+import { Pattern, pattern } from "../src/prompt/patterns";
 import { unfolded } from "../src/prompt/tree";
 import { everything, found } from "../src/search";
 import { START } from "../src/state";
@@ -143,4 +144,69 @@ test("bars are in the colour of their sign", () => {
     "#0072B2",
     "#D55E00",
   ]);
+});
+
+test("a rank is told as it is sent, from 1 on, and of what the model says in the end", () => {
+  const made = answer();
+  assert.equal(
+    told(made, made.lens!, [0, 1]),
+    "After embed at 1 ␣b: y with 20 %; '␣c' has 1; " +
+      "what the model says here in the end, ␣c, is rank 5.",
+  );
+  assert.match(told(made, made.lens!, [1, 1]), /is rank 1\.$/);
+  const state = { ...START, s: "prompt-0", view: "lens" } as const;
+  assert.match(drawn(documentOf(made), new Store(state)), /0 %.*class="ramp lit".*100 %/);
+});
+
+test("both ways of taking out have their value and their verdict", () => {
+  const html = drawn(documentOf(answer()));
+  assert.match(html, /zero in its place.*its mean in its place/);
+  const row = /<tr><th scope="row">(?:(?!<tr>).)*?L1H0.*?<\/tr>/.exec(html)![0];
+  const cells = [...row.matchAll(/<td[^>]*>(.*?)<\/td>/g)].map((one) =>
+    one[1]!.replace(/<[^>]*>/g, "").trim(),
+  );
+  assert.deepEqual(cells.filter(Boolean), [
+    "-1",
+    "+0.5",
+    "✗ reversed",
+    "-0.75",
+    "-0.5",
+    "✓ confirmed",
+  ]);
+});
+
+test("what is given is told in Python's words", () => {
+  const made = { ...answer(), held: "33 patterns, norm scales and gates" };
+  assert.match(drawn(documentOf(made)), /Given: 33 patterns, norm scales and gates</);
+});
+
+test("the page says in how far its layers are tensors, where that is told", () => {
+  const made = { ...documentOf(answer()), about: "It is quadratic." };
+  assert.match(drawn(made), /It is quadratic\.<\/bdi> Everything below is exact/);
+  assert.doesNotMatch(drawn(documentOf(answer())), /third-order/);
+});
+
+test("a live page without an answer has its input, and says why", () => {
+  const made = documentOf();
+  made.live = { ask: "api/ask" };
+  const [section] = made.sections;
+  assert.ok(section?.kind === "prompt");
+  section.data.error = "too large";
+  const html = drawn(made);
+  assert.match(html, /<textarea/);
+  assert.match(html, /role="alert"><bdi>too large/);
+  assert.doesNotMatch(html, /could not be made/);
+});
+
+test("weights of either sign have a scale of their own", () => {
+  const shares = new Pattern([1, 0.75, 0.25]);
+  assert.deepEqual([shares.shares, shares.end], [true, 1]);
+  const signed = new Pattern([0.5, -3, 2]);
+  assert.deepEqual([signed.shares, signed.end], [false, 3]);
+  const state = { ...START, s: "prompt-0", view: "attention" } as const;
+  const made = answer();
+  assert.match(drawn(documentOf(made), new Store(state)), />0<.*ramp shares.*>1</);
+  made.patterns!.weights = [[0.5, -3, 2]];
+  assert.match(drawn(documentOf(made), new Store(state)), />-3<.*ramp both.*>\+3</);
+  assert.match(drawn(documentOf(made), new Store(state)), /Looks most at 0 a \(-3\)/);
 });

@@ -100,6 +100,15 @@ def titled(title: str, x: str, y: str, **more: Unpack[Layout]) -> dict[str, Any]
     return {"title": {"text": title}, "xaxis": xaxis, "yaxis": yaxis, **more}
 
 
+def in_unit(axis: str, unit: str) -> str:
+    """What is on an axis with its unit, where that is known.
+
+    >>> in_unit("what it adds", "logits"), in_unit("what it adds", "")
+    ('what it adds (logits)', 'what it adds')
+    """
+    return f"{axis} ({unit})" if unit else axis
+
+
 def signed(values: Sequence[float]) -> list[str]:
     """The colour of each value: blue adds, orange takes away."""
     return [NEGATIVE if value < 0 else POSITIVE for value in values]

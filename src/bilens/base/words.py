@@ -2,6 +2,7 @@
 on a terminal or page.
 """
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from html import escape
@@ -68,6 +69,20 @@ def show_token(text: str) -> str:
     if text.isprintable():  # nothing hidden: most tokens of a vocabulary
         return text.replace(" ", SPACE)
     return "".join(VISIBLE.get(character, printable(character)) for character in text)
+
+
+def show_text(text: str) -> str:
+    """A text in one line, as it is shown everywhere: ⏎ for a line end, ⇥ for a tab, and ␣ for a
+    space that would not be seen: at an end of a line, or beside another.
+
+    >>> show_text(" a b  c\n")
+    '␣a b␣␣c⏎'
+    """
+    seen = re.sub("(?m)^ +| {2,}| +$", lambda found: SPACE * len(found[0]), text)
+    return "".join(
+        " " if character == " " else VISIBLE.get(character, printable(character))
+        for character in seen
+    )
 
 
 def show_tokens(texts: Sequence[str], ids: Sequence[int]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from bilens.base.charts import DRAWN, NEUTRAL, ranked
+from bilens.base.charts import DRAWN, NEUTRAL, in_unit, ranked
 from bilens.base.numerics import require_count
 from bilens.base.results import Result
 from bilens.circuits.cuts import Component, Cut, Product, read_each
@@ -32,11 +32,12 @@ class Effects(Result):
     what the terms of an expansion say of the same.
 
     Columns of ``to_frame()``: ``what`` was taken out, alone; its ``kind``; ``effect``, by how much
-    the target falls (in logits, where zero stands in its place) when all downstream reacts;
+    the target falls (where zero stands in its place) when all downstream reacts;
     ``direct``, what it writes to the target itself; ``the attribution``, whether the effect
-    confirms the direct terms; then ``effect, mean`` and ``direct, mean``, both where the mean
-    stands there, or so named where another input's activations do. Effects do not add up to the
-    target: one part makes up for another.
+    confirms the direct terms; then ``effect, mean``, ``direct, mean`` and ``the attribution,
+    mean``, the same where the mean stands there, or so named where another input's activations do.
+    Effects do not add up to the target: one part makes up for another. ``unit``: of all values,
+    logits, or "" for a direction.
 
     >>> found = bilens.circuits.effects(model, prompt, target, what=["L0H1", "mlp1"])
     >>> [row["what"] for row in found.rows()]
@@ -48,6 +49,7 @@ class Effects(Result):
     before: float
     kinds: tuple[str, ...]
     knockouts: tuple[Knockout, ...]
+    unit: str = ""
 
     @property
     def ways(self) -> tuple[str, ...]:
@@ -68,8 +70,9 @@ class Effects(Result):
         )
 
     def columns(self) -> tuple[str, ...]:
-        more = [f"{name}, {way}" for way in self.ways[1:] for name in ("effect", "direct")]
-        return "what", "kind", "effect", "direct", "the attribution", *more
+        of_each = "effect", "direct", "the attribution"
+        more = [f"{name}, {way}" for way in self.ways[1:] for name in of_each]
+        return "what", "kind", *of_each, *more
 
     def rows(self) -> list[dict[str, Any]]:
         return [
@@ -78,10 +81,9 @@ class Effects(Result):
         ]
 
     def _row(self, kind: str, knockout: Knockout) -> Iterator[Any]:
-        first, *others = knockout.removals
-        yield from (", ".join(knockout.what), kind, first.effect, first.direct, first.verdict)
-        for other in others:
-            yield from (other.effect, other.direct)
+        yield from (", ".join(knockout.what), kind)
+        for one in knockout.removals:
+            yield from (one.effect, one.direct, one.verdict)
 
     def figure(self) -> dict[str, Any]:
         shown = self.rows()[:DRAWN]
@@ -90,7 +92,7 @@ class Effects(Result):
             for column in ("what", "effect", "direct", "the attribution")
         )
         why = [knockout.removals[0].why for knockout in self.knockouts[:DRAWN]]
-        axis = f"loss of {self.target} (logits), {self.ways[0]} in its place"
+        axis = f"{in_unit(f'loss of {self.target}', self.unit)}, {self.ways[0]} in its place"
         title = f"Effects on {self.target} at {self.position}; ◇ what the direct terms say"
         hover = {"direct": direct, "the attribution": verdicts, "why": why}
         made = ranked(names, effects, axis, title, hover=hover)
@@ -155,10 +157,11 @@ def effects(
         own = outcomes[n * len(ways) : (n + 1) * len(ways)]
         removals = tuple(removal(rerun, *item) for item in zip(ways, own, strict=True))
         names = tuple(one.text for one in cut)
-        found.append((_kind(recording, cut), Knockout(goal.name, goal.position, names, removals)))
+        one = Knockout(goal.name, goal.position, names, removals, goal.unit)
+        found.append((_kind(recording, cut), one))
     found.sort(key=lambda item: -abs(item[1].effect))
     kinds, knockouts = tuple(zip(*found, strict=True)) or ((), ())
-    return Effects(goal.name, goal.position, goal.forward, kinds, knockouts)
+    return Effects(goal.name, goal.position, goal.forward, kinds, knockouts, goal.unit)
 
 
 def _every_source(recording: Recording) -> list[tuple[Cut, ...]]:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.base.charts import DRAWN, ranked
+from bilens.base.charts import DRAWN, in_unit, ranked
 from bilens.base.errors import ArgumentError
 from bilens.base.garbage import uncollected
 from bilens.base.numerics import is_whole, require_count
@@ -42,8 +42,18 @@ from bilens.wiring import (
 
 Detail = Literal["writes", "pairs", "paths"]
 By = Literal["component", "position", "order", "layer", "unit"]
-# how what is given begins, beside patterns and norm scales, and what it is called
-FIXED = {"gates": "gates", "router": "weights of experts", "latents": "latents"}
+# how what is given begins, and what it is called
+FIXED = {
+    "A ": "patterns",
+    "first score ": "scores",
+    "second score ": "scores",
+    "sum of scores ": "sums of scores",
+    "σ ": "norm scales",
+    "gates ": "gates",
+    "router ": "weights of experts",
+    "latents ": "latents",
+    "soft-cap@": "soft-caps",
+}
 HOVERED = 6  # of what is given, when a bar is pointed at
 SAID = 3  # terms that a refusal names
 MISFITS = 32  # paths found too many to take apart, before the search is given up
@@ -130,7 +140,7 @@ class Groups(Result):
     Columns: the first is called as what it is added up by (component, position, order, layer or
     unit) and names the group. ``value``: the sum of the group's terms. ``share``: of the total;
     shares of opposite sign cancel. ``from``: the tokens at a group's positions, for groups by
-    position.
+    position. ``unit``: of the values, logits, or "" for a direction.
 
     >>> ex = bilens.expand(model, prompt, target)
     >>> ex.by("component").names[:2]
@@ -142,6 +152,7 @@ class Groups(Result):
     values: tuple[float, ...]
     target: str = ""
     tokens: tuple[str, ...] = ()
+    unit: str = ""
 
     def summary(self) -> str:
         return f"{len(self.names)} groups by {self.by}, {sum(self.values):.6g} together"
@@ -186,7 +197,8 @@ class Groups(Result):
         title = f"{self.target or 'The target'} by {self.by}"
         share = {"share": [row["share"] for row in shown]}
         values = [row["value"] for row in shown]
-        return ranked(names, values, "what it adds", title, hover=share, rest=rest)
+        axis = in_unit("what it adds", self.unit)
+        return ranked(names, values, axis, title, hover=share, rest=rest)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -199,6 +211,7 @@ class Expansion(Result):
     ``position`` is where the target is; ``inputs`` names the positions, the special tokens that the
     tokenizer adds among them, and ``prompt`` is the text as it was written. ``writes``: what
     each source writes to the target, whole, and ``units`` the same by hidden unit, of layers.
+    ``unit``: in what all values are, logits, or "" for a direction.
 
     A half-precision model is explained in float32, where its weights are exact: ``forward`` is that
     pass, and ``as_run`` what the model says as it is (None in full precision).
@@ -229,6 +242,7 @@ class Expansion(Result):
     as_run: float | None = None
     writes: tuple[tuple[str, ...], tuple[float, ...]] = ((), ())
     units: tuple[Units, ...] = ()
+    unit: str = ""
 
     @property
     def total(self) -> float:
@@ -247,19 +261,20 @@ class Expansion(Result):
             dict.fromkeys(itertools.chain.from_iterable(term.given for term in self.terms))
         )
 
+    @property
+    def held(self) -> str:
+        """How much is given, and of which kinds: "33 patterns, norm scales and gates"."""
+        kinds = [
+            told
+            for begins, told in FIXED.items()
+            if any(name.startswith(begins) for name in self.given)
+        ]
+        return f"{len(self.given)} {_listed(*dict.fromkeys(kinds))}".strip()
+
     def summary(self) -> str:
-        fixed = _listed(
-            "patterns",
-            "norm scales",
-            *(
-                told
-                for kind, told in FIXED.items()
-                if any(name.startswith(f"{kind} ") for name in self.given)
-            ),
-        )
         # of the paths that were not kept nothing is said
         bare = "nothing given in them" if self.left_out else "nothing given: exact outright"
-        held = f"; given {len(self.given)} {fixed}" if self.given else f"; {bare}"
+        held = f"; given {self.held}" if self.given else f"; {bare}"
         opaque = f"; opaque: {', '.join(self.opaque)}" if self.opaque else ""
         half = "" if self.as_run is None else f", as run in half precision {self.as_run:.6g}"
         return (
@@ -321,7 +336,8 @@ class Expansion(Result):
         place = paths.placed(self.position, self.inputs)
         title = f"{self.target} at {place}: paths, {self.total:.4g} together"
         names, values = [self.read_as(term) for term in shown], [term.value for term in shown]
-        return ranked(names, values, "what it adds", title, hover=hover, rest=self._left(others))
+        axis = in_unit("what it adds", self.unit)
+        return ranked(names, values, axis, title, hover=hover, rest=self._left(others))
 
     def top(self, k: int) -> "Expansion":
         """The ``k`` largest terms; the others go to the remainder. Errors: ArgumentError."""
@@ -349,7 +365,8 @@ class Expansion(Result):
         names = sorted(found, key=lambda name: -abs(found[name]))
         values = [found[name] for name in names]
         tokens = (*map(self._tokens_of, names), "") if what == "position" else ()
-        return Groups(what, (*names, "remainder"), (*values, self.remainder), self.target, tokens)
+        named, sums = (*names, "remainder"), (*values, self.remainder)
+        return Groups(what, named, sums, self.target, tokens, self.unit)
 
     def _by_unit(self) -> Groups:
         layers = {units.layer for units in self.units}
@@ -360,7 +377,8 @@ class Expansion(Result):
         names = sorted(rows, key=lambda name: -abs(rows[name]))
         rest = self.total - float(np.sum(list(rows.values())))
         values = [*(rows[name] for name in names), rest]
-        return Groups("unit", (*names, "remainder"), tuple(values), self.target)
+        named = (*names, "remainder")
+        return Groups("unit", named, tuple(values), self.target, unit=self.unit)
 
     def ablate(self, removed: "Term | str | Iterable[Term | str]") -> float:
         """The target with these paths taken out of the sum, all else as it was: patterns and norm
@@ -420,7 +438,7 @@ def _first(names: Sequence[str]) -> str:
 
 
 def _listed(*words: str) -> str:
-    return f"{', '.join(words[:-1])} and {words[-1]}"
+    return " and ".join([", ".join(words[:-1])] * (len(words) > 1) + list(words[-1:]))
 
 
 def _named(removed: Any) -> Iterator[str]:
@@ -635,6 +653,7 @@ class _Search:
             as_run=self.goal.as_run,
             writes=(tuple(self.writes), tuple(self.writes.values())),
             units=tuple(self.units),
+            unit=self.goal.unit,
         )
 
     def term(self, value: float, tree: Node, total: float) -> Term:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from bilens.base.charts import ranked
+from bilens.base.charts import in_unit, ranked
 from bilens.base.errors import ArgumentError
 from bilens.base.records import Record
 from bilens.base.results import Result
@@ -107,7 +107,8 @@ class Knockout(Result):
 
     Columns of ``to_frame()``: ``without``, what was taken out; ``replaced by``; ``before`` and
     ``after``, the target; ``effect``, before − after; ``direct terms``, what an expansion says of
-    it; ``the attribution``, whether it is confirmed; ``why``, what reacts.
+    it; ``the attribution``, whether it is confirmed; ``why``, what reacts. ``unit``: of all values,
+    logits, or "" for a direction.
 
     >>> found = bilens.circuits.knockout(model, prompt, "L0H1", target)
     >>> [removal.replaced_by for removal in found.removals]
@@ -118,6 +119,7 @@ class Knockout(Result):
     position: int
     what: tuple[str, ...]
     removals: tuple[Removal, ...]
+    unit: str = ""
 
     @property
     def before(self) -> float:
@@ -175,7 +177,8 @@ class Knockout(Result):
                 why.append(removal.why)
         title = f"{self.target} at {self.position} without {', '.join(self.what)}"
         hover = {"the attribution": verdicts, "why": why}
-        return ranked(names, values, f"loss of {self.target}", title, hover=hover)
+        axis = in_unit(f"loss of {self.target}", self.unit)
+        return ranked(names, values, axis, title, hover=hover)
 
 
 def _told(removal: Removal) -> str:
@@ -243,7 +246,8 @@ def knockout(
         back = Rerun(other, resolve(model, other, goal.u, position), recording)
         (outcome,) = back.run([Changes(cuts, OTHER)])
         removals.insert(1, replace(removal(back, OTHER, outcome), replaced_by=BACK))
-    return Knockout(goal.name, goal.position, tuple(cut.text for cut in cuts), tuple(removals))
+    names = tuple(cut.text for cut in cuts)
+    return Knockout(goal.name, goal.position, names, tuple(removals), goal.unit)
 
 
 def outer_goal(model: Expandable, recording: Recording, target: Target, position: int) -> Goal:

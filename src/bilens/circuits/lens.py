@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.base.charts import mapped, titled
+from bilens.base.charts import in_unit, mapped, titled
 from bilens.base.results import Result
 from bilens.circuits.recording import Recording, record
-from bilens.circuits.targets import Target, direction
+from bilens.circuits.targets import Target, direction, unit_of
 from bilens.wiring import Expandable, explains
 
 AT_ONCE = 1 << 24  # outputs
@@ -24,7 +24,7 @@ class Lens(Result):
     Columns of ``to_frame()``: ``after`` which part; ``position`` and the ``token`` there; what the
     stream ``says`` there, its likeliest output, and that output's ``probability``; ``rank``: at
     which place (1 is the first) the output stands that the model gives in the end; and, where a
-    target was asked for, its ``value`` in logits.
+    target was asked for, its ``value`` in ``unit``: logits, or "" for a direction.
     """
 
     target: str
@@ -35,6 +35,7 @@ class Lens(Result):
     ranks: Int[Tensor, "place t"]
     values: Float[Tensor, "place t"] | None
     error: float
+    unit: str = ""
 
     def summary(self) -> str:
         of = f", and {self.target}" if self.target else ""
@@ -78,7 +79,7 @@ class Lens(Result):
         if self.values is None:
             cells, unit = self.probabilities.flip(0).tolist(), "probability of what it says"
         else:
-            cells, unit = self.values.flip(0).tolist(), f"{self.target} (logits)"
+            cells, unit = self.values.flip(0).tolist(), in_unit(self.target, self.unit)
         title = f"What the stream says: {self.target or 'the likeliest output'} after each part"
         layout = titled(title, "position and token", "after")
         made = mapped(cells, across, down, unit, layout, strength=self.values is None)
@@ -117,6 +118,7 @@ def lens(model: Expandable, inputs: Any, target: Target = None) -> Lens:
         ranks=heard.rank,
         values=heard.value,
         error=float((wiring.outputs(recording.totals[-1]) - own).abs().max()),
+        unit="" if target is None else unit_of(target),
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.base.charts import Tile, tiled, titled
+from bilens.base.charts import Tile, in_unit, tiled, titled
 from bilens.base.records import Record
 from bilens.base.results import Result
 from bilens.circuits.engine import Engine
@@ -42,7 +42,7 @@ class Pairs(Result):
 
     Columns, a row for each unordered pair, the largest first: ``layer``; ``left`` and ``right``:
     the two sources that it multiplies; ``value``: what their product adds to the target, both
-    orders together.
+    orders together, in ``unit``: logits, or "" for a direction.
 
     >>> found = bilens.circuits.pairs(model, prompt, target)
     >>> [matrix.layer for matrix in found.matrices]
@@ -54,6 +54,7 @@ class Pairs(Result):
     matrices: tuple[PairMatrix, ...]
     opaque: tuple[str, ...]
     given: tuple[str, ...] = ()
+    unit: str = ""
 
     def summary(self) -> str:
         opaque = f"; opaque: {', '.join(self.opaque)}" if self.opaque else ""
@@ -94,7 +95,8 @@ class Pairs(Result):
             for matrix in self.matrices
         ]
         title = f"Pairs towards {self.target} at {self.position}, both orders together"
-        return tiled(tiles, "what it adds", titled(title, "one source", "the other"))
+        adds = in_unit("what it adds", self.unit)
+        return tiled(tiles, adds, titled(title, "one source", "the other"))
 
 
 def _triangle(matrix: PairMatrix) -> list[list[float | None]]:
@@ -128,4 +130,5 @@ def pairs(model: Expandable, inputs: Any, target: Target = None, position: int =
             found.append(PairMatrix(name, tuple(map(text, nodes)), values))
             if product.gate is not None:
                 given += [f"{held}@{goal.position}" for held in product.gate.given]
-    return Pairs(goal.name, goal.position, tuple(found), recording.opaque, tuple(given))
+    held, opaque = tuple(given), recording.opaque
+    return Pairs(goal.name, goal.position, tuple(found), opaque, held, goal.unit)

@@ -96,7 +96,9 @@ class AttentionPatterns(Result):
         looks, at = "key: the token looked at", "query: the token that looks"
         if len(self.heads) == 1:
             layout = titled(f"Attention of {self.heads[0]}", looks, at)
-            return mapped(self._seen(0), names, names, "weight", layout, strength=True, end=1.0)
+            end = 1.0 if self._are_shares else None
+            seen, shares = self._seen(0), self._are_shares
+            return mapped(seen, names, names, "weight", layout, strength=shares, end=end)
         chosen = [row["head"] for row in self.answer(TILES)]
         tiles = [
             Tile(head, self._seen(n), names, names)
@@ -105,7 +107,7 @@ class AttentionPatterns(Result):
         ]
         of = "" if len(tiles) == len(self.heads) else f" of {len(self.heads)}"
         layout = titled(f"Attention of {len(tiles)}{of} heads", looks, at)
-        return tiled(tiles, "weight", layout, strength=True)
+        return tiled(tiles, "weight", layout, strength=self._are_shares)
 
     def _seen(self, n: int) -> list[list[float | None]]:
         """The pattern of a head, nothing where it cannot look."""
@@ -120,6 +122,11 @@ class AttentionPatterns(Result):
         return bool(self.weights.triu(1).any())
 
     @property
+    def _are_shares(self) -> bool:
+        """Whether weights go from 0 to 1; those of heads without softmax may have either sign."""
+        return bool((self.weights >= 0).all() and (self.weights <= 1).all())
+
+    @property
     def _parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The keys apart, for every query: its own, the one before, the first, all others."""
         places = torch.arange(len(self.tokens), device=self.weights.device)
@@ -132,7 +139,7 @@ class AttentionPatterns(Result):
         """From which token to which it looks most, of those ``elsewhere``."""
         if not bool(pattern[elsewhere].any()):
             return ""
-        best = int(pattern.masked_fill(~elsewhere, 0.0).argmax())
+        best = int(pattern.abs().masked_fill(~elsewhere, 0.0).argmax())
         query, key = divmod(best, len(self.tokens))
         weight = float(pattern[query, key])
         return f"{placed(query, self.tokens)} → {placed(key, self.tokens)}: {weight:.2f}"

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.base.charts import DRAWN, ranked
+from bilens.base.charts import DRAWN, in_unit, ranked
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import eigh, is_whole
 from bilens.base.results import Result
@@ -34,7 +34,8 @@ class QuadraticLens(Result):
     eigen ``value``; ``share``, its square in Σ squares of all of them; ``here``, what x̄ has along
     the direction; ``reads`` and ``reads, minus``: the tokens whose embeddings lie farthest along
     the direction and against it, which is turned so that x̄ has more than nothing of it; ``adds``
-    and ``takes``: the outputs that the move raises and lowers most (of the Jacobian).
+    and ``takes``: the outputs that the move raises and lowers most (of the Jacobian). ``unit``: of
+    the target, logits, or "" for a direction.
     """
 
     layer: str
@@ -47,6 +48,7 @@ class QuadraticLens(Result):
     directions: Float[Tensor, "k i"]
     names: tuple[tuple[str, ...], ...]
     curved: int  # how many of the last are the Hessian's
+    unit: str = ""
 
     def summary(self) -> str:
         jacobian = len(self.values) - self.curved
@@ -75,7 +77,8 @@ class QuadraticLens(Result):
         hover = {name: [row[name] for row in rows] for name in told}
         what = f"hessian of {self.target}" if self.curved else "jacobian"
         title = f"{what.capitalize()}, by {self.layer} at {self.position} {self.token}"
-        axis = "curvature (logits per squared unit)" if self.curved else "logits per unit"
+        bent = in_unit("curvature", self.unit and f"{self.unit} per squared unit")
+        axis = bent if self.curved else "logits per unit"
         return ranked(names, [row["value"] for row in rows], axis, title, hover=hover)
 
 
@@ -143,6 +146,7 @@ def quadratic_lens(
         directions=found,
         names=tuple(_named(model, recording, n, found, raised)),
         curved=len(bent),
+        unit=goal.unit,
     )
 
 

@@ -35,6 +35,7 @@ class At:
     name: str = "direction"
 
 
+LOGITS = "logits"
 Target = Any  # None | str | int | (name, versus) | {name: weight} | Tensor over the outputs | At
 
 
@@ -45,6 +46,7 @@ class Goal:
 
     ``as_run``: the same value where a half-precision model runs as it is; None in full precision.
     ``u``: the direction over the outputs; of what is read or written, for a target inside.
+    ``unit``: of the value, "" where that is not known.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Goal:
     position: int
     as_run: float | None
     u: Tensor
+    unit: str
 
 
 @torch.no_grad()
@@ -82,7 +85,12 @@ def resolve(
     q = record.pull(part, direct, position)
     forward, as_run = _measured(record, lambda run: u @ run.outputs[position].to(u), measured)
     roots = _roots(record, part, position)
-    return Goal(name, q, roots, constant, forward, part, position, as_run, u)
+    return Goal(name, q, roots, constant, forward, part, position, as_run, u, unit_of(target))
+
+
+def unit_of(target: Target) -> str:
+    """The unit of a target's value: logits, of outputs by name; of a direction it is not known."""
+    return "" if isinstance(target, Tensor | At) else LOGITS
 
 
 def _measured(
@@ -162,10 +170,10 @@ def _inside(record: Recording, target: At, position: int, measured: bool) -> Goa
             for source, there in zip(record.sources, record.present[:, position], strict=True)
             if source.part == n and there
         )
-        return Goal(name, u, roots, 0.0, forward, -1, position, as_run, u)
+        return Goal(name, u, roots, 0.0, forward, -1, position, as_run, u, "")
     q, constant = record.pull(n, u, position), _constant(record, n, u)
     roots = _roots(record, n, position)
-    return Goal(name, q, roots, constant, forward, n, position, as_run, u)
+    return Goal(name, q, roots, constant, forward, n, position, as_run, u, "")
 
 
 def _roots(record: Recording, part: int, position: int) -> tuple[Node, ...]:

@@ -10,14 +10,14 @@ goes through a layer m times it is of degree m in its writes: each time carries 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.base.charts import DRAWN, ranked
+from bilens.base.charts import DRAWN, in_unit, ranked
 from bilens.base.errors import ArgumentError
 from bilens.base.results import Result
 from bilens.circuits import paths
@@ -37,7 +37,8 @@ class PathUnits(Result):
     path.
 
     Columns, of the units of the last layer: ``unit``, with its layer, its position and the signs of
-    its sides; ``value``: what of the path it carries; ``share``: of the path's value.
+    its sides; ``value``: what of the path it carries, in ``unit``: logits, or "" for a direction;
+    ``share``: of the path's value.
 
     >>> ex = bilens.expand(model, prompt, target)
     >>> found = bilens.circuits.units(model, prompt, ex.terms[0], target)
@@ -50,6 +51,7 @@ class PathUnits(Result):
     position: int
     value: float
     units: tuple[Units, ...]
+    unit: str = ""
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -64,7 +66,7 @@ class PathUnits(Result):
             must = f"be one of {', '.join(self.layers)}"
             raise ArgumentError("layer", must=must, got=repr(layer))
         kept = tuple(units for units in self.units if _layer(units) == layer)
-        return PathUnits(self.path, self.target, self.position, self.value, kept)
+        return replace(self, units=kept)
 
     def summary(self) -> str:
         return (
@@ -94,9 +96,8 @@ class PathUnits(Result):
         rest = {f"{len(others):,} smaller": float(sum(row["value"] for row in others))}
         share = {"share": [f"{row['share']:.2%}" for row in shown]}
         title = f"{self.path} = {self.value:.4g} of {self.target}, by unit of {self.layers[0]}"
-        return ranked(
-            names, values, "what it adds", title, hover=share, rest=rest if others else None
-        )
+        axis = in_unit("what it adds", self.unit)
+        return ranked(names, values, axis, title, hover=share, rest=rest if others else None)
 
 
 def _layer(units: Units) -> str:
@@ -144,9 +145,8 @@ def units(
     if not found:
         must, got = "go through a layer with hidden units", repr(paths.text(tree))
         raise ArgumentError("the path", must=must, got=got)
-    return PathUnits(
-        paths.text(tree), goal.name, goal.position, value, tuple(_shared(engine, found))
-    )
+    shared = tuple(_shared(engine, found))
+    return PathUnits(paths.text(tree), goal.name, goal.position, value, shared, goal.unit)
 
 
 def _read(path: object, goal: Goal) -> Node:

@@ -198,8 +198,8 @@ def cofiring(
         must = f"have pairs that take at most {max_bytes:,} bytes"
         got = f"{size:,} latents, {BYTES * size**2:,} bytes"
         raise TooLargeError("cofiring", must=must, got=got, todo="Raise max_bytes.")
-    mass = torch.zeros(size, size, dtype=torch.float64)
-    counts = torch.zeros(size, size, dtype=torch.int32)
+    mass = torch.zeros(size, size, dtype=torch.float64, device="cpu")
+    counts = torch.zeros(size, size, dtype=torch.int32, device="cpu")
     read = tokens = 0
     for ids in Texts.of(texts).ids(tap.model):
         a = tap.latents(ids)
@@ -316,7 +316,7 @@ def _largest(
     """Of the ``k`` pairs of largest mean |term| that mean, the coefficient, and both places among
     the latents that fire; and the sum of the means over all pairs. A block of latents at a time.
     """
-    total, best = 0.0, torch.zeros(0, 4, dtype=torch.float64)
+    total, best = 0.0, torch.zeros(0, 4, dtype=torch.float64, device="cpu")
     for start in range(0, len(rows), BLOCK):
         end = start + BLOCK
         coefficients = _coefficients(images[start:end] @ rows[start:].mT, kind)

@@ -297,12 +297,12 @@ class _Histogram:
     """
 
     def __init__(self) -> None:
-        self.counts, self.limit = torch.zeros(BINS, dtype=torch.int64), 0.0
+        self.counts, self.limit = torch.zeros(BINS, dtype=torch.int64, device="cpu"), 0.0
 
     def add(self, values: Float[Tensor, " n"]) -> None:
         highest = float(values.max())
         if not self.limit:
-            self.limit = 2.0 ** torch.tensor(highest).log2().floor().item()
+            self.limit = 2.0 ** torch.tensor(highest, device="cpu").log2().floor().item()
         while highest >= self.limit:
             halves = self.counts.view(-1, 2).sum(1)
             self.counts = torch.cat([halves, torch.zeros_like(halves)])
@@ -314,7 +314,7 @@ class _Histogram:
     def filled(self) -> tuple[Float[Tensor, " edge"], Int[Tensor, " bin"]]:
         """Edges and counts, as far as there are any."""
         used = int(self.counts.nonzero().max()) + 1 if self.limit else 0
-        return torch.arange(used + 1).double() * self.limit / BINS, self.counts[:used]
+        return torch.arange(used + 1, device="cpu").double() * self.limit / BINS, self.counts[:used]
 
 
 class _Seen:
@@ -326,7 +326,9 @@ class _Seen:
         self.pool: list[_Firing] = []
         self.histogram = _Histogram()
         self.generator = torch.Generator().manual_seed(seed + feature)
-        self.mass = torch.zeros(3, vocabulary, dtype=torch.float64)  # before, at, after
+        self.mass = torch.zeros(
+            3, vocabulary, dtype=torch.float64, device="cpu"
+        )  # before, at, after
 
     def see(self, text: int, ids: Int[Tensor, " t"], a: Float[Tensor, " t"]) -> None:
         fired = a.nonzero()[:, 0]
@@ -343,7 +345,7 @@ class _Seen:
         at = int(fired[values.argmax()])
         best = _Firing(float(a[at].abs()), -text, at, float(a[at]), ids)
         _keep(self.top, self.k, best)
-        keys = torch.rand(len(fired), generator=self.generator, dtype=torch.float64)
+        keys = torch.rand(len(fired), generator=self.generator, dtype=torch.float64, device="cpu")
         for n, key in enumerate(keys.tolist()):
             at = int(fired[n])
             _push(self.pool, self.k * POOL, _Firing(key, -text, at, float(a[at]), ids))
@@ -429,7 +431,7 @@ def examples(
     chosen = require_features(feature, dictionary.n_latents)
     vocabulary = len(tap.wiring.readout)
     seen = [_Seen(latent, k, seed, vocabulary) for latent in chosen]
-    first, number, tokens = torch.tensor(0), 0, 0
+    first, number, tokens = torch.tensor(0, device="cpu"), 0, 0
     for number, ids in enumerate(texts.ids(tap.model), 1):
         first = ids[0, 0] if number == 1 else first
         text, a = ids[0].cpu(), tap.latents(ids).cpu()
@@ -444,7 +446,9 @@ def examples(
 
 def _in_context(tap: Tap, seen: _Seen, answers: Words) -> InContext:
     mean = seen.total / seen.count if seen.count else 0.0
-    (scores,) = written(tap, [seen.feature], torch.tensor([mean or 1.0], dtype=torch.float64))
+    (scores,) = written(
+        tap, [seen.feature], torch.tensor([mean or 1.0], dtype=torch.float64, device="cpu")
+    )
     before, at, after = (shares(tap.model, mass, NAMES) for mass in seen.mass)
     edges, counts = seen.histogram.filled
     return InContext(
@@ -516,7 +520,9 @@ def _effect(latent: InContext) -> str:
     examples.
     """
     pairs = [(one.p, one.p_without) for one in latent.examples if one.kind == "top"]
-    known = torch.tensor([pair for pair in pairs if None not in pair], dtype=torch.float64)
+    known = torch.tensor(
+        [pair for pair in pairs if None not in pair], dtype=torch.float64, device="cpu"
+    )
     if not len(known):
         return "no token follows its top examples"
     p, without = known.clamp(min=1e-300).log().mean(0).exp().tolist()

@@ -171,10 +171,10 @@ class _Seen:
 
     def __init__(self, size: int) -> None:
         self.texts = self.tokens = self.first = 0
-        self.counts = torch.zeros(size, dtype=torch.int64)
-        self.sums = torch.zeros(size, dtype=torch.float64)
+        self.counts = torch.zeros(size, dtype=torch.int64, device="cpu")
+        self.sums = torch.zeros(size, dtype=torch.float64, device="cpu")
         self.strongest = Leaders.none(size, STRONGEST, self.sums)
-        self.windows = torch.full((size, BEFORE + 1 + AFTER), -1)
+        self.windows = torch.full((size, BEFORE + 1 + AFTER), -1, device="cpu")
 
     @property
     def means(self) -> Float[Tensor, " f"]:
@@ -207,7 +207,7 @@ class _Seen:
                 mass[token] = mass.get(token, 0.0) + value
         ranked = sorted(mass, key=lambda token: -mass[token])[:NAMES]
         shares = [mass[token] / sum(mass.values()) for token in ranked]
-        return Words(tuple(model.output_names(ranked)), torch.tensor(shares))
+        return Words(tuple(model.output_names(ranked)), torch.tensor(shares, device="cpu"))
 
     def passage(self, model: Expandable, latent: int) -> str:
         """Where it is most active."""

@@ -198,7 +198,7 @@ class _Learner(nn.Module):
         if not len(dead):
             return 0.0
         values, at = pre[:, dead].topk(min(len(dead), 2 * self.how.k), dim=-1)
-        a = torch.zeros(len(pre), len(dead)).to(pre).scatter(-1, at, values.relu())
+        a = torch.zeros(len(pre), len(dead), device="cpu").to(pre).scatter(-1, at, values.relu())
         off = (missed - a @ self.W_dec[dead]).square().sum(-1).mean()
         return off / missed.square().sum(-1).mean().clamp(min=1e-12)
 

@@ -272,7 +272,7 @@ def _require_figures(least: object, threshold: object, level: object) -> None:
 def _chosen(features: Any, size: int) -> Int[Tensor, " m"]:
     """The latents, all by default, each once: a share counts them. Errors: ArgumentError."""
     if features is None:
-        return torch.arange(size)
+        return torch.arange(size, device="cpu")
     chosen = require_features(features, size)
     if len(set(chosen)) < len(chosen):
         again = next(f for f in chosen if chosen.count(f) > 1)

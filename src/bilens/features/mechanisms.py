@@ -171,7 +171,7 @@ class Mechanisms(Result):
             {round(1.25**n) for n in range(100) if round(1.25**n) <= len(self.after)}
             | {len(self.after)}
         )
-        at = torch.tensor([count - 1 for count in counts if count])
+        at = torch.tensor([count - 1 for count in counts if count], device="cpu")
         solid = [
             ("layer, turned", self.after, "solid", POSITIVE),
             ("layer, HOSVD basis", self.before, "dot", POSITIVE),
@@ -350,7 +350,7 @@ def _climbed(turn: _Turn, steps: int, tol: float) -> tuple[_Turn, Float[Tensor, 
         history.append(_criterion(turn.core))
         new = _skews(turn.core)
         if gain <= tol * history[-1] and along is slope:
-            return turn, torch.tensor(history, dtype=torch.float64), True
+            return turn, torch.tensor(history, dtype=torch.float64, device="cpu"), True
         square = _dot(slope, slope)
         ratio = (
             max(0.0, (_dot(new, new) - _dot(new, slope)) / square)
@@ -361,7 +361,7 @@ def _climbed(turn: _Turn, steps: int, tol: float) -> tuple[_Turn, Float[Tensor, 
             new,
             (new[0] + ratio * along[0], new[1] + ratio * along[1]) if ratio else None,
         )
-    return turn, torch.tensor(history, dtype=torch.float64), False
+    return turn, torch.tensor(history, dtype=torch.float64, device="cpu"), False
 
 
 def _searched(
@@ -423,7 +423,9 @@ def _polar(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
 
 
 def _orthogonal(size: int, generator: torch.Generator, like: Tensor) -> Float[Tensor, "s s"]:
-    basis, upper = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=like.dtype))
+    basis, upper = torch.linalg.qr(
+        torch.randn(size, size, generator=generator, dtype=like.dtype, device="cpu")
+    )
     return (basis * upper.diagonal().sign()).to(like.device)  # Haar: without the signs it is not
 
 
@@ -436,7 +438,9 @@ def _alike(
     For the Gram H of a mode and its target G, M = G^½ (G^½ H G^½)^-½ G^½ has M H M = G. The inputs
     are turned by √M on each side at a time: both sides change the one Gram.
     """
-    draw = torch.randn(core.shape, generator=generator, dtype=core.dtype).to(core.device)
+    draw = torch.randn(core.shape, generator=generator, dtype=core.dtype, device="cpu").to(
+        core.device
+    )
     draw = (draw + draw.mT) / 2
     out, inputs = _grams(core)
     roots, off = (symmetric_root(out), symmetric_root(inputs)), float("inf")

@@ -393,7 +393,10 @@ def _scaling(folder: Path, d: int) -> tuple[Tensor, Tensor, Tensor]:
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < INFINITE:
         must = "be a number above 0"
         raise FileError(f"{file}: scaling_factor", must=must, got=json.dumps(factor))
-    m, there = torch.zeros(d, dtype=torch.float64), torch.eye(d, dtype=torch.float64)
+    m, there = (
+        torch.zeros(d, dtype=torch.float64, device="cpu"),
+        torch.eye(d, dtype=torch.float64, device="cpu"),
+    )
     back = there
     if said.get("has_whitening"):
         found = {name: t.double() for name, t in load_weights(folder / WHITENING).items()}

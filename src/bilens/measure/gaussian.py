@@ -196,8 +196,8 @@ class Gaussian(Record):
         return scaled(mean, -power), scaled(spread, -power), power
 
     def ridge(self, eps: float | int) -> "Gaussian":
-        """Σ + eps · (tr Σ / i) · 1: some variance in every direction, ``eps`` of the mean one, which
-        is none where nothing varies. Errors: ArgumentError.
+        """Σ + eps · (tr Σ / i) · 1: some variance in every direction, ``eps`` of the mean one (none
+        where nothing varies). Errors: ArgumentError.
         """
         if not is_number(eps) or not 0 <= eps < float("inf"):
             raise ArgumentError("ridge", must="be a finite share ≥ 0 of the mean variance", got=eps)

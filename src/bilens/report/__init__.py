@@ -7,6 +7,7 @@ from bilens.report.live import open_server
 from bilens.report.notebook import widget
 from bilens.report.page import chart
 from bilens.report.paper import write_figure
+from bilens.report.questions import require_asked
 from bilens.report.worker import Serving
 from bilens.report.writing import Extra, write_page
 
@@ -17,6 +18,7 @@ __all__ = [
     "answer",
     "chart",
     "open_server",
+    "require_asked",
     "widget",
     "write_figure",
     "write_page",

@@ -204,6 +204,7 @@ def _paths(found: Expansion) -> dict[str, Any]:
         "error": rounded(found.error, SHARE),
         "as_run": found.as_run,
         "given": list(found.given),
+        "held": found.held,
         "opaque": list(found.opaque),
         "summary": found.summary(),
         "total_said": f"{found.total:.6g}",
@@ -282,14 +283,17 @@ def _each(told: Effects) -> Iterator[tuple[str, Taken]]:
 def _loss(taken: Taken | None) -> dict[str, Any]:
     """What the target loses, where zero and where the mean stands in the place."""
     if taken is None:
-        return dict.fromkeys(("effect", "effect_mean", "verdict", "why"))
+        return _felt(None) | {"direct_mean": None} | _felt(None, "_mean")
     first, *others = taken[1].removals
-    return {
-        "effect": rounded(first.effect, MEASURED),
-        "effect_mean": rounded(others[0].effect, MEASURED) if others else None,
-        "verdict": first.verdict,
-        "why": first.why,
-    }
+    mean = others[0] if others else None
+    direct = None if mean is None else rounded(mean.direct, MEASURED)
+    return _felt(first) | {"direct_mean": direct} | _felt(mean, "_mean")
+
+
+def _felt(one: Removal | None, way: str = "") -> dict[str, Any]:
+    """What becomes of the target one way; nothing where it was not tried."""
+    told = (None,) * 3 if one is None else (rounded(one.effect, MEASURED), one.verdict, one.why)
+    return dict(zip((f"effect{way}", f"verdict{way}", f"why{way}"), told, strict=True))
 
 
 def _cut(name: str, kind: str, one: Knockout) -> dict[str, Any]:
@@ -304,7 +308,7 @@ def _patterns(model: Transformer, recording: Recording) -> dict[str, Any] | None
         return None
     found: AttentionPatterns = attention_patterns(model, recording)
     length = len(found.tokens)
-    rows, columns = torch.tril_indices(length, length)
+    rows, columns = torch.tril_indices(length, length, device="cpu")
     return {"heads": list(found.heads), "weights": packed(found.weights[:, rows, columns])}
 
 

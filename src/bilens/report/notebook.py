@@ -9,7 +9,7 @@ from bilens.models import Transformer
 from bilens.report.answers import Asked, answered
 from bilens.report.page import asset, document, made
 from bilens.report.questions import read_question
-from bilens.report.view import Query
+from bilens.report.view import Query, tensor_words
 from bilens.report.views import prompt as prompts
 from bilens.wiring import Prompt
 
@@ -40,9 +40,10 @@ def widget(
     if find_spec("anywidget") is None:
         todo = "pip install 'bilens[notebook]'"
         raise ArgumentError("widget", must="have anywidget", got="none", todo=todo)
-    query = Query(prompts=(prompt,), name=name, asked=Asked(target, versus, position))
+    query = Query(prompts=(prompt,), name=name, asked=Asked(target, versus, position), live=True)
     sections = [made(block) for block in prompts.VIEW.build(model, query)]
-    return _shown(document(sections, name), _Kernel(query.exact(model), name))
+    held = document(sections, name, tensor_words(model))
+    return _shown(held, _Kernel(query.exact(model), name))
 
 
 class _Kernel:

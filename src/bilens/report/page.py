@@ -55,20 +55,25 @@ class Page:
     broken: tuple[str, ...]
 
 
-def write_sections(folder: str | Path, sections: Sequence[Section], name: str = "") -> Page:
-    """Write ``folder``/index.html, atomically. ``name``: of the model, in the page's title."""
+def write_sections(
+    folder: str | Path, sections: Sequence[Section], name: str = "", about: str = ""
+) -> Page:
+    """Write ``folder``/index.html, atomically. ``name``: of the model, in the page's title;
+    ``about``: a sentence below it.
+    """
     path = Path(folder) / "index.html"
-    write_text(path, page(document(sections, name)))
+    write_text(path, page(document(sections, name, about)))
     broken = (one for one in sections if one.kind == "broken")
     return Page(path, tuple(f"{one.title}: {one.error}" for one in broken))
 
 
-def document(sections: Sequence[Section], name: str = "") -> dict[str, Any]:
+def document(sections: Sequence[Section], name: str = "", about: str = "") -> dict[str, Any]:
     """All that a page shows, as JSON has it."""
     return {
         "schema": SCHEMA,
         "bilens": version("bilens"),
         "title": name or "bilens report",
+        "about": about,
         "made": date.today().isoformat(),
         "model": {"name": name, "kind": _kind(sections)} if name else None,
         "sections": _named(sections),
@@ -142,7 +147,10 @@ def made(block: Block) -> Section:
     try:
         return Section(block.kind, block.title, plain(block.make()))
     except Exception as error:
-        return Section("broken", block.title, error=f"{type(error).__name__}: {error}")
+        said = f"{type(error).__name__}: {error}"
+        if block.instead is not None:
+            return Section(block.kind, block.title, plain(block.instead(said)))
+        return Section("broken", block.title, error=said)
 
 
 def plain(value: Any) -> Any:

@@ -1,11 +1,12 @@
 """What a page may ask: read from JSON, every part of it held to what it can be."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole
-from bilens.report.answers import TERMS, Asked
+from bilens.models import Transformer
+from bilens.report.answers import TERMS, Asked, Written
 from bilens.wiring import Prompt
 
 LONGEST = 20_000  # characters of a prompt
@@ -34,6 +35,26 @@ def read_question(question: Any, special_tokens: bool = True) -> tuple[Prompt, A
         without=_names(question.get("knockout")),
     )
     return Prompt(_text("prompt", question.get("prompt"), LONGEST), special_tokens), asked
+
+
+def require_asked(
+    model: Transformer, prompts: Sequence[Written], asked: Asked, most: int | None = None
+) -> None:
+    """Raise ArgumentError unless ``model`` reads each of ``prompts``, of at most ``most`` tokens
+    where that is given, and each has the position and the model the tokens that are ``asked`` of.
+
+    >>> bilens.report.require_asked(model, [prompt], bilens.report.Asked(" girl", position=3))
+    """
+    for prompt in prompts:
+        length = model.read(prompt).shape[1]
+        if most is not None and length > most:
+            raise ArgumentError("prompt", must=f"have at most {most} tokens", got=length)
+        if not -length <= asked.position < length:
+            must = f"be {-length} … {length - 1} for a prompt of {length} tokens"
+            raise ArgumentError("position", must=must, got=asked.position)
+    for token in (asked.target, asked.versus):
+        if token is not None:
+            model.output_index(token)
 
 
 def _text(who: str, given: Any, longest: int) -> str:

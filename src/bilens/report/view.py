@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bilens.base.words import show_text
 from bilens.features import Dictionary
 from bilens.models import Classifier, Transformer
 from bilens.report.answers import Asked, Written, exact
@@ -31,6 +32,7 @@ class Query:
     source: str = BUILT_IN  # the text on which these fire
     against: str | None = None  # the model that it is compared with
     truth: Truth | None = None  # the rules that made its data, where they are known
+    live: bool = False  # whether the page can ask anew
 
     _exact: dict[Transformer, Transformer] = field(default_factory=dict, init=False, repr=False)
 
@@ -57,12 +59,13 @@ class Block:
     """A part of the page that is made on its own, so that it breaks on its own.
 
     ``kind`` says how it is drawn (web/src/sections), and ``make`` gives what that needs, as JSON
-    has it.
+    has it. ``instead``: what is drawn where making it dies of an error; None: the error alone.
     """
 
     kind: str
     title: str
     make: Callable[[], dict[str, Any]]
+    instead: Callable[[str], dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,27 @@ def last_layer(model: Classifier) -> int | None:
 def prompt_text(prompt: Written) -> Written:
     """What stands in a prompt: its text, or token ids."""
     return prompt.text if isinstance(prompt, Prompt) else prompt
+
+
+def prompt_words(prompt: Written) -> str:
+    """A prompt as a heading shows it."""
+    return show_text(str(prompt_text(prompt)))
+
+
+def tensor_words(model: object) -> str:
+    """In how far the layers of a model are tensors, in a sentence."""
+    config = model.config if isinstance(model, Transformer) else None
+    if config is None or (config.gated and config.is_exact and config.intermediate_size):
+        return "A bilinear layer, (W1 x) ⊙ (W2 x), is a third-order tensor."
+    if not config.intermediate_size:
+        return "This model has attention alone, and no MLP."
+    if config.is_exact:
+        return "An MLP of squares, W2 (W1 x)², is a third-order tensor."
+    left, side = f"{config.hidden_act}(W1 x)", " ⊙ (W2 x)" if config.gated else ""
+    held = "its gates and its router's weights" if config.num_local_experts else "its gates"
+    kind = f"A {'gated' if side else 'plain'} MLP, {left}{side}"
+    degree = "quadratic" if side else "linear"
+    return f"{kind}, is no tensor; given {held} as a pass has them it is {degree}, exactly."
 
 
 def sentence(text: str) -> str:

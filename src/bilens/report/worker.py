@@ -17,8 +17,8 @@ from bilens.circuits import record
 from bilens.models import Transformer, load
 from bilens.report.answers import Asked, answered, exact
 from bilens.report.page import Section, document, made, page
-from bilens.report.questions import TOKENS, read_question
-from bilens.report.view import Query, story
+from bilens.report.questions import TOKENS, read_question, require_asked
+from bilens.report.view import Query, story, tensor_words
 from bilens.report.views import LIVE
 from bilens.wiring import Prompt
 
@@ -116,6 +116,9 @@ class Desk:
 
     def __init__(self, serving: Serving) -> None:
         self.serving, self.model = serving, _model(serving.folder)
+        texts = serving.prompts or (story(self.model),)
+        self.prompts = tuple(Prompt(text, serving.special_tokens) for text in texts)
+        require_asked(self.model, self.prompts, serving.asked, TOKENS)
         self.sections: list[Section] = []
         self.last: OrderedDict[str, bytes] = OrderedDict()
 
@@ -133,16 +136,15 @@ class Desk:
     def page(self, live: Mapping[str, str]) -> bytes:
         """The page, with where to ask."""
         self.prepare()
-        shown = document(self.sections, self.serving.folder)
+        shown = document(self.sections, self.serving.folder, tensor_words(self.model))
         return page(shown | {"live": dict(live)}).encode()
 
     def prepare(self) -> None:
         """Make what the page begins with, once."""
         if self.sections:
             return
-        texts = self.serving.prompts or (story(self.model),)
-        prompts = tuple(Prompt(text, self.serving.special_tokens) for text in texts)
-        query = Query(prompts=prompts, asked=self.serving.asked, name=self.serving.folder)
+        asked, name = self.serving.asked, self.serving.folder
+        query = Query(prompts=self.prompts, asked=asked, name=name, live=True)
         blocks = [block for view in LIVE for block in view.build(self.model, query)]
         self.sections = [made(block) for block in blocks]
 
@@ -159,10 +161,7 @@ class Desk:
     def computed(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """The answer. Errors: ArgumentError for a question that cannot be."""
         prompt, asked = read_question(question, self.serving.special_tokens)
-        ids = self.model.read(prompt)
-        if ids.shape[1] > TOKENS:
-            must = f"have at most {TOKENS} tokens"
-            raise ArgumentError("prompt", must=must, got=ids.shape[1])
+        require_asked(self.model, (prompt,), asked, TOKENS)
         name = self.serving.folder
         return answered(self.model, record(self.model, prompt), asked, name, prompt)
 

@@ -11,7 +11,7 @@ from bilens.features import Dictionary, require_features
 from bilens.models import Classifier, Transformer
 from bilens.report.answers import Asked, Written
 from bilens.report.page import Page, Section, made, write_sections
-from bilens.report.view import STORY, Block, Query
+from bilens.report.view import STORY, Block, Query, tensor_words
 from bilens.report.views import VIEWS
 from bilens.training import BUILT_IN, HeldOut, ImageData, Truth
 
@@ -89,7 +89,8 @@ def write_page(
     )
     model = model.eval()
     blocks = [block for view in VIEWS if view.fits(model) for block in view.build(model, query)]
-    return write_sections(folder, list(_sections(blocks, extra.progress)), name)
+    sections = list(_sections(blocks, extra.progress))
+    return write_sections(folder, sections, name, tensor_words(model))
 
 
 def _sections(blocks: Sequence[Block], progress: Progress | None) -> Iterator[Section]:

@@ -180,6 +180,9 @@ def test_the_figure_has_both_shares(make):
     assert (gram["y"], gram["x"]) == (found.gram_share.tolist(), [1, 2, 3, 4, 5, 6])
     assert (both["y"], tuple(both["x"])) == (found.held.tolist(), found.sizes)
     assert found.figure()["layout"]["yaxis"]["title"]["text"] == "share of ‖S‖²"
+    for line, column in ((gram, "share of the Gram"), (both, "share held")):
+        assert line["name"].startswith(f"{column}:")  # as the table calls the same numbers
+        assert line["y"][-1] == found.to_frame()[column].tolist()[line["x"][-1] - 1]
 
 
 @pytest.mark.bad_input

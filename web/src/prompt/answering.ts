@@ -2,13 +2,13 @@
 
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { ask, refused } from "../live";
-import type { State } from "../state";
+import { START, type State } from "../state";
 import type { Answer, BilensDocument, PromptData, Question } from "../types";
 import { type Asked, asked, stored } from "./asked";
 
 export interface Answering {
   readonly what: Asked;
-  readonly answer: Answer; // the last there was, while another is asked for
+  readonly answer: Answer | null; // the last there was, while another is asked for
   readonly fits: boolean; // whether it answers what is asked
   readonly waits: boolean;
   readonly error: string;
@@ -28,7 +28,7 @@ export function useAnswer(state: State, data: PromptData, made: BilensDocument):
   const question = questionOf(state, what, data);
   const key = JSON.stringify(question);
   const held = useMemo(() => (own(state, data) ? stored(what, data) : null), [key, data]);
-  const [heard, hear] = useState<Heard>({ key: "", answer: null, error: "" });
+  const [heard, hear] = useState<Heard>(() => first(data));
   const { live } = made;
   const known = heard.key === key;
   useEffect(() => {
@@ -45,7 +45,7 @@ export function useAnswer(state: State, data: PromptData, made: BilensDocument):
     );
     return () => stop.abort();
   }, [key, held, known]);
-  const answer = held ?? heard.answer ?? (data.answers[data.first] as Answer);
+  const answer = held ?? heard.answer ?? data.answers[data.first] ?? null;
   const answered = Boolean(held) || (known && !heard.error);
   return {
     what,
@@ -55,6 +55,12 @@ export function useAnswer(state: State, data: PromptData, made: BilensDocument):
     error: known ? heard.error : "",
     again: () => hear((old) => ({ ...old, key: "" })),
   };
+}
+
+/** What was heard before anything was asked: where the page begins with no answer, why. */
+function first(data: PromptData): Heard {
+  const key = JSON.stringify(questionOf(START, asked(START, data), data));
+  return { key: data.error ? key : "", answer: null, error: data.error ?? "" };
 }
 
 /** Whether it is the prompt that the file is about, with nothing knocked out. */

@@ -10,8 +10,11 @@ export interface Asked {
   readonly versus: string;
 }
 
+const LAST = -1; // position
+
 export function asked(state: State, data: PromptData): Asked {
-  const first = data.answers[data.first] as Answer;
+  const first = data.answers[data.first];
+  if (!first) return { position: state.pos ?? LAST, target: state.target, versus: state.versus };
   const other = state.pos !== null && state.pos !== first.position;
   const own = !state.target && !other; // nothing chosen: as the file was made
   return {

@@ -13,7 +13,7 @@ import type { Asked } from "./asked";
 
 interface Props {
   readonly data: PromptData;
-  readonly answer: Answer;
+  readonly answer: Answer | null; // none where a page that is live could not give one yet
   readonly what: Asked;
   readonly live: boolean;
   readonly state: State;
@@ -71,7 +71,7 @@ function Typed({ data, answer, what, state, set }: Props): JSX.Element {
         />
       </label>
       <datalist id="bilens-likely">
-        {answer.likely.map((one) => (
+        {answer?.likely.map((one) => (
           <option key={one.id} value={printable(one.name)} />
         ))}
       </datalist>
@@ -82,8 +82,8 @@ function Typed({ data, answer, what, state, set }: Props): JSX.Element {
 
 /** What the file holds at this position. */
 function Picked({ data, answer, what, set }: Props): JSX.Element | null {
-  const here = data.answers.filter((one) => one.position === answer.position);
-  if (here.length < 2) return null;
+  const here = data.answers.filter((one) => one.position === answer?.position);
+  if (!answer || here.length < 2) return null;
   const chosen = here.findIndex(
     (one) => one.target.name === what.target && (one.versus?.name ?? "") === what.versus,
   );
@@ -116,8 +116,13 @@ function Picked({ data, answer, what, set }: Props): JSX.Element | null {
   );
 }
 
+interface LikelyProps {
+  readonly answer: Answer;
+  readonly set: SetState;
+}
+
 /** What the model finds likeliest next. Each can be the target, or what it is held against. */
-export function LikelyList({ answer, set }: Pick<Props, "answer" | "set">): JSX.Element {
+export function LikelyList({ answer, set }: LikelyProps): JSX.Element {
   return (
     <ol class="likely" aria-label="Likeliest next tokens">
       {answer.likely.map((one) => (

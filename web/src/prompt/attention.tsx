@@ -3,16 +3,16 @@
 
 import type { JSX } from "preact";
 import { useMemo, useState } from "preact/hooks";
-import { general } from "../numbers";
+import { general, signed } from "../numbers";
 import type { State } from "../state";
 import type { SetState } from "../store";
 import { printable } from "../text";
 import type { Answer, Patterns } from "../types";
 import { Text, Tools } from "../ui";
 import { heatFigure } from "./figures";
-import { PatternMap } from "./map";
+import { Axes, PatternMap } from "./map";
 import { type Pattern, pattern } from "./patterns";
-import { Strip } from "./strip";
+import { Scale, Strip } from "./strip";
 
 interface Props {
   readonly answer: Answer;
@@ -98,9 +98,9 @@ function Large(props: {
     heatFigure({
       title: `Where ${head} looks`,
       unit: "weight",
-      strength: true,
-      x: "looked at",
-      y: "from",
+      strength: held.shares,
+      x: "key: the token looked at",
+      y: "query: the token that looks",
       values: names.map((_, one) =>
         names.map((__, other) => (other > one ? null : held.at(one, other))),
       ),
@@ -117,7 +117,7 @@ function Large(props: {
           label={`Tokens that ${head} looks at`}
           tokens={names}
           values={row}
-          strength
+          strength={held.shares}
           picked={answer.position}
           said={(n) => `looked at with ${general(held.at(query, n), 3)}`}
           onPick={(n) => point(n)}
@@ -136,19 +136,30 @@ function Large(props: {
         </button>
       </div>
       <div>
-        <PatternMap
-          held={read}
-          size={names.length}
-          row={query}
-          onPoint={point}
-          onPick={(from, at) =>
-            props.set({ view: "paths", through: `${head}@${at}→${from}`, path: null })
-          }
-        />
+        <Axes names={names}>
+          <PatternMap
+            held={read}
+            size={names.length}
+            row={query}
+            onPoint={point}
+            onPick={(from, at) =>
+              props.set({ view: "paths", through: `${head}@${at}→${from}`, path: null })
+            }
+          />
+        </Axes>
+        <p class="soft">
+          Weight: <WeightScale held={held} />
+        </p>
         <Tools name={`Pattern of ${head}`} figure={figure} />
       </div>
     </div>
   );
+}
+
+/** How dark is how much. */
+function WeightScale({ held }: { held: Pattern }): JSX.Element {
+  if (held.shares) return <Scale low="0" high="1" of="shares" />;
+  return <Scale low={signed(-held.end, 3)} high={signed(held.end, 3)} of="both" />;
 }
 
 const NAMED = 4; // keys of a row
@@ -156,7 +167,7 @@ const NAMED = 4; // keys of a row
 function most(row: readonly number[], names: readonly string[]): string {
   const order = row
     .map((_, n) => n)
-    .sort((one, other) => (row[other] ?? 0) - (row[one] ?? 0))
+    .sort((one, other) => Math.abs(row[other] ?? 0) - Math.abs(row[one] ?? 0))
     .slice(0, NAMED);
   const looks = order.map((n) => `${n} ${names[n]} (${general(row[n] ?? 0, 3)})`);
   return printable(`Looks most at ${looks.join(", ")}.`);

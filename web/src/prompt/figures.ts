@@ -71,7 +71,7 @@ export function sourceFigure(
 ): Figure {
   const names = rows.map((row) => row.name);
   const { data, layout } = barFigure(
-    `What writes ${goal(answer)}, and what it loses without it`,
+    `What writes ${goal(answer)}, and what it loses with zero in its place`,
     names,
     rows.map((row) => row.direct),
     "logit",
@@ -79,7 +79,7 @@ export function sourceFigure(
   const effects: Trace = {
     type: "scatter",
     mode: "markers",
-    name: "effect of taking it out",
+    name: "effect, zero in its place",
     x: rows.map((row) => row.effect),
     y: names.map((_, n) => n),
     marker: { color: "#009E73", size: 9, symbol: "diamond" },

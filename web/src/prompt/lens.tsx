@@ -9,7 +9,7 @@ import { printable } from "../text";
 import type { Answer, Lens } from "../types";
 import { Scrolled, Text, Tools } from "../ui";
 import { goal, lensFigure } from "./figures";
-import { depth } from "./strip";
+import { depth, Scale } from "./strip";
 
 interface Props {
   readonly answer: Answer;
@@ -28,8 +28,9 @@ export function LensPanel({ answer, set }: Props): JSX.Element {
   return (
     <>
       <p class="soft">
-        The likeliest token if the stream were read there, the surer the darker. Pick a cell for
-        what comes next at its position, or walk there by arrow keys and press Enter.
+        The likeliest token if the stream were read there, the surer the darker:{" "}
+        <Scale low="0 %" high="100 %" of="lit" />. Pick a cell for what comes next at its position,
+        or walk there by arrow keys and press Enter.
       </p>
       <LensTable
         answer={answer}
@@ -95,10 +96,11 @@ function LensTable({ answer, lens, pick }: TableProps): JSX.Element {
           </tbody>
         </table>
       </Scrolled>
-      <p class="soft" aria-live="polite">
+      <p class="soft told" aria-live="polite">
         {at
           ? told(answer, lens, at)
-          : `Point at a cell for the rank and value of ${printable(goal(answer))} there.`}
+          : `Point at a cell for the value of ${printable(goal(answer))} there, and for the rank ` +
+            "of what the model says in the end."}
       </p>
     </>
   );
@@ -192,13 +194,14 @@ function cellOf(target: EventTarget | null): At | null {
   return n === undefined || t === undefined ? null : [n, t];
 }
 
-function told(answer: Answer, lens: Lens, [n, t]: At): string {
-  const rank = (lens.ranks[n]?.[t] ?? 0) + 1;
+/** A cell in words. Ranks count from 1, and are those of what the last place says. */
+export function told(answer: Answer, lens: Lens, [n, t]: At): string {
+  const end = lens.says.at(-1)?.[t] ?? "";
   const value = general(lens.values[n]?.[t] ?? 0, 4);
   const sure = percent(lens.probabilities[n]?.[t] ?? 0);
   return printable(
     `After ${lens.places[n]} at ${t} ${answer.tokens[t]?.name}: ` +
-      `${lens.says[n]?.[t]} with ${sure}; ` +
-      `${goal(answer)} has ${value}, rank ${rank}.`,
+      `${lens.says[n]?.[t]} with ${sure}; ${goal(answer)} has ${value}; ` +
+      `what the model says here in the end, ${end}, is rank ${lens.ranks[n]?.[t]}.`,
   );
 }

@@ -1,11 +1,16 @@
-// A head's pattern as a small picture: dark where it looks; queries go down, keys across.
+// A head's pattern as a picture: dark where it looks, orange where its weight is negative; queries
+// go down, keys across.
 
 import type { JSX } from "preact";
 import { useEffect, useRef } from "preact/hooks";
+import { Text } from "../ui";
 import { inSight } from "../when";
 import type { Pattern } from "./patterns";
 
-const DARK = 0x915a00; // of a weight of 1: blue, green and red, as pixels lie in memory
+// of the largest weights: blue, green and red, as pixels lie in memory
+const DARK = 0x915a00;
+const NEGATIVE = 0x005ed5;
+const TICKS = 16; // tokens beside a picture at most
 
 export function PatternMap(props: {
   held: () => Pattern | null; // read when it comes into sight
@@ -46,6 +51,36 @@ export function PatternMap(props: {
   );
 }
 
+/** A picture with its axes: which tokens look, down, and which are looked at, across. */
+export function Axes(props: { names: readonly string[]; children: JSX.Element }): JSX.Element {
+  return (
+    <div class="axes" aria-hidden="true">
+      <span class="axis down">query ↓: the token that looks</span>
+      <Ticks names={props.names} side="top" />
+      {props.children}
+      <Ticks names={props.names} side="left" />
+      <span class="axis">key →: the token looked at</span>
+    </div>
+  );
+}
+
+/** The tokens by their places, or evenly spaced ones of many. */
+function Ticks({ names, side }: { names: readonly string[]; side: "top" | "left" }): JSX.Element {
+  const step = Math.ceil(names.length / TICKS) || 1;
+  return (
+    <span class={`ticks ${side}`}>
+      {names.map(
+        (name, n) =>
+          n % step === 0 && (
+            <span key={n} style={{ [side]: `${(100 * (n + 0.5)) / names.length}%` }}>
+              {n} <Text>{name}</Text>
+            </span>
+          ),
+      )}
+    </span>
+  );
+}
+
 function cellAt(
   event: MouseEvent & { currentTarget: HTMLElement },
   size: number,
@@ -66,8 +101,9 @@ function paint(canvas: HTMLCanvasElement, pattern: Pattern | null, size: number)
   const pixels = new Uint32Array(image.data.buffer);
   for (let query = 0; query < size; query += 1) {
     for (let key = 0; key <= query; key += 1) {
-      const weight = Math.min(1, Math.abs(pattern.at(query, key)));
-      pixels[query * size + key] = DARK + 0x1000000 * Math.round(255 * weight);
+      const weight = pattern.at(query, key);
+      const depth = Math.round((255 * Math.abs(weight)) / pattern.end);
+      pixels[query * size + key] = (weight < 0 ? NEGATIVE : DARK) + 0x1000000 * depth;
     }
   }
   context.putImageData(image, 0, 0);

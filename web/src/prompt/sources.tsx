@@ -21,7 +21,7 @@ interface Props {
 export function Sources(props: Props): JSX.Element {
   const { answer } = props;
   const [more, show] = useState(false);
-  const [told, explain] = useState<Source | null>(null);
+  const [told, explain] = useState<Reason | null>(null);
   const rows = useMemo(() => ranked(answer), [answer]);
   const shown = more ? rows : rows.slice(0, SHOWN);
   const top = (of: (row: Source) => number | null) =>
@@ -33,6 +33,18 @@ export function Sources(props: Props): JSX.Element {
       <Scrolled name="What writes to the target">
         <table class="sources">
           <thead>
+            {measured && (
+              <tr>
+                <td colSpan={3} />
+                <th scope="colgroup" colSpan={3}>
+                  zero in its place
+                </th>
+                <th scope="colgroup" colSpan={3}>
+                  its mean in its place
+                </th>
+                {props.out && <td />}
+              </tr>
+            )}
             <tr>
               <th>part</th>
               <th class="n" colSpan={2}>
@@ -41,9 +53,11 @@ export function Sources(props: Props): JSX.Element {
               {measured && (
                 <>
                   <th class="n" colSpan={2}>
-                    lost without it (effect)
+                    lost (effect)
                   </th>
-                  <th class="n">at its mean</th>
+                  <th>do they agree</th>
+                  <th class="n">direct</th>
+                  <th class="n">lost (effect)</th>
                   <th>do they agree</th>
                 </>
               )}
@@ -72,10 +86,11 @@ export function Sources(props: Props): JSX.Element {
         <p class="soft why" aria-live="polite">
           {told?.why ? (
             <>
-              <Text>{told.label}</Text>: <Text>{told.why}</Text>
+              <Text>{told.name}</Text>, {told.way} in its place, {told.verdict}:{" "}
+              <Text>{told.why}</Text>
             </>
           ) : (
-            "Point at a verdict for why the two agree or not."
+            "Point at a verdict for why direct and effect agree or not."
           )}
         </p>
       )}
@@ -107,8 +122,19 @@ interface RowProps extends Props {
   readonly row: Source;
   readonly tops: { direct: number; effect: number };
   readonly measured: boolean;
-  readonly explain: (row: Source) => void;
+  readonly explain: (reason: Reason) => void;
 }
+
+/** Why direct and effect agree or not, one way. */
+interface Reason {
+  readonly name: string;
+  readonly way: string;
+  readonly verdict: string;
+  readonly why: string;
+}
+
+type EffectProps = Pick<RowProps, "row" | "explain"> & { readonly top: number };
+type VerdictProps = Reason & Pick<RowProps, "explain">;
 
 function Row({ row, tops, measured, set, out, answer, explain }: RowProps): JSX.Element {
   return (
@@ -143,18 +169,16 @@ function Row({ row, tops, measured, set, out, answer, explain }: RowProps): JSX.
   );
 }
 
-function Effect({
-  row,
-  top,
-  explain,
-}: Pick<RowProps, "row" | "explain"> & { top: number }): JSX.Element {
+function Effect({ row, top, explain }: EffectProps): JSX.Element {
   if (row.effect === null)
     return (
       <>
         <td class="n">–</td>
         <td />
-        <td class="n">–</td>
         <td class="soft">not taken out</td>
+        <td class="n">–</td>
+        <td class="n">–</td>
+        <td />
       </>
     );
   return (
@@ -163,27 +187,55 @@ function Effect({
       <td class="bars">
         <Bar value={row.effect} top={top} hollow />
       </td>
-      <td class="n">{row.effect_mean === null ? "–" : signed(row.effect_mean)}</td>
       <td>
-        <Verdict row={row} explain={explain} />
+        <Verdict
+          name={row.label}
+          way="zero"
+          verdict={row.verdict ?? ""}
+          why={row.why ?? ""}
+          explain={explain}
+        />
+      </td>
+      <AtMean row={row} explain={explain} />
+    </>
+  );
+}
+
+/** The same with its mean in its place, where that is another thing than itself. */
+function AtMean({ row, explain }: Pick<RowProps, "row" | "explain">): JSX.Element {
+  const told = (value: number | null) => (value === null ? "–" : signed(value));
+  return (
+    <>
+      <td class="n">{told(row.direct_mean)}</td>
+      <td class="n">{told(row.effect_mean)}</td>
+      <td>
+        {row.verdict_mean !== null && (
+          <Verdict
+            name={row.label}
+            way="its mean"
+            verdict={row.verdict_mean}
+            why={row.why_mean ?? ""}
+            explain={explain}
+          />
+        )}
       </td>
     </>
   );
 }
 
 /** In words; the reason is said below where it is pointed at or focused. */
-function Verdict({ row, explain }: Pick<RowProps, "row" | "explain">): JSX.Element {
-  const tell = () => explain(row);
+function Verdict({ name, way, verdict, why, explain }: VerdictProps): JSX.Element {
+  const tell = () => explain({ name, way, verdict, why });
   return (
     <button
       type="button"
-      class={`link verdict ${row.verdict === "confirmed" ? "good" : "bad"}`}
-      title={row.why ?? ""}
+      class={`link verdict ${verdict === "confirmed" ? "good" : "bad"}`}
+      title={why}
       onPointerEnter={tell}
       onFocus={tell}
       onClick={tell}
     >
-      {row.verdict === "confirmed" ? "✓" : "✗"} {row.verdict}
+      {verdict === "confirmed" ? "✓" : "✗"} {verdict}
     </button>
   );
 }

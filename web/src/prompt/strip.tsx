@@ -101,6 +101,24 @@ function stepped(key: string, at: number, count: number): number | null {
   }
 }
 
+interface ScaleProps {
+  readonly low: string;
+  readonly high: string;
+  readonly of: "lit" | "shares" | "both"; // cells with words; a picture of shares, of both signs
+}
+
+/** How dark is how much. */
+export function Scale({ low, high, of }: ScaleProps): JSX.Element {
+  const none = of === "both" ? `orange is ${low}, no colour 0` : `no colour is ${low}`;
+  return (
+    <span class="legend">
+      <span>{low}</span>
+      <span class={`ramp ${of}`} role="img" aria-label={`${none}, the darkest blue ${high}`} />
+      <span>{high}</span>
+    </span>
+  );
+}
+
 /** What the colours mean, and where they end. */
 export function Legend({ largest, unit }: { largest: number; unit: string }): JSX.Element {
   return (

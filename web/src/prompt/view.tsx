@@ -39,12 +39,47 @@ interface Props {
   readonly store: Store;
 }
 
-export function PromptView({ id, data, made, store }: Props): JSX.Element {
+export function PromptView(props: Props): JSX.Element {
+  const { id, data, made, store } = props;
   const mine = store.state.s === id || (!store.state.s && isFirst(id, made));
   const state = mine ? store.state : START;
   const set = useMemo(() => setter(store, id, mine), [store, id, mine]);
   const answering = useAnswer(state, data, made);
-  const { answer, what, fits, waits, error } = answering;
+  const { answer } = answering;
+  if (!answer)
+    return (
+      <>
+        <Asking
+          data={data}
+          answer={null}
+          what={answering.what}
+          live={Boolean(made.live)}
+          state={state}
+          set={set}
+        />
+        <Notice answering={answering} data={data} made={made} set={set} />
+      </>
+    );
+  return (
+    <Answered
+      data={data}
+      made={made}
+      state={state}
+      set={set}
+      answering={answering}
+      answer={answer}
+    />
+  );
+}
+
+interface AnsweredProps extends Shared {
+  readonly data: PromptData;
+  readonly made: BilensDocument;
+  readonly answering: Answering;
+}
+
+function Answered({ data, made, state, set, answering, answer }: AnsweredProps): JSX.Element {
+  const { what, fits, waits, error } = answering;
   const live = Boolean(made.live);
   // drawn anew only where something of theirs changed: a click in the tree draws the tree
   const tokens = useMemo(
@@ -195,7 +230,7 @@ function Notice(props: {
         </button>
       </p>
     );
-  if (answering.fits)
+  if (answering.fits && answering.answer)
     return (
       <p
         class="unseen"
@@ -269,7 +304,7 @@ function Givens({ answer }: { answer: Answer }): JSX.Element | null {
   if (!answer.given.length && !answer.opaque.length) return null;
   const left = answer.opaque.length ? `; not taken apart: ${answer.opaque.length}` : "";
   return (
-    <Folded name={`Given: ${answer.given.length} patterns and norm scales${left}`}>
+    <Folded name={`Given: ${answer.held}${left}`}>
       <p class="soft small">
         <Text>
           {[...answer.given, ...answer.opaque.map((one) => `${one} (not taken apart)`)].join(" · ")}

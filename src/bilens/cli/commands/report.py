@@ -92,12 +92,9 @@ def command(
         text = _text(loaded, data, about.get("data"), bool(coders))
         if coders:
             extra = replace(extra, source=_fired_on(data, about.get("data")))
-        subject = _prompts(loaded, prompt or (), special_tokens)
+        subject = _prompts(loaded, prompt or (), special_tokens, asked)
         if known is not None:
             bilens.training.require_fit(loaded, known)
-        for token in (target, versus):
-            if token is not None:
-                loaded.output_index(token)  # refused here, as a prompt is
     else:
         require_read(context, "a classifier", "for a classifier", OF_TEXT)
         subject = _images(loaded, data or about.get("data"), prompt)
@@ -147,11 +144,17 @@ def _still_there(source: object) -> str | None:
     return str(source) if named else None
 
 
-def _prompts(model: "bilens.Transformer", texts: Sequence[str], special_tokens: bool) -> Any:
-    """The texts that a page unfolds; None leaves it to the page."""
+def _prompts(
+    model: "bilens.Transformer",
+    texts: Sequence[str],
+    special_tokens: bool,
+    asked: "bilens.report.Asked",
+) -> Any:
+    """The texts that a page unfolds; None leaves it to the page. What cannot be asked of them is
+    refused here rather than shown as a broken part of the page.
+    """
     prompts = [bilens.circuits.Prompt(text, special_tokens) for text in texts]
-    for each in prompts:
-        model.read(each)  # refused here rather than shown as a broken part of the page
+    bilens.report.require_asked(model, prompts, asked)
     return prompts or None
 
 

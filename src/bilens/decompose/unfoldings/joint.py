@@ -197,7 +197,8 @@ class Joint(Result):
     def figure(self) -> dict[str, Any]:
         counts, gram = list(range(1, len(self.spectrum) + 1)), self.gram_share.tolist()
         sizes, held = list(self.sizes), self.held.tolist()
-        one, both = "one input within them", "both inputs within them"
+        one = "share of the Gram: one input within them"
+        both = "share held: both inputs within them"
         lines = [
             curve(one, counts, gram, hover={"directions": counts, "share": gram}, mode="lines"),
             curve(both, sizes, held, hover={"directions": sizes, "share": held}),

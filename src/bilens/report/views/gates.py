@@ -28,7 +28,9 @@ def _gates(model: Classifier, query: Query) -> dict[str, Any]:
 def _card(model: Classifier, n: int, label: str) -> dict[str, Any]:
     tensor = model.tensor().detach()
     shape = model.config.input_shape
-    gates = tensor.interaction(torch.eye(tensor.shape[0], dtype=tensor.dtype)[n]).gates(COUNT)
+    gates = tensor.interaction(
+        torch.eye(tensor.shape[0], dtype=tensor.dtype, device="cpu")[n]
+    ).gates(COUNT)
     pairs = [
         {
             side: shown(vector[g], shape, f"gate {g + 1} of class {label}, {side}", side)

@@ -207,7 +207,7 @@ def _kinds(
     kinds = ids.clone()
     kinds[:, 0] = -1
     size = model.config.vocab_size
-    carried = torch.zeros(size + 1, dtype=tokens.dtype)
+    carried = torch.zeros(size + 1, dtype=tokens.dtype, device="cpu")
     carried.index_add_(0, kinds.flatten() + 1, tokens.to("cpu"))
     counts = Counter(kinds.flatten().tolist())
     largest = carried.topk(min(KINDS, len(counts)))

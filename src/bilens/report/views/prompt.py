@@ -6,7 +6,7 @@ from typing import Any
 from bilens.circuits import Recording, record
 from bilens.models import Transformer
 from bilens.report.answers import Asked, Written, answered
-from bilens.report.view import Block, Query, View, is_language_model, prompt_text
+from bilens.report.view import Block, Query, View, is_language_model, prompt_text, prompt_words
 
 EVERY = 24  # tokens of a prompt, up to which each has an answer
 CHEAP = 50_000_000  # multiplications a pass, up to which each has
@@ -22,9 +22,22 @@ def _build(model: Transformer, query: Query) -> list[Block]:
     if not query.prompts:
         return [Block("missing", "Prompt", lambda: {"text": NO_PROMPT})]
     return [
-        Block("prompt", f"Prompt: {prompt_text(prompt)!r}", partial(_asked, model, query, prompt))
+        Block(
+            "prompt",
+            f"Prompt: {prompt_words(prompt)}",
+            partial(_asked, model, query, prompt),
+            partial(_unanswered, prompt) if query.live else None,
+        )
         for prompt in query.prompts
     ]
+
+
+def _unanswered(prompt: Written, error: str) -> dict[str, Any]:
+    """What a page that can ask anew shows where there is no first answer: what was asked, and why
+    there is none.
+    """
+    text = prompt_text(prompt)
+    return {"prompt": str(text), "answers": [], "first": 0, "error": error}
 
 
 def _asked(model: Transformer, query: Query, prompt: Written) -> dict[str, Any]:
