@@ -1,6 +1,8 @@
 """What torch makes by default is a setting of the person's own: no number of ours hangs on it."""
 
+import ast
 import functools
+from pathlib import Path
 
 import pytest
 import torch
@@ -106,3 +108,35 @@ def test_numbers_do_not_hang_on_the_default_device(verb):
     with torch.device("meta"):
         found = VERBS[verb]()
     assert torch.equal(found, truth)
+
+
+MAKERS = {
+    "arange", "as_tensor", "asarray", "empty", "eye", "full", "linspace", "logspace", "ones",
+    "rand", "randint", "randn", "randperm", "scalar_tensor", "tensor", "tril_indices",
+    "triu_indices", "zeros",
+}  # fmt: skip
+
+
+def made(file):
+    """Where a tensor is made in ``file``, and by which arguments; a module's weights lie where
+    torch puts them, as those of any module do.
+    """
+    tree = ast.parse(file.read_text())
+    weights = {
+        id(one)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "nn.Parameter"
+        for one in node.args
+    }
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or id(node) in weights:
+            continue
+        room, _, name = ast.unparse(node.func).rpartition(".")
+        if room == "torch" and name in MAKERS:
+            yield f"{file.name}:{node.lineno}", {word.arg for word in node.keywords}
+
+
+def test_what_is_made_says_where():
+    files = sorted(Path(bilens.__file__).parent.rglob("*.py"))
+    unsaid = [at for file in files for at, words in made(file) if not words & {"device", None}]
+    assert not unsaid

@@ -143,7 +143,7 @@ def firing(
     order = key.argsort(descending=True, stable=True)
     chosen = order.tolist()
     active = torch.where(seen.means > 0, seen.means, 1)[order]
-    first = torch.as_tensor(seen.first).to(tap.wiring.readout.device)
+    first = torch.tensor(seen.first, device=tap.wiring.readout.device)
     return Firing(
         place=tap.read.name,
         texts=seen.texts,

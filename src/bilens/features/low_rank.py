@@ -277,7 +277,7 @@ def _chosen(features: Any, size: int) -> Int[Tensor, " m"]:
     if len(set(chosen)) < len(chosen):
         again = next(f for f in chosen if chosen.count(f) > 1)
         raise ArgumentError("features", must="name a latent once", got=f"{again} twice")
-    return torch.as_tensor(chosen)
+    return torch.tensor(chosen, device="cpu")
 
 
 def _correlations(
