@@ -175,6 +175,14 @@ test("both ways of taking out have their value and their verdict", () => {
   ]);
 });
 
+test("where nothing can change, no verdict is good or bad", () => {
+  const made = answer();
+  const sources = made.sources.map((row) => ({ ...row, verdict: "nothing either way" }));
+  const html = drawn(documentOf({ ...made, sources }));
+  assert.match(html, /class="link verdict "[^>]*>– nothing either way</);
+  assert.doesNotMatch(html, /✗ nothing/);
+});
+
 test("what is given is told in Python's words", () => {
   const made = { ...answer(), held: "33 patterns, norm scales and gates" };
   assert.match(drawn(documentOf(made)), /Given: 33 patterns, norm scales and gates</);

@@ -224,18 +224,25 @@ function AtMean({ row, explain }: Pick<RowProps, "row" | "explain">): JSX.Elemen
 }
 
 /** In words; the reason is said below where it is pointed at or focused. */
+/** Of each verdict its mark and its colour. */
+const MARKS: Readonly<Record<string, readonly [string, string]>> = {
+  confirmed: ["✓", "good"],
+  "nothing either way": ["–", ""],
+};
+
 function Verdict({ name, way, verdict, why, explain }: VerdictProps): JSX.Element {
   const tell = () => explain({ name, way, verdict, why });
+  const [mark, colour] = MARKS[verdict] ?? ["✗", "bad"];
   return (
     <button
       type="button"
-      class={`link verdict ${verdict === "confirmed" ? "good" : "bad"}`}
+      class={`link verdict ${colour}`}
       title={why}
       onPointerEnter={tell}
       onFocus={tell}
       onClick={tell}
     >
-      {verdict === "confirmed" ? "✓" : "✗"} {verdict}
+      {mark} {verdict}
     </button>
   );
 }
