@@ -118,9 +118,8 @@ def quadratic_lens(
     n = recording.site(product, 0)
     read = recording.norm(n)(recording.streams[n][t])
     into = [leg.weight.double() for leg in (left, right)]
-    gates = product.down(
-        torch.eye(len(goal.q), dtype=read.dtype, device=read.device), t
-    )  # what each hidden unit writes, by t
+    eye = torch.eye(len(goal.q), dtype=read.dtype, device=read.device)
+    gates = product.down(eye, t)  # what each hidden unit writes, by t
     held = [leg(read).double()[:, None] for leg in (left, right)]
     moves = gates.double() @ (held[1] * into[0] + held[0] * into[1])
     heard = _heard(recording, t)

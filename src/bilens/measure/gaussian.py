@@ -201,12 +201,8 @@ class Gaussian(Record):
         """
         if not is_number(eps) or not 0 <= eps < float("inf"):
             raise ArgumentError("ridge", must="be a finite share ≥ 0 of the mean variance", got=eps)
-        more = (
-            eps
-            * self.cov.diagonal().mean()
-            * torch.eye(len(self.mean), dtype=self.cov.dtype, device=self.cov.device)
-        )
-        return Gaussian(self.mean, self.cov + more, self.count)
+        more = eps * self.cov.diagonal().mean() * torch.ones_like(self.mean)
+        return Gaussian(self.mean, self.cov + more.diag(), self.count)
 
     def homogeneous(self) -> "Gaussian":
         """The measure of x̃ = (1, x), which a layer with biases reads: the constant first, without
