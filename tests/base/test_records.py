@@ -22,7 +22,7 @@ from bilens.algebra import (
 from bilens.base.errors import ArgumentError, FileError, ShapeError
 from bilens.base.records import Record, kind_of
 from bilens.base.results import Result
-from bilens.decompose import angles, eigen, hosvd, joint, similarity, svd, top_entries
+from bilens.decompose import angles, eigen, hosvd, joint, similarity, svd, tail, top_entries
 from bilens.measure import Gaussian, Samples
 
 KINDS = {
@@ -30,6 +30,7 @@ KINDS = {
     "SVD": lambda m: svd(m.cp()),
     "WeightedEigen": lambda m: weighted(m),
     "OnData": lambda m: weighted(m).data,
+    "Tail": lambda m: tail(m.cp(), 2),
     "TopEntries": lambda m: top_entries(m.cp(), k=3),
     "Angles": lambda m: angles(
         eigen(m.cp(2, 4), k=2).labelled(("one", "two")), eigen(m.cp(2, 4), k=2)
