@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from transformers import MistralConfig, MistralForCausalLM
 
 import bilens
 from bilens.base.errors import ArgumentError, FileError
@@ -559,3 +560,38 @@ def test_what_did_not_change_is_not_said_to_have_changed():
     assert "no change by weights" in found.summary()
     assert "changed most" not in repr(found)
     assert [items.summary() for items in found.items] == ["tokens, by change: none"]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"rope_theta": 100.0}, "rope_parameters is"),
+        ({"rms_norm_eps": 0.5}, "rms_norm_eps is 1e-06 in the first and 0.5 in the second"),
+        ({"sliding_window": 3}, "sliding_windows is"),
+    ],
+)
+def test_configurations_that_differ_are_said(given, says):
+    """The same weights are another function by them, which no place shows."""
+    sizes = {"vocab_size": 30, "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 1}
+    models = []
+    for more in ({}, given):
+        torch.manual_seed(0)
+        config = MistralConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, **more)
+        models.append(bilens.models.from_transformers(MistralForCausalLM(config)))
+    found = bilens.diff(*models)
+    assert says in " ".join(found.warnings)
+    assert "no change of places by weights" in found.summary()
+    assert says in repr(found)
+    same = bilens.diff(models[0], models[0])
+    assert same.unseen == ()
+
+
+def test_sizes_that_norms_divide_out_are_said():
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 30, "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 1}
+    config = bilens.TransformerConfig(**sizes, num_attention_heads=2, qk_norm=True)
+    model = bilens.Transformer(config)
+    assert "queries and keys are normed" in " ".join(bilens.diff(model, model).warnings)
+    config = bilens.TransformerConfig(**sizes, num_attention_heads=2, norm_placement="both")
+    model = bilens.Transformer(config)
+    assert "what parts write is normed" in " ".join(bilens.diff(model, model).warnings)

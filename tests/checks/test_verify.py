@@ -130,7 +130,9 @@ def test_what_has_no_stock_class_says_so(given, why):
     }
     checks = verify(Transformer(TransformerConfig(**fields | given)))
     assert checks.passed, checks.to_frame().to_string()
-    assert checks.skipped == (f"against a stock model: no stock class of transformers has {why}",)
+    assert checks.skipped == (
+        f"against a stock model: bilens writes no model of a stock class that has {why}",
+    )
     assert checks.summary().endswith(f"; not checked: {checks.skipped[0]}")
     assert not any("stock" in name for name in checks.identities)
 

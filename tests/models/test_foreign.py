@@ -175,6 +175,7 @@ def test_matrices_the_other_way_and_heads_fused_one_by_one(close):
         ("", {"channel_scales": {"gone": "model.norm"}}, ConfigError, "channel_scales: gone must"),
         ("norm", {"lerp": 0.5}, ConfigError, "conventions.lerp must be below 1, and of a model"),
         ("norm", {"channel_scales": SCALES}, ConfigError, 'must be in place of norms: norm="none"'),
+        ("post", {"write_scale": 3.0}, ConfigError, "write_scale must be 1 where norms over what"),
         ("nan", {}, bilens.base.errors.NotFiniteError, "lm_head.weight"),
     ],
 )  # fmt: skip
@@ -187,7 +188,10 @@ def test_what_does_not_fit_is_refused_by_name(change, said, kind, says, refuses)
     if change in ("shape", "nan"):
         weights["unembed.weight"] = weights["unembed.weight"][:, : 7 + (change == "nan")].clone()
         weights["unembed.weight"][0, 0] = math.nan
-    config = TransformerConfig(**SIZES, norm="rms" if change == "norm" else "none")
+    placed = {"norm_placement": "both"} if change == "post" else {}
+    config = TransformerConfig(
+        **SIZES, norm="rms" if change in ("norm", "post") else "none", **placed
+    )
     refuses(kind, lambda: from_state_dict(weights, config, NAMES, Conventions(**said)), says)
 
 

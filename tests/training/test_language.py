@@ -313,3 +313,29 @@ def test_a_wrong_recipe_is_refused(refuses, tmp_path, body, kind, text):
 
 def test_a_recipe_that_is_not_there(refuses, tmp_path):
     refuses(FileError, lambda: read_recipe(tmp_path / "no.toml"), "no.toml must be a file")
+
+
+def test_a_run_goes_on_in_the_precision_it_began_with(refuses, tmp_path, text, short):
+    """bf16 and the like change the weights: the run's file says them, and another is refused."""
+    place = tmp_path / "run"
+    train_language(str(text), place, short, quiet=True, options={"report_to": "none"})
+    assert json.loads((place / "training.json").read_text())["options"] == {}
+    for options, words in (({"bf16": True}, "None; got True"), ({"max_grad_norm": 0.5}, "got 0.5")):
+        name = next(iter(options))
+        refuses(
+            ConfigError,
+            lambda options=options: train_language(
+                str(text), place, short, resume=True, options=options
+            ),
+            f"options.{name} must be what the run began with",
+            words,
+        )
+
+
+def test_a_run_from_before_files_said_options_goes_on(tmp_path, text, short):
+    place = tmp_path / "run"
+    train_language(str(text), place, short, quiet=True)
+    about = json.loads((place / "training.json").read_text())
+    del about["options"]
+    (place / "training.json").write_text(json.dumps(about))
+    train_language(str(text), place, short, quiet=True, resume=True)

@@ -181,7 +181,7 @@ def test_what_is_not_the_run_is_refused(model, tokenizer, text, tmp_path, refuse
     refuses(
         ConfigError,
         resume(how=dataclasses.replace(HOW, k=5)),
-        "recipe must be what the run began with",
+        "recipe.k must be what the run began with, 4; got 5",
     )
     kept = text.read_bytes()
     text.write_bytes(kept.replace(b"dogs", b"cows"))

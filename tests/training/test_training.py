@@ -74,7 +74,7 @@ def test_resuming_with_another_recipe_is_refused(refuses, tmp_path, quick):
     refuses(
         ConfigError,
         lambda: train_classifier("digits", tmp_path, other, resume=True),
-        "recipe must be what the run began with",
+        "recipe.seed must be what the run began with, ",
     )
 
 

@@ -152,11 +152,21 @@ class Job:
         file = folder / self.file
         stored = read_json_object(file)
         for key, value in self.about.items():
-            if value is not None and stored.get(key) != value:
-                must, todo = f"be what {self.name} began with, ", "Name another folder."
-                must += repr(stored.get(key))
-                raise self.error(f"{file}: {key}", must=must, got=repr(value), todo=todo)
+            began = stored.get(key, {} if value == {} else None)  # older jobs may not say
+            if value is not None and began != value:
+                where, old, new = _apart(key, began, value)
+                must = f"be what {self.name} began with, {old!r}"
+                todo = "Name another folder."
+                raise self.error(f"{file}: {where}", must=must, got=repr(new), todo=todo)
         return {key: stored.get(key) for key in self.about}
+
+
+def _apart(key: str, old: Any, new: Any) -> tuple[str, Any, Any]:
+    """The first of two mappings in which they differ, "recipe.seed", and both values."""
+    while isinstance(old, Mapping) and isinstance(new, Mapping):
+        name = next(name for name in {**old, **new} if old.get(name) != new.get(name))
+        key, old, new = f"{key}.{name}", old.get(name), new.get(name)
+    return key, old, new
 
 
 @contextmanager

@@ -40,6 +40,8 @@ class Diff(Result):
             whose angle can be trusted, each by λ²; NaN where there are none.
         angles: block by block, of each layer that has them.
         items: which classes or tokens changed most, and which features of each dictionary.
+        unseen: in words, in what the two configurations differ, which no place shows; and which
+            sizes norms divide out again.
 
     Columns:
         change: ‖A − B‖ over the root mean square of ‖A‖ and ‖B‖: 0 is the same; 1.41 nothing in
@@ -71,6 +73,7 @@ class Diff(Result):
     turned: Float[Tensor, " n"]
     angles: dict[str, Angles]
     items: tuple[Items, ...]
+    unseen: tuple[str, ...] = ()
 
     @property
     def order(self) -> list[int]:
@@ -79,8 +82,10 @@ class Diff(Result):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """In words: where the measures part, and what could not be compared as a tensor."""
-        lines = [self._parted(n) for n in self.order]
+        """In words: what no place shows, where the measures part, and what could not be compared
+        as a tensor.
+        """
+        lines = [*self.unseen, *(self._parted(n) for n in self.order)]
         none = [name for name, one in zip(self.places, self.sampled, strict=True) if one]
         if none:
             named = ", ".join(none) if len(none) <= TOP else f"{none[0]} … {none[-1]}"
@@ -92,7 +97,8 @@ class Diff(Result):
         loss = f"loss {self.loss.told}; " if self.loss is not None else ""
         changes = [(self.places[n], float(self.change[n, self._measure])) for n in self.order]
         most = [f"{name} {change:.3g}" for name, change in changes if change][:TOP]
-        told = f"changed most {self._how}: {', '.join(most)}" if most else f"no change {self._how}"
+        none = "no change of places" if self.unseen else "no change"
+        told = f"changed most {self._how}: {', '.join(most)}" if most else f"{none} {self._how}"
         return f"{' → '.join(self.checkpoints)}: {loss}{told}"
 
     def __repr__(self) -> str:

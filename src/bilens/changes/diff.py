@@ -10,6 +10,7 @@ from bilens.base.numerics import require_count
 from bilens.base.progress import Progress
 from bilens.changes.checkpoints import Checkpoints, open_checkpoints
 from bilens.changes.comparison import Diff
+from bilens.changes.configs import unseen
 from bilens.changes.course import Series
 from bilens.changes.data import Data, Passed, passed
 from bilens.changes.functions import Functions, Tensors
@@ -48,7 +49,9 @@ def diff(
     to classes. Gauges are no change: units permuted or rescaled, values and outputs of a head, or
     its queries and keys, in another basis. (The stream's own basis is taken to be the same: these
     are checkpoints of one run. The layers of a classifier without residual connection are compared
-    in the bases in which they stand.)
+    in the bases in which they stand. What a norm follows, queries and keys of some families and
+    what parts write in others, is compared with its size, and ``warnings`` says that this is none.)
+    Configurations that differ (RoPE's base, windows, epsilons) are named there too.
 
     Of a product of two scores each is a place ("L0H0 QK", "L0H0 QK2").
     By weights a layer's symmetric tensor is compared; QK circuits over all offsets alike. On data
@@ -144,6 +147,7 @@ def _whole(
         turned=torch.tensor(turns, dtype=torch.float64, device="cpu"),
         angles={one.name: one.angles for one in places if one.angles is not None},
         items=items(ends, last, dictionaries),
+        unseen=unseen(*ends),
     )
 
 

@@ -14,7 +14,7 @@ def stock(model: Transformer) -> PreTrainedModel | str:
     tried = [family.stock(model.config) for family in FAMILIES if family.stock is not None]
     config = next((one for one in tried if not isinstance(one, str)), tried[0])
     if isinstance(config, str):
-        return f"no stock class of transformers has {config}"
+        return f"bilens writes no model of a stock class that has {config}"
     made = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
     made.load_state_dict(model.state_dict())
     return made.to(model.device).eval()

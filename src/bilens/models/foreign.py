@@ -146,6 +146,9 @@ def _require_possible(conventions: Conventions, config: TransformerConfig) -> No
     if conventions.lerp is not None and (not bare or conventions.lerp >= 1):
         must = "be below 1, and of a model without norms, which would undo it"
         raise ConfigError("conventions.lerp", must=must, got=f'{conventions.lerp}, "{config.norm}"')
+    if conventions.write_scale != 1 and config.norm_placement != "pre":
+        must = "be 1 where norms over what parts write would undo it"
+        raise ConfigError("conventions.write_scale", must=must, got=conventions.write_scale)
     if conventions.lerp is not None and config.parallel_residual:
         must = "be of parts one after another"
         raise ConfigError("conventions.lerp", must=must, got="parallel_residual")

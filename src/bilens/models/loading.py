@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from bilens.base.errors import ArgumentError, ConfigError, FileError
 from bilens.base.keys import OneOf
-from bilens.base.numerics import is_whole, working_dtype
+from bilens.base.numerics import is_whole, require_values, working_dtype
 from bilens.base.pickles import PICKLES, Pickled, read_pickles
 from bilens.base.reading import naming, read_json_object
 from bilens.base.weights import weight_names
@@ -103,8 +103,9 @@ def from_transformers(model: PreTrainedModel) -> Transformer:
     """A bilens model with the very weights of one of transformers that is in memory, of any family
     in docs/families.md, with its tokenizer if it carries one, in evaluation mode.
 
-    Memory: a copy of the weights; mixtures of experts, whose files are written otherwise than they
-    are held, go through a temporary folder. Errors: those of ``load``.
+    Memory: a copy of the weights; mixtures of experts and GPT-NeoX, whose files are written
+    otherwise than they are held, go through a temporary folder. Errors: those of ``load``;
+    ArgumentError for what is no model of transformers with a readout, and for one on "meta".
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> config = GPT2Config(n_layer=1, n_embd=16, n_head=2, bos_token_id=0, eos_token_id=0)
@@ -112,16 +113,24 @@ def from_transformers(model: PreTrainedModel) -> Transformer:
     >>> type(bilens.models.from_transformers(theirs)).__name__
     'Transformer'
     """
+    model = getattr(model, "_orig_mod", model)  # of a compiled one
+    if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:
+        must = "be given a model of transformers with a readout, as AutoModelForCausalLM makes it"
+        raise ArgumentError("from_transformers", must=must, got=type(model).__name__)
+    for name, weight in model.named_parameters():
+        require_values(name, weight)
     raw = json.loads(model.config.to_json_string(use_diff=False))
     if raw.get("model_type") not in NAMES:
         kinds = OneOf(tuple(sorted(kind for one in FAMILIES for kind in one.kinds)))
         must = kinds.must(raw.get("model_type"))
         raise ConfigError("model_type", must=must, got=repr(raw.get("model_type")))
-    if raw.get("num_local_experts") or raw.get("num_experts"):
+    if raw["model_type"] == "mistral":  # of a file with them transformers makes a Ministral
+        raw.pop("layer_types", None)
+    kind, where = NAMES[raw["model_type"]], Path(model.name_or_path or type(model).__name__)
+    if kind.renamed or raw.get("num_local_experts") or raw.get("num_experts"):
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
             return _carried(model, load(folder))
-    kind, where = NAMES[raw["model_type"]], Path(model.name_or_path or type(model).__name__)
     checkpoint = held_checkpoint([where], copied(model), kind.derived)
     return _carried(model, _assembled(kind, raw, checkpoint, where, where).filled())
 

@@ -40,7 +40,7 @@ from bilens.training.language import text_loss
 from bilens.training.processes import first_does, processes
 from bilens.training.run import Lesson, Run, content, content_of, read_about, save_model
 from bilens.training.schedule import FIELDS as SCHEDULED
-from bilens.training.schedule import OF_TEXT, Schedule
+from bilens.training.schedule import OF_TEXT, Schedule, numbering
 from bilens.training.text import Blocks, TextData, load_text
 from bilens.training.tokenizer import save_tokenizer, tokenizer_of
 
@@ -121,6 +121,7 @@ def make_bilinear(
     data = _text(model, source, how.length)
     about = {"model": content_of(model), "data": data.name}
     about |= {"content": content(data.train.tokens, data.valid.tokens), "recipe": asdict(how)}
+    about |= {"options": numbering(options)}
     default = None if plan is None else plan.interval
     with Run.claim(output, about, resume, save_every, default) as run:
         if "figures" not in read_about(output):  # else it was finished before

@@ -21,7 +21,7 @@ from bilens.base.reading import read_toml
 from bilens.models import Transformer, TransformerConfig, vocabulary_size
 from bilens.training.processes import first_does
 from bilens.training.run import Lesson, Run, as_it_is, content
-from bilens.training.schedule import OF_TEXT, Schedule, require_room
+from bilens.training.schedule import OF_TEXT, Schedule, numbering, require_room
 from bilens.training.text import Blocks, HeldOut, held_out, load_text, pack
 from bilens.training.tokenizer import (
     load_tokenizer,
@@ -143,7 +143,7 @@ def train_language(
     schedule = replace(schedule, keep_all=keep_all)
     data = load_text(source, words, model.config.max_position_embeddings)
     about = {"data": data.name, "content": content(data.train.tokens, data.valid.tokens)}
-    about |= {"recipe": {**asdict(how), "model": dict(how.model)}}
+    about |= {"recipe": {**asdict(how), "model": dict(how.model)}, "options": numbering(options)}
     with Run.claim(output, about, resume, save_every, schedule.interval) as run:
         first_does(lambda: save_tokenizer(words, output))
         run.train(model, Lesson(data.train, data.valid), schedule, quiet)

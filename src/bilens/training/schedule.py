@@ -16,6 +16,7 @@ from bilens.base.keys import MOST, Allowed, Anything, Between, Keys, Number, Who
 from bilens.training.processes import on_cpu
 
 CHECKPOINTS = "checkpoints"
+REPORTING = ("report_to", "disable_tqdm", "logging_dir", "run_name")  # options no number hangs on
 # TrainingArguments that go with a language model
 OF_TEXT = {"include_num_input_tokens_seen": "all", "prediction_loss_only": True}
 LOGGED_POINTS = 50  # how many log lines a run has, whatever its length
@@ -86,6 +87,19 @@ class Lacking(Allowed):
 
     def must(self, value: Any) -> str:
         return f"be left out for a {self.kind}"
+
+
+def numbering(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Those of a run's further options that its numbers may hang on (bf16, torch_compile), as its
+    file says them: all that are on, but for where it reports to.
+    """
+    given = {key: value for key, value in (options or {}).items() if key not in REPORTING}
+    return {key: value if is_plain(value) else repr(value) for key, value in given.items() if value}
+
+
+def is_plain(value: Any) -> bool:
+    """Whether JSON has such values."""
+    return isinstance(value, bool | int | float | str)
 
 
 @dataclass(frozen=True)

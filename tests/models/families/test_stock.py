@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import bilens
-from bilens.base.errors import ArgumentError, ConfigError, FileError
+from bilens.base.errors import ArgumentError, ConfigError, FileError, ShapeError
 from bilens.circuits import At
-from bilens.models import bilinear_frame, converted_layers
+from bilens.models import bilinear_frame, converted_layers, from_transformers
 from bilens.models.families import NAMES, table
 from bilens.models.keys import require_metadata
 from bilens.wiring import Renormed
@@ -316,16 +316,56 @@ def test_verify_holds_a_model_against_the_class_that_its_files_are_of(name, tmp_
 @pytest.mark.parametrize("kinds", [None, ["full_attention", "sliding_attention"]])
 @pytest.mark.parametrize("kind", ["Llama", "Mistral", "Qwen2", "Qwen3"])
 def test_windows_are_those_that_the_stock_class_has(kind, kinds, tmp_path):
-    """Whatever config.json says of them: stock Llama has none, Mistral one in every layer."""
+    """Whatever config.json says of them: stock Llama has none, and Mistral one in every layer; but
+    of a file with kinds of layers transformers makes a Ministral.
+    """
     torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")(
         **SMALL, sliding_window=2, use_sliding_window=True, layer_types=kinds
     )
     stock = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
     stock.save_pretrained(tmp_path)
-    ids = torch.arange(9)[None]
-    made = bilens.load(tmp_path)
-    torch.testing.assert_close(made(ids).logits, stock(ids).logits, atol=1e-5, rtol=1e-4)
+    ids, held = torch.arange(9)[None], from_transformers(stock)
+    read, of_file = (
+        bilens.load(tmp_path),
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path),
+    )
+    for made, theirs in ((held, stock), (read, of_file)):
+        says = theirs(ids, use_cache=False).logits
+        torch.testing.assert_close(made(ids).logits, says, atol=1e-5, rtol=1e-4)
     windows = {"Llama": None, "Mistral": [2, 2]}
     if kind in windows:
-        assert made.config.sliding_windows == windows[kind]
+        assert held.config.sliding_windows == windows[kind]
+    if kind == "Mistral" and kinds:
+        assert read.config.sliding_windows == [None, 2]
+
+
+def test_a_cap_of_scores_that_gemma_3_does_not_hand_on():
+    config = transformers.Gemma3TextConfig(**SMALL, attn_logit_softcapping=0.5)
+    torch.manual_seed(0)
+    stock = transformers.Gemma3ForCausalLM(config).eval()
+    ids = torch.arange(9)[None]
+    says = stock(ids, use_cache=False).logits
+    torch.testing.assert_close(from_transformers(stock)(ids).logits, says, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_is_taken_from_memory_too(name):
+    """The very model that ``load`` makes of its files."""
+    theirs = stock(name)
+    ids = torch.arange(9)[None] % 11
+    says = theirs(ids, use_cache=False).logits
+    made = from_transformers(theirs)(ids).logits
+    torch.testing.assert_close(made.to(says.dtype), says, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.bad_input
+def test_what_is_no_causal_model_in_memory_is_one_line(refuses):
+    config = transformers.LlamaConfig(**SMALL)
+    causal = transformers.LlamaForCausalLM(config)
+    said = "must be given a model of transformers with a readout"
+    for other in (causal.model, transformers.LlamaForSequenceClassification(config), 3):
+        refuses(ArgumentError, lambda other=other: from_transformers(other), said)
+    compiled = torch.compile(causal)
+    assert torch.equal(from_transformers(compiled).W_U, from_transformers(causal).W_U)
+    refuses(ShapeError, lambda: from_transformers(causal.to("meta")), "must hold values")

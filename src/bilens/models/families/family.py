@@ -87,6 +87,7 @@ class Family:
     class of transformers for one of here, with the weights of the same names; or, in words, what of
     it that class does not have. ``fold``: what makes fewer weights of all that the files hold,
     where several are one here (running averages, say); all else speaks of what it gives.
+    ``renamed``: whether transformers holds weights in memory under other names than files do.
     """
 
     kinds: tuple[str, ...]
@@ -105,6 +106,7 @@ class Family:
     stock: Callable[[Any], PreTrainedConfig | str] | None = None
     name: str = ""
     fold: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
+    renamed: bool = False
 
 
 @dataclass(frozen=True)

@@ -46,13 +46,13 @@ SECOND = Facts(
     ),
     only=BIDIRECTIONAL,
 )
-THIRD = Facts(
-    names=SECOND.names,
+THIRD = Facts(  # which never hands a cap of its scores on
+    names={key: ours for key, ours in SECOND.names.items() if key != "attn_logit_softcapping"},
     always={**SECOND.always, "qk_norm": True},
     more=windowed,
     free=(
-        *SECOND.free, "sliding_window_pattern", "_sliding_window_pattern", "rope_local_base_freq",
-        "rope_scaling", "rope_theta",
+        *SECOND.free, "attn_logit_softcapping", "sliding_window_pattern",
+        "_sliding_window_pattern", "rope_local_base_freq", "rope_scaling", "rope_theta",
     ),
     only=BIDIRECTIONAL,
 )  # fmt: skip

@@ -53,4 +53,5 @@ GPT_NEOX = Family(
     derived=(".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"),
     sizes=("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads"),
     base="gpt_neox.",
+    renamed=True,
 )

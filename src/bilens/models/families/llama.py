@@ -61,15 +61,10 @@ def no_windows(given: Mapping[str, Any]) -> None:
     """Of a class that has none, whatever is given."""
 
 
-def windows_in_all(given: Mapping[str, Any]) -> list[int | None] | None:
-    """Of a class that has one in every layer or in none, whatever kinds of layers are given."""
-    return windows({**given, "layer_types": None})
-
-
 # Llama first: what it does not have, the others are asked for.
 RELATIVES = {
     "llama": Relative(LlamaConfig, BIASES, {"qk_norm": False}, no_windows),
-    "mistral": Relative(MistralConfig, (), {"qk_norm": False}, windows_in_all),
+    "mistral": Relative(MistralConfig, (), {"qk_norm": False}),
     "qwen2": Relative(
         Qwen2Config, (), {"qk_norm": False, "attention_bias": True, "attention_out_bias": False}
     ),
