@@ -35,6 +35,7 @@ from bilens.base.numerics import (
     require_count,
     require_seed,
     require_share,
+    standard_normal,
 )
 
 SWEEPS = 200
@@ -233,9 +234,7 @@ class _Search:
         if rank > min(i, j) or o < 2:
             return []
         left, right = (eigh(gram)[1][:, -rank:] for gram in self.grams())
-        mixed = self.least.out @ torch.randn(
-            o, 2, generator=self.generator, dtype=left.dtype, device=left.device
-        )
+        mixed = self.least.out @ standard_normal(o, 2, generator=self.generator, dtype=left.dtype)
         a, b = (
             ((self.least.left @ left) * mix[:, None]).mT @ (self.least.right @ right)
             for mix in mixed.mT

@@ -95,6 +95,13 @@ def as_given(value: Any) -> Tensor:
     return value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
 
 
+def standard_normal(
+    *shape: int, generator: torch.Generator, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """Standard normal numbers where their generator is: the same whatever torch's defaults are."""
+    return torch.randn(shape, generator=generator, dtype=dtype, device=generator.device)
+
+
 def near_one(factor: Tensor) -> tuple[Tensor, int]:
     """A tensor over the power of two above its largest entry, which rounds nothing; and the power
     (0 for zeros).

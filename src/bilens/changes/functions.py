@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bilens.algebra import CP, lifted
 from bilens.base.errors import ArgumentError
+from bilens.base.numerics import standard_normal
 from bilens.changes.reads import Counts, Read, Vectors
 from bilens.nn import Leg
 
@@ -166,9 +167,7 @@ class Modules(Functions):
     @cached_property
     def _normal(self) -> Float[Tensor, "n i"]:
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(
-            SAMPLES, self.width, generator=generator, dtype=torch.float64, device="cpu"
-        )
+        return standard_normal(SAMPLES, self.width, generator=generator)
 
 
 def _columns(leg: Leg, measure: Read | None) -> Float[Tensor, "k z"]:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bilens.base.numerics import standard_normal
 from bilens.measure import Gaussian
 
 EPSILONS = (0.0, 0.01, 1.0)
@@ -40,9 +41,7 @@ class Vectors:
         if self.spread == 0:
             return self.as_read
         generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(
-            self.as_read.shape, generator=generator, dtype=torch.float64, device="cpu"
-        )
+        noise = standard_normal(*self.as_read.shape, generator=generator)
         return self.as_read + self.spread * noise
 
     def ridge(self, eps: float) -> "Vectors":

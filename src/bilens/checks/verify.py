@@ -17,7 +17,13 @@ from transformers import AutoModelForCausalLM
 from bilens.algebra import CP
 from bilens.base.charts import DRAWN, INK, NEGATIVE, POSITIVE, logarithmic, ranked
 from bilens.base.errors import ArgumentError, NotExactError
-from bilens.base.numerics import dtype_name, relative_error, require_seed, tolerance
+from bilens.base.numerics import (
+    dtype_name,
+    relative_error,
+    require_seed,
+    standard_normal,
+    tolerance,
+)
 from bilens.base.reading import read_json_object
 from bilens.base.results import ANSWER_ROWS, Result
 from bilens.base.words import printable, shortened
@@ -230,11 +236,11 @@ def _language(
     checks += _rewritten(exact, tokens)
     width = config.hidden_size
     shape = (min(DIRECTIONS, width), width)
-    mix = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu") / width**0.5
+    mix = standard_normal(*shape, generator=generator) / width**0.5
     for part in wiring.parts:
         if part.name in wiring.layers and part.forms():
             tensor = part.module.tensor()  # type: ignore[operator]
-            x = torch.randn(INPUTS, width, generator=generator, dtype=torch.float64, device="cpu")
+            x = standard_normal(INPUTS, width, generator=generator)
             seen = tensor.detach().map(out=mix)
             view = _View(f", {part.name}", seen, x, partial(_mixed, part.module, mix))
             checks += [_written(view), *_layer(view, generator)]
@@ -375,7 +381,7 @@ def _pixel_view(model: Classifier, layer: int, pixels: Float[Tensor, "b i"]) -> 
 def _layer(view: _View, generator: torch.Generator) -> list[Check]:
     x, tensor, where = view.inputs, view.tensor, view.where
     symmetric = tensor.symmetrise()
-    u = torch.randn(tensor.shape[0], generator=generator, dtype=torch.float64, device="cpu")
+    u = standard_normal(tensor.shape[0], generator=generator)
     form = tensor.interaction(u)
     checks = [
         Check("S(x, x) = T(x, x), symmetric part" + where, symmetric(x), tensor(x)),
@@ -448,7 +454,7 @@ def _gauge(tensor: CP, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 def _hessian(view: _View, u: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """2 Q_u v, and the second derivative of u · layer(x) along v by autograd, for one random v."""
     x = view.x[0].detach()
-    v = torch.randn(len(x), generator=generator, dtype=x.dtype, device="cpu")
+    v = standard_normal(len(x), generator=generator, dtype=x.dtype)
     truth = torch.func.jvp(torch.func.grad(lambda x: view.write(x[None])[0] @ u), (x,), (v,))[1]
     own = int(view.tensor.affine)  # the constant stands first
     product = 2 * (view.tensor.interaction(u) @ torch.nn.functional.pad(v, (own, 0)))

@@ -87,7 +87,7 @@ def read_each(
     found = [tuple(read.cuts(one)) for one in named]
     if not found:
         raise ArgumentError("what", must="name at least one component", got="none")
-    if at is not None and all(is_whole(one) or SUFFIX.fullmatch(str(one).strip()) for one in named):
+    if at is not None and all(is_whole(one) or _parted(str(one))[1] for one in named):
         must = "be left out where all that is taken out names its own position"
         raise ArgumentError("at", must=must, got=f"{at} for {', '.join(map(str, named))}")
     return found
@@ -103,6 +103,12 @@ def _positions(recording: Recording, at: object) -> tuple[int, ...]:
     if not given:
         raise ArgumentError("at", must="name at least one position", got="none")
     return tuple(sorted({recording.position(n, "at", "hold positions") for n in given}))
+
+
+def _parted(text: str) -> tuple[str, str]:
+    """What is taken out, and the position that it names itself, or ""."""
+    suffix = SUFFIX.fullmatch(text)
+    return (suffix["item"], suffix["position"]) if suffix else (text, "")
 
 
 class _Reader:
@@ -138,10 +144,9 @@ class _Reader:
             todo = 'Name an edge and where it is read: "mlp0→L1H0.V", at=[5].'
             must = "name one step, without where a head looks"
             raise ArgumentError(f"{text!r}", must=must, got="a path", todo=todo)
-        where, item = self.where, text
-        if suffix := SUFFIX.fullmatch(text):
-            item, n = suffix["item"], int(suffix["position"])
-            where = (self.recording.position(n, f"the position of {text!r}"),)
+        where, (item, position) = self.where, _parted(text)
+        if position:
+            where = (self.recording.position(int(position), f"the position of {text!r}"),)
         if ARROW.search(item):
             return self.edge(text, item, where)
         if "(" in item:

@@ -164,7 +164,8 @@ def _first(wiring: Wiring, embed: str) -> str:
     heads = [head for part in wiring.parts if part.attention for head in part.attention.heads]
     if heads and not tensors:
         return f"{heads[0]}({embed})"
-    return f"{[*tensors, *(part.name for part in layers), 'mlp0'][0]}({embed}, {embed})"
+    layer = next(iter(tensors or [part.name for part in layers]), "mlp0")
+    return f"{layer}({embed}, {embed})"
 
 
 def _is_readout(node: Node) -> bool:

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import as_given, working_dtype
+from bilens.base.numerics import as_given, standard_normal, working_dtype
 from bilens.nn import Norm, causal_mask, rotate
 from bilens.wiring import Expandable, Heads, Part, Product, Wiring, Write
 
@@ -194,9 +194,7 @@ def require_ends(model: Expandable, wiring: Wiring) -> None:
 def _random(like: Tensor, width: int) -> Float[Tensor, "t d"]:
     """The same random vectors every time, of the dtype and device of ``like``."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(PROBES, width, generator=generator, dtype=torch.float64, device="cpu").to(
-        like
-    )
+    return standard_normal(PROBES, width, generator=generator).to(like)
 
 
 def _turned(part: Heads, read: Float[Tensor, "t d"], name: str) -> Float[Tensor, "head t d_head"]:

@@ -39,6 +39,7 @@ from bilens.base.numerics import (
     restored,
     root,
     scaled,
+    standard_normal,
 )
 from bilens.base.records import Record
 from bilens.base.results import ANSWER_ROWS, Result
@@ -464,13 +465,11 @@ def _span(gaussian: Gaussian | None, size: int, generator: torch.Generator) -> t
     span that together are exact; and the points, as a layer reads them: x, or x and y (s, i).
     """
     if gaussian is None:
-        onto = torch.randn((AXES, size), generator=generator, dtype=torch.float64, device="cpu")
+        onto = standard_normal(AXES, size, generator=generator)
         pairs = torch.cartesian_prod(*[torch.arange(AXES, device="cpu")] * 2)
         return onto, onto.new_ones(len(pairs)), onto[pairs[:, 0]], onto[pairs[:, 1]]
     mean = gaussian.mean.double()
-    noise = torch.randn(
-        (AXES, gaussian.factor.shape[1]), generator=generator, dtype=torch.float64, device="cpu"
-    )
+    noise = standard_normal(AXES, gaussian.factor.shape[1], generator=generator)
     onto = torch.cat([mean[None], noise.to(mean.device) @ gaussian.factor.mT])
     points, weights = _cubature()
     return onto, weights, mean + points.to(mean.device) @ onto[1:]
@@ -514,13 +513,11 @@ def _drawn(
     what is rounded is which x is drawn, not what is made of it.
     """
     if gaussian is not None:
-        shape = count, gaussian.factor.shape[1]
-        noise = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+        width = gaussian.factor.shape[1]
+        noise = standard_normal(count, width, generator=generator, dtype=torch.float32)
         spread = gaussian.factor.to(noise.dtype)
         return (gaussian.mean.double() + (noise.to(spread.device) @ spread.mT).double(),)
-    return tuple(
-        torch.randn((2, count, size), generator=generator, dtype=torch.float64, device="cpu")
-    )
+    return tuple(standard_normal(2, count, size, generator=generator))
 
 
 def _root_error(gaussian: Gaussian, y: Float[Tensor, " i"]) -> float:

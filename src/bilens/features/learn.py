@@ -35,6 +35,7 @@ from bilens.base.numerics import (
     require_finite,
     require_floating,
     scaled,
+    standard_normal,
     working_dtype,
 )
 from bilens.base.progress import Progress
@@ -142,9 +143,7 @@ class _Learner(nn.Module):
         spread, power = near_one(x - mean)  # squares of what is tiny would vanish
         self.scale = float(scaled(spread.square().mean().sqrt(), power)) or 1.0
         generator = torch.Generator().manual_seed(how.seed)
-        rows = torch.randn(
-            (how.expansion * d, d), generator=generator, dtype=torch.float32, device="cpu"
-        ).to(x)
+        rows = standard_normal(how.expansion * d, d, generator=generator, dtype=torch.float32).to(x)
         self.W_dec = nn.Parameter(rows / rows.norm(dim=1, keepdim=True))
         self.W_enc = nn.Parameter(self.W_dec.detach().mT.clone())
         self.b_enc = nn.Parameter(torch.zeros_like(self.W_dec[:, 0]))

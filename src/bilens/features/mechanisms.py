@@ -38,7 +38,7 @@ from torch import Tensor
 from bilens.algebra import CP, Dense, ThirdOrder, Tucker, signs, symmetric_root
 from bilens.base.charts import BELOW, POSITIVE, REFERENCE, curve, logarithmic, titled
 from bilens.base.errors import ArgumentError, TooLargeError
-from bilens.base.numerics import GIB, is_whole
+from bilens.base.numerics import GIB, is_whole, standard_normal
 from bilens.base.results import Result
 from bilens.decompose import hosvd
 
@@ -424,7 +424,7 @@ def _polar(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
 
 def _orthogonal(size: int, generator: torch.Generator, like: Tensor) -> Float[Tensor, "s s"]:
     basis, upper = torch.linalg.qr(
-        torch.randn(size, size, generator=generator, dtype=like.dtype, device="cpu")
+        standard_normal(size, size, generator=generator, dtype=like.dtype)
     )
     return (basis * upper.diagonal().sign()).to(like.device)  # Haar: without the signs it is not
 
@@ -438,9 +438,7 @@ def _alike(
     For the Gram H of a mode and its target G, M = G^½ (G^½ H G^½)^-½ G^½ has M H M = G. The inputs
     are turned by √M on each side at a time: both sides change the one Gram.
     """
-    draw = torch.randn(core.shape, generator=generator, dtype=core.dtype, device="cpu").to(
-        core.device
-    )
+    draw = standard_normal(*core.shape, generator=generator, dtype=core.dtype).to(core.device)
     draw = (draw + draw.mT) / 2
     out, inputs = _grams(core)
     roots, off = (symmetric_root(out), symmetric_root(inputs)), float("inf")

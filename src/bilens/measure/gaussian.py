@@ -35,6 +35,7 @@ from bilens.base.numerics import (
     restored,
     root,
     scaled,
+    standard_normal,
     working_dtype,
 )
 from bilens.base.records import Record
@@ -275,11 +276,8 @@ class Gaussian(Record):
         generator = (
             seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
         )
-        shape = n, self.factor.shape[1]
-        noise = torch.randn(
-            shape, generator=generator, dtype=torch.float64, device=generator.device
-        ).to(self.mean.device)
-        return self.mean.double() + noise @ self.factor.mT
+        noise = standard_normal(n, self.factor.shape[1], generator=generator)
+        return self.mean.double() + noise.to(self.mean.device) @ self.factor.mT
 
     def _onto(self, root: Root) -> tuple[Float[Tensor, "r i"], int]:
         """``near_one`` as rows, the mean first, and the power."""

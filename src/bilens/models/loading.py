@@ -124,9 +124,9 @@ def from_transformers(model: PreTrainedModel) -> Transformer:
         kinds = OneOf(tuple(sorted(kind for one in FAMILIES for kind in one.kinds)))
         must = kinds.must(raw.get("model_type"))
         raise ConfigError("model_type", must=must, got=repr(raw.get("model_type")))
-    if raw["model_type"] == "mistral":  # of a file with them transformers makes a Ministral
-        raw.pop("layer_types", None)
     kind, where = NAMES[raw["model_type"]], Path(model.name_or_path or type(model).__name__)
+    for key in kind.unread.get(raw["model_type"], ()):
+        raw.pop(key, None)
     if kind.renamed or raw.get("num_local_experts") or raw.get("num_experts"):
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)

@@ -93,13 +93,11 @@ def numbering(options: Mapping[str, Any] | None) -> dict[str, Any]:
     """Those of a run's further options that its numbers may hang on (bf16, torch_compile), as its
     file says them: all that are on, but for where it reports to.
     """
-    given = {key: value for key, value in (options or {}).items() if key not in REPORTING}
-    return {key: value if is_plain(value) else repr(value) for key, value in given.items() if value}
-
-
-def is_plain(value: Any) -> bool:
-    """Whether JSON has such values."""
-    return isinstance(value, bool | int | float | str)
+    return {
+        key: value if isinstance(value, bool | int | float | str) else repr(value)
+        for key, value in (options or {}).items()
+        if value and key not in REPORTING
+    }
 
 
 @dataclass(frozen=True)

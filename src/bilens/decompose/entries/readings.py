@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.algebra import CP
-from bilens.base.numerics import eigh
+from bilens.base.numerics import eigh, standard_normal
 
 SAMPLE = 16  # outputs that the metric is taken from
 FLAT = 1e-8  # of the largest eigenvalue of Z: the least one
@@ -209,9 +209,7 @@ def _narrow(
     )
     size, rest, frame, inside = float(factor.norm()), factor, factor[:, :0], factor[:0]
     while 2 * (frame.shape[1] + width) <= full:
-        start = torch.randn(
-            factor.shape[1], width, generator=generator, dtype=factor.dtype, device=factor.device
-        )
+        start = standard_normal(factor.shape[1], width, generator=generator, dtype=factor.dtype)
         more = torch.linalg.qr(rest @ start).Q
         part = more.mT @ rest
         frame, inside, rest = (

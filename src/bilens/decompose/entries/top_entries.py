@@ -20,7 +20,14 @@ from bilens.algebra import CP, Dense, Factored
 from bilens.base.axes import MODES
 from bilens.base.charts import DRAWN, ranked
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import GIB, as_given, require_count, require_finite, working_dtype
+from bilens.base.numerics import (
+    GIB,
+    as_given,
+    require_count,
+    require_finite,
+    standard_normal,
+    working_dtype,
+)
 from bilens.base.results import Result
 from bilens.decompose.entries.outputs import Outputs
 
@@ -210,9 +217,7 @@ def _same_swapped(tensor: CP, given: torch.dtype) -> bool:
         return True
     near, _ = tensor.near_one()
     generator = torch.Generator().manual_seed(0)
-    x, y = torch.randn(
-        2, 2, tensor.shape[1], generator=generator, dtype=torch.float64, device="cpu"
-    ).to(tensor.device)
+    x, y = standard_normal(2, 2, tensor.shape[1], generator=generator).to(tensor.device)
     # as large as the terms where left and right are not alike
     apart = (near(x, y) - near(y, x)).abs()
     return bool((apart <= SAME[working_dtype(given)] * near.terms_by_output()).all())

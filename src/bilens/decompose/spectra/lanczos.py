@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bilens.algebra import QuadraticForm, Which, eigen_noise, preference
-from bilens.base.numerics import eigh, tolerance
+from bilens.base.numerics import eigh, standard_normal, tolerance
 from bilens.decompose.spectra.probe import CHANCE, LEAVING, SURE, Held, unseen
 from bilens.decompose.spectra.product import Product
 
@@ -307,10 +307,8 @@ class _Krylov:
     def fresh(self, rows: Tensor | slice) -> Float[Tensor, "n i"]:
         """Random unit vectors orthogonal to the basis of each of ``rows``."""
         basis = self.basis[rows, : self.full]
-        shape = len(basis), basis.shape[-1]
-        x = torch.randn(shape, generator=self.generator, dtype=torch.float32, device="cpu").to(
-            basis
-        )
+        size, generator = basis.shape[-1], self.generator
+        x = standard_normal(len(basis), size, generator=generator, dtype=torch.float32).to(basis)
         locked = [] if self.locked is None else [self.locked[rows]]
         for others in 2 * [*locked, basis]:
             _, x = _parted(x, others)

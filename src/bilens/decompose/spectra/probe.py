@@ -31,6 +31,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bilens.algebra import Which
+from bilens.base.numerics import standard_normal
 from bilens.decompose.spectra.product import Product
 
 # that an eigenvalue is missed at the very edge of what is kept (further in, far less)
@@ -89,9 +90,8 @@ class _Recurrence:
         n = len(product)
         self.product, self.held, self.floor = product, held.rows, held.floor.double()[:, None]
         self.sides = torch.tensor(sides, dtype=torch.float64, device=product.left.device)
-        start = torch.randn(
-            n, product.size, generator=generator, dtype=torch.float32, device="cpu"
-        ).to(held.rows)
+        start = standard_normal(n, product.size, generator=generator, dtype=torch.float32)
+        start = start.to(held.rows)
         start = self.beside(self.beside(start))
         self.now = start / start.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(start.dtype).tiny)
         self.before, self.beta = torch.zeros_like(self.now), self.floor.new_zeros(n)

@@ -10,7 +10,7 @@ from torch import Tensor
 from bilens.algebra import QuadraticForm, ThirdOrder, balanced
 from bilens.base.charts import DRAWN, ranked
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import is_whole, require_finite, restored, working_dtype
+from bilens.base.numerics import is_whole, require_finite, restored, standard_normal, working_dtype
 from bilens.base.results import ANSWER_ROWS, Result
 
 ROUNDS = 2  # of subspace iteration: a tail that training keeps small is a wide gap
@@ -113,12 +113,8 @@ def tail(tensor: ThirdOrder, k: int) -> Tail:
     require_finite("tail", **tensor.factors())
     form, power = _near_one(tensor)
     with torch.no_grad():
-        start = torch.randn(
-            (min(k + SPARE, size), size),
-            generator=torch.Generator().manual_seed(0),
-            dtype=torch.float32,
-            device="cpu",
-        )
+        generator, kept = torch.Generator().manual_seed(0), min(k + SPARE, size)
+        start = standard_normal(kept, size, generator=generator, dtype=torch.float32)
         rows = start.to(form.device, form.dtype).expand(len(form.weights), -1, -1)  # (o, k, i)
         for _ in range(ROUNDS):
             rows = torch.linalg.qr(form.times_rows(rows).mT).Q.mT

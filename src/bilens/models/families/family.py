@@ -9,7 +9,7 @@ kind, biases, positions) is a field of the configuration that ``config`` gives.
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
 
@@ -87,7 +87,8 @@ class Family:
     class of transformers for one of here, with the weights of the same names; or, in words, what of
     it that class does not have. ``fold``: what makes fewer weights of all that the files hold,
     where several are one here (running averages, say); all else speaks of what it gives.
-    ``renamed``: whether transformers holds weights in memory under other names than files do.
+    ``renamed``: whether transformers holds weights in memory under other names than files do;
+    ``unread``: by model_type, keys that a model in memory may have and its class does not read.
     """
 
     kinds: tuple[str, ...]
@@ -107,6 +108,7 @@ class Family:
     name: str = ""
     fold: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
     renamed: bool = False
+    unread: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

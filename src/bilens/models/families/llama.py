@@ -153,5 +153,9 @@ def _config(raw: dict[str, Any], shapes: Shapes) -> TransformerConfig:
 
 
 LLAMA = Family(
-    kinds=tuple(RELATIVES), config=_config, derived=(".rotary_emb.inv_freq",), stock=stock
+    kinds=tuple(RELATIVES),
+    config=_config,
+    derived=(".rotary_emb.inv_freq",),
+    stock=stock,
+    unread={"mistral": ("layer_types",)},  # of a file with them transformers makes a Ministral
 )
