@@ -209,6 +209,14 @@ def test_activations_that_never_change(kind):
     assert torch.allclose(made(torch.full((2, 3), 5.0)), torch.tensor(5.0), atol=0.1)
 
 
+def test_nothing_is_learned_of_what_made_the_activations():
+    """They may come with the graph of a model: its gradients are not the dictionary's."""
+    weight = torch.randn(D, D, requires_grad=True)
+    x = torch.randn(64, D) @ weight
+    Dictionary.train([x] * 3, DictionaryRecipe(steps=3, expansion=2, k=3))
+    assert weight.grad is None
+
+
 @pytest.mark.bad_input
 def test_bad_activations(directions, refuses):
     def train(batches, steps=20):

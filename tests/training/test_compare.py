@@ -3,14 +3,18 @@ stopped.
 """
 
 import math
+import sys
+from dataclasses import replace
 
 import pytest
 
 import bilens
-from bilens.base.errors import ArgumentError
-from bilens.training import Comparison, compare, read_about, read_recipe
+from bilens.base.errors import ArgumentError, ConfigError, Interrupted
+from bilens.training import Comparison, compare, load_tokenizer, read_about, read_recipe
 from bilens.training.compare import VARIANTS, standard_error, with_mlp
 
+comparing = sys.modules["bilens.training.compare"]  # the function has its name
+TWICE = {"gradient_accumulation_steps": 2}
 MODEL = {
     "hidden_size": 16,
     "intermediate_size": 24,
@@ -44,11 +48,8 @@ def how():
 def compared(tmp_path_factory, how, text):
     folder, told = tmp_path_factory.mktemp("compared"), []
     names = ("ReLU", "bilinear", "SwiGLU")
-    return (
-        folder,
-        compare(text, folder, how, variants=names, seeds=2, quiet=True, progress=hear(told)),
-        told,
-    )
+    given = {"variants": names, "seeds": 2, "options": TWICE, "quiet": True}
+    return folder, compare(text, folder, how, **given, progress=hear(told)), told
 
 
 def test_all_have_as_many_parameters(how):
@@ -70,7 +71,7 @@ def test_numbers_are_those_of_the_runs(compared, how):
         assert losses == tuple(
             read_about(folder / f"{name}-{seed}")["figures"]["valid"]["loss"] for seed in (0, 1)
         )
-    assert found.tokens == 4 * 2 * 16
+    assert found.tokens == 4 * 2 * 2 * 16
     assert bilens.load(folder / "SwiGLU-1").config.hidden_act == "silu"
 
 
@@ -99,17 +100,48 @@ def test_it_goes_on_where_it_was_stopped(compared, how, text, tmp_path):
         + "}"
     )
     told = []
-    again = compare(
-        text, folder, how, variants=found.variants, seeds=2, quiet=True, progress=hear(told)
-    )
+    given = {"variants": found.variants, "seeds": 2, "options": TWICE, "quiet": True}
+    again = compare(text, folder, how, **given, progress=hear(told))
     assert [(now[0], now[3]) for now in told] == [(6, "SwiGLU, seed 1")]
     assert again.loss == found.loss
     again.save(tmp_path / "c.safetensors")
     assert Comparison.load(tmp_path / "c.safetensors").rows() == again.rows()
 
 
+def test_runs_of_something_else_are_not_gone_on_with(compared, how, text, refuses):
+    """An MLP that has no run there yet would be given the tokenizer of the others."""
+    folder, _, _ = compared
+    for source, recipe, options, words in (
+        ("topics", how, TWICE, "data must be what the comparison began with"),
+        (text, replace(how, vocab_size=280), TWICE, "recipe.vocab_size must be"),
+        (text, how, {}, "options.gradient_accumulation_steps must be"),
+    ):
+        refuses(
+            ConfigError,
+            lambda given=(source, folder, recipe), options=options: compare(
+                *given, variants=["GELU"], seeds=1, options=options
+            ),
+            words,
+        )
+    assert not (folder / "GELU-0").exists()
+
+
+def test_a_tokenizer_of_no_run_is_not_used(how, text, tmp_path, monkeypatch):
+    """One that was stopped before its first run began leaves a tokenizer alone."""
+
+    def stopped(*_, **given):
+        raise Interrupted("here")
+
+    monkeypatch.setattr(comparing, "train_language", stopped)
+    for size in (300, 280):
+        with pytest.raises(Interrupted):
+            compare(text, tmp_path, replace(how, vocab_size=size), seeds=1)
+        assert len(load_tokenizer(tmp_path / "tokenizer")) == size
+
+
 @pytest.mark.parametrize(
-    ("variants", "seeds"), [((), 1), (("ReLU", "ReLU"), 1), (("ReLU",), 0), (("Tanh",), 1)]
+    ("variants", "seeds"),
+    [((), 1), (("ReLU", "ReLU"), 1), (("ReLU",), 0), (("ReLU",), 1.5), (("Tanh",), 1)],
 )
 def test_nothing_to_compare_is_refused(refuses, tmp_path, how, variants, seeds):
     refuses(

@@ -149,6 +149,15 @@ def test_labels_that_do_not_match_their_images(refuses, folder):
     )
 
 
+def test_images_of_no_size(refuses, folder):
+    (folder / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros((6, 0, 4)))))
+    refuses(
+        FileError,
+        lambda: load_images(str(folder)),
+        "t10k-images-idx3-ubyte.gz must hold images; got a header that says (6, 0, 4)",
+    )
+
+
 def test_images_of_two_sizes(refuses, folder):
     (folder / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros((6, 4, 4)))))
     refuses(

@@ -164,6 +164,7 @@ def test_options_reach_trainer(tmp_path, text, short):
         ({"max_steps": 5}, "option max_steps must be left to the recipe; got 5"),
         ({"num_train_epochs": 5}, "option num_train_epochs must be left to the recipe"),
         ({"prediction_loss_only": False}, "must be left to the recipe"),
+        ({"gradient_accumulation_steps": 0}, "with gradient_accumulation_steps=0 must be possible"),
         ({"label_smoothing_factor": 1.5}, "label_smoothing_factor must be 0 … 1"),
         ({"label_smoothing_factor": "much"}, "label_smoothing_factor must be 0 … 1"),
     ],
@@ -320,7 +321,11 @@ def test_a_run_goes_on_in_the_precision_it_began_with(refuses, tmp_path, text, s
     place = tmp_path / "run"
     train_language(str(text), place, short, quiet=True, options={"report_to": "none"})
     assert json.loads((place / "training.json").read_text())["options"] == {}
-    for options, words in (({"bf16": True}, "None; got True"), ({"max_grad_norm": 0.5}, "got 0.5")):
+    for options, words in (
+        ({"bf16": True}, "None; got True"),
+        ({"max_grad_norm": 0.5}, "got 0.5"),
+        ({"max_grad_norm": 0.0}, "got 0.0"),  # off, where it is on by default
+    ):
         name = next(iter(options))
         refuses(
             ConfigError,

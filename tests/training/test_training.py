@@ -10,12 +10,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import set_seed
 
 import bilens
 from bilens.algebra import CP
 from bilens.base.errors import ConfigError, FileError, NotFiniteError
 from bilens.base.files import held
 from bilens.decompose import eigen
+from bilens.models import Classifier
 from bilens.training import (
     checkpoints,
     evaluate_on,
@@ -24,7 +26,11 @@ from bilens.training import (
     schedule,
     train_classifier,
 )
-from bilens.training.classify import TAIL_EVERY, tail_penalty
+from bilens.training.classify import TAIL_EVERY, configure, tail_penalty
+
+
+def logged(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -282,6 +288,34 @@ def test_a_diverged_run_leaves_no_model(refuses, tmp_path):
         assert not (run / "model.safetensors").exists()
 
 
+def test_a_run_ends_where_its_loss_does(refuses, tmp_path):
+    """The log says that it is not a number, and no checkpoint is written over those before."""
+    how = recipe(steps=60, batch_size=32, hidden_size=8, learning_rate=1e5, tail_penalty=0.0)
+    refuses(
+        NotFiniteError,
+        lambda: train_classifier("digits", tmp_path, how, save_every=1, keep_all=True, quiet=True),
+        "the loss at step",
+        "must be finite",
+    )
+    losses = {row["step"]: row["loss"] for row in logged(tmp_path) if "loss" in row}
+    *before, last = losses.values()
+    assert all(map(math.isfinite, before))
+    assert not math.isfinite(last)
+    assert len(losses) < 60
+    saved = {int(place.name.split("-")[1]) for place in (tmp_path / "checkpoints").iterdir()}
+    assert saved == set(range(1, max(losses)))
+
+
+def test_a_run_of_one_step_takes_it(tmp_path):
+    """The first step of AdamW is as long as the learning rate, in every entry."""
+    how = recipe(steps=1, batch_size=32, hidden_size=8, weight_decay=0.0, learning_rate=0.01)
+    after = train_classifier("digits", tmp_path, how, quiet=True).head.weight
+    set_seed(how.seed)
+    before = Classifier(configure(load_images("digits"), how)).head.weight
+    taken = (after - before).abs()
+    assert float(taken.detach().median()) == pytest.approx(0.01, rel=1e-3)
+
+
 def test_the_tail_penalty_leaves_little_beyond_the_kept(tmp_path):
     """With it two eigenvectors a class carry more of ‖Q‖² than without."""
     how = recipe(steps=120, batch_size=100, hidden_size=32, kept=2)
@@ -374,8 +408,7 @@ def test_the_schedule(trained, tmp_path):
     """A line up over a twentieth of the steps, and half a cosine down to nothing."""
     how = recipe(steps=60, batch_size=8, hidden_size=4, tail_penalty=0.0, learning_rate=1e-3)
     train_classifier("digits", tmp_path, how, save_every=60, quiet=True)
-    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    rates = {row["step"]: row["learning_rate"] for row in rows if "learning_rate" in row}
+    rates = {row["step"]: row["learning_rate"] for row in logged(tmp_path) if "loss" in row}
     assert list(rates) == list(range(1, 61))
     for step, rate in rates.items():  # as it was for that step, the first of which is 0
         now = step - 1

@@ -81,6 +81,9 @@ BAD = {
     "distance": ({"induction": {"min_distance": 1}}, "induction.min_distance must be"),
     "nothing": ({"bigram": {}, "skip": [], "induction": {}}, "must have rules in one of them"),
     "never": ({"induction": {"never": "filler"}}, "induction.never must be a list of kinds"),
+    "no kind": ({"induction": {"never": ["plaice"]}}, "kinds, word, place, filler; got ['plaice']"),
+    "backwards": ({"ranges": {"filler": [9, 7]}}, "ranges.filler must be [first, after the last]"),
+    "no reach": ({"skip_max": 0}, "skip_max must be a whole number ≥ 1; got 0"),
 }
 
 
@@ -111,6 +114,19 @@ def test_a_model_is_held_against_rules_that_fit_it(tmp_path):
         for nexts, one in zip(rows, logp, strict=True)
     ]
     assert scores.rows()[0]["nats"] == pytest.approx(sum(lost) / 2, rel=1e-4)
+    # bos, X, Y, ten fillers, X
+    barely = Transformer(
+        TransformerConfig(**config.to_diff_dict() | {"max_position_embeddings": 14})
+    )
+    assert len(evaluate_rules(barely, truth).rows()) == 3
+    config = TransformerConfig(**config.to_diff_dict() | {"max_position_embeddings": 5})
+    few = {"skip_max": 3, "induction": {}}  # bos, earlier, two fillers, current
+    assert (
+        len(evaluate_rules(Transformer(config), read_truth(written(tmp_path, **few))).rows()) == 2
+    )
+    with pytest.raises(ConfigError) as refused:
+        evaluate_rules(Transformer(config), truth)
+    assert "the model reads, 5 tokens; got prompts of 14" in str(refused.value)
     for changes, said in (
         ({"skip": [[5, 3, 9]]}, "must fit the vocabulary, tokens 0 … 8; got token 9"),
         ({"skip_max": 15}, "must reach no further than the model reads, 16 tokens"),

@@ -262,7 +262,7 @@ class _Jump(torch.autograd.Function):
 
 def _alike(batches: Iterable[Float[Tensor, "n d"]]) -> Iterator[Float[Tensor, "n d"]]:
     """``batches``, each of which must hold rows, of the first one's width and dtype; half types
-    raised to float32.
+    raised to float32, and off the graph that made them.
     """
     like: Tensor | None = None
     for x in batches:
@@ -275,7 +275,7 @@ def _alike(batches: Iterable[Float[Tensor, "n d"]]) -> Iterator[Float[Tensor, "n
             raise ShapeError(
                 "activations", must=must, got=f"{tuple(x.shape)} in {dtype_name(x.dtype)}"
             )
-        yield x.to(working_dtype(x.dtype))
+        yield x.detach().to(working_dtype(x.dtype))
 
 
 def _rate(step: int, steps: int) -> float:

@@ -2,6 +2,7 @@
 tokens, over several seeds.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -10,14 +11,15 @@ from statistics import mean, stdev
 from typing import Any
 
 from bilens.base.charts import MARKER, POSITIVE, REFERENCE, curve, titled
-from bilens.base.errors import ArgumentError, Interrupted
-from bilens.base.files import held
+from bilens.base.errors import ArgumentError, ConfigError, FileError, Interrupted
+from bilens.base.files import Job, held, reason
+from bilens.base.keys import Whole, require
 from bilens.base.progress import Progress
 from bilens.base.results import ANSWER_ROWS, Result
 from bilens.models import TransformerConfig
 from bilens.training.language import TextRecipe, train_language
 from bilens.training.processes import first_does, processes
-from bilens.training.run import read_about
+from bilens.training.run import ABOUT, LOG, read_about
 from bilens.training.tokenizer import FILES, save_tokenizer, train_tokenizer
 
 BASELINE = "bilinear"
@@ -138,7 +140,8 @@ def compare(
     >>> bilens.training.compare("topics", "runs", how, seeds=1)
     """
     output, variants = Path(output), tuple(variants)
-    if not variants or len(set(variants)) < len(variants) or seeds < 1:
+    require("seeds", seeds, Whole(1), ArgumentError)
+    if not variants or len(set(variants)) < len(variants):
         got = f"{', '.join(variants) or 'none'} with {seeds} seeds"
         raise ArgumentError(
             "variants and seeds", must="be at least one of each, no variant twice", got=got
@@ -148,7 +151,7 @@ def compare(
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
     with ExitStack() as stack:
         first_does(lambda: stack.enter_context(held(output)))
-        first_does(lambda: (words / FILES[-1]).is_file() or _train_words(source, how, words))
+        first_does(lambda: _go_on(output, source, how, options))
         for seed in range(seeds):
             for name in variants:
                 run, recipe = output / f"{name}-{seed}", replace(recipes[name], seed=seed)
@@ -169,13 +172,35 @@ def compare(
             tuple(run["bits per byte"] for run in found[name]) for name in variants
         ),
         parameters=tuple(found[name][0]["parameters"] for name in variants),
-        tokens=how.tokens,
+        tokens=_tokens(output / f"{variants[0]}-0"),
     )
 
 
-def _train_words(source: str, how: TextRecipe, folder: Path) -> bool:
-    save_tokenizer(train_tokenizer(source, how.vocab_size), folder)
-    return True
+def _go_on(output: Path, source: str, how: TextRecipe, options: Mapping[str, Any] | None) -> None:
+    """Train the tokenizer of all runs where none was begun yet. Errors: ConfigError for one that
+    was begun with something else.
+    """
+    begun = 0
+    for file in sorted(output.glob(f"*-*/{ABOUT}")):
+        name, _, seed = file.parent.name.partition("-")
+        if name in VARIANTS and seed.isdecimal():
+            recipe = replace(with_mlp(how, name), seed=int(seed))
+            about = {"data": source, **recipe.said(options)}
+            Job(ABOUT, about, name="the comparison", error=ConfigError).resumed(file.parent)
+            begun += 1
+    words = output / "tokenizer"  # may be another text's where nothing came of it
+    if not begun or not (words / FILES[-1]).is_file():
+        save_tokenizer(train_tokenizer(source, how.vocab_size), words)
+
+
+def _tokens(run: Path) -> int:
+    """The tokens that ``run`` was trained on, over all processes, as its log counts them."""
+    try:
+        last = (run / LOG).read_text(encoding="utf-8").splitlines()[-1]
+        return int(json.loads(last)["num_input_tokens_seen"])
+    except (OSError, LookupError, ValueError, TypeError) as error:
+        must = "be whole, as the run wrote it"
+        raise FileError(str(run / LOG), must=must, got=reason(error)) from error
 
 
 def _one_run(source: str, run: Path, recipe: TextRecipe, **given: Any) -> dict[str, Any]:

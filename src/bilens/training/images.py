@@ -107,7 +107,9 @@ def load_images(source: str) -> ImageData:
 def _part(folder: Path, prefix: str) -> Images:
     files = _idx_file(folder, f"{prefix}-images", 3), _idx_file(folder, f"{prefix}-labels", 1)
     images, labels = read_idx(files[0], 3), read_idx(files[1], 1)
-    if len(images) != len(labels) or images.size == 0:
+    if images.size == 0:
+        raise FileError(str(files[0]), must="hold images", got=f"a header that says {images.shape}")
+    if len(images) != len(labels):
         wanted = f"label the {len(images)} images of {files[0].name}"
         raise FileError(str(files[1]), must=wanted, got=f"{len(labels)} labels")
     pixels = images.astype(np.float32)

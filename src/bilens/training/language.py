@@ -74,6 +74,11 @@ class TextRecipe:
             self.steps * self.batch_size * TransformerConfig(**self.model).max_position_embeddings
         )
 
+    def said(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
+        """What the file of a run with ``options`` says of its recipe."""
+        recipe = {**asdict(self), "model": dict(self.model)}
+        return {"recipe": recipe, "options": numbering(options)}
+
     def configure(self, tokenizer: PreTrainedTokenizerFast) -> TransformerConfig:
         """The model of this recipe for the tokens of ``tokenizer``."""
         given: dict[str, Any] = {"vocab_size": vocabulary_size(tokenizer)}
@@ -143,7 +148,7 @@ def train_language(
     schedule = replace(schedule, keep_all=keep_all)
     data = load_text(source, words, model.config.max_position_embeddings)
     about = {"data": data.name, "content": content(data.train.tokens, data.valid.tokens)}
-    about |= {"recipe": {**asdict(how), "model": dict(how.model)}, "options": numbering(options)}
+    about |= how.said(options)
     with Run.claim(output, about, resume, save_every, schedule.interval) as run:
         first_does(lambda: save_tokenizer(words, output))
         run.train(model, Lesson(data.train, data.valid), schedule, quiet)

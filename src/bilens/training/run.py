@@ -187,7 +187,8 @@ class Run:
                 )
         except KeyboardInterrupt as stop:
             saved = step_of(newest(self.output / CHECKPOINTS))
-            reached = f"step {trainer.state.global_step} of {schedule.steps}"
+            step = max(begun, trainer.state.global_step)  # it may not have read the checkpoint yet
+            reached = f"step {step} of {schedule.steps}"
             where = f"{self.output} stopped after {reached}, saved up to step {saved}"
             raise Interrupted(where, resume=True) from stop
         except Exception as error:
@@ -263,7 +264,7 @@ def _possible(schedule: Schedule) -> Iterator[None]:
         yield
     except BilensError:
         raise
-    except (ValueError, RuntimeError, ImportError, TypeError) as error:
+    except Exception as error:  # of whatever kind its parts and their libraries raise
         _refuse(schedule, error)
 
 
@@ -271,7 +272,7 @@ def _refuse(schedule: Schedule, error: Exception) -> NoReturn:
     given = {
         name: value
         for name, value in schedule.options.items()
-        if value not in (False, None, "none")
+        if not (value is None or value is False or value == "none")
     }
     if not given:
         raise error

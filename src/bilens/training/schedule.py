@@ -91,12 +91,14 @@ class Lacking(Allowed):
 
 def numbering(options: Mapping[str, Any] | None) -> dict[str, Any]:
     """Those of a run's further options that its numbers may hang on (bf16, torch_compile), as its
-    file says them: all that are on, but for where it reports to.
+    file says them: all that are on or are switched off though they are on by default, but for
+    where it reports to.
     """
+    default = {part.name: part.default for part in dataclasses.fields(TrainingArguments)}
     return {
         key: value if isinstance(value, bool | int | float | str) else repr(value)
         for key, value in (options or {}).items()
-        if value and key not in REPORTING
+        if key not in REPORTING and (value or value != default.get(key))
     }
 
 
@@ -153,8 +155,10 @@ class Schedule:
             "learning_rate": self.learning_rate,
             "weight_decay": self.weight_decay,
             "lr_scheduler_type": "cosine",
-            "warmup_steps": max(1, self.steps // 20),
+            # at the first step the rate is 0, which may not be the only one
+            "warmup_steps": min(self.steps - 1, max(1, self.steps // 20)),
             "logging_steps": logging_steps(self.steps, save_every),
+            "logging_nan_inf_filter": False,  # it would log 0 for what diverged
             "eval_strategy": "steps",
             "eval_steps": save_every,
             "save_strategy": "steps",

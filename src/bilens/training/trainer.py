@@ -3,6 +3,7 @@ checkpoints that say what they hold.
 """
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from bilens.base.errors import FileError
+from bilens.base.errors import FileError, NotFiniteError
 from bilens.base.files import write_text, writing
 from bilens.training.checkpoints import COMPLETE, TO_RESUME, contents
 from bilens.training.processes import processes
@@ -87,7 +88,7 @@ def smoothed_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
 
 class JsonLog(TrainerCallback):
     """Every logged line as JSON in one file; on resuming, lines after the checkpoint are dropped
-    first.
+    first. A loss that is not finite is the last: NotFiniteError, before anything is saved of it.
     """
 
     def __init__(self, path: Path, resumed_at: int) -> None:
@@ -102,11 +103,13 @@ class JsonLog(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
+        logs = given.get("logs") or {}
         if state.is_world_process_zero:
             with writing(self.path, TO_RESUME), self.path.open("a", encoding="utf-8") as file:
-                file.write(
-                    json.dumps({"step": state.global_step} | (given.get("logs") or {})) + "\n"
-                )
+                file.write(json.dumps({"step": state.global_step} | logs) + "\n")
+        if not math.isfinite(loss := logs.get("loss", 0.0)):
+            who, todo = f"the loss at step {state.global_step}", "Lower the learning rate."
+            raise NotFiniteError(who, must="be finite", got=loss, todo=todo)
 
 
 class MarkComplete(TrainerCallback):

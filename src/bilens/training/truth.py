@@ -57,6 +57,10 @@ class Truth(Record):
     fillers: tuple[int, ...] = ()
     begin: int | None = None
 
+    def __post_init__(self) -> None:
+        require("Truth.reach", self.reach, Whole(1))
+        require("Truth.distance", self.distance, Whole(2))
+
     @property
     def largest(self) -> int:
         """The largest token that a rule names."""
@@ -64,6 +68,26 @@ class Truth(Record):
         begin = () if self.begin is None else (self.begin,)
         named = (bigram, *self.skip, self.repeats, self.fillers, begin)
         return max(itertools.chain(*named), default=0)
+
+    @property
+    def longest(self) -> int:
+        """The tokens of the longest prompt that its rules are asked with."""
+        lengths = [1] if self.bigram else []
+        lengths += [2 + max(self.skip_gaps)] if self.skip else []
+        lengths += [3 + max(self.repeat_gaps)] if len(self.repeats) > 1 else []
+        return max(lengths, default=0) + (self.begin is not None)
+
+    @property
+    def skip_gaps(self) -> range:
+        """The fillers between the two tokens of a skip rule that are tried."""
+        return range(self.reach if self.fillers else 1)
+
+    @property
+    def repeat_gaps(self) -> tuple[int, ...]:
+        """The fillers before a token that comes again that are tried."""
+        ends = self.distance, max(APART, self.distance)
+        apart = torch.linspace(*ends, DISTANCES, device="cpu").long().tolist()
+        return tuple(distance - 2 for distance in apart) if self.fillers else (0,)
 
     def prompts(self, tokens: Int[Tensor, "n k"], gaps: Iterable[int]) -> Int[Tensor, "n t"]:
         """Rows of ``tokens`` with so many fillers after each but the last."""
@@ -170,11 +194,11 @@ def _truth(given: Mapping[str, Any]) -> Truth:
     induction, begin = _table(given, "induction"), _table(given, "special").get("bos")
     reach, distance = given.get("skip_max", APART), induction.get("min_distance", 2)
     require("special.bos", begin, Maybe(Whole(0)))
-    require("skip_max", reach, Whole(0))
+    require("skip_max", reach, Whole(1))
     require("induction.min_distance", distance, Whole(2))
     never = induction.get("never", [])
-    if not isinstance(never, list):
-        raise _unfit("induction.never", "be a list of kinds", never)
+    if not isinstance(never, list) or not {FILLER, SPECIAL, *ranges} >= set(map(str, never)):
+        raise _unfit("induction.never", f"be a list of kinds, {', '.join(ranges)}", never)
     spoken = {FILLER, SPECIAL, *map(str, never)}
     repeats = [n for kind, range_ in ranges.items() if kind not in spoken for n in range_]
     found = Truth(
@@ -285,9 +309,9 @@ def require_fit(model: Transformer, truth: Truth) -> None:
     if truth.largest >= size:
         must = f"fit the vocabulary, tokens 0 … {size - 1:,}"
         raise ConfigError("the known rules", must=must, got=f"token {truth.largest:,}")
-    if truth.distance + 2 > length or truth.reach + 2 > length:
+    if truth.longest > length:
         must = f"reach no further than the model reads, {length:,} tokens"
-        raise ConfigError("the known rules", must=must, got=max(truth.distance, truth.reach))
+        raise ConfigError("the known rules", must=must, got=f"prompts of {truth.longest:,}")
 
 
 def score_rules(answers: Answers, truth: Truth) -> RuleScores:
@@ -312,8 +336,7 @@ def _skips(answers: Answers, truth: Truth) -> tuple[str, int, int, float]:
     if not truth.skip:
         return "skip", 0, 0, 0.0
     rules = torch.tensor(truth.skip, device="cpu")
-    gaps = range(truth.reach) if truth.fillers else range(1)
-    logits = _meant(answers, [truth.prompts(rules[:, :2], (gap,)) for gap in gaps])
+    logits = _meant(answers, [truth.prompts(rules[:, :2], (gap,)) for gap in truth.skip_gaps])
     return "skip", *_scored(logits, rules[:, 2])
 
 
@@ -325,13 +348,7 @@ def _induction(answers: Answers, truth: Truth) -> tuple[str, int, int, float]:
         return "induction", 0, 0, 0.0
     pairs = pairs[torch.linspace(0, len(pairs) - 1, min(len(pairs), PAIRS), device="cpu").long()]
     tokens = torch.cat([pairs, pairs[:, :1]], 1)
-    apart = (
-        torch.linspace(truth.distance, max(APART, truth.distance), DISTANCES, device="cpu")
-        .long()
-        .tolist()
-    )
-    gaps = [distance - 2 for distance in apart] if truth.fillers else [0]
-    logits = _meant(answers, [truth.prompts(tokens, (0, gap)) for gap in gaps])
+    logits = _meant(answers, [truth.prompts(tokens, (0, gap)) for gap in truth.repeat_gaps])
     return "induction", *_scored(logits, pairs[:, 1])
 
 
@@ -369,7 +386,7 @@ def _whole(values: object, count: int) -> bool:
 
 
 def _range(kind: str, bounds: Any) -> range:
-    if not _whole(bounds, 2):
+    if not _whole(bounds, 2) or bounds[0] > bounds[1]:
         raise _unfit(f"ranges.{kind}", "be [first, after the last]", bounds)
     return range(*bounds)
 
