@@ -25,7 +25,7 @@ from bilens.models.carry import EMBED, HEAD, carry, common_dtype, copied, is_tie
 from bilens.models.checkpoint import Checkpoint, files_of, held_checkpoint, open_checkpoint
 from bilens.models.classifier import Classifier, ClassifierConfig
 from bilens.models.families import FAMILIES, NAMES, Family, Pairing, paired
-from bilens.models.gguf import GGUF, read_gguf
+from bilens.models.gguf import GGUF, read_gguf, require_read
 from bilens.models.keys import require_metadata
 from bilens.models.opening import Opened, read_part
 from bilens.models.transformer import Transformer, TransformerConfig
@@ -127,17 +127,27 @@ def from_transformers(model: PreTrainedModel) -> Transformer:
     kind, where = NAMES[raw["model_type"]], Path(model.name_or_path or type(model).__name__)
     for key in kind.unread.get(raw["model_type"], ()):
         raw.pop(key, None)
-    if kind.renamed or raw.get("num_local_experts") or raw.get("num_experts"):
-        with tempfile.TemporaryDirectory() as folder:
-            model.save_pretrained(folder)
-            return _carried(model, load(folder))
-    checkpoint = held_checkpoint([where], copied(model), kind.derived)
-    return _carried(model, _assembled(kind, raw, checkpoint, where, where).filled())
-
-
-def _carried(model: PreTrainedModel, made: Transformer) -> Transformer:
+    if _written_otherwise(kind, raw):
+        with _as_written(model) as folder:
+            made = load(folder)
+    else:
+        checkpoint = held_checkpoint([where], copied(model), kind.derived)
+        made = _assembled(kind, raw, checkpoint, where, where).filled()
     made.name_or_path = model.name_or_path
     return carry(model, made).eval()
+
+
+def _written_otherwise(kind: Family, raw: Mapping[str, Any]) -> bool:
+    """Whether transformers holds such a model under other names than files do."""
+    return kind.renamed or bool(raw.get("num_local_experts") or raw.get("num_experts"))
+
+
+@contextmanager
+def _as_written(model: PreTrainedModel) -> Iterator[Path]:
+    """A folder with the files of ``model``, for as long as they are opened."""
+    with hushed(), tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        yield Path(folder)
 
 
 def open_model(
@@ -183,9 +193,15 @@ def _open_gguf(file: Path) -> Opened:
     with hushed():
         stock, tokenizer, kinds = read_gguf(file)
     raw = json.loads(stock.config.to_json_string(use_diff=False)) | {"quantization_config": None}
+    raw.pop("feed_forward_length", None)  # of GPT-2, which the reader leaves there under this name
     kind = _family(raw, _Files(file, [file], None))
-    checkpoint = held_checkpoint([file], dict(stock.state_dict()), kind.derived)
-    opened = _assembled(kind, raw, checkpoint, file, file.parent)
+    if _written_otherwise(kind, raw):
+        with _as_written(stock) as folder:
+            opened = _assembled(kind, raw, _Files.of(folder).checkpoint(kind), file, file.parent)
+    else:
+        checkpoint = held_checkpoint([file], dict(stock.state_dict()), kind.derived)
+        opened = _assembled(kind, raw, checkpoint, file, file.parent)
+    require_read(file, raw["model_type"], opened.model.config)
     opened.model.config.folds = kinds or None
     return replace(opened, tokenizer=tokenizer, generation=stock.generation_config)
 

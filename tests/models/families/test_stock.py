@@ -227,6 +227,8 @@ def written(folder, **changes):
         ("gpt2", {"add_cross_attention": True}, "add_cross_attention must"),
         ("gpt_neo", {"alibi": True}, "alibi must be a key bilens understands"),
         ("gemma", {"rope_parameters": {**PART}}, "partial_rotary_factor must be 1"),
+        ("stablelm", {"rope_parameters": {**PART, "partial_rotary_factor": 0.25}},
+         "partial_rotary_factor must turn an even number of 4 dimensions; got 0.25"),
         ("gpt2", {"activation_function": "mish"}, "hidden_act must be one of"),
         ("gpt2", {"n_embd": 20}, "must have shape"),
         ("mixtral", {"num_local_experts": 10**6}, "num_local_experts must be at most"),

@@ -2,12 +2,30 @@
 the same norm.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+from bilens.base.errors import ConfigError
 from bilens.base.keys import Only
 from bilens.models.families.family import Family, Weight
 from bilens.models.families.stock import Facts
 from bilens.models.transformer.config import TransformerConfig
+from bilens.models.transformer.rope import PARTIAL
 
 LAYER = "model.layers.{layer}"
+
+
+def even(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Nothing more. Errors: ConfigError where an odd number of a head's dimensions would turn: of
+    one, transformers' class makes two.
+    """
+    width, part = given["hidden_size"] // given["num_attention_heads"], given["rope_parameters"]
+    if int(width * part[PARTIAL]) % 2:
+        must = f"turn an even number of {width} dimensions"
+        raise ConfigError(f"rope_parameters.{PARTIAL}", must=must, got=part[PARTIAL])
+    return {}
+
+
 FACTS = Facts(
     partial=True,
     names={
@@ -15,6 +33,7 @@ FACTS = Facts(
         "use_qkv_bias": "attention_bias",
     },
     always={"norm": "layer", "positions": "rope", "gated": True, "attention_out_bias": False},
+    more=even,
     free=("partial_rotary_factor", "rope_theta", "rope_scaling"),
     only={"qk_layernorm": Only((False,))},
 )  # fmt: skip
