@@ -184,8 +184,13 @@ def test_what_is_not_understood_is_said_of_the_file_it_stands_in(tmp_path, refus
         ({"attention_bias": True, "attention_out_bias": False}, "attention_out_bias"),
         ({"intermediate_size": 0}, "intermediate_size"),
         ({"num_attention_heads": 0, "num_key_value_heads": 0}, "num_attention_heads"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "rope_parameters"),
+        ({"rope_parameters": {"full_attention": {}, "sliding_attention": {}}}, "rope_parameters"),
     ],
 )
 def test_what_llama_has_not_is_refused_by_name(changes, key):
+    model = Transformer(TransformerConfig(**(SMALL | changes)))
+    said = model.config.to_dict()
     with pytest.raises(ConfigError, match=f"to_llama: {key}"):
-        Transformer(TransformerConfig(**(SMALL | changes))).to_llama()
+        model.to_llama()
+    assert model.config.to_dict() == said

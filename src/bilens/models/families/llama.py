@@ -2,6 +2,7 @@
 of.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from bilens.models.families.family import Family, Shapes
 from bilens.models.families.stock import SHARED, require_whole_heads, windows
 from bilens.models.keys import understood
 from bilens.models.transformer.config import TransformerConfig
-from bilens.models.transformer.rope import FULL, SLIDING
+from bilens.models.transformer.rope import FULL, PARTIAL, SLIDING
 
 BIASES = ("attention_bias", "mlp_bias")
 WINDOWED = ("layer_types", "max_window_layers", "sliding_window", "use_sliding_window")
@@ -128,6 +129,9 @@ def _missed(config: TransformerConfig, relative: Relative) -> tuple[str, str] | 
     for key in ("num_attention_heads", "intermediate_size"):
         if not getattr(config, key):
             return key, "at least 1"
+    rope = config.rope_parameters or {}
+    if rope.keys() & {PARTIAL, FULL, SLIDING}:  # a part of each head, or layers apart
+        return "rope_parameters", "those of whole heads and of all layers"
     return None
 
 
@@ -143,7 +147,8 @@ def _always(config: TransformerConfig, relative: Relative) -> dict[str, Any]:
 def _made(config: TransformerConfig, relative: Relative) -> PreTrainedConfig:
     keys = (*SHARED, *relative.biases)
     try:
-        return relative.config(**{key: getattr(config, key) for key in keys})
+        # copies: what is made may complete its own
+        return relative.config(**{key: copy.deepcopy(getattr(config, key)) for key in keys})
     except Exception as error:  # its strict dataclass raises kinds of its own
         raise ConfigError("to_llama", must="be of sizes that Llama can have", got=error) from error
 
