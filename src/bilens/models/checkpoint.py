@@ -43,8 +43,10 @@ class Checkpoint:
         return Mapped(self.files, dtype) if self.tensors is None else Held(self.tensors, dtype)
 
     def place(self, name: str) -> str:
-        """How an error names a weight: its file, and itself."""
-        return f"{self.files.get(name, self.folder / WEIGHTS)}: {name}"
+        """How an error names a weight: its file, or where it ought to be, and itself."""
+        every = {*self.files.values()}
+        whole = every.pop() if len(every) == 1 else self.folder
+        return f"{self.files.get(name, whole)}: {name}"
 
     @property
     def longest(self) -> int:

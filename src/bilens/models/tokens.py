@@ -71,7 +71,11 @@ def _texts(tokenizer: Any, size: int) -> tuple[str, ...]:
     """Each token's text after another token: on its own a decoder drops the space that stands in
     front of a word.
     """
-    backend = tokenizer.backend_tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # written in Python: it decodes as it likes
+        before = tokenizer("a", add_special_tokens=False)["input_ids"]
+        head = tokenizer.decode(before)
+        return tuple(tokenizer.decode([*before, n]).removeprefix(head) for n in range(size))
     if backend.decoder is None:  # then decoding is joining tokens with spaces, which no token holds
         texts = [backend.id_to_token(n) or "" for n in range(size)]
     else:

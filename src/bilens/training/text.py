@@ -141,13 +141,10 @@ def pack(
 
 def _byte_lengths(tokenizer: PreTrainedTokenizerFast) -> Int[np.ndarray, " vocab"]:
     """The number of bytes that each token id stands for. Special tokens stand for none."""
-    if (
-        not isinstance(tokenizer.backend_tokenizer.decoder, decoders.ByteLevel)
-        or tokenizer.eos_token is None
-    ):
-        got = (
-            f"{type(tokenizer.backend_tokenizer.decoder).__name__}, eos_token {tokenizer.eos_token}"
-        )
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)  # some are written in Python
+    decoder = getattr(backend, "decoder", backend)
+    if not isinstance(decoder, decoders.ByteLevel) or tokenizer.eos_token is None:
+        got = f"{type(decoder).__name__}, eos_token {tokenizer.eos_token}"
         todo = "Use one that bilens trained, or a tokenizer of the GPT-2, Llama 3 or Qwen family."
         raise ArgumentError(
             "tokenizer", must="be byte-level and have an eos_token", got=got, todo=todo
