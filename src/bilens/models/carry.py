@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from bilens.base.errors import ConfigError
+from bilens.base.errors import ArgumentError, ConfigError
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -19,8 +19,13 @@ EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def copied(model: PreTrainedModel) -> dict[str, Tensor]:
-    """A copy of every weight of ``model``, by name."""
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+    """A copy of every weight of ``model``, by name. Errors: ArgumentError for what is no tensor."""
+    made = {}
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):  # of a quantised layer
+            raise ArgumentError(name, must="be a tensor", got=type(value).__name__)
+        made[name] = value.detach().clone()
+    return made
 
 
 def sketched(kind: type[Model], config: PreTrainedConfig) -> Model:

@@ -4,7 +4,7 @@ is used.
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -127,27 +128,28 @@ def from_transformers(model: PreTrainedModel) -> Transformer:
     kind, where = NAMES[raw["model_type"]], Path(model.name_or_path or type(model).__name__)
     for key in kind.unread.get(raw["model_type"], ()):
         raw.pop(key, None)
-    if _written_otherwise(kind, raw):
-        with _as_written(model) as folder:
-            made = load(folder)
-    else:
-        checkpoint = held_checkpoint([where], copied(model), kind.derived)
-        made = _assembled(kind, raw, checkpoint, where, where).filled()
+    made = _in_memory(kind, raw, model, where).filled()
     made.name_or_path = model.name_or_path
     return carry(model, made).eval()
 
 
-def _written_otherwise(kind: Family, raw: Mapping[str, Any]) -> bool:
-    """Whether transformers holds such a model under other names than files do."""
-    return kind.renamed or bool(raw.get("num_local_experts") or raw.get("num_experts"))
-
-
-@contextmanager
-def _as_written(model: PreTrainedModel) -> Iterator[Path]:
-    """A folder with the files of ``model``, for as long as they are opened."""
+def _in_memory(
+    kind: Family,
+    raw: dict[str, Any],
+    model: PreTrainedModel,
+    where: Path,
+    weights: Callable[[PreTrainedModel], Mapping[str, Tensor]] = copied,
+) -> Opened:
+    """A model of transformers by its ``weights``; through a temporary folder where they are held
+    under other names than files have.
+    """
+    if not (kind.renamed or raw.get("num_local_experts") or raw.get("num_experts")):
+        checkpoint = held_checkpoint([where], weights(model), kind.derived)
+        return _assembled(kind, raw, checkpoint, where, where)
     with hushed(), tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        yield Path(folder)
+        checkpoint = _Files.of(Path(folder)).checkpoint(kind)
+        return _assembled(kind, raw, checkpoint, where, where)
 
 
 def open_model(
@@ -195,12 +197,7 @@ def _open_gguf(file: Path) -> Opened:
     raw = json.loads(stock.config.to_json_string(use_diff=False)) | {"quantization_config": None}
     raw.pop("feed_forward_length", None)  # of GPT-2, which the reader leaves there under this name
     kind = _family(raw, _Files(file, [file], None))
-    if _written_otherwise(kind, raw):
-        with _as_written(stock) as folder:
-            opened = _assembled(kind, raw, _Files.of(folder).checkpoint(kind), file, file.parent)
-    else:
-        checkpoint = held_checkpoint([file], dict(stock.state_dict()), kind.derived)
-        opened = _assembled(kind, raw, checkpoint, file, file.parent)
+    opened = _in_memory(kind, raw, stock, file, lambda made: made.state_dict())
     require_read(file, raw["model_type"], opened.model.config)
     opened.model.config.folds = kinds or None
     return replace(opened, tokenizer=tokenizer, generation=stock.generation_config)

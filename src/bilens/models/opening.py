@@ -52,13 +52,14 @@ class Opened:
 
         Every weight is read once, to see that it is finite, and its memory given back.
         """
-        model = self.filled().eval()
-        self._require_finite(model.state_dict())
+        self.filled()
         return self._beside()
 
     def filled(self) -> Any:
-        """The model with all its weights."""
-        return filled(self.model, renamed(self.pairings, self.weights))
+        """The model with all its weights. Errors: NotFiniteError."""
+        model = filled(self.model, renamed(self.pairings, self.weights))
+        self._require_finite(model.state_dict())
+        return model
 
     def only(self, *modules: str) -> Any:
         """The model with the weights of the modules of these names alone, and what lies beside

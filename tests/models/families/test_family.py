@@ -13,6 +13,7 @@ WEIGHTS = (
     Weight("h.{layer}.c_attn", ("layers.{layer}.q", "layers.{layer}.k"), transposed=True),
     Weight("h.{layer}.qkv", ("layers.{layer}.a", "layers.{layer}.b"), blocks=HEADS),
     Weight("h.{layer}.ln", ("layers.{layer}.norm",), change=lambda w: w + 1),
+    Weight("h.{layer}.heads", ("layers.{layer}.v",), shape=(HEADS, SIZE, WIDTH)),
     Weight(None, ("layers.{layer}.one",)),
     Weight("h.{layer}.gone", ("layers.{layer}.not_there",)),
 )
@@ -40,6 +41,9 @@ def made():
         a, b = (draw(f"layers.{n}.{part}.weight", HEADS * SIZE, WIDTH) for part in "ab")
         rows = [part[h * SIZE : (h + 1) * SIZE] for h in range(HEADS) for part in (a, b)]
         theirs[f"h.{n}.qkv.weight"] = torch.cat(rows)
+        v = draw(f"layers.{n}.v.weight", HEADS * SIZE, WIDTH)
+        theirs[f"h.{n}.heads.weight"] = v.unflatten(0, (HEADS, SIZE))
+        theirs[f"h.{n}.heads.bias"] = draw(f"layers.{n}.v.bias", HEADS * SIZE)
         theirs[f"h.{n}.ln.weight"] = draw(f"layers.{n}.norm.weight", WIDTH) - 1
         ours[f"layers.{n}.one.weight"] = torch.ones(WIDTH, dtype=torch.float64)
     return ours, theirs

@@ -14,7 +14,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import bilens
-from bilens.base.errors import ArgumentError, ConfigError, FileError, ShapeError
+from bilens.base.errors import (
+    ArgumentError,
+    ConfigError,
+    FileError,
+    NotFiniteError,
+    ShapeError,
+)
 from bilens.circuits import At
 from bilens.models import bilinear_frame, converted_layers, from_transformers
 from bilens.models.families import NAMES, table
@@ -370,4 +376,9 @@ def test_what_is_no_causal_model_in_memory_is_one_line(refuses):
         refuses(ArgumentError, lambda other=other: from_transformers(other), said)
     compiled = torch.compile(causal)
     assert torch.equal(from_transformers(compiled).W_U, from_transformers(causal).W_U)
+    causal.lm_head.weight.data[0, 0] = float("nan")
+    refuses(NotFiniteError, lambda: from_transformers(causal), "lm_head.weight must be finite")
+    whole = transformers.LlamaForCausalLM(config)
+    whole.lm_head = torch.ao.nn.quantized.dynamic.Linear(16, 30)
+    refuses(ArgumentError, lambda: from_transformers(whole), "must be a tensor; got")
     refuses(ShapeError, lambda: from_transformers(causal.to("meta")), "must hold values")

@@ -242,7 +242,8 @@ def _pairings(weight: Weight, own: Shapes, modules: Iterable[str]) -> Iterator[P
             names = [f"{module.format(**numbers)}.{kind}" for module in weight.ours]
             ours = {name: own[name] for name in names if name in own}
             if ours:
-                yield Pairing(weight.named(kind, numbers), ours, weight)
+                one = weight if kind == "weight" else replace(weight, shape=None)
+                yield Pairing(weight.named(kind, numbers), ours, one)
 
 
 def numbers_in(templates: Sequence[str], modules: Iterable[str]) -> list[dict[str, int]]:
