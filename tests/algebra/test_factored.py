@@ -254,6 +254,15 @@ def test_half_types_are_decomposed_in_float32(maker, close):
     assert factored.norm().dtype == torch.bfloat16
 
 
+def test_what_cancels_leaves_no_float32_rounding_in_the_norm(maker):
+    """One matrix less nearly the same: of sixteen digits eight are left, of seven none would be."""
+    make = maker(0, torch.float32)
+    one, other = make.factored(8, 5, 6), make.randn(8, 5)
+    a, b = torch.cat([one.a, -one.a + 1e-4 * other], 1), torch.cat([one.b, one.b])
+    truth = float((a.double() @ b.double()).norm())
+    assert float(Factored(a, b).norm()) == pytest.approx(truth, rel=1e-5)
+
+
 def refused():
     plain, square = Factored(torch.ones(2, 3), torch.ones(3, 4)), torch.ones(2, 3).double()
     leading = Factored(torch.ones(2, 2, 3), torch.ones(3, 4))

@@ -209,6 +209,16 @@ def test_the_floor_is_where_rounding_begins(make, monkeypatch):
     assert (T * 0.0).round(3).floor == 0
 
 
+def test_the_error_holds_to_the_floor_where_joined_units_were_not_quite_parallel(make, cube):
+    """Units that float32 cannot tell from parallel, and that take each other away."""
+    T = make.cp(3, 5, 5, 6)
+    other = T.right + 1e-6 * make.randn(6, 5)
+    T = (T + CP(-T.out, T.left, other)).to(torch.float32)
+    found = T.round(2)
+    assert abs(found.error - off(found, cube, T)) <= found.floor
+    assert found.reduced == 6
+
+
 def test_the_figure_is_error_by_rank_on_a_log_axis(make):
     found = make.cp(8, 8, 8, 20).round(cutoff=0.3)
     (line,), layout = found.figure()["data"], found.figure()["layout"]

@@ -242,6 +242,19 @@ def test_a_measure_of_any_scale(power, maker):
     same(two.empirical.errors.flatten(), one.empirical.errors.flatten())
     same(two.norms, one.norms, 2 * power)
     assert far.rank == near.rank
+    for given, there in ((near, far), (samples(), x)):
+        if abs(power) == 300:  # the variance is at 2^1200
+            with pytest.raises(RangeError, match="on the data"):
+                eigen(T, k=2, measure=there)
+            continue
+        one, two = (eigen(T, k=2, measure=y) for y in (given, there))
+        for name in ("data", "plain_data"):
+            before, after = getattr(one, name), getattr(two, name)
+            same(after.share.flatten(), before.share.flatten())
+            same(after.mean.flatten(), before.mean.flatten(), 2 * power)
+        same(two.values.flatten(), one.values.flatten(), 2 * power)
+        same(two.vectors.flatten(), one.vectors.flatten(), -power)
+        same(two.plain.values.flatten(), one.plain.values.flatten())
     same(far.ridge(0.1).cov.flatten(), near.ridge(0.1).cov.flatten(), 2 * power)
 
 

@@ -29,6 +29,12 @@ def test_units_by_strength(make):
     assert list(bilens.CP(*(torch.zeros(s) for s in ((2, 0), (0, 3), (0, 3)))).to_frame())
     tiny = (T * 1e-300).to_frame()
     assert tiny["share"].tolist() == pytest.approx(frame["share"].tolist())
+    for power in (400, -400):  # of which no product is in range
+        apart = 2.0 ** torch.tensor([power, 0, power, 0, 0], dtype=torch.float64)[:, None]
+        far = CP(T.out * 2.0**power, T.left * 2.0**power * apart, T.right * 2.0**power / apart)
+        frame_of = far.to_frame()
+        for column in ("share", "cosine"):
+            assert frame_of[column].tolist() == pytest.approx(frame[column].tolist())
 
 
 def test_units_of_forms_by_value(make):
@@ -40,6 +46,8 @@ def test_units_of_forms_by_value(make):
     assert frame["value"].abs().is_monotonic_decreasing
     assert list(frame) == ["of", "unit", "value", "cosine"]
     assert list(make.quadratic(4, 3).to_frame()) == ["unit", "value", "cosine"]
+    far = QuadraticForm(Q.weights * 2.0**900, Q.left * 2.0**-900, Q.right)
+    assert far.to_frame()["value"].tolist() == pytest.approx(frame["value"].tolist())
 
 
 def test_matrices_by_singular_value(make):
@@ -49,6 +57,8 @@ def test_matrices_by_singular_value(make):
     assert frame["singular value"].tolist() == pytest.approx(values.flatten().tolist())
     assert frame.groupby("of")["share"].sum().tolist() == pytest.approx([1, 1])
     assert list(make.factored().to_frame()) == ["component", "singular value", "share"]
+    for sizes in ((4, 0, 5), (0, 3, 4), (4, 3, 0)):
+        assert len(make.factored(*sizes, batch=(2,)).to_frame()) == 0
 
 
 def test_cores_by_entry(make):

@@ -341,7 +341,8 @@ class Rounded(Result):
 
     Fields:
         cp: T̂, a CP in float64. Where ``symmetric`` was asked, only its symmetric part is meant.
-        error: ‖T − T̂‖ / ‖T‖, 0 for a zero tensor.  floor: an error below this is rounding.
+        error: ‖T − T̂‖ / ‖T‖, 0 for a zero tensor.  floor: how far rounding may set ``error`` off,
+            that of units which are parallel but for it among the rest.
         norm: ‖T‖.  exact: whether only units that were zero or parallel were joined.
         reduced: the rank after that.  ranks, errors, sweeps: of each rank that was tried, in order.
         converged: whether the last sweep of the one chosen changed as good as nothing; a lower

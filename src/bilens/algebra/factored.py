@@ -224,11 +224,11 @@ class Factored(Record, Tabled):
         """The Frobenius norm from two m × m Grams, without an SVD: O((l + r) m²). Its gradient at
         zero is 0.
 
-        Computed in float32 for half types, and given in the dtype. Errors: NotFiniteError;
-        RangeError.
+        Worked in float64, where what cancels leaves √1e-16 of what cancelled and not √1e-7, and
+        given in the dtype. Errors: NotFiniteError; RangeError.
         """
         require_finite("Factored.norm", a=self.a, b=self.b)
-        near, power = self.near_one()
+        near, power = self.to(torch.float64).near_one()
         gram = (near.a.mT @ near.a) * (near.b @ near.b.mT)
         return restored("Factored.norm", root(gram.sum((-2, -1))), power, self.dtype)
 
@@ -370,7 +370,8 @@ class Factored(Record, Tabled):
     def _table(self) -> Columns:
         spectra = self.detach().svd()[1]
         rows: list[dict[str, Any]] = []
-        for n, values in enumerate(spectra.reshape(-1, spectra.shape[-1]).double()):
+        flat = spectra.double().flatten(0, -2) if self.has_leading_dims else spectra.double()[None]
+        for n, values in enumerate(flat):
             shares = square_shares(values).tolist()
             of = {"of": n} if self.has_leading_dims else {}
             rows += [

@@ -24,7 +24,7 @@ from bilens.algebra.eigen import (
 )
 from bilens.algebra.eigh import symmetric_eigh
 from bilens.algebra.symmetric import signs, unit_products
-from bilens.algebra.units import cosines
+from bilens.algebra.units import cosines, products
 from bilens.base.charts import mapped, titled
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import (
@@ -386,8 +386,9 @@ class QuadraticForm(Record, Tabled):
                 factor.detach().expand(*batch, *factor.shape[factor.ndim - own :])[index]
                 for factor, own in ((self.weights, 1), (self.left, 2), (self.right, 2))
             )
-            lengths = left.double().norm(dim=-1) * right.double().norm(dim=-1)
-            values, alike = (weights.double() * lengths).tolist(), cosines(left, right)
+            lengths, power = products(left, right, weights[:, None])
+            sizes, alike = scaled(lengths, power) * weights.sign(), cosines(left, right)
+            values = sizes.tolist()
             of = {"of": n} if batch else {}
             rows += [
                 of | {"unit": h, "value": values[h], "cosine": alike[h]} for h in range(len(values))

@@ -119,8 +119,8 @@ def rounded(
     inputs.
     """
     given = _Terms(*factors)
-    least = _reduced(given, apart, symmetric)
-    search = _Search(given, least, grams, symmetric, seed)
+    least, moved = _reduced(given, apart, symmetric)
+    search = _Search(given, least, moved, grams, symmetric, seed)
     most = len(least.out) if max_rank is None else min(max_rank, len(least.out))
     best = search.fit(most) if cutoff is None else search.within(cutoff, most)
     return Rounding(
@@ -144,6 +144,7 @@ class _Search:
         self,
         given: _Terms,
         least: _Terms,
+        moved: float,
         grams: Callable[[], list[Tensor]],
         symmetric: bool,
         seed: int,
@@ -156,10 +157,8 @@ class _Search:
         }
         self.norm = self.squares[symmetric] ** 0.5
         self.direct = _affordable(self.given, 2 * (len(self.given.out) + len(least.out)))
-        size = float(_lengths(self.given).sum())
-        self.floor = (
-            8 * size / self.norm * EPS ** (1.0 if self.direct else 0.5) if self.norm else 0.0
-        )
+        rounds = 8 * float(_lengths(self.given).sum()) * EPS ** (1.0 if self.direct else 0.5)
+        self.floor = (rounds + moved) / self.norm if self.norm else float(moved > 0)
 
     def within(self, cutoff: float, most: int) -> _Fit:
         """The smallest rank found to be within ``cutoff``: doubled until one is, then halved in
@@ -364,45 +363,49 @@ def _inner(one: _Terms, two: _Terms, symmetric: bool) -> float:
     return total
 
 
-def _reduced(terms: _Terms, apart: float, symmetric: bool) -> _Terms:
+def _reduced(terms: _Terms, apart: float, symmetric: bool) -> tuple[_Terms, float]:
     """The same tensor, of terms none of which is zero or shares two vectors with another, up to
-    ``apart``.
+    ``apart``; and by how much that moved it, at most.
     """
-    before = len(terms.out) + 1
+    before, moved = len(terms.out) + 1, 0.0
     terms = terms.some((torch.stack([factor.norm(dim=1) for factor in terms]) > 0).all(0))
     if symmetric:
         terms = _turned(terms)
     while len(terms.out) < before:
         before = len(terms.out)
         for mode in MODES:
-            terms = _merged(terms, mode, apart)
-    return terms
+            terms, more = _merged(terms, mode, apart)
+            moved += more
+    return terms, moved
 
 
-def _merged(terms: _Terms, mode: Mode, apart: float) -> _Terms:
-    """_Terms that share their vectors in the other two modes as one."""
+def _merged(terms: _Terms, mode: Mode, apart: float) -> tuple[_Terms, float]:
+    """_Terms that share their vectors in the other two modes as one, and how far that moved their
+    sum, at most.
+    """
     if not len(terms.out):
-        return terms
+        return terms, 0.0
     factors = terms._asdict()
     lengths = {
         name: factor.norm(dim=1, keepdim=True) for name, factor in factors.items() if name != mode
     }
     (one, a), (two, b) = ((name, factors[name] / length) for name, length in lengths.items())
-    first, sign = _first_like(a, b, apart)
+    first, sign, off = _first_like(a, b, apart)
     heads = first.unique()
     scaled = factors[mode] * lengths[one] * lengths[two] * sign[:, None]
+    moved = float((scaled.norm(dim=1) * off).sum())
     summed = torch.zeros_like(scaled).index_add(0, first, scaled)[heads]
     kept = _Terms(**{one: a[heads], two: b[heads], mode: summed})
-    return kept.some(summed.norm(dim=1) > 0)
+    return kept.some(summed.norm(dim=1) > 0), moved
 
 
 def _first_like(
     a: Float[Tensor, "h p"], b: Float[Tensor, "h q"], apart: float
-) -> tuple[Int[Tensor, " h"], Float[Tensor, " h"]]:
-    """For each unit the first one with the same two vectors up to sign, itself at the latest; and
-    the signs' product.
+) -> tuple[Int[Tensor, " h"], Float[Tensor, " h"], Float[Tensor, " h"]]:
+    """For each unit the first one with the same two vectors up to sign, itself at the latest; the
+    signs' product; and how far apart the two pairs are, ‖a ⊗ b − a' ⊗ b'‖ at most.
     """
-    found, signs = [], []
+    found, signs, off = [], [], []
     every = torch.arange(len(a), device=a.device)
     for rows in every.split(BLOCK):
         cosines = a[rows] @ a.mT, b[rows] @ b.mT
@@ -410,12 +413,13 @@ def _first_like(
             torch.stack([cosine.abs() > 1 - NEARLY for cosine in cosines]).all(0).int().argmax(1)
         )
         one, two = (cosine.gather(1, first[:, None]).sign() for cosine in cosines)
-        same = ((a[rows] - one * a[first]).norm(dim=1) <= apart) & (
-            (b[rows] - two * b[first]).norm(dim=1) <= apart
-        )
+        by_a = (a[rows] - one * a[first]).norm(dim=1)
+        by_b = (b[rows] - two * b[first]).norm(dim=1)
+        same = (by_a <= apart) & (by_b <= apart)
         found.append(first.where(same, rows))
         signs.append((one * two)[:, 0].where(same, 1.0))
-    return torch.cat(found), torch.cat(signs)
+        off.append((by_a + by_b).where(same, 0.0))
+    return torch.cat(found), torch.cat(signs), torch.cat(off)
 
 
 def _turned(terms: _Terms) -> _Terms:

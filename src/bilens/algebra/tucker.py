@@ -122,6 +122,8 @@ class Dense(ThirdOrder):
         first = torch.eye(len(slices), dtype=array.dtype, device=array.device)[place]
         vectors = [u[place, :, unit] * s[place, unit, None], vh[place, unit]]
         out, left, right = (*vectors[:axis], first, *vectors[axis:])
+        # rounding goes by a slice's largest entry; an output of zeros has no scale of its own
+        out = out * array.flatten(1).any(1)
         return CP(scaled(out.mT, powers_of_out), left, right, self.affine)
 
     def swap(self) -> "Dense":

@@ -1,10 +1,10 @@
 """The hidden units of a tensor in factors, as a table."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from bilens.base.numerics import near_one, require_values, scaled
+from bilens.base.numerics import peak, powers, require_values, scaled, square_shares
 from bilens.base.tables import Columns
 
 UNITS: tuple[str, ...] = ("unit", "strength", "share", "cosine", "out", "left", "right")
@@ -16,15 +16,14 @@ def strongest_units(
 ) -> Columns:
     """A row for each unit, the strongest first (see ``CP``). Cost O(h (o + i + j))."""
     require_values("the units", out)
-    sizes = [_lengths(side) for side in (out, left, right)]
-    strengths = sizes[0] * sizes[1] * sizes[2]
-    near = near_one(strengths)[0].square()
-    total = near.sum()
-    shares = near / torch.where(total > 0, total, 1.0)
+    strengths, power = products(out, left, right)
+    there = power[strengths > 0]
+    near = scaled(strengths, power - int(there.max()) if len(there) else power)
+    shares, strengths = square_shares(near), scaled(strengths, power)
     largest = [side.abs().argmax(1).tolist() if side.shape[1] else [0] * len(side)
                for side in (out, left, right)]  # fmt: skip
     columns = (strengths.tolist(), shares.tolist(), cosines(left, right), *largest)
-    order = strengths.argsort(descending=True, stable=True).tolist()
+    order = near.argsort(descending=True, stable=True).tolist()
     rows = [dict(zip(UNITS, (h, *(column[h] for column in columns)), strict=True)) for h in order]
     return Columns(UNITS, rows)
 
@@ -34,13 +33,22 @@ def cosines(left: Float[Tensor, "h i"], right: Float[Tensor, "h j"]) -> list[flo
     """Of the two sides of each unit; None where they are of different spaces, 0 for a zero."""
     if left.shape != right.shape:
         return [None] * len(left)
-    one, two = near_one(left.double())[0], near_one(right.double())[0]
+    one, two = (_near_one(side)[0] for side in (left, right))
     lengths = one.norm(dim=1) * two.norm(dim=1)
     products = (one * two).sum(1)
     return torch.where(lengths > 0, products / lengths, torch.zeros_like(lengths)).tolist()
 
 
-def _lengths(rows: Float[Tensor, "h n"]) -> Float[Tensor, " h"]:
-    """In float64, whatever the scale."""
-    near, power = near_one(rows.double())
-    return scaled(near.norm(dim=1), power)
+def products(*sides: Float[Tensor, "h _"]) -> tuple[Float[Tensor, " h"], Int[Tensor, " h"]]:
+    """The product of the lengths of each unit's vectors, over a power of two, and the power: in
+    float64, whatever the scale.
+    """
+    near, power = zip(*map(_near_one, sides), strict=True)
+    lengths = torch.stack([rows.norm(dim=1) for rows in near])
+    return lengths.prod(0), torch.stack(power).sum(0)
+
+
+def _near_one(rows: Float[Tensor, "h n"]) -> tuple[Float[Tensor, "h n"], Int[Tensor, " h"]]:
+    """Each row in float64 over a power of two of its own, and the powers."""
+    power = powers(peak(rows, 1))
+    return scaled(rows.double(), -power[:, None]), power

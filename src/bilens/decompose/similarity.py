@@ -38,11 +38,11 @@ from bilens.base.numerics import (
     require_seed,
     restored,
     root,
-    scaled,
     standard_normal,
 )
 from bilens.base.records import Record
 from bilens.base.results import ANSWER_ROWS, Result
+from bilens.decompose.spectra.weighted import measure_near_one
 from bilens.measure import Gaussian, Hermite, hermite, jackknife
 
 CHUNK = 1024  # samples at a time
@@ -272,7 +272,7 @@ def similarity(
         )
     gaussian = None if given is None else given.over(tensors[0])
     if gaussian is not None:
-        gaussian, activations, more = _rescaled(gaussian, activations)
+        gaussian, activations, more = measure_near_one(gaussian, activations)
         powers = [power + 2 * more for power in powers]
     seen = tensors if gaussian is None else _on(gaussian, tensors)
     parts = _parts(seen)
@@ -365,15 +365,6 @@ def _activations(x: Tensor, layer: CP) -> Tensor:
     require_floating("activations", x.dtype)
     require_finite("", activations=x)
     return layer.read(x.to(layer.device))
-
-
-def _rescaled(gaussian: Gaussian, x: Tensor | None) -> tuple[Gaussian, Tensor | None, int]:
-    """The measure, and the activations, of inputs over a power of two, and the power."""
-    mean, _, power = gaussian.near_one("cheapest")
-    if power == 0:
-        return gaussian, x, 0
-    near = Gaussian(mean, scaled(gaussian.cov.double(), -2 * power), gaussian.count)
-    return near, None if x is None else scaled(x.double(), -power), power
 
 
 def _on(gaussian: Gaussian, tensors: Sequence[CP]) -> list[Hermite]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bilens.algebra import QuadraticForm
-from bilens.base.errors import ArgumentError, NotFiniteError
+from bilens.base.errors import ArgumentError, NotFiniteError, RangeError
 from bilens.decompose import top_pairs
 from bilens.decompose.entries.top_pairs import coarse_pays
 
@@ -47,6 +47,36 @@ def test_more_ties_than_can_be_looked_at_are_said(make):
     assert found.values.abs() == pytest.approx(float(whole[0].abs()), rel=1e-12)
     assert float(whole.abs().max()) <= found.certificate
     assert found.looked_at == found.size == 1770
+
+
+@pytest.mark.parametrize("seed", [4, 33, 63])
+def test_units_that_cancel_do_not_fool_the_bounds(maker, seed):
+    """What is left of the units is a hundred thousandth of them, and rounding goes by them all."""
+    make = maker(seed, torch.float32)
+    one = make.quadratic(4, 40)
+    less = QuadraticForm(one.weights, one.left, one.right + 1e-5 * make.randn(40, 4))
+    form, rows = one - less, make.randn(6, 4)
+    found = top_pairs(form, rows, 1)
+    sizes = coefficients(form, rows, "all").abs().sort(descending=True).values
+    assert float(found.values[0].abs()) == pytest.approx(float(sizes[0]), rel=1e-6)
+    assert float(sizes[1]) <= found.certificate * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_there_is_leaves_nothing(make, kind):
+    for count in (0, 1, 3):
+        found = top_pairs(make.quadratic(4), make.randn(count, 4), 9, kind)
+        assert found.complete
+        assert found.certificate == 0
+        assert "exact" in found.summary()
+
+
+@pytest.mark.parametrize("power", [400, -400])
+def test_sizes_that_float64_does_not_hold(make, refuses, power):
+    form, rows = make.quadratic(4), make.randn(3, 4) * 2.0**power * 2.0 ** (power // 2)
+    refuses(RangeError, lambda: top_pairs(form, rows, 1), "must lie in the range of float64")
+    apart = torch.cat([make.randn(2, 4), rows]) if power < 0 else None
+    assert apart is None or top_pairs(form, apart, 3).certificate > 0
 
 
 def test_bfloat16_is_used_where_it_is_fewer_operations(monkeypatch):

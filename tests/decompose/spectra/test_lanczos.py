@@ -142,6 +142,22 @@ def test_auto_takes_the_cheaper(make):
     assert eigen(make.cp(2, 600, h=700), k=300).method == "dense"
 
 
+def test_what_cancels_leaves_no_float32_rounding_in_what_was_left_out(maker):
+    """The difference of two layers that are nearly one, as of two checkpoints."""
+    make = maker(3, torch.float32)
+    one = make.cp(2, 40, h=9)
+    T = one - CP(one.out, one.left, one.right + 1e-3 * make.randn(9, 40))
+    found, truth = eigen(T, k=3, solver=Lanczos()), eigen(T.to(torch.float64), k=3, solver=Dense())
+    torch.testing.assert_close(found.norm.double(), truth.norm, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found.error.double(), truth.error, rtol=1e-2, atol=0)
+
+
+def test_no_gradients_flow(make):
+    directions = make.randn(2, 3, grad=True)
+    found = eigen(make.cp(3, 12), directions, 2, solver=Lanczos(certify=True))
+    assert not any(t.requires_grad for t in vars(found).values() if isinstance(t, torch.Tensor))
+
+
 def test_lanczos_tells_what_it_left_out_only_where_asked(make):
     tensor = random_cp(make)
     bare, whole = (eigen(tensor, k=3, solver=Lanczos(norm=norm)) for norm in (False, True))

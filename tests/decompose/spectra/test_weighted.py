@@ -139,6 +139,18 @@ def test_rows_name_both_spectra_and_files_keep_them(layer, data, tmp_path):
     assert torch.equal(WeightedEigen.load(tmp_path / "w").data.share, found.data.share)
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_float32_holds_no_measure_of_that_scale_and_need_not(layer, data, scale):
+    x = data.sample(200)
+    low = layer.to(torch.float32)
+    far = Gaussian(data.mean * scale, data.cov * scale**2)
+    for near, there in ((data, far), (x.float(), (x * scale).float())):
+        one, two = eigen(layer, k=2, measure=near), eigen(low, k=2, measure=there)
+        torch.testing.assert_close(two.data.share, one.data.share, rtol=1e-3, atol=1e-4)
+        mean = one.total_mean * scale**2
+        torch.testing.assert_close(two.total_mean / mean, mean / mean, rtol=1e-3, atol=0)
+
+
 def test_nothing_varies(layer):
     found = eigen(layer, k=2, measure=Gaussian(torch.zeros(6).double(), torch.zeros(6, 6).double()))
     assert found.values.abs().max() == 0

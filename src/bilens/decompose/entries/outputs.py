@@ -12,10 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.algebra import CP
-from bilens.base.numerics import restored, scaled
+from bilens.base.numerics import restored
 from bilens.decompose.entries import readings
 from bilens.decompose.entries.readings import Reading
-from bilens.decompose.entries.search import Exact, Rows, Search
+from bilens.decompose.entries.search import Exact, Rows, Search, bound_at
 
 OUTPUTS = 32  # whose rows are made at a time
 AGAIN = 128  # outputs before ways are compared again
@@ -43,12 +43,8 @@ class Outputs:
 
     @property
     def skipped(self) -> float:
-        """The largest bound of what was not computed; never less than that for falling below
-        float64's range.
-        """
-        bound = max(0.0, self.search.skipped)
-        value = float(scaled(torch.tensor(bound, dtype=torch.float64, device="cpu"), self.power))
-        return value if value or not bound else torch.finfo(torch.float64).smallest_normal
+        """The largest bound of what was not computed."""
+        return bound_at(self.search.skipped, self.power)
 
     def largest(self) -> tuple[Int[Tensor, "n 3"], Float[Tensor, " n"]]:
         """The entries, largest first, and their values."""

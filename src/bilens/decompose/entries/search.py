@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from bilens.base.numerics import scaled
+
 ROWS = 64  # at a time, at least, and
 # that many entries: few, so that the k-th best rises early, and enough for fast products
 ENTRIES = 2**18
@@ -273,6 +275,15 @@ class Search:
         sizes = (rows.vectors[a] * rows.columns[b]).sum(1).abs()
         self.admit(rows.keys[a] + rows.column_keys[b], sizes)
         return True
+
+
+def bound_at(bound: float, power: int) -> float:
+    """A bound (0 where it is less) times 2^power; never less than that for falling below float64's
+    range.
+    """
+    bound = max(0.0, bound)
+    value = float(scaled(torch.tensor(bound, dtype=torch.float64, device="cpu"), power))
+    return value if value or not bound else torch.finfo(torch.float64).smallest_normal
 
 
 def _product(rows: Tensor, columns: Tensor, room: Tensor) -> Float[Tensor, "a b"]:

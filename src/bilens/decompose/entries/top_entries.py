@@ -75,7 +75,8 @@ class TopEntries(Result):
     @property
     def complete(self) -> bool:
         """Whether these are the largest entries there are."""
-        return len(self.values) == self.asked and self.certificate <= float(self.values[-1].abs())
+        least = float(self.values[-1].abs()) if len(self.values) else 0.0
+        return len(self.values) == self.asked and self.certificate <= least
 
     def summary(self) -> str:
         largest = f", the largest {float(self.values[0]):.4g}" if len(self.values) else ""

@@ -17,8 +17,14 @@ from torch import Tensor
 
 from bilens.algebra import QuadraticForm
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import near_one, require_count, require_finite, scaled, working_dtype
-from bilens.decompose.entries.search import Rows, Search
+from bilens.base.numerics import (
+    near_one,
+    require_count,
+    require_finite,
+    restored,
+    working_dtype,
+)
+from bilens.decompose.entries.search import Rows, Search, bound_at
 from bilens.decompose.entries.top_entries import TopEntries
 
 PairKind = Literal["all", "cross", "self"]
@@ -45,8 +51,9 @@ def top_pairs(
     of all pairs that are not listed, computed or not.
 
     Searched in the form's dtype (half types: float32) with a slack for its rounding, verified in
-    float64 from the factors. Cost: h i² + f i² + f² i / 2 multiply-adds at most. Memory: i² + f (2
-    i + ``BLOCK``), and O(k i). Errors: ArgumentError for ``k`` or ``kind``; NotFiniteError.
+    float64 from the factors. Cost: h i² + f i² multiply-adds in float64, and f² i / 2 at most.
+    Memory: i² + f (2 i + ``BLOCK``), and O(k i). Errors: ArgumentError for ``k`` or ``kind``;
+    NotFiniteError; RangeError where float64 does not hold the largest.
 
     >>> form = T.interaction(torch.eye(128)[0])
     >>> bilens.decompose.top_pairs(form, D.writes, k=3).indices.shape
@@ -61,28 +68,34 @@ def top_pairs(
     work = working_dtype(form.dtype)
     form, power = form.to(work).detach().near_one()
     rows, more = near_one(rows.detach().to(form.left))
-    images = rows @ form.dense()
+    images = _images(form, rows)
     search, pairs, values = _verified(form, images, rows, k, kind)
     halves = values.abs() * _half(pairs).to(values)
     order = halves.argsort(descending=True, stable=True)
     listed, rest = order[:k], order[k:]
     missed = max(search.skipped, search.given_up) + search.margin / 2
-    bound = max([0.0, missed, *halves[rest].tolist()])
+    bound = max([missed, *halves[rest].tolist()]) if len(listed) < search.size else 0.0
     scale = int(power) + 2 * more
     coefficients = 2 * _half(pairs[listed]).to(values) * values[listed]
     return TopEntries(
         modes=("left", "right"),
         indices=pairs[listed].sort(dim=1).values.cpu(),
-        values=scaled(coefficients, scale).cpu(),
+        values=restored("top_pairs", coefficients, scale, torch.float64).cpu(),
         names={},
-        certificate=float(
-            scaled(torch.tensor(2 * bound, dtype=torch.float64, device="cpu"), scale)
-        ),
+        certificate=bound_at(2 * bound, scale),
         asked=min(k, search.size),
         looked_at=search.looked_at,
         size=search.size,
         symmetric=True,
     )
+
+
+def _images(form: QuadraticForm, rows: Float[Tensor, "f i"]) -> Float[Tensor, "f i"]:
+    """Q w of each row, in float64 before it is rounded: what units and coordinates cancel is then
+    no part of the error, which goes by ‖Q w‖.
+    """
+    matrix = form.to(torch.float64).dense()
+    return torch.cat([(block.double() @ matrix).to(rows.dtype) for block in rows.split(BLOCK)])
 
 
 def _verified(

@@ -22,7 +22,7 @@ from bilens.base.chunks import Chunks, fingerprint, make_chunks, require_chunks,
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import peak, powers, require_finite, scaled, working_dtype
 from bilens.decompose.spectra.solvers import Auto, Solver, require_solver
-from bilens.decompose.spectra.weighted import fitted, weigh, whitened
+from bilens.decompose.spectra.weighted import fitted, measure_near_one, weigh, whitened
 from bilens.measure import Gaussian
 
 AUTO, CHUNKS = Auto(), Chunks()
@@ -84,12 +84,14 @@ def eigen(
     tensor.require_fits("interaction", directions, tensor.shape[0])
     tensor, directions, power = _near_one(tensor, directions)
     if measure is not None:
-        gaussian, activations = fitted(measure, tensor)
+        gaussian, activations, more = measure_near_one(*fitted(measure, tensor))
+        over_z, apart = whitened(tensor, gaussian)
         plain, white = (
             eigen(one, directions, k, which=which, solver=solver, chunks=chunks.under(name))
-            for name, one in (("plain", tensor), ("weighted", whitened(tensor, gaussian)))
+            for name, one in (("plain", tensor), ("weighted", over_z))
         )
-        return weigh(tensor, directions, plain, white, gaussian, activations, power)
+        white = at_scale(white, torch.full_like(power, apart))
+        return weigh(tensor, directions, plain, white, gaussian, activations, power, more)
     # One form is like all of them; together they might not fit.
     one = tensor.interaction(directions[:1])
     pairs = tensor.shape[1] if k is None else min(k, tensor.shape[1])

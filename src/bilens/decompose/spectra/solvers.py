@@ -42,6 +42,9 @@ DENSE_RATE = 4.0  # how much slower an operation of LAPACK's eigensolver is than
 LOOKS = 4
 # The slowness of keeping a basis orthogonal: matrix-vector products, bound by memory.
 ORTHOGONAL_RATE = 8.0
+# ‖Q‖ over the root of its units' squares: below, what cancels has taken more than two of the digits
+# that squares have
+QUIET = 0.1
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,7 @@ class Lanczos:
         options = {"tol": _tol(self.tol, dtype), "norm": self.norm, "certify": self.certify}
         return {"method": "lanczos"} | options
 
+    @torch.no_grad()
     def solve(self, form: QuadraticForm, k: int, which: Which) -> Eigen:
         """The ``k`` first eigenpairs of each form; each residual is its bound β |s_last| and the
         rounding beside it, as measured.
@@ -156,7 +160,7 @@ class Lanczos:
         within = residuals <= _tol(self.tol, form.dtype) * size
         length = form.weights.new_full(form.weights.shape[:1], torch.nan)
         if self.norm:
-            length = form.norm(form.dtype)
+            length = _norm(form)
         left = length.double().square() - ritz.values.double().square().sum(-1)
         pairs = Eigen(
             values=ritz.values,
@@ -268,6 +272,14 @@ def _certify(
                 held[n] = getattr(exact, field.name)[0].to(held)
         pairs.discarded[n] = pairs.discarded[n] if float(pairs.norm[n]) >= 0 else torch.nan
     pairs.complete[n] = True
+
+
+def _norm(form: QuadraticForm) -> Float[Tensor, " n"]:
+    """‖Q‖, in the form's dtype where its digits are enough: where units do not cancel far."""
+    length = form.norm(form.dtype)
+    sides = form.left.norm(dim=-1) * form.right.norm(dim=-1)
+    terms = (form.weights * sides).norm(dim=-1)
+    return form.norm() if bool((length < QUIET * terms).any()) else length
 
 
 def _residuals(form: QuadraticForm, ritz: Ritz) -> Float[Tensor, "n k"]:

@@ -25,7 +25,7 @@ from torch import Tensor
 from bilens.algebra import Eigen, Form, QuadraticForm, ThirdOrder, at_scale
 from bilens.base.charts import BELOW, counted, curve, titled
 from bilens.base.errors import ShapeError
-from bilens.base.numerics import require_finite, restored
+from bilens.base.numerics import near_one, require_finite, restored, scaled
 from bilens.base.records import Record
 from bilens.base.results import ANSWER_ROWS
 from bilens.measure import Gaussian
@@ -187,10 +187,24 @@ def fitted(
     return Gaussian.from_batches([activations]).over(tensor), tensor.read(activations)
 
 
-def whitened(tensor: Form, measure: Gaussian) -> Form:
-    """T over z on both inputs: Σ^½ on left and right. The mean has no part in it."""
-    root = measure.root.to(tensor.device, tensor.dtype)
-    return tensor.map(left=root, right=root)
+def measure_near_one(
+    measure: Gaussian, activations: Float[Tensor, "m i"] | None
+) -> tuple[Gaussian, Float[Tensor, "m i"] | None, int]:
+    """The measure, and the activations, of inputs over a power of two, and the power."""
+    mean, _, power = measure.near_one("cheapest")
+    if power == 0:
+        return measure, activations, 0
+    near = Gaussian(mean, scaled(measure.cov.double(), -2 * power), measure.count)
+    return near, None if activations is None else scaled(activations.double(), -power), power
+
+
+def whitened(tensor: Form, measure: Gaussian) -> tuple[Form, int]:
+    """T over z on both inputs, Σ^½ on left and right, over a power of two; and the power. The mean
+    has no part in it.
+    """
+    root, power = near_one(measure.root)
+    root = root.to(tensor.device, tensor.dtype)
+    return tensor.map(left=root, right=root), 2 * power
 
 
 @torch.no_grad()
@@ -202,14 +216,15 @@ def weigh(
     measure: Gaussian,
     activations: Float[Tensor, "m i"] | None,
     power: Int[Tensor, " n"],
+    more: int,
 ) -> WeightedEigen:
-    """Eigenpairs of T and of ``whitened`` T, with what their terms are on the data, each times
-    2^power of its direction.
+    """Eigenpairs of T and of T over z, with what their terms are on the data, each times 2^power of
+    its direction; the data is that of inputs over 2^more.
 
     Cost under the Gaussian: two products with Q per eigenpair; over activations m (i k + h o) per
     direction.
     """
-    form = tensor.interaction(directions)
+    form, on_data = tensor.interaction(directions), power + 2 * more
     vectors = (white.vectors.double() @ measure.inverse_root.to(tensor.device)).to(white.vectors)
     if activations is None:
         law = _Law(form, measure)
@@ -230,37 +245,35 @@ def weigh(
             for pairs, v in ((white, vectors), (plain, plain.vectors))
         )
     own: dict[str, Any] = {field.name: getattr(white, field.name) for field in fields(Eigen)} | {
-        "vectors": vectors
+        "vectors": restored("eigenvectors", vectors, -more, vectors.dtype)
     }
     found = WeightedEigen(
         **own,
         plain=at_scale(plain, power),
-        data=data.at_scale(power),
-        plain_data=plain_data.at_scale(power),
-        total_mean=restored("means on the data", mean, power, torch.float64),
-        total_variance=restored("variances on the data", variance, 2 * power, torch.float64),
+        data=data.at_scale(on_data),
+        plain_data=plain_data.at_scale(on_data),
+        total_mean=restored("means on the data", mean, on_data, torch.float64),
+        total_variance=restored("variances on the data", variance, 2 * on_data, torch.float64),
         linear_share=linear,
         rank=measure.rank,
         count=0 if activations is None else len(activations),
     )
-    return at_scale(found, power)
+    return at_scale(found, on_data)
 
 
 class _Law:
-    """What xᵀQx is under a Gaussian, in closed form. Products with the factors are made in their
-    dtype.
-    """
+    """What xᵀQx is under a Gaussian, in closed form and in float64."""
 
     def __init__(self, form: QuadraticForm, measure: Gaussian) -> None:
         self.form, self.measure, self.mu, self.cov = (
-            form,
+            form.to(torch.float64),
             measure,
             measure.mean.to(form.device).double(),
             measure.cov.to(form.device).double(),
         )
-        mu, cov = self.mu.to(form.dtype), self.cov.to(form.dtype)
-        self.q_mu = (form @ mu).double()  # Q μ, (n, i)
-        trace = (form.weights * ((form.left @ cov) * form.right).sum(-1)).double().sum(-1)
+        form = self.form
+        self.q_mu = form @ self.mu  # Q μ, (n, i)
+        trace = (form.weights * ((form.left @ self.cov) * form.right).sum(-1)).sum(-1)
         self.mean = trace + self.q_mu @ self.mu
         self.along_mean = ((self.q_mu @ self.cov) * self.q_mu).sum(-1)  # μᵀQΣQμ
 
@@ -273,7 +286,7 @@ class _Law:
         """Mean and share of each λ (v·x)²."""
         v, scale = vectors.double(), values.double()
         y = v @ self.cov  # Σ v
-        q_y = self.form.times_rows(y.to(self.form.dtype)).double()
+        q_y = self.form.times_rows(y)
         at_mean = v @ self.mu
         shared = scale * (2 * (y * q_y).sum(-1) + 4 * at_mean * (y * self.q_mu[:, None]).sum(-1))
         mean = scale * ((y * v).sum(-1) + at_mean.square())

@@ -219,7 +219,8 @@ def hosvd(
     affine = tensor.affine and measure is None
     if measure is not None:
         tensor.require_one_space("hosvd(measure=)")
-        tensor = whitened(tensor, fitted(measure, tensor)[0])
+        tensor, more = whitened(tensor, fitted(measure, tensor)[0])
+        power += more
     tensor, more = rescaled(tensor, precision)
     modes = MODES[:2] if symmetric else MODES
     found = dict(zip(modes, unfoldings(tensor, modes, symmetric, precision), strict=True))
