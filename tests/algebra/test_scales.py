@@ -258,6 +258,20 @@ def test_a_measure_of_any_scale(power, maker):
     same(far.ridge(0.1).cov.flatten(), near.ridge(0.1).cov.flatten(), 2 * power)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_what_cancels_is_nothing_at_any_scale(dtype, maker):
+    """T − T, and what is at right angles: what rounding leaves falls below the range."""
+    make = maker(0, dtype)
+    for n in range(20):
+        T = make.cp(1, 1, h=3) if n % 2 else make.cp(2, 3, h=4)
+        T = T * (1.0 if dtype == torch.float16 else 1e-13)
+        cut, turned = T - T, T - T.swap()
+        top = float(T.dense().abs().max())
+        assert float(cut.dense().abs().max()) <= 2e-3 * top
+        assert float((T * 1e-10 - T * 1e-10).norm()) <= 1e-17
+        assert abs(float(turned.inner(T + T.swap()))) <= 1e-6 * float(T.norm()) ** 2
+
+
 @pytest.mark.parametrize("power", [600, -600])
 def test_outputs_far_apart_keep_their_own_figures(power, maker):
     """One output at 2^power beside others at one: its share is its own."""

@@ -75,6 +75,7 @@ def test_lenses_are_the_librarys(run, model):
         (("effects", *ASK, "--with", "Once"), "--with must be"),
         (("knockout", *ASK, "mlp7"), "what must be among embed, L0H0"),
         (("knockout", *ASK, "mlp0", "--save", "/"), "--save must be a file"),
+        (("knockout", *ASK, "--", "--5"), "what must be among embed, L0H0"),
         (("lens", *ASK, "--position", "2"), "--position must be left out without --layer"),
         (("lens", *ASK, "--layer", "attn0"), "--layer must be quadratic"),
     ],

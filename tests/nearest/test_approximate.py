@@ -404,3 +404,41 @@ def test_shares_by_degree_say_how_far_they_may_be_off():
     steep = bilens.approximate(layer, Gaussian(torch.zeros(1), torch.eye(1))).degrees
     assert steep.quadrature > 1e-4
     assert "by a rule that is off by" in steep.summary()
+
+
+@pytest.mark.parametrize("act", ["relu", "silu"])
+def test_a_unit_that_reads_off_the_support_has_no_slope(act):
+    """Its variance is 0, of which rounding leaves something or nothing: a slope of millions."""
+    generator = torch.Generator().manual_seed(0)
+    mix, other = (torch.randn(6, 3, generator=generator).double() for _ in range(2))
+    off = torch.linalg.qr(torch.cat([mix, other], 1)).Q[:, 3:].mT
+    for plain in (True, False):
+        layer = (MLP if plain else GatedMLP)(6, 3, act=act).double()
+        with torch.no_grad():
+            (layer.up_proj if plain else layer.gate_proj).weight.copy_(off)
+        found = approximate(layer, Gaussian(torch.zeros(6).double(), mix @ mix.mT))
+        assert float(found.tensor.norm()) < 1e-9
+
+
+def test_a_unit_that_does_not_move_has_no_share():
+    """A relu that is off at every sample, and not under the Gaussian."""
+    layer = MLP(4, 8, act="relu", bias=True).double()
+    with torch.no_grad():
+        layer.up_proj.bias.copy_(torch.linspace(-9, 9, 8))
+    x = torch.randn(100, 4, generator=torch.Generator().manual_seed(1)).double().clamp(-1, 1)
+    wide = Gaussian(torch.zeros(4).double(), 30 * torch.eye(4).double())
+    shares = approximate(layer, wide, data=[x[:0], x]).units
+    dead = (x @ layer.up_proj.weight.mT + layer.up_proj.bias <= 0).all(0)
+    assert shares.isnan().tolist() == dead.tolist()
+    assert 2 < int(dead.sum()) < 6
+
+
+def test_degrees_of_nothing_are_0():
+    layer, g = GatedMLP(4, 3, act="silu").double(), Gaussian(torch.ones(4), torch.zeros(4, 4))
+    still = approximate(layer, g).degrees
+    assert (float(still.shares[0]), float(still.unexplained)) == (1.0, 0.0)
+    with torch.no_grad():
+        layer.down_proj.weight.zero_()
+    nothing = approximate(layer, g).degrees
+    assert not nothing.shares.any()
+    assert not nothing.to_frame()[["share", "standard error"]].to_numpy().any()

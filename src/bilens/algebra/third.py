@@ -259,7 +259,8 @@ class ThirdOrder(Record, ABC):
         one, power = self.checked("inner")
         two, more = (one, power) if other is self else other.checked("inner")
         found = one.inner_near_one(two, symmetric=symmetric)
-        return restored("inner", found, power + more, working_dtype(self.dtype))
+        noise = CANCELLED**2 * one.terms() * two.terms()
+        return restored("inner", found, power + more, working_dtype(self.dtype), noise)
 
     def norm(self) -> Float[Tensor, ""]:
         """‖T‖, the root of the summed squares of all entries.
@@ -268,8 +269,8 @@ class ThirdOrder(Record, ABC):
         T's dtype does not hold the norm.
         """
         near, power = self.checked("norm")
-        length = root(near.inner_near_one(near))
-        return restored("norm", length, power, working_dtype(self.dtype))
+        length, noise = root(near.inner_near_one(near)), CANCELLED * near.terms()
+        return restored("norm", length, power, working_dtype(self.dtype), noise)
 
     def similarity(self, other: "ThirdOrder") -> Float[Tensor, ""]:
         """⟨T, S⟩ / (‖T‖ ‖S‖) in [-1, 1].
@@ -369,9 +370,10 @@ class ThirdOrder(Record, ABC):
         if 0 in self.shape:
             return self._any().new_zeros(self.shape)
         near, power = self.near_one(self.dtype)
-        return (
-            self._cube() if near is self else restored("dense()", near._cube(), power, self.dtype)
-        )
+        if near is self:
+            return self._cube()
+        noise = torch.finfo(near.dtype).eps * near.terms()
+        return restored("dense()", near._cube(), power, self.dtype, noise)
 
     def __add__(self: Form, other: Form) -> Form:
         """T + S, of one form and shape. CP: the ranks add up; Tucker: the cores stand

@@ -170,15 +170,18 @@ def _two_to(power: Tensor) -> Tensor:
     return ((power.to(torch.int64) + 1023) << 52).view(torch.float64)
 
 
-def restored(who: str, values: Tensor, power: int | Tensor, dtype: torch.dtype) -> Tensor:
+def restored(
+    who: str, values: Tensor, power: int | Tensor, dtype: torch.dtype, rounding: float = 0.0
+) -> Tensor:
     """``values`` · 2^power in ``dtype``: where the scale that ``near_one`` took out is put back
     into a figure.
 
+    Values up to ``rounding`` are what is left of terms that cancel, and may fall below the range.
     Errors: RangeError where the largest of them is too large or too small for ``dtype``.
     """
     found = scaled(values, power).to(dtype)
     before, after = float(peak(values)), float(peak(found))
-    if before > 0 and not torch.finfo(dtype).tiny <= after < math.inf:
+    if before > rounding and not torch.finfo(dtype).tiny <= after < math.inf:
         larger = int(as_given(power).max())
         size = round((math.log2(before) + larger) * math.log10(2)) if before < math.inf else "inf"
         wider = (

@@ -80,7 +80,7 @@ class Record:
         said = {"schema": SCHEMA, "value": packed, "name": Path(path).name}
         said["sum"] = _checksum(json.dumps(packed), tensors)
         header = {"format": "pt", "bilens": json.dumps(said)}
-        size = len(header["bilens"])
+        size = len(json.dumps(header))  # as it stands there: a text within a text
         if size > HEADER:
             todo = "Its labels and other plain values go there: save fewer of them."
             must = f"have a header of at most {HEADER:,} bytes"

@@ -117,10 +117,11 @@ class Mapped(Mapping[str, Tensor]):
 
     ``files`` says where each is; ``dtype``: what each becomes, a copy where it is another type in
     the file (None: all stay as they are). A tensor has its own bytes of the file as memory and may
-    be written to, which changes no file. It keeps the file mapped. A file must not be cut short or
-    written over in place while it is mapped: the system then ends the process (SIGBUS), or the
-    weights change. One that is replaced by a rename, as all files are that bilens writes, stays
-    mapped as it was.
+    be written to once all are asked for, which changes no file: to ask for another gives memory
+    back, as ``let_go`` does, and what was written is lost. It keeps the file mapped. A file must
+    not be cut short or written over in place while it is mapped: the system then ends the process
+    (SIGBUS), or the weights change. One that is replaced by a rename, as all files are that bilens
+    writes, stays mapped as it was.
     """
 
     def __init__(self, files: Mapping[str, Path], dtype: torch.dtype | None = None) -> None:

@@ -269,11 +269,14 @@ def _by_unit(
     move.
     """
     squares = moments.mean_a.new_zeros(3, len(moments.mean_a))
-    count = 0
+    count, first = 0, None
     for x in pieces(batches, 4 * len(moments.mean_a)):
         value = hidden(x)
         missed = value - units(*sides(hidden, moments, x))
-        value = value - units.constant  # about where it is: no digits are lost to a large mean
+        # about where it is, so that no digits are lost to a large mean: of one that does not move,
+        # exactly
+        first = value[0] if first is None and len(value) else first
+        value = value if first is None else value - first
         squares += torch.stack([missed.square().sum(0), value.square().sum(0), value.sum(0)])
         count += len(x)
     spread = squares[1] - squares[2].square() / count

@@ -59,13 +59,15 @@ class Degrees(Result):
 
     @property
     def shares(self) -> Float[Tensor, " n"]:
-        """Of E‖f‖², the constant part among it."""
-        return self.powers / self.powers.sum()
+        """Of E‖f‖², the constant part among it; 0 where that is 0."""
+        return _over(self.powers, self.powers.sum())
 
     @property
     def unexplained(self) -> Float[Tensor, ""]:
-        """What no polynomial of degree 2 has of the variance: degrees from 3 over those from 1."""
-        return self.powers[3:].sum() / self.powers[1:].sum()
+        """What no polynomial of degree 2 has of the variance: degrees from 3 over those from 1; 0
+        where nothing varies.
+        """
+        return _over(self.powers[3:].sum(), self.powers[1:].sum())
 
     def summary(self) -> str:
         shares = ", ".join(
@@ -103,7 +105,7 @@ class Degrees(Result):
         """Of the shares, to first order in the error of what is beyond."""
         moved = self.shares.clone()
         moved[-1] = 1 - moved[-1]
-        return (moved * self.error / self.powers.sum()).tolist()
+        return _over(moved * self.error, self.powers.sum()).tolist()
 
 
 def require_measure(hidden: Hidden, measure: object) -> Gaussian:
@@ -145,6 +147,10 @@ def degree_spectrum(hidden: Hidden, measure: Gaussian, seed: int = 0) -> Degrees
     rest, error = _sampled(hidden, measure, moments, seed)
     beyond = (rest - sum(powers[3:], rest.new_zeros(()))).clamp(min=0)
     return Degrees(torch.stack([*powers, beyond]), error, quadrature)
+
+
+def _over(part: Float[Tensor, "*n"], whole: Float[Tensor, ""]) -> Float[Tensor, "*n"]:
+    return part / whole if whole else torch.zeros_like(part)
 
 
 def _powers(

@@ -44,7 +44,11 @@ class Moments(NamedTuple):
         mean, cov = measure.mean.double(), measure.cov.double()
         a, *others = hidden.legs
         spread = a.weight @ cov
-        var_a = (spread * a.weight).sum(1).clamp(min=0)
+        var_a = (spread * a.weight).sum(1)
+        # of a unit that reads no direction of the support rounding is left, which is no variance
+        terms = a.weight.abs() @ cov.diagonal().clamp(min=0).sqrt()
+        varies = var_a > measure.tol * terms.square()
+        var_a, spread = var_a.where(varies, 0.0), spread * varies[:, None]
         if not others:  # b = 1
             zero = torch.zeros_like(var_a)
             return cls(a(mean), var_a, torch.ones_like(zero), zero)

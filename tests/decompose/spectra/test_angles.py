@@ -273,6 +273,7 @@ def test_rows_figure_and_saving(make, tmp_path):
             "tol must be an angle in radians, 0 … π/2",
         ),
         (ArgumentError, lambda m: angles(eigen(m.cp()), eigen(m.cp()), tol=math.nan), "got nan"),
+        (ArgumentError, lambda m: angles(eigen(m.cp()), eigen(m.cp()), tol="1"), "got '1'"),
         (
             ArgumentError,
             lambda m: angles(eigen(m.cp(2, 4)), eigen(m.cp(2, 4), measure=m.randn(9, 4))),

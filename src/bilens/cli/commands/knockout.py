@@ -66,4 +66,4 @@ def command(
 
 def named(what: list[str]) -> list[str | int]:
     """What is taken out, positions as numbers."""
-    return [int(one) if one.lstrip("-").isdecimal() else one for one in what]
+    return [int(one) if one.removeprefix("-").isdecimal() else one for one in what]

@@ -23,6 +23,7 @@ from torch import Tensor
 from bilens.algebra import Eigen, Which, eigen_noise, preference
 from bilens.base.charts import MARKER, POSITIVE, REFERENCE, curve, titled
 from bilens.base.errors import ArgumentError, ShapeError
+from bilens.base.numerics import is_number
 from bilens.base.results import ANSWER_ROWS, Result
 from bilens.decompose.spectra.weighted import WeightedEigen
 
@@ -201,8 +202,8 @@ def angles(A: Eigen, B: Eigen, *, tol: float = 1e-2) -> Angles:
         )
     if A.which != B.which:
         raise ArgumentError("angles", must=f"compare two spectra by {A.which}", got=B.which)
-    if not 0 <= tol <= math.pi / 2:
-        raise ArgumentError("tol", must="be an angle in radians, 0 … π/2", got=tol)
+    if not is_number(tol) or not 0 <= tol <= math.pi / 2:
+        raise ArgumentError("tol", must="be an angle in radians, 0 … π/2", got=repr(tol))
     if A.values.numel() == 0:
         raise ShapeError("angles", must="compare at least one eigenpair", got=tuple(A.values.shape))
     flat = list(zip(A._flat(), B.to(A.values.device)._flat(), strict=True))
