@@ -259,8 +259,10 @@ class ThirdOrder(Record, ABC):
         one, power = self.checked("inner")
         two, more = (one, power) if other is self else other.checked("inner")
         found = one.inner_near_one(two, symmetric=symmetric)
-        noise = CANCELLED**2 * one.terms() * two.terms()
-        return restored("inner", found, power + more, working_dtype(self.dtype), noise)
+        dtype = working_dtype(self.dtype)
+        return restored(
+            "inner", found, power + more, dtype, lambda: CANCELLED**2 * one.terms() * two.terms()
+        )
 
     def norm(self) -> Float[Tensor, ""]:
         """‖T‖, the root of the summed squares of all entries.
@@ -269,8 +271,8 @@ class ThirdOrder(Record, ABC):
         T's dtype does not hold the norm.
         """
         near, power = self.checked("norm")
-        length, noise = root(near.inner_near_one(near)), CANCELLED * near.terms()
-        return restored("norm", length, power, working_dtype(self.dtype), noise)
+        length, dtype = root(near.inner_near_one(near)), working_dtype(self.dtype)
+        return restored("norm", length, power, dtype, lambda: CANCELLED * near.terms())
 
     def similarity(self, other: "ThirdOrder") -> Float[Tensor, ""]:
         """⟨T, S⟩ / (‖T‖ ‖S‖) in [-1, 1].
@@ -372,8 +374,8 @@ class ThirdOrder(Record, ABC):
         near, power = self.near_one(self.dtype)
         if near is self:
             return self._cube()
-        noise = torch.finfo(near.dtype).eps * near.terms()
-        return restored("dense()", near._cube(), power, self.dtype, noise)
+        eps = torch.finfo(near.dtype).eps
+        return restored("dense()", near._cube(), power, self.dtype, lambda: eps * near.terms())
 
     def __add__(self: Form, other: Form) -> Form:
         """T + S, of one form and shape. CP: the ranks add up; Tucker: the cores stand

@@ -1,6 +1,7 @@
 """Tolerances by dtype, the dtype that spectra are computed in, and the finiteness check."""
 
 import math
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
 
@@ -171,17 +172,22 @@ def _two_to(power: Tensor) -> Tensor:
 
 
 def restored(
-    who: str, values: Tensor, power: int | Tensor, dtype: torch.dtype, rounding: float = 0.0
+    who: str,
+    values: Tensor,
+    power: int | Tensor,
+    dtype: torch.dtype,
+    rounding: Callable[[], float] = float,
 ) -> Tensor:
     """``values`` · 2^power in ``dtype``: where the scale that ``near_one`` took out is put back
     into a figure.
 
-    Values up to ``rounding`` are what is left of terms that cancel, and may fall below the range.
+    Values up to ``rounding()`` are what is left of terms that cancel, and may fall below the range.
     Errors: RangeError where the largest of them is too large or too small for ``dtype``.
     """
     found = scaled(values, power).to(dtype)
     before, after = float(peak(values)), float(peak(found))
-    if before > rounding and not torch.finfo(dtype).tiny <= after < math.inf:
+    fits = torch.finfo(dtype).tiny <= after < math.inf
+    if before > 0 and not fits and before > rounding():
         larger = int(as_given(power).max())
         size = round((math.log2(before) + larger) * math.log10(2)) if before < math.inf else "inf"
         wider = (
