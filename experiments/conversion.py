@@ -1,23 +1,24 @@
 """What does it cost to make every MLP of a language model bilinear?
 
     python -m experiments.conversion MODEL --data FILE … [--parts 1 …] [--other FILE …]
-        [--tokens 16384 …] [--steps 0 …] [--rate 1e-4] [--distil] [--control] [--device cpu]
+        [--tokens 16384 …] [--steps 0 …] [--batch 8] [--again] [--rate 1e-4] [--distil]
+        [--control] [--device cpu]
 
 MODEL: a folder that ``bilens.load`` reads. All its MLPs become bilinear layer after layer by least
 squares (``models.converted_layers``), on each number of --tokens of the texts of --data, equally
 many of each or as many --parts; then, for each number of --steps, all weights are trained from
-there (AdamW, cosine, 8 texts of 512 tokens a step; with --distil towards the model's own
-predictions); with --control the model as it was is trained alike, to tell what these texts bring by
-themselves. Held out are tokens 8,192 to 13,312 of each text: of the first 1,024 come --choosing. A
-row a number goes to experiments/results/conversion.jsonl: nats a token before and after on each
-text, and for every layer what was missed, the ridge and the loss so far.
+there (AdamW, cosine, --batch texts of 512 tokens a step; with --again on the tokens that layers
+were fitted on and no others; with --distil towards the model's own predictions); with --control the
+model as it was is trained alike, to tell what these texts bring by themselves. Held out are tokens
+8,192 to 13,312 of each text: of the first 1,024 come --choosing. A row a number goes to
+experiments/results/conversion.jsonl: nats a token before and after on each text, and for every
+layer what was missed, the ridge and the loss so far.
 """
 
 import argparse
 import copy
 import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -35,7 +36,6 @@ AT, CHOOSING, MEASURING = (
     1024,
     4096,
 )  # tokens of each text: before the held-out ones, and they
-BATCH = 8  # texts a step of training
 
 
 def main() -> None:
@@ -47,6 +47,8 @@ def main() -> None:
     options.add_argument("--other", nargs="*", type=Path, default=[])
     options.add_argument("--tokens", nargs="*", type=int, default=[16_384])
     options.add_argument("--steps", nargs="*", type=int, default=[])
+    options.add_argument("--batch", type=int, default=8, help="Texts a step of training.")
+    options.add_argument("--again", action="store_true", help="Train on the tokens fitted alone.")
     options.add_argument("--rate", type=float, default=1e-4)
     options.add_argument("--distil", action="store_true")
     options.add_argument("--control", action="store_true")
@@ -57,7 +59,7 @@ def main() -> None:
     choosing = torch.cat([texts(model, file, given.choosing, skip=AT) for file in given.data])
     held = {file.name: texts(model, file, MEASURING, skip=AT + CHOOSING) for file in given.data}
     held |= {file.name: texts(model, file, MEASURING) for file in given.other}
-    most = max(0, *given.tokens, *(BATCH * LENGTH * steps for steps in given.steps))
+    most = max(0, *given.tokens, *(given.batch * LENGTH * steps for steps in given.steps))
     parts = given.parts or [1] * len(given.data)
     shares = [part / sum(parts) for part in parts]
     read = [
@@ -74,8 +76,8 @@ def main() -> None:
         return {name: round(loss(made, rows) - before[name], 4) for name, rows in held.items()}
 
     for steps in given.steps if given.control else ():
-        tuned = trained(model, read, steps, given.rate, None)
-        how = {"steps": steps, "rate": given.rate}
+        tuned = trained(model, torch.cat(read), steps, given.batch, given.rate, None)
+        how = {"steps": steps, "batch": given.batch, "rate": given.rate}
         record(RESULTS, what="original, trained", **about, **how, nats=cost(tuned))
     for tokens in given.tokens:
         counts = (int(tokens * share) // LENGTH for share in shares)
@@ -90,8 +92,10 @@ def main() -> None:
         for steps in given.steps:
             began = time.perf_counter()
             teacher = model if given.distil else None
-            tuned = trained(made, read, steps, given.rate, teacher)
-            how = {"steps": steps, "rate": given.rate, "distil": given.distil}
+            rows = ids if given.again else torch.cat(read)
+            tuned = trained(made, rows, steps, given.batch, given.rate, teacher)
+            how = {"steps": steps, "batch": given.batch, "again": given.again}
+            how |= {"rate": given.rate, "distil": given.distil}
             how |= {"seconds": round(time.perf_counter() - began), "fitted on": ids.numel()}
             record(RESULTS, what="conversion, trained", **about, **how, nats=cost(tuned))
         if given.save is not None:
@@ -112,15 +116,16 @@ def device_name(device: str) -> str:
 
 def trained(
     made: bilens.Transformer,
-    read: Sequence[Tensor],
+    ids: Tensor,
     steps: int,
+    batch: int,
     rate: float,
     teacher: bilens.Transformer | None,
 ) -> bilens.Transformer:
     """A copy of ``made`` after ``steps`` on texts in random order, the same every time."""
-    model, ids = copy.deepcopy(made).train(), torch.cat(list(read))
+    model = copy.deepcopy(made).train()
     order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(0))
-    order = order.repeat(-(-BATCH * steps // len(ids)))
+    order = order.repeat(-(-batch * steps // len(ids)))
     optimiser = torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.95), weight_decay=0)
     warm = max(1, steps // 20)
 
@@ -128,7 +133,7 @@ def trained(
         return min(1, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, share)
-    for rows in ids[order[: BATCH * steps]].to(model.device).split(BATCH):
+    for rows in ids[order[: batch * steps]].to(model.device).split(batch):
         logits = model(rows, use_cache=False).logits.flatten(0, 1)
         if teacher is None:
             kept = logits.unflatten(0, rows.shape)[:, :-1].flatten(0, 1)
