@@ -22,6 +22,7 @@ from bilens.base.numerics import is_whole, require_values, working_dtype
 from bilens.base.pickles import PICKLES, Pickled, read_pickles
 from bilens.base.reading import naming, read_json_object
 from bilens.base.weights import weight_names
+from bilens.models.alike import require_alike
 from bilens.models.carry import EMBED, HEAD, carry, common_dtype, copied, is_tied, sketched
 from bilens.models.checkpoint import Checkpoint, files_of, held_checkpoint, open_checkpoint
 from bilens.models.classifier import Classifier, ClassifierConfig
@@ -105,8 +106,10 @@ def from_transformers(model: PreTrainedModel) -> Transformer:
     in docs/families.md, with its tokenizer if it carries one, in evaluation mode.
 
     Memory: a copy of the weights; mixtures of experts and GPT-NeoX, whose files are written
-    otherwise than they are held, go through a temporary folder. Errors: those of ``load``;
-    ArgumentError for what is no model of transformers with a readout, and for one on "meta".
+    otherwise than they are held, go through a temporary folder. Both run 8 tokens. Errors: those of
+    ``load``; ArgumentError for what is no model of transformers with a readout, for one on "meta",
+    and for one whose logits are not those of its weights and configuration: with hooks that act,
+    with modules exchanged, or with a configuration that was changed after it was made.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> config = GPT2Config(n_layer=1, n_embd=16, n_head=2, bos_token_id=0, eos_token_id=0)
@@ -130,7 +133,9 @@ def from_transformers(model: PreTrainedModel) -> Transformer:
         raw.pop(key, None)
     made = _in_memory(kind, raw, model, where).filled()
     made.name_or_path = model.name_or_path
-    return carry(model, made).eval()
+    made = carry(model, made).eval()
+    require_alike(model, made)
+    return made
 
 
 def _in_memory(

@@ -135,6 +135,13 @@ def test_the_rest_of_the_family(kind):
     )
 
 
+@pytest.mark.parametrize("act", ["swish", "gelu_new", "gelu_fast"])
+def test_an_activation_by_another_of_its_names(act):
+    truth = llama(hidden_act=act)
+    found = Transformer.from_llama(truth)(tokens()).logits
+    torch.testing.assert_close(found, truth(tokens()).logits, rtol=1e-10, atol=1e-10)
+
+
 def test_a_nonlinear_gate_is_marked_not_exact():
     assert config_from_llama(LlamaConfig(**SMALL, hidden_act="linear")).is_exact
     assert not config_from_llama(LlamaConfig(**SMALL, hidden_act="silu")).is_exact

@@ -382,3 +382,44 @@ def test_what_is_no_causal_model_in_memory_is_one_line(refuses):
     whole.lm_head = torch.ao.nn.quantized.dynamic.Linear(16, 30)
     refuses(ArgumentError, lambda: from_transformers(whole), "must be a tensor; got")
     refuses(ShapeError, lambda: from_transformers(causal.to("meta")), "must hold values")
+
+
+def test_a_model_that_is_not_its_weights_and_configuration_is_refused(refuses):
+    """Hooks that act, exchanged modules, patched passes, changed configurations; not a hook that
+    looks.
+    """
+    says = "other logits"
+    for patch in (_hooked, _exchanged, _patched, _changed):
+        theirs = _llama().train()
+        patch(theirs)
+        refuses(ArgumentError, lambda theirs=theirs: from_transformers(theirs), says)
+        assert theirs.training  # as it was
+    theirs.model.layers[0].forward = lambda *_, **__: 1 / 0
+    refuses(ArgumentError, lambda: from_transformers(theirs), "must be given a model that runs")
+    theirs, seen = _llama(), []
+    theirs.model.norm.register_forward_hook(lambda *given: seen.append(given))
+    assert from_transformers(theirs).config.hidden_size == 16
+    assert len(seen) == 1
+
+
+def _llama():
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**SMALL, initializer_range=0.3)
+    return transformers.LlamaForCausalLM(config)
+
+
+def _hooked(model):
+    model.model.layers[0].mlp.register_forward_hook(lambda _, __, out: 2 * out)
+
+
+def _exchanged(model):
+    model.model.layers[1].mlp.act_fn = torch.nn.ReLU()
+
+
+def _patched(model):
+    norm = model.model.norm
+    norm.forward = lambda x: type(norm).forward(norm, x) + 1
+
+
+def _changed(model):
+    model.config.rms_norm_eps = 1.0

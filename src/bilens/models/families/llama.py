@@ -20,7 +20,7 @@ from transformers.activations import ACT2FN
 from bilens.base.errors import ConfigError
 from bilens.base.keys import Allowed, Anything, OneOf, Only, each
 from bilens.models.families.family import Family, Shapes
-from bilens.models.families.stock import SHARED, require_whole_heads, windows
+from bilens.models.families.stock import SHARED, activation, require_whole_heads, windows
 from bilens.models.keys import understood
 from bilens.models.transformer.config import TransformerConfig
 from bilens.models.transformer.rope import FULL, PARTIAL, SLIDING
@@ -87,6 +87,7 @@ def config_from_llama(config: PreTrainedConfig) -> TransformerConfig:
         raise ConfigError("layer_types", must=f"be {FULL} or {SLIDING} each", got=layers)
     require_whole_heads(raw)
     given = {key: raw[key] for key in SHARED if raw.get(key) is not None}
+    given |= {"hidden_act": activation(raw["hidden_act"])}
     given |= {key: raw.get(key, False) for key in BIASES}
     given |= {"sliding_windows": RELATIVES[kind].windows(raw)}
     return TransformerConfig(**(given | dict(RELATIVES[kind].always)), dtype=raw.get("dtype"))

@@ -66,8 +66,13 @@ class Facts:
         told = {key: given[key] for key in SHARED if given.get(key) is not None}
         told |= {name: given[key] for key, name in self.names.items() if key in given}
         told |= dict(self.always) | dict(self.more(given))
-        told["hidden_act"] = ACTIVATIONS.get(told["hidden_act"], told["hidden_act"])
+        told["hidden_act"] = activation(told["hidden_act"])
         return TransformerConfig(**told, dtype=given.get("dtype"))
+
+
+def activation(name: Any) -> Any:
+    """What bilens calls an elementwise function; what is none is left as it is."""
+    return ACTIVATIONS.get(name, name) if isinstance(name, str) else name
 
 
 def require_whole_heads(given: Mapping[str, Any]) -> None:
