@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import working_dtype
@@ -20,18 +19,20 @@ HELD = 2**28  # numbers that are held of several layers at once: 1 GiB in float3
 
 
 @contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """While it lasts ``model`` is in evaluation mode: a classifier adds no noise to what it reads.
+    Then each of its modules is in its own again.
 
     >>> with bilens.models.evaluating(model): model.training
     False
     """
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
 
 
 @torch.no_grad()

@@ -2,10 +2,12 @@
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from bilens.base.errors import ArgumentError
+from bilens.base.numerics import working_dtype
+from bilens.models.activations import evaluating
 from bilens.models.transformer import Transformer
 
 TOKENS = 8
@@ -24,23 +26,19 @@ def require_alike(model: PreTrainedModel, made: Transformer) -> None:
     ids = (torch.arange(length, device=model.device) * 7919 % made.config.vocab_size)[None]
     theirs, ours = _logits(model, ids), _logits(made, ids)
     far = float((ours - theirs).norm() / theirs.norm().clamp(min=torch.finfo(theirs.dtype).tiny))
-    whole = made.dtype in (torch.float32, torch.float64)
-    if not far <= (FAR if whole else FAR_IN_HALF):
+    half = working_dtype(made.dtype) != made.dtype
+    if not far <= (FAR_IN_HALF if half else FAR):
         must = "be given a model that does what its weights and configuration say"
         todo = "Remove hooks and patches; a configuration is read when a model is made."
         got = f"other logits, by {far:.1%} of them"
         raise ArgumentError("from_transformers", must=must, got=got, todo=todo)
 
 
-def _logits(model: nn.Module, ids: Int[Tensor, "1 t"]) -> Float[Tensor, "1 t v"]:
-    """In float64 and in evaluation mode; each module's own is put back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+def _logits(model: PreTrainedModel, ids: Int[Tensor, "1 t"]) -> Float[Tensor, "1 t v"]:
+    """In float64 and in evaluation mode."""
     try:
-        return model(ids, use_cache=False).logits.double()
+        with evaluating(model):
+            return model(ids, use_cache=False).logits.double()
     except Exception as error:  # of whatever is patched in
         must = "be given a model that runs"
         raise ArgumentError("from_transformers", must=must, got=error) from error
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -69,7 +69,8 @@ def read_gguf(file: Path) -> tuple[PreTrainedModel, Any, list[str]]:
         todo = "pip install 'bilens[gguf]'"
         raise FileError(str(file), must="be read with the package gguf", got="none", todo=todo)
     require_file(file)
-    kinds = _kinds(file)
+    reader = _reader(file)
+    kinds = _kinds(file, reader)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what is missing is said below
     try:
@@ -93,7 +94,7 @@ def read_gguf(file: Path) -> tuple[PreTrainedModel, Any, list[str]]:
         lost = sorted(name if isinstance(name, str) else name[0] for name in told.get(key) or ())
         if lost:
             raise FileError(f"{file}: {lost[0]}", must="be read", got=key.replace("_", " "))
-    _require_all(file, stock)
+    _require_all(file, reader, stock)
     stock._weight_conversions = None  # it is written as any other, not as it was read
     return stock, tokenizer, kinds
 
@@ -174,9 +175,8 @@ def _turns(config: TransformerConfig) -> dict[str, Allowed]:
     }
 
 
-def _require_all(file: Path, stock: PreTrainedModel) -> None:
+def _require_all(file: Path, reader: Any, stock: PreTrainedModel) -> None:
     """Raise FileError for the first weight of ``file`` that became none of ``stock``."""
-    reader = _reader(file)
     kind = reader.fields["general.architecture"].contents()
     read = get_gguf_hf_weights_map(stock, TENSOR_PROCESSORS.get(kind, TensorProcessor)(config={}))
     for tensor in reader.tensors:
@@ -195,11 +195,10 @@ def _reader(file: Path) -> Any:
         raise FileError(str(file), must="be an undamaged GGUF file", got=error) from error
 
 
-def _kinds(file: Path) -> list[str]:
+def _kinds(file: Path, reader: Any) -> list[str]:
     """How many tensors are of which quantised type. Errors: FileError for what would be passed
     over.
     """
-    reader = _reader(file)
     names = {tensor.name for tensor in reader.tensors}
     scaled = [name for name in reader.fields if name.endswith(SCALING)]
     scaled = [name for name in scaled if reader.fields[name].contents() != "none"]

@@ -391,9 +391,10 @@ def test_a_model_that_is_not_its_weights_and_configuration_is_refused(refuses):
     says = "other logits"
     for patch in (_hooked, _exchanged, _patched, _changed):
         theirs = _llama().train()
+        theirs.model.layers[0].eval()
         patch(theirs)
         refuses(ArgumentError, lambda theirs=theirs: from_transformers(theirs), says)
-        assert theirs.training  # as it was
+        assert theirs.training and not theirs.model.layers[0].mlp.training  # as they were
     theirs.model.layers[0].forward = lambda *_, **__: 1 / 0
     refuses(ArgumentError, lambda: from_transformers(theirs), "must be given a model that runs")
     theirs, seen = _llama(), []
