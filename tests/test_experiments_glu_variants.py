@@ -34,6 +34,7 @@ def made(tmp_path, monkeypatch):
         return {"loss": loss, "bits per byte": 1.0, "parameters": 9}
 
     monkeypatch.setattr(Campaign, "trained", trained)
+    monkeypatch.setattr("benchmarks.record._commit", lambda: "1234567")  # git takes its time
     about = {"preset": "small", "data": "stories", "text": "0"}
     return Campaign("topics", HOW, tmp_path / "work", tmp_path / "rows.jsonl", about, {}), trials
 

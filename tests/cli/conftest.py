@@ -43,6 +43,12 @@ def run_in_ascii(monkeypatch):
     return call
 
 
+@pytest.fixture
+def short_pages(monkeypatch):
+    """Pages of language models without their rules, which take seconds."""
+    monkeypatch.setattr("bilens.report.views.rules.WORDS", 0)
+
+
 @pytest.fixture(scope="session")
 def text(tmp_path_factory):
     """A file of short stories: seconds less than the text that is built in."""

@@ -111,6 +111,7 @@ def test_a_broken_part_of_the_page_is_named(run, model, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.usefixtures("short_pages")
 def test_demo(run, tmp_path, monkeypatch):
     monkeypatch.setattr("bilens.cli.commands.demo.STEPS", 20)
     code, out, _ = run("demo", "--output", tmp_path)
@@ -175,7 +176,10 @@ def test_version_and_help(run):
 PROGRESS = re.compile(r"bilens: [ -~]+: \d+% \(\d+ of \d+\)")  # of what takes long, on a pipe
 
 
-def test_every_command_prints_ascii_where_nothing_else_is_taken(run_in_ascii, model, tmp_path):
+@pytest.mark.usefixtures("short_pages")
+def test_every_command_prints_ascii_where_nothing_else_is_taken(
+    run_in_ascii, model, text, tmp_path
+):
     box = "tinystories-1l"
     for arguments in (
         (),
@@ -186,7 +190,7 @@ def test_every_command_prints_ascii_where_nothing_else_is_taken(run_in_ascii, mo
         ("expand", box, "--prompt", "Once", "--detail", "writes"),
         ("convert", box, "-o", tmp_path / "λ"),
         ("report", box, "-o", tmp_path / "page", "--prompt", "é"),
-        ("train", "tokenizer", "--vocab-size", 300, "-o", tmp_path / "words"),
+        ("train", "tokenizer", "--data", text, "--vocab-size", 300, "-o", tmp_path / "words"),
     ):
         code, out, err = run_in_ascii(*arguments)
         assert code == 0, arguments
@@ -360,6 +364,7 @@ assert not {"transformers.trainer", "datasets"} & set(sys.modules)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.usefixtures("short_pages")
 def test_a_language_model_from_end_to_end(run, text, tmp_path):
     (tmp_path / "r.toml").write_text(
         "steps = 5\nbatch_size = 4\n[model]\nhidden_size = 16\nintermediate_size = 16\n"
@@ -425,6 +430,7 @@ def test_expand_prints_a_table_that_ends_with_the_total(run, tmp_path):
     assert "links" in json.loads((tmp_path / "graph.json").read_text())
 
 
+@pytest.mark.usefixtures("short_pages")
 def test_a_half_precision_model_is_shown_as_it_runs_beside_its_explanation(run, tmp_path):
     """The token, its logit in bfloat16, and the same weights' logit in float64."""
     model = load("tinystories-1l").bfloat16()

@@ -5,8 +5,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 
@@ -15,8 +13,10 @@ import pytest
 import torch
 
 import bilens
+from bilens.base import processes
 from bilens.cli.process import _stop, _terminable
 from bilens.training import save_tokenizer, train_tokenizer
+from tests.processes_made import begin
 
 SIZES = "hidden_size = 16\nintermediate_size = 24\nnum_hidden_layers = 1\nnum_attention_heads = 2\n"
 RECIPE = (
@@ -154,14 +154,6 @@ def test_a_folder_that_vanishes_is_one_line(job, run, there, tmp_path):
     assert "Traceback" not in err
 
 
-SERVE = """
-from bilens.base import processes
-from bilens.cli import main
-
-start = processes._start
-processes._start = lambda module: start("never_done")
-main()
-"""
 NEVER_DONE = """
 import time
 
@@ -171,34 +163,33 @@ def work(line, what):
 """
 
 
-def test_a_served_page_ends_with_one_line_and_leaves_nothing(tmp_path):
+def test_a_served_page_ends_with_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     """Ctrl-C, which a terminal sends to all of its processes, while a browser is still there and a
     question is being answered, by a process that takes its time.
     """
     (tmp_path / "never_done.py").write_text(NEVER_DONE)
-    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    child = subprocess.Popen(
-        [sys.executable, "-c", SERVE, "serve", "tinystories-1l"],
-        env=os.environ | {"PYTHONPATH": paths},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    monkeypatch.syspath_prepend(tmp_path)
+    start = processes._start
+    monkeypatch.setattr(processes, "_start", lambda module: start("never_done"))
+    child, out, err = begin(tmp_path, "serve", "tinystories-1l")
     try:
-        first, *_ = [child.stdout.readline() for _ in range(3)]
-        port, token = re.search(r":(\d+)/\?token=(\S+)", first).groups()
+        for _ in range(2000):
+            if out.exists() and out.read_text().count("\n") == 3:
+                break
+            time.sleep(0.01)
+        port, token = re.search(r":(\d+)/\?token=(\S+)", out.read_text()).groups()
         others = psutil.Process(child.pid).children(recursive=True)
         asked = http.client.HTTPConnection("127.0.0.1", int(port), timeout=60)
         idle = socket.create_connection(("127.0.0.1", int(port)))
         asked.request("POST", "/api/ask", '{"prompt": "a"}', {"X-Bilens-Token": token})
         time.sleep(0.2)
         os.killpg(child.pid, signal.SIGINT)
-        out, err = child.communicate(timeout=20)
+        child.join(20)
     finally:
         child.kill()
-    assert re.fullmatch(r"Stopped\. [01] questions? answered\.\n", out), (out, err)
-    assert (child.returncode, err) == (0, "")
+    ended = out.read_text().splitlines()[3:]
+    assert re.fullmatch(r"Stopped\. [01] questions? answered\.", *ended), (ended, err.read_text())
+    assert (child.exitcode, err.read_text()) == (0, "")
     gone, alive = psutil.wait_procs(others, timeout=10)
     assert (len(gone), alive) == (len(others), [])
     with socket.socket() as again:

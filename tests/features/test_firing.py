@@ -94,15 +94,16 @@ def test_a_summary_names_the_text_and_a_dictionary_of_another_model(tmp_path):
     (tmp_path / "few.txt").write_text("Once upon a time.\n<|endoftext|>\nThere was a girl.")
     texts = Texts(str(tmp_path / "few.txt"), 9)
 
-    def named(name):
+    def named(name, count=1):
         made = dataclasses.replace(coder, meta={"metadata": {"model_name": name}})
-        return [firing(model, made, texts), examples(model, made, texts, 560, k=1)]
+        asked = firing, lambda *given: examples(*given, 560, k=1)
+        return [ask(model, made, texts) for ask in asked[:count]]
 
     told = "the dictionary says that it was made of gpt2-small, and this model is tinystories-2l"
-    for found in named("gpt2-small"):
+    for found in named("gpt2-small", 2):
         assert f" of {tmp_path / 'few.txt'}" in found.summary()
         assert found.summary().endswith(f"; {told}")
-    for found in (*named("some/tinystories-2l"), *named(""), *named(3)):
+    for found in (*named("some/tinystories-2l", 2), *named(""), *named(3)):
         assert "says" not in found.summary()
     model.name_or_path = ""
     assert "says" not in named("gpt2-small")[0].summary()

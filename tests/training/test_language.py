@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import subprocess
-import sys
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -17,7 +16,7 @@ import bilens
 from bilens.base.errors import ArgumentError, ConfigError, FileError
 from bilens.training import evaluate_text_on, load_text, read_recipe, train_language
 from tests.documents_made import stories
-from tests.processes_made import run_together
+from tests.processes_made import run_by_torchrun, run_together
 
 SMALL = {
     "hidden_size": 16,
@@ -55,11 +54,9 @@ def test_two_processes_have_the_losses_of_one(tmp_path, text, config):
             body.replace("batch_size = 8", f"batch_size = {batch}")
         )
     train_language(str(text), tmp_path / "one", read_recipe(tmp_path / "one.toml"), quiet=True)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    given = ["train", "text", "--data", text, "--config", tmp_path / "two.toml"]
-    command = [sys.executable, *launch, "-m", "bilens", *given, "--output", tmp_path / "two"]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    given = ("train", "text", "--data", text, "--config", tmp_path / "two.toml")
+    done = run_by_torchrun(tmp_path, *given, "--output", tmp_path / "two")
+    assert done.codes == (0, 0), done.stderr
     assert done.stdout.count("bits per byte") == 1
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert [step for step, _ in one] == [step for step, _ in two]

@@ -35,8 +35,8 @@ def beside(make, which: int) -> CP:
     """Factors of one dimension, but for an entry of one of them, so small that the span leaves it
     out.
     """
-    sizes = ((64, 40), (40, 400), (40, 400))
-    sizes = ((64, 40), (40, 400), (40, 400))
+    sizes = ((64, 40), (40, 200), (40, 200))
+    sizes = ((64, 40), (40, 200), (40, 200))
     factors = [make.randn(rows, 1) @ make.randn(1, columns) for rows, columns in sizes]
     factors[which][3, 3] += 9e-7 * factors[which].norm()
     return CP(*factors)
