@@ -14,7 +14,7 @@ from bilens import Gaussian, approximate
 from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
 from bilens.decompose import eigen
 from bilens.models.activations import activations
-from bilens.nearest import Approximation, degree_spectrum
+from bilens.nearest import Approximation, degree_spectrum, tensor_by_units
 from bilens.nn import MLP, GatedMLP
 
 INPUTS, UNITS = 6, 14
@@ -127,6 +127,24 @@ def test_units_are_fitted_by_least_squares(kind, act):
         spread = (module(x)[kept] - module(x)[kept].mean(0)).square().sum()
     assert found.tokens.tolist() == pytest.approx((error / spread).tolist(), rel=1e-4, abs=1e-12)
     assert float(found.unexplained.value) == pytest.approx(float(error.sum() / spread), rel=1e-6)
+
+
+@torch.no_grad()
+def test_samples_count_by_their_weights_and_processes_add_up():
+    """Of whole weights, as if each sample were there so many times."""
+    module, given = layer(GatedMLP, "silu"), measure()
+    x, times = given.sample(400, 2), torch.arange(400) % 4
+    batches = list(zip(x.split(90), times.double().split(90), strict=True))
+    found = tensor_by_units(module.hidden(), given, batches)
+    repeated = x.repeat_interleave(times, 0)
+    weighed = tensor_by_units(module.hidden(), given, [(repeated, torch.ones(len(repeated)))])
+    half = [(x, weights / 2) for x, weights in batches]
+    shared = tensor_by_units(module.hidden(), given, half, lambda own: 2 * own)
+    for other in (weighed, shared):
+        for name, factor in other.factors().items():
+            torch.testing.assert_close(factor, found.factors()[name], atol=1e-7, rtol=1e-7)
+    alike = tensor_by_units(module.hidden(), given, [(x, torch.ones(400))])
+    assert float((alike.right - found.right).abs().max()) > 1e-3
 
 
 def test_the_output_is_fitted_by_least_squares():

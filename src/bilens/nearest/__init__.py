@@ -2,7 +2,7 @@
 
 from bilens.nearest.approximation import Approximation, approximate
 from bilens.nearest.degrees import Degrees, degree_spectrum
-from bilens.nearest.fits import pair_features
+from bilens.nearest.fits import pair_features, tensor_by_units
 from bilens.nearest.regression import NormalEquations
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "approximate",
     "degree_spectrum",
     "pair_features",
+    "tensor_by_units",
 ]

@@ -179,7 +179,7 @@ def approximate(
     learnt, seen = _parted(data, hidden, fit)
     exact = hidden.to(torch.float64) if seen else hidden
     if fit == "units":
-        units = by_units(exact, moments, learnt)
+        units = by_units(exact, moments, ((x, torch.ones_like(x[:, 0])) for x in learnt))
     if fit == "output":
         tensor = by_output(exact, moments, units, learnt).to(hidden.out.dtype)
     else:

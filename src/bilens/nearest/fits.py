@@ -4,13 +4,14 @@ Normal equations are summed batch by batch in float64, so memory grows with the 
 with the samples.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from bilens.algebra import CP
+from bilens.measure import Gaussian
 from bilens.nearest.quadratic import Moments, Polynomials, as_tensor, joined, sides
 from bilens.nearest.regression import NormalEquations, solved
 from bilens.nn import Hidden
@@ -18,18 +19,43 @@ from bilens.nn import Hidden
 CHUNK = 2**24  # numbers at once
 
 
+def tensor_by_units(
+    hidden: Hidden,
+    measure: Gaussian,
+    samples: Iterable[tuple[Float[Tensor, "_ i"], Float[Tensor, " _"]]],
+    total: Callable[[Tensor], Tensor] = lambda own: own,
+) -> CP:
+    """What ``approximate`` gives of a layer by units, on samples that are seen once, each with what
+    its squared error counts. ``total`` sums a tensor over the processes that share them.
+
+    >>> hidden, g = bilens.nn.MLP(8, 16).hidden(), bilens.Gaussian(torch.zeros(8), torch.eye(8))
+    >>> samples = [(torch.randn(50, 8), torch.ones(50)) for _ in range(2)]
+    >>> bilens.nearest.tensor_by_units(hidden, g, samples).shape
+    (8, 9, 9)
+    """
+    moments = Moments.of(hidden, measure)
+    return as_tensor(hidden, moments, by_units(hidden.to(torch.float64), moments, samples, total))
+
+
 def by_units(
-    hidden: Hidden, moments: Moments, batches: Iterable[Float[Tensor, "_ i"]]
+    hidden: Hidden,
+    moments: Moments,
+    samples: Iterable[tuple[Float[Tensor, "_ i"], Float[Tensor, " _"]]],
+    total: Callable[[Tensor], Tensor] = lambda own: own,
 ) -> Polynomials:
-    """Each unit's best polynomial (1, a, b, a b, a²) on the samples. Cost O(n h (i + 25))."""
+    """Each unit's best polynomial (1, a, b, a b, a²) on the samples, of which each counts by its
+    weight. Cost O(n h (i + 25)).
+    """
     number = 5 if hidden.gated else 3
     gram = moments.mean_a.new_zeros(len(moments.mean_a), number, number)
     target = gram.new_zeros(len(gram), number)
-    for x in pieces(batches, len(gram) * number):
-        features = _features(*sides(hidden, moments, x))
-        gram += torch.einsum("nhp,nhq->hpq", features, features)
-        target += torch.einsum("nhp,nh->hp", features, hidden(x))
-    one, a, aa, *more = solved(gram, target[..., None])[..., 0].unbind(1)
+    for batch, weights in samples:
+        width = len(gram) * number
+        for x, root in zip(pieces([batch], width), pieces([weights.sqrt()], width), strict=True):
+            features = _features(*sides(hidden, moments, x)) * root[:, None, None]
+            gram += torch.einsum("nhp,nhq->hpq", features, features)
+            target += torch.einsum("nhp,nh->hp", features, hidden(x) * root[:, None])
+    one, a, aa, *more = solved(total(gram), total(target)[..., None])[..., 0].unbind(1)
     b, ab = more or (torch.zeros_like(a), torch.zeros_like(a))
     return Polynomials(one, a, b, ab, aa)
 
@@ -66,7 +92,7 @@ def pair_features(
     return torch.cat([(ones @ left.mT) * (ones @ right.mT), ones], 1)
 
 
-def pieces(batches: Iterable[Float[Tensor, "_ i"]], width: int) -> Iterable[Float[Tensor, "_ i"]]:
+def pieces(batches: Iterable[Float[Tensor, "_ *i"]], width: int) -> Iterable[Float[Tensor, "_ *i"]]:
     """The batches in float64, so few rows at a time that ``width`` numbers a row fit."""
     for batch in batches:
         for x in batch.split(max(1, CHUNK // width)):

@@ -82,9 +82,8 @@ def load_images(source: str) -> ImageData:
         return _digits()
     folder = Path(source)
     if not os.path.isdir(source):
-        raise FileError(
-            source, must=f'be "{BUILT_IN}" or a folder of idx files', got="no such folder"
-        )
+        got = "something else" if os.path.lexists(source) else "nothing there"
+        raise FileError(source, must=f'be "{BUILT_IN}" or a folder of idx files', got=got)
     train, test = _part(folder, "train"), _part(folder, "t10k")
     if train.pixel_values.shape[1:] != test.pixel_values.shape[1:]:
         sizes = f"{tuple(train.pixel_values.shape[1:])} and {tuple(test.pixel_values.shape[1:])}"

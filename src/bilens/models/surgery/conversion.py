@@ -1,20 +1,22 @@
 """Conversion: a transformer whose MLPs are bilinear in place of another's, layer after layer, by
 least squares.
 
-A layer keeps the pairs (L x̃) ⊙ (R x̃) of its nearest quadratic under the Gaussian of what it now
-reads (``nearest``), over x̃ = (1, x). Its output, linear part and constant are fitted so that the
-stream after it comes near to the *original's*: each layer mends what those before it missed. A
-token's squared error counts by one over the size (root mean square) of the original's stream there.
-By one, the few tokens of massive activations would be all that is fitted; by one over its square
-they would be lost, and heads lean on them. And of what was missed before, a layer is to mend at
-most as much as the original's writes there: a token whose massive activation was missed once would
-else be all that the layers after it are fitted to.
+A layer keeps the pairs (L x̃) ⊙ (R x̃) of its nearest quadratic on what it now reads, unit by unit
+(``nearest``), over x̃ = (1, x). Its output, linear part and constant are fitted so that the stream
+after it comes near to the *original's*: each layer mends what those before it missed. A token's
+squared error counts by one over the size (root mean square) of the original's stream there. By one,
+the few tokens of massive activations would be all that is fitted; by one over its square they would
+be lost, and heads lean on them. (A unit's few numbers cannot have both, and are for the others: by
+one over the square.) And of what was missed before, a layer is to mend at most as much as the
+original's writes there: a token whose massive activation was missed once would else be all that the
+layers after it are fitted to.
 
 The linear part is i further hidden units whose gate is the constant 1, so what comes out is a plain
 bilinear MLP with biases.
 """
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,10 +35,11 @@ from bilens.measure import Gaussian
 from bilens.models.carry import carry
 from bilens.models.transformer import Transformer, TransformerConfig
 from bilens.models.transformer.blocks import Block
-from bilens.nearest import NormalEquations, approximate
-from bilens.nn import GatedMLP, Hidden
+from bilens.nearest import NormalEquations, tensor_by_units
+from bilens.nn import MLP, GatedMLP, Hidden
 
 TOKENS = 2048  # at a time
+UNITS = 16_384  # tokens that the few numbers of a unit are fitted to
 PIECE = 128  # tokens of a text that is fitted: what first tokens do is learned from as many texts
 RIDGES = (1e-5, 1e-2, 0.3, 3.0)
 Total = Callable[[Tensor], Tensor]
@@ -166,7 +169,7 @@ def converted_layers(
             streams.attend(old, new)
         layer = None
         if n >= begin:
-            layer = _nearest(old, _measure(own.read(new), total))
+            layer = _nearest(old, own.read(new), own.weights(), total)
             layer.put(new)
         for streams in both:
             streams.meet(new)
@@ -319,12 +322,20 @@ def _measure(batches: Sequence[Float[Tensor, "b t i"]], total: Total) -> Gaussia
     return Gaussian(mean, total(scatter) / (count - 1), int(count))
 
 
-def _nearest(old: Block, measure: Gaussian) -> ConvertedLayer:
-    """The nearest quadratic of an MLP: its pairs, and beside them a unit for each input whose gate
-    is 1.
+def _nearest(
+    old: Block,
+    read: Sequence[Float[Tensor, "b t i"]],
+    weights: Sequence[Float[Tensor, " _"]],
+    total: Total,
+) -> ConvertedLayer:
+    """The nearest quadratic of an MLP on what it reads, unit by unit: its pairs, and beside them a
+    unit for each input whose gate is 1.
     """
-    assert old.mlp is not None
-    tensor = approximate(old.mlp, measure).tensor
+    assert isinstance(old.mlp, GatedMLP | MLP)
+    every = max(1, len(read) * TOKENS // UNITS)
+    few = ((x.flatten(0, 1), w.square()) for x, w in zip(read, weights, strict=True))
+    samples = itertools.islice(few, 0, None, every)
+    tensor = tensor_by_units(old.mlp.hidden(), _measure(read, total), samples, total)
     size = tensor.shape[1]
     left, right = tensor.left[:-size], tensor.right[:-size]
     pairs, constant, linear = tensor.out.split([len(left), 1, size - 1], 1)
