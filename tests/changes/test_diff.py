@@ -9,7 +9,7 @@ from torch import nn
 from transformers import MistralConfig, MistralForCausalLM
 
 import bilens
-from bilens.base.errors import ArgumentError, FileError
+from bilens.base.errors import ArgumentError, FileError, ShapeError
 from bilens.changes import Diff
 from bilens.changes.functions import Maps, Modules, Scores, Tables, Tensors
 from bilens.changes.reads import Counts, Vectors
@@ -500,6 +500,48 @@ def test_a_place_that_is_zero_has_no_similarity():
     assert row["change"] == pytest.approx(2**0.5)
     assert math.isnan(row["similarity"])
     assert row["turned (°)"] is None
+
+
+def coder_of(make, d=8, **more):
+    f = 5
+    fields = {"hook": "layers.1.mlp.input"} | more
+    return Dictionary(make.randn(d, f), make.randn(f, d), make.randn(f), make.randn(d), **fields)
+
+
+def test_half_dictionaries_and_transcoders_by_firing(make):
+    """In what the models are read in, in which a half type is exact."""
+    A, B = language(), language(1)
+    D = coder_of(make, architecture="transcoder", hook_out="layers.1.mlp.output")
+    D = D.to(torch.bfloat16)
+    reads = [next(iter(bilens.models.activations(model, [IDS], "mlp1.input"))) for model in (A, B)]
+    W_enc, b_enc, W_dec = D.W_enc.double(), D.b_enc.double(), D.W_dec.double()
+    before, after = ((x.double() @ W_enc + b_enc).relu() for x in reads)
+    moved = (after - before).square().mean(0).sqrt() * W_dec.norm(dim=1)
+    found = bilens.diff(A, B, data=IDS, dictionaries={"mlp1.input": D}).items[1]
+    found = found.to_frame().set_index("feature")
+    for f in range(5):
+        assert found.loc[f"mlp1.input.f{f}", "moved"] == pytest.approx(float(moved[f]), rel=1e-9)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("data", [None, IDS], ids=["by weights", "on data"])
+def test_dictionaries_of_something_else_are_refused(data, make, refuses):
+    A, B = language(), language(1)
+    both = {"architecture": "transcoder", "hook_out": "layers.1.mlp.output"}
+    cases = [
+        ({"mlp1.input": coder_of(make, 7)}, ShapeError, "read mlp1.input of width 8; got"),
+        ({"mlp0.input": coder_of(make)}, ArgumentError, "the dictionary at mlp0.input must read"),
+        ({"mlp1.input": 3}, ArgumentError, "at mlp1.input must be a Dictionary; got int."),
+        ([coder_of(make)], ArgumentError, "dictionaries must map places to dictionaries"),
+    ]
+    if data is None:
+        told = "write what it reads, by weights; got a transcoder. With data= its latents"
+        cases.append(({"mlp1.input": coder_of(make, **both)}, ArgumentError, told))
+    for given, kind, text in cases:
+        call = lambda given=given: bilens.diff(A, B, data=data, dictionaries=given)  # noqa: E731
+        refuses(kind, call, text)
+    named = {"mlp0.input": coder_of(make, hook="blocks.0.ln2.hook_normalized")}
+    assert bilens.diff(A, B, data=data, dictionaries=named).items[1].place == "mlp0.input"
 
 
 @pytest.mark.bad_input

@@ -80,6 +80,39 @@ def test_a_feature_and_the_pairs_that_make_it(run, there, tmp_path):
     assert len((tmp_path / "new" / "pairs on text.csv").read_text().splitlines()) == 5
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_pairs_of_dictionaries_in_another_dtype(run, there, tmp_path, dtype):
+    """Which a command has no other way to change: they are put in the layer's."""
+    words = ["--tokens", 60, "--data", there / "text.txt", "--feature", 3, "-k", 4]
+    coders = {}
+    for side in ("output", "input"):
+        coders[side] = Dictionary.load(there / side).to(dtype)
+        coders[side].save(tmp_path / side)
+    given = ("--dictionary", tmp_path / "output", "--inputs", tmp_path / "input")
+    code, out, err = run("features", there / "model", *given, *words, "--json")
+    assert code == 0, err
+    layer = bilens.load(there / "model").double().blocks[1].mlp.tensor().detach()
+    q = torch.einsum("o,oij->ij", coders["output"].W_enc.double()[:, 3], layer.dense())
+    W = coders["input"].W_dec.double()
+    q = W @ (q + q.mT) / 2 @ W.mT
+    c = 2 * q - q.diagonal().diag()
+    largest = c[tuple(torch.triu_indices(F, F))].abs().topk(4).values
+    got = [abs(row["coefficient"]) for row in json.loads(out)[2]["rows"]]
+    assert got == pytest.approx(largest.tolist(), rel=1e-4)
+
+
+def test_pairs_of_a_dictionary_that_names_no_place(run, there, tmp_path):
+    """It is of the place that ``--at`` names, for the pairs too."""
+    words = ("--tokens", 60, "--data", there / "text.txt", "--feature", 3, "-k", 4, "--json")
+    words = ("--inputs", there / "input", *words)
+    dataclasses.replace(Dictionary.load(there / "output"), hook="").save(tmp_path / "output")
+    given = ("--dictionary", tmp_path / "output", "--at", "layers.1.mlp.output")
+    code, out, err = run("features", there / "model", *given, *words)
+    assert code == 0, err
+    named = run("features", there / "model", "--dictionary", there / "output", *words)
+    assert json.loads(out)[2:] == json.loads(named[1])[2:]
+
+
 BAD = {
     "a latent": (("--feature", F), f"--feature must be a whole number from 0 to {F - 1}; got {F}."),
     "k": (("-k", 0), "-k must be a whole number ≥ 1; got 0."),

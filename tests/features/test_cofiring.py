@@ -127,6 +127,10 @@ def test_bad_input(refuses, model, texts, layer):
         lambda: cofiring(model, coder, texts, max_bytes=100),
         f"cofiring must have pairs that take at most 100 bytes; got {F} latents, {12 * F * F:,}",
     )
+    calls = {"max_bytes must be a whole number ≥ 1": {"max_bytes": "many"}}
+    calls |= {"where must name one of the dictionary's latents": {"where": (coder, [1, 2])}}
+    for told, more in calls.items():
+        refuses(ArgumentError, lambda more=more: cofiring(model, coder, texts, **more), told)
     form = interactions(layer, dictionary(WRITES), coder).of(OUT)
     refuses(ArgumentError, lambda: form.top_on("text"), "together must be what cofiring() gave")
     together = cofiring(model, coder, texts)

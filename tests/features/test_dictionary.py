@@ -394,6 +394,12 @@ def test_scalings_that_cannot_be_folded(make, tmp_path, refuses):
             lambda: Dictionary.load(tmp_path / "standard"),
             "scaling_factor must be a number above 0",
         )
+    for said, got in (
+        ('{"scaling_factor": 2.0, "offset": 3}', "must have known keys only; got offset."),
+        ('{"scaling_factor": 2.0, "has_whitening": "no"}', 'must be true or false; got "no".'),
+    ):
+        file.write_text(said)
+        refuses(FileError, lambda: Dictionary.load(tmp_path / "standard"), got)
     file.write_text('{"scaling_factor": null, "has_whitening": true}')
     save_file({"mean": make.randn(6)}, tmp_path / "standard" / "activation_whitening.safetensors")
     refuses(FileError, lambda: Dictionary.load(tmp_path / "standard"), "must hold ")
@@ -459,6 +465,10 @@ def test_what_needs_what_was_read(make, refuses):
             "rescale_acts_by_decoder_norm must be false for standard; got true.",
         ),
         ({"activation_fn": "tanh-relu"}, 'activation_fn must be "relu"; got "tanh-relu".'),
+        (
+            {"metadata": {}, "activation_fn_kwargs": {"k": 2, "postact_fn": "identity"}},
+            'activation_fn_kwargs must be null or {}; got {"postact_fn": "identity"}.',
+        ),
         ({"apply_b_dec_to_input": "yes"}, 'apply_b_dec_to_input must be true or false; got "yes".'),
         ({"dtype": "int8"}, "dtype must be one of float64, float32, float16, bfloat16; got int8."),
         (
@@ -726,6 +736,27 @@ def test_where_it_cannot_be_saved(make, tmp_path, refuses):
         ),
         ({"W_enc": 3}, ShapeError, "Dictionary.W_enc must be a torch tensor; got int."),
         (
+            {"architecture": ["topk"]},
+            ConfigError,
+            "Dictionary.architecture must be one of standard",
+        ),
+        ({"hook": None}, ArgumentError, "Dictionary.hook must be a str; got None."),
+        ({"hook_out": 3}, ArgumentError, "Dictionary.hook_out must be a str; got 3."),
+        ({"centred": "yes"}, ArgumentError, "Dictionary.centred must be a bool; got 'yes'."),
+        ({"normalisation": []}, ArgumentError, "Dictionary.normalisation must be a str; got []."),
+        ({"pursuit": 3}, ArgumentError, "Dictionary.pursuit must be given for matching_pursuit"),
+        ({"meta": None}, ArgumentError, "Dictionary.meta must be a dict; got None."),
+        (
+            {"meta": {"metadata": "x"}},
+            ArgumentError,
+            "Dictionary.meta['metadata'] must be a dict; got 'x'.",
+        ),
+        (
+            {"W_enc": torch.ones(6, 0).double()},
+            ShapeError,
+            "Dictionary.W_enc must read one number or more, for one latent or more; got (6, 0).",
+        ),
+        (
             {"W_dec": torch.ones(9, 6).double()},
             ShapeError,
             "Dictionary.W_dec must be (10, any); got (9, 6).",
@@ -836,3 +867,68 @@ def test_a_file_keeps_what_it_computes(kind, centred, make, tmp_path):
     D.save(tmp_path / "saved")
     again, x = Dictionary.load(tmp_path / "saved"), make.randn(4, 6)
     assert torch.equal(again(x), D(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("expected_average_only_in", {"scaling_factor": None}),
+        (WHITE, {}),
+        (WHITE, {"scaling_factor": 2.0, "has_whitening": False}),
+    ],
+)
+def test_a_run_that_says_nothing_of_its_scaling_is_told_of(name, said, make, tmp_path):
+    """Whether the file that should hold it is missing or holds none."""
+    path = folder(make, tmp_path, normalize_activations=name)
+    (path / "activation_scaler.json").write_text(json.dumps(said))
+    with pytest.warns(UserWarning, match="inputs that were scaled first"):
+        D = Dictionary.load(path)
+    assert D.meta["normalize_activations"] == name
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("meta", "text"),
+    [
+        ({"normalize_activations": "layer_norm"}, "say no other normalisation than 'none'"),
+        ({"made_by": "me"}, "read as cfg.json, must have known keys only; got made_by."),
+        ({"activation_fn": "tanh"}, 'activation_fn, must be "relu"; got "tanh".'),
+        ({"reshape_activations": "odd"}, "reshape_activations, must be"),
+        ({"metadata": {"hook_head_index": 2}}, "hook_head_index, must be null; got 2."),
+        ({"rescale_acts_by_decoder_norm": True}, "must be false for standard; got true."),
+        ({"dtype": "float16", "k": 3}, "hold what no field does; got dtype, k."),
+    ],
+)
+def test_meta_that_would_make_another_dictionary_is_not_written(
+    meta, text, make, tmp_path, refuses
+):
+    D = made(make, meta=meta)
+    refuses(ArgumentError, lambda: D.save(tmp_path), "Dictionary.meta", text)
+    assert list(tmp_path.iterdir()) == []
+    refuses(ArgumentError, lambda: made(make).save(None), "path must be a folder; got None.")
+
+
+def test_the_layout_that_is_written_is_the_one_it_says(make, tmp_path):
+    """SAELens reads a folder that says 3 by other rules than those by which it was written."""
+    told = {"sae_lens_version": "3.1", "model_name": "gpt2-small", "mine": 3}
+    made(make, meta={"metadata": told}).save(tmp_path)
+    again = Dictionary.load(tmp_path).meta["metadata"]
+    assert again == told | {"sae_lens_version": "6.0.0"}
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("kind", ["standard", "topk", "jumprelu", "gated", "matching_pursuit"])
+def test_latents_beyond_their_dtype_are_refused(kind, make, refuses):
+    """A latent of ∞ is no activation: what counts by it would never end."""
+    D = made(make, kind).to(torch.float32)
+    big = {"W_enc": D.W_enc * 1e38, "W_dec": D.W_dec * 1e38 if kind in TIED else D.W_dec}
+    big = dataclasses.replace(D, **big)
+    x = 50 * make.randn(40, 6).float()
+    refuses(NotFiniteError, lambda: big.encode(x), "Dictionary.encode.latents must be finite")
+    refuses(NotFiniteError, lambda: big(x), "Dictionary.encode.latents must be finite")
+
+
+@pytest.mark.bad_input
+def test_a_length_that_is_none_stops_no_pursuit(refuses):
+    for odd in (float("nan"), float("inf"), 10**400, -1, True, "3"):
+        refuses(ConfigError, lambda odd=odd: Pursuit(odd), "residual_threshold must be a length")

@@ -7,7 +7,7 @@ import torch
 
 from bilens.algebra import CP, Dense
 from bilens.base.errors import BilensError
-from bilens.features import Dictionary, interactions, mechanisms
+from bilens.features import Dictionary, interactions, low_rank, mechanisms
 
 O, I, H, F_OUT, F_IN = 3, 4, 5, 6, 7  # noqa: E741
 
@@ -114,3 +114,20 @@ def test_half_types_are_explained_in_float32(made, make, dtype):
     assert found.parts.dtype is torch.float32
     assert found.error < 1e-5
     torch.testing.assert_close(found.parts.double(), truth.parts, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_half_dictionaries_of_a_whole_layer_are_raised(made, make, dtype):
+    """They are exact in its dtype: what their latents make is what they say."""
+    T, (out, into) = made[0].to(dtype), (one.to(torch.bfloat16) for one in made[1:3])
+    x = make.randn(9, I).to(dtype)
+    found = interactions(T, out, into)
+    exact = interactions(made[0], out.to(torch.float64), into.to(torch.float64))
+    given = found.explain([0, 1], x), exact.explain([0, 1], x.double())
+    assert given[0].parts.dtype is dtype
+    torch.testing.assert_close(given[0].parts.double(), given[1].parts, rtol=1e-4, atol=1e-4)
+    few = low_rank(T, out, make.randn(400, I).to(dtype), ranks=(1, I))
+    assert bool((few.correlation[:, 1] > 0.999).all())
+    cube = torch.einsum("of,oij->fij", out.W_enc.double(), made[0].dense())[1]
+    form = into.W_dec.double() @ (cube + cube.mT) / 2 @ into.W_dec.double().mT
+    torch.testing.assert_close(found.of(1).quadratic.dense().double(), form, rtol=1e-4, atol=1e-4)

@@ -413,6 +413,12 @@ BAD = {
         lambda model, texts: examples(_classifier(), dictionary(), texts, LATENT),
         "model must be a language model; got Classifier.",
     ),
+    "a transcoder to what was before": (
+        ArgumentError,
+        other(architecture="transcoder", threshold=None, hook_out="layers.0.mlp.output"),
+        "dictionary must write no place before the one that it reads; "
+        "got mlp1.input to mlp0.output.",
+    ),
     "one not asked for": (
         ArgumentError,
         lambda model, texts: examples(model, dictionary(), texts, LATENT).of(4),

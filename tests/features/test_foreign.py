@@ -5,6 +5,7 @@ bilinear autoencoders and bilinear transcoders, against forward passes written o
 import json
 import sys
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 
 import pytest
@@ -225,4 +226,8 @@ def test_transcoders_that_cannot_be_read(make, tmp_path, refuses):
     torch.save(good, file)
     ones = torch.ones(6)
     refuses(ShapeError, lambda: read_transcoder(file, (ones, ones[:5])), "be two of (6,)")
+    for odd in (3, (1, 2), (ones,), (ones, ones, ones), "ab", torch.ones(2, 6)):
+        for side in ("inputs", "outputs"):
+            call = partial(read_transcoder, file, **{side: odd})
+            refuses(ArgumentError, call, f"({side}=) must be two tensors, mean and deviation")
     refuses(NotFiniteError, lambda: read_transcoder(file, (ones, 0 * ones)), "inputs=")

@@ -190,9 +190,26 @@ def test_it_learns_whatever_mode_the_caller_is_in(mode, directions):
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_more_k_than_latents_keeps_all(kind, directions):
-    made = Dictionary.train(planted(directions, 32), recipe(kind, 5, expansion=1, k=99))
-    assert made.k == (D if kind == "topk" else None)
+def test_more_k_than_latents_is_refused(kind, directions, refuses):
+    """Where k counts what is kept; all may be."""
+    whole = Dictionary.train(planted(directions, 32), recipe(kind, 5, expansion=1, k=D))
+    assert whole.k == (D if kind == "topk" else None)
+    how = recipe(kind, 5, expansion=1, k=D + 1)
+    if "topk" not in kind:
+        assert Dictionary.train(planted(directions, 32), how).k is None
+        return
+    text = f"k must be at most {D}, the latents of width {D} at expansion 1; got {D + 1}."
+    refuses(ConfigError, lambda: Dictionary.train(planted(directions, 32), how), text)
+
+
+@pytest.mark.bad_input
+def test_what_is_no_recipe_place_or_stream_is_refused(directions, refuses):
+    for given, text in (
+        ((planted(directions), {"k": 3}), "train(how=) must be a DictionaryRecipe; got {'k': 3}."),
+        ((planted(directions), None, None), "train(hook=) must be a str; got None."),
+        ((3,), "activations must be batches of rows; got int."),
+    ):
+        refuses(ArgumentError, lambda given=given: Dictionary.train(*given), text)
 
 
 def test_no_more_is_read_than_is_used(directions):

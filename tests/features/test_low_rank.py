@@ -166,3 +166,11 @@ def test_half_types_are_worked_in_float32(case, dtype):
         found = low_rank(T, out, given, ranks=(1, 2))
         assert found.features.tolist() == exact.features.tolist()
         torch.testing.assert_close(found.correlation, exact.correlation, rtol=0, atol=1e-3)
+
+
+def test_the_median_of_an_even_number_is_between_two(case):
+    found = low_rank(*case, ranks=(1, 2), features=[0, 1, 2, 4])
+    for n, share in enumerate(found.share):
+        column = sorted(found.correlation[:, n].tolist())
+        assert len(column) == 4
+        assert share["median"] == pytest.approx((column[1] + column[2]) / 2, abs=1e-14)

@@ -252,6 +252,8 @@ def test_refuses(make, refuses):
         "steps must be a whole number ≥ 1; got 0.5.",
     )
     refuses(ArgumentError, lambda: mechanisms(tensor, tol=1.0), "tol must be in [0, 1); got 1.0.")
+    for name, odd in (("tol", "x"), ("seed", 2**63), ("max_bytes", "many")):
+        refuses(ArgumentError, lambda more={name: odd}: mechanisms(tensor, **more), f"{name} must")
     refuses(
         ArgumentError,
         lambda: mechanisms(tensor, draws=0, starts=1).carried(0),

@@ -217,8 +217,8 @@ def test_a_harvest_of_something_else(whole, model, data, refuses):
 
 
 def test_what_cannot_be_begun(model, text, tmp_path, refuses):
-    def begin(model=model, place=PLACE, folder=tmp_path / "new"):
-        return lambda: train_dictionary(model, str(text), place, folder, HOW)
+    def begin(model=model, place=PLACE, folder=tmp_path / "new", how=HOW):
+        return lambda: train_dictionary(model, str(text), place, folder, how)
 
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
@@ -230,6 +230,8 @@ def test_what_cannot_be_begun(model, text, tmp_path, refuses):
     refuses(ArgumentError, begin(place="attn0.output"), "place must be the output of an mlp")
     refuses(ArgumentError, begin(model_of(0)), "the model must have a tokenizer beside it")
     refuses(FileError, begin(folder=tmp_path / "used"), "must be a new or empty folder")
+    much = dataclasses.replace(HOW, k=2 * D + 1)
+    refuses(ConfigError, begin(how=much), f"k must be at most {2 * D}, the latents of width {D}")
     assert [file.name for file in tmp_path.iterdir()] == ["used"]
     broken = model_of(0, model.tokenizer)
     broken.blocks[0].mlp.down_proj.weight.data[0, 0] = math.nan

@@ -23,7 +23,7 @@ from bilens.changes.turning import mean_angle, turned
 from bilens.decompose import Angles
 from bilens.features import Dictionary
 from bilens.models import Classifier
-from bilens.wiring import find_place
+from bilens.wiring import Wiring, find_place
 
 TOKENS = 8192
 
@@ -42,7 +42,8 @@ def diff(
     ``data``: what the losses and the similarities "on data" are measured on. A source as training
     takes it, whose held-out part (of images the test part) is read; texts; batches of token ids, as
     ``models.activations`` takes them; or (images, classes). ``tokens``: of a source's text.
-    ``dictionaries``: by place ("mlp1.input"), whose features are compared too.
+    ``dictionaries``: by place ("mlp1.input"), whose features are compared too; transcoders by how
+    they fire on ``data`` alone.
 
     The places are embeddings, the OV and QK circuits of heads, layers, and the unembedding, each
     with the linear part of the norm through which it reads; of a classifier its layers, from pixels
@@ -76,7 +77,7 @@ def diff(
     given = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
     require_count("tokens", tokens, 2)
     opened = open_checkpoints(given, data)
-    _require_dictionaries(opened, dictionaries)
+    _require_dictionaries(opened, dictionaries, data is None)
     found = None if data is None else passed(opened.models, data, tokens)
     places = _compared(opened, found, progress)
     whole = _whole(opened, places, found, dictionaries or {})
@@ -110,17 +111,41 @@ def _compared(
     return made
 
 
-def _require_dictionaries(opened: Checkpoints, given: Mapping[str, Dictionary] | None) -> None:
-    """Raise ArgumentError for a place that is not there, or given twice, before much is done."""
+def _require_dictionaries(
+    opened: Checkpoints, given: Mapping[str, Dictionary] | None, by_weights: bool
+) -> None:
+    """Raise ArgumentError for a place that is not there, or given twice, and for what is no
+    dictionary of it, before much is done; ShapeError for one of another width.
+    """
+    if given is not None and not isinstance(given, Mapping):
+        must = "map places to dictionaries, or be None"
+        raise ArgumentError("dictionaries", must=must, got=type(given).__name__)
     if not given:
         return
     model = opened.models[0]
     if isinstance(model, Classifier):
         must = "be left out for classifiers"
         raise ArgumentError("dictionaries", must=must, got=", ".join(given))
-    parts = model.wiring().parts
-    if len({find_place(place, parts) for place in given}) < len(given):
+    wiring = model.wiring()
+    found = {find_place(place, wiring.parts).name: one for place, one in given.items()}
+    if len(found) < len(given):
         raise ArgumentError("dictionaries", must="be one for each place", got=", ".join(given))
+    for place, one in found.items():
+        _require_dictionary(place, one, wiring, by_weights)
+
+
+def _require_dictionary(place: str, one: Dictionary, wiring: Wiring, by_weights: bool) -> None:
+    """Raise unless ``one`` is a dictionary of the ``place``, which can be compared."""
+    who = f"the dictionary at {place}"
+    if not isinstance(one, Dictionary):
+        raise ArgumentError(who, must="be a Dictionary", got=type(one).__name__)
+    known = {f"{part.name}.{side}" for part in wiring.parts for side in ("input", "output")}
+    at = place if one.place in known else ""  # others call a place by other names
+    one.require_fits(who, width=wiring.readout.shape[1], place=at)
+    if by_weights and "transcoder" in one.architecture:
+        todo = "With data= its latents are compared by how they fire."
+        got = f"a {one.architecture}"
+        raise ArgumentError(who, must="write what it reads, by weights", got=got, todo=todo)
 
 
 def _whole(

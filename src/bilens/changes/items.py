@@ -186,12 +186,15 @@ def _features(
 def _by_firing(
     models: Sequence[Transformer], passed: Passed, place: str, dictionary: Dictionary
 ) -> dict[str, Tensor]:
-    """How a dictionary's latents fire in both checkpoints, token by token."""
+    """How a dictionary's latents fire in both checkpoints, token by token, encoded in the dtype of
+    what they read.
+    """
     size = dictionary.n_latents
     sums = torch.zeros(5, size, dtype=torch.float64, device="cpu")
     count = 0
     both = (activations(model, passed.batches, place) for model in models)
     for pair in zip(*both, strict=True):
+        dictionary = dictionary.to(pair[0].device, pair[0].dtype)
         before, after = (full(dictionary.encode(x.to(dictionary.W_enc))) for x in pair)
         sums += torch.stack([
             (after - before).square().sum(0), before.sum(0), after.sum(0),

@@ -19,7 +19,7 @@ from bilens.algebra import QuadraticForm
 from bilens.base.charts import ranked
 from bilens.base.chunks import fingerprint
 from bilens.base.errors import ArgumentError, TooLargeError
-from bilens.base.numerics import GIB, require_count
+from bilens.base.numerics import GIB, is_whole, require_count
 from bilens.base.results import SHOWN_ROWS, Result
 from bilens.decompose import PairKind
 from bilens.features.dictionary import Dictionary
@@ -191,6 +191,7 @@ def cofiring(
     >>> made = bilens.features.interactions(T1, outputs=out, inputs=D)
     >>> pairs = made.of(938).top_on(together, 10)
     """
+    require_count("max_bytes", max_bytes)
     tap = Tap.of(model, dictionary, at)
     mask = None if where is None else _Where.of(model, where)
     size = dictionary.n_latents
@@ -247,6 +248,9 @@ class _Where:
             raise ArgumentError("where", must=must, got=type(where).__name__)
         dictionary, latent = where
         tap = Tap.of(model, dictionary)
+        if not is_whole(latent):
+            must = "name one of the dictionary's latents"
+            raise ArgumentError("where", must=must, got=repr(latent))
         (latent,) = require_features(latent, dictionary.n_latents)
         return cls(tap, latent)
 

@@ -97,6 +97,7 @@ class Dictionary(Record, Tabled):
 
     def __post_init__(self) -> None:
         require_factors("Dictionary", W_enc=(self.W_enc, (None, None)))
+        require_plain(self)
         require_architecture(self)
         require_factors(
             "Dictionary",
@@ -194,11 +195,22 @@ class Dictionary(Record, Tabled):
     def encode(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b f"]:
         """The latents of x, most of them zero. ``batchtopk`` keeps k a row on average over all rows
         given.
+
+        Cost: ``pre``'s, and a pass over the latents. Errors: those of ``pre``; NotFiniteError too
+        for latents that are larger than their dtype holds.
         """
         if self.pursuit is not None:
             self._require("Dictionary.encode", x, self.d_in)
-            return self.pursuit(self._read(x), self.writes)
-        pre = self.pre(x)
+            a = self.pursuit(self._read(x), self.writes)
+        else:
+            a = self._activated(x, self.pre(x))
+        require_finite("Dictionary.encode", latents=a)
+        return a
+
+    def _activated(
+        self, x: Float[Tensor, "*b d_in"], pre: Float[Tensor, "*b f"]
+    ) -> Float[Tensor, "*b f"]:
+        """The activation function of pre(x)."""
         if self.k is not None:
             return TOPK[self.architecture](pre, self.k)
         if self.b_gate is not None:
@@ -323,10 +335,16 @@ class Dictionary(Record, Tabled):
 
         How it is learned: ``features.learn``. ``progress`` hears of each 50 steps (figures: loss,
         L0, dead). Cost of a step: 12 n d f operations; memory 4 n f numbers. Errors: ArgumentError
-        where the batches end early; ShapeError where they are not rows of one width and dtype;
-        NotFiniteError for activations or weights that are not finite.
+        where the batches end early; ConfigError for a ``k`` above the number of latents; ShapeError
+        where they are not rows of one width and dtype; NotFiniteError for activations or weights
+        that are not finite.
         """
-        return cls(**learned(activations, how or DictionaryRecipe(), progress), hook=hook)
+        how = DictionaryRecipe() if how is None else how
+        for who, value, kind in (("how", how, DictionaryRecipe), ("hook", hook, str)):
+            if not isinstance(value, kind):
+                must = f"be a {kind.__name__}"
+                raise ArgumentError(f"Dictionary.train({who}=)", must=must, got=repr(value))
+        return cls(**learned(activations, how, progress), hook=hook)
 
     def save(self, path: str | Path) -> None:
         """Write the folder ``path`` in SAELens's format: cfg.json and sae_weights.safetensors, both
@@ -334,8 +352,10 @@ class Dictionary(Record, Tabled):
 
         ``batchtopk`` is written as jumprelu. Cost: one copy of the weights. Errors: FileError where
         it cannot be written; NotFiniteError for NaN weights; ArgumentError for a batchtopk
-        dictionary that has no threshold yet.
+        dictionary that has no threshold yet, and for ``meta`` that would not be read again, or as
+        something else.
         """
+        dooms.require_path(path, "be a folder")
         require_finite("Dictionary", **self.tensors)
         if self.architecture == "batchtopk" and self.threshold is None:
             raise ArgumentError(
@@ -423,12 +443,29 @@ def _folder(path: str | Path) -> Path:
     return inside if not Path(path).exists() and inside.is_dir() else Path(path)
 
 
+def require_plain(dictionary: Dictionary) -> None:
+    """Raise unless there is a latent that reads something, and the fields that are no tensors are
+    of their types.
+    """
+    if not dictionary.W_enc.numel():
+        must, got = "read one number or more, for one latent or more", tuple(dictionary.W_enc.shape)
+        raise ShapeError("Dictionary.W_enc", must=must, got=got)
+    kinds = {"hook": str, "hook_out": str, "normalisation": str, "centred": bool, "meta": dict}
+    fields = {name: (getattr(dictionary, name), kind) for name, kind in kinds.items()}
+    if isinstance(dictionary.meta, dict):
+        fields["meta['metadata']"] = dictionary.meta.get("metadata", {}), dict
+    for name, (value, kind) in fields.items():
+        if not isinstance(value, kind):
+            must = f"be a {kind.__name__}"
+            raise ArgumentError(f"Dictionary.{name}", must=must, got=repr(value))
+
+
 def require_architecture(dictionary: Dictionary) -> None:
     """Raise unless the architecture is known and has the tensors, the k and the centring that
     belong to it.
     """
     kind, k = dictionary.architecture, dictionary.k
-    if kind not in TENSORS:
+    if not isinstance(kind, str) or kind not in TENSORS:
         raise ConfigError(
             "Dictionary.architecture", must=f"be one of {', '.join(TENSORS)}", got=repr(kind)
         )
@@ -455,9 +492,10 @@ def require_architecture(dictionary: Dictionary) -> None:
     if dictionary.normalisation not in ("none", *NORMS):
         must = f"be one of none, {', '.join(NORMS)}"
         raise ArgumentError("Dictionary.normalisation", must=must, got=dictionary.normalisation)
-    if (kind in TIED) != (dictionary.pursuit is not None):
+    pursuit = dictionary.pursuit
+    if (kind in TIED) != (pursuit is not None) or not isinstance(pursuit, Pursuit | None):
         must = f"be given for {', '.join(TIED)}, and for no other"
-        raise ArgumentError("Dictionary.pursuit", must=must, got=f"{dictionary.pursuit} for {kind}")
+        raise ArgumentError("Dictionary.pursuit", must=must, got=f"{pursuit} for {kind}")
     if kind in TIED and not torch.equal(dictionary.W_enc, dictionary.W_dec.mT):
         must = f"be W_dec transposed for a {kind}"
         raise ArgumentError("Dictionary.W_enc", must=must, got="another")

@@ -369,12 +369,12 @@ def interactions(
     ``T`` is over x, or over (1, x) for a layer with biases. ``outputs``: a dictionary of what the
     layer writes, or rows (f_out, o) that read it. ``inputs``: a dictionary of what the layer reads,
     or rows (f_in, i) that write it (base 0). Nothing is computed until it is asked for; half types
-    are raised to float32, in which they are exact. Errors: ShapeError for a dictionary of another
-    width, dtype or device; ArgumentError for a T that is no CP, for sides that are neither
-    dictionaries nor rows, for a dictionary whose hook names the other side of a layer, or another
-    layer than the other's, for one that normalises what it reads, for outputs found by matching
-    pursuit and inputs that are a transcoder, and for names that do not fit; NotFiniteError for NaN
-    weights, in T or in a dictionary.
+    are raised to float32, or to what T is in, in which they are exact. Errors: ShapeError for a
+    dictionary of another width, dtype or device; ArgumentError for a T that is no CP, for sides
+    that are neither dictionaries nor rows, for a dictionary whose hook names the other side of a
+    layer, or another layer than the other's, for one that normalises what it reads, for outputs
+    found by matching pursuit and inputs that are a transcoder, and for names that do not fit;
+    NotFiniteError for NaN weights, in T or in a dictionary.
 
     >>> T1 = model.blocks[1].mlp.tensor().detach()
     >>> out = bilens.features.Dictionary.load("tinystories-2l/mlp1.output")
@@ -425,13 +425,16 @@ def require_layer(who: str, T: object) -> None:
 
 
 def raised(T: CP, *sides: Rows) -> tuple[Any, ...]:
-    """T and what goes with it, all in float32 where T is of a half type and they are of that or of
-    float32: in which they are exact. Else as they are.
+    """T and what goes with it, half types in the dtype that T is worked in, where they are exact;
+    all else, and T beside what is in another dtype, as it is.
     """
     work = working_dtype(T.dtype)
-    if work == T.dtype or not {_dtype(side) for side in sides} <= {T.dtype, work}:
-        return T, *sides
-    return T.to(work), *(side.to(work) for side in sides)
+    sides = tuple(side.to(work) if _is_half(side) else side for side in sides)
+    return T.to(work) if {_dtype(side) for side in sides} == {work} else T, *sides
+
+
+def _is_half(side: Rows) -> bool:
+    return working_dtype(_dtype(side)) != _dtype(side)
 
 
 def _dtype(side: Rows) -> torch.dtype:

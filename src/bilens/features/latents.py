@@ -9,8 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.base.errors import ArgumentError, ConfigError, ShapeError
-from bilens.base.numerics import dtype_name, is_whole, require_finite, working_dtype
+from bilens.base.numerics import dtype_name, is_number, is_whole, require_finite, working_dtype
 from bilens.base.records import Record
+
+LONGEST = torch.finfo(torch.float64).max  # of lengths
 
 
 def require_features(features: int | Sequence[int] | Int[Tensor, " n"], size: int) -> list[int]:
@@ -93,7 +95,7 @@ class Pursuit(Record):
             must = "be a whole number, at least 1, or None"
             raise ConfigError("Pursuit.max_iterations", must=must, got=steps)
         threshold = self.residual_threshold
-        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or threshold < 0:
+        if not is_number(threshold) or not 0 <= threshold <= LONGEST:
             must = "be a length, at least 0"
             raise ConfigError("Pursuit.residual_threshold", must=must, got=repr(threshold))
         settles = self.stop_on_duplicate_support

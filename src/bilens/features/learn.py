@@ -5,13 +5,15 @@ x is scaled to mean square 1 about its mean (undone in the end), b_dec starts at
 the transpose of W_dec, whose rows are of unit length throughout. The loss is the mean squared error
 over the variance, and by architecture
 
-    batchtopk, topk   nothing: k latents are kept, over the batch or of each row. Latents that have
-                      not been active for long learn to write what the others miss (AuxK: Gao et
-                      al., arXiv:2406.04093, section 2.3)
+    batchtopk, topk   nothing: k latents are kept, of each row, or on average over the first eighth
+                      of a batch, whose rows are to come shuffled
     standard          sparsity · Σ a
     jumprelu          sparsity · number of active latents, whose gradient is the threshold's through
                       a kernel of width ``KERNEL`` around it (Rajamanoharan et al.,
                       arXiv:2407.14435, section 3)
+
+Of every architecture, latents that have not been active for long learn to write what the others
+miss, the 2 k largest of them a row (AuxK: Gao et al., arXiv:2406.04093, section 2.3).
 
 A batchtopk dictionary ends as jumprelu: its threshold is the running mean of the smallest value
 kept in a batch (Bussmann et al., arXiv:2412.06410).
@@ -26,7 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bilens.base.errors import ArgumentError, ShapeError
+from bilens.base.errors import ArgumentError, ConfigError, ShapeError
 from bilens.base.fields import setting
 from bilens.base.keys import Between, Keys, Number, OneOf, Whole, each
 from bilens.base.numerics import (
@@ -63,8 +65,8 @@ class DictionaryRecipe:
     """All that decides a dictionary but the activations. ``expansion``: latents for each dimension
     that is read.
 
-    ``k``: latents kept a row, for topk and batchtopk. ``sparsity``: weight of the penalty, for the
-    other two.
+    ``k``: latents kept a row, for topk and batchtopk; of all four, half as many as there are dead
+    ones that learn from a row. ``sparsity``: weight of the penalty, for the other two.
 
     >>> bilens.features.DictionaryRecipe(k=20, steps=1000).architecture
     'batchtopk'
@@ -81,6 +83,19 @@ class DictionaryRecipe:
 
     def __post_init__(self) -> None:
         FIELDS.check_fields(self)
+
+    def latents(self, width: int) -> int:
+        """How many latents a dictionary of a place of that width has. Errors: ConfigError where
+        more than these are to be kept.
+
+        >>> bilens.features.DictionaryRecipe(expansion=4).latents(128)
+        512
+        """
+        size = self.expansion * width
+        if self.architecture in ("topk", "batchtopk") and self.k > size:
+            must = f"be at most {size}, the latents of width {width} at expansion {self.expansion}"
+            raise ConfigError("k", must=must, got=self.k)
+        return size
 
 
 def learned(
@@ -140,10 +155,11 @@ class _Learner(nn.Module):
         super().__init__()
         require_finite("learn", activations=x)
         self.how, d, mean = how, x.shape[1], x.double().mean(0)
+        size = how.latents(d)
         spread, power = near_one(x - mean)  # squares of what is tiny would vanish
         self.scale = float(scaled(spread.square().mean().sqrt(), power)) or 1.0
         generator = torch.Generator().manual_seed(how.seed)
-        rows = standard_normal(how.expansion * d, d, generator=generator, dtype=torch.float32).to(x)
+        rows = standard_normal(size, d, generator=generator, dtype=torch.float32).to(x)
         self.W_dec = nn.Parameter(rows / rows.norm(dim=1, keepdim=True))
         self.W_enc = nn.Parameter(self.W_dec.detach().mT.clone())
         self.b_enc = nn.Parameter(torch.zeros_like(self.W_dec[:, 0]))
@@ -173,16 +189,12 @@ class _Learner(nn.Module):
     def sparse(self, pre: Float[Tensor, "n f"]) -> tuple[Float[Tensor, "n f"], Tensor | float]:
         match self.how.architecture:
             case "topk":
-                values, at = pre.topk(min(self.how.k, pre.shape[1]), dim=-1)
+                values, at = pre.topk(self.how.k, dim=-1)
                 return torch.zeros_like(pre).scatter(-1, at, values.relu()), 0.0
             case "batchtopk":
                 positive = pre.relu()
                 some = positive.detach()[: -(-len(pre) // SAMPLE)].flatten()  # rows come shuffled
-                least = float(
-                    some.topk(
-                        max(1, some.numel() * min(self.how.k, pre.shape[1]) // pre.shape[1])
-                    ).values[-1]
-                )
+                least = float(some.topk(some.numel() * self.how.k // pre.shape[1]).values[-1])
                 self.least = least if not self.least else 0.99 * self.least + 0.01 * least
                 return positive * (positive >= least), 0.0
             case "jumprelu":
@@ -236,7 +248,7 @@ class _Learner(nn.Module):
         }
         return tensors | {
             "architecture": kind,
-            "k": min(self.how.k, len(self.W_dec)) if kind == "topk" else None,
+            "k": self.how.k if kind == "topk" else None,
             "centred": True,
         }
 
@@ -265,6 +277,9 @@ def _alike(batches: Iterable[Float[Tensor, "n d"]]) -> Iterator[Float[Tensor, "n
     raised to float32, and off the graph that made them.
     """
     like: Tensor | None = None
+    if not isinstance(batches, Iterable):
+        must, got = "be batches of rows", type(batches).__name__
+        raise ArgumentError("activations", must=must, got=got)
     for x in batches:
         if not isinstance(x, Tensor):
             raise ShapeError("activations", must="be tensors of rows (n, d)", got=type(x).__name__)

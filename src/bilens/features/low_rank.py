@@ -82,7 +82,7 @@ class LowRank(Result):
             p + z**2 / (2 * count),
             z * (p * (1 - p) / count + z**2 / (4 * count**2)) ** 0.5,
         )
-        median = float(self.correlation[:, n].median())
+        median = float(self.correlation[:, n].double().quantile(0.5))  # of two, their mean
         return {
             "rank": rank,
             "share": p,

@@ -38,7 +38,7 @@ from torch import Tensor
 from bilens.algebra import CP, Dense, ThirdOrder, Tucker, signs, symmetric_root
 from bilens.base.charts import BELOW, POSITIVE, REFERENCE, curve, logarithmic, titled
 from bilens.base.errors import ArgumentError, TooLargeError
-from bilens.base.numerics import GIB, is_whole, standard_normal
+from bilens.base.numerics import GIB, is_number, is_whole, require_seed, standard_normal
 from bilens.base.results import Result
 from bilens.decompose import hosvd
 
@@ -251,11 +251,13 @@ def mechanisms(
         ("draws", draws, 0),
         ("steps", steps, 1),
         ("seed", seed, 0),
+        ("max_bytes", max_bytes, 0),
     ):
         if not is_whole(value) or value < least:
             raise ArgumentError(name, must=f"be a whole number ≥ {least}", got=repr(value))
-    if not 0 <= tol < 1:
-        raise ArgumentError("tol", must="be in [0, 1)", got=tol)
+    require_seed("seed", seed)
+    if not is_number(tol) or not 0 <= tol < 1:
+        raise ArgumentError("tol", must="be in [0, 1)", got=repr(tol))
     a, b = (min(rank, size) for rank, size in zip(ranks, tensor.shape, strict=False))
     if a * b * b * 8 > max_bytes:
         todo = "Set a smaller max_rank, or raise max_bytes."

@@ -22,7 +22,15 @@ from torch import Tensor
 
 from bilens.base.errors import ArgumentError, ConfigError, FileError
 from bilens.base.files import atomic_write
-from bilens.base.numerics import TOLERANCE, dtype_name, is_whole, near_one, scaled, working_dtype
+from bilens.base.numerics import (
+    TOLERANCE,
+    dtype_name,
+    is_number,
+    is_whole,
+    near_one,
+    scaled,
+    working_dtype,
+)
 from bilens.base.reading import naming, read_json_object
 from bilens.base.weights import load_weights
 from bilens.features.latents import NORMS, Pursuit
@@ -150,6 +158,7 @@ def write(folder: Path, tensors: dict[str, Tensor], fields: dict[str, Any]) -> N
         text = json.dumps(_config(kept, fields), indent=2)
     except (TypeError, ValueError) as error:
         raise ArgumentError("Dictionary.meta", must="hold what JSON can", got=str(error)) from error
+    _require_kept(json.loads(text), fields)
     with atomic_write(folder / CONFIG) as config, atomic_write(folder / WEIGHTS) as weights:
         config.write_text(text, encoding="utf-8")
         try:
@@ -177,6 +186,24 @@ def read(folder: Path) -> dict[str, Any]:
         return {"b_enc": None, **tensors, **_fields(config)}
 
 
+def _require_kept(written: dict[str, Any], fields: dict[str, Any]) -> None:
+    """Raise ArgumentError for a ``meta`` that whoever reads cfg.json would not understand, or by
+    which it would be another dictionary's.
+    """
+    if own := sorted((SHAPE | STOPS) - {"metadata"} & set(fields["meta"])):
+        must = "hold what no field does"
+        raise ArgumentError("Dictionary.meta", must=must, got=", ".join(own))
+    try:
+        again = _fields(_known(Path(), _modern(written)))
+    except ConfigError as error:
+        who = f"Dictionary.meta, read as {error.who},"
+        raise ArgumentError(who, must=error.must, got=error.got) from error
+    for name in ("normalisation", "centred", "hook", "pursuit"):
+        if again[name] != fields[name]:
+            must = f"say no other {name} than {fields[name]!r}"
+            raise ArgumentError("Dictionary.meta", must=must, got=repr(again[name]))
+
+
 def _config(tensors: dict[str, Tensor], fields: dict[str, Any]) -> dict[str, Any]:
     """cfg.json, as SAELens 6 lays it out."""
     kind, meta, norm = fields["architecture"], fields["meta"], fields["normalisation"]
@@ -189,6 +216,8 @@ def _config(tensors: dict[str, Tensor], fields: dict[str, Any]) -> dict[str, Any
         **meta.get("metadata", {}),
         "hook_name": fields["hook"],
     }
+    if not _is_modern({"metadata": metadata}):  # it is about to be
+        metadata["sae_lens_version"] = VERSION
     if is_transcoder(kind):
         metadata["hook_name_out"] = fields["hook_out"]
     if kind == "batchtopk":
@@ -269,12 +298,17 @@ def _read_weights(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     return tensors
 
 
-def _modern(config: dict[str, Any]) -> dict[str, Any]:
-    """A cfg.json of SAELens before 6, where a place lay beside the sizes, in the layout of 6."""
+def _is_modern(config: dict[str, Any]) -> bool:
+    """Whether it is laid out as SAELens does since version 6."""
     version = str(
         config.get("sae_lens_version") or config.get("metadata", {}).get("sae_lens_version") or "0"
     )
-    if version.split(".")[0].isdigit() and int(version.split(".")[0]) >= 6:
+    return version.split(".")[0].isdigit() and int(version.split(".")[0]) >= 6
+
+
+def _modern(config: dict[str, Any]) -> dict[str, Any]:
+    """A cfg.json of SAELens before 6, where a place lay beside the sizes, in the layout of 6."""
+    if _is_modern(config):
         return config
     lying: dict[str, Any] = {**config.pop("metadata", {}), **config}
     flat: dict[str, Any] = {OLD_NAMES.get(name, name): value for name, value in lying.items()}
@@ -282,8 +316,11 @@ def _modern(config: dict[str, Any]) -> dict[str, Any]:
     # SAELens's top-k ends in a relu; without k it never ran
     if flat.get("activation_fn") == "topk":
         flat |= {"architecture": "topk", "k": None, "activation_fn": "relu"}
-    if flat.get("architecture") == "topk" and isinstance(kwargs, dict) and "k" in kwargs:
-        flat["k"] = kwargs["k"]
+    if isinstance(kwargs, dict) and "k" in kwargs:
+        k = kwargs.pop("k")  # of a top-k alone
+        flat |= {"k": k} if flat.get("architecture") == "topk" else {}
+    if kwargs:
+        flat["activation_fn_kwargs"] = kwargs
     if "hook_z" in str(flat.get("hook_name")):
         flat.setdefault("reshape_activations", "hook_z")
     metadata = {name: flat.pop(name) for name in sorted(PROVENANCE & set(flat))}
@@ -361,7 +398,8 @@ def _unscale(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -
 
     Without the file of the run that holds them the dictionary is as SAELens reads it, of z.
     """
-    if not (folder / SCALER).exists():
+    said = _said(folder, config["normalize_activations"])
+    if said is None:
         told = f"{folder}: it was trained on inputs that were scaled first, by what the folder"
         warnings.warn(f"{told} does not hold: as in SAELens it is read unscaled", stacklevel=5)
         return
@@ -369,7 +407,7 @@ def _unscale(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -
     if kind in TIED or is_transcoder(kind):
         must = f"lie beside no {kind}, into whose weights it does not fold"
         raise ConfigError(str(folder / SCALER), must=must, got="one")
-    m, there, back = _scaling(folder, tensors["W_enc"].shape[0])
+    m, there, back = _scaling(folder, said, tensors["W_enc"].shape[0])
     dtype = working_dtype(tensors["W_dec"].dtype)
     exact = {name: tensor.double() for name, tensor in tensors.items()}
     exact["W_enc"] = there @ exact["W_enc"]
@@ -384,15 +422,32 @@ def _unscale(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -
     config["normalize_activations"] = "none"
 
 
-def _scaling(folder: Path, d: int) -> tuple[Tensor, Tensor, Tensor]:
-    """m, A and A⁻¹ of a run, in float64: x is scaled by a factor, then whitened."""
+def _said(folder: Path, kind: object) -> dict[str, Any] | None:
+    """What the file of a run says of its scaling of that ``kind``; None where it holds none.
+    Errors: FileError.
+    """
     file = folder / SCALER
+    if not file.exists():
+        return None
     said = read_json_object(file)
-    factor = said.get("scaling_factor", 1.0)
-    factor = 1.0 if factor is None else factor
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < INFINITE:
+    if unknown := sorted(set(said) - {"scaling_factor", "has_whitening"}):
+        raise FileError(str(file), must="have known keys only", got=", ".join(unknown))
+    white = said.get("has_whitening") or False
+    if not isinstance(white, bool):
+        must, got = "be true or false", json.dumps(white)
+        raise FileError(f"{file}: has_whitening", must=must, got=got)
+    factor = said.get("scaling_factor")
+    if factor is not None and (not is_number(factor) or not 0 < factor < INFINITE):
         must = "be a number above 0"
         raise FileError(f"{file}: scaling_factor", must=must, got=json.dumps(factor))
+    there = white if kind == LINEAR[1] else white or factor is not None
+    return said if there else None
+
+
+def _scaling(folder: Path, said: dict[str, Any], d: int) -> tuple[Tensor, Tensor, Tensor]:
+    """m, A and A⁻¹ of a run, in float64: x is scaled by a factor, then whitened."""
+    factor = said.get("scaling_factor")
+    factor = 1.0 if factor is None else float(factor)
     m, there = (
         torch.zeros(d, dtype=torch.float64, device="cpu"),
         torch.eye(d, dtype=torch.float64, device="cpu"),

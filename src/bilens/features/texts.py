@@ -174,7 +174,8 @@ class Tap:
         """The dictionary at the place ``at``, or at the one that it names.
 
         Errors: ArgumentError for a model that reads no text, for a place that is not there or not
-        the dictionary's; ShapeError for a dictionary of another width.
+        the dictionary's, and for a transcoder to a place before it; ShapeError for a dictionary of
+        another width.
         """
         require_expandable(model)
         if not isinstance(model, Worded):
@@ -187,6 +188,12 @@ class Tap:
         wiring = model.wiring()
         read = _read_place(dictionary, at, wiring)
         write = _write_place(dictionary, read, wiring)
+        if (write.part, write.side == "output") < (read.part, read.side == "output"):
+            must, got = (
+                "write no place before the one that it reads",
+                f"{read.name} to {write.name}",
+            )
+            raise ArgumentError("dictionary", must=must, got=got)
         width = wiring.readout.shape[1]
         for side in ("input", "output"):
             dictionary.require_fits("dictionary", width=width, side=side)

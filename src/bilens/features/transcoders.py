@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.algebra import CP, affine
-from bilens.base.errors import FileError, ShapeError
+from bilens.base.errors import ArgumentError, FileError, ShapeError
 from bilens.base.numerics import require_finite, working_dtype
 from bilens.base.pickles import PICKLES, read_pickles
 from bilens.base.weights import load_weights
@@ -37,8 +37,8 @@ def read_transcoder(
     tensor is of normalised inputs and outputs.
 
     The tensor stands for a layer in ``expand(replacements=)``. Nothing in a pickle is run. Errors:
-    FileError for a file that is damaged, needs more than weights or holds other names; ShapeError;
-    NotFiniteError.
+    FileError for a file that is damaged, needs more than weights or holds other names;
+    ArgumentError for a scale that is no two tensors; ShapeError; NotFiniteError.
 
     >>> from tempfile import mkdtemp
     >>> from safetensors.torch import save_file
@@ -96,6 +96,10 @@ def _read(side: Tensor, bias: Tensor | None, inputs: Scale) -> tuple[Tensor, Ten
 
 
 def _scale(who: str, scale: Scale, like: Tensor, size: int) -> Scale:
+    pair = isinstance(scale, tuple | list) and len(scale) == 2
+    if not pair or not all(isinstance(one, Tensor) for one in scale):
+        must = "be two tensors, mean and deviation"
+        raise ArgumentError(f"read_transcoder({who}=)", must=must, got=repr(scale))
     mean, deviation = (one.to(like) for one in scale)
     if mean.shape != (size,) or deviation.shape != (size,):
         got = f"{tuple(mean.shape)} and {tuple(deviation.shape)}"

@@ -14,6 +14,7 @@ from bilens.report.page import Page, Section, made, write_sections
 from bilens.report.view import STORY, Block, Query, tensor_words
 from bilens.report.views import VIEWS
 from bilens.training import BUILT_IN, HeldOut, ImageData, Truth
+from bilens.wiring import find_place
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,15 @@ def write_page(
     the MLPs of a language model are held against their nearest tensors, where they are none.
     ``name``: what the model is called, in the page's title and in its lines of Python. ``extra``:
     a target, dictionaries, a model to compare with.
-    Errors: ArgumentError where the data are not of the model's kind.
+    Errors: ArgumentError where the data are not of the model's kind, and for a dictionary of no
+    place of the model; ShapeError for one of another width.
 
     >>> from tempfile import mkdtemp
     >>> page = bilens.report.write_page(model, [prompt], mkdtemp())
     >>> page.path.name
     """
     extra = extra or Extra()
+    _require_places(model, extra)
     query = replace(
         _query(model, data, about or {}, extra.truth),
         text=text,
@@ -91,6 +94,23 @@ def write_page(
     blocks = [block for view in VIEWS if view.fits(model) for block in view.build(model, query)]
     sections = list(_sections(blocks, extra.progress))
     return write_sections(folder, sections, name, tensor_words(model))
+
+
+def _require_places(model: Classifier | Transformer, extra: Extra) -> None:
+    """Raise unless each dictionary is of a place of the model."""
+    if not extra.dictionaries or not isinstance(model, Transformer):
+        return
+    wiring = model.wiring()
+    named = extra.named or [f"dictionary no. {n + 1}" for n in range(len(extra.dictionaries))]
+    for who, coder in zip(named, extra.dictionaries, strict=True):
+        try:
+            find_place(coder.hook, wiring.parts)
+        except ArgumentError as error:
+            todo = "Use dataclasses.replace(dictionary, hook=...)."
+            got = coder.hook or "no name of a place"
+            raise ArgumentError(f"{who}: hook", must=error.must, got=got, todo=todo) from error
+        for side in ("input", "output"):
+            coder.require_fits(str(who), width=wiring.readout.shape[1], side=side)
 
 
 def _sections(blocks: Sequence[Block], progress: Progress | None) -> Iterator[Section]:

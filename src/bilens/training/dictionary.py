@@ -61,8 +61,8 @@ def train_dictionary(
     in memory. ``resume`` goes on with a harvest that was stopped. Figures on held-out text end up
     in training.json (see ``measure``). Errors: ArgumentError for a place that is not there or a
     model without a tokenizer; FileError for a folder in use; ConfigError for a dictionary
-    larger than this machine's memory, and for ``resume`` of another model's run, or with another
-    place, text or recipe.
+    larger than this machine's memory or of fewer latents than its ``k``, and for ``resume`` of
+    another model's run, or with another place, text or recipe.
 
     >>> how = bilens.features.DictionaryRecipe(steps=100)
     >>> place = "mlp1.input"
@@ -70,7 +70,7 @@ def train_dictionary(
     """
     output, at = Path(output), find_place(place, model.wiring().parts)
     width = model.config.hidden_size
-    require_memory("the dictionary of this recipe", 2 * 4 * how.expansion * width**2)
+    require_memory("the dictionary of this recipe", 2 * 4 * how.latents(width) * width)
     data = _load(model, source)
     about = {"model": content_of(model), "data": data.name, "place": at.name, "recipe": asdict(how)}
     about |= {"content": content(data.train.tokens, data.valid.tokens)}

@@ -1,10 +1,12 @@
 """What a page says of weights, layers, features and changes is what their rooms say."""
 
+import dataclasses
+
 import pytest
 import torch
 
 import bilens
-from bilens.base.errors import ArgumentError
+from bilens.base.errors import ArgumentError, ShapeError
 from bilens.features import Dictionary, Texts, examples, firing
 from bilens.report import Asked, Extra
 from bilens.report.page import made
@@ -232,6 +234,42 @@ def test_the_latents_that_were_asked_for_are_shown(monkeypatch):
     assert spectrum["rows"][0]["value"] == pytest.approx(leading, rel=1e-5)
     assert "latent 938" in found["What makes latent 938 of mlp1.output"].make()["text"]
     assert found[f"Features of mlp1.output: latent {silent}"].make()["examples"] == []
+
+
+def test_pairs_are_shown_of_dictionaries_that_make_them(monkeypatch):
+    """In another dtype than the model's too, and not of those whose latents are no sums of them."""
+    monkeypatch.setattr("bilens.report.views.features.TOKENS", 100)
+    monkeypatch.setattr("bilens.report.views.features.CARDS", 1)
+    deep = bilens.load("tinystories-2l")
+    out, into = (Dictionary.load(f"tinystories-2l/mlp1.{side}") for side in ("output", "input"))
+    given = tuple(one.to(torch.float64) for one in (out, into))
+    found = shown(features, deep, dictionaries=given)
+    strongest = found["Features of mlp1.output: no. 1"].content["text"].split()[1]
+    told = found["What makes no. 1 of mlp1.output"].content["text"]
+    assert f"Which pairs make latent {strongest}, by weights." in told
+    coder = {"architecture": "jumprelu_transcoder", "hook_out": "layers.1.mlp.output"}
+    coder = dataclasses.replace(into, centred=False, **coder)
+    scaled = dataclasses.replace(out, normalisation="layer_norm")
+    for pair in ((out, coder), (scaled, into)):
+        query = Query(prompts=(PROMPT,), dictionaries=pair)
+        titles = [block.title for block in features.VIEW.build(deep, query)]
+        assert len(titles) == 5
+        assert not any("What makes" in title for title in titles)
+
+
+def test_a_dictionary_of_no_place_of_the_model_is_refused(tmp_path):
+    """Before a part of the page is made."""
+    deep, coder = bilens.load("tinystories-2l"), Dictionary.load("tinystories-2l/mlp1.output")
+    nowhere = dataclasses.replace(coder, hook="")
+    narrow = Dictionary(*(torch.ones(*n) for n in ((5, 3), (3, 5), (3,), (5,))), hook=coder.hook)
+    for one, kind, text in (
+        (nowhere, ArgumentError, r"D: hook must be one of attn0.input, .*; got no name of a place"),
+        (narrow, ShapeError, "D must read a place of width 128"),
+    ):
+        extra = Extra(dictionaries=(one,), named=("D",))
+        with pytest.raises(kind, match=text):
+            bilens.report.write_page(deep, [PROMPT], tmp_path / "page", extra=extra)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_latent_that_is_not_there_is_refused():

@@ -1,6 +1,7 @@
 """``bilens features``: the latents of a dictionary on a text."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 import bilens
 from bilens.base.errors import ArgumentError
 from bilens.base.files import write_text
+from bilens.base.numerics import working_dtype
 from bilens.cli.options import (
     AsJson,
     ModelFolder,
@@ -117,7 +119,8 @@ def command(
             found = bilens.features.examples(loaded, coder, texts, feature, k=k or EXAMPLES, at=at)
             results = {"examples": found}
             if reader is not None and layer is not None:
-                results |= _pairs(loaded, layer, (coder, feature), reader, texts, k or EXAMPLES)
+                made = coder if at is None else replace(coder, hook=at)
+                results |= _pairs(loaded, layer, (made, feature), reader, texts, k or EXAMPLES)
     if output is not None:
         _write(output, results)
     rows = listed(k, json)
@@ -164,8 +167,12 @@ def _pairs(
     texts: "bilens.features.Texts",
     k: int,
 ) -> "dict[str, Result]":
-    """The pairs that make a feature: by their weights, and by what they make on the text."""
+    """The pairs that make a feature: by their weights, and by what they make on the text. The
+    dictionaries are put in the dtype that the layer is worked in.
+    """
     features, (coder, feature) = bilens.features, made
+    reader, coder = (one.to(layer.device, working_dtype(layer.dtype)) for one in (reader, coder))
+    made = coder, feature
     names = features.firing(model, reader, texts).names
     form = features.interactions(layer, coder, reader, in_names=names).of(feature)
     together = features.cofiring(model, reader, texts, where=made)

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from bilens import features
+from bilens.base.numerics import working_dtype
 from bilens.features import Dictionary, Example, Examples, Firing, InContext, Texts, Words
 from bilens.models import Transformer
 from bilens.report.layers import tensor_layers
@@ -102,9 +103,9 @@ class _Shown:
         """Which latents of what the layer reads make the n-th latent of what it writes."""
         module: Any = self.model.wiring().layers[_layer(reader.coder)].module
         latent = self.examples.latents[n].feature
-        forms = features.interactions(
-            module.tensor().detach(), self.coder, reader.coder, in_names=reader.firing.names
-        )
+        T = module.tensor().detach()
+        coders = (one.coder.to(T.device, working_dtype(T.dtype)) for one in (self, reader))
+        forms = features.interactions(T, *coders, in_names=reader.firing.names)
         found = forms.of(latent).top(20)
         text = f"Which pairs make latent {latent}, by weights. {sentence(found.summary())}"
         return result(found, text, f"Pairs that make latent {latent}")
@@ -140,11 +141,19 @@ def _of(shown: _Shown, every: Sequence[_Shown]) -> list[Block]:
             blocks.append(Block("layer", title, partial(shown.spectrum, n)))
         for reader in every if writes else ():
             reads = short_name(reader.coder.hook)
-            if reads == f"{layer}.input":
+            if reads == f"{layer}.input" and _multiplied(shown.coder, reader.coder):
                 among = f" in {reader.title}" if reader.title != reads else ""
                 title = f"What makes {card} of {called}{among}"
                 blocks.append(Block("chart", title, partial(shown.pairs, reader, n)))
     return blocks
+
+
+def _multiplied(coder: Dictionary, reader: Dictionary) -> bool:
+    """Whether a latent of ``coder`` is a sum over pairs of what ``reader`` writes: ``interactions``
+    takes them.
+    """
+    plain = coder.normalisation == reader.normalisation == "none" and coder.pursuit is None
+    return plain and "transcoder" not in reader.architecture
 
 
 def _said(latent: InContext) -> list[tuple[str, str, Words]]:
