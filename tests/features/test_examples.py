@@ -213,6 +213,18 @@ def test_the_histogram_knows_no_order():
     assert int(one.counts.sum()) == 500
 
 
+@pytest.mark.parametrize("power", [-1000, -200, 150, 1000])
+def test_the_histogram_knows_no_scale(power):
+    values = torch.rand(500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plain, other = module._Histogram(), module._Histogram()
+    for part in values.split(100):
+        plain.add(part)
+        other.add(part * 2.0**power)
+    (edges, counts), (moved, same) = plain.filled, other.filled
+    assert torch.equal(counts, same)
+    assert torch.equal(moved, edges * 2.0**power)
+
+
 def test_names_by_weights(model, texts, close):
     """What it answers, by texts of two tokens; what it writes for, by hand through the layer."""
     coder = dictionary()

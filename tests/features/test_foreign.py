@@ -125,10 +125,12 @@ def test_a_bilinear_autoencoder(kind, biased, down, make, close, tmp_path, refus
         ({"encoder_bias": "no"}, 'encoder_bias must be true or false; got "no"'),
         ({"k": 0}, "k must be a whole number, at least 1; got 0"),
         ({"point": "mlp-in"}, 'point must be a name and a layer, ["mlp-in", 7] say'),
+        ({"point": [["a"], 7]}, 'say; got [["a"], 7]'),
+        ({"point": ["mlp-in", -1]}, 'say; got ["mlp-in", -1]'),
         ({"target": ["mlp-out", 7]}, "target must be null, or the point itself"),
         ({"kind": "silu"}, "kind must be one of vanilla, ordered"),
     ],
-    ids=["normalize", "lookup", "unknown", "bias", "k", "point", "target", "kind"],
+    ids=["normalize", "lookup", "unknown", "bias", "k", "point", "name", "layer", "target", "kind"],
 )
 @pytest.mark.bad_input
 def test_configs_that_are_not_understood(change, text, make, tmp_path, refuses):

@@ -205,8 +205,11 @@ def test_more_k_than_latents_is_refused(kind, directions, refuses):
 @pytest.mark.bad_input
 def test_what_is_no_recipe_place_or_stream_is_refused(directions, refuses):
     for given, text in (
-        ((planted(directions), {"k": 3}), "train(how=) must be a DictionaryRecipe; got {'k': 3}."),
-        ((planted(directions), None, None), "train(hook=) must be a str; got None."),
+        (
+            (planted(directions), {"k": 3}),
+            "train(how=) must be a DictionaryRecipe, or None; got {'k': 3}.",
+        ),
+        ((planted(directions), None, None), "Dictionary.hook must be a text; got None."),
         ((3,), "activations must be batches of rows; got int."),
     ):
         refuses(ArgumentError, lambda given=given: Dictionary.train(*given), text)

@@ -41,6 +41,8 @@ def test_factors_that_do_not_fit_are_refused(make, refuses):
     for k in (0, F + 1, 1.5, True, -1):
         refuses(ArgumentError, built(k=k), f"k must be a whole number from 1 to {F}, or None")
     refuses(ArgumentError, built(unit=1), "unit must be True or False; got 1")
+    refuses(ArgumentError, built(hook=3), "hook must be a text; got 3")
+    refuses(ArgumentError, built(meta=None), "meta must be a dict; got None")
 
 
 @pytest.mark.bad_input
@@ -52,5 +54,7 @@ def test_what_they_do_not_read_is_refused(make, refuses):
         refuses(ShapeError, lambda ask=ask, g=given: ask(g.float()), "be given float64")
         refuses(ShapeError, lambda ask=ask, g=given: ask(g.tolist()), "got list")
         refuses(NotFiniteError, lambda ask=ask, g=given: ask(g / 0), "must be finite")
+    large = QuadraticLatents(1e200 * made.left, 1e200 * made.right)
+    refuses(NotFiniteError, lambda: large.encode(x), "encode.latents must be finite")
     for odd in ([F], [], "ab", 1.5):
         refuses(ArgumentError, lambda odd=odd: made.tensor(odd), "feature must be")

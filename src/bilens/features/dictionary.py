@@ -34,7 +34,7 @@ from bilens.base.records import Record
 from bilens.base.results import Tabled
 from bilens.base.tables import Columns
 from bilens.features import dooms, saelens
-from bilens.features.latents import NORMS, TOPK, Normed, Pursuit, require_rows
+from bilens.features.latents import NORMS, TOPK, Normed, Pursuit, require_kinds, require_rows
 from bilens.features.learn import DictionaryRecipe, learned
 from bilens.features.saelens import TENSORS, TIED, is_transcoder
 from bilens.wiring import model_name, short_name
@@ -340,10 +340,10 @@ class Dictionary(Record, Tabled):
         that are not finite.
         """
         how = DictionaryRecipe() if how is None else how
-        for who, value, kind in (("how", how, DictionaryRecipe), ("hook", hook, str)):
-            if not isinstance(value, kind):
-                must = f"be a {kind.__name__}"
-                raise ArgumentError(f"Dictionary.train({who}=)", must=must, got=repr(value))
+        if not isinstance(how, DictionaryRecipe):
+            must = "be a DictionaryRecipe, or None"
+            raise ArgumentError("Dictionary.train(how=)", must=must, got=repr(how))
+        require_kinds("Dictionary", hook=(hook, str))
         return cls(**learned(activations, how, progress), hook=hook)
 
     def save(self, path: str | Path) -> None:
@@ -452,12 +452,8 @@ def require_plain(dictionary: Dictionary) -> None:
         raise ShapeError("Dictionary.W_enc", must=must, got=got)
     kinds = {"hook": str, "hook_out": str, "normalisation": str, "centred": bool, "meta": dict}
     fields = {name: (getattr(dictionary, name), kind) for name, kind in kinds.items()}
-    if isinstance(dictionary.meta, dict):
-        fields["meta['metadata']"] = dictionary.meta.get("metadata", {}), dict
-    for name, (value, kind) in fields.items():
-        if not isinstance(value, kind):
-            must = f"be a {kind.__name__}"
-            raise ArgumentError(f"Dictionary.{name}", must=must, got=repr(value))
+    require_kinds("Dictionary", **fields)
+    require_kinds("Dictionary.meta", metadata=(dictionary.meta.get("metadata", {}), dict))
 
 
 def require_architecture(dictionary: Dictionary) -> None:

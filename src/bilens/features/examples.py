@@ -10,6 +10,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
+from math import frexp
 from typing import Any, NamedTuple
 
 import torch
@@ -302,7 +303,7 @@ class _Histogram:
     def add(self, values: Float[Tensor, " n"]) -> None:
         highest = float(values.max())
         if not self.limit:
-            self.limit = 2.0 ** torch.tensor(highest, device="cpu").log2().floor().item()
+            self.limit = 2.0 ** (frexp(highest)[1] - 1)
         while highest >= self.limit:
             halves = self.counts.view(-1, 2).sum(1)
             self.counts = torch.cat([halves, torch.zeros_like(halves)])

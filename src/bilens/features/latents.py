@@ -39,6 +39,16 @@ def _listed(features: object) -> list[Any]:
     return list(features)
 
 
+KINDS = {bool: "be True or False", str: "be a text", dict: "be a dict"}
+
+
+def require_kinds(who: str, **fields: tuple[object, type]) -> None:
+    """Raise ArgumentError unless each field, of ``who``, is of the type beside it."""
+    for name, (value, kind) in fields.items():
+        if not isinstance(value, kind):
+            raise ArgumentError(f"{who}.{name}", must=KINDS[kind], got=repr(value))
+
+
 def names_of(who: str, names: Any, size: int) -> tuple[str, ...]:
     """The names of all features, or of none. Errors: ArgumentError."""
     given = tuple(names) if isinstance(names, Iterable) and not isinstance(names, str) else None

@@ -23,7 +23,7 @@ from bilens.base.reading import naming, read_json_object
 from bilens.base.records import Record
 from bilens.base.weights import load_weights
 from bilens.features import dooms
-from bilens.features.latents import require_features, require_rows, signed_topk
+from bilens.features.latents import require_features, require_kinds, require_rows, signed_topk
 
 # Bilinear autoencoders whose latents are plain products, by the kind in config.json.
 KINDS = ("vanilla", "ordered", "mixed", "combined", "biased")
@@ -79,9 +79,8 @@ class QuadraticLatents(Record):
         if self.k is not None and not (is_whole(self.k) and 1 <= self.k <= f):
             must = f"be a whole number from 1 to {f}, or None"
             raise ArgumentError("QuadraticLatents.k", must=must, got=repr(self.k))
-        if not isinstance(self.unit, bool):
-            must = "be True or False"
-            raise ArgumentError("QuadraticLatents.unit", must=must, got=repr(self.unit))
+        kinds = {"unit": (self.unit, bool), "hook": (self.hook, str), "meta": (self.meta, dict)}
+        require_kinds("QuadraticLatents", **kinds)
 
     @property
     def n_latents(self) -> int:
@@ -89,7 +88,8 @@ class QuadraticLatents(Record):
 
     def encode(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b f"]:
         """The latents of x. Cost: 2 d f operations a row. Errors: ShapeError for another width,
-        dtype or device than the factors'; NotFiniteError.
+        dtype or device than the factors'; NotFiniteError, for latents that are larger than their
+        dtype holds too.
         """
         require_rows("QuadraticLatents.encode", x, self.left.shape[1], self.left)
         if self.unit:
@@ -97,6 +97,7 @@ class QuadraticLatents(Record):
             x = x / torch.where(length > 0, length, 1)
         linear = torch.nn.functional.linear
         a = linear(x, self.left, self.left_bias) * linear(x, self.right, self.right_bias)
+        require_finite("QuadraticLatents.encode", latents=a)
         return a if self.k is None else signed_topk(a, self.k)
 
     def decode(self, a: Float[Tensor, "*b f"]) -> Float[Tensor, "*b m"]:
