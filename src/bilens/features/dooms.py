@@ -95,8 +95,8 @@ def known(folder: Path) -> dict[str, Any]:
     require_counts(file, config, ("d_model", "expansion", "k"))
     for name in ("point", *(("target",) if config.get("target") is not None else ())):
         point = config.get(name)
-        pair = point if isinstance(point, list) and len(point) == 2 else (None, None)
-        if not isinstance(pair[0], str) or not is_whole(pair[1]) or pair[1] < 0:
+        place, layer = point if isinstance(point, list) and len(point) == 2 else ("", -1)
+        if not isinstance(place, str) or not is_whole(layer) or layer < 0:
             must = 'be a name and a layer, ["mlp-in", 7] say'
             raise ConfigError(f"{who}: {name}", must=must, got=json.dumps(point))
     return config
