@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import bilens
-from bilens.base.errors import ArgumentError
+from bilens.base.errors import ArgumentError, NotFiniteError
 from bilens.circuits import Composition, composition
 
 D = 6
@@ -254,6 +254,14 @@ def test_a_part_that_is_zero():
     found = composition(model)
     assert all(row["strength"] == 0 for row in found.rows() if row["first"].startswith("L0"))
     assert bool(torch.isfinite(found.ratio).all())
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("name", ["o_proj", "v_proj", "q_proj", "k_proj"])
+def test_weights_that_are_not_finite_are_refused(refuses, name):
+    model = transformer()
+    getattr(model.blocks[1].self_attn, name).weight[0, 0] = torch.inf
+    refuses(NotFiniteError, lambda: composition(model), "must be finite")
 
 
 @pytest.mark.bad_input

@@ -133,6 +133,8 @@ def test_a_pass_begins_where_it_first_differs(monkeypatch):
         ({"what": ["L7H7"]}, "what must be among embed"),
         ({"pairs": math.nan}, "pairs must be a whole number"),
         ({"what": []}, "what must name at least one"),
+        ({"what": 3}, "what must be a list of what to take out, each alone; got 3"),
+        ({"what": "L0H1"}, "what must be a list of what to take out, each alone; got 'L0H1'"),
     ],
 )
 @pytest.mark.bad_input
@@ -148,3 +150,4 @@ def test_a_number_of_rows_is_a_whole_number(refuses, k):
     for found in (effects(model, IDS, 3, what=["L0H1"]), bilens.expand(model, IDS, 3)):
         refuses(ArgumentError, lambda found=found: found.top(k), "k must be a whole number ≥ 0")
         assert "\n" not in found.top(0).summary()
+        assert found.top(0).plot() is not None

@@ -15,6 +15,7 @@ import bilens
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.circuits import At, Expansion, Groups, expand, record
 from bilens.circuits.engine import Engine, _largest_pairs
+from tests.circuits.transformers_made import tiny
 
 
 @st.composite
@@ -502,3 +503,30 @@ def test_what_is_given_is_told_by_its_kinds():
     assert {"A", "σ", "g"} == set(kinds)
     assert ex.held == f"{len(kinds)} patterns, norm scales and gates"
     assert f"given {ex.held}" in ex.summary()
+
+
+SCALED = {"write_scale": 0.7}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "sizes",
+    [SCALED, SCALED | {"residual_scale": 0.8}, SCALED | {"norm": "rms", "norm_placement": "both"}],
+    ids=lambda sizes: ", ".join(sizes),
+)
+def test_what_a_layer_writes_is_what_is_heard_of_it(sizes):
+    """However many times of that goes into the stream."""
+    model, ids = tiny("linear", True, **{"bias": False} | sizes), [1, 4, 2]
+    u = torch.arange(6, dtype=torch.float64) - 2
+    block, found = model.blocks[1], []
+    module = block.mlp_out_norm or block.mlp
+    hook = module.register_forward_hook(lambda _, read, wrote: found.append(u @ wrote[0, -1]))
+    model(torch.tensor([ids]))
+    hook.remove()
+    ex = expand(model, ids, At(u, "mlp1.output"), max_terms=300)
+    assert ex.forward == pytest.approx(float(found[0]))
+    assert ex.total == pytest.approx(float(found[0]))
+    (matrix,) = bilens.circuits.pairs(model, ids, At(u, "mlp1.output")).matrices
+    assert float(matrix.values.sum()) == pytest.approx(float(found[0]))
+    carried = bilens.circuits.units(model, ids, "mlp1", At(u, "mlp1.output"))
+    assert carried.value == pytest.approx(float(found[0]))

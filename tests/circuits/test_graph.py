@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 
 import bilens
 from bilens.base.errors import ArgumentError
-from bilens.circuits import expand, graph
+from bilens.circuits import expand, forest, graph, starts
 from bilens.circuits.paths import Apply, One, Stream
 
 SCHEMA = json.loads((Path(__file__).parent / "graph.schema.json").read_text())
@@ -150,4 +150,6 @@ def test_labels_say_position_and_token():
 @pytest.mark.bad_input
 @pytest.mark.parametrize("odd", [None, 3, "text"])
 def test_what_is_no_expansion_is_refused(refuses, odd):
-    refuses(ArgumentError, lambda: graph(odd), "graph must be given an Expansion")
+    for ask in (graph, forest, starts):
+        name = ask.__name__
+        refuses(ArgumentError, lambda ask=ask: ask(odd), f"{name} must be given an Expansion")

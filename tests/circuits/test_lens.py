@@ -1,14 +1,24 @@
 """Lenses: against models cut short, and against derivatives."""
 
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
 from torch.autograd.functional import hessian, jacobian
 
 import bilens
-from bilens.base.errors import ArgumentError
-from bilens.circuits import Lens, QuadraticLens, lens, quadratic_lens
+from bilens.base.errors import ArgumentError, NotFiniteError
+from bilens.circuits import (
+    At,
+    Lens,
+    QuadraticLens,
+    effects,
+    expand,
+    lens,
+    pairs,
+    quadratic_lens,
+)
 
 IDS = torch.tensor([1, 4, 2, 7])
 
@@ -52,6 +62,39 @@ def test_a_place_says_what_the_model_cut_short_there_says(tmp_path):
     bare = lens(model, IDS)
     assert bare.values is None
     assert "value" not in bare.rows()[0]
+
+
+@pytest.mark.parametrize("norm", ["none", "channel", "layer"])
+@pytest.mark.parametrize(
+    "given",
+    [{"residual_scale": 0.5}, {"residual_scale": 0.7, "write_scale": 1.3}, {"residual_mix": True}],
+    ids=lambda given: ", ".join(given),
+)
+def test_a_place_says_it_by_the_models_own_stream(norm, given):
+    """Where parts make a x + b part(x), or blocks mix the stream with what it began as, the readout
+    hears the stream that the model has there, not what of it is left at the end.
+    """
+    model = build(norm=norm, **given)
+    for name, weight in model.named_parameters():
+        if "residual_mix" in name:
+            weight.copy_(torch.tensor([0.6, 0.3]))
+    found = lens(model, IDS, (3, 5))
+    for layers, place in ((0, "embed"), (1, "mlp0"), (2, "mlp1")):
+        short = deepcopy(model)
+        short.model.layers = short.model.layers[:layers]
+        truth, n = short(IDS[None]).logits[0], found.places.index(place)
+        torch.testing.assert_close(found.values[n], truth[:, 3] - truth[:, 5])
+        torch.testing.assert_close(found.probabilities[n], truth.softmax(-1).amax(-1))
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e20])
+def test_shares_do_not_depend_on_the_scale(size):
+    """Squares of such values are beyond float32."""
+    model = build().float()
+    whole = quadratic_lens(model, IDS, "mlp1", (3, 5))
+    model.lm_head.weight.mul_(size)
+    found = quadratic_lens(model, IDS, "mlp1", (3, 5))
+    torch.testing.assert_close(found.shares, whole.shares, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("act", ["bilinear", "silu"])
@@ -131,4 +174,19 @@ def test_a_layer_that_is_not_quadratic_is_refused(refuses):
     )
     refuses(ArgumentError, lambda: quadratic_lens(build(), IDS, "L0H0"), "mlp0, mlp1; got L0H0")
     refuses(ArgumentError, lambda: quadratic_lens(build(), IDS, "mlp1", k=0), "k must be a whole")
+    refuses(ArgumentError, lambda: quadratic_lens(build(), IDS, ["mlp1"]), "got ['mlp1']")
     refuses(ArgumentError, lambda: lens(build(), IDS, "x"), "")
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_readout_that_is_not_finite_is_refused(refuses, broken):
+    """What is written is finite, and not what is heard of it."""
+    model = build()
+    model.lm_head.weight[3, 2] = broken
+    for ask in (expand, pairs, effects):
+        refuses(NotFiniteError, lambda ask=ask: ask(model, IDS, (3, 5)), "the readout.target must")
+    refuses(NotFiniteError, lambda: lens(model, IDS), "the readout.outputs must be finite")
+    inside = At(torch.ones(6), "mlp1.input")
+    ask = partial(quadratic_lens, model, IDS, "mlp0", inside)
+    refuses(NotFiniteError, ask, "the readout.outputs must be finite")

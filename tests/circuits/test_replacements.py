@@ -11,7 +11,7 @@ import torch
 import bilens
 from bilens.algebra import CP
 from bilens.base.errors import ArgumentError, NotFiniteError, ShapeError
-from bilens.circuits import At, expand, units
+from bilens.circuits import At, effects, expand, knockout, record, units
 from bilens.features import Dictionary
 from bilens.features.saelens import TENSORS
 from tests.circuits.test_replaced import build, random_dictionary, relative
@@ -201,3 +201,114 @@ def test_what_stands_for_a_layer_reads_a_dictionary():
     assert read == {"mlp1", "mlp1.error"}
     assert any(re.match(r"mlp1\(f\d+, f\d+\)", term.path) for term in ex.terms)
     assert ex.opaque == ("mlp1.error",)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"norm": "rms", "norm_placement": "post"},
+        {"norm": "rms_unit_offset", "norm_placement": "both", "write_scale": 0.6},
+        {"norm": "none", "write_scale": 0.6, "residual_scale": 0.8},
+    ],
+    ids=lambda given: ", ".join(given),
+)
+def test_a_transcoder_stands_for_what_is_heard_behind_a_norm(given):
+    """It gives what the layer's norm does, as it was trained to: each latent a_f w_f of that."""
+    torch.manual_seed(0)
+    model, inputs = build(**given), [1, 5, 2]
+    for name, weight in model.named_parameters():
+        if name.endswith("out_norm.weight"):
+            weight.add_(torch.arange(6) / 5)
+    D, q = transcoder("skip_transcoder", hooked=True), torch.arange(6, dtype=torch.float64) - 2
+    x, y = heard(model, 0, inputs)
+    norm, scale = model.blocks[0].mlp_out_norm, given.get("write_scale", 1)
+    y = y if norm is None else norm(y)
+    acts = (x @ D.W_enc + D.b_enc).relu()
+    skip = x @ D.W_skip
+    asked = {"max_terms": None, "cutoff": 0, "replacements": {"mlp0": D}}
+    ex = expand(model, inputs, At(q, "mlp0.output"), detail="writes", **asked)
+    terms = {term.path: term.value for term in ex.terms}
+    live = acts[-1].nonzero()[:, 0].tolist()
+    truth = {f"mlp0.f{f}": float(acts[-1, f] * (q @ D.W_dec[f])) for f in live}
+    truth |= {"mlp0.base": float(q @ D.b_dec), "mlp0.skip": float(q @ skip[-1])}
+    truth["mlp0.error"] = float(q @ (y - acts @ D.W_dec - skip - D.b_dec)[-1])
+    assert terms == pytest.approx(truth, rel=1e-9)
+    run = record(model, inputs, replacements={"mlp0": D})
+    wrote = run.writes[run.index[f"mlp0.f{live[0]}"]]
+    times = scale / given.get("residual_scale", 1) ** 2
+    torch.testing.assert_close(wrote, times * acts[:, live[0], None] * D.W_dec[live[0]])
+    assert expand(model, inputs, 3, **asked).error < 1e-9
+
+
+OTHERS = [[7, 8, 0], [5, 5, 1]]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("other", OTHERS, ids=str)
+def test_another_inputs_layer_stands_there_whole(other):
+    """Whatever latents are active in either pass: what a layer writes is what it writes."""
+    torch.manual_seed(0)
+    model, inputs = build(layers=2, hidden_act="silu", mlp_bias=True), [1, 5, 2]
+    D = replace(transcoder(), b_dec=torch.zeros(6, dtype=torch.float64))
+    run = record(model, inputs, replacements={"mlp0": D})
+    there = record(model, other, replacements={"mlp0": D})
+    assert {one.name for one in there.sources} != {one.name for one in run.sources}
+    for what in ("mlp0", ["L0H0", "mlp0"]):
+        for with_ in (other, there, "zero", "mean"):
+            found = knockout(model, run, what, 3, with_=with_).removals
+            plain = other if with_ is there else with_
+            truth = knockout(model, inputs, what, 3, with_=plain).removals
+            assert [one.after for one in found] == pytest.approx([one.after for one in truth])
+            assert [one.direct for one in found] == pytest.approx([one.direct for one in truth])
+
+
+@torch.no_grad()
+def test_another_inputs_tensor_and_latents_by_hand():
+    """A layer as a tensor and what it misses: each is exchanged for the other pass's own."""
+    torch.manual_seed(0)
+    model, inputs, other = build(norm="none", hidden_act="silu"), [1, 5, 2], [4, 5, 6]
+    T = bilens.CP(*(torch.randn(s, dtype=torch.float64) for s in ((6, 4), (4, 6), (4, 6))))
+    (x, y), (x2, y2) = (heard(model, 0, ids) for ids in (inputs, other))
+    before = model(torch.tensor([inputs])).logits[0, -1]
+    run = record(model, inputs, replacements={"mlp0": T})
+    moved = {"mlp0": T(x2) - T(x), "mlp0.error": (y2 - T(x2)) - (y - T(x))}
+    for what, less in moved.items():
+        truth = before + less[-1] @ model.lm_head.weight.mT
+        assert knockout(model, run, what, 3, with_=other).after == pytest.approx(float(truth[3]))
+    D = transcoder()
+    run = record(model, inputs, replacements={"mlp0": D})
+    for name in (one.name for one in run.sources if ".f" in one.name):
+        f = int(name.split(".f")[1])
+        acts, acts2 = (D.encode(one[-1])[f] for one in (x, x2))
+        truth = before + (acts2 - acts) * D.W_dec[f] @ model.lm_head.weight.mT
+        for what in (name, f"{name}→logits"):
+            found = knockout(model, run, what, 3, with_=other)
+            assert found.after == pytest.approx(float(truth[3]))
+
+
+@torch.no_grad()
+def test_a_latent_that_is_no_more_active_carries_nothing():
+    """With the embedding gone no latent is active: there is nothing of them to read either."""
+    torch.manual_seed(0)
+    model, inputs = build(norm="none", hidden_act="silu"), [1, 5, 2]
+    D = transcoder()
+    D = replace(D, b_enc=torch.full((9,), -0.01, dtype=torch.float64))
+    run = record(model, inputs, replacements={"mlp0": D})
+    active = [one.name for one in run.sources if ".f" in one.name]
+    there = [(one, n) for one in active for n in range(3) if run.present[run.index[one], n]]
+    assert there
+    for name, n in there:
+        whole = knockout(model, inputs, "embed", 3, n, with_="zero").after
+        found = knockout(model, run, ["embed", f"{name}→logits"], 3, n, with_="zero").after
+        assert found == pytest.approx(whole)
+
+
+@torch.no_grad()
+def test_effects_are_those_of_the_model_whatever_dictionary_takes_it_apart():
+    torch.manual_seed(0)
+    model, inputs = build(layers=2, norm="layer", mlp_bias=True), [1, 5, 2]
+    run = record(model, inputs, dictionaries={"mlp1.input": random_dictionary()})
+    found, truth = effects(model, run, 3, pairs=5), effects(model, inputs, 3, pairs=5)
+    assert found.rows() == truth.rows()
+    assert knockout(model, run, "mlp1(1, mlp0)", 3).rows()

@@ -237,3 +237,19 @@ def test_axes_say_the_unit_where_it_is_known(target, unit):
         assert way == " zero in its place"
         said.append(axis)
     assert [one for one in said if not one.endswith(unit) or ("logits" in one) != bool(unit)] == []
+
+
+def test_the_readout_may_stand_in_front():
+    model = build("silu", True)
+    whole = units(model, IDS, "mlp1", TARGET).rows()
+    for path in ("W_U mlp1", "W_U · mlp1"):
+        assert units(model, IDS, path, TARGET).rows() == whole
+
+
+@pytest.mark.bad_input
+def test_the_constant_of_a_target_goes_through_no_layer(refuses):
+    model = build("silu", True)
+    model.lm_head.bias = torch.nn.Parameter(torch.ones(9, dtype=torch.float64))
+    assert "1" in {term.path for term in bilens.expand(model, IDS, TARGET).terms}
+    said = "the path must go through a layer with hidden units; got '1'"
+    refuses(ArgumentError, lambda: units(model, IDS, "1", TARGET), said)

@@ -14,7 +14,7 @@ from bilens.circuits.cuts import Component, Cut, Edge
 from bilens.circuits.paths import ONE
 from bilens.circuits.recording import Recording
 from bilens.nn import Norm
-from bilens.wiring import Constant, Leg, Part, Product, Write
+from bilens.wiring import BIAS, Constant, Leg, Part, Product, Source, Write
 
 ZERO, MEAN, OTHER = "zero", "mean", "other"
 Valued = tuple[Write, Float[Tensor, "t d"]]
@@ -52,8 +52,11 @@ class Met:
         return self.norm(self.stream if moved is None else self.stream + moved)
 
     def made(self, name: str) -> Float[Tensor, "t d"]:
-        """What a source of the part wrote."""
-        return next(value for write, value in self.writes if write.source.name == name)
+        """What a source of the part wrote: nothing, where none of that name does, as a latent that
+        is not active.
+        """
+        wrote = (value for write, value in self.writes if write.source.name == name)
+        return next(wrote, torch.zeros_like(self.stream))
 
     def linear(self, written: Float[Tensor, "t d"]) -> Float[Tensor, "t d"]:
         """What is read of something in the stream."""
@@ -109,8 +112,9 @@ class Recorded:
         self.met = cache(self._met)
 
     def source(self, name: str) -> Float[Tensor, "t d"]:
-        """What a source wrote."""
-        return self.recording.writes[self.recording.index[name]]
+        """What a source wrote: nothing, where the pass has none of that name."""
+        n = self.recording.index.get(name)
+        return torch.zeros_like(self.recording.totals[0]) if n is None else self.recording.writes[n]
 
     def _met(self, n: int) -> Met:
         record, parts = self.recording, self.recording.wiring.parts
@@ -160,12 +164,22 @@ class Altering:
             for sources, where in self._products(write):
                 product = partial(_product_at, name, sources)
                 now = now + self._less(product, reread[legs], where)
-            if where := self._gone(name):
+            if where := self._gone(write.source):
                 there = None if self.other is None else self.other.made(name)
                 now = in_place(now, self.way, where, there)
             if now is not value:
                 found[name] = now
-        return found
+        return self._appearing(met) | found
+
+    def _appearing(self, met: Met) -> dict[str, Float[Tensor, "t d"]]:
+        """What stands in the place of sources that the other pass alone has."""
+        own = {write.source.name for write, _ in met.writes}
+        there = () if self.other is None else self.other.writes
+        gone = [
+            (w.source.name, v, self._gone(w.source)) for w, v in there if w.source.name not in own
+        ]
+        nothing = torch.zeros_like(met.stream)
+        return {name: in_place(nothing, self.way, at, v) for name, v, at in gone if at}
 
     def moved(self, met: Met) -> Float[Tensor, "t d"]:
         """What edges taken out add to what the readout reads of the stream."""
@@ -252,8 +266,10 @@ class Altering:
                 found[tuple(sorted(cut.sources)) if both else cut.sources].update(cut.where)
         return tuple((sources, tuple(sorted(where))) for sources, where in found.items())
 
-    def _gone(self, name: str) -> tuple[int, ...]:
-        named = (cut for cut in self.cuts if isinstance(cut, Component) and name in cut.sources)
+    def _gone(self, source: Source) -> tuple[int, ...]:
+        whole = source.kind != BIAS
+        taken = (cut for cut in self.cuts if isinstance(cut, Component))
+        named = (cut for cut in taken if source.name in cut.sources or (cut.whole and whole))
         return tuple(sorted({n for cut in named for n in cut.where}))
 
 

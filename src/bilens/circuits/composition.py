@@ -37,6 +37,7 @@ from torch import Tensor
 
 from bilens.algebra import symmetric_root
 from bilens.base.charts import mapped, titled
+from bilens.base.numerics import require_finite
 from bilens.base.results import ANSWER_ROWS, Result
 from bilens.circuits.heads import head_weights
 from bilens.circuits.understood import require_weights
@@ -304,6 +305,7 @@ def _linear(n: int, scores: dict[str, Tensor], forms: dict[str, Form]) -> _Piece
     """Heads, and whatever else is W_V W_O given what mixes it."""
     w_v = torch.stack([form.legs[0].weight.mT for form in forms.values()])
     w_o = torch.stack([form.out.mT for form in forms.values()])
+    require_finite(", ".join(forms), w_v=w_v, w_o=w_o)
     thin_v, thin_o = torch.linalg.qr(w_v)[1], torch.linalg.qr(w_o.mT)[1]  # ‖W X‖ = ‖R X‖
     readers = scores | {"V": w_v @ thin_o.mT}
     scaled = {kind: _scaled(w) for kind, w in readers.items()}
@@ -317,6 +319,7 @@ def _scored(heads: Heads) -> dict[str, Float[Tensor, "head d m"]]:
     for score, (query, key) in enumerate(zip(heads.legs[0:-1:2], heads.legs[1::2], strict=True), 1):
         weights = [head_weights(heads, head, score) for head in range(heads.module.n_heads)]
         w_q, w_k = (torch.stack([w[n] for w in weights]).double() for n in (0, 1))
+        require_finite(heads.name, w_q=w_q, w_k=w_k)
         thin_q, thin_k = torch.linalg.qr(w_q)[1], torch.linalg.qr(w_k)[1]
         readers |= {query: w_q @ thin_k.mT, key: w_k @ thin_q.mT}
     return readers

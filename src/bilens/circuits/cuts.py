@@ -47,7 +47,11 @@ class Cut:
 
 @dataclass(frozen=True)
 class Component(Cut):
-    """All that ``sources`` of one part write."""
+    """All that ``sources`` of one part write; where it is ``whole``, whatever it writes but
+    constants: latents too that other passes have.
+    """
+
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,9 @@ def read_each(
 ) -> list[tuple[Cut, ...]]:
     """Each of several things, to be taken out alone. Errors as ``read_cuts``."""
     read = _Reader(recording, _positions(recording, at))
+    if isinstance(what, str) or not isinstance(what, Iterable):
+        must = "be a list of what to take out, each alone"
+        raise ArgumentError("what", must=must, got=repr(what))
     named = list(what)
     found = [tuple(read.cuts(one)) for one in named]
     if not found:
@@ -152,7 +159,8 @@ class _Reader:
         if "(" in item:
             return self.product(text, item, where)
         sources = self.sources(item, "what")
-        return Component(text, sources[0].part, where, tuple(s.name for s in sources))
+        whole = item not in self.recording.index
+        return Component(text, sources[0].part, where, tuple(s.name for s in sources), whole)
 
     def sources(self, name: str, who: str) -> tuple[Source, ...]:
         """The sources that a name means: one, or all of a part that come apart from it."""

@@ -13,6 +13,7 @@ from bilens.circuits.cuts import Component, Cut, Product, read_each
 from bilens.circuits.engine import Engine
 from bilens.circuits.knockout import (
     Knockout,
+    by_source,
     outer_goal,
     read_ways,
     removal,
@@ -92,7 +93,10 @@ class Effects(Result):
             for column in ("what", "effect", "direct", "the attribution")
         )
         why = [knockout.removals[0].why for knockout in self.knockouts[:DRAWN]]
-        axis = f"{in_unit(f'loss of {self.target}', self.unit)}, {self.ways[0]} in its place"
+        axis = ", ".join(
+            [in_unit(f"loss of {self.target}", self.unit)]
+            + [f"{way} in its place" for way in self.ways[:1]]
+        )
         title = f"Effects on {self.target} at {self.position}; ◇ what the direct terms say"
         hover = {"direct": direct, "the attribution": verdicts, "why": why}
         made = ranked(names, effects, axis, title, hover=hover)
@@ -143,9 +147,9 @@ def effects(
     ['attn1', 'mlp1', 'L0H1']
     """
     require_count("pairs", pairs, 0)
-    recording = record(model, inputs)
+    recording = by_source(record(model, inputs))
     goal = outer_goal(model, recording, target, position)
-    ways, other = read_ways(model, recording, with_)
+    ways, other = read_ways(recording, with_)
     if what is None:
         cuts = _every_source(recording) + _largest_pairs(recording, goal, pairs)
     else:

@@ -426,6 +426,12 @@ class Expansion(Result):
         return " · ".join(self.inputs[int(n)] for n in group.split(", ") if n.isdecimal())
 
 
+def require_expansion(who: str, given: object) -> None:
+    """Raise ArgumentError for what ``who`` was given, where that is no Expansion."""
+    if not isinstance(given, Expansion):
+        raise ArgumentError(who, must="be given an Expansion", got=type(given).__name__)
+
+
 def _beside_the_rest(number: int, count: int) -> int:
     """How many of ``number`` rows fit into ``count``, beside what is left and the remainder."""
     return number if number < count else max(count - 2, 0)

@@ -5,7 +5,7 @@ as texts, a thousand paths of a deep model repeat what they share many times ove
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from bilens.circuits.expansion import Expansion
+from bilens.circuits.expansion import Expansion, require_expansion
 from bilens.circuits.paths import STREAM, Apply, Latent, Node, Stream, Write, children, text
 
 CONSTANT = {"s": "1", "t": -1, "k": "one"}
@@ -36,6 +36,7 @@ def forest(expansion: Expansion) -> Forest:
     >>> len(bilens.circuits.forest(bilens.expand(model, prompt, target, max_terms=20)).roots)
     18
     """
+    require_expansion("forest", expansion)
     planted: dict[Node, int] = {}
     nodes: list[dict[str, Any]] = []
     roots = [_plant(term.tree, planted, nodes) for term in expansion.terms]

@@ -6,9 +6,8 @@ import itertools
 from collections import defaultdict
 from typing import Any, NamedTuple
 
-from bilens.base.errors import ArgumentError
 from bilens.base.words import show_token
-from bilens.circuits.expansion import Expansion
+from bilens.circuits.expansion import Expansion, require_expansion
 from bilens.circuits.paths import BASE, ERROR, Apply, Latent, Node, Stream, Write, stands, text
 
 SCHEMA = 1
@@ -35,8 +34,7 @@ def graph(expansion: Expansion, slug: str = "bilens", scan: str = "bilens") -> d
     >>> sorted(graph)
     ['links', 'metadata', 'nodes', 'qParams']
     """
-    if not isinstance(expansion, Expansion):
-        raise ArgumentError("graph", must="be given an Expansion", got=type(expansion).__name__)
+    require_expansion("graph", expansion)
     build = _Build(expansion)
     for term in expansion.terms:
         build.path(term.tree, term.value)

@@ -14,7 +14,7 @@ from bilens.base.records import Record
 from bilens.base.results import Result
 from bilens.circuits.altered import MEAN, OTHER, ZERO
 from bilens.circuits.cuts import read_cuts
-from bilens.circuits.recording import Recording, record
+from bilens.circuits.recording import Recording, record, record_alike
 from bilens.circuits.rerun import Changes, Outcome, Rerun
 from bilens.circuits.targets import Goal, Target, resolve
 from bilens.circuits.understood import require_sum
@@ -235,10 +235,10 @@ def knockout(
     >>> found.verdict
     'reversed'
     """
-    recording = record(model, inputs)
+    recording = by_source(record(model, inputs))
     goal = outer_goal(model, recording, target, position)
     cuts = read_cuts(recording, what, at)
-    ways, other = read_ways(model, recording, with_)
+    ways, other = read_ways(recording, with_)
     rerun = Rerun(recording, goal, other)
     outcomes = rerun.run([Changes(cuts, way) for way in ways])
     removals = [removal(rerun, *item) for item in zip(ways, outcomes, strict=True)]
@@ -248,6 +248,11 @@ def knockout(
         removals.insert(1, replace(removal(back, OTHER, outcome), replaced_by=BACK))
     names = tuple(cut.text for cut in cuts)
     return Knockout(goal.name, goal.position, names, tuple(removals), goal.unit)
+
+
+def by_source(recording: Recording) -> Recording:
+    """A pass whose layers read what sources wrote, whatever dictionary takes that apart too."""
+    return replace(recording, replaced={}) if recording.replaced else recording
 
 
 def outer_goal(model: Expandable, recording: Recording, target: Target, position: int) -> Goal:
@@ -261,9 +266,7 @@ def outer_goal(model: Expandable, recording: Recording, target: Target, position
     return goal
 
 
-def read_ways(
-    model: Expandable, recording: Recording, with_: Any
-) -> tuple[tuple[str, ...], Recording | None]:
+def read_ways(recording: Recording, with_: Any) -> tuple[tuple[str, ...], Recording | None]:
     """What stands in the place of what is taken out, and the other input's pass where it is
     that's.
     """
@@ -276,7 +279,7 @@ def read_ways(
             must = "have positions to take a mean over"
             raise ArgumentError('with_="mean"', must=must, got="one", todo=todo)
         return (with_,), None
-    other = record(model, with_)
+    other = by_source(record_alike(recording, with_))
     if other.length != recording.length:
         must = f'be "zero", "mean", or an input of {recording.length} positions, as the first has'
         got = f"an input of {other.length}"

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.base.charts import in_unit, mapped, titled
+from bilens.base.numerics import require_finite
 from bilens.base.results import Result
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.targets import Target, direction, unit_of
@@ -96,8 +97,9 @@ def lens(model: Expandable, inputs: Any, target: Target = None) -> Lens:
 
     ``target``: an output, a pair of them or weights by output, as in ``expand``; its value is then
     given too. That a layer's stream "says" a token is a reading, not what the model does: only the
-    last place is. Cost: two forward passes, and O(t d V) for each place. Memory: t × V, and that of
-    16 million outputs at a time.
+    last place is. The stream is of the size that it has there in the model, where parts make
+    a x + b part(x) of it. Cost: two forward passes, and O(t d V) for each place. Memory: t × V, and
+    that of 16 million outputs at a time.
     Errors: as ``expand``. Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
 
     >>> import bilens
@@ -108,6 +110,7 @@ def lens(model: Expandable, inputs: Any, target: Target = None) -> Lens:
     recording = record(model, inputs)
     name, u = ("", None) if target is None else direction(model, recording, target)
     wiring, own = recording.wiring, recording.run.outputs
+    require_finite("the readout", outputs=own)
     heard = _everywhere(recording, own.argmax(-1, keepdim=True), u)
     return Lens(
         target=name,
@@ -140,7 +143,8 @@ def _everywhere(
     matrix of a model, and is gone through once for all that fit.
     """
     wiring, shape = recording.wiring, (len(recording.totals), recording.length)
-    streams = torch.stack(recording.totals).flatten(0, 1)
+    ends = [wiring.ending(n, stream) for n, stream in enumerate(recording.totals)]
+    streams = torch.stack(ends).flatten(0, 1)
     rows = max(1, AT_ONCE // len(wiring.readout))
     some = zip(streams.split(rows), final.repeat(shape[0], 1).split(rows), strict=True)
     heard = [_heard(wiring.outputs(stream), last, u) for stream, last in some]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bilens.base.charts import DRAWN, in_unit, ranked
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import eigh, is_whole
+from bilens.base.numerics import eigh, is_whole, require_finite
 from bilens.base.results import Result
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.targets import Target, resolve
@@ -123,10 +123,10 @@ def quadratic_lens(
     held = [leg(read).double()[:, None] for leg in (left, right)]
     moves = gates.double() @ (held[1] * into[0] + held[0] * into[1])
     heard = _heard(recording, t)
-    values, directions, all_of_it = _singular(heard, moves, k)
+    values, directions, shares = _singular(heard, moves, k)
     lam = product.down(goal.q, t).double()
     curve = (into[0] * lam[:, None]).mT @ into[1]
-    bent, along, total = _largest(curve + curve.mT, k)
+    bent, along, of_squares = _largest(curve + curve.mT, k)
     values, directions, bent, along, moves = (
         made.to(read) for made in (values, directions, bent, along, moves)
     )
@@ -140,7 +140,7 @@ def quadratic_lens(
         position=t,
         token=recording.names[t],
         values=torch.cat([values, bent]),
-        shares=torch.cat([values.square() / all_of_it, bent.square() / total]),
+        shares=torch.cat([shares, of_squares]).to(read),
         here=here.abs(),
         directions=found,
         names=tuple(_named(model, recording, n, found, raised)),
@@ -156,7 +156,7 @@ def _quadratic(recording: Recording, layer: str) -> Multilinear:
         for name, one in recording.products.items()
         if isinstance(one, Multilinear) and one.degree == 2 and not one.looks
     }
-    if layer not in quadratic:
+    if not isinstance(layer, str) or layer not in quadratic:
         listed = ", ".join(quadratic) or "none here"
         raise ArgumentError("layer", must=f"be quadratic in what it reads: {listed}", got=layer)
     return quadratic[layer]
@@ -172,17 +172,18 @@ def _heard(recording: Recording, t: int) -> Float[Tensor, "out d"]:
 
 def _singular(
     heard: Float[Tensor, "out d"], moves: Float[Tensor, "d i"], k: int
-) -> tuple[Float[Tensor, " k"], Float[Tensor, "k i"], float]:
+) -> tuple[Float[Tensor, " k"], Float[Tensor, "k i"], Float[Tensor, " k"]]:
     """The largest singular values of heard · moves that are no rounding, the directions that are
-    read, and Σ squares of all: by the triangle R of heard = Q R, as a Gram matrix has half the
-    digits.
+    read, and the shares of Σ squares: by the triangle R of heard = Q R, as a Gram matrix has half
+    the digits.
     """
     triangle = heard[:0].to(moves)
     for rows in heard.split(BLOCK):
         triangle = torch.linalg.qr(torch.cat([triangle, rows.to(moves)]), mode="r").R
+    require_finite("the readout", outputs=triangle)
     _, values, directions = torch.linalg.svd(triangle @ moves, full_matrices=False)
     some = slice(min(k, _above(values, max(moves.shape))))
-    return values[some], directions[some], float(values.square().sum()) or 1.0
+    return values[some], directions[some], _shares(values)[some]
 
 
 def _above(sizes: Float[Tensor, " n"], terms: int) -> int:
@@ -192,12 +193,21 @@ def _above(sizes: Float[Tensor, " n"], terms: int) -> int:
 
 def _largest(
     matrix: Float[Tensor, "i i"], k: int
-) -> tuple[Float[Tensor, " k"], Float[Tensor, "k i"], float]:
-    """The eigenvalues of largest size that are no rounding, their vectors, and Σ squares of all."""
+) -> tuple[Float[Tensor, " k"], Float[Tensor, "k i"], Float[Tensor, " k"]]:
+    """The eigenvalues of largest size that are no rounding, their vectors, and their shares of Σ
+    squares.
+    """
     values, vectors = eigh(matrix)
     order = values.abs().argsort(descending=True)
     order = order[: min(k, _above(values[order].abs(), len(matrix)))]
-    return values[order], vectors[:, order].mT, float(values.square().sum()) or 1.0
+    return values[order], vectors[:, order].mT, _shares(values)[order]
+
+
+def _shares(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """What of Σ squares each has, whatever their size: of zeros none has any."""
+    largest = values.abs().max() if len(values) else values.sum()
+    squares = (values / torch.where(largest > 0, largest, 1.0)).square()
+    return squares / squares.sum().clamp(min=1)
 
 
 def _named(

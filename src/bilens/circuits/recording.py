@@ -22,6 +22,7 @@ from bilens.nn import Norm, normalises, soft_cap_gate
 from bilens.wiring import (
     BIAS,
     EMBEDDING,
+    MISSED,
     POSITION,
     SCORE_NAMES,
     SCORES,
@@ -305,9 +306,33 @@ def record(
         return _again(model, inputs, bool(dictionaries or replacements or given))
     require_plain(model.wiring())
     run = _pass(explained(model), inputs)
+    as_run = _pass(eager(model), inputs) if is_half(model) else None
     wiring = _holding(with_replacements(run.model.wiring(), replacements), given)
+    return _recorded(
+        run, as_run, wiring, placed(dictionaries, wiring.parts, wiring.readout.shape[1])
+    )
+
+
+def record_alike(recording: Recording, inputs: Any) -> Recording:
+    """Another input's pass whose layers come apart as in ``recording``; what they read, by what was
+    written. Errors: as ``record``.
+    """
+    run, as_run = recording.run, recording.as_run
+    plain = not any(source.kind == MISSED for source in recording.sources)
+    if isinstance(inputs, Recording):
+        found = _again((as_run or run).model, inputs, False)
+        if plain and not any(source.kind == MISSED for source in found.sources):
+            return found
+        inputs = found.inputs
+    half = None if as_run is None else _pass(as_run.model, inputs)
+    return _recorded(_pass(run.model, inputs), half, recording.wiring, {})
+
+
+def _recorded(
+    run: Pass, as_run: Pass | None, wiring: Wiring, by_part: Mapping[int, Sparse]
+) -> Recording:
+    """A pass, taken apart as ``wiring`` says."""
     found = _Found(run, wiring)
-    by_part = placed(dictionaries, wiring.parts, wiring.readout.shape[1])
     for n, part in enumerate(wiring.parts):
         with held_in_half(run.model) as narrow:
             found.part(n, part, by_part.get(n), narrow)
@@ -315,7 +340,7 @@ def record(
     names = tuple(run.model.input_names(run.inputs))
     return Recording(
         run=run,
-        as_run=_pass(eager(model), inputs) if is_half(model) else None,
+        as_run=as_run,
         wiring=wiring,
         inputs=run.inputs,
         text=run.model.text(run.inputs) if isinstance(run.model, Worded) else " ".join(names),

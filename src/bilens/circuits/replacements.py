@@ -6,6 +6,9 @@
     y_t = Σ_f a_tf w_f + W_skip x̂_t + b + ε_t               a transcoder, a_tf = r_f x̂_t + o_f where
                                                              latent f is active at t
 
+A transcoder gives what is heard of the layer, which is behind a norm over what that writes where
+there is one; a tensor gives what the layer itself does, before that norm.
+
 Which latents are active is held fixed as a pattern is; given that, each is linear in what the layer
 reads, so that paths go on through the encoder. The sum is y by construction, whatever the
 replacement is worth: ε is a source, "mlp3.error", and an end.
@@ -18,7 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from bilens.algebra import CP
 from bilens.base.errors import ArgumentError, ShapeError
@@ -83,11 +86,18 @@ class Nearest(Part):
 
 @dataclass(frozen=True, eq=False)
 class Transcoded(Part):
-    """A layer as a transcoder: each latent that is active somewhere ("mlp0.f17"), its skip
-    ("mlp0.skip"), its decoder's bias ("mlp0.base") and what it misses ("mlp0.error"), an end.
+    """A layer, ``own``, as a transcoder: each latent that is active somewhere ("mlp0.f17"), its
+    skip ("mlp0.skip"), its decoder's bias ("mlp0.base") and what it misses ("mlp0.error"), an end.
     """
 
     transcoder: Transcoder
+    own: Part
+
+    def run(self, x: Float[Tensor, "*b t d"]) -> Float[Tensor, "*b t d"]:
+        return self.own.run(x)
+
+    def passes(self, side: str) -> nn.Module:
+        return self.own.passes(side)
 
     def forms(self) -> dict[str, Form]:
         """None: which latents are active is a pass's."""
@@ -147,12 +157,23 @@ def with_replacements(wiring: Wiring, replacements: Mapping[str, Replacement] | 
             return part
         return _replaced(part, given.pop(part.name), wiring)
 
-    parts = tuple(part.over(changed) for part in wiring.parts)
+    parts = tuple(
+        part.whole(changed) if _is_heard(part, given.get(part.name)) else part.over(changed)
+        for part in wiring.parts
+    )
     if given:
         layers = ", ".join(wiring.layers)
         who, got = "replacements", ", ".join(map(repr, given))
         raise ArgumentError(who, must=f"name layers ({layers or 'there are none'})", got=got)
     return replace(wiring, parts=parts)
+
+
+def _is_heard(part: Part, found: object) -> bool:
+    """Whether it stands for what is heard of a layer, behind a norm over what that writes: as
+    transcoders are trained. A tensor stands for the layer's own.
+    """
+    tensors = Approximation, CP, Tensorial
+    return not part.experts and isinstance(found, Transcoder) and not isinstance(found, tensors)
 
 
 def _replaced(part: Part, found: object, wiring: Wiring) -> Part:
@@ -194,7 +215,7 @@ def _transcoded(part: Part, found: Transcoder, wiring: Wiring) -> Part:
     if set(widths.values()) != {width}:
         got = ", ".join(f"{name} {size}" for name, size in widths.items())
         raise ShapeError(who, must=f"be of the model's width {width}", got=got)
-    return _in_place(part, Transcoded, found)
+    return _in_place(part, partial(Transcoded, own=part), found)
 
 
 MADE: tuple[tuple[type, Callable[[Part, Any, Wiring], Part]], ...] = (

@@ -17,7 +17,6 @@ from torch import Tensor
 from bilens.base.numerics import tolerance
 from bilens.circuits.altered import OTHER, Altering, Met, Recorded, in_place, sum_of, valued
 from bilens.circuits.cuts import Component, Cut
-from bilens.circuits.paths import ONE
 from bilens.circuits.recording import Recording
 from bilens.circuits.targets import Goal
 from bilens.wiring import Part
@@ -50,7 +49,8 @@ class Changes:
 
     def asked_of(self, recording: Recording) -> set[int]:
         """The parts that are looked into: where something is taken out, or a write is asked for."""
-        named = (recording.source(name).part for name in self.named if name != ONE)
+        index, sources = recording.index, recording.sources
+        named = (sources[index[name]].part for name in self.named if name in index)
         return {*named, *(cut.part for cut in self.cuts)}
 
 
@@ -252,16 +252,18 @@ class _Batch:
         met = clean if begins else self._met(n, row, streams)
         touched = altering.writes(part, met, react=True)
         total = met.total - _less(met, touched)
-        for write, value in met.writes:
-            name = write.source.name
-            if name in changes.named:
-                row.wrote[name] = part.finished(touched.get(name, value), total)
+        for name in changes.named & self._own(n):  # nothing, of a latent that is no more active
+            row.wrote[name] = part.finished(touched.get(name, met.made(name)), total)
         held = (
             touched
             if begins and not altering.rereads
             else altering.writes(part, clean, react=False)
         )
         return part.finished(total, total), part.finished(_less(clean, held), clean.total)
+
+    def _own(self, n: int) -> set[str]:
+        """The sources of part ``n`` in the recorded pass."""
+        return {source.name for source in self.rerun.recording.sources if source.part == n}
 
     def _met(self, n: int, row: _Row, streams: Sequence[Tensor]) -> Met:
         """What part ``n`` meets in a pass that has begun before it."""

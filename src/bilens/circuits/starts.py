@@ -7,7 +7,7 @@ from typing import Any
 
 from bilens.base.charts import DRAWN, in_unit, ranked
 from bilens.base.results import ANSWER_ROWS, Result
-from bilens.circuits.expansion import Expansion, Term
+from bilens.circuits.expansion import Expansion, Term, require_expansion
 from bilens.circuits.paths import Latent, Write, constant, placed, walk
 from bilens.wiring import EMBEDDING, POSITION
 
@@ -88,6 +88,7 @@ def starts(expansion: Expansion) -> Starts:
     >>> len(bilens.circuits.starts(bilens.expand(model, prompt, target)).values)
     8
     """
+    require_expansion("starts", expansion)
     kinds = {source.name: source.kind for source in expansion.sources}
     leaves = {name for name, kind in kinds.items() if kind in (EMBEDDING, POSITION)}
     values = [0.0] * len(expansion.inputs)

@@ -83,6 +83,7 @@ def resolve(
     direct = given @ record.wiring.readout
     constant = _constant(record, part, direct) + (0.0 if bias is None else float(given @ bias))
     q = record.pull(part, direct, position)
+    require_finite("the readout", target=q, constant=q.new_tensor(constant))
     forward, as_run = _measured(record, lambda run: u @ run.outputs[position].to(u), measured)
     roots = _roots(record, part, position)
     return Goal(name, q, roots, constant, forward, part, position, as_run, u, unit_of(target))
@@ -170,7 +171,8 @@ def _inside(record: Recording, target: At, position: int, measured: bool) -> Goa
             for source, there in zip(record.sources, record.present[:, position], strict=True)
             if source.part == n and there
         )
-        return Goal(name, u, roots, 0.0, forward, -1, position, as_run, u, "")
+        q = u / record.wiring.parts[n].multiple
+        return Goal(name, q, roots, 0.0, forward, -1, position, as_run, u, "")
     q, constant = record.pull(n, u, position), _constant(record, n, u)
     roots = _roots(record, n, position)
     return Goal(name, q, roots, constant, forward, n, position, as_run, u, "")

@@ -23,7 +23,7 @@ from bilens.base.results import Result
 from bilens.circuits import paths
 from bilens.circuits.engine import Engine
 from bilens.circuits.expansion import Term, Units
-from bilens.circuits.paths import Apply, Latent, Node, Stream, Write
+from bilens.circuits.paths import Apply, Latent, Node, One, Stream, Write
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.replacements import Replacement
 from bilens.circuits.targets import Goal, Target, resolve
@@ -138,14 +138,13 @@ def units(
     tree = _read(path, goal)
     _Checked(recording, paths.text(tree)).root(tree, goal)
     engine = Engine(recording)
-    value = float(goal.q @ engine.vector(tree))
     found: dict[tuple[str, int], list[Tensor]] = {}
     for node, carried in _carried(engine, tree, goal.q):
         found.setdefault((node.source, node.t), []).append(carried)
     if not found:
         must, got = "go through a layer with hidden units", repr(paths.text(tree))
         raise ArgumentError("the path", must=must, got=got)
-    shared = tuple(_shared(engine, found))
+    value, shared = float(goal.q @ engine.vector(tree)), tuple(_shared(engine, found))
     return PathUnits(paths.text(tree), goal.name, goal.position, value, shared, goal.unit)
 
 
@@ -155,7 +154,9 @@ def _read(path: object, goal: Goal) -> Node:
     if not isinstance(path, str):
         must = "be a term of an expansion, or its path"
         raise ArgumentError("the path", must=must, got=type(path).__name__)
-    return paths.parse(path.strip().removeprefix("W_U · "), goal.position)
+    node = paths.parse(path, goal.position)
+    ends = isinstance(node, Apply) and node.source == paths.READOUT
+    return paths.children(node)[0] if ends else node
 
 
 def _carried(
@@ -197,8 +198,11 @@ class _Checked:
     path: str
 
     def root(self, node: Node, goal: Goal) -> None:
-        if node not in goal.roots and not (
-            isinstance(node, Apply) and Write(node.source, node.t) in goal.roots
+        constant = isinstance(node, One) and bool(goal.constant)
+        if (
+            not constant
+            and node not in goal.roots
+            and not (isinstance(node, Apply) and Write(node.source, node.t) in goal.roots)
         ):
             known = ", ".join(dict.fromkeys(paths.text(root) for root in goal.roots))
             self.require(False, f"reach the target, as {known} do", paths.text(node))

@@ -43,6 +43,8 @@ class Prompt:
 class Wiring:
     """How a model is put together. ``readout`` (out, d) and ``readout_bias`` make the outputs of
     what ``norm`` reads, and where there is a ``soft_cap`` c, c tanh(z/c) of each output z.
+    ``times``: how many times the sum of what is written so far a model's own stream is, before all
+    parts and after each of them; once where it is empty.
 
     >>> wiring = model.wiring()
     >>> wiring.readout.shape, len(wiring.parts)
@@ -56,6 +58,7 @@ class Wiring:
     readout_bias: Float[Tensor, " out"] | None = None
     accumulates: bool = True  # a residual stream
     soft_cap: float | None = None
+    times: tuple[float | Tensor, ...] = ()
 
     def outputs(self, stream: Float[Tensor, "*b d"]) -> Float[Tensor, "*b out"]:
         """What the readout makes of the stream after the last part."""
@@ -65,6 +68,12 @@ class Wiring:
     def before_cap(self, stream: Float[Tensor, "*b d"]) -> Float[Tensor, "*b out"]:
         """The same before the soft-cap."""
         return linear(self.norm(stream), self.readout, self.readout_bias)
+
+    def ending(self, place: int, stream: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """The sum of what is written by a place, 0 before all parts, as the readout reads it where
+        the model ends there: of the size that its own stream has.
+        """
+        return stream * (self.times[place] / self.times[-1]) if self.times else stream
 
     @cached_property
     def places(self) -> dict[str, int]:

@@ -18,11 +18,13 @@ from bilens.nn import (
     Leg,
     NoNorm,
     Norm,
+    Rescaled,
     Rotary,
     Share,
     causal_mask,
     normalises,
     own_norm,
+    rescaled,
 )
 from bilens.wiring.kinds import (
     AGAIN,
@@ -73,6 +75,7 @@ class Part(ABC):
     heard = True  # whether a module hears what it reads, and what it writes
     shares = ""  # the part before it whose reading some of its legs have in place of their own
     shared = None  # what that one read, once it is told by ``sharing``
+    multiple = 1.0  # how many times it writes what is heard of it: what ``passes`` gives
 
     @abstractmethod
     def forms(self) -> dict[str, Form]:
@@ -114,6 +117,10 @@ class Part(ABC):
 
     def over(self, change: "Callable[[Part], Part]") -> "Part":
         """What ``change`` makes of it; of its experts, where it has some."""
+        return change(self)
+
+    def whole(self, change: "Callable[[Part], Part]") -> "Part":
+        """What ``change`` makes of all that is heard of it, a norm over what it writes included."""
         return change(self)
 
     @property
@@ -523,6 +530,16 @@ class Renormed(Part):
 
     def over(self, change: Callable[[Part], Part]) -> Part:
         return replace(self, part=self.part.over(change))
+
+    def whole(self, change: Callable[[Part], Part]) -> Part:
+        norm = own_norm(self.out_norm)
+        made = change(self.part if isinstance(norm, NoNorm) else Renormed.of(self.part, norm))
+        times = rescaled(NoNorm(), after=self.multiple)
+        return Renormed.of(made, None if isinstance(times, NoNorm) else times)
+
+    @property
+    def multiple(self) -> float | Tensor:  # type: ignore[override]
+        return self.out_norm.after if isinstance(self.out_norm, Rescaled) else 1.0
 
     def holding(self, scores: str) -> Part:
         held = self.part.holding(scores)

@@ -56,19 +56,23 @@ class Wired:
         """
         parts: list[Part] = []
         times: float | Tensor = 1.0  # the model's stream over the sum of what is written
+        each: list[float | Tensor] = [times]  # before all parts and after each
         for n, block in enumerate(self.model.blocks):
             if block.residual_mix is not None:
                 times = _mixed(n, block.residual_mix, parts, times, self.config.hidden_size)
+                each += [times] * (1 + len(parts) - len(each))
             first = parts[0].attention if parts else None
-            made, times = _parts(n, block, self.model, times, first)
-            parts += made
+            made, after = _parts(n, block, self.model, times, first)
+            parts, times = parts + made, after[-1]
+            each += after[1:]
         leaves = [Source("embed", EMBEDDING)]
         if self.config.positions == "learned":
             leaves.append(Source("pos", POSITION))
         readout = (self.lm_head.weight, self.lm_head.bias)
         cap = self.config.final_logit_softcapping
-        norm = rescaled(self.model.norm, times)
-        return Wiring(tuple(leaves), tuple(parts), norm, *readout, soft_cap=cap)
+        norm, each[-1] = rescaled(self.model.norm, times), times
+        ends = tuple(leaves), tuple(parts), norm, *readout
+        return Wiring(*ends, soft_cap=cap, times=tuple(each))
 
     def read(self, inputs: Any) -> Int[Tensor, "1 t"]:
         """Token ids of one text: what ``model(**tokenizer(text))`` reads.
@@ -229,11 +233,12 @@ def _kept(n: int, times: Tensor) -> Tensor:
 
 def _parts(
     n: int, block: Block, body: Body, times: float | Tensor, first: Heads | None
-) -> tuple[list[Part], float | Tensor]:
+) -> tuple[list[Part], list[float | Tensor]]:
     """The parts of a block, whose stream is ``times`` the sum of what is written, and how many
-    times it is after them. ``first``: the first layer's heads.
+    times it is before them and after each. ``first``: the first layer's heads.
     """
     parts: list[Part] = []
+    each = [times]
     if block.self_attn is not None:
         rotary, norm = body.rotaries.get(block.rope), rescaled(block.input_layernorm, times)
         own = first is None or block.self_attn.value_mix is None or first.module.value_mix is None
@@ -241,6 +246,7 @@ def _parts(
         heads = Heads(f"attn{n}", n, norm, block.self_attn, rotary=rotary, first=mixed)
         times = block.keep * times
         parts.append(_written(heads, block, block.self_attn_out_norm, times))
+        each.append(times)
     if block.mlp is not None:
         name, mlp = f"mlp{n}", block.mlp
         norm = rescaled(block.post_attention_layernorm, times)
@@ -249,7 +255,8 @@ def _parts(
         part = Mixture.of(name, n, norm, mlp) if of_many else Layer(name, n, norm, mlp)
         times = block.keep * times
         parts.append(_written(replace(part, beside=beside), block, block.mlp_out_norm, times))
-    return parts, times
+        each.append(times)
+    return parts, each
 
 
 def _written(part: Part, block: Block, norm: RMSNorm | None, times: float | Tensor) -> Part:
