@@ -4,7 +4,7 @@ Normal equations are summed batch by batch in float64, so memory grows with the 
 with the samples.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -14,9 +14,14 @@ from bilens.algebra import CP
 from bilens.measure import Gaussian
 from bilens.nearest.quadratic import Moments, Polynomials, as_tensor, joined, sides
 from bilens.nearest.regression import NormalEquations, solved
-from bilens.nn import Hidden
+from bilens.nn import ACTIVATIONS, Hidden
 
 CHUNK = 2**24  # numbers at once
+IN_CACHE = 64  # of them a hidden unit and sample: few enough for all powers to stay in cache
+# What a unit's polynomial is made of: the powers of a and b; the first three of a plain one.
+PLAIN, GATED = ((0, 0), (1, 0), (2, 0)), ((0, 1), (1, 1))
+# By the power of b, the highest one of a: in products of two of these, and in themselves.
+GRAM, TARGET, HIGHEST = (4, 3, 2), (2, 1), (5, 3)
 
 
 def tensor_by_units(
@@ -44,18 +49,24 @@ def by_units(
     total: Callable[[Tensor], Tensor] = lambda own: own,
 ) -> Polynomials:
     """Each unit's best polynomial (1, a, b, a b, a²) on the samples, of which each counts by its
-    weight. Cost O(n h (i + 25)).
+    weight. Cost O(n h (i + 30)).
     """
-    number = 5 if hidden.gated else 3
-    gram = moments.mean_a.new_zeros(len(moments.mean_a), number, number)
-    target = gram.new_zeros(len(gram), number)
+    kept = PLAIN + GATED if hidden.gated else PLAIN
+    tops = (GRAM, TARGET) if hidden.gated else (GRAM[:1], TARGET[:1])
+    sums = [moments.mean_a.new_zeros(*HIGHEST, len(moments.mean_a)) for _ in tops]
     for batch, weights in samples:
-        width = len(gram) * number
-        for x, root in zip(pieces([batch], width), pieces([weights.sqrt()], width), strict=True):
-            features = _features(*sides(hidden, moments, x)) * root[:, None, None]
-            gram += torch.einsum("nhp,nhq->hpq", features, features)
-            target += torch.einsum("nhp,nh->hp", features, hidden(x) * root[:, None])
-    one, a, aa, *more = solved(total(gram), total(target)[..., None])[..., 0].unbind(1)
+        width = len(moments.mean_a) * IN_CACHE
+        for x, weight in zip(pieces([batch], width), pieces([weights], width), strict=True):
+            a, b = sides(hidden, moments, x)
+            value = ACTIVATIONS[hidden.act](a + moments.mean_a)
+            value = value if b is None else value * (b + moments.mean_b)
+            begins = weight[:, None].expand_as(a), weight[:, None] * value
+            for own, begin, top in zip(sums, begins, tops, strict=True):
+                _add_powers(own, begin, a, b, top)
+    squares, target = map(total, sums)
+    gram = torch.stack([torch.stack([squares[i + m, j + n] for m, n in kept]) for i, j in kept])
+    wanted = torch.stack([target[i, j] for i, j in kept], -1)[..., None]
+    one, a, aa, *more = solved(gram.movedim(-1, 0), wanted)[..., 0].unbind(1)
     b, ab = more or (torch.zeros_like(a), torch.zeros_like(a))
     return Polynomials(one, a, b, ab, aa)
 
@@ -99,6 +110,17 @@ def pieces(batches: Iterable[Float[Tensor, "_ *i"]], width: int) -> Iterable[Flo
             yield x.to(torch.float64)
 
 
-def _features(a: Float[Tensor, "n h"], b: Float[Tensor, "n h"] | None) -> Float[Tensor, "n h p"]:
-    own = [torch.ones_like(a), a, a.square()]
-    return torch.stack(own if b is None else [*own, b, a * b], -1)
+def _add_powers(
+    sums: Float[Tensor, "5 3 h"],
+    begin: Float[Tensor, "n h"],
+    a: Float[Tensor, "n h"],
+    b: Float[Tensor, "n h"] | None,
+    tops: Sequence[int],
+) -> None:
+    """Add Σ begin aⁱ bʲ over the samples to ``sums``, for each j up to ``tops[j]``."""
+    for j, top in enumerate(tops):
+        begin = begin if not j or b is None else begin * b
+        power = begin
+        for i in range(top + 1):
+            power = power * a if i else power
+            sums[i, j] += power.sum(0)
