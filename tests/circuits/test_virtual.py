@@ -311,6 +311,8 @@ def test_no_array_of_vocabulary_squared():
             "mlp0(x, L1H0)",
             "must let mlp0 read what it reads in the model; got attn1",
         ),
+        ("W_U mlp0(L0H1@0→2(embed), embed)", "must hold no position: no input is fixed"),
+        ("L1H0@0→2.QK(embed, embed)", "must hold no position: no input is fixed"),
         (
             "L0H0.QK(L0H1, x)",
             "must let L0H0 read what it reads in the model; got attn0",

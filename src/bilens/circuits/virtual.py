@@ -26,6 +26,7 @@ from bilens.circuits.paths import (
     Write,
     parse,
     text,
+    walk,
     who,
 )
 from bilens.circuits.understood import require_ends, require_weights
@@ -134,7 +135,12 @@ def virtual(model: Expandable, expr: str) -> CP | Factored | HeadCircuit:
     (1024, 1024, 1024)
     """
     require_expandable(model)
-    return _Circuits(explained(model), expr).form(parse(expr))
+    node = parse(expr)
+    if any(getattr(one, "t", NOWHERE) != NOWHERE for one in walk(node)):
+        todo = "L0H1[-1] says at which distance a head looks."
+        must = "hold no position: no input is fixed"
+        raise ArgumentError(who(expr), must=must, got=repr(expr), todo=todo)
+    return _Circuits(explained(model), expr).form(node)
 
 
 def entries_of(model: Expandable, expr: str) -> CP | Factored:
