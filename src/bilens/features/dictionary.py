@@ -26,9 +26,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bilens.algebra import cosines, require_factors
+from bilens.algebra import CP, cosines, require_factors
 from bilens.base.errors import ArgumentError, ConfigError, FileError, ShapeError
-from bilens.base.numerics import is_whole, require_finite
+from bilens.base.numerics import is_whole, require_finite, working_dtype
 from bilens.base.progress import Progress
 from bilens.base.records import Record
 from bilens.base.results import Tabled
@@ -296,6 +296,15 @@ class Dictionary(Record, Tabled):
     def __call__(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b d_out"]:
         """decode(encode(x), x): the reconstruction, or what a transcoder writes for x."""
         return self.decode(self.encode(x), x)
+
+    def beside(self, layer: CP) -> "Dictionary":
+        """The same where a layer's tensor is, in the dtype that this is worked in: its own, or
+        float32 for a half type.
+
+        >>> D.beside(T).W_enc.dtype == T.dtype
+        True
+        """
+        return self.to(layer.device, working_dtype(layer.dtype))
 
     def require_fits(self, who: str, *, width: int, place: str = "", side: str = "input") -> None:
         """Refuse in one error a dictionary of another width or another hook than the model's

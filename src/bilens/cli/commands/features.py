@@ -10,7 +10,6 @@ import typer
 import bilens
 from bilens.base.errors import ArgumentError
 from bilens.base.files import write_text
-from bilens.base.numerics import working_dtype
 from bilens.cli.options import (
     AsJson,
     ModelFolder,
@@ -167,14 +166,11 @@ def _pairs(
     texts: "bilens.features.Texts",
     k: int,
 ) -> "dict[str, Result]":
-    """The pairs that make a feature: by their weights, and by what they make on the text. The
-    dictionaries are put in the dtype that the layer is worked in.
-    """
+    """The pairs that make a feature: by their weights, and by what they make on the text."""
     features, (coder, feature) = bilens.features, made
-    reader, coder = (one.to(layer.device, working_dtype(layer.dtype)) for one in (reader, coder))
-    made = coder, feature
+    reader, made = reader.beside(layer), (coder.beside(layer), feature)
     names = features.firing(model, reader, texts).names
-    form = features.interactions(layer, coder, reader, in_names=names).of(feature)
+    form = features.interactions(layer, made[0], reader, in_names=names).of(feature)
     together = features.cofiring(model, reader, texts, where=made)
     return {"pairs": form.top(k), "pairs on text": form.top_on(together, k)}
 

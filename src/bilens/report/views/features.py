@@ -8,7 +8,6 @@ from functools import cached_property, partial
 from typing import Any
 
 from bilens import features
-from bilens.base.numerics import working_dtype
 from bilens.features import Dictionary, Example, Examples, Firing, InContext, Texts, Words
 from bilens.models import Transformer
 from bilens.report.layers import tensor_layers
@@ -104,7 +103,7 @@ class _Shown:
         module: Any = self.model.wiring().layers[_layer(reader.coder)].module
         latent = self.examples.latents[n].feature
         T = module.tensor().detach()
-        coders = (one.coder.to(T.device, working_dtype(T.dtype)) for one in (self, reader))
+        coders = (one.coder.beside(T) for one in (self, reader))
         forms = features.interactions(T, *coders, in_names=reader.firing.names)
         found = forms.of(latent).top(20)
         text = f"Which pairs make latent {latent}, by weights. {sentence(found.summary())}"
