@@ -39,7 +39,7 @@ class Begun(NamedTuple):
 
 def begin(folder: Path, *arguments: object) -> Begun:
     """``bilens`` with ``arguments``, which goes on by itself."""
-    made = Begun(_process(_alone, folder, 0, arguments), *_files(folder, 0))
+    made = Begun(_process(_alone, folder, arguments), *_files(folder, 0))
     made.process.start()
     return made
 
@@ -84,9 +84,9 @@ def _process(start: Callable[..., None], *given: object) -> ForkProcess:
     return _fork.Process(target=start, args=given)
 
 
-def _alone(folder: Path, rank: int, words: Sequence[object]) -> None:
+def _alone(folder: Path, words: Sequence[object]) -> None:
     os.setsid()
-    os._exit(_command(folder, rank, words))
+    os._exit(_command(folder, 0, words))
 
 
 def _one_of_two(folder: Path, rank: int, words: Sequence[object], port: int) -> None:

@@ -312,6 +312,7 @@ def test_no_array_of_vocabulary_squared():
             "must let mlp0 read what it reads in the model; got attn1",
         ),
         ("W_U mlp0(L0H1@0→2(embed), embed)", "must hold no position: no input is fixed"),
+        ("L0H1@0→2", "must hold no position: no input is fixed"),
         ("L1H0@0→2.QK(embed, embed)", "must hold no position: no input is fixed"),
         (
             "L0H0.QK(L0H1, x)",

@@ -201,3 +201,11 @@ def test_a_folder_with_too_few_images(refuses, folder):
     for kind, array in (("images-idx3", np.zeros((1, 5, 4))), ("labels-idx1", np.zeros(1))):
         (folder / f"train-{kind}-ubyte.gz").write_bytes(gzip.compress(idx(array)))
     refuses(FileError, lambda: load_images(str(folder)), "must hold at least 2 training images")
+
+
+@pytest.mark.parametrize(
+    ("name", "got"), [("file", "something else"), ("nowhere", "nothing there")]
+)
+def test_what_is_no_folder_is_told_from_what_is_not_there(refuses, tmp_path, name, got):
+    (tmp_path / "file").touch()
+    refuses(FileError, lambda: load_images(str(tmp_path / name)), "a folder of idx files", got)

@@ -173,11 +173,11 @@ class Altering:
 
     def _appearing(self, met: Met) -> dict[str, Float[Tensor, "t d"]]:
         """What stands in the place of sources that the other pass alone has."""
+        if self.other is None:
+            return {}
         own = {write.source.name for write, _ in met.writes}
-        there = () if self.other is None else self.other.writes
-        gone = [
-            (w.source.name, v, self._gone(w.source)) for w, v in there if w.source.name not in own
-        ]
+        new = [(write.source, v) for write, v in self.other.writes if write.source.name not in own]
+        gone = [(source.name, v, self._gone(source)) for source, v in new]
         nothing = torch.zeros_like(met.stream)
         return {name: in_place(nothing, self.way, at, v) for name, v, at in gone if at}
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bilens.base.charts import DRAWN, in_unit, ranked
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import eigh, is_whole, require_finite
+from bilens.base.numerics import eigh, is_whole, near_one, require_finite
 from bilens.base.results import Result
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.targets import Target, resolve
@@ -205,9 +205,8 @@ def _largest(
 
 def _shares(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """What of Σ squares each has, whatever their size: of zeros none has any."""
-    largest = values.abs().max() if len(values) else values.sum()
-    squares = (values / torch.where(largest > 0, largest, 1.0)).square()
-    return squares / squares.sum().clamp(min=1)
+    squares = near_one(values)[0].square()
+    return squares / squares.sum().clamp(min=torch.finfo(squares.dtype).tiny)
 
 
 def _named(

@@ -49,9 +49,12 @@ class Changes:
 
     def asked_of(self, recording: Recording) -> set[int]:
         """The parts that are looked into: where something is taken out, or a write is asked for."""
+        return {*self.asked(recording).values(), *(cut.part for cut in self.cuts)}
+
+    def asked(self, recording: Recording) -> dict[str, int]:
+        """The sources whose writes are asked for, each with the part that it is of."""
         index, sources = recording.index, recording.sources
-        named = (sources[index[name]].part for name in self.named if name in index)
-        return {*named, *(cut.part for cut in self.cuts)}
+        return {name: sources[index[name]].part for name in self.named if name in index}
 
 
 class Outcome(NamedTuple):
@@ -252,18 +255,15 @@ class _Batch:
         met = clean if begins else self._met(n, row, streams)
         touched = altering.writes(part, met, react=True)
         total = met.total - _less(met, touched)
-        for name in changes.named & self._own(n):  # nothing, of a latent that is no more active
-            row.wrote[name] = part.finished(touched.get(name, met.made(name)), total)
+        for name, own in changes.asked(rerun.recording).items():
+            if own == n:  # nothing, of a latent that is no more active
+                row.wrote[name] = part.finished(touched.get(name, met.made(name)), total)
         held = (
             touched
             if begins and not altering.rereads
             else altering.writes(part, clean, react=False)
         )
         return part.finished(total, total), part.finished(_less(clean, held), clean.total)
-
-    def _own(self, n: int) -> set[str]:
-        """The sources of part ``n`` in the recorded pass."""
-        return {source.name for source in self.rerun.recording.sources if source.part == n}
 
     def _met(self, n: int, row: _Row, streams: Sequence[Tensor]) -> Met:
         """What part ``n`` meets in a pass that has begun before it."""

@@ -16,6 +16,9 @@ from bilens.nearest.quadratic import Moments, Polynomials, as_tensor, joined, si
 from bilens.nearest.regression import NormalEquations, solved
 from bilens.nn import ACTIVATIONS, Hidden
 
+Samples = Iterable[tuple[Float[Tensor, "_ i"], Float[Tensor, " _"]]]  # with their weights
+Total = Callable[[Tensor], Tensor]  # the sum over all processes
+
 CHUNK = 2**24  # numbers at once
 IN_CACHE = 64  # of them a hidden unit and sample: few enough for all powers to stay in cache
 # What a unit's polynomial is made of: the powers of a and b; the first three of a plain one.
@@ -25,10 +28,7 @@ GRAM, TARGET, HIGHEST = (4, 3, 2), (2, 1), (5, 3)
 
 
 def tensor_by_units(
-    hidden: Hidden,
-    measure: Gaussian,
-    samples: Iterable[tuple[Float[Tensor, "_ i"], Float[Tensor, " _"]]],
-    total: Callable[[Tensor], Tensor] = lambda own: own,
+    hidden: Hidden, measure: Gaussian, samples: Samples, total: Total = lambda own: own
 ) -> CP:
     """What ``approximate`` gives of a layer by units, on samples that are seen once, each with what
     its squared error counts. ``total`` sums a tensor over the processes that share them.
@@ -43,10 +43,7 @@ def tensor_by_units(
 
 
 def by_units(
-    hidden: Hidden,
-    moments: Moments,
-    samples: Iterable[tuple[Float[Tensor, "_ i"], Float[Tensor, " _"]]],
-    total: Callable[[Tensor], Tensor] = lambda own: own,
+    hidden: Hidden, moments: Moments, samples: Samples, total: Total = lambda own: own
 ) -> Polynomials:
     """Each unit's best polynomial (1, a, b, a b, a²) on the samples, of which each counts by its
     weight. Cost O(n h (i + 30)).
@@ -58,6 +55,7 @@ def by_units(
         width = len(moments.mean_a) * IN_CACHE
         for x, weight in zip(pieces([batch], width), pieces([weights], width), strict=True):
             a, b = sides(hidden, moments, x)
+            # hidden(x), by the legs that are there already
             value = ACTIVATIONS[hidden.act](a + moments.mean_a)
             value = value if b is None else value * (b + moments.mean_b)
             begins = weight[:, None].expand_as(a), weight[:, None] * value
