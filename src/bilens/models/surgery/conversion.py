@@ -16,7 +16,6 @@ bilinear MLP with biases.
 """
 
 import copy
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -310,9 +309,8 @@ def _downhill(tried: Callable[[float], ConvertedLayer]) -> ConvertedLayer:
     return best
 
 
-def _measure(batches: Sequence[Float[Tensor, "b t i"]], total: Total) -> Gaussian:
+def _measure(read: Sequence[Float[Tensor, "_ i"]], total: Total) -> Gaussian:
     """Mean and covariance over all processes."""
-    read = [batch.flatten(0, 1) for batch in batches]
     count = total(torch.tensor(sum(map(len, read)), device=read[0].device))
     mean = total(torch.stack([x.double().sum(0) for x in read]).sum(0)) / count
     scatter = mean.new_zeros(len(mean), len(mean))
@@ -332,10 +330,10 @@ def _nearest(
     unit for each input whose gate is 1.
     """
     assert isinstance(old.mlp, GatedMLP | MLP)
-    every = max(1, len(read) * TOKENS // UNITS)
-    few = ((x.flatten(0, 1), w.square()) for x, w in zip(read, weights, strict=True))
-    samples = itertools.islice(few, 0, None, every)
-    tensor = tensor_by_units(old.mlp.hidden(), _measure(read, total), samples, total)
+    some = slice(None, None, max(1, len(read) * TOKENS // UNITS))
+    few = [(x.flatten(0, 1), w.square()) for x, w in zip(read[some], weights[some], strict=True)]
+    measure = _measure([x for x, _ in few], total)
+    tensor = tensor_by_units(old.mlp.hidden(), measure, few, total)
     size = tensor.shape[1]
     left, right = tensor.left[:-size], tensor.right[:-size]
     pairs, constant, linear = tensor.out.split([len(left), 1, size - 1], 1)
