@@ -152,6 +152,14 @@ def test_what_cancels_leaves_no_float32_rounding_in_what_was_left_out(maker):
     torch.testing.assert_close(found.error.double(), truth.error, rtol=1e-2, atol=0)
 
 
+@pytest.mark.parametrize(("dtype", "told"), [(torch.float32, 1e-3), (torch.float64, 1e-7)])
+def test_where_nothing_is_left_out_no_more_is_told_than_is_said(maker, dtype, told):
+    make = maker(5, dtype)
+    for h in (3, 4, 6):
+        found = eigen(make.cp(4, 60, h=h), k=2 * h, solver=Lanczos())
+        assert (found.error < told).all()
+
+
 def test_no_gradients_flow(make):
     directions = make.randn(2, 3, grad=True)
     found = eigen(make.cp(3, 12), directions, 2, solver=Lanczos(certify=True))
