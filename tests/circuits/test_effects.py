@@ -125,6 +125,17 @@ def test_a_pass_begins_where_it_first_differs(monkeypatch):
     assert seen == ["attn0", "attn1", "attn2"]  # the recording's own
 
 
+def test_a_position_does_not_change_the_kind():
+    alone = {"mlp1": "layer", "attn1": "layer", "L1H0": "head", "mlp1(mlp0, mlp0)": "pair"}
+    alone |= {"embed": "embedding", "L0H1→mlp1": "edge"}
+    found = effects(build("gated"), IDS, 3, what=[f"{name}@2" for name in alone])
+    kinds = {one.what[0]: kind for one, kind in zip(found.knockouts, found.kinds, strict=True)}
+    assert kinds == {f"{name}@2": kind for name, kind in alone.items()}
+    for what, kind in (("mlp1", "layer"), ("mlp1.expert0", "expert")):
+        (found,) = effects(build("experts"), IDS, 3, what=[f"{what}@2"]).kinds
+        assert found == kind
+
+
 @pytest.mark.parametrize(
     ("given", "text"),
     [

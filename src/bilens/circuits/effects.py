@@ -205,6 +205,7 @@ def _kind(recording: Recording, cuts: Sequence[Cut]) -> str:
         return "pair" if isinstance(cut, Product) else "edge"
     if cut.part < 0:
         return "embedding"
-    if len(cut.sources) > 1 or cut.text == recording.wiring.parts[cut.part].name:
+    part = recording.wiring.parts[cut.part]
+    if cut.whole or cut.sources == (part.name,):
         return "layer"
-    return "expert" if recording.wiring.parts[cut.part].experts else "head"
+    return "expert" if part.experts else "head"
