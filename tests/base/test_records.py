@@ -320,6 +320,15 @@ def test_a_file_with_one_bit_turned_is_refused(at, make, tmp_path, refuses):
     refuses(FileError, lambda: Record.load(path), "")
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 3)])
+def test_a_view_is_saved_with_whatever_strides(shape, make, tmp_path):
+    """One entry is contiguous by torch's word, and has the stride of what it is a view of."""
+    view = make.randn(4, 6)[2:][: shape[0], ::2][:, : shape[1]]
+    record = Factored(view, make.randn(shape[1], 3))
+    record.save(tmp_path / "t")
+    assert same(record, Record.load(tmp_path / "t"))
+
+
 RETYPED = (True, -1.5, {"tuple": [None]}, {"dict": {"a": 1}}, [])
 
 
