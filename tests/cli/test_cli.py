@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -571,3 +572,28 @@ def test_what_cannot_be_asked_is_not_served(monkeypatch, words, text, run):
     monkeypatch.setattr("bilens.cli.commands.serve.begin", lambda module: None)
     code, _, err = run("serve", "tinystories-1l", *words)
     assert (code, text in err, opened) == (2, True, []), err
+
+
+@pytest.mark.parametrize(
+    ("flag", "asked"),
+    {
+        "report": ("--output", ("report", "nowhere", "-o")),
+        "moments": ("--output", ("moments", "nowhere", "--data", "topics", "-o")),
+        "rules": ("--output", ("rules", "nowhere", "-o")),
+        "decompose": ("--save", ("decompose", "nowhere", "--save")),
+        "expand": ("--save", ("expand", "nowhere", "--prompt", "a", "--save")),
+    }.values(),
+)
+def test_a_folder_that_is_read_only_is_said_before_the_work(
+    flag, asked, run, tmp_path, monkeypatch
+):
+    """A root may write anywhere, so the system's answer is given here."""
+    file, allowed = tmp_path / "new" / "file", os.access
+    monkeypatch.setattr(
+        os, "access", lambda place, mode: place != tmp_path and allowed(place, mode)
+    )
+    code, out, err = run(*asked, file)
+    place = file if flag == "--output" else file.parent
+    told = f"{flag} must be in a folder that can be written; got {place}, and {tmp_path} cannot."
+    assert (code, out, err) == (2, "", f"bilens: {told}\n")
+    assert not (tmp_path / "new").exists()

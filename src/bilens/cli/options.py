@@ -2,6 +2,7 @@
 loads anything.
 """
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -139,7 +140,12 @@ def require_place(flag: str, file: Path | None) -> None:
 
 
 def require_folder(flag: str, folder: Path) -> None:
-    """Raise ArgumentError where ``folder`` cannot be a folder, because a file is in its way."""
+    """Raise ArgumentError where ``folder`` cannot be a folder that is written to: because a file is
+    in its way, or because what is there is read-only.
+    """
     there = next((place for place in (folder, *folder.parents) if place.exists()), None)
     if there is not None and not there.is_dir():
         raise ArgumentError(flag, must="be in a folder", got=f"{folder}, and {there} is a file")
+    if there is not None and not os.access(there, os.W_OK | os.X_OK):
+        must = "be in a folder that can be written"
+        raise ArgumentError(flag, must=must, got=f"{folder}, and {there} cannot")
