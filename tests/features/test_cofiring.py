@@ -7,7 +7,7 @@ import torch
 
 import bilens
 from bilens.base.errors import ArgumentError, TooLargeError
-from bilens.features import Cofiring, FiringPairs, cofiring, interactions
+from bilens.features import Cofiring, Dictionary, FiringPairs, cofiring, interactions
 from tests.latents_made import F, dictionary
 
 OUT = 4
@@ -175,3 +175,24 @@ def test_what_was_gathered_of_the_same_is_taken(model, texts, layer, tmp_path):
     )
     before = dataclasses.replace(together, written="")
     assert torch.equal(rows.top_on(before, 3).indices, truth)
+
+
+def test_summaries_say_it_of_a_dictionary_of_another_model(tmp_path):
+    """Of either dictionary, and of the pairs that are ranked by it; files keep it."""
+    model, texts = bilens.load("tinystories-2l"), ["Once upon a time there was a little girl."]
+    reads, writes = (Dictionary.load(f"tinystories-2l/mlp1.{side}") for side in ("input", "output"))
+    other = {"metadata": {"model_name": "gpt2-small"}}
+    strange, strange_too = (dataclasses.replace(one, meta=other) for one in (reads, writes))
+    told = "; the dictionary says that it was made of gpt2-small, and this model is tinystories-2l"
+    made = interactions(model.blocks[1].mlp.tensor().detach(), outputs=writes, inputs=reads)
+    for coder, where in (
+        (strange, None),
+        (reads, (strange_too, 938)),
+        (strange, (strange_too, 938)),
+    ):
+        together = cofiring(model, coder, texts, where=where)
+        for found in (together, made.of(938).top_on(together, 3)):
+            assert found.summary().count(told) == 1
+            found.save(tmp_path / "f.safetensors")
+            assert type(found).load(tmp_path / "f.safetensors").summary() == found.summary()
+    assert "says" not in cofiring(model, reads, texts, where=(writes, 938)).summary()

@@ -222,6 +222,18 @@ def test_the_folder_is_saelens_own(make, tmp_path):
     }
 
 
+def test_a_place_that_an_autoencoder_does_not_read_stays_in_its_file(make, tmp_path):
+    """A file of SAELens's may name one: it changes nothing, and is written again."""
+    made(make, "standard").save(tmp_path / "a")
+    config = json.loads((tmp_path / "a" / "cfg.json").read_text())
+    config["metadata"]["hook_name_out"] = "layers.1.mlp.output"
+    (tmp_path / "a" / "cfg.json").write_text(json.dumps(config))
+    read = Dictionary.load(tmp_path / "a")
+    assert read.hook_out == ""
+    read.save(tmp_path / "b")
+    assert json.loads((tmp_path / "b" / "cfg.json").read_text()) == config
+
+
 def test_batchtopk_is_saved_as_jumprelu(make, close, tmp_path, refuses):
     D = made(make, "batchtopk")
     refuses(

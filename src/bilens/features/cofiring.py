@@ -25,7 +25,7 @@ from bilens.decompose import PairKind
 from bilens.features.dictionary import Dictionary
 from bilens.features.latents import require_features
 from bilens.features.pairs import feature_name
-from bilens.features.texts import Tap, Texts
+from bilens.features.texts import Tap, Texts, noted
 from bilens.wiring import Expandable
 
 LEAST = 20  # tokens on which a pair fires, below which its ratio to chance says little
@@ -46,6 +46,7 @@ class Cofiring(Result):
         counts: on how many tokens both fire; on the diagonal, each alone.
         written: a digest of what all latents write, by which they are known again; "" in files from
             before there was one.
+        note: what is to be said of a dictionary that names another model.
 
     Columns of ``to_frame()``, the pairs that fire together most beyond chance, of those that do so
     on ``LEAST`` tokens or more: "f", "g"; "both", "f fires" and "g fires": tokens; "times chance":
@@ -61,11 +62,13 @@ class Cofiring(Result):
     mass: Float[Tensor, "n n"]
     counts: Int[Tensor, "n n"]
     written: str = ""
+    note: str = ""
 
     def summary(self) -> str:
         dead = self.size - len(self.latents)
         what = f"{len(self.latents)} of {self.size:,} latents of {self.place}"
-        return f"{what} fire on {self.tokens:,} tokens{_where(self.where)} ({dead} never)"
+        on = f"{self.tokens:,} tokens{_where(self.where)}"
+        return f"{what} fire on {on} ({dead} never){noted(self.note)}"
 
     def columns(self) -> tuple[str, ...]:
         return "f", "g", "times chance", "both", "f fires", "g fires"
@@ -108,7 +111,8 @@ class FiringPairs(Result):
 
     Fields: ``indices``, pairs f ≤ g, each once. ``coefficients``: what multiplies a_f a_g, both
     orders summed. ``means``: of |coefficient × a_f × a_g|; ``total``: their sum over all pairs of
-    this ``kind``. ``together``: on how many of ``tokens`` both fire.
+    this ``kind``. ``together``: on how many of ``tokens`` both fire. ``note``: what is to be said
+    of a dictionary that names another model.
 
     Columns of ``to_frame()``: "f", "g": the latents; "kind": "cross", or "self" for a latent's own
     square; "mean |term|"; "share" of the total; "both fire": tokens; "coefficient": by which
@@ -125,6 +129,7 @@ class FiringPairs(Result):
     tokens: int
     where: str
     names: tuple[str, ...]
+    note: str = ""
 
     @property
     def rest(self) -> float:
@@ -135,7 +140,8 @@ class FiringPairs(Result):
         listed = 1 - self.rest / self.total if self.total else 0.0
         kind = "pairs" if self.kind == "all" else f"{self.kind} pairs"
         what = f"{len(self.means)} {kind} hold {listed:.0%} of Σ |term|"
-        return f"{self.of}: {what} on {self.tokens:,} tokens{_where(self.where)}"
+        on = f"{self.tokens:,} tokens{_where(self.where)}"
+        return f"{self.of}: {what} on {on}{noted(self.note)}"
 
     def columns(self) -> tuple[str, ...]:
         return "f", "g", "kind", "mean |term|", "share", "both fire", "coefficient"
@@ -224,7 +230,14 @@ def cofiring(
         mass=mass[block],
         counts=counts[block],
         written=_digest(dictionary.writes),
+        note=_notes(tap, mask),
     )
+
+
+def _notes(tap: Tap, mask: "_Where | None") -> str:
+    """What to say of either dictionary, once."""
+    notes = (tap.note, "" if mask is None else mask.tap.note)
+    return "; ".join(dict.fromkeys(filter(None, notes)))
 
 
 def _digest(writes: Float[Tensor, "f i"]) -> str:
@@ -295,6 +308,7 @@ def pairs_on(
         tokens=together.tokens,
         where=together.where,
         names=names,
+        note=together.note,
     )
 
 

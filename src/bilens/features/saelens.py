@@ -245,7 +245,8 @@ def _config(tensors: dict[str, Tensor], fields: dict[str, Any]) -> dict[str, Any
 def _fields(config: dict[str, Any]) -> dict[str, Any]:
     """The fields of a Dictionary that are no tensors; what no field holds goes to ``meta``."""
     kind, metadata = config["architecture"], dict(config["metadata"])
-    places = {name: metadata.pop(name, None) or "" for name in ("hook_name", "hook_name_out")}
+    place = metadata.pop("hook_name", None) or ""
+    place_out = (metadata.pop("hook_name_out", None) or "") if is_transcoder(kind) else ""
     kept = {name: config[name] for name in config if name not in SHAPE | STOPS and name not in ONLY}
     norm, reshaped = config.get("normalize_activations"), config.get("reshape_activations")
     if norm in (True, *LINEAR):
@@ -257,8 +258,8 @@ def _fields(config: dict[str, Any]) -> dict[str, Any]:
         "k": config.get("k") if kind in KEEPS_K else None,
         "normalisation": norm if norm in NORMS else "none",
         "pursuit": Pursuit(**_picked(config, STOPS)) if kind in TIED else None,
-        "hook": places["hook_name"],
-        "hook_out": places["hook_name_out"] if is_transcoder(kind) else "",
+        "hook": place,
+        "hook_out": place_out,
         # as SAELens does where it is not said
         "centred": config.get("apply_b_dec_to_input", not is_transcoder(kind)),
         "meta": {**kept, "metadata": metadata},
