@@ -9,7 +9,12 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageClassification, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 import bilens
 from bilens import Classifier, ClassifierConfig, Transformer, TransformerConfig
@@ -446,3 +451,17 @@ def test_a_model_says_what_it_was_read_from(model, folder, tmp_path, monkeypatch
     assert model_name(bilens.load(".")) == "again"
     assert model_name(bilens.load("tinystories-1l")) == "tinystories-1l"
     assert model_name(model_name) == ""
+
+
+def test_what_is_made_of_a_model_is_called_as_it_is(tmp_path):
+    sizes = {"vocab_size": 9, "hidden_size": 4, "intermediate_size": 6, "num_hidden_layers": 1}
+    folder = tmp_path / "model"
+    Transformer(TransformerConfig(**sizes, num_attention_heads=2)).save_pretrained(folder)
+    found = bilens.load(folder)
+    found.to_llama().save_pretrained(tmp_path / "llama")
+    assert str(folder) not in (tmp_path / "llama" / "config.json").read_text()
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "llama")
+    made = found.folded(), found.to_llama()
+    assert [one.name_or_path for one in made] == [str(folder)] * 2
+    made = Transformer.from_llama(theirs), bilens.models.from_transformers(theirs)
+    assert [model_name(one) for one in made] == ["llama"] * 2

@@ -50,9 +50,10 @@ def filled(model: Model, weights: dict[str, Tensor]) -> Model:
 
 
 def carry(source: PreTrainedModel, target: Model) -> Model:
-    """``target`` with what ``source`` has beside its weights: generation settings, tokenizer,
-    training or not.
+    """``target`` with what ``source`` has beside its weights: its name, generation settings,
+    tokenizer, training or not.
     """
+    target.name_or_path = source.name_or_path
     target.generation_config = copy.deepcopy(source.generation_config)
     tokenizer: Any = getattr(source, "tokenizer", None)
     target.tokenizer = tokenizer

@@ -133,7 +133,6 @@ def from_transformers(model: PreTrainedModel) -> Transformer:
     for key in kind.unread.get(raw["model_type"], ()):
         raw.pop(key, None)
     made = _in_memory(kind, raw, model, where).filled()
-    made.name_or_path = model.name_or_path
     made = carry(model, made).eval()
     require_alike(model, made)
     return made
