@@ -319,3 +319,35 @@ def test_the_large_pattern_has_axes_and_a_scale(tab):
             middle = (tick[end] + tick[size] / 2 - box[end]) / box[size]
             assert middle == pytest.approx((n + 0.5) / 8, abs=0.01)
     assert tab.locator("#prompt-0 .ramp.shares").count() == 1
+
+
+def test_a_gate_stands_beside_its_tokens_and_fits_a_phone(look, written):
+    """No digit of a number is cut off by the screen's edge."""
+    tab = look(viewport={"width": 400, "height": 800}).open(written)
+    gates = tab.locator("table.lying:not(.vectors)").first
+    gates.scroll_into_view_if_needed()
+    gates.wait_for()
+    assert (
+        gates.evaluate("one => one.parentElement.scrollWidth - one.parentElement.clientWidth") == 0
+    )
+    name = gates.locator("tbody th").first
+    word = gates.locator(".word").first
+    assert name.bounding_box()["y"] == pytest.approx(
+        name.evaluate("one => one.nextElementSibling.getBoundingClientRect().y"), abs=1
+    )
+    middle = "one => { const r = document.createRange(); r.selectNodeContents(one);"
+    middle += " const b = r.getBoundingClientRect(); return b.y + b.height / 2 }"
+    assert name.evaluate(middle) == pytest.approx(word.evaluate(middle), abs=4)
+
+
+def test_bars_of_a_sum_have_one_zero(look, written):
+    """However long the numbers before them are."""
+    tab = look(viewport={"width": 1280, "height": 900}).open(written)
+    panel = "#prompt-0 :is(.line, .sum p) > .bar"
+    tab.locator(panel).first.wait_for()
+    lefts = tab.evaluate(
+        "panel => [...document.querySelectorAll(panel)].map(o => o.getBoundingClientRect().x)",
+        panel,
+    )
+    assert len(lefts) > 10
+    assert max(lefts) - min(lefts) < 3
