@@ -465,3 +465,5 @@ def test_what_is_made_of_a_model_is_called_as_it_is(tmp_path):
     assert [one.name_or_path for one in made] == [str(folder)] * 2
     made = Transformer.from_llama(theirs), bilens.models.from_transformers(theirs)
     assert [model_name(one) for one in made] == ["llama"] * 2
+    gated = bilens.load("tinystories-2l-swiglu")
+    assert model_name(bilens.models.bilinear_frame(gated)) == ""  # which is another model

@@ -126,7 +126,9 @@ def bilinear_frame(model: Transformer) -> Transformer:
         for linear in (*block.mlp.readers, *block.mlp.writers):
             linear.weight.zero_()
             linear.bias.zero_()
-    return carry(model, made)
+    made = carry(model, made)
+    made.name_or_path = ""  # it is another model
+    return made
 
 
 @torch.no_grad()
