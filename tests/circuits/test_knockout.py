@@ -106,6 +106,14 @@ def test_layers_of_a_classifier_can_be_taken_out():
         ({"what": "mlp0(mlp1, embed)"}, "mlp1 must be among what mlp0 reads"),
         ({"what": "mlp0(1, embed)"}, "the constant 1 must be read, where there is a bias"),
         ({"what": "mlp1(mlp0(embed, embed), embed)"}, "must be sources, or 1; got a path"),
+        (
+            {"what": "mlp1(attn0, mlp0)"},
+            "one source; got attn0, which is L0H0, L0H1. Name",
+        ),
+        (
+            {"what": "mlp1(mlp0, attn0)"},
+            "what is multiplied must be one source; got attn0",
+        ),
         ({"what": "mlp9(embed, embed)"}, "what reads must be among L0H0"),
         ({"what": "L1H0@2→3(mlp0)"}, "must name one step, without where a head looks"),
         ({"what": "mlp0(embed"}, "must have ')' at character"),

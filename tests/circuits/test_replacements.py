@@ -250,11 +250,11 @@ def test_another_inputs_layer_stands_there_whole(other):
     """Whatever latents are active in either pass: what a layer writes is what it writes."""
     torch.manual_seed(0)
     model, inputs = build(layers=2, hidden_act="silu", mlp_bias=True), [1, 5, 2]
-    D = replace(transcoder(), b_dec=torch.zeros(6, dtype=torch.float64))
+    D = transcoder()  # with a base: what is always written is of the layer too
     run = record(model, inputs, replacements={"mlp0": D})
     there = record(model, other, replacements={"mlp0": D})
     assert {one.name for one in there.sources} != {one.name for one in run.sources}
-    for what in ("mlp0", ["L0H0", "mlp0"]):
+    for what in ("mlp0", ["L0H0", "mlp0"], "mlp0@1", "mlp0→mlp1", "mlp0→logits", "mlp0→L1H0.V"):
         for with_ in (other, there, "zero", "mean"):
             found = knockout(model, run, what, 3, with_=with_).removals
             plain = other if with_ is there else with_
@@ -312,3 +312,42 @@ def test_effects_are_those_of_the_model_whatever_dictionary_takes_it_apart():
     found, truth = effects(model, run, 3, pairs=5), effects(model, inputs, 3, pairs=5)
     assert found.rows() == truth.rows()
     assert knockout(model, run, "mlp1(1, mlp0)", 3).rows()
+
+
+class Module(torch.nn.Module):
+    """A person's own dictionary."""
+
+    def __init__(self, coder):
+        super().__init__()
+        names = {"enc": coder.reads, "offset": coder.offset, "dec": coder.writes}
+        for name, tensor in (names | {"base": coder.base}).items():
+            self.register_buffer(name, tensor)
+
+    @property
+    def writes(self):
+        return self.dec
+
+    @property
+    def reads(self):
+        return self.enc
+
+    def encode(self, x):
+        return (x @ self.enc.mT + self.offset).relu()
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("made", [lambda coder: coder, Module])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_half_types_encode_in_float32(half, made, dtype):
+    """In which their weights are exact: the very answers of the same weights in float32."""
+    model, inputs = build(2).to(dtype), [1, 4, 2]
+    for name, place in (("dictionaries", "mlp1.input"), ("replacements", "mlp1")):
+        coder = transcoder().to(half)
+        coder = replace(coder, architecture="standard") if name == "dictionaries" else coder
+        ex, truth = (
+            expand(model, inputs, 3, cutoff=0, **{name: {place: made(one)}})
+            for one in (coder, coder.to(torch.float32))
+        )
+        assert [(t.path, t.value) for t in ex.terms] == [(t.path, t.value) for t in truth.terms]
+        assert any(".f" in t.path or "(f" in t.path for t in ex.terms)
+        assert coder.W_dec.dtype is half

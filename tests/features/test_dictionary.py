@@ -844,6 +844,12 @@ def test_fits_a_place(make, refuses):
         "of width 6.",
     )
     refuses(ShapeError, lambda: D.require_fits("f", width=8), "f must read a place of width 8")
+    for place in (3, ["mlp1.input"]):
+        got = f"got {type(place).__name__}"
+        refuses(ArgumentError, lambda place=place: D.require_fits("f", width=6, place=place), got)
+    said = "side must be input or output; got 'outputs'"
+    refuses(ArgumentError, lambda: D.require_fits("f", width=6, side="outputs"), said)
+    refuses(ArgumentError, lambda: D.require_side("f", "outputs"), said)
     refuses(
         ArgumentError,
         lambda: T.require_fits("f", width=5, place="mlp1.input", side="output"),

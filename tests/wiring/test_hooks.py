@@ -12,7 +12,7 @@ from bilens import Transformer, TransformerConfig, load
 from bilens.base.errors import ArgumentError
 from bilens.circuits import At, attention_scores, expand, knockout
 from bilens.models import activations
-from bilens.wiring import Place, find_place, hear, hooked
+from bilens.wiring import Place, find_place, hear, hooked, module_name, short_name
 
 MODEL = load("tinystories-2l")
 PARTS = MODEL.wiring().parts
@@ -40,6 +40,11 @@ def test_a_place_that_is_not_there(text, refuses):
         lambda: find_place(text, PARTS),
         "place must be one of attn0.input, mlp0.input",
     )
+
+
+def test_a_place_is_a_name(refuses):
+    for named in (short_name, module_name, lambda text: find_place(text, PARTS)):
+        refuses(ArgumentError, lambda named=named: named(3), "place must be a name, mlp0.input say")
 
 
 def test_heads_have_no_joint_output(refuses):

@@ -103,12 +103,12 @@ class Met:
 
 
 class Recorded:
-    """A recording as passes begin from it. ``met(n)``: what part n met; the readout, for the number
-    of parts.
+    """A recording as passes begin from it, and where what ``other`` has may stand. ``met(n)``: what
+    part n met; the readout, for the number of parts.
     """
 
-    def __init__(self, recording: Recording) -> None:
-        self.recording = recording
+    def __init__(self, recording: Recording, other: Recording | None = None) -> None:
+        self.recording, self.other = recording, other
         self.met = cache(self._met)
 
     def source(self, name: str) -> Float[Tensor, "t d"]:
@@ -120,7 +120,8 @@ class Recorded:
         record, parts = self.recording, self.recording.wiring.parts
         shares = parts[n].shares if n < len(parts) else ""
         shared = self.met(record.wiring.places[shares]) if shares else None
-        heard = {record.sources[m].name for m in record.reads[n]}
+        both = (record,) if self.other is None else (record, self.other)
+        heard = {one.sources[m].name for one in both for m in one.reads[n]}
         met = Met(record.norm(n), record.streams[n], self.source, (), heard, shared)
         if n < len(parts) and parts[n].inner is not parts[n]:
             return replace(met, writes=valued(parts[n], met))

@@ -47,8 +47,8 @@ class Cut:
 
 @dataclass(frozen=True)
 class Component(Cut):
-    """All that ``sources`` of one part write; where it is ``whole``, whatever it writes but
-    constants: latents too that other passes have.
+    """All that ``sources`` of one part write; where it is ``whole``, whatever else it
+    writes but constants: latents too that other passes have.
     """
 
     whole: bool = False
@@ -71,22 +71,28 @@ class Product(Cut):
     reader: str = ""
 
 
-def read_cuts(recording: Recording, what: object, at: object = None) -> tuple[Cut, ...]:
+def read_cuts(
+    recording: Recording, what: object, at: object = None, other: Recording | None = None
+) -> tuple[Cut, ...]:
     """``what`` is taken out, one thing or several, at the positions ``at`` where it names none.
+    ``other``: the pass whose activations may stand in its place.
 
     Errors: ArgumentError for what names nothing of the model, and for parts that do not follow one
     another.
     """
     given = what if isinstance(what, Iterable) and not isinstance(what, str) else (what,)
-    found = [cut for cuts in read_each(recording, given, at) for cut in cuts]
+    found = [cut for cuts in read_each(recording, given, at, other) for cut in cuts]
     return tuple(dict.fromkeys(found))
 
 
 def read_each(
-    recording: Recording, what: Iterable[object], at: object = None
+    recording: Recording,
+    what: Iterable[object],
+    at: object = None,
+    other: Recording | None = None,
 ) -> list[tuple[Cut, ...]]:
     """Each of several things, to be taken out alone. Errors as ``read_cuts``."""
-    read = _Reader(recording, _positions(recording, at))
+    read = _Reader(recording, _positions(recording, at), other)
     if isinstance(what, str) or not isinstance(what, Iterable):
         must = "be a list of what to take out, each alone"
         raise ArgumentError("what", must=must, got=repr(what))
@@ -121,13 +127,17 @@ def _parted(text: str) -> tuple[str, str]:
 class _Reader:
     """From texts to what they name in one recording."""
 
-    def __init__(self, recording: Recording, where: tuple[int, ...]) -> None:
-        self.recording, self.where = recording, where
+    def __init__(
+        self, recording: Recording, where: tuple[int, ...], other: Recording | None
+    ) -> None:
+        self.recording, self.where, self.other = recording, where, other
         single = [source for source in recording.sources if source.kind != BIAS]
         self.named: dict[str, tuple[Source, ...]] = {s.name: (s,) for s in single}
         self.readers = {source.name: source.part for source in single if source.part >= 0}
         for n, part in enumerate(recording.wiring.parts):
-            own = tuple(source for source in single if source.part == n)
+            # all of a layer, what it writes always too; all of a part that looks are its heads
+            among = single if part.looks else recording.sources
+            own = tuple(source for source in among if source.part == n)
             self.named.setdefault(part.name, own)
             self.readers.setdefault(part.name, n)
 
@@ -182,7 +192,15 @@ class _Reader:
             part, own, leg = self.reader(text, reader)
         at = self.site(part, own, leg)
         self.require_read(text, at, reader, [source.name for source in sources])
-        return Edge(text, part, where, tuple(s.name for s in sources), own, leg)
+        carried = (*sources, *self.appearing(name, sources[0].part))
+        return Edge(text, part, where, tuple(s.name for s in carried), own, leg)
+
+    def appearing(self, name: str, part: int) -> tuple[Source, ...]:
+        """Of a whole part, what the other pass alone has of it: latents active there."""
+        if self.other is None or name in self.recording.index:
+            return ()
+        there = (source for source in self.other.sources if source.part == part)
+        return tuple(source for source in there if source.name not in self.recording.index)
 
     def reader(self, text: str, name: str) -> tuple[int, str, str]:
         """The part that reads, which of its sources alone, and by which leg."""
@@ -267,7 +285,13 @@ class _Reader:
             must = "be sources, or 1"
             todo = "A path of several steps is a term of expand; ablate takes it out of the sum."
             raise ArgumentError(f"{text!r}: what is multiplied", must=must, got="a path", todo=todo)
-        return self.sources(node.source, f"{text!r}: what is multiplied")[0].name
+        who = f"{text!r}: what is multiplied"
+        first, *others = (source.name for source in self.sources(node.source, who))
+        if others:
+            todo = "Name a product for each of them, several together."
+            got = f"{node.source}, which is {first}, {', '.join(others)}"
+            raise ArgumentError(who, must="be one source", got=got, todo=todo)
+        return first
 
     def require_read(self, text: str, part: int, reader: str, names: Sequence[str]) -> None:
         """Raise ArgumentError unless a part reads all of ``names``."""

@@ -153,7 +153,7 @@ def effects(
     if what is None:
         cuts = _every_source(recording) + _largest_pairs(recording, goal, pairs)
     else:
-        cuts = read_each(recording, what)
+        cuts = read_each(recording, what, other=other)
     rerun = Rerun(recording, goal, other)
     outcomes = rerun.run([Changes(cut, way) for cut in cuts for way in ways])
     found = []

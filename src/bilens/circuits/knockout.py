@@ -201,7 +201,8 @@ def knockout(
     """Run ``model`` with something really taken out, and see what becomes of ``target``.
 
     ``what``, one or several of:
-        "L0H3", "mlp1", "embed"   all that a source writes; "attn0": all heads of a layer;
+        "L0H3", "mlp1", "embed"   all that a source writes; "attn0": all heads of a layer, and not
+                                  its bias; of a layer with a transcoder, its base too;
                                   "mlp1.expert3" (the router's weights of the others stay)
         "L0H2→mlp1"               an edge: what mlp1 reads of L0H2. Into a head all that it reads,
         "L0H2→L1H0.K"             or its queries, keys or values alone; "→logits": the readout
@@ -237,8 +238,8 @@ def knockout(
     """
     recording = by_source(record(model, inputs))
     goal = outer_goal(model, recording, target, position)
-    cuts = read_cuts(recording, what, at)
     ways, other = read_ways(recording, with_)
+    cuts = read_cuts(recording, what, at, other)
     rerun = Rerun(recording, goal, other)
     outcomes = rerun.run([Changes(cuts, way) for way in ways])
     removals = [removal(rerun, *item) for item in zip(ways, outcomes, strict=True)]

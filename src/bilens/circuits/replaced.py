@@ -13,15 +13,19 @@ What a layer writes comes apart in other words in ``circuits.replacements``.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import require_finite
+from bilens.base.numerics import require_finite, working_dtype
+from bilens.base.records import Record
 from bilens.circuits.paths import BASE, ERROR, Latent, Node
-from bilens.wiring import Normalised, Part, Product, Sparse, Write, find_place
+from bilens.wiring import Normalised, Part, Product, Sparse, Write, explained, find_place
+
+S = TypeVar("S", bound=Sparse)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +50,25 @@ class Replaced:
         return vectors, [Latent(reader, t, what) for what in (*active.tolist(), BASE, ERROR)]
 
 
+def in_full(coder: S) -> S:
+    """A dictionary that encodes in float32 where its weights are half types, as models are
+    explained: one that is a record or a module; any other encodes in its own dtype.
+    """
+    dtype = working_dtype(coder.writes.dtype)
+    if not isinstance(coder, Record) or dtype == coder.writes.dtype:
+        return explained(coder)
+    return coder.to(dtype)
+
+
 def take_apart(part: str, dictionary: Sparse, read: Float[Tensor, "t d"]) -> Replaced:
-    """What ``part`` reads, by ``dictionary``, which encodes in its own dtype; all else is in that
-    of ``read``. The scale of one that normalises first is given, as its active latents are.
+    """What ``part`` reads, by ``dictionary``, which encodes in its own dtype, half types in
+    float32; all else is in that of ``read``. The scale of one that normalises first is given, as
+    its active latents are.
 
     Cost: the encoder and the decoder once, O(t f d); memory t × f. Errors: NotFiniteError for
     latents that are not finite.
     """
+    dictionary = in_full(dictionary)
     writes, base = dictionary.writes.detach(), dictionary.base.detach()
     activations = dictionary.encode(read.to(writes)).detach().to(read)
     writes, base = writes.to(read), base.to(read).expand(len(read), -1)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from bilens.algebra import CP
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import require_finite
-from bilens.circuits.replaced import place_name
+from bilens.circuits.replaced import in_full, place_name
 from bilens.nearest import Approximation
 from bilens.nn import Leg
 from bilens.wiring import (
@@ -215,7 +215,7 @@ def _transcoded(part: Part, found: Transcoder, wiring: Wiring) -> Part:
     if set(widths.values()) != {width}:
         got = ", ".join(f"{name} {size}" for name, size in widths.items())
         raise ShapeError(who, must=f"be of the model's width {width}", got=got)
-    return _in_place(part, partial(Transcoded, own=part), found)
+    return _in_place(part, partial(Transcoded, own=part), in_full(found))
 
 
 MADE: tuple[tuple[type, Callable[[Part, Any, Wiring], Part]], ...] = (

@@ -80,7 +80,7 @@ class Rerun:
     ) -> None:
         self.recording, self.goal = recording, goal
         self.parts = recording.wiring.parts
-        self.clean = Recorded(recording)
+        self.clean = Recorded(recording, other)
         self.other = None if other is None else Recorded(other)
         self.heard = {recording.sources[n].part for n in recording.reads[-1]}  # by the readout
         self.depth = 1 + max((max(self.back(n)) for n in range(len(self.parts))), default=0)

@@ -20,7 +20,7 @@ matching pursuit has no pre(x): which latents it takes off x, and how much of ea
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from jaxtyping import Float
@@ -269,6 +269,7 @@ class Dictionary(Record, Tabled):
         """Raise ArgumentError for a dictionary of the other ``side`` of a layer: of what one writes
         ("output") or reads ("input"). One that names no such place is taken.
         """
+        _require_side_named(side)
         other = "input" if side == "output" else "output"
         if self.place.endswith(f".{other}"):
             must = f"be of what a layer {'writes' if side == 'output' else 'reads'}"
@@ -314,6 +315,7 @@ class Dictionary(Record, Tabled):
         dictionary that names no hook, or a ``place`` that is not named, fits by its width alone.
         Errors: ShapeError for the width, else ArgumentError.
         """
+        _require_side_named(side)
         writes = side == "output"
         mine = (self.hook_out if writes else "") or self.hook
         verb, size = ("write", self.d_out) if writes else ("read", self.d_in)
@@ -443,6 +445,11 @@ class Dictionary(Record, Tabled):
 
     def __repr__(self) -> str:
         return f"<Dictionary: {self.summary()}>"
+
+
+def _require_side_named(side: object) -> None:
+    if side not in get_args(Side):
+        raise ArgumentError("side", must=f"be {' or '.join(get_args(Side))}", got=repr(side))
 
 
 def _folder(path: str | Path) -> Path:

@@ -38,8 +38,6 @@ def find_place(text: str, parts: Sequence[Part]) -> Place:
     'mlp1.input'
     """
     names = {part.name: n for n, part in enumerate(parts) if part.heard}
-    if not isinstance(text, str):
-        raise ArgumentError("place", must="be a name, mlp0.input say", got=type(text).__name__)
     name, _, side = short_name(text).rpartition(".")
     if side not in ("input", "output") or name not in names:
         places = ", ".join(f"{name}.input" for name in names)
@@ -53,20 +51,28 @@ def find_place(text: str, parts: Sequence[Part]) -> Place:
 
 def short_name(text: str) -> str:
     """The short name of a place, "mlp1.input" for "layers.1.mlp.input"; any other text as it is.
+    Errors: ArgumentError for what is no text.
 
     >>> bilens.wiring.short_name("layers.1.mlp.input")
     'mlp1.input'
     """
+    _require_name(text)
     found = MODULES.fullmatch(text)
     return f"{SHORT[found[2]]}{found[1]}.{found[3]}" if found else text
 
 
 def module_name(text: str) -> str:
     """A place with the names of modules, "layers.1.mlp.input" for "mlp1.input"; any other text as
-    it is.
+    it is. Errors: ArgumentError for what is no text.
 
     >>> bilens.wiring.module_name("mlp1.input")
     'layers.1.mlp.input'
     """
+    _require_name(text)
     found = PARTS.fullmatch(text)
     return f"layers.{found[2]}.{LONG[found[1]]}.{found[3]}" if found else text
+
+
+def _require_name(text: object) -> None:
+    if not isinstance(text, str):
+        raise ArgumentError("place", must="be a name, mlp0.input say", got=type(text).__name__)
