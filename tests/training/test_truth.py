@@ -83,6 +83,10 @@ BAD = {
     "never": ({"induction": {"never": "filler"}}, "induction.never must be a list of kinds"),
     "no kind": ({"induction": {"never": ["plaice"]}}, "kinds, word, place, filler; got ['plaice']"),
     "backwards": ({"ranges": {"filler": [9, 7]}}, "ranges.filler must be [first, after the last]"),
+    "one repeats": (
+        {"ranges": {"word": [1, 2], "place": [5, 7], "filler": [7, 9]}},
+        "induction must be of two tokens that repeat at least, or of none; got token 1 alone",
+    ),
     "no reach": ({"skip_max": 0}, "skip_max must be a whole number ≥ 1; got 0"),
 }
 

@@ -60,6 +60,9 @@ class Truth(Record):
     def __post_init__(self) -> None:
         require("Truth.reach", self.reach, Whole(1))
         require("Truth.distance", self.distance, Whole(2))
+        if len(set(self.repeats)) == 1:  # X Y … X is asked of two
+            must = "be of two tokens that repeat at least, or of none"
+            raise ConfigError("induction", must=must, got=f"token {self.repeats[0]} alone")
 
     @property
     def largest(self) -> int:
