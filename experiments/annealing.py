@@ -3,12 +3,13 @@
     python -m experiments.annealing [MODEL] --data FOLDER [--steps 200] [--rate 3e-4 …]
 
 MODEL: a name in the box or a folder (tinystories-2l-swiglu). Three ways, each with as many steps of
-the same batches and the same optimiser:
+the same batches and the same optimiser, and beside them what those steps bring by themselves:
 
     converted   layers by least squares, then training on the text (``training.make_bilinear``)
     distilled   the same, trained towards the original's logits
     annealed    the gate a σ(β a) with β from 1 to 0 in the first 30 % of the steps, where it is
                 a / 2, then on as it is (Pearce et al., arXiv:2410.08417, appendix J)
+    original    the model as it is, trained alike
 
 A row a way and rate goes to experiments/results/annealing.jsonl: held-out nats before and after.
 """
@@ -16,8 +17,10 @@ A row a way and rate goes to experiments/results/annealing.jsonl: held-out nats 
 import argparse
 import copy
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,16 +49,17 @@ def main() -> None:
         how = ConversionRecipe(
             tokens=65_536, steps=given.steps, length=length, batch_size=32, learning_rate=rate
         )
-        for way in ("converted", "distilled", "annealed"):
+        for way in ("converted", "distilled", "annealed", "original"):
             with tempfile.TemporaryDirectory() as folder:
+                run, fitted = Path(folder) / "run", None
                 if way == "annealed":
-                    made, fitted = annealed(model, data, how, Path(folder) / "run"), None
+                    made = annealed(model, data, how, run)
+                elif way == "original":
+                    made = trained(copy.deepcopy(model), data, how, run)
                 else:
                     recipe = ConversionRecipe(**vars(how) | {"distil": way == "distilled"})
-                    made = make_bilinear(
-                        model, given.data, Path(folder) / "run", recipe, quiet=True
-                    )
-                    fitted = read_about(Path(folder) / "run")["figures"]["least squares"]
+                    made = make_bilinear(model, given.data, run, recipe, quiet=True)
+                    fitted = read_about(run)["figures"]["least squares"]
                 after = evaluate_text(made, data.valid)["loss"]
             kept = {"way": way, "rate": rate, "steps": given.steps, "least squares": fitted}
             tokens = given.steps * 32 * length
@@ -83,14 +87,25 @@ def annealed(
     layers = [Annealed(block.mlp) for block in made.blocks]  # type: ignore[arg-type]
     for block, layer in zip(made.blocks, layers, strict=True):
         block.mlp = layer  # type: ignore[assignment]
-    about = {"data": data.name, "recipe": vars(how)}  # type: ignore[attr-defined]
-    anneal = partial(set_gates, layers, SHARE * how.steps)
-    with Run.claim(output, about, resume=False) as run:
-        lesson = Lesson(data.train, data.valid, penalty=anneal)  # type: ignore[attr-defined]
-        run.train(made, lesson, how.schedule({}), quiet=True)
+    trained(made, data, how, output, partial(set_gates, layers, SHARE * how.steps))
     for layer in layers:
         layer.beta = 0.0
-    return made.eval()
+    return made
+
+
+def trained(
+    model: "bilens.Transformer",
+    data: object,
+    how: ConversionRecipe,
+    output: Path,
+    penalty: Callable[[Any, int], Tensor | None] | None = None,
+) -> "bilens.Transformer":
+    """``model`` itself after the steps of ``how`` on the text."""
+    about = {"data": data.name, "recipe": vars(how)}  # type: ignore[attr-defined]
+    with Run.claim(output, about, resume=False) as run:
+        lesson = Lesson(data.train, data.valid, penalty=penalty)  # type: ignore[attr-defined]
+        run.train(model, lesson, how.schedule({}), quiet=True)
+    return model.eval()
 
 
 def set_gates(layers: list[Annealed], steps: float, model: object, step: int) -> None:

@@ -61,11 +61,11 @@ def test_each_is_what_it_is_alone(kind, tokens, monkeypatch):
 
 def test_each_way_has_its_own_verdict():
     """The second way's column is of its own effect and direct terms."""
-    found = effects(bilens.load("tinystories-2l-swiglu").double(), PROMPT, TARGET, what=["L1H3"])
+    found = effects(bilens.load("tinystories-2l-swiglu").double(), PROMPT, TARGET, what=["attn0"])
     (row,) = found.to_frame().to_dict("records")
     zero, mean = row["the attribution"], row["the attribution, mean"]
-    assert (zero, mean) == ("confirmed", "reversed")
-    assert row["effect, mean"] * row["direct, mean"] < 0 < row["effect"] * row["direct"]
+    assert (zero, mean) == ("reversed", "confirmed")
+    assert row["effect"] * row["direct"] < 0 < row["effect, mean"] * row["direct, mean"]
 
 
 def test_the_pairs_tried_are_the_largest_terms():
