@@ -24,7 +24,7 @@ def test_the_paths_add_up_to_the_forward_pass(act, gated, norm, bias):
     for layers, dtype, tol in ((0, torch.float64, 1e-10), (1, torch.float32, 1e-5),
                                (2, torch.float64, 1e-10), (3, torch.float64, 1e-10)):  # fmt: skip
         model = tiny(act, gated, norm, bias, layers, dtype)
-        ex = bilens.expand(model, IDS, TARGET, max_terms=200)
+        ex = bilens.expand(model, IDS, TARGET, max_terms=120)
         logit = float(model(torch.tensor([IDS])).logits[0, -1, TARGET])
         largest = max([1.0, *(abs(term.value) for term in ex.terms)])
         assert abs(ex.total - logit) <= tol * largest, layers

@@ -335,9 +335,15 @@ class Module(torch.nn.Module):
         return (x @ self.enc.mT + self.offset).relu()
 
 
-@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("made", [lambda coder: coder, Module])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("half", "made", "dtype"),
+    [
+        (torch.bfloat16, Module, torch.float64),
+        (torch.float16, lambda coder: coder, torch.float32),
+        (torch.bfloat16, lambda coder: coder, torch.bfloat16),
+        (torch.float16, Module, torch.bfloat16),
+    ],
+)
 def test_half_types_encode_in_float32(half, made, dtype):
     """In which their weights are exact: the very answers of the same weights in float32."""
     model, inputs = build(2).to(dtype), [1, 4, 2]

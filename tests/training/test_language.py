@@ -117,7 +117,7 @@ def test_a_file_that_grows_too_large_leaves_the_last_good_checkpoint(
     assert all(torch.equal(whole[name], value) for name, value in again.state_dict().items())
 
 
-@pytest.mark.parametrize("room", [16, 64, 128, 200, 256])
+@pytest.mark.parametrize("room", [16, 128, 256])
 def test_a_full_disk_is_one_error(refuses, tmp_path, text, short, whole, room):
     """Wherever it is met: while the folder is claimed, at a checkpoint's weights, its optimiser,
     the model in the end.

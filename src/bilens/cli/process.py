@@ -108,9 +108,18 @@ def _interrupt(*_: Any) -> None:
 def _lost(before: Callable[[Any], Any], unraisable: Any) -> None:
     """A stop that came within a ``__del__``, from which Python lets nothing out, comes again."""
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
-        threading.Timer(0.05, _thread.interrupt_main).start()
+        threading.Timer(0.05, _stop_the_main_thread).start()
     else:
         before(unraisable)
+
+
+def _stop_the_main_thread() -> None:
+    """As Ctrl-C does, which ends a wait of the system's too."""
+    main = threading.main_thread().ident
+    if main is not None and hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(main, signal.SIGINT)
+    else:  # on Windows
+        _thread.interrupt_main()
 
 
 def _began_as_a_stop(error: BaseException | None) -> bool:
