@@ -419,9 +419,12 @@ def test_shares_by_degree_say_how_far_they_may_be_off():
     assert found.quadrature < 1e-6
     with torch.no_grad():
         layer.up_proj.weight.fill_(1000.0)
-    steep = bilens.approximate(layer, Gaussian(torch.zeros(1), torch.eye(1))).degrees
-    assert steep.quadrature > 1e-4
-    assert "by a rule that is off by" in steep.summary()
+    near = bilens.approximate(layer, Gaussian(torch.zeros(1), torch.eye(1)))
+    assert near.degrees.quadrature > 1e-4
+    for steep in (near, near.degrees):
+        assert "by a rule that is off by" in steep.summary()
+    fitted = bilens.approximate(layer, near.measure, "units", torch.randn(50, 1))
+    assert "by a rule" not in fitted.summary()  # which is by none
 
 
 @pytest.mark.parametrize("act", ["relu", "silu"])

@@ -1,16 +1,30 @@
 """Averages of activations under a normal, against scipy's adaptive quadrature."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 import torch
 from numpy.polynomial import hermite_e
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 
 from bilens.nearest.averages import averages, rule
 from bilens.nn import ACTIVATIONS
 
+# of a complex number, from their definitions
+ANALYTIC = {
+    "linear": lambda a: a,
+    "square": lambda a: a * a,
+    "gelu": lambda a: a * (1 + special.erf(a / math.sqrt(2))) / 2,
+    "gelu_pytorch_tanh": lambda a: (
+        a / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (a + 0.044715 * a**3)))
+    ),
+    "quick_gelu": lambda a: a / (1 + np.exp(-1.702 * a)),
+    "silu": lambda a: a / (1 + np.exp(-a)),
+    "sigmoid": lambda a: 1 / (1 + np.exp(-a)),
+    "tanh": np.tanh,
+}
 MEANS, SPREADS = [0.0, 0.3, -1.2, 2.0, -4.0], [1.0, 0.5, 2.0, 0.1, 3.0]
 
 
@@ -29,6 +43,21 @@ def test_averages_are_integrals(act):
         truth, _ = integrate.quad(integrand, -12, 12, points=[-m / s], limit=200, epsabs=1e-11)
         got = float(found.values[n, unit]) * s**n
         assert got == pytest.approx(truth, abs=1e-6 if act == "tanh" else 1e-8), (m, s, n)
+
+
+@pytest.mark.parametrize("spread", [1e-2, 1e-5, 1e-9])
+@pytest.mark.parametrize("act", sorted({*ACTIVATIONS} - {"relu", "relu2"}))
+def test_of_a_narrow_spread_the_averages_are_the_derivatives(act, spread):
+    """E[act⁽ⁿ⁾] = act⁽ⁿ⁾ + σ²/2 act⁽ⁿ⁺²⁾ + O(σ⁴), against Cauchy's integrals around the mean."""
+    means = [0.3, -1.2, 2.0]
+    with torch.inference_mode():
+        found = averages(act, torch.tensor(means).double(), torch.full((3,), spread).double(), 3)
+    circle = np.exp(2j * np.pi * np.arange(128) / 128)
+    for unit, m in enumerate(torch.tensor(means).double().tolist()):
+        values = ANALYTIC[act](m + 0.5 * circle)
+        slopes = [math.factorial(n) * np.mean(values / (0.5 * circle) ** n).real for n in range(6)]
+        truth = [slopes[n] + spread**2 / 2 * slopes[n + 2] for n in range(4)]
+        assert found.values[:, unit].tolist() == pytest.approx(truth, rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize("act", sorted(ACTIVATIONS))

@@ -21,7 +21,7 @@ from bilens.base.numerics import (
 )
 from bilens.base.results import ANSWER_ROWS, Result
 from bilens.measure import Estimate, Gaussian
-from bilens.nearest.degrees import Degrees, degree_spectrum, require_measure
+from bilens.nearest.degrees import TOLD, Degrees, degree_spectrum, require_measure
 from bilens.nearest.fits import by_output, by_units, pieces
 from bilens.nearest.quadratic import Moments, Polynomials, as_tensor, closed, sides
 from bilens.nn import Hidden
@@ -107,6 +107,8 @@ class Approximation(Result):
         d, h = self.hidden.out.shape
         gated = "gated" if self.hidden.gated else "plain"
         head = f"nearest tensor of {h} {gated} {self.hidden.act} units to {d}, fit {self.fit}"
+        if self.quadrature > TOLD and self.fit != "units":
+            head += f", averages by a rule that is off by {self.quadrature:.1g}"
         if self.unexplained is None:
             return f"{head}; without data to say how near"
         value, error = float(self.unexplained.value), float(self.unexplained.error)

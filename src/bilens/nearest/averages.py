@@ -2,8 +2,10 @@
 
     E_n = E[act⁽ⁿ⁾(a)] = E[act(a) He_n(z)] / σⁿ        a = m + σ z, z standard normal
 
-(Stein's lemma, n times). relu and relu² have closed forms by truncated moments, gelu by convolution
-of Gaussians; the others are integrated by Gauss and Hermite's rule, and a finer rule says how well.
+(Stein's lemma, n times). linear and square have closed forms as polynomials, relu and relu² by
+truncated moments, gelu by convolution of Gaussians; the others are integrated by Gauss and
+Hermite's rule, and a finer rule says how well. Where σ is small, of such quotients rounding is
+left: there act⁽ⁿ⁾ itself is averaged.
 """
 
 import functools
@@ -19,6 +21,7 @@ from bilens.nn import ACTIVATIONS
 # the first is ample for smooth functions over a few units of their own width
 RULES = (201, 401, 801)
 GOOD = 1e-10
+NARROW, FEW = 0.1, 21  # of a spread; nodes that are ample for the derivatives there
 CHUNK = 2**22  # values of an activation at once
 
 
@@ -44,6 +47,8 @@ def averages(
     else:
         made, error = _integrated(act, mean, sigma, highest)
         values = made / sigma ** torch.arange(highest + 1, device=sigma.device)[:, None]
+        narrow = sigma < NARROW
+        values[:, narrow] = _by_derivatives(act, mean[narrow], sigma[narrow], highest)
     at_mean = ACTIVATIONS[act](mean)
     values = torch.where(seen, values, torch.zeros_like(values))
     values[0] = torch.where(seen, values[0], at_mean)
@@ -98,8 +103,41 @@ def _by_rule(act: str, mean: Tensor, sigma: Tensor, highest: int, nodes: int) ->
     )
 
 
+def _by_derivatives(act: str, mean: Tensor, sigma: Tensor, highest: int) -> Tensor:
+    """E[act⁽ⁿ⁾(a)] of a smooth activation over narrow spreads, a chunk of units at a time."""
+    z, weights = (part.to(mean.device) for part in rule(FEW))
+    step = max(1, CHUNK // FEW // 2**highest)
+    made = [
+        weights @ _derivatives(act, m + s * z[:, None], highest)
+        for m, s in zip(mean.split(step), sigma.split(step), strict=True)
+    ]
+    return torch.cat(made, dim=1)
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def _derivatives(act: str, a: Float[Tensor, "*b"], highest: int) -> Float[Tensor, "n *b"]:
+    """act(a), act′(a) … of an activation that is smooth and no polynomial."""
+    a = a.detach().clone().requires_grad_()  # a clone: of one made in inference mode too
+    found = [ACTIVATIONS[act](a)]
+    for _ in range(highest):
+        found += torch.autograd.grad(found[-1].sum(), a, create_graph=True)
+    return torch.stack(found).detach()
+
+
 def _density(t: Tensor) -> Tensor:
     return torch.exp(-t.square() / 2) / math.sqrt(2 * math.pi)
+
+
+def _linear(mean: Tensor, sigma: Tensor, highest: int) -> Tensor:
+    none = torch.zeros_like(mean)
+    return torch.stack([mean, torch.ones_like(mean), *[none] * highest][: highest + 1])
+
+
+def _square(mean: Tensor, sigma: Tensor, highest: int) -> Tensor:
+    """a² has the slope 2 a."""
+    square = mean.square() + sigma.square()
+    return torch.cat([square[None], 2 * _linear(mean, sigma, highest)])[: highest + 1]
 
 
 def _relu(mean: Tensor, sigma: Tensor, highest: int) -> Tensor:
@@ -135,4 +173,4 @@ def _gelu(mean: Tensor, sigma: Tensor, highest: int) -> Tensor:
     return torch.stack(found)
 
 
-CLOSED = {"relu": _relu, "relu2": _relu2, "gelu": _gelu}
+CLOSED = {"linear": _linear, "square": _square, "relu": _relu, "relu2": _relu2, "gelu": _gelu}
