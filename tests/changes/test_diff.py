@@ -203,6 +203,33 @@ def test_a_norms_shift_may_lie_in_the_biases_of_what_reads_it():
     assert by_place(bilens.diff(A, changed(A, move)))["mlp0"]["change"] == 0
 
 
+@pytest.mark.parametrize("data", [None, IDS])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"norm": "layer"},
+        {"attention_bias": True, "mlp_bias": True, "head_bias": True},
+        {"norm": "layer", "gated": False, "hidden_act": "square", "mlp_bias": True},
+        {"attention": "bilinear", "attention_bias": True, "hidden_act": "silu", "mlp_bias": True},
+    ],
+)
+def test_biases_that_training_has_moved_from_zero_are_compared(given, data):
+    """As a model at its start has them: the figures are those of biases next to 0."""
+
+    def biases(times, model):
+        for name, weight in model.named_parameters():
+            if name.endswith("bias"):
+                weight.mul_(times)
+
+    after = language(**given)
+    zero, near = (changed(after, lambda model, t=t: biases(t, model)) for t in (0.0, 1e-9))
+    found, truth = (bilens.diff(before, after, data=data) for before in (zero, near))
+    assert found.places == truth.places
+    torch.testing.assert_close(found.change, truth.change, atol=1e-6, rtol=1e-6)
+    assert float(found.change.max()) > 0.05
+    assert bilens.diff([zero, near, after], data=data).summary()
+
+
 @pytest.mark.parametrize("name", ["k_proj", "k2_proj"])
 def test_each_score_of_a_product_is_a_place(name):
     model = language(attention="bilinear", attention_bias=True, positions="none")

@@ -190,3 +190,22 @@ def test_a_readout_that_is_not_finite_is_refused(refuses, broken):
     inside = At(torch.ones(6), "mlp1.input")
     ask = partial(quadratic_lens, model, IDS, "mlp0", inside)
     refuses(NotFiniteError, ask, "the readout.outputs must be finite")
+
+
+@pytest.mark.parametrize("given", [{"hidden_act": "silu"}, {"qk_norm": True}, {"norm": "channel"}])
+def test_of_outputs_that_tie_the_last_place_says_the_models_own(given):
+    """A readout of its own sums in another order, and may make another of them the largest."""
+    for seed in range(8):
+        model = build(**given)
+        torch.manual_seed(seed)
+        for name, weight in model.named_parameters():
+            if "norm" not in name:
+                weight.normal_(std=0.5)
+            if "lm_head" in name:
+                weight.copy_(weight[:1].expand_as(weight))
+        with torch.no_grad():
+            own = model(IDS[None]).logits[0].argmax(-1)
+        found = lens(model, IDS, (3, 5))
+        assert found.ranks[-1].tolist() == [1] * len(IDS)
+        assert found.says[-1] == tuple(map(str, own.tolist()))
+        assert "it is what the model says from" in found.summary()

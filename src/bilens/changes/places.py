@@ -145,14 +145,14 @@ def _turning(part: Heads) -> int:
 
 
 def through(norm: Norm, leg: Leg, shifted: bool = True) -> Leg:
-    """W N(x) + b as a function of σ(x) x: W P, and b + W c; in float64."""
+    """W N(x) + b as a function of σ(x) x: W P, and b + W c; in float64. A bias of zeros is one too:
+    another checkpoint has others there.
+    """
     weight, shift = leg.weight.detach().double(), norm.shift
     bias = None if leg.bias is None else leg.bias.detach().double()
     if shifted and shift is not None:
         moved = weight @ shift.detach().double()
         bias = moved if bias is None else bias + moved
-    if bias is not None and not bias.any():
-        bias = None
     return Leg(full(norm.transposed(weight)), None if bias is None else bias.cpu())
 
 

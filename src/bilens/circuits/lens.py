@@ -111,7 +111,7 @@ def lens(model: Expandable, inputs: Any, target: Target = None) -> Lens:
     name, u = ("", None) if target is None else direction(model, recording, target)
     wiring, own = recording.wiring, recording.run.outputs
     require_finite("the readout", outputs=own)
-    heard = _everywhere(recording, own.argmax(-1, keepdim=True), u)
+    heard = _everywhere(recording, u)
     return Lens(
         target=name,
         places=(wiring.leaves[0].name, *(part.name for part in wiring.parts)),
@@ -136,18 +136,19 @@ class _Heard(NamedTuple):
     value: Float[Tensor, "*n"] | None
 
 
-def _everywhere(
-    recording: Recording, final: Int[Tensor, "t 1"], u: Float[Tensor, " out"] | None
-) -> _Heard:
+def _everywhere(recording: Recording, u: Float[Tensor, " out"] | None) -> _Heard:
     """What is heard after each place at each position, of many at once: the readout is the largest
-    matrix of a model, and is gone through once for all that fit.
+    matrix of a model, and is gone through once for all that fit. At the last place it is the
+    model's own outputs: of two that tie, a readout of its own may say the other.
     """
-    wiring, shape = recording.wiring, (len(recording.totals), recording.length)
+    wiring, own = recording.wiring, recording.run.outputs
+    shape, final = (len(recording.totals), recording.length), own.argmax(-1, keepdim=True)
     ends = [wiring.ending(n, stream) for n, stream in enumerate(recording.totals)]
-    streams = torch.stack(ends).flatten(0, 1)
+    streams = torch.cat(ends[:-1] or [ends[0][:0]])
     rows = max(1, AT_ONCE // len(wiring.readout))
-    some = zip(streams.split(rows), final.repeat(shape[0], 1).split(rows), strict=True)
+    some = zip(streams.split(rows), final.repeat(shape[0] - 1, 1).split(rows), strict=True)
     heard = [_heard(wiring.outputs(stream), last, u) for stream, last in some]
+    heard.append(_heard(own, final, u))
     best, probabilities, ranks, values = zip(*heard, strict=True)
     return _Heard(
         best=torch.cat(best).view(shape),
