@@ -221,6 +221,8 @@ def test_refusals(make, refuses):
     refuses(ShapeError, lambda: T(make.randn(4)), "T is over (1, x), of a layer with biases")
     refuses(ShapeError, lambda: make.cp().read(x), "A tensor over (1, x) says so")
     refuses(ArgumentError, lambda: replace(T, affine=1), "CP.affine must be True or False; got 1.")
+    for one in (None, 3, [1.0], torch.tensor(2.0), torch.eye(2).to_sparse()):
+        refuses(ShapeError, lambda one=one: homogeneous(one), "homogeneous must")
     nothing = make.cp(3, 0)
     text = "CP(affine=True) must have a constant coordinate in both inputs; got (3, 0, 0)."
     refuses(ShapeError, lambda: replace(nothing, affine=True), text)

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
@@ -135,6 +136,11 @@ def test_what_has_no_stock_class_says_so(given, why):
     )
     assert checks.summary().endswith(f"; not checked: {checks.skipped[0]}")
     assert not any("stock" in name for name in checks.identities)
+
+
+def test_a_seed_may_be_numpys():
+    model = build()
+    assert verify(model, np.int64(5)).errors == verify(model, 5).errors
 
 
 @pytest.mark.bad_input

@@ -117,3 +117,10 @@ def test_what_has_no_rules(refuses, model):
     refuses(NotExactError, lambda: rules(gelu, path), f"the path '{path}' must")
     refuses(ArgumentError, lambda: rules(model, "W_U mlp7(embed, embed)"), "must be made of what")
     refuses(ArgumentError, lambda: rules(model, k=0), "k must be a whole number ≥ 1")
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("path", [None, 0, False, [], torch.ones(2), torch.ones(0)])
+def test_a_path_that_is_no_text_is_refused(path, refuses):
+    """What counts as false was taken for the path that is asked for by default."""
+    refuses(ArgumentError, lambda: rules(small_model(), path), "a path must be a text")

@@ -5,6 +5,7 @@ a covariance must be.
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -420,3 +421,8 @@ def test_a_measure_of_any_dtype_is_taken_as_what_it_holds(verb, of, dtype, singu
     found, truth = (VERBS[verb](g, T) for g in (narrow, narrow.to(torch.float64)))
     assert found.dtype == truth.dtype
     close(found, truth, tol=1e-5)
+
+
+def test_a_seed_may_be_numpys_and_draws_the_same():
+    given = Gaussian(torch.zeros(3), torch.eye(3))
+    assert torch.equal(given.sample(4, np.int64(7)), given.sample(4, 7))

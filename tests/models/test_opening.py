@@ -121,3 +121,10 @@ def test_what_is_written_to_a_loaded_model_stays_there(tmp_path):
     loaded.save_pretrained(tmp_path, max_shard_size="10KB")
     assert not bilens.load(tmp_path).lm_head.weight.any()
     assert torch.equal(other.lm_head.weight, model.lm_head.weight)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("path", [None, 3, ["a"], b"tinystories-1l", torch.ones(2)])
+def test_what_is_no_path_is_refused(path, refuses):
+    for call in (bilens.load, open_model):
+        refuses(ArgumentError, lambda call=call: call(path), type(path).__name__)

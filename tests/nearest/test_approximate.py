@@ -214,6 +214,12 @@ def test_the_tensor_is_in_the_layers_dtype(dtype):
     assert float(off.abs().max()) < 1e-5 * float(says.abs().max())
 
 
+def test_degrees_take_a_seed_of_numpy():
+    hidden = layer(MLP, "gelu").hidden()
+    one, two = (degree_spectrum(hidden, measure(), seed) for seed in (np.int64(3), 3))
+    assert torch.equal(one.powers, two.powers)
+
+
 def test_heavy_tails_are_seen():
     module, given = layer(GatedMLP, "silu"), measure()
     x = given.sample(1000, 4)
@@ -244,6 +250,13 @@ def test_heavy_tails_are_seen():
 def test_what_cannot_be_is_refused(refuses, kind, words, how):
     given = {"layer": layer(GatedMLP, "silu"), "measure": measure()} | how
     refuses(kind, lambda: approximate(**given), words)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("share", [True, "x", torch.ones(3), torch.ones(0), np.ones(2)])
+def test_a_share_that_is_no_number_is_refused(share, refuses):
+    near = approximate(layer(MLP, "gelu"), measure(), data=measure().sample(50))
+    refuses(ArgumentError, lambda: near.tail(share), "share must be in [0, 1]")
 
 
 @pytest.mark.bad_input

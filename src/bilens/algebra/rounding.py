@@ -150,7 +150,7 @@ class _Search:
         seed: int,
     ) -> None:
         self.given, self.least, self.grams, self.symmetric = given, least, grams, symmetric
-        self.generator = torch.Generator(given.out.device).manual_seed(seed)
+        self.generator = torch.Generator(given.out.device).manual_seed(int(seed))
         self.tried: list[_Fit] = []
         self.squares = {
             part: nonnegative(_inner(least, least, part)) for part in {False, symmetric}

@@ -506,11 +506,15 @@ def require_affine(who: str, tensor: "ThirdOrder") -> None:
 
 
 def homogeneous(x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b i1"]:
-    """x̃ = (1, x): what a layer with biases is a tensor over.
+    """x̃ = (1, x): what a layer with biases is a tensor over. Errors: ShapeError for what is no
+    tensor of inputs.
 
     >>> bilens.homogeneous(torch.tensor([5.0, 6.0]))
     tensor([1., 5., 6.])
     """
+    require_tensor("homogeneous", x)
+    if not x.ndim:
+        raise ShapeError("homogeneous", must="be given inputs (..., i)", got=())
     return torch.cat([torch.ones_like(x[..., :1]), x], dim=-1)
 
 

@@ -158,7 +158,7 @@ def verify(
     """
     _require_model(model)
     require_seed("seed", seed)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     skipped: tuple[str, ...] = (
         "against a stock model: transformers has no class of bilinear classifiers",
     )

@@ -172,7 +172,7 @@ def _stripe(
 
 
 def _said_twice(vocabulary: int, block: int, texts: int, seed: int) -> Int[Tensor, "text t"]:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     rounds = -(-block // vocabulary)
     drawn = [
         torch.cat(

@@ -108,7 +108,8 @@ def rules(model: Expandable, path: str = "", k: int = 20) -> Rules:
     require_expandable(model)
     wiring = model.wiring()
     embed = next((leaf.name for leaf in wiring.leaves if leaf.kind == EMBEDDING), STREAM)
-    path = path or f"{READOUT} {_first(wiring, embed)}"
+    if isinstance(path, str) and not path:
+        path = f"{READOUT} {_first(wiring, embed)}"
     node = parse(path)
     form = entries_of(model, path)
     modes = _leaves(node, embed)

@@ -282,7 +282,7 @@ def similarity(
     _require_seen(labels, tensors, seen, norms, gaussian)
     own = parts.diagonal().mT
     means = _means(seen) if centred else torch.zeros_like(norms)[:, None, None]
-    generator = torch.Generator().manual_seed(seed ^ OWN_SEED)
+    generator = torch.Generator().manual_seed(int(seed ^ OWN_SEED))
     draw = partial(_sampled, tensors, gaussian, means, norms, generator)
     return Similarities(
         names=labels,

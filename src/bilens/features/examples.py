@@ -326,7 +326,7 @@ class _Seen:
         self.top: list[_Firing] = []
         self.pool: list[_Firing] = []
         self.histogram = _Histogram()
-        self.generator = torch.Generator().manual_seed(seed + feature)
+        self.generator = torch.Generator().manual_seed(int(seed + feature))
         self.mass = torch.zeros(
             3, vocabulary, dtype=torch.float64, device="cpu"
         )  # before, at, after

@@ -274,7 +274,7 @@ class Gaussian(Record):
         if not isinstance(seed, torch.Generator):
             require_seed("seed", seed)
         generator = (
-            seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+            seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(int(seed))
         )
         noise = standard_normal(n, self.factor.shape[1], generator=generator)
         return self.mean.double() + noise.to(self.mean.device) @ self.factor.mT

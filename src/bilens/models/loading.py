@@ -282,6 +282,9 @@ def hushed() -> Iterator[None]:
 
 def _place(path: str | Path) -> Path:
     """The folder or file of that name; a folder that the hub gave."""
+    if not isinstance(path, str | Path):
+        must, got = "be a model's folder, file or name", type(path).__name__
+        raise ArgumentError("path", must=must, got=got)
     place = Path(path)
     if place.is_dir() or (place.is_file() and place.suffix in (SAFETENSORS, GGUF, *PICKLES)):
         return place

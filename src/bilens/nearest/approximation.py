@@ -13,6 +13,7 @@ from bilens.algebra import CP
 from bilens.base.charts import POSITIVE, REFERENCE, curve, logarithmic, titled
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import (
+    is_number,
     require_finite,
     require_floating,
     require_share,
@@ -93,7 +94,7 @@ class Approximation(Result):
         """
         if not len(self.tokens):
             raise ArgumentError("tail", must="be asked of one with data", got="none")
-        if share != 1:
+        if not (is_number(share) and share == 1):
             require_share("share", share, "in [0, 1]")
         whole, part = divmod(share * len(self.tokens), 1)
         total = float(self.tokens.sum())

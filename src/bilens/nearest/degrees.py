@@ -184,7 +184,7 @@ def _sampled(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """E‖f − q‖² over draws, and its standard error."""
     units, _ = closed(hidden, moments)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     squares = []
     for _ in range(DRAWS // BATCH):
         x = measure.sample(BATCH, generator).to(hidden.out)

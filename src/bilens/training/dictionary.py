@@ -152,7 +152,7 @@ def shuffled(files: list[Path], batch_size: int, seed: int) -> Iterator[Float[Te
     >>> next(bilens.training.shuffled(files, batch_size=32, seed=0)).shape
     torch.Size([32, 128])
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     kept: Tensor | None = None
     while True:
         for n in torch.randperm(len(files), generator=generator, device="cpu").tolist():

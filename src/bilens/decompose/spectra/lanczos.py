@@ -84,7 +84,7 @@ def lanczos(
     ``max_steps`` say so.
     """
     size, product = form.shape[-1], Product.of(form)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     hold = min(size, k + SPARE)
     found = _Krylov(product, None, k, which, tol, room(k, size), generator, hold).run(max_steps)
     found.complete[:] = found.converged & (k >= size)
