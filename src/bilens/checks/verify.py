@@ -149,8 +149,9 @@ def verify(
     transformers' own class with the same weights: all else compares bilens with bilens. Where
     transformers has no such class, ``skipped`` says so. ``against``: the folder that the model was
     loaded from, of any family of transformers: its own class reads the same files then, in float32,
-    and is what the logits are held against. Errors: ArgumentError for what is no model, and for a
-    part that does not do what its weights say; FileError where ``against`` holds no config.json.
+    and is what the logits are held against. Errors: ArgumentError for what is no model, for
+    ``against`` with a classifier, and for a part that does not do what its weights say; FileError
+    where ``against`` holds no config.json.
 
     >>> classifier = bilens.Classifier(bilens.ClassifierConfig(num_labels=3, hidden_size=8))
     >>> bilens.verify(classifier).identities[0]
@@ -164,6 +165,9 @@ def verify(
     )
     if isinstance(model, Transformer):
         checks, skipped = _language(model, generator, against)
+    elif against is not None:
+        got = "a bilinear classifier, of which transformers has no class"
+        raise ArgumentError("against", must="be asked of a transformer", got=got)
     else:
         checks = _classifier(model, generator)
     return Verification(
