@@ -246,6 +246,40 @@ def test_a_closed_or_full_stdout_is_no_traceback(run, monkeypatch, model):
             full.close()
 
 
+@pytest.fixture(params=[False, True], ids=["in one piece", "a line at once"])
+def run_unread(request, monkeypatch):
+    """Run a command whose ``which``, "stdout" or "stderr", has lost its reader: its exit code."""
+
+    def call(which, *arguments):
+        reading, writing = os.pipe()
+        os.close(reading)
+        monkeypatch.setattr(sys, "argv", ["bilens", *map(str, arguments)])
+        at_once = request.param or which == "stderr"
+        with os.fdopen(writing, "wb", 0 if at_once else -1) as pipe:
+            stream = io.TextIOWrapper(pipe, write_through=at_once)
+            with monkeypatch.context() as patch:
+                patch.setattr(sys, which, stream)
+                with pytest.raises(SystemExit) as ended:
+                    main()
+            stream.detach()
+        return ended.value.code or 0
+
+    return call
+
+
+def test_a_reader_that_went_away_changes_nothing_else(run_unread, model, tmp_path, monkeypatch):
+    """``bilens … | head``: files are written, and a check that fails still does."""
+    words = ["expand", "tinystories-1l", "--prompt", "a b", "-k", "300", "--save"]
+    for which in ("stdout", "stderr"):
+        assert run_unread(which, *words, tmp_path / f"{which}.safetensors") == 0
+        assert len(Expansion.load(tmp_path / f"{which}.safetensors").terms) > 0
+    assert [run_unread("stdout", *one) for one in (["--version"], [], ["train"])] == [0] * 3
+    assert run_unread("stderr", "expand", "nowhere", "--prompt", "a") == 2
+    assert run_unread("stdout", "verify", model) == 0
+    monkeypatch.setattr("bilens.algebra.CP.swap", lambda self: self * 1.01)
+    assert run_unread("stdout", "verify", model) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

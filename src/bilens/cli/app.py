@@ -2,6 +2,7 @@
 torch, which takes seconds, and ``--help`` should take none.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -14,6 +15,7 @@ from typer.main import get_command
 from bilens import __version__
 from bilens.base.errors import ArgumentError, BilensError
 from bilens.cli.apart import require_apart
+from bilens.cli.reader import unread_too
 
 HELP = (
     "Bilinear layers as exact third-order tensors: train or load a model, decompose it, "
@@ -166,7 +168,8 @@ def _root(
     version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False,
 ) -> None:
     if version:
-        print(__version__)
+        with unread_too(sys.stdout):
+            print(__version__)
         raise typer.Exit
     _help_if_bare(context)
 
@@ -178,5 +181,6 @@ def _train(context: typer.Context) -> None:
 def _help_if_bare(context: typer.Context) -> None:
     """Print the help of a group of commands where none of them is named."""
     if context.invoked_subcommand is None:
-        print(context.get_help())
+        with unread_too(sys.stdout):
+            print(context.get_help())
         raise typer.Exit

@@ -23,6 +23,7 @@ from bilens.base.progress import NO_FIGURES
 from bilens.base.progress import Progress as Report
 from bilens.base.tables import Columns, aligned, cells
 from bilens.base.words import printable
+from bilens.cli.reader import unread_too
 
 if TYPE_CHECKING:
     from bilens.base.results import Result
@@ -92,7 +93,8 @@ def say(text: str) -> None:
 
 def warn(text: str) -> None:
     """One line on stderr, whole and harmless whatever it quotes."""
-    print(f"bilens: {printable(' '.join(text.split()))}", file=sys.stderr)
+    with unread_too(sys.stderr):
+        print(f"bilens: {printable(' '.join(text.split()))}", file=sys.stderr)
 
 
 def warn_of(errors: Iterable[str]) -> bool:
@@ -193,4 +195,5 @@ def _finite(value: Any) -> Any:
 
 def _print(line: str) -> None:
     if is_first():
-        print(line)
+        with unread_too(sys.stdout):
+            print(line)

@@ -25,6 +25,7 @@ from bilens.base.errors import ArgumentError, BilensError, Interrupted
 from bilens.base.processes import PATIENT, is_first
 from bilens.base.words import printable
 from bilens.cli.app import StoppedError, root_group
+from bilens.cli.reader import unread_too
 
 TEXTS = ("--prompt", "--with")  # options whose value may be empty
 # What the libraries below read when they are imported: every command works on local files, and
@@ -55,9 +56,6 @@ def _main() -> None:
         _fail(error.format_message())
     except BilensError as error:
         _fail(str(error))
-    except BrokenPipeError:  # the reader of our output went away: `bilens … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as error:  # a full disk behind stdout, a file that may not be read
         _fail(str(error))
     except StoppedError as stopped:
@@ -156,7 +154,8 @@ def _warn(message: Warning | str, *where: Any) -> None:
 
 def _tell(message: str) -> None:
     """One harmless line on stderr."""
-    print(f"bilens: {printable(' '.join(message.split()))}", file=sys.stderr)
+    with unread_too(sys.stderr):
+        print(f"bilens: {printable(' '.join(message.split()))}", file=sys.stderr)
 
 
 def _require_text(arguments: Sequence[str]) -> None:
@@ -180,4 +179,5 @@ def _require_text(arguments: Sequence[str]) -> None:
 def _flush() -> None:
     """What was printed reaches its reader here, where it can still be said that it did not."""
     if sys.stdout is not None:
-        sys.stdout.flush()
+        with unread_too(sys.stdout):
+            sys.stdout.flush()
