@@ -7,6 +7,7 @@ from types import ModuleType
 
 import huggingface_hub
 import pytest
+from huggingface_hub.errors import OfflineModeIsEnabled
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -307,6 +308,19 @@ def test_a_dataset_out_of_reach(refuses, hub, monkeypatch):
     text = "owner/name must be a file, a folder, or a Hugging Face dataset that can be reached and "
     text += "read; got none of them"
     refuses(FileError, lambda: read_documents("owner/name"), text, "(no network)")
+
+
+def test_a_dataset_on_a_hub_that_may_not_be_asked(refuses, hub, monkeypatch):
+    """The words of huggingface_hub say to unset what a command sets itself."""
+
+    def fails(name, timeout):
+        raise OfflineModeIsEnabled("please unset the `HF_HUB_OFFLINE` environment variable")
+
+    hub({})
+    monkeypatch.setattr(huggingface_hub, "dataset_info", fails)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    text = "none of them (the hub was not asked). To ask the hub, set HF_HUB_OFFLINE=0 in the env"
+    refuses(FileError, lambda: read_documents("owner/name"), text)
 
 
 def test_a_dataset_without_the_package(refuses, monkeypatch):

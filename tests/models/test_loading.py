@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -301,6 +302,19 @@ def test_a_link_does_not_lead_out_of_the_folder(refuses, shards, tmp_path):
     (shards / before).rename(tmp_path / "elsewhere.safetensors")
     (shards / "linked.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
     refuses(FileError, lambda: bilens.load(shards), "linked.safetensors must lie in its own folder")
+
+
+def test_a_hub_that_may_not_be_asked(refuses, monkeypatch):
+    def fails(name, allow_patterns):
+        raise LocalEntryNotFoundError("not in the cache")
+
+    monkeypatch.setattr("bilens.models.loading.snapshot_download", fails)
+    for told, text in (
+        ("1", "was not asked. To ask the hub, set"),
+        ("0", "did not give it (Local"),
+    ):
+        monkeypatch.setenv("HF_HUB_OFFLINE", told)
+        refuses(FileError, lambda: bilens.load("owner/name"), f"and the Hugging Face hub {text}")
 
 
 def test_the_hubs_cache_links_to_its_own_blobs(shards, tmp_path):

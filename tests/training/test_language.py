@@ -306,7 +306,7 @@ def test_the_figures_are_those_of_the_saved_model(tmp_path, text):
 def test_a_wrong_recipe_is_refused(refuses, tmp_path, body, kind, text):
     file = tmp_path / "r.toml"
     file.write_text(body)
-    refuses(kind, lambda: read_recipe(file), text)
+    refuses(kind, lambda: read_recipe(file), str(file), text)
 
 
 def test_a_recipe_that_is_not_there(refuses, tmp_path):

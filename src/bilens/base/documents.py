@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from bilens.base.errors import BilensError, FileError
+from bilens.base.reading import to_reach_the_hub
 
 BUILT_IN = "topics"
 END = "<|endoftext|>"
@@ -282,9 +283,14 @@ def _reaching(name: str) -> Iterator[None]:
         raise
     # of datasets, huggingface_hub, httpx and fsspec, which share no family
     except Exception as error:
+        from huggingface_hub.errors import OfflineModeIsEnabled
+
         must = "be a file, a folder, or a Hugging Face dataset that can be reached and read"
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise FileError(name, must=must, got=f"none of them ({reason.rstrip('.')})") from error
+        if isinstance(error, OfflineModeIsEnabled):  # whose words name the wrong remedy
+            reason = "the hub was not asked"
+        got = f"none of them ({reason.rstrip('.')})"
+        raise FileError(name, must=must, got=got, todo=to_reach_the_hub()) from error
 
 
 def _cut(text: str) -> Split:

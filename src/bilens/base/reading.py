@@ -3,6 +3,7 @@ names its file.
 """
 
 import json
+import os
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,14 @@ def read_json_object(file: Path) -> dict[str, Any]:
 def read_toml(file: Path) -> dict[str, Any]:
     """What a TOML file holds. Errors as ``read_json``."""
     return _parsed(file, tomllib.loads, "TOML")
+
+
+def to_reach_the_hub() -> str:
+    """What to do for a name on the Hugging Face hub where this process is told not to ask it; ""
+    where it may.
+    """
+    told = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    return "To ask the hub, set HF_HUB_OFFLINE=0 in the environment." if told else ""
 
 
 @contextmanager

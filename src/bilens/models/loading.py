@@ -20,7 +20,7 @@ from bilens.base.errors import ArgumentError, ConfigError, FileError
 from bilens.base.keys import OneOf
 from bilens.base.numerics import is_whole, require_values, working_dtype
 from bilens.base.pickles import PICKLES, Pickled, read_pickles
-from bilens.base.reading import naming, read_json_object
+from bilens.base.reading import naming, read_json_object, to_reach_the_hub
 from bilens.base.weights import weight_names
 from bilens.models.alike import require_alike
 from bilens.models.carry import EMBED, HEAD, carry, common_dtype, copied, is_tied, sketched
@@ -300,8 +300,10 @@ def _place(path: str | Path) -> Path:
             folder = Path(snapshot_download(path, allow_patterns=[*FETCHED, *PICKLED]))
         return folder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = f"{got}, and the Hugging Face hub did not give it ({type(error).__name__})"
-        raise FileError(str(path), must="be a model folder", got=reason) from error
+        todo = to_reach_the_hub()
+        asked = "was not asked" if todo else f"did not give it ({type(error).__name__})"
+        reason = f"{got}, and the Hugging Face hub {asked}"
+        raise FileError(str(path), must="be a model folder", got=reason, todo=todo) from error
 
 
 def _named(family: str, raw: dict[str, Any], files: _Files) -> Family:

@@ -14,10 +14,9 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, set_seed
 
 from bilens.base.documents import split_documents
-from bilens.base.errors import ConfigError
 from bilens.base.fields import setting
 from bilens.base.keys import Anything, Keys, Table, each, require
-from bilens.base.reading import read_toml
+from bilens.base.reading import naming, read_toml
 from bilens.models import Transformer, TransformerConfig, vocabulary_size
 from bilens.training.processes import first_does
 from bilens.training.run import Lesson, Run, as_it_is, content
@@ -90,23 +89,23 @@ def read_recipe(path: str | Path | None, **changes: Any) -> TextRecipe:
     """A recipe from a TOML file: a table ``[model]``, and the other fields at the top. None as a
     change leaves a field.
 
-    Errors: FileError for a file that is missing or no TOML; ConfigError for an unknown key.
+    Errors: FileError for a file that is missing or no TOML; ConfigError for an unknown key; what a
+    value's own is, with the file's name, for a value that is wrong there.
 
     >>> bilens.training.read_recipe(None, steps=100).steps
     100
     """
-    given: dict[str, Any] = {}
-    if path is not None:
-        given = read_toml(Path(path))
+    given = {key: value for key, value in changes.items() if value is not None}
+    return replace(_read_file(Path(path)) if path is not None else TextRecipe(), **given)
+
+
+def _read_file(file: Path) -> TextRecipe:
+    """The recipe that a file says. Every error names the file."""
+    said = read_toml(file)
     known = sorted(part.name for part in fields(TextRecipe))
-    Keys(each(known, Anything()), must=f"be one of {', '.join(known)}").check(given, f"{path}: ")
-    try:
-        return replace(
-            TextRecipe(**given),
-            **{key: value for key, value in changes.items() if value is not None},
-        )
-    except TypeError as error:
-        raise ConfigError(str(path), must="hold usable values", got=str(error)) from error
+    Keys(each(known, Anything()), must=f"be one of {', '.join(known)}").check(said, f"{file}: ")
+    with naming(file):
+        return TextRecipe(**said)
 
 
 def train_language(
