@@ -70,6 +70,26 @@ def test_only_the_positions_named_are_touched():
     )
 
 
+@pytest.mark.parametrize(
+    ("what", "at", "names"),
+    [
+        ("mlp1", None, ("mlp1",)),
+        ("mlp1", 0, ("mlp1@0",)),
+        (["mlp1", "L0H0@1", 2], [-1, 0], (f"mlp1@0,{len(TOKENS) - 1}", "L0H0@1", "@2")),
+        ("mlp0→L1H0.V", [1], ("mlp0→L1H0.V@1",)),
+        ("mlp1(mlp0, L0H0)", 1, ("mlp1(mlp0, L0H0)@1",)),
+    ],
+)
+def test_what_was_taken_out_says_where(what, at, names):
+    """Else numbers of two questions stand under one name."""
+    model = build()
+    found = knockout(model, TOKENS, what, 3, at=at)
+    assert found.what == names
+    assert {row["without"] for row in found.rows()} == {", ".join(names)}
+    if at is not None and not isinstance(at, list):
+        assert found.after == knockout(model, TOKENS, names[0], 3).after
+
+
 def test_the_model_is_left_as_it_was():
     model = build()
     before = model(TOKENS[None]).logits

@@ -44,6 +44,12 @@ class Cut:
     where: tuple[int, ...]
     sources: tuple[str, ...]
 
+    def placed(self) -> str:
+        """Its text with its positions, "mlp0@1,2", where it does not name its own."""
+        if _parted(self.text)[1] or self.text.startswith("@"):
+            return self.text
+        return f"{self.text}@{','.join(map(str, self.where))}"
+
 
 @dataclass(frozen=True)
 class Component(Cut):

@@ -99,7 +99,7 @@ def _largest(reacts: list[tuple[str, float]], floor: float) -> list[tuple[str, f
 @dataclass(frozen=True, repr=False, eq=False)
 class Knockout(Result):
     """What became of a target when ``what`` was taken out of the forward pass: a removal for each
-    way.
+    way. Where ``at`` was given the names of what is taken out say it too: "mlp0@1,2".
 
     ``after``, ``effect``, ``direct`` and ``verdict`` are those of the first removal. Each removal
     says in words whether it bears out the attribution (see ``Removal.verdict``), and why it may not
@@ -247,7 +247,7 @@ def knockout(
         back = Rerun(other, resolve(model, other, goal.u, position), recording)
         (outcome,) = back.run([Changes(cuts, OTHER)])
         removals.insert(1, replace(removal(back, OTHER, outcome), replaced_by=BACK))
-    names = tuple(cut.text for cut in cuts)
+    names = tuple(cut.text if at is None else cut.placed() for cut in cuts)
     return Knockout(goal.name, goal.position, names, tuple(removals), goal.unit)
 
 
