@@ -183,13 +183,23 @@ def test_damaged_checkpoints_are_passed_over(tmp_path, quick, trained):
     (newest.parent / "checkpoint-7x").mkdir()
     log = '{"step": 1, "loss": 2}\nnot json\n{"step": 1e999}\n' + "[" * 50_000 + '\n{"step": 2, "lo'
     (tmp_path / "run" / "log.jsonl").write_text(log)
-    train_classifier("digits", tmp_path / "run", quick, resume=True, quiet=True)
+    with pytest.warns(UserWarning, match="checkpoint-6 is not what was saved: it is removed"):
+        train_classifier("digits", tmp_path / "run", quick, resume=True, quiet=True)
     same = [(folder / "model.safetensors").read_bytes() for folder in (trained, tmp_path / "run")]
     assert same[0] == same[1]
     assert all(
         json.loads(line)["step"]
         for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     )
+
+
+def test_a_checkpoint_that_was_never_whole_goes_without_a_word(tmp_path, trained, recwarn):
+    """A kill while it was written is no damage."""
+    shutil.copytree(trained / "checkpoints", tmp_path / "made")
+    (tmp_path / "made" / "checkpoint-6" / checkpoints.COMPLETE).unlink()
+    assert checkpoints.last_complete(tmp_path / "made").name != "checkpoint-6"
+    assert not (tmp_path / "made" / "checkpoint-6").exists()
+    assert not recwarn.list
 
 
 @pytest.mark.bad_input

@@ -5,6 +5,7 @@ holds.
 import hashlib
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 from bilens.base.errors import FileError
@@ -36,13 +37,18 @@ def newest(folder: Path) -> Path | None:
 
 
 def last_complete(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole; those that are not are removed."""
+    """The newest checkpoint that is whole; those that are not are removed, with a warning where one
+    was whole once.
+    """
     whole = None
     for checkpoint in _named(folder):
         if is_whole(checkpoint):
             whole = checkpoint
-        else:
-            shutil.rmtree(checkpoint)
+            continue
+        if (checkpoint / COMPLETE).is_file():
+            said = "is not what was saved: it is removed, and the run goes on without it"
+            warnings.warn(f"{checkpoint} {said}", stacklevel=2)
+        shutil.rmtree(checkpoint)
     return whole
 
 
