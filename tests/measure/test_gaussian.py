@@ -423,6 +423,7 @@ def test_a_measure_of_any_dtype_is_taken_as_what_it_holds(verb, of, dtype, singu
     close(found, truth, tol=1e-5)
 
 
+@pytest.mark.bad_input  # by the signature, which says int
 def test_a_seed_may_be_numpys_and_draws_the_same():
     given = Gaussian(torch.zeros(3), torch.eye(3))
     assert torch.equal(given.sample(4, np.int64(7)), given.sample(4, 7))

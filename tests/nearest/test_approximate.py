@@ -214,6 +214,7 @@ def test_the_tensor_is_in_the_layers_dtype(dtype):
     assert float(off.abs().max()) < 1e-5 * float(says.abs().max())
 
 
+@pytest.mark.bad_input  # by the signature, which says int
 def test_degrees_take_a_seed_of_numpy():
     hidden = layer(MLP, "gelu").hidden()
     one, two = (degree_spectrum(hidden, measure(), seed) for seed in (np.int64(3), 3))
