@@ -318,7 +318,7 @@ def test_a_dataset_on_a_hub_that_may_not_be_asked(refuses, hub, monkeypatch):
 
     hub({})
     monkeypatch.setattr(huggingface_hub, "dataset_info", fails)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     text = "none of them (the hub was not asked). To ask the hub, set HF_HUB_OFFLINE=0 in the env"
     refuses(FileError, lambda: read_documents("owner/name"), text)
 

@@ -150,12 +150,12 @@ def test_a_seed_is_a_whole_number(refuses, seed):
     refuses(ArgumentError, lambda: verify(model, seed), "seed must be a whole number")
 
 
-@pytest.mark.bad_input
 def test_a_classifier_has_no_files_of_another_class(refuses, tmp_path):
     model = Classifier(ClassifierConfig(num_labels=3, hidden_size=8))
     refuses(ArgumentError, lambda: verify(model, against=tmp_path), "of which transformers has no")
 
 
+@pytest.mark.bad_input
 def test_what_is_no_model_is_refused(refuses):
     tensor = build().tensor()
     for what, name in (

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from bilens.cli.output import SHOWN_ROWS, Table, progress_bar, say, show, warn
+from bilens.cli.output import SHOWN_ROWS, Table, progress_bar, say, show
+from bilens.cli.reader import warn
 
 NASTY = "[/INST][i]\x1b[31m\u202e\tx"
 SHOWN = "[/INST][i]\\x1b[31m\\u202e\\x09x"

@@ -310,10 +310,10 @@ def test_a_hub_that_may_not_be_asked(refuses, monkeypatch):
 
     monkeypatch.setattr("bilens.models.loading.snapshot_download", fails)
     for told, text in (
-        ("1", "was not asked. To ask the hub, set"),
-        ("0", "did not give it (Local"),
+        (True, "was not asked. To ask the hub, set"),
+        (False, "did not give it (Local"),
     ):
-        monkeypatch.setenv("HF_HUB_OFFLINE", told)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", told)
         refuses(FileError, lambda: bilens.load("owner/name"), f"and the Hugging Face hub {text}")
 
 

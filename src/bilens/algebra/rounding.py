@@ -35,6 +35,7 @@ from bilens.base.numerics import (
     require_count,
     require_seed,
     require_share,
+    seeded,
     standard_normal,
 )
 
@@ -150,7 +151,7 @@ class _Search:
         seed: int,
     ) -> None:
         self.given, self.least, self.grams, self.symmetric = given, least, grams, symmetric
-        self.generator = torch.Generator(given.out.device).manual_seed(int(seed))
+        self.generator = seeded(seed, given.out.device)
         self.tried: list[_Fit] = []
         self.squares = {
             part: nonnegative(_inner(least, least, part)) for part in {False, symmetric}

@@ -269,6 +269,11 @@ def require_seed(name: str, value: object) -> None:
         raise ArgumentError(name, must="be a whole number", got=repr(value))
 
 
+def seeded(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator that begins from a seed, which may be a whole number of numpy."""
+    return torch.Generator(device).manual_seed(int(seed))
+
+
 def require_tensor(who: str, value: object) -> None:
     """Raise ShapeError unless ``value`` is a tensor that is laid out entry by entry."""
     if not isinstance(value, Tensor):

@@ -3,7 +3,6 @@ names its file.
 """
 
 import json
-import os
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,7 +39,9 @@ def to_reach_the_hub() -> str:
     """What to do for a name on the Hugging Face hub where this process is told not to ask it; ""
     where it may.
     """
-    told = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    from huggingface_hub import is_offline_mode
+
+    told = is_offline_mode()
     return "To ask the hub, set HF_HUB_OFFLINE=0 in the environment." if told else ""
 
 

@@ -21,6 +21,7 @@ from bilens.base.numerics import (
     dtype_name,
     relative_error,
     require_seed,
+    seeded,
     standard_normal,
     tolerance,
 )
@@ -159,7 +160,7 @@ def verify(
     """
     _require_model(model)
     require_seed("seed", seed)
-    generator = torch.Generator().manual_seed(int(seed))
+    generator = seeded(seed)
     skipped: tuple[str, ...] = (
         "against a stock model: transformers has no class of bilinear classifiers",
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 from bilens.algebra import Factored
 from bilens.base.charts import mapped, titled
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import is_whole
+from bilens.base.numerics import is_whole, seeded
 from bilens.base.results import ANSWER_ROWS, Result
 from bilens.circuits.heads import attentions, ov_circuit
 from bilens.circuits.recording import Recording, record
@@ -172,7 +172,7 @@ def _stripe(
 
 
 def _said_twice(vocabulary: int, block: int, texts: int, seed: int) -> Int[Tensor, "text t"]:
-    generator = torch.Generator().manual_seed(int(seed))
+    generator = seeded(seed)
     rounds = -(-block // vocabulary)
     drawn = [
         torch.cat(

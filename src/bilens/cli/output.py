@@ -23,7 +23,7 @@ from bilens.base.progress import NO_FIGURES
 from bilens.base.progress import Progress as Report
 from bilens.base.tables import Columns, aligned, cells
 from bilens.base.words import printable
-from bilens.cli.reader import unread_too
+from bilens.cli.reader import unread_too, warn
 
 if TYPE_CHECKING:
     from bilens.base.results import Result
@@ -89,12 +89,6 @@ def watched() -> bool:
 def say(text: str) -> None:
     """One line for a person."""
     _print(printable(text))
-
-
-def warn(text: str) -> None:
-    """One line on stderr, whole and harmless whatever it quotes."""
-    with unread_too(sys.stderr):
-        print(f"bilens: {printable(' '.join(text.split()))}", file=sys.stderr)
 
 
 def warn_of(errors: Iterable[str]) -> bool:

@@ -23,9 +23,8 @@ from typer.exceptions import TyperException
 
 from bilens.base.errors import ArgumentError, BilensError, Interrupted
 from bilens.base.processes import PATIENT, is_first
-from bilens.base.words import printable
 from bilens.cli.app import StoppedError, root_group
-from bilens.cli.reader import unread_too
+from bilens.cli.reader import unread_too, warn
 
 TEXTS = ("--prompt", "--with")  # options whose value may be empty
 # What the libraries below read when they are imported: every command works on local files, and
@@ -139,23 +138,17 @@ def _how_to_go_on(stop: BaseException | None) -> str:
 
 def _stop(message: str) -> NoReturn:
     if is_first():
-        _tell(message)
+        warn(message)
     sys.exit(130)
 
 
 def _fail(message: str) -> NoReturn:
-    _tell(message)
+    warn(message)
     sys.exit(2)
 
 
 def _warn(message: Warning | str, *where: Any) -> None:
-    _tell(f"warning: {message}")
-
-
-def _tell(message: str) -> None:
-    """One harmless line on stderr."""
-    with unread_too(sys.stderr):
-        print(f"bilens: {printable(' '.join(message.split()))}", file=sys.stderr)
+    warn(f"warning: {message}")
 
 
 def _require_text(arguments: Sequence[str]) -> None:

@@ -1,9 +1,12 @@
 """The reader of what a command prints, who may go away before its end: ``bilens … | head``."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
+
+from bilens.base.words import printable
 
 
 @contextmanager
@@ -18,3 +21,9 @@ def unread_too(stream: TextIO | None) -> Iterator[None]:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+
+
+def warn(text: str) -> None:
+    """One line on stderr, whole and harmless whatever it quotes."""
+    with unread_too(sys.stderr):
+        print(f"bilens: {printable(' '.join(text.split()))}", file=sys.stderr)

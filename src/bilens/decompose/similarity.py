@@ -38,6 +38,7 @@ from bilens.base.numerics import (
     require_seed,
     restored,
     root,
+    seeded,
     standard_normal,
 )
 from bilens.base.records import Record
@@ -282,7 +283,7 @@ def similarity(
     _require_seen(labels, tensors, seen, norms, gaussian)
     own = parts.diagonal().mT
     means = _means(seen) if centred else torch.zeros_like(norms)[:, None, None]
-    generator = torch.Generator().manual_seed(int(seed ^ OWN_SEED))
+    generator = seeded(seed ^ OWN_SEED)
     draw = partial(_sampled, tensors, gaussian, means, norms, generator)
     return Similarities(
         names=labels,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bilens.base.charts import NEGATIVE, POSITIVE, hovered, titled
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import require_count, require_seed
+from bilens.base.numerics import require_count, require_seed, seeded
 from bilens.base.records import Record
 from bilens.base.results import ANSWER_ROWS, Result
 from bilens.base.words import isolated, printable
@@ -326,7 +326,7 @@ class _Seen:
         self.top: list[_Firing] = []
         self.pool: list[_Firing] = []
         self.histogram = _Histogram()
-        self.generator = torch.Generator().manual_seed(int(seed + feature))
+        self.generator = seeded(seed + feature)
         self.mass = torch.zeros(
             3, vocabulary, dtype=torch.float64, device="cpu"
         )  # before, at, after

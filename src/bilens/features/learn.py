@@ -37,6 +37,7 @@ from bilens.base.numerics import (
     require_finite,
     require_floating,
     scaled,
+    seeded,
     standard_normal,
     working_dtype,
 )
@@ -158,7 +159,7 @@ class _Learner(nn.Module):
         size = how.latents(d)
         spread, power = near_one(x - mean)  # squares of what is tiny would vanish
         self.scale = float(scaled(spread.square().mean().sqrt(), power)) or 1.0
-        generator = torch.Generator().manual_seed(int(how.seed))
+        generator = seeded(how.seed)
         rows = standard_normal(size, d, generator=generator, dtype=torch.float32).to(x)
         self.W_dec = nn.Parameter(rows / rows.norm(dim=1, keepdim=True))
         self.W_enc = nn.Parameter(self.W_dec.detach().mT.clone())

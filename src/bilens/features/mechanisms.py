@@ -38,7 +38,7 @@ from torch import Tensor
 from bilens.algebra import CP, Dense, ThirdOrder, Tucker, signs, symmetric_root
 from bilens.base.charts import BELOW, POSITIVE, REFERENCE, curve, logarithmic, titled
 from bilens.base.errors import ArgumentError, TooLargeError
-from bilens.base.numerics import GIB, is_number, is_whole, require_seed, standard_normal
+from bilens.base.numerics import GIB, is_number, is_whole, require_seed, seeded, standard_normal
 from bilens.base.results import Result
 from bilens.decompose import hosvd
 
@@ -270,7 +270,7 @@ def mechanisms(
     found = hosvd(tensor, (a, b, b), ROUNDING, symmetric=True)
     whole = found.tucker.core.double() / (found.norm or 1.0)  # all that follows knows no scale
     turn, history, criteria, steady = _best(whole, starts, steps, tol, seed)
-    generator = torch.Generator().manual_seed(int(seed))
+    generator = seeded(seed)
     random = [_alike(whole, generator) for _ in range(draws)]
     turned = [_best(draw, starts, steps, tol, seed)[0].core for draw, _ in random]
     out, inputs = found.bases["out"].double() @ turn.out, found.bases["left"].double() @ turn.inputs
@@ -316,7 +316,7 @@ def _best(
     core: Float[Tensor, "a b b"], starts: int, steps: int, tol: float, seed: int
 ) -> tuple[_Turn, Float[Tensor, " steps"], tuple[float, ...], tuple[bool, ...]]:
     """The turn that ended highest, its history, and where all ended."""
-    generator = torch.Generator().manual_seed(int(seed))
+    generator = seeded(seed)
     # the criterion is then Σ s² / (Σ s)², and steps know no scale
     whole = core / (core.norm() or 1.0)
     begin = _Turn(

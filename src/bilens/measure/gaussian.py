@@ -35,6 +35,7 @@ from bilens.base.numerics import (
     restored,
     root,
     scaled,
+    seeded,
     standard_normal,
     working_dtype,
 )
@@ -273,9 +274,7 @@ class Gaussian(Record):
             )
         if not isinstance(seed, torch.Generator):
             require_seed("seed", seed)
-        generator = (
-            seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(int(seed))
-        )
+        generator = seed if isinstance(seed, torch.Generator) else seeded(seed)
         noise = standard_normal(n, self.factor.shape[1], generator=generator)
         return self.mean.double() + noise.to(self.mean.device) @ self.factor.mT
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from bilens.base.charts import INK, POSITIVE, hovered, titled
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import require_seed
+from bilens.base.numerics import require_seed, seeded
 from bilens.base.results import Result
 from bilens.measure import Gaussian
 from bilens.nearest.averages import averages
@@ -184,7 +184,7 @@ def _sampled(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """E‖f − q‖² over draws, and its standard error."""
     units, _ = closed(hidden, moments)
-    generator = torch.Generator().manual_seed(int(seed))
+    generator = seeded(seed)
     squares = []
     for _ in range(DRAWS // BATCH):
         x = measure.sample(BATCH, generator).to(hidden.out)

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from bilens.base.chunks import Chunks, fingerprint, write_chunks
 from bilens.base.errors import Interrupted
-from bilens.base.numerics import require_finite, working_dtype
+from bilens.base.numerics import require_finite, seeded, working_dtype
 from bilens.base.progress import Progress
 from bilens.base.records import Record
 from bilens.features import Dictionary, DictionaryRecipe
@@ -152,7 +152,7 @@ def shuffled(files: list[Path], batch_size: int, seed: int) -> Iterator[Float[Te
     >>> next(bilens.training.shuffled(files, batch_size=32, seed=0)).shape
     torch.Size([32, 128])
     """
-    generator = torch.Generator().manual_seed(int(seed))
+    generator = seeded(seed)
     kept: Tensor | None = None
     while True:
         for n in torch.randperm(len(files), generator=generator, device="cpu").tolist():

@@ -27,7 +27,8 @@ from bilens.cli.options import (
     require_place,
     require_read,
 )
-from bilens.cli.output import SHORT, Table, show, table, warn
+from bilens.cli.output import SHORT, Table, show, table
+from bilens.cli.reader import warn
 from bilens.cli.subjects import explained_model
 
 DETAILS = ("writes", "pairs", "paths")

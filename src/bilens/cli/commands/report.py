@@ -19,7 +19,8 @@ from bilens.cli.options import (
     require_folder,
     require_read,
 )
-from bilens.cli.output import progress_bar, say, warn, warn_of
+from bilens.cli.output import progress_bar, say, warn_of
+from bilens.cli.reader import warn
 
 TOKENS = 8192  # of the held-out text
 # what only the page of a language model reads

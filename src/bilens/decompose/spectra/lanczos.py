@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bilens.algebra import QuadraticForm, Which, eigen_noise, preference
-from bilens.base.numerics import eigh, standard_normal, tolerance
+from bilens.base.numerics import eigh, seeded, standard_normal, tolerance
 from bilens.decompose.spectra.probe import CHANCE, LEAVING, SURE, Held, unseen
 from bilens.decompose.spectra.product import Product
 
@@ -84,7 +84,7 @@ def lanczos(
     ``max_steps`` say so.
     """
     size, product = form.shape[-1], Product.of(form)
-    generator = torch.Generator().manual_seed(int(seed))
+    generator = seeded(seed)
     hold = min(size, k + SPARE)
     found = _Krylov(product, None, k, which, tol, room(k, size), generator, hold).run(max_steps)
     found.complete[:] = found.converged & (k >= size)
