@@ -25,7 +25,8 @@ class Lens(Result):
     Columns of ``to_frame()``: ``after`` which part; ``position`` and the ``token`` there; what the
     stream ``says`` there, its likeliest output, and that output's ``probability``; ``rank``: at
     which place (1 is the first) the output stands that the model gives in the end; and, where a
-    target was asked for, its ``value`` in ``unit``: logits, or "" for a direction.
+    target was asked for, its ``value`` in ``unit``: logits, or "" for a direction. ``error``: how
+    far what is read from the last stream is from the model's own outputs.
     """
 
     target: str
@@ -44,7 +45,7 @@ class Lens(Result):
         return (
             f"what the stream says after {len(self.places)} places at {len(self.inputs)} "
             f"positions{of}; at the last it is what the model says from {settled[-1]} on (the last "
-            f"place is the model's own outputs, to {self.error:.1e})"
+            f"place is the model's own outputs; read from its stream they are {self.error:.1e} off)"
         )
 
     def _settled_after(self, t: int) -> str:
