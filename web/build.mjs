@@ -1,10 +1,11 @@
 // Bundles the page into what the Python package carries: the same bytes wherever it is run.
 //   node build.mjs           writes them, and takes addresses out of the lock file
-//   node build.mjs --check   says whether what is committed is what it would write
+//   node build.mjs --check   says whether what is committed is what it would write, and whether
+//                            files import each other in a circle
 //   node build.mjs --test    runs the tests, bundled in the same way
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { basename, dirname, join, normalize } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
@@ -92,6 +93,33 @@ function check(files) {
   }
 }
 
+const OWN = /from "(\.{1,2}\/[^"]+)"/g; // an import of a file of ours, types too
+
+/** What each source imports of the others, by path. */
+function imports() {
+  const sources = readdirSync(join(here, "src"), { recursive: true })
+    .map((name) => join("src", name))
+    .filter((name) => /\.tsx?$/.test(name));
+  const named = (from, path) => {
+    const file = normalize(join(dirname(from), path));
+    return sources.find((name) => name === `${file}.ts` || name === `${file}.tsx`);
+  };
+  const read = (name) => [...readFileSync(join(here, name), "utf8").matchAll(OWN)];
+  return new Map(sources.map((name) => [name, read(name).map(([, path]) => named(name, path))]));
+}
+
+/** Imports point down: no way from file to file comes back to one of them. */
+function refuseCircles(below, files = [...below.keys()], way = [], free = new Set()) {
+  for (const name of files) {
+    if (way.includes(name))
+      throw new Error(
+        `imports go in a circle: ${[...way.slice(way.indexOf(name)), name].join(" → ")}`,
+      );
+    if (!free.has(name)) refuseCircles(below, below.get(name), [...way, name], free);
+    free.add(name);
+  }
+}
+
 async function test() {
   const names = readdirSync(join(here, "test")).filter((name) => /\.test\.tsx?$/.test(name));
   const folder = mkdtempSync(join(here, ".tests-"));
@@ -115,6 +143,7 @@ async function test() {
 if (process.argv[2] === "--test") {
   await test();
 } else {
+  refuseCircles(imports());
   const files = await bundled();
   const size = refuseUnsafe(files);
   if (process.argv[2] === "--check") check(files);

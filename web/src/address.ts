@@ -1,6 +1,7 @@
 // The state of a page in its address: a link, opened afresh, gives the same view back.
 
-import { decode, encode, fitted, type State } from "./state";
+import { fitted } from "./fitted";
+import { decode, encode, type State } from "./state";
 import type { Store } from "./store";
 import type { BilensDocument } from "./types";
 

@@ -3,9 +3,9 @@
 import { dom, isolated } from "./dom";
 import { exportTools } from "./export";
 import type { Figure } from "./figure/data";
+import type { Paint } from "./figure/place";
 import { scene, type Scene } from "./figure/scene";
 import { measured } from "./figure/text";
-import type { Paint } from "./figure/traces";
 import type { Spot, Step, Zone } from "./figure/zones";
 import { element, h } from "./svg";
 import type { Drawing } from "./types";

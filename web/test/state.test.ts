@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { decode, encode, fitted, START, type State } from "../src/state";
+import { fitted } from "../src/fitted";
+import { decode, encode, START, type State } from "../src/state";
 import { Store } from "../src/store";
 import type { BilensDocument } from "../src/types";
 import { answer } from "./answer";

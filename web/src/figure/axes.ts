@@ -2,8 +2,8 @@
 
 import { h, type Shape } from "../svg";
 import { type Figure, GRID, INK } from "./data";
+import type { Box, Panel } from "./place";
 import type { Placed, Scale, Tick } from "./scale";
-import type { Box, Panel } from "./scene";
 import { fitted, type Measure } from "./text";
 import { words } from "./words";
 

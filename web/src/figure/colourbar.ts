@@ -3,8 +3,8 @@
 import { h, type Shape } from "../svg";
 import { colouring, hex } from "./colours";
 import type { Figure, Trace } from "./data";
+import type { Box, Room } from "./place";
 import { colourTicks } from "./scale";
-import type { Box, Room } from "./scene";
 import { fitted, type Measure } from "./text";
 import { words } from "./words";
 

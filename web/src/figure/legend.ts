@@ -2,7 +2,7 @@
 
 import { h, type Shape } from "../svg";
 import type { Figure, Trace } from "./data";
-import type { Room } from "./scene";
+import type { Room } from "./place";
 import { fitted } from "./text";
 import { colourOf, dashed, marker } from "./traces";
 import { words } from "./words";

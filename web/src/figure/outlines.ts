@@ -2,8 +2,8 @@
 
 import { h, type Shape } from "../svg";
 import { INK, type Cell, type Note, type Outline } from "./data";
+import type { Box } from "./place";
 import type { Placed } from "./scale";
-import type { Box } from "./scene";
 import { dashed } from "./traces";
 import { words } from "./words";
 

@@ -6,42 +6,18 @@ import { bars, type Strip } from "./colourbar";
 import { axesOf, type Axis, type Figure, type Layout, type Trace } from "./data";
 import { legendOf } from "./legend";
 import { noteShapes, outlineShapes } from "./outlines";
+import type { Box, Panel, Room } from "./place";
 import { type Placed, type Scale, scaleOf } from "./scale";
-import { type Measure, wrapped } from "./text";
-import { KINDS, type Paint } from "./traces";
+import { wrapped } from "./text";
+import { KINDS } from "./traces";
 import { words } from "./words";
 import type { Zone } from "./zones";
-
-export interface Room {
-  readonly width: number;
-  readonly height: number; // where the layout says none
-  readonly measure: Measure;
-  readonly paint: Paint;
-}
 
 export interface Scene {
   readonly shape: Shape;
   readonly width: number;
   readonly height: number;
   readonly zones: readonly Zone[];
-}
-
-/** One pair of axes, and perhaps a second vertical one, before it has a place. */
-export interface Panel {
-  readonly x: Scale;
-  readonly y: Scale;
-  readonly over: Scale | null;
-  readonly overName: string;
-  readonly traces: readonly Trace[];
-  readonly heading: string;
-  readonly tile: { readonly wide: number; readonly high: number } | null; // as shares of the whole
-}
-
-export interface Box {
-  readonly x: number;
-  readonly y: number;
-  readonly wide: number;
-  readonly high: number;
 }
 
 const FRAME = 132; // of a layout's height, what stands around a plot on a screen of plotly's

@@ -4,8 +4,8 @@ import { quantileSorted } from "d3-array";
 import { h, type Shape } from "../svg";
 import { colouring, hex, inkOn } from "./colours";
 import { type Cell, each, type Figure, finite, GRID, INK, LINES, type Trace } from "./data";
+import type { Box, Paint } from "./place";
 import { along, type Placed, placesOf, stacks, step } from "./scale";
-import type { Box } from "./scene";
 import { fitted, type Measure } from "./text";
 import { said, words } from "./words";
 import { Cells, Marks, type Spot, type Zone } from "./zones";
@@ -24,13 +24,6 @@ export interface Ground {
   readonly measure: Measure;
   readonly paint: Paint;
 }
-
-/** Makes an image of so many cells, as an address: none where there is no canvas. */
-export type Paint = (
-  rows: number,
-  columns: number,
-  fill: (pixels: Uint8ClampedArray) => void,
-) => string | null;
 
 const FRAMED = 1000; // cells, up to which each has a frame
 const MANY = 5000; // cells, above which a heat map is one image

@@ -1,6 +1,6 @@
 // What can be pointed at, or walked through by keys: marks one by one, and the cells of heat maps.
 
-import type { Box } from "./scene";
+import type { Box } from "./place";
 
 /** One mark: where it is in pixels, which it is of its trace, and what it says. */
 export interface Spot extends Box {
