@@ -1,13 +1,16 @@
 // The node–link view of an answer: what writes to the target, what goes along each link, and which
 // pairs layers multiply. Nodes are walked by arrow keys, opened, pinned, grouped, hidden and named.
 
-import { button, dom, isolated } from "./dom";
-import { fullScreen, saveCsv, saveJson, savePng, saveSvg, type Table } from "./export";
+import { button, dom } from "./dom";
+import { saveCsv, saveJson, savePng, saveSvg } from "./export";
 import { measured } from "./figure/text";
 import { type GraphNode, idsOf, type Material, material, TARGET } from "./graph/data";
-import { colour, said, type Sketch, sketch } from "./graph/draw";
-import { fileOf, named, read } from "./graph/file";
-import type { Spot } from "./graph/layout";
+import { said, type Sketch, sketch } from "./graph/draw";
+import { fileOf, read, tableOf } from "./graph/file";
+import { Hand, type Held, KEYS } from "./graph/hand";
+import { neighbour, type Way } from "./graph/layout";
+import { Names } from "./graph/names";
+import { type Actions, panel } from "./graph/panel";
 import { type Shown, shown } from "./graph/shown";
 import {
   FULL,
@@ -21,8 +24,8 @@ import {
   toggled,
   ungrouped,
 } from "./graph/state";
+import { Tools, type Workshop } from "./graph/tools";
 import { percent, signed } from "./numbers";
-import { treeOf } from "./prompt/tree";
 import { element } from "./svg";
 import { printable } from "./text";
 import type { Answer } from "./types";
@@ -35,13 +38,6 @@ export interface GraphOptions {
   onPath?: (term: number) => void; // a path was asked for, by its number among the answer's terms
 }
 
-const KEYS =
-  "Arrow keys move between nodes, Enter opens one, p pins it, g groups the pinned ones, " +
-  "h hides it, l labels it, c shows only what it is connected with, Shift and an arrow key move " +
-  "it, b puts it back, u undoes. A node can be dragged too.";
-const NEAR = 4; // pixels that a pointer may go before it drags
-const STEP = 12; // pixels that a key moves a node
-const LISTED = 12; // links, pairs and paths in a list
 const UNDONE = 100; // steps
 const PAGES = new WeakMap<HTMLElement, GraphView>();
 
@@ -56,48 +52,33 @@ export function drawGraph(element: HTMLElement, answer: Answer, options: GraphOp
   PAGES.set(element, new GraphView(element, answer, options));
 }
 
-class GraphView {
+class GraphView implements Actions, Held, Workshop {
+  state: GraphState;
+  focused = TARGET; // the node that Tab comes to
   private material: Material;
-  private state: GraphState;
   private past: { state: GraphState; focused: string }[] = [];
-  private shown: Shown;
+  shown: Shown;
   private sketch: Sketch | null = null;
-  private focused = TARGET; // the node that Tab comes to
-  private readonly share = dom("input", {
-    type: "range",
-    min: "1",
-    max: "100",
-    step: "1",
-    "aria-label": "How much of all paths is drawn",
-  });
   private readonly place = dom("div", { class: "graph-place" });
-  private readonly bar = dom("div", {
-    class: "graph-bar",
-    role: "group",
-    "aria-label": "The graph's tools",
-  });
   private readonly told = dom("p", { class: "graph-told", role: "status" });
   private readonly side = dom("div", { class: "graph-side" });
-  private readonly tip = dom("div", { class: "figure-tip", hidden: true });
+  private readonly hand = new Hand(this.place, this);
+  private readonly tools: Tools;
   private readonly observer = new ResizeObserver(() => this.resized());
   private width = 0;
-  private drag: Drag | null = null;
 
   constructor(
-    private readonly box: HTMLElement,
-    private readonly answer: Answer,
+    readonly box: HTMLElement,
+    readonly answer: Answer,
     private readonly options: GraphOptions,
   ) {
     this.material = material(answer);
     this.state = options.state ?? START;
     this.shown = shown(this.material, this.state);
     box.classList.add("graph");
-    const drawing = dom("div", { class: "graph-drawing" }, this.place, this.tip);
-    box.replaceChildren(this.bar, this.told, drawing, this.side);
-    this.share.addEventListener("input", () =>
-      this.change({ share: Number(this.share.value) / 100 }, "share"),
-    );
-    this.listen();
+    this.tools = new Tools(this);
+    const drawing = dom("div", { class: "graph-drawing" }, this.place, this.hand.tip);
+    box.replaceChildren(this.tools.bar, this.told, drawing, this.side);
     this.resized();
     this.observer.observe(box);
   }
@@ -116,7 +97,7 @@ class GraphView {
   // What changes it.
 
   /** A new state, which can be undone; moves of the slider are one step together. */
-  private change(part: Partial<GraphState>, step = ""): void {
+  change(part: Partial<GraphState>, step = ""): void {
     const before = this.past.at(-1)?.state;
     const sliding = step === "share" && before && { ...before, share: this.state.share };
     if (!sliding || JSON.stringify(sliding) !== JSON.stringify(this.state))
@@ -132,44 +113,44 @@ class GraphView {
     this.options.onState?.(state);
   }
 
-  private undo(): void {
+  get undoes(): boolean {
+    return this.past.length > 0;
+  }
+
+  undo(): void {
     const before = this.past.pop();
     if (!before) return;
     this.focused = before.focused;
     this.set(before.state);
   }
 
-  private open(id: string): void {
+  open(id: string): void {
     this.focused = id;
     this.change({ open: this.state.open === id || id === TARGET ? "" : id });
   }
 
-  private pin(id: string): void {
+  pin(id: string): void {
     if (id !== TARGET) this.change({ pinned: toggled(this.state.pinned, id) });
   }
 
-  private hide(id: string): void {
+  hide(id: string): void {
     if (id === TARGET) return;
-    const next =
-      this.neighbour(id, "left") ??
-      this.neighbour(id, "right") ??
-      this.neighbour(id, "up") ??
-      TARGET;
+    const next = this.beside(id, "left") ?? this.beside(id, "right") ?? this.beside(id, "up");
     this.change({
       hidden: [...this.state.hidden, id],
       open: this.state.open === id ? "" : this.state.open,
     });
-    this.focused = next;
+    this.focused = next ?? TARGET;
     this.speakAll();
     this.focus();
   }
 
-  private centre(id: string): void {
+  centre(id: string): void {
     this.change({ centre: this.state.centre === id || id === TARGET ? "" : id });
   }
 
   /** The pinned nodes, and `id`, under one name. */
-  private group(id: string): void {
+  group(id: string): void {
     const ids = [...new Set([...this.state.pinned, ...(id === TARGET ? [] : [id])])];
     if (ids.length < 2 && groupNumber(id) < 0)
       return this.say("Pin two nodes or more first (p), then group them.");
@@ -178,12 +159,16 @@ class GraphView {
     );
   }
 
+  ungroup(id: string): void {
+    this.change(ungrouped(this.state, id));
+  }
+
   /** A node put elsewhere, by so many pixels of the drawing. */
-  private move(id: string, across: number, down: number): void {
+  move(id: string, across: number, down: number): void {
     this.change(movedBy(this.state, id, this.shift(across, down)));
   }
 
-  private shift(across: number, down: number): Shift {
+  shift(across: number, down: number): Shift {
     const { width, height } = this.sketch?.places ?? { width: 1, height: 1 };
     return [(FULL * across) / width, (FULL * down) / height];
   }
@@ -193,10 +178,10 @@ class GraphView {
     this.change({ moved });
   }
 
-  private label(id: string): void {
+  label(id: string): void {
     if (id === TARGET) return;
     const node = this.shown.whole.nodes.get(id);
-    this.ask("Label", node ? this.name(node) : "", (text) =>
+    this.ask("Label", node ? this.names.name(node) : "", (text) =>
       this.change(labelled(this.state, id, text)),
     );
   }
@@ -236,21 +221,21 @@ class GraphView {
 
   // What is seen.
 
-  private name(node: GraphNode): string {
-    return this.state.labels[node.id] ?? node.label;
+  get names(): Names {
+    return new Names(this.shown.whole.nodes, this.state.labels, this.material.tokens);
   }
 
   private draw(): void {
     const held =
-      this.box.contains(document.activeElement) && !this.bar.contains(document.activeElement);
+      this.box.contains(document.activeElement) && !this.tools.bar.contains(document.activeElement);
     const { graph } = this.shown;
     if (!graph.nodes.has(this.focused))
       this.focused = graph.nodes.has(this.state.open) ? this.state.open : TARGET;
     this.paint();
-    this.tip.hidden = true;
-    this.tools();
+    this.hand.hide();
+    this.tools.draw();
     this.tell();
-    this.list();
+    this.side.replaceChildren(...panel(this, this));
     if (held) this.focus();
   }
 
@@ -264,7 +249,7 @@ class GraphView {
       open: graph.nodes.has(this.state.open) ? this.state.open : "",
       pinned: new Set(this.state.pinned),
       moved: this.state.moved,
-      name: (node: GraphNode) => this.name(node),
+      name: this.names.name,
     };
     this.sketch = sketch(graph, look);
     const svg = element(this.sketch.shape);
@@ -299,76 +284,11 @@ class GraphView {
   }
 
   private said(node: GraphNode): string[] {
-    return said(node, { name: (one) => this.name(one), tokens: this.material.tokens });
+    return said(node, this.names);
   }
 
   private focus(): void {
     this.place.querySelector<SVGGElement>('[tabindex="0"]')?.focus({ preventScroll: false });
-  }
-
-  private tools(): void {
-    const held =
-      document.activeElement instanceof HTMLElement && this.bar.contains(document.activeElement)
-        ? document.activeElement.dataset["tool"]
-        : undefined;
-    const { state } = this;
-    const tool = (
-      name: string,
-      action: () => void,
-      more: Record<string, string | boolean> = {},
-    ): HTMLButtonElement => button(name, action, { "data-tool": name, ...more });
-    this.share.value = String(Math.round(100 * state.share));
-    this.share.dataset["tool"] = "share";
-    const size = dom("output", {}, percent(state.share, 3));
-    const hidden = state.hidden.length
-      ? [tool(`Show ${state.hidden.length} hidden`, () => this.change({ hidden: [] }))]
-      : [];
-    const moved = Object.keys(state.moved).length;
-    const whole = state.centre ? [tool("Show all", () => this.change({ centre: "" }))] : [];
-    const file = dom("input", {
-      type: "file",
-      accept: ".json,application/json",
-      hidden: true,
-      onchange: () => void this.load(file),
-    });
-    this.bar.replaceChildren(
-      dom("label", { class: "graph-share" }, "Paths drawn ", this.share, size),
-      tool("Only pinned", () => this.change({ only: !state.only }), {
-        "aria-pressed": String(state.only),
-      }),
-      ...whole,
-      ...hidden,
-      // always there, so that nothing jumps when a node is let go
-      tool("Put back", () => this.change({ moved: {} }), {
-        title: "All nodes that were moved to their own places",
-        ...(moved ? {} : { disabled: true }),
-      }),
-      tool("Undo", () => this.undo(), { ...(this.past.length ? {} : { disabled: true }) }),
-      ...(this.isFile && this.answer.terms.length
-        ? [tool("Back to the answer", () => this.back())]
-        : []),
-      tool("Save graph", () => this.save(), {
-        title: "As JSON in Neuronpedia's layout, with pins, groups and labels",
-      }),
-      tool("Open graph", () => file.click()),
-      tool("SVG", () => this.sketch && saveSvg(this.fileName(), this.sketch.shape), {
-        "aria-label": "SVG: save the graph",
-      }),
-      tool("PNG", () => this.sketch && void savePng(this.fileName(), this.sketch.shape), {
-        "aria-label": "PNG: save the graph",
-      }),
-      tool("CSV", () => saveCsv(this.fileName(), this.table()), {
-        "aria-label": "CSV: save the links",
-      }),
-      ...fullScreen(this.box, `graph of ${printable(this.material.target)}`),
-      dom("details", { class: "graph-keys" }, dom("summary", {}, "Keys"), KEYS),
-      file,
-    );
-    if (held) this.bar.querySelector<HTMLElement>(`[data-tool="${held}"]`)?.focus();
-  }
-
-  private fileName(): string {
-    return `graph ${this.material.target}`;
   }
 
   /** What is drawn, and that the rest is here. */
@@ -389,147 +309,35 @@ class GraphView {
     this.say(`Shown: ${count}, ${percent(size)} of the sizes of all: ${closes}`);
   }
 
-  private get isFile(): boolean {
+  get isFile(): boolean {
     return !this.material.paths.some((path) => path.number >= 0);
   }
 
-  /** The open node: what it is, its links in and out, its pairs and paths, and what to do with
-   * it. */
-  private list(): void {
-    const node = this.shown.graph.nodes.get(this.state.open);
-    if (!node) {
-      this.side.replaceChildren(
-        dom(
-          "p",
-          { class: "soft" },
-          "Click a node, or walk to it and press Enter: its links are listed here.",
-        ),
-      );
-      return;
-    }
-    const { links, pairs } = this.shown.whole;
-    const heading = dom(
-      "h3",
-      {},
-      isolated(printable(named({ ...node, label: this.name(node) }, this.material.tokens))),
-    );
-    const all = this.isFile ? "" : `all ${node.paths} paths through it give `;
-    const gives = dom("p", {}, `${node.kind}; ${all}${signed(node.influence, 6)}.`);
-    const into = [...links.values()]
-      .filter((link) => link.target === node.id)
-      .map((link) => this.linkRow(link.source, link.weight));
-    const out = [...links.values()]
-      .filter((link) => link.source === node.id)
-      .map((link) => this.linkRow(link.target, link.weight));
-    const joined = [...pairs.values()].filter((pair) =>
-      [pair.node, pair.left, pair.right].includes(node.id),
-    );
-    this.side.replaceChildren(
-      heading,
-      gives,
-      this.actions(node),
-      dom(
-        "div",
-        { class: "graph-lists" },
-        this.rows("Reads from", into),
-        this.rows("Writes to", out),
-        this.rows(
-          "Pairs",
-          joined.map((pair) => ({
-            value: pair.value,
-            text: this.pairText(pair, node.id),
-            id: pair.node === node.id ? pair.left : pair.node,
-          })),
-        ),
-        this.rows("Paths through it", this.pathRows(node.id)),
-      ),
-    );
-  }
-
-  private actions(node: GraphNode): HTMLElement {
-    const { id } = node;
-    const more =
-      groupNumber(id) >= 0 ? [button("Ungroup", () => this.change(ungrouped(this.state, id)))] : [];
-    return dom(
-      "p",
-      { class: "graph-actions" },
-      button(this.state.pinned.includes(id) ? "Unpin" : "Pin", () => this.pin(id)),
-      button("Group", () => this.group(id)),
-      ...more,
-      button(this.state.centre === id ? "Show all" : "Centre", () => this.centre(id)),
-      button("Label", () => this.label(id)),
-      button("Hide", () => this.hide(id)),
-    );
-  }
-
-  private linkRow(id: string, value: number): Row {
-    return { value, text: this.idText(id), id };
-  }
-
-  private idText(id: string): string {
-    const node = this.shown.whole.nodes.get(id);
-    return node ? named({ ...node, label: this.name(node) }, this.material.tokens) : id;
-  }
-
-  private pairText(
-    { node, left, right }: { node: string; left: string; right: string },
-    inside = "",
-  ): string {
-    const two = `${this.idText(left)} × ${this.idText(right)}`;
-    return node === inside ? two : `${two} in ${this.idText(node)}`;
-  }
-
-  private pathRows(id: string): Row[] {
-    const ids = this.state.groups[groupNumber(id)]?.nodes ?? [id];
-    const tree = treeOf(this.answer);
-    return this.shown.paths
-      .filter((path) => path.number >= 0 && path.nodes.some((place) => ids.includes(place.id)))
-      .map(({ value, number }) => ({ value, text: tree.path(number), term: number }));
-  }
-
-  private rows(title: string, rows: readonly Row[]): HTMLElement {
-    const sorted = [...rows].sort((one, other) => Math.abs(other.value) - Math.abs(one.value));
-    const first = sorted.slice(0, LISTED).map((row) => this.row(row));
-    const others = sorted.slice(LISTED).map((row) => this.row(row));
-    const more = others.length
-      ? [dom("details", {}, dom("summary", {}, `${others.length} more`), dom("ul", {}, ...others))]
-      : [];
-    return dom(
-      "div",
-      {},
-      dom("h4", {}, `${title} (${rows.length})`),
-      dom("ul", {}, ...first),
-      ...more,
-    );
-  }
-
-  private row({ value, text, id, term }: Row): HTMLElement {
-    const number = dom("span", { class: "graph-value" }, signed(value));
-    number.style.borderColor = colour(value);
-    const words = isolated(printable(text));
-    const action = this.action(id, term);
-    if (!action) return dom("li", {}, number, words);
-    const link = button("", action, { class: "graph-link" });
-    link.append(words);
-    return dom("li", {}, number, link);
-  }
-
-  /** What a click on a row does: to the node, or to the path, that it is of. */
-  private action(id: string | undefined, term: number | undefined): (() => void) | null {
-    if (id !== undefined && this.shown.graph.nodes.has(id)) return () => this.open(id);
-    const { onPath } = this.options;
-    return term !== undefined && onPath ? () => onPath(term) : null;
+  get path(): Actions["path"] {
+    return this.options.onPath;
   }
 
   // How it is saved.
 
-  private save(): void {
-    saveJson(this.fileName(), fileOf(this.material, this.shown, this.state));
+  get title(): string {
+    return `graph of ${printable(this.material.target)}`;
   }
 
-  private async load(input: HTMLInputElement): Promise<void> {
-    const file = input.files?.[0];
-    if (!file) return;
+  save(): void {
+    saveJson(this.fileName, fileOf(this.material, this.shown, this.state));
+  }
+
+  saveAs(kind: "SVG" | "PNG" | "CSV"): void {
+    const { sketch, fileName } = this;
+    if (kind === "CSV") saveCsv(fileName, tableOf(this.shown.graph, this.names));
+    else if (sketch) void (kind === "SVG" ? saveSvg : savePng)(fileName, sketch.shape);
+  }
+
+  private get fileName(): string {
+    return `graph ${this.material.target}`;
+  }
+
+  async load(file: File): Promise<void> {
     try {
       const { material: made, state } = read(await file.text());
       this.past = [];
@@ -542,8 +350,12 @@ class GraphView {
     }
   }
 
+  get returns(): boolean {
+    return this.isFile && this.answer.terms.length > 0;
+  }
+
   /** From a file's graph to the answer's own. */
-  private back(): void {
+  back(): void {
     this.past = [];
     this.material = material(this.answer);
     this.set(this.options.state ?? START);
@@ -557,98 +369,9 @@ class GraphView {
     return same && made.paths.every((path) => path.nodes.every((place) => ids.has(place.id)));
   }
 
-  private table(): Table {
-    const rows = [...this.shown.graph.links.values()].map((link) => [
-      "link",
-      this.idText(link.source),
-      "",
-      this.idText(link.target),
-      link.weight,
-    ]);
-    const pairs = [...this.shown.graph.pairs.values()].map((pair) => [
-      "pair",
-      this.idText(pair.left),
-      this.idText(pair.right),
-      this.idText(pair.node),
-      pair.value,
-    ]);
-    return { columns: ["what", "from", "and", "to", "value"], rows: [...rows, ...pairs] };
-  }
-
   // How it is pointed at, and walked.
 
-  private listen(): void {
-    this.place.addEventListener("click", (event) => {
-      const id = nodeAt(event);
-      if (id && !this.drag?.moved) this.open(id);
-      this.drag = null;
-    });
-    this.place.addEventListener("pointerdown", (event) => this.take(event));
-    this.place.addEventListener("pointermove", (event) => {
-      if (!this.dragged(event)) this.point(event);
-    });
-    this.place.addEventListener("pointerup", () => this.drop());
-    this.place.addEventListener("pointercancel", () => this.drop());
-    this.place.addEventListener("pointerleave", () => this.hideTip());
-    this.place.addEventListener("focusin", (event) => this.point(event));
-    this.place.addEventListener("focusout", () => this.hideTip());
-    this.place.addEventListener("keydown", (event) => this.key(event));
-  }
-
-  /** A node is pressed: it may be clicked, or dragged. */
-  private take(event: PointerEvent): void {
-    const id = nodeAt(event);
-    this.drag = null;
-    if (!id || event.button !== 0 || !event.isPrimary) return;
-    const { clientX: x, clientY: y } = event;
-    this.drag = { id, x, y, before: this.state, moved: false };
-  }
-
-  /** Whether a node goes with the pointer. */
-  private dragged(event: PointerEvent): boolean {
-    const { drag } = this;
-    if (!drag || !event.buttons) return false;
-    const [across, down] = [event.clientX - drag.x, event.clientY - drag.y];
-    if (!drag.moved && Math.hypot(across, down) < NEAR) return false;
-    if (!drag.moved) this.place.setPointerCapture(event.pointerId);
-    drag.moved = true;
-    this.hideTip();
-    this.state = movedBy(drag.before, drag.id, this.shift(across, down));
-    this.paint();
-    return true;
-  }
-
-  /** It stands where it was let go: one step, which can be undone. */
-  private drop(): void {
-    const { drag } = this;
-    if (!drag?.moved) return;
-    const { moved } = this.state;
-    this.state = drag.before;
-    this.focused = drag.id;
-    this.change({ moved });
-  }
-
-  private hideTip(): void {
-    this.tip.hidden = true;
-  }
-
-  private point(event: Event): void {
-    const target = event.target instanceof Element ? event.target : null;
-    const lines = this.lines(target);
-    this.tip.hidden = !lines.length;
-    if (!lines.length || !target) return;
-    this.tip.replaceChildren(...lines.map((line) => dom("div", {}, isolated(line))));
-    const frame = this.place.getBoundingClientRect();
-    const at = (target.closest("[data-node]") ?? target).getBoundingClientRect();
-    const size = this.tip.getBoundingClientRect();
-    const middle = event instanceof PointerEvent ? event.clientX : at.left + at.width / 2;
-    const top = event instanceof PointerEvent ? event.clientY - 8 : at.top;
-    const left = Math.min(middle - frame.left - size.width / 2, frame.width - size.width);
-    this.tip.style.left = `${Math.max(0, left)}px`;
-    this.tip.style.top = `${Math.max(0, top - frame.top - size.height - 6)}px`;
-  }
-
-  private lines(target: Element | null): string[] {
+  lines(target: Element | null): string[] {
     const node = this.shown.graph.nodes.get(
       target?.closest<SVGElement>("[data-node]")?.dataset["node"] ?? "",
     );
@@ -657,17 +380,15 @@ class GraphView {
     const along = this.shown.graph.links.get(link ?? "");
     if (along)
       return [
-        `${printable(this.idText(along.source))} → ${printable(this.idText(along.target))}`,
+        `${printable(this.names.full(along.source))} → ${printable(this.names.full(along.target))}`,
         signed(along.weight),
       ];
     const joint = this.shown.graph.pairs.get(pair ?? "");
-    return joint ? [printable(this.pairText(joint)), signed(joint.value)] : [];
+    return joint ? [printable(this.names.pair(joint)), signed(joint.value)] : [];
   }
 
-  private key(event: KeyboardEvent): void {
-    const id = nodeAt(event);
-    if (!id || event.altKey || event.metaKey || (event.ctrlKey && event.key !== "z")) return;
-    const actions: Record<string, () => void> = {
+  keys(id: string): Record<string, () => void> {
+    return {
       Enter: () => this.open(id),
       " ": () => this.open(id),
       p: () => this.pin(id),
@@ -678,73 +399,36 @@ class GraphView {
       b: () => this.putBack(id),
       u: () => this.undo(),
       z: () => this.undo(),
-      Escape: () => this.change({ open: "" }),
+      ...(this.state.open ? { Escape: () => this.change({ open: "" }) } : {}),
       ArrowLeft: () => this.walk(id, "left"),
       ArrowRight: () => this.walk(id, "right"),
       ArrowUp: () => this.walk(id, "up"),
       ArrowDown: () => this.walk(id, "down"),
     };
-    const away = event.shiftKey ? AWAY[event.key] : undefined;
-    const action = away ? () => this.move(id, ...away) : actions[event.key];
-    if (!action || (event.key === "Escape" && !this.state.open)) return;
-    event.preventDefault();
-    event.stopPropagation();
-    this.focused = id;
-    action();
   }
 
   private walk(id: string, way: Way): void {
-    const next = this.neighbour(id, way);
+    const next = this.beside(id, way);
     if (!next) return;
     this.focused = next;
     this.speakAll();
     this.focus();
   }
 
-  /** The next node in a row; or the nearest of the row above or below. */
-  private neighbour(id: string, way: Way): string | null {
-    const spots = this.sketch?.places.spots;
-    const here = spots?.get(id);
-    if (!spots || !here) return null;
-    const aside = way === "left" || way === "right";
-    const sign = way === "left" || way === "down" ? -1 : 1;
-    const ahead = [...spots.values()].filter((spot) =>
-      aside
-        ? spot.row === here.row && sign * (spot.x - here.x) > 0
-        : sign * (spot.row - here.row) > 0,
-    );
-    const away = (spot: Spot): number =>
-      (aside ? 0 : 1e6 * Math.abs(spot.row - here.row)) + Math.abs(spot.x - here.x);
-    return ahead.sort((one, other) => away(one) - away(other))[0]?.node.id ?? null;
+  private beside(id: string, way: Way): string | null {
+    return neighbour(this.sketch?.places.spots, id, way);
   }
-}
 
-/** A node under a pressed pointer: where that began, and what the graph was like. */
-interface Drag {
-  readonly id: string;
-  readonly x: number;
-  readonly y: number;
-  readonly before: GraphState;
-  moved: boolean;
-}
+  preview(state: GraphState): void {
+    this.state = state;
+    this.paint();
+  }
 
-const AWAY: Readonly<Record<string, [across: number, down: number]>> = {
-  ArrowLeft: [-STEP, 0],
-  ArrowRight: [STEP, 0],
-  ArrowUp: [0, -STEP],
-  ArrowDown: [0, STEP],
-};
-
-type Way = "left" | "right" | "up" | "down";
-
-interface Row {
-  value: number;
-  text: string;
-  id?: string;
-  term?: number;
-}
-
-function nodeAt(event: Event): string {
-  const target = event.target instanceof Element ? event.target : null;
-  return target?.closest<SVGElement>("[data-node]")?.dataset["node"] ?? "";
+  /** One step, which can be undone. */
+  settle(id: string, before: GraphState): void {
+    const { moved } = this.state;
+    this.state = before;
+    this.focused = id;
+    this.change({ moved });
+  }
 }

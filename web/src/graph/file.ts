@@ -1,6 +1,8 @@
 // Graphs as files of Neuronpedia's layout: saved with pins, groups and labels, and read again.
 
-import { graphOf, type Material, type Path, type Place, TARGET } from "./data";
+import type { Table } from "../export";
+import { type Graph, graphOf, type Material, type Path, type Place, TARGET } from "./data";
+import { type Names, named } from "./names";
 import type { Shown } from "./shown";
 import { drawnAs, type GraphState, groupNumber, shiftsOf, START } from "./state";
 
@@ -108,9 +110,15 @@ export function fileOf(material: Material, shown: Shown, state: GraphState): Gra
   };
 }
 
-/** What a node is and where, with its token. */
-export function named(node: Pick<Place, "label" | "position">, tokens: readonly string[]): string {
-  return `${node.label} at ${node.position} ${tokens[node.position] ?? ""}`.trimEnd();
+/** The links and pairs that are drawn, as rows. */
+export function tableOf(graph: Graph, names: Names): Table {
+  const links = [...graph.links.values()].map(({ source, target, weight }) => {
+    return ["link", names.full(source), "", names.full(target), weight];
+  });
+  const pairs = [...graph.pairs.values()].map(({ left, right, node, value }) => {
+    return ["pair", names.full(left), names.full(right), names.full(node), value];
+  });
+  return { columns: ["what", "from", "and", "to", "value"], rows: [...links, ...pairs] };
 }
 
 /** A file's graph and what was done to it. Each link stands as a path of its own, as a file has no

@@ -201,3 +201,25 @@ function columnsOf(
     return column;
   });
 }
+
+export type Way = "left" | "right" | "up" | "down";
+
+/** The next node in a row; or the nearest of the row above or below. */
+export function neighbour(
+  spots: ReadonlyMap<string, Spot> | undefined,
+  id: string,
+  way: Way,
+): string | null {
+  const here = spots?.get(id);
+  if (!spots || !here) return null;
+  const aside = way === "left" || way === "right";
+  const sign = way === "left" || way === "down" ? -1 : 1;
+  const ahead = [...spots.values()].filter((spot) =>
+    aside
+      ? spot.row === here.row && sign * (spot.x - here.x) > 0
+      : sign * (spot.row - here.row) > 0,
+  );
+  const away = (spot: Spot): number =>
+    (aside ? 0 : 1e6 * Math.abs(spot.row - here.row)) + Math.abs(spot.x - here.x);
+  return ahead.sort((one, other) => away(one) - away(other))[0]?.node.id ?? null;
+}
