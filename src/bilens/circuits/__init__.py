@@ -10,7 +10,7 @@ from bilens.circuits.attention import (
 )
 from bilens.circuits.composition import Composition, composition
 from bilens.circuits.effects import Effects, effects
-from bilens.circuits.expansion import Detail, Expansion, Groups, Term, expand
+from bilens.circuits.expansion import Expansion, Groups, Term
 from bilens.circuits.forest import Forest, forest
 from bilens.circuits.graph import graph
 from bilens.circuits.head_scores import HeadScores, head_scores
@@ -23,6 +23,7 @@ from bilens.circuits.promises import Promises, promises
 from bilens.circuits.quadratic_lens import QuadraticLens, quadratic_lens
 from bilens.circuits.recording import Recording, record
 from bilens.circuits.rules import Rules, head_paths, require_path, rules
+from bilens.circuits.search import Detail, expand
 from bilens.circuits.starts import Starts, starts
 from bilens.circuits.targets import At
 from bilens.circuits.units import PathUnits, units
