@@ -1,5 +1,14 @@
 """Floor 6: circuits. Every output of a model as an exact sum of paths, and what the weights alone
 compose.
+
+    one pass        recording: all that it wrote; understood: that weights say it; targets: of what
+    in other words  replaced: what a part reads, by a dictionary; replacements: what a layer writes
+    its paths       paths: the tree; engine: its verbs; search: expand(); expansion: what that gives
+    asked of these  units, starts, forest, graph, pairs
+    of attention    patterns, attention (scores by pairs), head_scores
+    on the way      lens, quadratic_lens
+    taken out       cuts: what, by name; altered, rerun: a pass without it; knockout, effects
+    weights alone   heads (QK and OV), virtual, composition, promises, rules
 """
 
 from bilens.circuits.attention import (
