@@ -23,7 +23,16 @@ from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import require_finite, working_dtype
 from bilens.base.records import Record
 from bilens.circuits.paths import BASE, ERROR, Latent, Node
-from bilens.wiring import Normalised, Part, Product, Sparse, Write, explained, find_place
+from bilens.wiring import (
+    Normalised,
+    Part,
+    Product,
+    Sparse,
+    Write,
+    explained,
+    find_place,
+    known_place,
+)
 
 S = TypeVar("S", bound=Sparse)
 
@@ -154,12 +163,12 @@ def _require_fitting(
     hook, hook_out, kind = (
         getattr(dictionary, name, "") for name in ("hook", "hook_out", "architecture")
     )
-    if hook and place_name(hook, parts) != place:  # a dictionary of a person's own may not say
+    if hook and not is_called(place, hook, parts):  # a dictionary of a person's own may not say
         todo = (
             "If that is the same place by another name, dataclasses.replace(dictionary, hook=...)."
         )
         raise ArgumentError(who, must=f"read {place}", got=hook, todo=todo)
-    if "transcoder" in kind or (hook_out and place_name(hook_out, parts) != place):
+    if "transcoder" in kind or (hook_out and not is_called(place, hook_out, parts)):
         got = f"a {kind or 'dictionary'} to {hook_out or 'another place'}"
         raise ArgumentError(
             who,
@@ -173,11 +182,7 @@ def _require_fitting(
         raise ShapeError(who, must=f"be of the model's width {width}", got=got)
 
 
-def place_name(hook: str, parts: Sequence[Part]) -> str:
-    """The place that a dictionary was made for, in the words of ``find_place`` where it
-    knows it.
-    """
-    try:
-        return find_place(hook, parts).name
-    except ArgumentError:
-        return hook
+def is_called(place: str, hook: str, parts: Sequence[Part]) -> bool:
+    """Whether ``hook``, as a dictionary names where it was made, is the place."""
+    known = known_place(hook, parts)
+    return known is not None and known.name == place

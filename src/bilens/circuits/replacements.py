@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from bilens.algebra import CP
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import require_finite
-from bilens.circuits.replaced import in_full, place_name
+from bilens.circuits.replaced import in_full, is_called
 from bilens.nearest import Approximation
 from bilens.nn import Leg
 from bilens.wiring import (
@@ -243,7 +243,7 @@ def _require_places(part: Part, found: Transcoder, wiring: Wiring) -> None:
         ("read", hook, f"{part.name}.input"),
         ("write", hook_out, f"{part.name}.output"),
     ):
-        if name and place_name(name, wiring.parts) != place:
+        if name and not is_called(place, name, wiring.parts):
             raise ArgumentError(_who(part), must=f"{verb} {place}", got=name, todo=RENAME)
 
 

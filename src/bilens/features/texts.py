@@ -26,6 +26,7 @@ from bilens.wiring import (
     eager,
     find_place,
     hooked,
+    known_place,
     require_expandable,
 )
 
@@ -289,7 +290,7 @@ class Tap:
 
 def _read_place(dictionary: Dictionary, at: str | None, wiring: Wiring) -> Place:
     """Where the dictionary reads: ``at``, or the place that it names itself."""
-    hook, own = dictionary.hook, _known(dictionary.hook, wiring)
+    hook, own = dictionary.hook, known_place(dictionary.hook, wiring.parts)
     if at is None:
         if own is not None:
             return own
@@ -307,12 +308,5 @@ def _write_place(dictionary: Dictionary, read: Place, wiring: Wiring) -> Place:
     if not is_transcoder(dictionary.architecture):
         return read
     layer = wiring.parts[read.part].name
-    return _known(dictionary.hook_out, wiring) or find_place(f"{layer}.output", wiring.parts)
-
-
-def _known(hook: str, wiring: Wiring) -> Place | None:
-    """The place of that name, where the model has it."""
-    try:
-        return find_place(hook, wiring.parts)
-    except ArgumentError:
-        return None
+    own = known_place(dictionary.hook_out, wiring.parts)
+    return own or find_place(f"{layer}.output", wiring.parts)

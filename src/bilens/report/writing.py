@@ -103,12 +103,8 @@ def _require_places(model: Classifier | Transformer, extra: Extra) -> None:
     wiring = model.wiring()
     named = extra.named or [f"dictionary no. {n + 1}" for n in range(len(extra.dictionaries))]
     for who, coder in zip(named, extra.dictionaries, strict=True):
-        try:
-            find_place(coder.hook, wiring.parts)
-        except ArgumentError as error:
-            todo = "Use dataclasses.replace(dictionary, hook=...)."
-            got = coder.hook or "no name of a place"
-            raise ArgumentError(f"{who}: hook", must=error.must, got=got, todo=todo) from error
+        todo = "Use dataclasses.replace(dictionary, hook=...)."
+        find_place(coder.hook, wiring.parts, who=f"{who}: hook", todo=todo)
         for side in ("input", "output"):
             coder.require_fits(str(who), width=wiring.readout.shape[1], side=side)
 

@@ -51,7 +51,7 @@ from bilens.wiring.parts import (
     Part,
     Renormed,
 )
-from bilens.wiring.places import Place, find_place, module_name, short_name
+from bilens.wiring.places import Place, find_place, known_place, module_name, short_name
 from bilens.wiring.precision import eager, explained, explains, held_in_half, is_half
 from bilens.wiring.scored import Scale, Scored
 
@@ -108,6 +108,7 @@ __all__ = [
     "held_in_half",
     "hooked",
     "is_half",
+    "known_place",
     "model_name",
     "module_name",
     "quadratic",

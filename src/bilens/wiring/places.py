@@ -27,11 +27,11 @@ class Place(NamedTuple):
     name: str  # "mlp1.input"
 
 
-def find_place(text: str, parts: Sequence[Part]) -> Place:
+def find_place(text: str, parts: Sequence[Part], who: str = "place", todo: str = "") -> Place:
     """The place called ``text``: "mlp1.input", or with the names of modules "layers.1.mlp.input".
 
-    Errors: ArgumentError where there is no such place; heads write one by one, so an attention
-    layer has no output.
+    Errors: ArgumentError, of ``who`` and with what ``todo``, where there is no such place; heads
+    write one by one, so an attention layer has no output.
 
     >>> wiring = model.wiring()
     >>> bilens.wiring.find_place("layers.1.mlp.input", wiring.parts).name
@@ -41,12 +41,26 @@ def find_place(text: str, parts: Sequence[Part]) -> Place:
     name, _, side = short_name(text).rpartition(".")
     if side not in ("input", "output") or name not in names:
         places = ", ".join(f"{name}.input" for name in names)
-        raise ArgumentError("place", must=f"be one of {places}, or .output of a layer", got=text)
+        must = f"be one of {places}, or .output of a layer"
+        raise ArgumentError(who, must=must, got=text or "no name of a place", todo=todo)
     if side == "output" and parts[names[name]].attention is not None:
         raise ArgumentError(
-            "place", must="be the output of an mlp", got=text, todo="Heads write one by one."
+            who, must="be the output of an mlp", got=text, todo="Heads write one by one."
         )
     return Place(names[name], side, f"{name}.{side}")
+
+
+def known_place(text: str, parts: Sequence[Part]) -> Place | None:
+    """The place called ``text``, which others may have named; None where it is none of the model's.
+
+    >>> wiring = model.wiring()
+    >>> bilens.wiring.known_place("blocks.1.hook_mlp_in", wiring.parts) is None
+    True
+    """
+    try:
+        return find_place(text, parts)
+    except ArgumentError:
+        return None
 
 
 def short_name(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import bilens
-from bilens.base.errors import ArgumentError, FileError
+from bilens.base.errors import ArgumentError
 from bilens.base.files import write_text
 from bilens.cli.options import (
     AsJson,
@@ -167,10 +167,7 @@ def _dictionary(folder: Path, model: "bilens.Transformer") -> "bilens.features.D
     if not made.hook:
         must = "name the place it reads: hook_name in cfg.json"
         raise ArgumentError(str(folder), must=must, got="none")
-    try:
-        bilens.wiring.find_place(made.hook, wiring.parts)
-    except ArgumentError as error:
-        raise FileError(f"{folder}: hook_name", must=error.must, got=error.got) from error
+    bilens.wiring.find_place(made.hook, wiring.parts, who=f"{folder}: hook_name")
     made.require_fits(str(folder), width=wiring.readout.shape[1], place=made.hook)
     if note := made.stranger_to(model):
         warn(f"{folder}: {note}")
