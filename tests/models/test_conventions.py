@@ -219,7 +219,7 @@ def test_a_text_in_pieces_is_the_text(both, kind, padded, attend):
     cache, found = CACHES[kind](both[0]), []
     for start, stop in ((0, 4), (4, 6), (6, 7)):
         given = {"attention_mask": mask[:, :stop]} if padded else {}
-        found.append(both[0](text[:, start:stop], past_key_values=cache, **given).logits)
+        found.append(both[0](text[:, start:stop], cache=cache, **given).logits)
     same(torch.cat(found, 1)[mask.bool()], both[1](text, attention_mask=mask).logits[mask.bool()])
     assert int(cache.get_seq_length()) == 7
 
@@ -227,9 +227,23 @@ def test_a_text_in_pieces_is_the_text(both, kind, padded, attend):
 def test_positions_by_cache_position(both):
     ours, theirs = both
     cache = static(ours)
-    ours(ids()[:, :4], past_key_values=cache, cache_position=torch.arange(4))
-    got = ours(ids()[:, 4:], past_key_values=cache, cache_position=torch.arange(4, 7)).logits
+    ours(ids()[:, :4], cache=cache, cache_position=torch.arange(4))
+    got = ours(ids()[:, 4:], cache=cache, cache_position=torch.arange(4, 7)).logits
     same(got, theirs(ids()).logits[:, 4:])
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_a_cache_goes_by_both_its_names(both, name):
+    """As in transformers, before its version 5.24 and since; ``generate`` and outputs have the
+    name that the installed one has.
+    """
+    cache = DynamicCache()
+    for start, stop in ((0, 4), (4, 7)):
+        found = both[0](ids()[:, start:stop], **{name: cache})
+    same(found.logits, both[1](ids()).logits[:, 4:])
+    kept = set(both[1](ids(), use_cache=True).keys()) & {"cache", "past_key_values"}
+    assert set(found.keys()) == {"logits", *kept}
+    assert kept <= set(both[0].config.keys_to_ignore_at_inference)
 
 
 GENERATIONS = {
@@ -402,8 +416,10 @@ def test_embeddings_have_doors(both):
         ({"shift_labels": ids()[:1]}, ShapeError, "shift_labels must be (2, 7)"),
         ({"position_ids": torch.arange(6)[None]}, ShapeError,
         "position_ids must be (2, 7), or (1, 7); got (1, 6)"),
-        ({"past_key_values": ((ids(), ids()),)}, ArgumentError,
-        "past_key_values must be a transformers Cache; got tuple"),
+        ({"cache": ((ids(), ids()),)}, ArgumentError,
+        "cache must be a transformers Cache; got tuple"),
+        ({"cache": DynamicCache(), "past_key_values": DynamicCache()}, ArgumentError,
+        "cache must be given once; got past_key_values too"),
         ({"output_hidden_states": 1}, ArgumentError,
         "output_hidden_states must be true or false; got 1"),
         ({"inputs_embeds": torch.ones(2, 7, 31), "input_ids": None}, ShapeError,
@@ -422,8 +438,8 @@ def test_a_cache_that_forgets_is_refused(both, refuses):
     )
     refuses(
         ArgumentError,
-        lambda: both[0](ids(), past_key_values=cache),
-        "past_key_values must keep every position",
+        lambda: both[0](ids(), cache=cache),
+        "cache must keep every position",
     )
 
 
@@ -436,8 +452,9 @@ def test_without_heads_nothing_counts_positions(refuses):
         **SMALL | {"num_attention_heads": 0, "num_key_value_heads": 0}, positions="learned"
     )
     model = Transformer(config).double().eval()
-    first = model(ids()[:, :4], use_cache=True)
-    rest = {"past_key_values": first.past_key_values, "input_ids": ids()[:, 4:]}
+    cache = DynamicCache()
+    model(ids()[:, :4], cache=cache, position_ids=torch.arange(4)[None])
+    rest = {"cache": cache, "input_ids": ids()[:, 4:]}
     refuses(
         ArgumentError,
         lambda: model(**rest),

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 import bilens
 from bilens import Transformer, TransformerConfig
@@ -39,8 +40,9 @@ def ids(batch=2, length=9, seed=1):
 def test_a_cache_gives_the_full_pass(kind, close):
     made, text = model(**KINDS[kind]), ids()
     full = made(text).logits
-    begun = made(text[:, :4], use_cache=True)
-    rest = [made(text[:, t : t + 1], past_key_values=begun.past_key_values) for t in range(4, 9)]
+    cache = DynamicCache()
+    begun = made(text[:, :4], cache=cache)
+    rest = [made(text[:, t : t + 1], cache=cache) for t in range(4, 9)]
     close(torch.cat([begun.logits, *(step.logits for step in rest)], 1), full)
     mask = torch.ones(2, 9, dtype=torch.long)
     mask[0, :3] = 0  # padding in front is not read

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from torch.nn import functional
+from transformers import DynamicCache
 
 import bilens
 from bilens.base.errors import ConfigError, FileError
@@ -121,8 +122,9 @@ def test_every_kind_is_the_pass_of_its_description(kind, tmp_path, close):
     truth = forward(weights, config, TOKENS)
     assert float(truth.abs().max()) > 10  # the cap is felt
     close(model(TOKENS[None]).logits[0], truth)
-    begun = model(TOKENS[None, :4], use_cache=True)
-    close(model(TOKENS[None, 4:], past_key_values=begun.past_key_values).logits[0], truth[4:])
+    cache = DynamicCache()
+    model(TOKENS[None, :4], cache=cache)
+    close(model(TOKENS[None, 4:], cache=cache).logits[0], truth[4:])
     model.save_pretrained(tmp_path / "again")
     close(bilens.load(tmp_path / "again")(TOKENS[None]).logits[0], truth)
 

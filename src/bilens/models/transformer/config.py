@@ -87,7 +87,8 @@ class TransformerConfig(PreTrainedConfig):
 
     model_type = "bilens_transformer"
     _rope_type_labels = (FULL, SLIDING)  # transformers: parameters of RoPE may be under these
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012  transformers adds to a list
+    # transformers adds to a list
+    keys_to_ignore_at_inference = ["cache", "past_key_values"]  # noqa: RUF012
 
     vocab_size: int = 4096
     hidden_size: int = 128

@@ -2,15 +2,21 @@
 the same here.
 """
 
+from dataclasses import fields
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.nn import Mask
+
+OLD = "past_key_values"
+# what outputs call a cache: "past_key_values" before transformers 5.24
+CACHE = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else OLD
 
 
 def attention_mask(
@@ -53,17 +59,23 @@ def attention_mask(
     return may if packs is None else may & (packs[:, None, :, None] == packs[:, None, None])
 
 
-def require_cache(cache: Any) -> None:
-    """Raise ArgumentError unless ``cache`` is one that keeps every position, or None."""
-    if cache is None:
-        return
+def one_cache(cache: Any, past_key_values: Any) -> Cache | None:
+    """The cache that is passed, by whichever name. Errors: ArgumentError for two, for what is no
+    cache, and for one that does not keep every position.
+    """
+    if cache is not None and past_key_values is not None:
+        raise ArgumentError("cache", must="be given once", got=f"{OLD} too")
+    given = past_key_values if cache is None else cache
+    if given is None:
+        return None
     todo = "Pass DynamicCache() or StaticCache(config, max_cache_len=…)."
-    if not isinstance(cache, Cache):
+    if not isinstance(given, Cache):
         must = "be a transformers Cache"
-        raise ArgumentError("past_key_values", must=must, got=type(cache).__name__, todo=todo)
-    if any(cache.is_sliding):
+        raise ArgumentError("cache", must=must, got=type(given).__name__, todo=todo)
+    if any(given.is_sliding):
         must = "keep every position: no layer has a sliding window"
-        raise ArgumentError("past_key_values", must=must, got="one that slides", todo=todo)
+        raise ArgumentError("cache", must=must, got="one that slides", todo=todo)
+    return given
 
 
 def seen_by(cache: Cache | None) -> int | Tensor:

@@ -37,8 +37,8 @@ from bilens.models.families.llama import config_from_llama, config_to_llama
 from bilens.models.surgery.folding import fold, folded_config, padded
 from bilens.models.transformer.blocks import Block, Body
 from bilens.models.transformer.config import TransformerConfig
+from bilens.models.transformer.masking import CACHE, one_cache, seen_by
 from bilens.models.transformer.masking import attention_mask as mask_of
-from bilens.models.transformer.masking import require_cache, seen_by
 from bilens.models.transformer.wired import Wired
 from bilens.nn import Attention, soft_cap
 
@@ -95,7 +95,7 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         input_ids: Int[Tensor, "b t"] | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Int[Tensor, "#b t"] | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         inputs_embeds: Float[Tensor, "b t d"] | None = None,
         labels: Int[Tensor, "b t"] | None = None,
         use_cache: bool | None = None,
@@ -105,12 +105,14 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         cache_position: Int[Tensor, " t"] | None = None,
         shift_labels: Int[Tensor, "b t"] | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        past_key_values: Any = None,
         **unknown: Any,
     ) -> CausalLMOutputWithPast:
         """Logits (b, t, vocab), and the next-token cross-entropy in nats where there are
         ``labels``.
 
-        Arguments mean what they mean to every model of transformers. ``attention_mask``: real
+        Arguments mean what they mean to every model of transformers; ``past_key_values`` is what
+        ``cache`` was called before its version 5.24. ``attention_mask``: real
         tokens (b, s), or (b, head, query, key) as ``models.masking.attention_mask`` says. Positions
         count from the first token, padding included, unless ``position_ids`` say otherwise
         (``generate`` makes them from the mask). Labels of −100 do not count; ``shift_labels`` are
@@ -126,17 +128,18 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         """
         require_known(self, unknown)
         x = self._embed(input_ids, inputs_embeds)
-        cache = self._cache(past_key_values, use_cache)
-        if position_ids is None and cache_position is None and past_key_values is not None:
+        given = one_cache(cache, past_key_values)
+        if position_ids is None and cache_position is None and given is not None:
             self._require_counted()
+        cache = self._cache(given, use_cache)
         config = self.config
         patterns = switch("output_attentions", output_attentions, config.output_attentions)
         hidden = switch("output_hidden_states", output_hidden_states, config.output_hidden_states)
         if position_ids is None and cache_position is not None:
             position_ids = cache_position[None]
         heads, queries = config.num_attention_heads, (x.shape[0], x.shape[1])
-        given = (attention_mask, queries, heads, x.device, cache, position_ids)
-        masks = {window: mask_of(*given, window) for window in self._windows}
+        seen = (attention_mask, queries, heads, x.device, cache, position_ids)
+        masks = {window: mask_of(*seen, window) for window in self._windows}
         x, turns = self._placed(x, position_ids, seen_by(cache))
         eager = patterns or config._attn_implementation == "eager"
         firsts = self.model.firsts(x)
@@ -158,7 +161,7 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,  # type: ignore[arg-type]
             logits=logits,
-            past_key_values=cache,
+            **{CACHE: cache},  # type: ignore[arg-type]
             hidden_states=(*streams, x) if hidden else None,  # type: ignore[arg-type]
             attentions=tuple(found) if patterns else None,  # type: ignore[arg-type]
         )
@@ -366,9 +369,8 @@ class Transformer(Wired, PreTrainedModel, GenerationMixin):
             raise ShapeError("input_ids", must=must, got=tuple(tokens.shape))
         return self.model.embedded(whole_numbers("input_ids", tokens, self.config.vocab_size))
 
-    def _cache(self, given: Any, use: bool | None) -> Cache | None:
+    def _cache(self, given: Cache | None, use: bool | None) -> Cache | None:
         """The cache of this pass: the one given, or a new one where one is wanted."""
-        require_cache(given)
         replayed = self.gradient_checkpointing and self.training
         if replayed and (given is not None or use):
             todo = "Pass use_cache=False, or switch one of them off."
