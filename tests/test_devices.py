@@ -156,6 +156,7 @@ ASKED: dict[str, Callable[[Given], Any]] = {
     "mechanisms": lambda g: features.mechanisms(
         g.tensor, max_rank=3, starts=2, draws=1, steps=5
     ).norm,
+    "transcode": lambda g: features.transcode(g.tensor, g.gaussian, 4, 1e-3, steps=5).missed,
     "verify": lambda g: bilens.verify(g.model).passed,
     "text": lambda g: training.evaluate_text_on(g.model, "topics"),
 }  # fmt: skip

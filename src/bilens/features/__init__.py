@@ -13,6 +13,7 @@ from bilens.features.mechanisms import Mechanisms, mechanisms
 from bilens.features.pairs import FeaturePairs
 from bilens.features.quadratic import QuadraticLatents
 from bilens.features.texts import Texts
+from bilens.features.transcode import Transcoding, transcode
 from bilens.features.transcoders import read_transcoder
 from bilens.features.words import Words
 
@@ -38,6 +39,7 @@ __all__ = [
     "QuadraticLatents",
     "Readings",
     "Texts",
+    "Transcoding",
     "Words",
     "cofiring",
     "examples",
@@ -47,4 +49,5 @@ __all__ = [
     "mechanisms",
     "read_transcoder",
     "require_features",
+    "transcode",
 ]
