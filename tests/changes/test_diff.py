@@ -230,6 +230,56 @@ def test_biases_that_training_has_moved_from_zero_are_compared(given, data):
     assert bilens.diff([zero, near, after], data=data).summary()
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"norm": "layer", "attention_bias": True, "mlp_bias": True, "head_bias": True},
+        {"attention": "bilinear", "attention_bias": True, "hidden_act": "silu", "mlp_bias": True},
+        {"norm_placement": "post", "positions": "learned"},
+        {"num_local_experts": 3, "value_mix": True, "residual_mix": True},
+    ],
+)
+def test_every_weight_that_the_outputs_hear_is_of_a_place(given):
+    model = language(**given)
+    said = model(input_ids=IDS).logits
+    for name, _ in model.named_parameters():
+        other = changed(model, lambda one, name=name: one.get_parameter(name).mul_(1.5))
+        moved = not torch.allclose(other(input_ids=IDS).logits, said, atol=1e-9)
+        assert (float(bilens.diff(model, other).change.max()) > 1e-7) == moved, name
+
+
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_every_weight_that_the_classes_hear_is_of_a_place(layers, residual):
+    model = classifier(num_hidden_layers=layers, residual=residual, bias=True)
+    x, labels = torch.rand(20, 6, dtype=torch.float64), torch.arange(20) % 4
+    for name, _ in model.named_parameters():
+        other = changed(model, lambda one, name=name: one.get_parameter(name).mul_(1.5))
+        for data in (None, (x, labels)):
+            assert float(bilens.diff(model, other, data=data).change.amax(0)[-1]) > 1e-7, name
+
+
+@pytest.mark.parametrize("data", [None, IDS])
+def test_what_attention_writes_always_is_a_place(data):
+    A, B = (language(seed, attention_bias=True) for seed in (0, 1))
+    found = by_place(bilens.diff(A, B, data=data))
+    one, two = (model.blocks[1].self_attn.o_proj.bias for model in (A, B))
+    row = found["attn1.bias"]
+    assert row["kind"] == "bias"
+    assert row["similarity"] == pytest.approx(cosine(one, two))
+    assert row["growth"] == pytest.approx(float((two.norm() / one.norm()).detach()))
+    assert "attn0.bias" not in by_place(bilens.diff(language(), language(1)))
+
+
+def test_the_straight_path_of_a_classifier_has_its_biases():
+    given = {"num_hidden_layers": 2, "residual": True, "bias": True}
+    A, B = (classifier(seed, **given) for seed in (0, 1))
+    x = torch.rand(4000, 6, dtype=torch.float64)
+    found = by_place(bilens.diff(A, B, data=(x, torch.zeros(4000, dtype=torch.int64))))
+    straight = [model.head(model.embed(x)) for model in (A, B)]
+    assert found["direct"]["similarity"] == pytest.approx(cosine(*straight), rel=1e-3)
+
+
 @pytest.mark.parametrize("name", ["k_proj", "k2_proj"])
 def test_each_score_of_a_product_is_a_place(name):
     model = language(attention="bilinear", attention_bias=True, positions="none")

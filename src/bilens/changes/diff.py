@@ -45,14 +45,15 @@ def diff(
     ``dictionaries``: by place ("mlp1.input"), whose features are compared too; transcoders by how
     they fire on ``data`` alone.
 
-    The places are embeddings, the OV and QK circuits of heads, layers, and the unembedding, each
-    with the linear part of the norm through which it reads; of a classifier its layers, from pixels
-    to classes. Gauges are no change: units permuted or rescaled, values and outputs of a head, or
-    its queries and keys, in another basis. (The stream's own basis is taken to be the same: these
-    are checkpoints of one run. The layers of a classifier without residual connection are compared
-    in the bases in which they stand. What a norm follows, queries and keys of some families and
-    what parts write in others, is compared with its size, and ``warnings`` says that this is none.)
-    Configurations that differ (RoPE's base, windows, epsilons) are named there too.
+    The places are embeddings, the OV and QK circuits of heads, what attention writes always (its
+    bias, "attn0.bias"), layers, and the unembedding, each with the linear part of the norm through
+    which it reads; of a classifier its layers, from pixels to classes. Gauges are no change: units
+    permuted or rescaled, values and outputs of a head, or its queries and keys, in another basis.
+    (The stream's own basis is taken to be the same: these are checkpoints of one run. The layers of
+    a classifier without residual connection are compared in the bases in which they stand. What a
+    norm follows, queries and keys of some families and what parts write in others, is compared with
+    its size, and ``warnings`` says that this is none.) Configurations that differ (RoPE's base,
+    windows, epsilons) are named there too.
 
     Of a product of two scores each is a place ("L0H0 QK", "L0H0 QK2").
     By weights a layer's symmetric tensor is compared; QK circuits over all offsets alike. On data

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bilens.algebra import CP, affine
+from bilens.algebra import CP, affine, constant
 from bilens.base.numerics import as_given
 from bilens.changes.functions import Functions, Maps, Modules, Scores, Tables, Tensors
 from bilens.models import Classifier, Transformer
@@ -65,9 +65,16 @@ def _of_classifiers(models: Sequence[Classifier], layers: int) -> Iterator[Group
         tensors = [tensor_of(model, n) for model in models]
         places: list[Functions] = [Tensors(f"mlp{n}", "layer", tensors, n == layers - 1)]
         if n == 0 and models[0].config.residual:
-            legs = [Leg(full(one.head.weight) @ full(one.embed.weight)) for one in models]
-            places.append(Maps("direct", "head × embedding", legs))
+            places.append(Maps("direct", "head × embedding", [*map(_direct, models)]))
         yield Group(f"mlp{n}", places)
+
+
+@torch.no_grad()
+def _direct(model: Classifier) -> Leg:
+    """The logits where no layer writes anything."""
+    head, embed = full(model.head.weight), model.embed
+    bias = full(model.head.bias) + head @ full(embed.bias) if model.config.bias else None
+    return Leg(head @ full(embed.weight), bias)
 
 
 def _of_transformers(models: Sequence[Transformer]) -> Iterator[Group]:
@@ -88,7 +95,8 @@ def _of_parts(parts: Sequence[Part], width: int) -> Sequence[Functions]:
     """One part of every model."""
     name, heads = parts[0].name, [part.attention for part in parts]
     if heads[0] is not None:
-        return [*_of_heads(parts, [one for one in heads if one is not None])]
+        known = [one for one in heads if one is not None]
+        return [*_of_heads(parts, known), *_always(known)]
     tensors = [tensor for tensor in map(_exact, parts) if tensor is not None]
     if len(tensors) == len(parts):
         return [Tensors(name, "layer", tensors)]
@@ -106,6 +114,14 @@ def _of_heads(parts: Sequence[Part], heads: Sequence[Heads]) -> Iterator[Functio
         for label, pair in zip(("QK", "QK2"), _scores(heads[0]), strict=False):
             queries, keys = ([_asks(one, side, n) for one in heads] for side in pair)
             yield Scores(f"{name} {label}", "head", queries, keys, _turning(heads[0]))
+
+
+def _always(heads: Sequence[Heads]) -> Iterator[Functions]:
+    """What an attention layer writes whatever it reads, where there is such: b (0 x + 1)."""
+    biases = [full(one.module.o_proj.bias) for one in heads if one.module.o_proj.bias is not None]
+    legs = [Leg(b.new_zeros(1, heads[0].module.o_proj.out_features), b.new_ones(1)) for b in biases]
+    if biases:
+        yield Maps(f"{heads[0].name}.bias", "bias", legs, [bias[:, None] for bias in biases])
 
 
 def _of_first(wirings: Sequence[Wiring], n: int) -> Iterator[Functions]:
@@ -178,9 +194,16 @@ def _folded(norm: Norm, form: Form) -> CP:
     return affine(full(form.out), left.weight, right.weight, **biases).detach()
 
 
+@torch.no_grad()
 def tensor_of(model: Classifier, layer: int | None = None) -> CP:
-    """That of a layer, or of all of a model of one layer, as it is compared."""
-    return model.tensor(layer).detach().to(torch.float64).to("cpu")
+    """That of a layer, or of all of a model of one layer, as it is compared. The head's bias is
+    with the last, which alone the head reads where there is no residual connection.
+    """
+    config, tensor = model.config, model.tensor(layer).detach().to(torch.float64).to("cpu")
+    last = layer == config.num_hidden_layers - 1
+    if not last or config.residual or not config.bias:
+        return tensor
+    return tensor + constant(full(model.head.bias), tensor.shape[1])
 
 
 @torch.no_grad()
