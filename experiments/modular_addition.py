@@ -71,6 +71,9 @@ def main() -> None:
     options.add_argument("--train", type=float, default=How.train)
     options.add_argument("--steps", type=int, default=How.steps)
     given = options.parse_args()
+    if not 1 <= given.train * P**2 < P**2:
+        must = f"leave some of the {P**2} pairs to show and some to hold back"
+        options.error(f"--train must {must}; got {given.train}")
     for seed in range(given.seeds):
         how, start = How(train=given.train, steps=given.steps), time.perf_counter()
         model, test = trained(how, seed)

@@ -100,6 +100,9 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=1500)
     options.add_argument("--output", type=Path)
     given = options.parse_args()
+    if given.seeds < 2:
+        must = "be 2 or more: chance is by another seed's weights"
+        options.error(f"--seeds must {must}; got {given.seeds}")
     rows, points = [], []
     for task in (SQUARES, ANDS):
         for relu in (False, True):

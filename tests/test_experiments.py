@@ -12,7 +12,7 @@ import torch
 from benchmarks import record
 from bilens.algebra import CP
 from bilens.decompose import eigen
-from experiments import faithfulness, modular_addition
+from experiments import faithfulness, modular_addition, superposition
 from experiments.modular_addition import P
 
 
@@ -22,6 +22,23 @@ def test_modular_addition_trains_and_is_read():
     assert 0 <= test <= 100
     assert 0 <= found["power at the best frequency"] <= 1
     assert -1 <= found["phases turn with the class"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("experiment", "given"),
+    [
+        (modular_addition, ["--train", "1"]),  # none is held back
+        (modular_addition, ["--train", "0.001"]),  # none is shown
+        (modular_addition, ["--train", "nan"]),
+        (superposition, ["--seeds", "1"]),  # there is no other seed
+    ],
+)
+def test_what_leaves_nothing_to_compare_with_is_refused(experiment, given, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["experiment", *given, "--steps", "1"])
+    monkeypatch.setattr(experiment, "trained", lambda *_: pytest.fail("it went on"))
+    with pytest.raises(SystemExit, match="2"):
+        experiment.main()
+    assert f"{given[0]} must" in capsys.readouterr().err
 
 
 def known_solution(*frequencies: int) -> CP:
