@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -14,6 +15,7 @@ import torch
 
 import bilens
 from bilens.base import processes
+from bilens.base.errors import FileError
 from bilens.cli.process import _stop, _terminable
 from bilens.training import save_tokenizer, train_tokenizer
 from tests.processes_made import begin
@@ -156,6 +158,7 @@ def test_a_folder_that_vanishes_is_one_line(job, run, there, tmp_path):
 
 NEVER_DONE = """
 import time
+from contextlib import suppress
 
 def work(line, what):
     line.send(None)
@@ -259,3 +262,71 @@ def test_a_stop_of_which_a_library_makes_another_error(run, monkeypatch):
     code, _, err = run("expand", "tinystories-1l", "--prompt", "Once")
     assert code == 130
     assert err.startswith("bilens: interrupted: nothing is half-written")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("other", [FileError("it", must="be whole", got="else"), ValueError("no")])
+def test_a_stop_that_a_library_lost_is_no_fault_of_a_file(sent, other, run, monkeypatch):
+    """What is not Python may clear a KeyboardInterrupt and raise an error of its own."""
+
+    def reading(*arguments):
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(sent)
+        raise other
+
+    monkeypatch.setattr("bilens.load", reading)
+    code, _, err = run("expand", "tinystories-1l", "--prompt", "Once")
+    said = "interrupted: nothing is half-written. To begin anew: the same command again."
+    assert (code, err) == (130, f"bilens: {said}\n")
+
+
+PLACES = (
+    "bilens.cli.process._prepare",  # before anything
+    "bilens.cli.app._help_if_bare",  # in the command
+    "bilens.cli.process._require_text",
+    "typer.core.TyperGroup.make_context",  # in typer, before there is a command
+    "bilens.cli.process._flush",  # after it
+)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_stop_at_any_moment_is_one_line(place, run, monkeypatch):
+    def stopped(*given, **named):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(place, stopped)
+    code, _, err = run("train")
+    assert (code, err.count("\n")) == (130, 1)
+    assert err.startswith("bilens: interrupted: nothing is half-written")
+
+
+def test_a_stop_while_an_error_is_told(run, monkeypatch):
+    told = []
+
+    def stopped(message):
+        told.append(message)
+        if len(told) == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("bilens.cli.process.warn", stopped)
+    code, _, _ = run("eval", "no/such/model", "digits")
+    assert code == 130
+    assert told[1].startswith("interrupted: ")
+
+
+def test_a_stop_within_a_del_is_not_lost_where_ctrl_c_is_to_be_ignored():
+    class Dying:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    @_terminable()
+    def stopped():
+        dying = Dying()
+        del dying
+        time.sleep(60)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert time.monotonic() - began < 30

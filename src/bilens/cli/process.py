@@ -34,6 +34,10 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+INTERRUPTED = 130
+# Signals that asked for an end. A library that is not Python may make another error of a
+# KeyboardInterrupt, which does not say what it came of.
+_stops: list[int] = []
 
 
 def main() -> None:
@@ -41,14 +45,19 @@ def main() -> None:
     when interrupted.
     """
     with _terminable():
-        _main()
+        try:
+            _main()
+        except KeyboardInterrupt:  # one that came as an end was being told
+            _stop(_how_to_go_on(None))
 
 
 def _main() -> None:
-    _prepare()
     try:
+        _prepare()
         _require_text(sys.argv[1:])
         code = root_group()(standalone_mode=False)
+        if code == INTERRUPTED:  # before there was a command, of which typer says nothing
+            raise KeyboardInterrupt
         _flush()
         sys.exit(code)
     except TyperException as error:
@@ -62,7 +71,7 @@ def _main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         _stop(_how_to_go_on(None))
     except Exception as error:
-        if not _began_as_a_stop(error):
+        if not _stops and not _began_as_a_stop(error):
             raise
         _stop(_how_to_go_on(None))
 
@@ -84,21 +93,30 @@ def _prepare() -> None:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends a command as Ctrl-C does. Only the main thread may set signals."""
+    """SIGTERM ends a command as Ctrl-C does, which is heard unless it was to be ignored. Only the
+    main thread may set signals.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before, hook = signal.signal(signal.SIGTERM, _interrupt), sys.unraisablehook
+    _stops.clear()
+    heard = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        heard.append(signal.SIGINT)
+    before = {number: signal.signal(number, _interrupt) for number in heard}
+    hook = sys.unraisablehook
     sys.unraisablehook = partial(_lost, hook)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         sys.unraisablehook = hook
 
 
-def _interrupt(*_: Any) -> None:
-    """SIGTERM, told like Ctrl-C."""
+def _interrupt(number: int, _: Any) -> None:
+    """A signal that asks for an end."""
+    _stops.append(number)
     raise KeyboardInterrupt
 
 
@@ -111,10 +129,11 @@ def _lost(before: Callable[[Any], Any], unraisable: Any) -> None:
 
 
 def _stop_the_main_thread() -> None:
-    """As Ctrl-C does, which ends a wait of the system's too."""
-    main = threading.main_thread().ident
+    """By the signal that came, which ends a wait of the system's too; the other may be ignored."""
+    main, number = threading.main_thread().ident, _stops[-1] if _stops else signal.SIGINT
     if main is not None and hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(main, signal.SIGINT)
+        if signal.getsignal(number) is _interrupt:  # else the command has ended meanwhile
+            signal.pthread_kill(main, number)
     else:  # on Windows
         _thread.interrupt_main()
 
@@ -139,10 +158,12 @@ def _how_to_go_on(stop: BaseException | None) -> str:
 def _stop(message: str) -> NoReturn:
     if is_first():
         warn(message)
-    sys.exit(130)
+    sys.exit(INTERRUPTED)
 
 
 def _fail(message: str) -> NoReturn:
+    if _stops:  # what a library made of one
+        _stop(_how_to_go_on(None))
     warn(message)
     sys.exit(2)
 
