@@ -5,7 +5,9 @@ dtype's tolerance.
 import gc
 import lzma
 import os
+import resource
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import jaxtyping
@@ -219,6 +221,22 @@ def shared():
         return found
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def largest_file():
+    """No file grows larger than ``size`` bytes in this block, as on a disk that is full."""
+
+    @contextmanager
+    def limited(size):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
 
 
 @pytest.fixture(scope="session")

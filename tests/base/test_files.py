@@ -12,7 +12,16 @@ import torch
 
 from bilens.algebra import QuadraticForm
 from bilens.base.errors import FileError
-from bilens.base.files import SAVING, atomic_write, held, new_folder, saved_together, write_text
+from bilens.base.files import (
+    SAVING,
+    Job,
+    atomic_write,
+    claim,
+    held,
+    new_folder,
+    saved_together,
+    write_text,
+)
 
 
 def test_writes_and_makes_folders(tmp_path):
@@ -168,10 +177,54 @@ def test_what_the_dead_left_is_swept_and_what_the_living_write_is_not(tmp_path):
     assert (tmp_path / "living").read_text() == "whole"
 
 
+OPENED = [
+    atomic_write,
+    lambda path: saved_together(path.parent, "b"),
+    lambda path: held(path.parent),
+]
+
+
+@pytest.mark.parametrize("opened", OPENED)
+def test_every_writer_sweeps_what_the_dead_left(opened, tmp_path):
+    (tmp_path / f"{SAVING}dead").mkdir()
+    (tmp_path / f"{SAVING}dead" / "half").write_text("half")
+    with opened(tmp_path / "b") as temporary:
+        (temporary if temporary.name == "b" else tmp_path / "b").write_text("whole")
+    assert list(tmp_path.iterdir()) == [tmp_path / "b"]
+
+
+@pytest.mark.parametrize("opened", OPENED)
+@pytest.mark.parametrize("inside", ["b", "c/b"])
+def test_a_link_to_nothing_is_no_folder(opened, inside, tmp_path, refuses):
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("link", "loop"):
+        place = tmp_path / name / inside
+        refuses(FileError, lambda place=place: begin(opened, place), name, "a link to nothing")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("opened", OPENED)
+def test_a_name_with_a_nul_is_refused(opened, tmp_path, refuses):
+    refuses(FileError, lambda: begin(opened, tmp_path / "a\0b" / "c"), "a NUL")
+
+
+def begin(opened, place):
+    with opened(place):
+        raise AssertionError("begun")
+
+
 def fail_together(place):
     with suppress(RuntimeError), saved_together(place, "last") as folder:
         (folder / "a").write_text("half")
         raise RuntimeError
+
+
+def test_a_job_says_the_same_whether_it_is_begun_or_gone_on_with(tmp_path):
+    job = Job("about.json", {"what": 1, "every": None, "seed": 2}, {"every": 5})
+    for _ in range(2):
+        with claim(tmp_path, job) as (_, about):
+            assert list(about.items()) == [("what", 1), ("every", 5), ("seed", 2)]
 
 
 def test_files_come_together(tmp_path):

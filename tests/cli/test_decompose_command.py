@@ -201,3 +201,14 @@ def test_what_cannot_be_is_said_before_the_model_is_read(run, arguments, text, m
     monkeypatch.setattr("bilens.load", None)
     code, out, err = run("decompose", "nowhere", *arguments)
     assert (code, out, err) == (2, "", f"bilens: {text}\n")
+
+
+def test_a_link_to_nothing_is_said_before_the_model_is_read(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("bilens.load", None)
+    place = tmp_path / "link"
+    place.symlink_to("nowhere")
+    for option, given in (("--folder", place / "x"), ("--folder", place), ("--save", place / "x")):
+        code, out, err = run("decompose", "nowhere", option, given)
+        where = place if option == "--save" else given
+        said = f"{option} must be in a folder; got {where}, and {place} is a link to nothing."
+        assert (code, out, err) == (2, "", f"bilens: {said}\n")

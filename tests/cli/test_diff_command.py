@@ -44,6 +44,17 @@ def test_two_checkpoints(run, run_folder, tmp_path):
     assert out.splitlines()[-4].startswith("4\t")  # the class whose row changed
 
 
+def test_tables_and_the_result_come_together_or_not_at_all(run, run_folder, tmp_path, largest_file):
+    both = [run_folder / f"checkpoint-{n}" for n in (1, 10)]
+    assert run("diff", *both, "-o", tmp_path / "out")[0] == 0
+    before = {file: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    with largest_file(100_000):  # tables would have room
+        code, _, err = run("diff", *both[::-1], "-o", tmp_path / "out")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "must be a folder that can be written; got File too large" in err
+    assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+
+
 def test_features_of_several_dictionaries(run, tmp_path):
     places = [f"tinystories-2l/mlp1.{side}" for side in ("input", "output")]
     both = [word for place in places for word in ("--dictionary", place)]

@@ -3,7 +3,8 @@
 import matplotlib
 import pytest
 
-from bilens.base.errors import ArgumentError
+from bilens.base.charts import FORMATS
+from bilens.base.errors import ArgumentError, FileError
 from bilens.base.results import Drawn
 from bilens.report import paper, write_figure
 from tests.examples import EXAMPLES
@@ -84,6 +85,15 @@ def test_files_are_the_same_each_time_and_say_no_date(tmp_path):
     pdf = (tmp_path / "one.pdf").read_bytes()
     assert pdf.startswith(b"%PDF")
     assert b"CreationDate" not in pdf
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_full_disk_is_one_error_in_every_format(suffix, tmp_path, refuses, largest_file):
+    bars = Sketch({"type": "bar", "x": ["a", "b"], "y": [1.0, 2.0]}, **AXES)
+    with largest_file(1000):
+        place = tmp_path / f"one{suffix}"
+        refuses(FileError, lambda: write_figure(bars, place), "must be writable", "too large")
+    assert not list(tmp_path.iterdir())
 
 
 def test_words_are_letters_and_no_formula():

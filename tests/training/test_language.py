@@ -4,9 +4,7 @@ where it cannot be.
 
 import json
 import os
-import resource
 import subprocess
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -90,19 +88,9 @@ def whole(tmp_path_factory, text, short):
     return train_language(str(text), folder, short, quiet=True, save_every=2).state_dict()
 
 
-@contextmanager
-def largest_file(size):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.parametrize("room", [8_000, 40_000, 60_000])
 def test_a_file_that_grows_too_large_leaves_the_last_good_checkpoint(
-    refuses, tmp_path, text, short, whole, room
+    refuses, tmp_path, text, short, whole, room, largest_file
 ):
     """Of a tokenizer, of weights, of what the optimiser holds."""
     run = tmp_path / "run"

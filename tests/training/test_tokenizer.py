@@ -79,6 +79,12 @@ def test_training_is_deterministic(folder, tmp_path):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 
+def test_one_that_is_read_is_saved_as_it_was(folder, tmp_path):
+    save_tokenizer(load_tokenizer(folder), tmp_path)
+    for file in tmp_path.iterdir():
+        assert file.read_bytes() == (folder / file.name).read_bytes()
+
+
 def test_held_out_text_is_not_seen(tmp_path):
     (tmp_path / "train.txt").write_text("abab " * 50)
     (tmp_path / "valid.txt").write_text("xyxy " * 50)

@@ -31,6 +31,7 @@ except ImportError:  # a system without such locks
 SAVING = ".saving-"
 NEWLY = 0o777 | stat.S_ISVTX  # the mode of a folder that nobody has held yet, see _settled
 NEW = "be a new or empty folder"
+NOWHERE = "a link to nothing"
 
 
 @contextmanager
@@ -41,6 +42,8 @@ def writing(place: str | Path, todo: str = "", must: str = "be writable") -> Ite
     Told by the kind of the error, never by its words: OSError, and safetensors' own, which stands
     for one.
     """
+    if "\0" in str(place):
+        raise FileError(str(place), must="be a path", got="a NUL in it")
     try:
         yield
     except FileError:
@@ -72,6 +75,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
                 )
             stack.callback(_remove_empty, _missing(path.parent))
             path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(path.parent)
             folder = stack.enter_context(_temporary(path.parent))
         with writing(path):
             yield folder / path.name
@@ -141,9 +145,9 @@ class Job:
 
     def begun(self) -> dict[str, Any]:
         """What the file of a new job says."""
-        return dict(self.first) | {
-            key: value for key, value in self.about.items() if value is not None
-        }
+        first = {key: value for key, value in self.first.items() if self.about.get(key) is None}
+        whole = dict(self.about) | first  # in the order of ``resumed``
+        return {key: value for key, value in whole.items() if value is not None or key in first}
 
     def resumed(self, folder: Path) -> dict[str, Any]:
         """What the file says of a job that was begun. Errors: ``error`` for the first of ``about``
@@ -214,8 +218,14 @@ def sweep(folder: Path) -> None:
 
 
 def _missing(folder: Path) -> list[Path]:
-    """``folder`` and those above it that are not there, the innermost first."""
-    return [place for place in (folder, *folder.parents) if not place.exists()]
+    """``folder`` and those above it that are not there, the innermost first. Errors: FileError for
+    a link in the place of one, which nothing is made behind.
+    """
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    for place in missing:
+        if place.is_symlink():
+            raise FileError(str(place), must="be a folder, or new", got=NOWHERE)
+    return missing
 
 
 def _settled(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from bilens.base.errors import ArgumentError
+from bilens.base.files import NOWHERE
 
 ModelFolder = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A model folder, as training wrote it.")
@@ -143,9 +144,11 @@ def require_folder(flag: str, folder: Path) -> None:
     """Raise ArgumentError where ``folder`` cannot be a folder that is written to: because a file is
     in its way, or because what is there is read-only.
     """
-    there = next((place for place in (folder, *folder.parents) if place.exists()), None)
+    places = (place for place in (folder, *folder.parents) if os.path.lexists(place))
+    there = next(places, None)
     if there is not None and not there.is_dir():
-        raise ArgumentError(flag, must="be in a folder", got=f"{folder}, and {there} is a file")
+        kind = "a file" if there.exists() else NOWHERE
+        raise ArgumentError(flag, must="be in a folder", got=f"{folder}, and {there} is {kind}")
     if there is not None and not os.access(there, os.W_OK | os.X_OK):
         must = "be in a folder that can be written"
         raise ArgumentError(flag, must=must, got=f"{folder}, and {there} cannot")

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from bilens.base.files import write_text
+from bilens.base.errors import FileError
+from bilens.base.files import saved_together
 from bilens.base.processes import is_first
 from bilens.base.progress import NO_FIGURES
 from bilens.base.progress import Progress as Report
@@ -69,11 +70,22 @@ def cut(whole: Table, rows: int | None) -> Table:
     return replace(whole, rows=whole.rows[:rows], left_out=left)
 
 
-def write_results(folder: Path, results: "Mapping[str, Result]") -> None:
-    """Each result by its name as a table (CSV) and as a plot (HTML)."""
-    for name, one in results.items():
-        write_text(folder / f"{name}.csv", one.to_frame().to_csv(index=False))
-        write_text(folder / f"{name}.html", one.plot().to_html(include_plotlyjs=True))
+def write_results(
+    folder: Path, results: "Mapping[str, Result]", saved: "Mapping[str, Result] | None" = None
+) -> None:
+    """Each result by its name as a table (CSV) and as a plot (HTML), and those of ``saved`` as
+    files of ``save``: all of them or none.
+    """
+    with saved_together(folder, "") as made:
+        for name, one in results.items():
+            (made / f"{name}.csv").write_text(one.to_frame().to_csv(index=False), "utf-8")
+            (made / f"{name}.html").write_text(one.plot().to_html(include_plotlyjs=True), "utf-8")
+        for name, one in (saved or {}).items():
+            try:
+                one.save(made / name)
+            except FileError as error:  # of the file that was asked for
+                where = str(folder / name)
+                raise FileError(where, must=error.must, got=error.got, todo=error.todo) from error
 
 
 def figures(title: str, found: dict[str, Any]) -> Table:

@@ -19,6 +19,7 @@ PIECES = ("tokenizer.model", "spiece.model")  # SentencePiece
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 FILES = (WHOLE, *PAIR, *PIECES, "vocab.txt", *SETTINGS)
 END = "<|endoftext|>"
+HOW_READ = ("is_local", "local_files_only")  # which transformers keeps, and saves with a tokenizer
 
 
 def read_tokenizer(folder: Path, vocab_size: int | None = None) -> Any:
@@ -81,6 +82,8 @@ def _read(folder: Path, there: list[str]) -> Any:
         )
         if _knows_more_than_marks(tokenizer):
             tokenizer("a")  # odd settings are met here, and not in the middle of a pass
+            for name in HOW_READ:
+                tokenizer.init_kwargs.pop(name, None)
             return tokenizer
         reason = "special tokens alone"  # what transformers makes of files that are not its class's
     except Exception as error:  # tokenizers raises Exception itself

@@ -5,6 +5,7 @@ a layout. Each is drawn here; what is none of them is refused by name, so that n
 unseen. What only a screen has (hovering, margins) is passed over.
 """
 
+import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -77,10 +78,12 @@ def write_figure(
     with matplotlib.rc_context(RC):
         figure = _drawn(described, width, height, title)
         metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix)
-        with atomic_write(path) as temporary:
-            figure.savefig(
-                temporary, format=path.suffix[1:], bbox_inches="tight", metadata=metadata, dpi=300
-            )
+        drawing = io.BytesIO()  # no writer of a format meets a full disk
+        figure.savefig(
+            drawing, format=path.suffix[1:], bbox_inches="tight", metadata=metadata, dpi=300
+        )
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(drawing.getvalue())
     return path
 
 

@@ -69,8 +69,7 @@ def command(
     results: dict[str, Result] = {} if whole is found else {"steps": found}
     results |= {"places": whole} | _by_name(whole.items)
     if output is not None:
-        write_results(output, results)
-        found.save(output / "diff.safetensors")
+        write_results(output, results, {"diff.safetensors": found})
     rows = listed(k, json)
     show([cut(table(one), rows) for one in results.values()], json)
     for line in whole.warnings:
