@@ -139,6 +139,20 @@ def test_a_folder_has_one_holder(tmp_path, refuses):
     assert folder.is_dir()
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_folder_that_is_taken_away_is_not_all_there(again, tmp_path, refuses):
+    def work():
+        with held(tmp_path / "folder") as mine:
+            write_text(mine / "a", "")
+            mine.rename(tmp_path / "elsewhere")
+            if again:
+                write_text(mine / "b", "")
+
+    got = "another folder" if again else "No such file"
+    refuses(FileError, work, "folder must stay in its place", got)
+    assert (tmp_path / "elsewhere" / "a").is_file()
+
+
 def test_of_many_at_once_one_gets_it(tmp_path):
     """Begun together, each holds it alone or is refused; all but one of those that look at it while
     it is held.

@@ -230,7 +230,7 @@ def test_hostile_arguments_are_one_harmless_line(run, hostile, place):
         assert "\\udcff" in err
 
 
-def test_a_closed_or_full_stdout_is_no_traceback(run, monkeypatch, model):
+def test_a_closed_or_full_stdout_is_no_traceback(run, monkeypatch, model, capsys):
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "argv", ["bilens", "eval", str(model), "digits"])
     with pytest.raises(SystemExit) as ended:
@@ -244,6 +244,18 @@ def test_a_closed_or_full_stdout_is_no_traceback(run, monkeypatch, model):
         monkeypatch.undo()
         with contextlib.suppress(OSError):
             full.close()
+    said = "stdout must be writable; got No space left on device."
+    assert capsys.readouterr().err == f"bilens: {said}\n"
+
+
+def test_a_full_stderr_changes_no_exit_status(monkeypatch, model):
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        monkeypatch.setattr(sys, "argv", ["bilens", "eval", "nowhere", "digits"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        monkeypatch.undo()
+    assert ended.value.code == 2
 
 
 @pytest.fixture(params=[False, True], ids=["in one piece", "a line at once"])

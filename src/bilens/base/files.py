@@ -112,7 +112,8 @@ def held(folder: str | Path) -> Iterator[Path]:
 
     A folder that was made for this and is empty in the end goes again. The lock is on the folder
     itself and ends with the process, however that ends. Errors: FileError for a folder that another
-    process or thread is at work in.
+    process or thread is at work in, and in the end for one that was removed or replaced meanwhile:
+    what writers made in its place is not all of it.
     """
     folder = Path(folder)
     with ExitStack() as stack:
@@ -124,8 +125,17 @@ def held(folder: str | Path) -> Iterator[Path]:
             if _settled(folder) and not made:  # another made it, and is refused
                 made = [folder]
             sweep(folder)
+            mine = folder.stat()  # no other folder's while the lock is held
         stack.callback(_remove_empty, made)
         yield folder
+        _require_there(folder, mine)
+
+
+def _require_there(folder: Path, mine: os.stat_result) -> None:
+    with writing(folder, must="stay in its place"):
+        if not os.path.samestat(mine, folder.stat()):
+            got = "another folder, without what was written before"
+            raise FileError(str(folder), must="stay in its place", got=got)
 
 
 @dataclass(frozen=True)
@@ -206,6 +216,12 @@ def require_empty(folder: Path, must: str = NEW, todo: str = "Name another folde
     """Raise FileError unless ``folder`` holds nothing."""
     if any(folder.iterdir()):
         raise FileError(str(folder), must=must, got="files", todo=todo)
+
+
+def empty(folder: Path) -> None:
+    """Remove what is in a folder that is held."""
+    for left in folder.iterdir():
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def sweep(folder: Path) -> None:

@@ -81,7 +81,8 @@ def _prepare() -> None:
     for name, value in (PATIENT, *ENVIRONMENT.items()):
         os.environ.setdefault(name, value)
     atexit.register(gc.freeze)  # else Python looks for garbage in all of torch as it ends
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    for library in ("transformers", "matplotlib"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     for kind in (FutureWarning, DeprecationWarning):  # of libraries about themselves
         warnings.filterwarnings("ignore", category=kind)
     warnings.showwarning = _warn

@@ -11,7 +11,6 @@ output/config.json, model.safetensors      the trained model, written last
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from transformers import PreTrainedModel, PrinterCallback, ProgressCallback
 
 from bilens.base.chunks import fingerprint
 from bilens.base.errors import BilensError, ConfigError, FileError, Interrupted
-from bilens.base.files import Job, saved_together, write_text, writing
+from bilens.base.files import Job, empty, saved_together, write_text, writing
 from bilens.base.files import claim as claim_folder
 from bilens.base.keys import MOST, Whole, require
 from bilens.base.numerics import require_finite
@@ -122,7 +121,7 @@ class Run:
                 raise
             except Exception:
                 if fresh and not _has_begun(output) and processes().is_main_process:
-                    _empty(output)
+                    empty(output)  # as it was when this process took it
                 raise
             except KeyboardInterrupt as stop:
                 where = stop.where if isinstance(stop, Interrupted) else f"{output} was stopped"
@@ -245,14 +244,6 @@ def _has_begun(output: Path) -> bool:
         any(output.glob(made))
         for made in (f"{CHECKPOINTS}/*/*", "activations/chunk-*", "layers-*/*")
     )
-
-
-def _empty(output: Path) -> None:
-    """Remove what is in a folder that was empty when this process took it, and has been held
-    since.
-    """
-    for left in output.iterdir():
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 @contextmanager

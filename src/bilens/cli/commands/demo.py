@@ -1,15 +1,15 @@
 """``bilens demo``: the main job on what is built in."""
 
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from shutil import rmtree
 from typing import Annotated, Any
 
 import typer
 
 import bilens
 from bilens.base.errors import FileError
-from bilens.base.files import held
+from bilens.base.files import empty, held
 from bilens.cli.options import Seed, require_folder
 from bilens.cli.output import say, show, table, warn_of, watched
 
@@ -51,7 +51,9 @@ def free_folder(folder: Path) -> Path:
                 got="other files",
                 todo="Name another --output.",
             )
-        rmtree(folder)
+        empty(folder)
+    with suppress(OSError):  # gone already, or another's by now
+        folder.rmdir()
     return folder
 
 
