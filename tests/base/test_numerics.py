@@ -2,13 +2,16 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from bilens.base.errors import NotFiniteError, ShapeError
+import bilens
+from bilens.base.errors import BilensError, NotFiniteError, ShapeError
 from bilens.base.numerics import (
     dtype_name,
     eigh_near,
+    holds_several,
     peak,
     powers,
     relative_error,
@@ -100,3 +103,37 @@ def test_shares_of_squares_at_any_scale(power):
     assert square_share(float(values[0]), 5 * 2.0**power) == pytest.approx(0.36)
     assert square_shares(0 * values).tolist() == [0.0] * 3
     assert square_share(0.0, 0.0) == 0.0
+
+
+HUGE = 10**400  # beyond any float
+UNIT = bilens.Gaussian(torch.zeros(2), torch.eye(2))
+TENSOR = bilens.CP(torch.ones(2, 3), torch.ones(3, 2), torch.ones(3, 2))
+SMALL = bilens.Classifier(
+    bilens.ClassifierConfig(input_shape=(1, 2, 2), hidden_size=4, num_labels=2)
+)
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda: UNIT.sample(10**30),
+        lambda: UNIT.ridge(HUGE),
+        lambda: bilens.decompose.similarity([TENSOR], samples=10**30),
+        lambda: TENSOR * HUGE,
+        lambda: TENSOR.interaction(torch.ones(2)) * HUGE,
+        lambda: bilens.expand(SMALL, torch.rand(4), {0: HUGE}),
+    ],
+)
+def test_a_number_beyond_all_range_is_one_clear_error(refused):
+    with pytest.raises(BilensError, match="must be"):
+        refused()
+
+
+def test_a_ridge_may_be_any_whole_number():
+    assert torch.equal(UNIT.ridge(10**30).cov, UNIT.ridge(1e30).cov)
+
+
+def test_what_holds_several():
+    assert all(map(holds_several, ([1], torch.ones(2), np.ones(2))))
+    for one in ("text", 3, None, torch.tensor(3), np.array(3), np.int64(3)):
+        assert not holds_several(one)

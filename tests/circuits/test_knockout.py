@@ -1,5 +1,6 @@
 """Knock-outs against a model built without the component, and what they say of the terms."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -524,3 +525,14 @@ def test_scores_that_nothing_reads_are_not_held(placed, refuses):
     said = "given must be left out of a model whose heads have a softmax"
     model = build(norm_placement=placed)
     refuses(ArgumentError, lambda: expand(model, TOKENS, 3, given="scores"), said)
+
+
+@pytest.mark.parametrize("what", [torch.tensor(3), np.array(3), torch.ones(2), np.ones(2), 2.5])
+def test_what_names_nothing_is_one_clear_error(what):
+    model = build()
+    with pytest.raises(ArgumentError, match=r"^what must "):
+        knockout(model, TOKENS, what, target=3)
+    with pytest.raises(ArgumentError, match=r"^what must "):
+        bilens.circuits.effects(model, TOKENS, 3, what=what)
+    with pytest.raises(ArgumentError, match=r"^at must "):
+        knockout(model, TOKENS, "mlp0", target=3, at=torch.tensor(1.5))

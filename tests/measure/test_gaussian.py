@@ -334,7 +334,7 @@ def test_a_float32_covariance_is_taken_with_its_own_rounding(make):
         (
             ArgumentError,
             lambda m: unit(2).sample(0),
-            "sample must be asked for a whole number ≥ 1 of draws; got 0.",
+            "sample must be a whole number ≥ 1; got 0.",
         ),
         (
             ShapeError,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bilens.base.charts import MARKER, REFERENCE, counted, curve, signed, titled
 from bilens.base.errors import ArgumentError
+from bilens.base.keys import OneOf, require
 from bilens.base.numerics import is_whole, peak, powers, restored, root, scaled, square_share
 from bilens.base.results import ANSWER_ROWS, Result
 
@@ -230,8 +231,7 @@ def require_which(which: str) -> None:
 
     >>> bilens.algebra.require_which("top")
     """
-    if which not in WHICH:
-        raise ArgumentError("which", must=f"be one of {WHICH}", got=repr(which))
+    require("which", which, OneOf(WHICH), ArgumentError)
 
 
 def require_labels(labels: Sequence[str], count: int) -> None:

@@ -12,6 +12,7 @@ from bilens.algebra.factored import Factored
 from bilens.algebra.quadratic import QuadraticForm
 from bilens.base.axes import MODES, Mode
 from bilens.base.errors import ArgumentError, ShapeError, TooLargeError
+from bilens.base.keys import OneOf, require
 from bilens.base.numerics import (
     GIB,
     broadcasts,
@@ -547,8 +548,7 @@ def shared_out(power: int) -> tuple[int, int, int]:
 
 def require_mode(mode: str) -> None:
     """Raise ArgumentError unless ``mode`` is out, left or right."""
-    if mode not in MODES:
-        raise ArgumentError("mode", must=f"be one of {MODES}", got=repr(mode))
+    require("mode", mode, OneOf(MODES), ArgumentError)
 
 
 def require_maps(tensor: "ThirdOrder", **maps: Tensor | None) -> None:

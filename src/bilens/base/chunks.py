@@ -18,7 +18,7 @@ from torch import Tensor
 from bilens.base.errors import ArgumentError, Interrupted
 from bilens.base.files import Job, claim
 from bilens.base.numerics import GIB, require_count
-from bilens.base.progress import Progress
+from bilens.base.progress import Progress, require_progress
 from bilens.base.records import Record, require_as_saved
 
 ABOUT = "about.json"
@@ -48,7 +48,8 @@ class Chunks:
     None.
     share: this process's part of the work, where several see one ``folder``.
     progress: called with (things done, all) after each chunk.
-    Errors: ArgumentError for a ``size`` or ``max_bytes`` below 1, or a ``share`` without a folder.
+    Errors: ArgumentError for a ``size`` or ``max_bytes`` below 1, for a ``progress`` that cannot be
+    called, or a ``share`` without a folder.
     """
 
     size: int = 256  # directions in lock step: enough for GEMMs at full speed
@@ -60,6 +61,7 @@ class Chunks:
     def __post_init__(self) -> None:
         require_count("Chunks.size", self.size)
         require_count("Chunks.max_bytes", self.max_bytes)
+        require_progress("Chunks.progress", self.progress)
         if self.share is not None and self.folder is None:
             must = "come with a folder that all processes see"
             raise ArgumentError("Chunks.share", must=must, got="none")

@@ -209,5 +209,9 @@ def each(names: Iterable[str], allowed: Allowed) -> dict[str, Allowed]:
 
 
 def same(one: Any, two: Any) -> bool:
-    """Whether two values are equal in JSON, where 0 is not false and 1.0 is 1."""
-    return isinstance(one, bool) == isinstance(two, bool) and one == two
+    """Whether two values are equal in JSON, where 0 is not false and 1.0 is 1. An array is equal
+    to nothing.
+    """
+    equal = one == two
+    single = getattr(equal, "shape", ()) == ()  # of an array there is an answer for each entry
+    return isinstance(one, bool) == isinstance(two, bool) and single and bool(equal)

@@ -1,9 +1,9 @@
 """Tolerances by dtype, the dtype that spectra are computed in, and the finiteness check."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bilens.base.errors import ArgumentError, NotFiniteError, RangeError, ShapeError, SizeError
 
+LARGEST = float(torch.finfo(torch.float64).max)  # of a finite number
 GIB = 2**30  # what a result or a block may take, unless asked for more
 # Relative to the largest term: what an exact identity may miss by, through rounding alone. Half
 # types keep 8 and 11 bits, so a sum of products is good to about 2^-6 and 2^-9.
@@ -75,14 +76,22 @@ def is_whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+def holds_several(value: object) -> TypeGuard[Iterable[Any]]:
+    """Whether things can be had of ``value`` one after another. A text is one thing, and so is a
+    tensor or an array without a dimension, which has no first entry.
+    """
+    single = isinstance(value, str) or getattr(value, "ndim", 1) == 0
+    return isinstance(value, Iterable) and not single
+
+
 def scalar(who: str, factor: float | int | Tensor, like: Tensor) -> Tensor:
     """``factor``, a number or a tensor of one entry, in the dtype and on the device of ``like``.
     Errors: SizeError where it has more entries.
     """
     try:
         factor = torch.as_tensor(factor, dtype=like.dtype, device=like.device)
-    # a text, a list of lists, a complex number
-    except (TypeError, ValueError, RuntimeError) as error:
+    # a text, a list of lists, a complex number, one beyond the range of a float
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ArgumentError(
             f"{who} * factor", must="be given a number", got=repr(factor)
         ) from error
@@ -253,7 +262,7 @@ def require_share(name: str, value: object, must: str = "in [0, 1)") -> None:
         raise ArgumentError(name, must=f"be {must}", got=value if is_number(value) else repr(value))
 
 
-def is_number(value: object) -> bool:
+def is_number(value: Any) -> bool:
     """Whether ``value`` is a real number, numpy's included; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool)
 

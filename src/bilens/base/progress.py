@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
+from bilens.base.errors import ArgumentError
+
 NO_FIGURES: Mapping[str, float] = MappingProxyType({})
 
 
@@ -18,3 +20,10 @@ class Progress(Protocol):
     def __call__(
         self, done: int, of: int, figures: Mapping[str, float] = NO_FIGURES, what: str = ""
     ) -> Any: ...
+
+
+def require_progress(who: str, value: object) -> None:
+    """Raise ArgumentError unless ``value`` can be called, or is None: asked before the work."""
+    if value is not None and not callable(value):
+        must = "be a function that hears of each step, or None"
+        raise ArgumentError(who, must=must, got=type(value).__name__)

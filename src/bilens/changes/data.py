@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import working_dtype
+from bilens.base.numerics import holds_several, working_dtype
 from bilens.changes.functions import SAMPLES
 from bilens.changes.places import Model, before_norm, listened
 from bilens.changes.reads import Counts, Read, Vectors
@@ -143,7 +143,7 @@ def _batches(model: Transformer, data: Data, tokens: int) -> list[Any]:
         return [held_out_ids(model, str(data), tokens).ids]
     if isinstance(data, Tensor | Mapping | tuple):  # as a tokenizer gives them, or (ids, mask)
         return [data]
-    batches = list(data) if isinstance(data, Iterable) else []
+    batches = list(data) if holds_several(data) else []
     if not batches:
         must = "be a source as --data of training takes it, texts, or batches of token ids"
         raise ArgumentError("data", must=must, got=type(data).__name__)

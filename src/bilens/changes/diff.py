@@ -7,7 +7,7 @@ import torch
 
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import require_count
-from bilens.base.progress import Progress
+from bilens.base.progress import Progress, require_progress
 from bilens.changes.checkpoints import Checkpoints, open_checkpoints
 from bilens.changes.comparison import Diff
 from bilens.changes.configs import unseen
@@ -77,6 +77,7 @@ def diff(
     given = checkpoints[0] if len(checkpoints) == 1 else checkpoints
     given = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
     require_count("tokens", tokens, 2)
+    require_progress("progress", progress)
     opened = open_checkpoints(given, data)
     _require_dictionaries(opened, dictionaries, data is None)
     found = None if data is None else passed(opened.models, data, tokens)

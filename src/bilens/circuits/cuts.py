@@ -15,12 +15,12 @@ its legs: "L1H0(q1: embed, k1: L0H1, q2: embed, k2: embed, v: embed)".
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from bilens.base.errors import ArgumentError
-from bilens.base.numerics import is_whole
+from bilens.base.numerics import holds_several, is_whole
 from bilens.circuits.paths import ONE, Apply, One, Write, parse
 from bilens.circuits.recording import Recording
 from bilens.wiring import BIAS, EMBEDDING, POSITION, Source
@@ -86,20 +86,20 @@ def read_cuts(
     Errors: ArgumentError for what names nothing of the model, and for parts that do not follow one
     another.
     """
-    given = what if isinstance(what, Iterable) and not isinstance(what, str) else (what,)
-    found = [cut for cuts in read_each(recording, given, at, other) for cut in cuts]
+    several = what if holds_several(what) else (what,)
+    found = [cut for cuts in read_each(recording, several, at, other) for cut in cuts]
     return tuple(dict.fromkeys(found))
 
 
 def read_each(
     recording: Recording,
-    what: Iterable[object],
+    what: Any,
     at: object = None,
     other: Recording | None = None,
 ) -> list[tuple[Cut, ...]]:
     """Each of several things, to be taken out alone. Errors as ``read_cuts``."""
     read = _Reader(recording, _positions(recording, at), other)
-    if isinstance(what, str) or not isinstance(what, Iterable):
+    if not holds_several(what):
         must = "be a list of what to take out, each alone"
         raise ArgumentError("what", must=must, got=repr(what))
     named = list(what)
@@ -116,9 +116,9 @@ def _positions(recording: Recording, at: object) -> tuple[int, ...]:
     """The positions that ``at`` says: all, one, or several."""
     if at is None:
         return tuple(range(recording.length))
-    if not is_whole(at) and not isinstance(at, Iterable):
+    if not is_whole(at) and not holds_several(at):
         raise ArgumentError("at", must="be positions, or one", got=repr(at))
-    given: list[Any] = list(at) if isinstance(at, Iterable) else [at]
+    given: list[Any] = list(at) if holds_several(at) else [at]
     if not given:
         raise ArgumentError("at", must="name at least one position", got="none")
     return tuple(sorted({recording.position(n, "at", "hold positions") for n in given}))

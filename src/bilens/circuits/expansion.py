@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bilens.base.charts import DRAWN, in_unit, ranked
 from bilens.base.errors import ArgumentError
+from bilens.base.keys import OneOf, require
 from bilens.base.numerics import require_count
 from bilens.base.records import Record
 from bilens.base.results import ANSWER_ROWS, Result, Tabled
@@ -336,8 +337,7 @@ class Expansion(Result):
         with the sign of each side, the gate's first: "mlp1.u17 (+-)". Other writes are one each.
         ``circuits.units`` says which units carry one term.
         """
-        if what not in get_args(By):
-            raise ArgumentError("by", must=f"be one of {', '.join(get_args(By))}", got=repr(what))
+        require("by", what, OneOf(get_args(By)), ArgumentError)
         if what == "unit":
             return self._by_unit()
         found: dict[str, float] = {}

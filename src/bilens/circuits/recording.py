@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from bilens.base.errors import ArgumentError
+from bilens.base.keys import OneOf, require
 from bilens.base.numerics import is_whole, require_finite
 from bilens.base.results import Tabled
 from bilens.base.tables import Columns
@@ -373,8 +374,7 @@ def _holding(wiring: Wiring, given: str | None) -> Wiring:
     """The wiring with these scores held. Errors: ArgumentError for other words."""
     if given is None:
         return wiring
-    if given not in GIVEN:
-        raise ArgumentError("given", must=f"be one of {', '.join(GIVEN)}", got=repr(given))
+    require("given", given, OneOf(GIVEN), ArgumentError)
     parts = tuple(part.holding(given) for part in wiring.parts)
     if all(one is two for one, two in zip(parts, wiring.parts, strict=True)):
         must, got = "be left out of a model whose heads have a softmax", repr(given)

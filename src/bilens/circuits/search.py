@@ -12,6 +12,7 @@ import torch
 
 from bilens.base.errors import ArgumentError
 from bilens.base.garbage import uncollected
+from bilens.base.keys import OneOf, require
 from bilens.base.numerics import is_whole
 from bilens.circuits import paths
 from bilens.circuits.engine import Engine
@@ -97,10 +98,7 @@ def expand(
     dictionaries that cannot be. Source: Elhage et al. 2021 for attention-only models; Sharkey,
     arXiv:2305.03452, section 3 for bilinear layers.
     """
-    if detail not in get_args(Detail):
-        raise ArgumentError(
-            "detail", must=f"be one of {', '.join(get_args(Detail))}", got=repr(detail)
-        )
+    require("detail", detail, OneOf(get_args(Detail)), ArgumentError)
     if max_terms is not None and (not is_whole(max_terms) or max_terms < 1):
         raise ArgumentError("max_terms", must="be at least 1, or None", got=max_terms)
     if not isinstance(cutoff, Real) or isinstance(cutoff, bool) or not 0 <= cutoff < 1:

@@ -2,10 +2,8 @@
 or at its end.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import torch
@@ -13,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import require_finite
+from bilens.base.numerics import LARGEST, is_number, require_finite
 from bilens.circuits.paths import Node, Write
 from bilens.circuits.recording import Pass, Recording
 from bilens.wiring import Expandable, find_place, hear
@@ -136,7 +134,7 @@ def _weights(target: Target) -> list[tuple[Any, float]]:
     if not target:
         raise ArgumentError("target", must="name at least one output", got="none")
     for output, weight in target.items():
-        if isinstance(weight, bool) or not isinstance(weight, Real) or not math.isfinite(weight):
+        if not is_number(weight) or not abs(weight) <= LARGEST:
             raise ArgumentError(
                 f"target's weight of {output!r}", must="be a finite number", got=repr(weight)
             )

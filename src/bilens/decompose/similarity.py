@@ -31,6 +31,7 @@ from torch import Tensor
 from bilens.algebra import CP
 from bilens.base.charts import mapped, titled
 from bilens.base.errors import ArgumentError, ShapeError
+from bilens.base.keys import MOST, Whole, require
 from bilens.base.numerics import (
     is_whole,
     require_finite,
@@ -260,6 +261,7 @@ def similarity(
         raise ArgumentError(
             "samples", must="be a whole number ≥ 2, or 0 for no check", got=repr(samples)
         )
+    require("samples", samples or 0, Whole(0, MOST), ArgumentError)
     require_seed("seed", seed)
     size = tensors[0].shape[1]
     activations = _activations(measure, tensors[0]) if isinstance(measure, Tensor) else None

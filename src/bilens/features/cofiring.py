@@ -19,6 +19,7 @@ from bilens.algebra import QuadraticForm
 from bilens.base.charts import ranked
 from bilens.base.chunks import fingerprint
 from bilens.base.errors import ArgumentError, TooLargeError
+from bilens.base.keys import OneOf, require
 from bilens.base.numerics import GIB, is_whole, require_count
 from bilens.base.results import SHOWN_ROWS, Result
 from bilens.decompose import PairKind
@@ -289,9 +290,7 @@ def pairs_on(
     of the n latents that fire, n i² + n² i.
     """
     require_count("k", k)
-    if kind not in get_args(PairKind):
-        choices = ", ".join(get_args(PairKind))
-        raise ArgumentError("kind", must=f"be one of {choices}", got=repr(kind))
+    require("kind", kind, OneOf(get_args(PairKind)), ArgumentError)
     _require_of(together, writes)
     rows = writes[together.latents].double()
     images = rows @ form.to(torch.float64).dense()

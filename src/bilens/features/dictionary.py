@@ -28,6 +28,7 @@ from torch import Tensor
 
 from bilens.algebra import CP, cosines, require_factors
 from bilens.base.errors import ArgumentError, ConfigError, FileError, ShapeError
+from bilens.base.keys import OneOf, require
 from bilens.base.numerics import is_whole, require_finite, working_dtype
 from bilens.base.progress import Progress
 from bilens.base.records import Record
@@ -448,8 +449,7 @@ class Dictionary(Record, Tabled):
 
 
 def _require_side_named(side: object) -> None:
-    if side not in get_args(Side):
-        raise ArgumentError("side", must=f"be {' or '.join(get_args(Side))}", got=repr(side))
+    require("side", side, OneOf(get_args(Side)), ArgumentError)
 
 
 def _folder(path: str | Path) -> Path:

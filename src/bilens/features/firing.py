@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from bilens.base.charts import POSITIVE, curve, titled
 from bilens.base.errors import ArgumentError
+from bilens.base.keys import OneOf, require
 from bilens.base.results import Result
 from bilens.features.dictionary import Dictionary
 from bilens.features.texts import Tap, Texts, noted, told_of
@@ -133,8 +134,7 @@ def firing(
     >>> found = bilens.features.firing(model, D, texts, by="largest")
     """
     texts = Texts.of(texts)
-    if by not in get_args(By):
-        raise ArgumentError("by", must=f"be one of {', '.join(get_args(By))}", got=repr(by))
+    require("by", by, OneOf(get_args(By)), ArgumentError)
     tap = Tap.of(model, dictionary, at)
     seen = _Seen(dictionary.n_latents)
     for ids in texts.ids(tap.model):

@@ -1,6 +1,6 @@
 """Which latents of a dictionary are active, and what is done to an input before it is read."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,7 +9,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bilens.base.errors import ArgumentError, ConfigError, ShapeError
-from bilens.base.numerics import dtype_name, is_number, is_whole, require_finite, working_dtype
+from bilens.base.numerics import (
+    dtype_name,
+    holds_several,
+    is_number,
+    is_whole,
+    require_finite,
+    working_dtype,
+)
 from bilens.base.records import Record
 
 LONGEST = torch.finfo(torch.float64).max  # of lengths
@@ -34,7 +41,7 @@ def _listed(features: object) -> list[Any]:
     """Several, one by one. Errors: ArgumentError for what is none."""
     if isinstance(features, Tensor):
         return features.flatten().tolist()
-    if isinstance(features, str) or not isinstance(features, Iterable):
+    if not holds_several(features):
         raise ArgumentError("feature", must="be whole numbers, or one", got=repr(features))
     return list(features)
 
@@ -51,7 +58,7 @@ def require_kinds(who: str, **fields: tuple[object, type]) -> None:
 
 def names_of(who: str, names: Any, size: int) -> tuple[str, ...]:
     """The names of all features, or of none. Errors: ArgumentError."""
-    given = tuple(names) if isinstance(names, Iterable) and not isinstance(names, str) else None
+    given = tuple(names) if holds_several(names) else None
     if given is None or not all(isinstance(name, str) for name in given):
         must = f"name all {size} features, or be empty"
         raise ArgumentError(who, must=must, got=type(names).__name__ if given is None else given)

@@ -33,6 +33,7 @@ from bilens.base.fields import setting
 from bilens.base.keys import Between, Keys, Number, OneOf, Whole, each
 from bilens.base.numerics import (
     dtype_name,
+    holds_several,
     near_one,
     require_finite,
     require_floating,
@@ -41,7 +42,7 @@ from bilens.base.numerics import (
     standard_normal,
     working_dtype,
 )
-from bilens.base.progress import Progress
+from bilens.base.progress import Progress, require_progress
 
 LEARNED = ("batchtopk", "topk", "jumprelu", "standard")
 FIRST = 16  # batches that scale and mean are taken from
@@ -107,6 +108,7 @@ def learned(
     """The fields of a dictionary (see ``Dictionary.train``), learned with gradients whatever mode
     the caller is in.
     """
+    require_progress("progress", progress)
     with torch.inference_mode(False), torch.enable_grad():
         return _learned(batches, how, progress)
 
@@ -278,7 +280,7 @@ def _alike(batches: Iterable[Float[Tensor, "n d"]]) -> Iterator[Float[Tensor, "n
     raised to float32, and off the graph that made them.
     """
     like: Tensor | None = None
-    if not isinstance(batches, Iterable):
+    if not holds_several(batches):
         must, got = "be batches of rows", type(batches).__name__
         raise ArgumentError("activations", must=must, got=got)
     for x in batches:

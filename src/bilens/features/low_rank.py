@@ -6,7 +6,7 @@ whole (a layer without biases has no slope). Rank k keeps Σ_m≤k λ_m (v_m·x)
 the tokens where it is active. Source: Pearce et al., arXiv:2410.08417, section 5 and figure 9.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor
 from bilens.algebra import CP
 from bilens.base.charts import POSITIVE, titled
 from bilens.base.errors import ArgumentError, ShapeError
-from bilens.base.numerics import is_number, is_whole, nonnegative, require_finite
+from bilens.base.numerics import holds_several, is_number, is_whole, nonnegative, require_finite
 from bilens.base.results import ANSWER_ROWS, Result
 from bilens.decompose import Auto, eigen
 from bilens.features.dictionary import Dictionary
@@ -250,7 +250,7 @@ def _given(T: CP, outputs: Dictionary, x: Tensor) -> tuple[CP, Dictionary, Tenso
 
 def _increasing(ranks: Any) -> tuple[int, ...]:
     """The ranks. Errors: ArgumentError unless they are whole numbers that increase."""
-    given = tuple(ranks) if isinstance(ranks, Iterable) else ()
+    given = tuple(ranks) if holds_several(ranks) else ()
     wrong = not given or any(not is_whole(k) or k < 1 for k in given)
     if wrong or list(given) != sorted(set(given)):
         raise ArgumentError("ranks", must="be whole numbers ≥ 1 that increase", got=repr(ranks))

@@ -13,7 +13,7 @@ from torch import Tensor
 from bilens.base.documents import pieces, split_documents
 from bilens.base.errors import ArgumentError, FileError
 from bilens.base.numerics import require_count, working_dtype
-from bilens.base.progress import Progress
+from bilens.base.progress import Progress, require_progress
 from bilens.features.dictionary import ELSEWHERE, Dictionary
 from bilens.features.saelens import is_transcoder
 from bilens.wiring import (
@@ -55,6 +55,7 @@ class Texts:
     def __post_init__(self) -> None:
         if self.tokens is not None:
             require_count("Texts.tokens", self.tokens)
+        require_progress("Texts.progress", self.progress)
 
     @classmethod
     def of(cls, texts: Any) -> "Texts":

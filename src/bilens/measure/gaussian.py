@@ -22,7 +22,10 @@ from torch import Tensor
 
 from bilens.algebra import Support, ThirdOrder, require_constant, support
 from bilens.base.errors import ArgumentError, RangeError, ShapeError
+from bilens.base.keys import MOST, Whole, require
 from bilens.base.numerics import (
+    LARGEST,
+    holds_several,
     is_number,
     is_whole,
     near_one,
@@ -92,7 +95,7 @@ class Gaussian(Record):
         samples all. Cost i² per sample; memory one batch and i². Errors: ArgumentError for fewer
         than two samples; ShapeError; NotFiniteError naming the batch.
         """
-        if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
+        if isinstance(batches, Tensor) or not holds_several(batches):
             todo = "Pass [x] for activations x."
             raise ArgumentError(
                 "from_batches", must="be given batches", got=type(batches).__name__, todo=todo
@@ -201,9 +204,9 @@ class Gaussian(Record):
         """Σ + eps · (tr Σ / i) · 1: some variance in every direction, ``eps`` of the mean one (none
         where nothing varies). Errors: ArgumentError.
         """
-        if not is_number(eps) or not 0 <= eps < float("inf"):
+        if not is_number(eps) or not 0 <= eps <= LARGEST:
             raise ArgumentError("ridge", must="be a finite share ≥ 0 of the mean variance", got=eps)
-        more = eps * self.cov.diagonal().mean() * torch.ones_like(self.mean)
+        more = float(eps) * self.cov.diagonal().mean() * torch.ones_like(self.mean)
         return Gaussian(self.mean, self.cov + more.diag(), self.count)
 
     def homogeneous(self) -> "Gaussian":
@@ -268,10 +271,7 @@ class Gaussian(Record):
         """``n`` draws in float64, the same for the same seed. Cost: ``factor``, and i² per draw.
         Errors: ArgumentError.
         """
-        if not is_whole(n) or n < 1:
-            raise ArgumentError(
-                "sample", must="be asked for a whole number ≥ 1 of draws", got=repr(n)
-            )
+        require("sample", n, Whole(1, MOST), ArgumentError)
         if not isinstance(seed, torch.Generator):
             require_seed("seed", seed)
         generator = seed if isinstance(seed, torch.Generator) else seeded(seed)

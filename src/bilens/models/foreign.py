@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bilens.base.errors import ArgumentError, ConfigError
-from bilens.base.keys import Number
+from bilens.base.keys import Number, OneOf, require
 from bilens.base.numerics import require_finite, working_dtype
 from bilens.models.carry import EMBED, HEAD, common_dtype, filled, sketched
 from bilens.models.families.family import Pairing, Weight, numbers_in, paired, renamed
@@ -133,9 +133,7 @@ def _transposed(pairing: Pairing, model: Transformer) -> Pairing:
 
 
 def _require_possible(conventions: Conventions, config: TransformerConfig) -> None:
-    if conventions.rope not in get_args(Turns):
-        must = f"be one of {', '.join(get_args(Turns))}"
-        raise ArgumentError("conventions.rope", must=must, got=repr(conventions.rope))
+    require("conventions.rope", conventions.rope, OneOf(get_args(Turns)), ArgumentError)
     above, scales = (Number(above=0).allows, "above 0"), (config.may_scale, config.scale_sign)
     for key, (allows, what) in (("write_scale", above), ("score_scale", scales), ("lerp", above)):
         value = getattr(conventions, key)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bilens.algebra import CP
 from bilens.base.charts import POSITIVE, REFERENCE, curve, logarithmic, titled
 from bilens.base.errors import ArgumentError, ShapeError
+from bilens.base.keys import OneOf, require
 from bilens.base.numerics import (
     is_number,
     require_finite,
@@ -202,8 +203,7 @@ def _asked(layer: object, measure: object, fit: object) -> tuple[Hidden, Gaussia
         todo = "Pass model.model.layers[0].mlp, say; of experts one, mlp.experts[0]."
         got = type(layer).__name__
         raise ArgumentError("approximate", must="be given an MLP", got=got, todo=todo)
-    if fit not in get_args(Fit):
-        raise ArgumentError("fit", must=f"be one of {', '.join(get_args(Fit))}", got=repr(fit))
+    require("fit", fit, OneOf(get_args(Fit)), ArgumentError)
     hidden: Hidden = layer.hidden().detach().clone()  # type: ignore[operator]
     measure = require_measure(hidden, measure)
     hidden = hidden.to(working_dtype(hidden.out.dtype))

@@ -4,7 +4,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bilens.algebra import CP, affine
-from bilens.base.errors import ConfigError, NotExactError
+from bilens.base.errors import NotExactError
+from bilens.base.keys import OneOf, require
 from bilens.nn.activations import ACTIVATIONS
 from bilens.nn.units import Hidden
 
@@ -118,8 +119,7 @@ class MLP(nn.Module):
 
 
 def _known(act: str) -> str:
-    if act not in ACTIVATIONS:
-        raise ConfigError("act", must=f"be one of {', '.join(ACTIVATIONS)}", got=repr(act))
+    require("act", act, OneOf(tuple(ACTIVATIONS)))
     return act
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bilens.base.errors import ArgumentError
-from bilens.base.progress import Progress
+from bilens.base.progress import Progress, require_progress
 from bilens.features import Dictionary, require_features
 from bilens.models import Classifier, Transformer
 from bilens.report.answers import Asked, Written
@@ -43,6 +43,7 @@ class Extra:
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
+        require_progress("progress", self.progress)
         if self.named and len(self.named) != len(self.dictionaries):
             must, got = f"be of the {len(self.dictionaries)} dictionaries", len(self.named)
             raise ArgumentError("named", must=must, got=f"{got} names")

@@ -13,8 +13,8 @@ from typing import Any
 from bilens.base.charts import MARKER, POSITIVE, REFERENCE, curve, titled
 from bilens.base.errors import ArgumentError, ConfigError, FileError, Interrupted
 from bilens.base.files import Job, held, reason
-from bilens.base.keys import Whole, require
-from bilens.base.progress import Progress
+from bilens.base.keys import OneOf, Whole, require
+from bilens.base.progress import Progress, require_progress
 from bilens.base.results import ANSWER_ROWS, Result
 from bilens.models import TransformerConfig
 from bilens.training.language import TextRecipe, train_language
@@ -141,6 +141,7 @@ def compare(
     """
     output, variants = Path(output), tuple(variants)
     require("seeds", seeds, Whole(1), ArgumentError)
+    require_progress("progress", progress)
     if not variants or len(set(variants)) < len(variants):
         got = f"{', '.join(variants) or 'none'} with {seeds} seeds"
         raise ArgumentError(
@@ -225,8 +226,7 @@ def with_mlp(how: TextRecipe, variant: str) -> TextRecipe:
     >>> dict(bilens.training.with_mlp(how, "ReLU").model)["hidden_act"]
     'relu'
     """
-    if variant not in VARIANTS:
-        raise ArgumentError("variant", must=f"be one of {', '.join(VARIANTS)}", got=repr(variant))
+    require("variant", variant, OneOf(tuple(VARIANTS)), ArgumentError)
     act, gated = VARIANTS[variant]
     size = TransformerConfig(**how.model).intermediate_size
     if not gated and size % 2:

@@ -28,7 +28,7 @@ from torch.nn.functional import kl_div, log_softmax
 from bilens.base.errors import ConfigError
 from bilens.base.fields import setting
 from bilens.base.keys import MOST, Flag, Keys, Whole, require
-from bilens.base.progress import Progress
+from bilens.base.progress import Progress, require_progress
 from bilens.models import (
     ConvertedLayer,
     Transformer,
@@ -114,6 +114,7 @@ def make_bilinear(
     >>> gated = bilens.load("tinystories-2l-swiglu")
     >>> made = bilens.training.make_bilinear(gated, "topics", "run", how)
     """
+    require_progress("progress", progress)
     output, plan = Path(output), how.schedule(options or {}) if how.steps else None
     made = bilinear_frame(model)
     if plan is not None:

@@ -22,7 +22,7 @@ from torch.nn import functional
 from bilens.base.chunks import Chunks, fingerprint, write_chunks
 from bilens.base.errors import Interrupted
 from bilens.base.numerics import require_finite, seeded, working_dtype
-from bilens.base.progress import Progress
+from bilens.base.progress import Progress, require_progress
 from bilens.base.records import Record
 from bilens.features import Dictionary, DictionaryRecipe
 from bilens.models import Transformer, activations
@@ -68,6 +68,7 @@ def train_dictionary(
     >>> place = "mlp1.input"
     >>> D = bilens.training.train_dictionary(model, "topics", place, "run", how)
     """
+    require_progress("progress", progress)
     output, at = Path(output), find_place(place, model.wiring().parts)
     width = model.config.hidden_size
     require_memory("the dictionary of this recipe", 2 * 4 * how.latents(width) * width)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bilens.algebra import QuadraticForm
 from bilens.base.errors import ArgumentError
+from bilens.base.keys import OneOf, require
 from bilens.base.numerics import (
     near_one,
     require_count,
@@ -60,10 +61,7 @@ def top_pairs(
     torch.Size([3, 2])
     """
     require_count("k", k)
-    if kind not in get_args(PairKind):
-        raise ArgumentError(
-            "kind", must=f"be one of {', '.join(get_args(PairKind))}", got=repr(kind)
-        )
+    require("kind", kind, OneOf(get_args(PairKind)), ArgumentError)
     require_finite("top_pairs", **vars(form), rows=rows)
     work = working_dtype(form.dtype)
     form, power = form.to(work).detach().near_one()

@@ -27,6 +27,7 @@ from torch import Tensor
 from bilens.algebra import BLOCK, CANCELLED, CP, Dense, ThirdOrder, Tucker
 from bilens.base.axes import MODES, Mode
 from bilens.base.errors import ArgumentError, ShapeError
+from bilens.base.keys import OneOf, require
 from bilens.base.numerics import eigh, is_whole, nonnegative, require_finite, require_share
 
 Precision = Literal["float64", "float32", "orthogonal"]
@@ -60,10 +61,7 @@ def require_tensor(who: str, tensor: object, symmetric: bool, precision: str) ->
             got=tensor.shape,
             todo=todo,
         )
-    if precision not in get_args(Precision):
-        raise ArgumentError(
-            "precision", must=f"be one of {', '.join(get_args(Precision))}", got=repr(precision)
-        )
+    require("precision", precision, OneOf(get_args(Precision)), ArgumentError)
     require_finite(who, **tensor.factors())
 
 
