@@ -217,7 +217,7 @@ def test_gates_of_a_half_type_are_found_in_float32(maker):
         (
             ArgumentError,
             lambda m: m.quadratic().eigh(2, "largest"),
-            "which must be one of ('magnitude', 'top', 'bottom'); got 'largest'",
+            "which must be one of magnitude, top, bottom; got 'largest'",
         ),
         (
             NotFiniteError,

@@ -122,7 +122,7 @@ def test_a_vector_is_no_scalar(form_name, make, refuses):
         (lambda T, m: T.contract(out=m.randn(3), left=m.randn(4)), "got ['left', 'out']."),
         (
             lambda T, m: T.gram("middle"),
-            "mode must be one of ('out', 'left', 'right'); got 'middle'.",
+            "mode must be one of out, left, right; got 'middle'.",
         ),
         (
             lambda T, m: T.similarity(T * 0.0),

@@ -19,6 +19,8 @@ def test_text_says_who_must_got_and_what_to_do():
     error = BilensError("CP.left", must="be (h, i)", got="(3, 5)", todo="Pass it as it is.")
     assert str(error) == "CP.left must be (h, i); got (3, 5). Pass it as it is."
     assert str(BilensError("k", must="be 1", got=2)) == "k must be 1; got 2."
+    quoted = BilensError("a reporter", must="be one", got="x is none.", todo="Install it.")
+    assert str(quoted) == "a reporter must be one; got x is none. Install it."
     assert (error.who, error.must, error.got, error.todo) == (
         "CP.left",
         "be (h, i)",

@@ -1,9 +1,12 @@
 """Text from outside, as it is shown."""
 
 import pytest
+import torch
 
+import bilens
 from bilens.base.errors import ArgumentError
 from bilens.base.words import (
+    counting,
     narrowed,
     printable,
     shortened,
@@ -70,3 +73,20 @@ def test_no_space_of_a_text_is_lost():
     assert show_text("  a   b\tc \n") == "␣␣a␣␣␣b⇥c␣⏎"
     assert show_text(" ") == "␣"
     assert show_text("a\u202e") == "a\\u202e"
+
+
+def test_one_thing_is_not_several():
+    assert counting(0, "gates") == "0 gates"
+    assert counting(1, "gates") == "1 gate"
+    assert counting(1, "smaller paths") == "1 smaller path"
+    assert counting(1200, "terms") == "1,200 terms"
+
+
+def test_summaries_of_one():
+    T = bilens.CP(torch.ones(1, 1), torch.eye(2)[:1], torch.eye(2)[1:])
+    form = T.interaction(torch.ones(1))
+    assert form.gates(1).summary().startswith("1 gate over 2 inputs")
+    assert "1 eigenvector kept of each of 1 output " in bilens.decompose.tail(T, 1).summary()
+    model = bilens.Classifier(bilens.ClassifierConfig(input_shape=(1, 1, 2), hidden_size=2))
+    found = bilens.expand(model, torch.ones(2), 0, detail="writes", max_terms=1)
+    assert ": 1 term + " in found.summary()

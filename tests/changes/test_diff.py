@@ -1,6 +1,7 @@
 """What changed between checkpoints, against dense cubes, sampling, and changes that are known."""
 
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -714,3 +715,13 @@ def test_sizes_that_norms_divide_out_are_said():
     config = bilens.TransformerConfig(**sizes, num_attention_heads=2, norm_placement="both")
     model = bilens.Transformer(config)
     assert "what parts write is normed" in " ".join(bilens.diff(model, model).warnings)
+
+
+def test_a_dictionary_of_another_model_is_told(make):
+    A, B = language(), language(1)
+    A.name_or_path, B.name_or_path = "run/checkpoints/checkpoint-1", "run"
+    D = Dictionary(make.randn(8, 5), make.randn(5, 8), make.randn(5), make.randn(8))
+    for name, told in (("gpt2-small", True), ("run", False), ("", False)):
+        made = dataclasses.replace(D, meta={"metadata": {"model_name": name}} if name else {})
+        warnings = bilens.diff(A, B, dictionaries={"mlp0.input": made}).warnings
+        assert told == any("mlp0.input: the dictionary says that it was" in w for w in warnings)

@@ -463,8 +463,8 @@ def test_expand_prints_a_table_that_ends_with_the_total(run, tmp_path):
     assert [row[1] for row in rows[:3]] == [f"{term.value:.4g}" for term in found.terms[:3]]
     others = len(found.terms) - 3
     assert [row[0] for row in rows[3:]] == [
-        f"{others} further terms",
-        f"remainder: {found.left_out} paths not kept",
+        f"{others:,} further terms",
+        f"remainder: {found.left_out:,} paths not kept",
         "total",
         "forward pass",
     ]
@@ -473,7 +473,7 @@ def test_expand_prints_a_table_that_ends_with_the_total(run, tmp_path):
         rel=1e-11,
         abs=1e-12,
     )
-    assert note == [f"… {others} further rows are not printed; -k says how many are."]
+    assert note == [f"… {others:,} further rows not printed; -k says how many are."]
     assert "links" in json.loads((tmp_path / "graph.json").read_text())
 
 
@@ -514,7 +514,7 @@ def test_expand_for_machines_prints_what_is_asked_for_and_counts_the_rest(run):
     assert len(three["rows"]) == 3 + 4
     assert three["rows"][:3] == every["rows"][:3]
     assert three["left_out"] == len(every["rows"]) - 4 - 3
-    assert three["rows"][3]["path"] == f"{three['left_out']} further terms"
+    assert three["rows"][3]["path"] == f"{three['left_out']:,} further terms"
     for found in (every, three):
         *parts, total, forward = (row["value"] for row in found["rows"])
         assert sum(parts) == pytest.approx(total, rel=1e-12)

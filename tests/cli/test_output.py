@@ -76,7 +76,7 @@ def test_a_terminal_shows_the_first_rows(terminal, capsys):
         found[-2]
         == f"… the first {SHOWN_ROWS} of {SHOWN_ROWS + 1} rows; --json, or a pipe, gives all."
     )
-    assert found[-1] == "… 7 further rows are not printed; -k says how many are."
+    assert found[-1] == "… 7 further rows not printed; -k says how many are."
 
 
 def test_a_table_without_rows_has_its_columns(terminal, capsys):

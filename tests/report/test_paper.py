@@ -101,6 +101,17 @@ def test_words_are_letters_and_no_formula():
     assert figure.get_suptitle() == "\\$x\\$ \\u5973"
 
 
+def test_too_few_inches_for_the_letters_are_refused(tmp_path, refuses):
+    bars = EXAMPLES["Expansion"]()
+    for size in ({"height": 0.01}, {"height": 0.3}, {"width": 0.2}):
+        refuses(
+            ArgumentError,
+            lambda size=size: write_figure(bars, tmp_path / "a.svg", **size),
+            "room for",
+        )
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_not_drawn_is_refused_by_name(tmp_path, refuses, monkeypatch):
     surface = Sketch({"type": "surface"}, **AXES)
     refuses(ArgumentError, lambda: write_figure(surface, tmp_path / "a.svg"), "bar, ", "surface")

@@ -237,7 +237,7 @@ def test_other_text_under_the_same_name_is_refused(refuses, tmp_path, text, shor
     copy.write_bytes(text.read_bytes())
     train_language(str(copy), tmp_path / "run", short, quiet=True)
     copy.write_bytes(copy.read_bytes().replace(b"dogs", b"cows"))
-    words = "content must be what the run began with"
+    words = "content must be what the run began with; got other data. Name another folder."
     refuses(
         ConfigError, lambda: train_language(str(copy), tmp_path / "run", short, resume=True), words
     )

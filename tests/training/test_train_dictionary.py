@@ -170,7 +170,9 @@ def test_what_is_not_the_run_is_refused(model, tokenizer, text, tmp_path, refuse
         return lambda: train_dictionary(model, source, place, run, how, resume=True)
 
     refuses(
-        ConfigError, resume(model=model_of(1, tokenizer)), "model must be what the run began with"
+        ConfigError,
+        resume(model=model_of(1, tokenizer)),
+        "model must be what the run began with; got another model.",
     )
     refuses(ConfigError, resume(source=str(other)), "data must be what the run began with")
     refuses(

@@ -235,7 +235,7 @@ def test_other_data_under_the_same_name_are_refused(refuses, tmp_path, quick, mo
     data = load_images("digits")
     data.test.labels[3] = (data.test.labels[3] + 1) % 10
     monkeypatch.setattr("bilens.training.classify.load_images", lambda source: data)
-    text = "content must be what the run began with"
+    text = "content must be what the run began with; got other data."
     refuses(ConfigError, lambda: train_classifier("digits", tmp_path, quick, resume=True), text)
 
 

@@ -46,6 +46,7 @@ from bilens.base.numerics import (
 from bilens.base.records import Record
 from bilens.base.results import Result, Tabled
 from bilens.base.tables import Columns
+from bilens.base.words import counting
 
 WHOLE = "dense: the whole spectrum"  # how it is known that no eigenvalue is missing
 # powers of two that a factor may lie from one: four are multiplied
@@ -450,8 +451,10 @@ class Gates(Result):
 
     def summary(self) -> str:
         left = self._left_out()
-        gates = f"{len(self.positive)} gates over {self.a.shape[-1]} inputs, in {self.computed_in}"
-        return f"{gates}; the rest holds {left:.3g} of the norm"
+        gates = (
+            f"{counting(len(self.positive), 'gates')} over {counting(self.a.shape[-1], 'inputs')}"
+        )
+        return f"{gates}, in {self.computed_in}; the rest holds {left:.3g} of the norm"
 
     def columns(self) -> tuple[str, ...]:
         return "gate", "λ", "μ", "share of ‖Q‖²"

@@ -3,6 +3,7 @@
 from bilens.base.words import printable, shortened
 
 LONGEST = 200  # characters of a value that a message carries
+PLACES = (" .", "..", "/.")  # folders, whose full stop ends no sentence
 LONGEST_WHO = 1000  # and of the file, key or argument it speaks of: as much as most paths have
 
 
@@ -23,7 +24,9 @@ class BilensError(Exception):
         self.who, self.must, self.got, self.todo = who, must, got, todo
         value = printable(shortened(" ".join(str(got).split()), LONGEST))
         needed = printable(shortened(" ".join(must.split()), 2 * LONGEST))
-        line = f"{printable(shortened(who, LONGEST_WHO))} must {needed}; got {value}."
+        sentence = value.endswith(".") and not f" {value}".endswith(PLACES)
+        end = "" if sentence else "."  # messages of other libraries are sentences already
+        line = f"{printable(shortened(who, LONGEST_WHO))} must {needed}; got {value}{end}"
         super().__init__(line + (f" {printable(todo)}" if todo else ""))
 
     # keyword-only arguments do not survive the default pickling between processes

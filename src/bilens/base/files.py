@@ -7,6 +7,7 @@ one is at, and the next holder sweeps it away.
 
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -138,6 +139,15 @@ def _require_there(folder: Path, mine: os.stat_result) -> None:
             raise FileError(str(folder), must="stay in its place", got=got)
 
 
+DIGEST = re.compile("[0-9a-f]{16,}")
+OTHERS = {  # what another checksum says, in words, by what it is of
+    "content": "other data",
+    "text": "another text",
+    "model": "another model",
+    "activations of": "another model",
+}
+
+
 @dataclass(frozen=True)
 class Job:
     """What is done in a folder, as ``file`` in it says from the beginning.
@@ -169,10 +179,17 @@ class Job:
             began = stored.get(key, {} if value == {} else None)  # older jobs may not say
             if value is not None and began != value:
                 where, old, new = _apart(key, began, value)
-                must = f"be what {self.name} began with, {old!r}"
+                digests = _is_digest(old) and _is_digest(new)
+                must = f"be what {self.name} began with" + ("" if digests else f", {old!r}")
+                got = OTHERS.get(key, "another, by its checksum") if digests else repr(new)
                 todo = "Name another folder."
-                raise self.error(f"{file}: {where}", must=must, got=repr(new), todo=todo)
+                raise self.error(f"{file}: {where}", must=must, got=got, todo=todo)
         return {key: stored.get(key) for key in self.about}
+
+
+def _is_digest(value: object) -> bool:
+    """Whether it is a checksum, which says nothing to a person."""
+    return isinstance(value, str) and DIGEST.fullmatch(value) is not None
 
 
 def _apart(key: str, old: Any, new: Any) -> tuple[str, Any, Any]:

@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bilens.base.words import isolated, printable, width
+from bilens.base.words import isolated, narrowed, printable, width
 
 if TYPE_CHECKING:
     import pandas
 
 GAP = "  "  # between the columns on a terminal
+LEAST = 16  # columns of a terminal that a name is shortened to at most
 
 
 class Columns(NamedTuple):
@@ -19,10 +20,13 @@ class Columns(NamedTuple):
 
 
 class Aligned(NamedTuple):
-    """A table as lines of text, and the columns for which there was no room."""
+    """A table as lines of text, the columns for which there was no room, and the one, if any, whose
+    entries are shortened.
+    """
 
     lines: list[str]
     left_out: tuple[str, ...]
+    shortened: str = ""
 
 
 def cell(value: Any) -> str:
@@ -46,20 +50,27 @@ def cells(table: Columns) -> list[list[str]]:
 def aligned(table: Columns, room: int) -> Aligned:
     """In columns of equal width, numbers to the right and words to the left.
 
-    Where they take more than ``room``, whole columns go, the last first, and nothing is cut. The
-    first column of words stays, which is the name, and as long as it can the value: the first
-    column of numbers that are not whole.
+    Where they take more than ``room``, whole columns go, the last first. The first column of words
+    stays, which is the name, and the value: the first column of numbers that are not whole. Where
+    these two do not fit, names are shortened in their middle; where ``LEAST`` of a name does not
+    fit either, it stands alone and whole.
     """
     texts = cells(table)
     widths = [max(map(width, column)) for column in zip(*texts, strict=True)]
     words = [_are_words(table, name) for name in table.names]
-    kept = _fitting(widths, words, _value(table, words), room)
+    name, value = words.index(True) if True in words else 0, _value(table, words)
+    least = room - len(GAP) - widths[value] if name != value else 0
+    cut = LEAST <= least < widths[name]
+    if cut:
+        widths[name] = least
+        texts = [[*line[:name], _narrowed(line[name], least), *line[name + 1 :]] for line in texts]
+    kept = _fitting(widths, name, value, room)
     lines = []
     for line in texts:
         shown = [_padded(line[n], widths[n], words[n]) for n in kept]
         lines.append(GAP.join(shown).rstrip())
     left_out = tuple(name for n, name in enumerate(table.names) if n not in kept)
-    return Aligned(lines, left_out)
+    return Aligned(lines, left_out, table.names[name] if cut else "")
 
 
 def frame(table: Columns) -> "pandas.DataFrame":
@@ -85,10 +96,9 @@ def html(table: Columns, kind: str, summary: str) -> str:
     return f"<p><b>{kind}</b>: {isolated(summary)}</p>{drawn}"
 
 
-def _fitting(widths: Sequence[int], words: Sequence[bool], value: int, room: int) -> list[int]:
+def _fitting(widths: Sequence[int], name: int, value: int, room: int) -> list[int]:
     """Which columns fit side by side; at least one."""
     kept = list(range(len(widths)))
-    name = words.index(True) if True in words else 0
     while len(kept) > 1 and _taken([widths[n] for n in kept]) > room:
         others = [n for n in kept if n not in (name, value)]
         kept.remove(others[-1] if others else kept[-1] if name == value else value)
@@ -104,6 +114,14 @@ def _value(table: Columns, words: Sequence[bool]) -> int:
     if True in real:
         return real.index(True)
     return words.index(False) if False in words else 0
+
+
+def _narrowed(text: str, room: int) -> str:
+    """``text``, without its middle where it takes more than ``room`` columns."""
+    longest = room
+    while width(narrowed(text, longest)) > room:
+        longest -= 1
+    return narrowed(text, longest)
 
 
 def _taken(widths: Sequence[int]) -> int:

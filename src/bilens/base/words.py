@@ -50,6 +50,15 @@ def narrowed(text: str, longest: int) -> str:
     return f"{text[: longest - end - 1]}…{text[len(text) - end :]}"
 
 
+def counting(count: int, things: str) -> str:
+    """How many ``things``, which are named in the plural.
+
+    >>> counting(1, "gates"), counting(2000, "gates")
+    ('1 gate', '2,000 gates')
+    """
+    return f"{count:,} {things.removesuffix('s') if count == 1 else things}"
+
+
 def width(text: str) -> int:
     """How many columns of a terminal ``text`` takes: two for a wide character, none for a mark on
     the one before it.

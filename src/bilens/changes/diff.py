@@ -1,6 +1,6 @@
 """``bilens.diff``: what changed between checkpoints."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -174,8 +174,16 @@ def _whole(
         turned=torch.tensor(turns, dtype=torch.float64, device="cpu"),
         angles={one.name: one.angles for one in places if one.angles is not None},
         items=items(ends, last, dictionaries),
-        unseen=unseen(*ends),
+        unseen=(*unseen(*ends), *_strangers(opened, dictionaries)),
     )
+
+
+def _strangers(opened: Checkpoints, dictionaries: Mapping[str, Dictionary]) -> Iterator[str]:
+    """What to say of dictionaries that were made of a model that is none of the checkpoints."""
+    for place, one in dictionaries.items():
+        notes = [one.stranger_to(model) for model in opened.models]
+        if all(notes):
+            yield f"{place}: {notes[-1]}"
 
 
 def _turned(place: Functions, model: Any) -> Angles | None:

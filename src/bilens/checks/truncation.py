@@ -12,6 +12,7 @@ from bilens.base.charts import LINES, POSITIVE, REFERENCE, Line, curve, titled
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import require_count
 from bilens.base.results import Result
+from bilens.base.words import counting
 from bilens.decompose import eigen
 from bilens.models import Classifier
 
@@ -49,11 +50,12 @@ class Truncation(Result):
             None,
         )
         enough = (
-            f"{best} eigenvectors per class keep it within 0.1 point"
+            f"{counting(best, 'eigenvectors')} per class {'keeps' if best == 1 else 'keep'} it "
+            "within 0.1 point"
             if best
             else "no k tried keeps it within 0.1 point"
         )
-        return f"full accuracy {self.full:.4f} on {self.images} images; {enough}"
+        return f"full accuracy {self.full:.4f} on {counting(self.images, 'images')}; {enough}"
 
     def rows(self) -> list[dict[str, Any]]:
         columns = zip(self.kept, self.zero, self.mean, strict=True)
@@ -78,7 +80,7 @@ class Truncation(Result):
             line("rest at its mean", self.mean, "lines+markers", color=LINES[1], dash="dot"),
             line("whole model", full, "lines", color=REFERENCE, dash="dash"),
         ]
-        title = f"Accuracy from the top eigenvectors alone, on {self.images:,} images"
+        title = f"Accuracy from the top eigenvectors alone, on {counting(self.images, 'images')}"
         layout = titled(title, "eigenvectors kept per class", "accuracy, %")
         layout["xaxis"] |= {"type": "log", "tickvals": kept}
         return {"data": lines, "layout": layout}

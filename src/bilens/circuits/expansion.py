@@ -20,7 +20,7 @@ from bilens.base.numerics import require_count
 from bilens.base.records import Record
 from bilens.base.results import ANSWER_ROWS, Result, Tabled
 from bilens.base.tables import Columns
-from bilens.base.words import printable
+from bilens.base.words import counting, printable
 from bilens.circuits import paths
 from bilens.circuits.paths import Apply, Node, Write
 from bilens.wiring import Source
@@ -138,7 +138,9 @@ class Groups(Result):
     unit: str = ""
 
     def summary(self) -> str:
-        return f"{len(self.names)} groups by {self.by}, {sum(self.values):.6g} together"
+        return (
+            f"{counting(len(self.names), 'groups')} by {self.by}, {sum(self.values):.6g} together"
+        )
 
     def columns(self) -> tuple[str, ...]:
         return (self.by, "value", "share", *(["from"] if self.tokens else []))
@@ -252,7 +254,7 @@ class Expansion(Result):
             for begins, told in FIXED.items()
             if any(name.startswith(begins) for name in self.given)
         ]
-        return f"{len(self.given)} {_listed(*dict.fromkeys(kinds))}".strip()
+        return counting(len(self.given), _listed(*dict.fromkeys(kinds))).strip()
 
     def summary(self) -> str:
         # of the paths that were not kept nothing is said
@@ -261,7 +263,7 @@ class Expansion(Result):
         opaque = f"; opaque: {', '.join(self.opaque)}" if self.opaque else ""
         half = "" if self.as_run is None else f", as run in half precision {self.as_run:.6g}"
         return (
-            f"{self.target} at {self.position}: {len(self.terms)} terms "
+            f"{self.target} at {self.position}: {counting(len(self.terms), 'terms')} "
             f"+ remainder {self.remainder:.6g} = {self.total:.6g} "
             f"(forward {self.forward:.6g}, error {self.error:.1e}{half}){held}{opaque}"
         )
@@ -299,9 +301,11 @@ class Expansion(Result):
 
     def _left(self, others: Sequence[Term]) -> dict[str, float]:
         """What is not shown, by name."""
-        smaller = {f"{len(others):,} smaller paths": float(np.sum([one.value for one in others]))}
+        smaller = {
+            counting(len(others), "smaller paths"): float(np.sum([one.value for one in others]))
+        }
         left = smaller if others else {}
-        return left | {f"remainder: {self.left_out:,} paths not kept": self.remainder}
+        return left | {f"remainder: {counting(self.left_out, 'paths')} not kept": self.remainder}
 
     def read_as(self, term: Term) -> str:
         """The path of ``term`` with its token beside each position: ``L1H3@6 ␣a→7 ␣little(…)``."""

@@ -13,6 +13,7 @@ from bilens.base.charts import Tile, mapped, tiled, titled
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole
 from bilens.base.results import ANSWER_ROWS, Result
+from bilens.base.words import counting
 from bilens.circuits.paths import placed
 from bilens.circuits.recording import Recording, record
 from bilens.wiring import Expandable, explains
@@ -48,7 +49,7 @@ class AttentionPatterns(Result):
     def summary(self) -> str:
         read = " ".join(self.tokens)
         who = f"{len(self.heads)} heads" if len(self.heads) > 1 else "".join(self.heads)
-        return f"attention of {who} on {len(self.tokens)} tokens: {read}"
+        return f"attention of {who} on {counting(len(self.tokens), 'tokens')}: {read}"
 
     def columns(self) -> tuple[str, ...]:
         return "layer", "head", "query", "key", "query token", "key token", "weight"

@@ -7,6 +7,7 @@ from typing import Any
 
 from bilens.base.charts import DRAWN, in_unit, ranked
 from bilens.base.results import ANSWER_ROWS, Result
+from bilens.base.words import counting
 from bilens.circuits.expansion import Expansion, Term, require_expansion
 from bilens.circuits.paths import Latent, Write, constant, placed, walk
 from bilens.wiring import EMBEDDING, POSITION
@@ -43,7 +44,7 @@ class Starts(Result):
     def summary(self) -> str:
         return (
             f"{self.target} at {self.position}, {self.total:.6g}, by the token at which paths "
-            f"start: {math.fsum(self.values):.6g} from {len(self.values)} tokens, "
+            f"start: {math.fsum(self.values):.6g} from {counting(len(self.values), 'tokens')}, "
             f"{self.elsewhere:.6g} from elsewhere"
         )
 
@@ -64,7 +65,7 @@ class Starts(Result):
         most = len(rows) if len(rows) < count else max(count - 2, 0)
         shown, others = rows[:most], rows[most:]
         value = math.fsum(row["value"] for row in others)
-        named = {"position": None, "token": f"{len(others):,} other tokens", "value": value}
+        named = {"position": None, "token": counting(len(others), "other tokens"), "value": value}
         return [*shown, *([named] if others else []), last]
 
     def figure(self) -> dict[str, Any]:

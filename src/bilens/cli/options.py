@@ -13,7 +13,11 @@ from bilens.base.errors import ArgumentError
 from bilens.base.files import NOWHERE
 
 ModelFolder = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="A model folder, as training wrote it.")
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help='A model folder, or a name: in the box ("tinystories-2l") or on the hub.',
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
 Save = Annotated[

@@ -23,13 +23,14 @@ from bilens.base.processes import is_first
 from bilens.base.progress import NO_FIGURES
 from bilens.base.progress import Progress as Report
 from bilens.base.tables import Columns, aligned, cells
-from bilens.base.words import printable
+from bilens.base.words import counting, printable
 from bilens.cli.reader import unread_too, warn
 
 if TYPE_CHECKING:
     from bilens.base.results import Result
 
 SHOWN_ROWS = 60  # on a terminal
+WIDER = "a wider terminal, a pipe or --json gives"
 SHORT = 20  # rows of a ranking, where no number of them is asked for
 EVERY = 5.0  # seconds between the lines of a long job, where there is no terminal for a bar
 
@@ -175,7 +176,7 @@ def _show(found: Table) -> None:
     else:
         _show_tabbed(found)
     if found.left_out:
-        say(f"… {found.left_out} further rows are not printed; -k says how many are.")
+        say(f"… {counting(found.left_out, 'further rows')} not printed; -k says how many are.")
 
 
 def _show_tabbed(found: Table) -> None:
@@ -190,9 +191,11 @@ def _show_aligned(found: Table, room: int) -> None:
         _print(line)
     if len(found.rows) > SHOWN_ROWS:
         say(f"… the first {SHOWN_ROWS} of {len(found.rows)} rows; --json, or a pipe, gives all.")
+    if shown.shortened:
+        say(f"… no room for each {shown.shortened} as it is; {WIDER} them whole.")
     if shown.left_out:
         left = ", ".join(shown.left_out)
-        say(f"… no room for {left}; a wider terminal, a pipe or --json gives them.")
+        say(f"… no room for {left}; {WIDER} them.")
 
 
 def _finite(value: Any) -> Any:

@@ -22,7 +22,7 @@ from bilens.base.errors import ArgumentError
 from bilens.base.numerics import require_count, require_seed, seeded
 from bilens.base.records import Record
 from bilens.base.results import ANSWER_ROWS, Result
-from bilens.base.words import isolated, printable
+from bilens.base.words import counting, isolated, printable
 from bilens.features.dictionary import Dictionary
 from bilens.features.latents import require_features
 from bilens.features.texts import Tap, Texts, noted, told_of
@@ -172,7 +172,7 @@ class Examples(Result):
         silent = [str(latent.feature) for latent in self.latents if not latent.count]
         never = f"; never fired: {', '.join(silent)}" if silent else ""
         text = told_of(self.tokens, self.source)
-        what = f"{len(self.latents)} latents of {self.place} on {text}"
+        what = f"{counting(len(self.latents), 'latents')} of {self.place} on {text}"
         return what + never + noted(self.note)
 
     def columns(self) -> tuple[str, ...]:

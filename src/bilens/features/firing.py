@@ -12,6 +12,7 @@ from bilens.base.charts import POSITIVE, curve, titled
 from bilens.base.errors import ArgumentError
 from bilens.base.keys import OneOf, require
 from bilens.base.results import Result
+from bilens.base.words import counting
 from bilens.features.dictionary import Dictionary
 from bilens.features.texts import Tap, Texts, noted, told_of
 from bilens.features.words import Leaders, Words, answered, largest, passage, written
@@ -69,7 +70,7 @@ class Firing(Result):
         dead = int((self.counts == 0).sum())
         active = float(self.counts.sum()) / max(self.tokens, 1)
         text = told_of(self.tokens, self.source)
-        what = f"{len(self.latents):,} latents of {self.place} on {text}"
+        what = f"{counting(len(self.latents), 'latents')} of {self.place} on {text}"
         ranked = f"{active:.3g} fire on each, {dead:,} never; ranked by {self.by}"
         return f"{what}: {ranked}{noted(self.note)}"
 

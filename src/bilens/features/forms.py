@@ -20,7 +20,7 @@ from bilens.base.charts import DRAWN, mapped, ranked, titled
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import near_one, require_finite, scaled
 from bilens.base.results import ANSWER_ROWS, SHOWN_ROWS, Result
-from bilens.base.words import narrowed
+from bilens.base.words import counting, narrowed
 from bilens.decompose import PairKind, top_pairs
 from bilens.features.cofiring import Cofiring, FiringPairs, pairs_on
 from bilens.features.latents import halves_raised, require_rows
@@ -56,7 +56,8 @@ class Readings(Result):
     cosines: Float[Tensor, "n m"]
 
     def summary(self) -> str:
-        return f"{len(self.names)} directions, each by its {self.indices.shape[1]} nearest features"
+        nearest = counting(self.indices.shape[1], "nearest features")
+        return f"{counting(len(self.names), 'directions')}, each by its {nearest}"
 
     def columns(self) -> tuple[str, ...]:
         return "direction", "feature", "coefficient", "cosine"

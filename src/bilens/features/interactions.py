@@ -29,6 +29,7 @@ from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import dtype_name, peak, require_finite, working_dtype
 from bilens.base.records import Record
 from bilens.base.results import ANSWER_ROWS, Result
+from bilens.base.words import counting
 from bilens.decompose import TopEntries, top_entries
 from bilens.features.dictionary import ELSEWHERE, Dictionary
 from bilens.features.forms import FeatureForm
@@ -82,7 +83,7 @@ class Explanation(Result):
 
     def summary(self) -> str:
         n, m, _ = self.parts.shape
-        what = f"{m} features on {n} inputs in {len(PARTS)} parts"
+        what = f"{counting(m, 'features')} on {counting(n, 'inputs')} in {len(PARTS)} parts"
         return f"{what}; they sum to the pre-activations, the layer's own but for {self.error:.2g}"
 
     def columns(self) -> tuple[str, ...]:

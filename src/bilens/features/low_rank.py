@@ -20,6 +20,7 @@ from bilens.base.charts import POSITIVE, titled
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import holds_several, is_number, is_whole, nonnegative, require_finite
 from bilens.base.results import ANSWER_ROWS, Result
+from bilens.base.words import counting
 from bilens.decompose import Auto, eigen
 from bilens.features.dictionary import Dictionary
 from bilens.features.interactions import raised, read_by, require_layer
@@ -97,7 +98,7 @@ class LowRank(Result):
             for one in self.share
         )
         left_out = f"{len(self.dead)} dead and {len(self.rare)} rare latents left out"
-        latents = f"{len(self.features)} latents on {self.tokens:,} tokens"
+        latents = f"{counting(len(self.features), 'latents')} on {self.tokens:,} tokens"
         missing = int((~self.complete).sum())
         doubt = f"; eigenvectors of {missing} latents perhaps not complete" if missing else ""
         return f"{latents}, correlation above {self.threshold}: {shares}; {left_out}{doubt}"
@@ -140,7 +141,7 @@ class LowRank(Result):
             {"type": "box", "name": str(rank), "y": column, "marker": {"color": POSITIVE}}
             for rank, column in columns
         ]
-        title = f"{len(self.features)} latents by their first eigenvectors alone"
+        title = f"{counting(len(self.features), 'latents')} by their first eigenvectors alone"
         layout = titled(title, "eigenvectors kept", "correlation with the true activation")
         layout["xaxis"]["type"] = "category"
         layout["yaxis"]["range"] = [-1, 1]

@@ -7,7 +7,9 @@ unseen. What only a screen has (hovering, margins) is passed over.
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,12 +81,29 @@ def write_figure(
         figure = _drawn(described, width, height, title)
         metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix)
         drawing = io.BytesIO()  # no writer of a format meets a full disk
-        figure.savefig(
-            drawing, format=path.suffix[1:], bbox_inches="tight", metadata=metadata, dpi=300
-        )
+        with _with_room():
+            figure.savefig(
+                drawing, format=path.suffix[1:], bbox_inches="tight", metadata=metadata, dpi=300
+            )
     with atomic_write(path) as temporary:
         temporary.write_bytes(drawing.getvalue())
     return path
+
+
+@contextmanager
+def _with_room() -> Iterator[None]:
+    """An ArgumentError where the letters leave the axes no room, of which matplotlib warns and then
+    draws over itself.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "constrained_layout not applied")
+        try:
+            yield
+        except UserWarning as error:
+            must = "leave room for the axes beside the letters"
+            todo = "Ask for more inches."
+            who = "the figure's width and height"
+            raise ArgumentError(who, must=must, got="too few inches", todo=todo) from error
 
 
 def _require_matplotlib() -> None:

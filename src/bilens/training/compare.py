@@ -16,6 +16,7 @@ from bilens.base.files import Job, held, reason
 from bilens.base.keys import OneOf, Whole, require
 from bilens.base.progress import Progress, require_progress
 from bilens.base.results import ANSWER_ROWS, Result
+from bilens.base.words import counting
 from bilens.models import TransformerConfig
 from bilens.training.language import TextRecipe, train_language
 from bilens.training.processes import first_does, processes
@@ -65,7 +66,7 @@ class Comparison(Result):
         rows = self.rows()
         best = min(rows, key=lambda row: row["loss"])
         others = " < ".join(row["mlp"] for row in sorted(rows, key=lambda row: row["loss"]))
-        of = f"{self.data}, {self.tokens:,} tokens, {len(self.seeds)} seeds"
+        of = f"{self.data}, {self.tokens:,} tokens, {counting(len(self.seeds), 'seeds')}"
         return f"{of}: {best['mlp']} has the lowest loss ({others})"
 
     def rows(self) -> list[dict[str, Any]]:
@@ -107,7 +108,7 @@ class Comparison(Result):
         at, losses = [name for name, _ in points], [loss for _, loss in points]
         each = curve("one seed", at, losses, hover={"": at, "loss": losses}, mode="markers")
         each |= {"marker": {"symbol": "line-ew-open", "color": REFERENCE, "size": MARKER}}
-        title = f"{self.data}, {self.tokens:,} tokens, {len(self.seeds)} seeds"
+        title = f"{self.data}, {self.tokens:,} tokens, {counting(len(self.seeds), 'seeds')}"
         layout = titled(title, "MLP", "held-out loss, nats per token")
         return {"data": [each, middle], "layout": layout}
 

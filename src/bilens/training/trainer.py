@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from bilens.base.errors import FileError, NotFiniteError
-from bilens.base.files import write_text, writing
+from bilens.base.files import reason, write_text, writing
 from bilens.training.checkpoints import COMPLETE, TO_RESUME, contents
 from bilens.training.processes import processes
 
@@ -71,10 +71,20 @@ class PenalisedTrainer(Trainer):
         except RuntimeError as error:
             if type(error) is not RuntimeError:  # out of memory, a device that failed
                 raise
-            must = "be writable to the end"
+            must, got = "be writable to the end", _of_the_disk(error)
             raise FileError(
-                str(self.args.output_dir), must=must, got=str(error), todo=TO_RESUME
+                str(self.args.output_dir), must=must, got=got, todo=TO_RESUME
             ) from error
+
+
+def _of_the_disk(error: BaseException) -> str:
+    """What the disk said where torch could not write, whose own words are of its archives."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return reason(cause)
+        cause = cause.__cause__ or cause.__context__
+    return "a file that broke off, as on a full disk"
 
 
 def smoothed_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:

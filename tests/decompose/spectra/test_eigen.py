@@ -111,7 +111,7 @@ def test_tol_decides_what_converged(make):
         (
             ArgumentError,
             {"which": "best"},
-            "which must be one of ('magnitude', 'top', 'bottom'); got 'best'",
+            "which must be one of magnitude, top, bottom; got 'best'",
         ),
         (ArgumentError, {"solver": "lanczos"}, "solver must be Auto(), Dense() or Lanczos()"),
         (ArgumentError, {"solver": Lanczos}, "solver must be Auto(), Dense() or Lanczos()"),

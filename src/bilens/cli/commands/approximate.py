@@ -8,6 +8,7 @@ import typer
 
 import bilens
 from bilens.base.errors import ArgumentError
+from bilens.base.words import counting
 from bilens.cli.options import (
     AsJson,
     ModelFolder,
@@ -67,7 +68,7 @@ def command(
         asked = [name for name in read if name in chosen]
         rows += [_row(name, chosen[name].module, read[name], fit, save) for name in asked]
     columns = tuple(rows[0]) if rows else ()
-    title = f"nearest tensors by fit {fit}, on {len(ids):,} texts of {data}"
+    title = f"nearest tensors by fit {fit}, on {counting(len(ids), 'texts')} of {data}"
     show([Table(title, columns, rows)], json)
 
 

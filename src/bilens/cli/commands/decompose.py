@@ -39,7 +39,7 @@ def command(
         Path,
         typer.Argument(
             metavar="MODEL",
-            help="A model folder, as training wrote it; or a safetensors file with a tensor of "
+            help="A model folder or a name, as elsewhere; or a safetensors file with a tensor of "
             "your own: a saved CP, or three matrices out, left, right.",
         ),
     ],

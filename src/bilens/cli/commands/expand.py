@@ -11,6 +11,7 @@ import typer
 import bilens
 from bilens.base.errors import ArgumentError
 from bilens.base.files import write_text
+from bilens.base.words import counting
 from bilens.cli.options import (
     AsJson,
     ModelFolder,
@@ -126,8 +127,8 @@ def _account(expansion: "bilens.circuits.Expansion", k: int, exactly: bool) -> T
     every = table(expansion)
     shown, others = every.rows[:k], every.rows[k:]
     ends = {
-        f"{len(others)} further terms": float(sum(row["value"] for row in others)),
-        f"remainder: {expansion.left_out} paths not kept": expansion.remainder,
+        counting(len(others), "further terms"): float(sum(row["value"] for row in others)),
+        f"remainder: {counting(expansion.left_out, 'paths')} not kept": expansion.remainder,
         "total": expansion.total,
         "forward pass": expansion.forward,
     }

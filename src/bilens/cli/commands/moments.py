@@ -7,6 +7,7 @@ import typer
 
 import bilens
 from bilens.base.errors import ArgumentError
+from bilens.base.words import counting
 from bilens.cli.options import AsJson, ModelFolder, TextName, require_count, require_folder
 from bilens.cli.output import Table, progress_bar, show
 from bilens.cli.subjects import language_model
@@ -54,7 +55,7 @@ def command(
         chunks = bilens.decompose.Chunks(chunk, folder=output, share=share, progress=progress)
         files = bilens.training.gather_moments(loaded, texts, asked, chunks)
     rows = [_row(place, file) for place, file in files.items()]
-    show([Table(f"moments on {len(texts):,} texts of {data}", COLUMNS, rows)], json)
+    show([Table(f"moments on {counting(len(texts), 'texts')} of {data}", COLUMNS, rows)], json)
 
 
 def _row(place: str, file: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from bilens.base.charts import MARKER, POSITIVE, REFERENCE, curve, titled
 from bilens.base.errors import ArgumentError, ShapeError
 from bilens.base.numerics import is_number
 from bilens.base.results import ANSWER_ROWS, Result
+from bilens.base.words import counting
 from bilens.decompose.spectra.weighted import WeightedEigen
 
 TURN = "largest angle (°)"
@@ -98,7 +99,7 @@ class Angles(Result):
         )
         left = len(self.of) - len(trusted)
         sure = f"{len(trusted)} trusted to {self.tol:.3g} rad{worst}"
-        return f"{len(self.of)} blocks of eigenpairs; {sure}; {left} not"
+        return f"{counting(len(self.of), 'blocks')} of eigenpairs; {sure}; {left} not"
 
     def columns(self) -> tuple[str, ...]:
         return (
@@ -154,7 +155,7 @@ class Angles(Result):
             marks["error_y"] = {"type": "data", "array": [row["uncertainty (°)"] for row in rows]}
             marks["marker"] = {"color": POSITIVE if trusted else REFERENCE, "size": MARKER}
             traces.append(marks)
-        title = f"How far eigenspaces turned: {len(self.of)} blocks of eigenpairs"
+        title = f"How far eigenspaces turned: {counting(len(self.of), 'blocks')} of eigenpairs"
         return {"data": traces, "layout": titled(title, "|λ|", TURN)}
 
     def _label(self, n: int) -> str:

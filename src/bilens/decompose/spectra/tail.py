@@ -12,6 +12,7 @@ from bilens.base.charts import DRAWN, ranked
 from bilens.base.errors import ArgumentError
 from bilens.base.numerics import is_whole, require_finite, restored, standard_normal, working_dtype
 from bilens.base.results import ANSWER_ROWS, Result
+from bilens.base.words import counting
 
 ROUNDS = 2  # of subspace iteration: a tail that training keeps small is a wide gap
 SPARE = 6  # directions iterated beyond those kept
@@ -39,11 +40,11 @@ class Tail(Result):
     k: int
 
     def summary(self) -> str:
-        share = self.share.detach()
+        share, first = self.share.detach(), counting(self.k, "eigenvectors")
         if not len(share):
-            return f"no outputs, {self.k} eigenvectors kept of each"
+            return f"no outputs, {first} kept of each"
         most, mean = share.max().item(), share.mean().item()
-        kept = f"beyond the {self.k} eigenvectors kept of each of {len(share)} outputs"
+        kept = f"beyond the {first} kept of each of {counting(len(share), 'outputs')}"
         return f"{kept} lie at most {mean:.3g} of Σ λ² on average, {most:.3g} of one"
 
     def columns(self) -> tuple[str, ...]:
