@@ -161,3 +161,10 @@ def test_a_notebook_draws_the_page_and_asks_its_kernel(look):
     tab.get_by_label("Prompt", exact=True).first.fill("Once upon a")
     tab.get_by_role("button", name="Ask", exact=True).first.click()
     said(tab, "at 2")
+
+
+def test_on_a_phone_nothing_sticks_out_of_an_answer_that_can_be_knocked_out(server, look):
+    tab = look(viewport={"width": 400, "height": 800}).open(server.url)
+    tab.get_by_role("button", name="knock out").first.wait_for()
+    wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert tab.evaluate(wide) <= 1
