@@ -90,6 +90,13 @@ test("what a file holds is found by position, target and contrast", () => {
   assert.equal(stored(asked({ ...START, pos: 1, target: "" }, data), data), one);
 });
 
+test("a contrast that is typed alone is held against the target that is shown", () => {
+  const one = answer();
+  const data: PromptData = { prompt: "a b", answers: [one], first: 0 };
+  const what = asked({ ...START, versus: "␣dog" }, data);
+  assert.deepEqual([what.target, what.versus], [one.target.name, "␣dog"]);
+});
+
 test("what it does not hold is asked in Python", () => {
   const line = pythonFor({ position: 3, target: "␣it's", versus: "⏎" }, 'say "a"\n', {
     name: "m",

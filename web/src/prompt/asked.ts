@@ -20,7 +20,7 @@ export function asked(state: State, data: PromptData): Asked {
   return {
     position: state.pos ?? first.position,
     target: own ? first.target.name : state.target,
-    versus: own ? (first.versus?.name ?? "") : state.versus,
+    versus: state.versus || (own ? (first.versus?.name ?? "") : ""),
   };
 }
 

@@ -65,7 +65,7 @@ function Typed({ data, answer, what, state, set }: Props): JSX.Element {
         instead of{" "}
         <input
           value={versus}
-          placeholder="nothing"
+          placeholder={printable((!target && what.versus) || "nothing")}
           list="bilens-likely"
           onInput={(event) => setVersus(event.currentTarget.value)}
         />
