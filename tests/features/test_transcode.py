@@ -57,6 +57,9 @@ def test_what_is_missed_is_exact(affine):
         alike = (whole + other - off) / 2 / (whole * other) ** 0.5
         assert float(found.similarity[n]) == pytest.approx(alike, rel=1e-9)
     assert found.error == float(found.missed[0]) > 0
+    if affine:
+        whole = measure.homogeneous()  # that of (1, x) may be given too
+        assert torch.equal(transcode(T, whole, 3, 1e-3, steps=60).missed, found.missed)
 
 
 @pytest.mark.parametrize("affine", [False, True])
@@ -176,6 +179,7 @@ def test_bad_input_is_refused(refuses):
         ({"steps": -1}, ArgumentError, "steps must be"),
         ({"l1": -1.0}, ArgumentError, "l1 must be a finite number ≥ 0"),
         ({"l1": float("nan")}, ArgumentError, "l1 must be a finite number ≥ 0"),
+        ({"progress": 3}, ArgumentError, "progress must be a function"),
         ({"seed": 2**70}, ArgumentError, "seed must be"),
         ({"measure": measured(7)}, ShapeError, "measure must be over the layer's 5 inputs"),
         ({"T": CP(T.out * torch.nan, T.left, T.right)}, NotFiniteError, "out"),

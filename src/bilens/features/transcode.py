@@ -14,7 +14,6 @@ Off the data's support a measure sees nothing: two tensors may agree there by th
 nowhere else. So errors stand beside those under Σ + ε (tr Σ / d) 1.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +35,7 @@ from bilens.base.numerics import (
     standard_normal,
     working_dtype,
 )
-from bilens.base.progress import Progress
+from bilens.base.progress import Progress, require_progress
 from bilens.base.results import Result
 from bilens.measure import Gaussian
 
@@ -158,12 +157,10 @@ def transcode(
         >>> bilens.features.transcode(small, measure, units=6, steps=5).error < 1e-6
         True
     """
-    _require(T, measure, units, l1, steps, seed)
+    _require(T, measure, units, l1, steps, seed, progress)
     with torch.inference_mode(False), torch.enable_grad():
-        given, of_x = (
-            T.detach().to(torch.float64),
-            _of_inputs(measure.detach().to(torch.float64, T.device), T),
-        )
+        given = T.detach().to(torch.float64)
+        of_x = _of_inputs(measure.detach().to(torch.float64, T.device), given)
         one = _Unit.of(given, of_x)
         course, found = _descended(one, units, float(l1), steps, seed, progress)
     made = one.back(found).to(working_dtype(T.dtype))
@@ -171,7 +168,9 @@ def transcode(
         return Transcoding(made, float(l1), EPSILONS, *_certified(given, made, of_x), course)
 
 
-def _require(T: object, measure: object, units: int, l1: float, steps: int, seed: int) -> None:
+def _require(
+    T: object, measure: object, units: int, l1: float, steps: int, seed: int, progress: object
+) -> None:
     if not isinstance(T, CP):
         must, got = "be a CP, as layer.tensor() gives it", type(T).__name__
         raise ArgumentError("transcode: T", must=must, got=got)
@@ -181,6 +180,7 @@ def _require(T: object, measure: object, units: int, l1: float, steps: int, seed
     require_count("units", units)
     require_count("steps", steps, 0)
     require_seed("seed", seed)
+    require_progress("progress", progress)
     if not is_number(l1) or not 0 <= l1 < float("inf"):
         raise ArgumentError("l1", must="be a finite number ≥ 0", got=repr(l1))
     require_finite("transcode", **T.factors())
@@ -244,18 +244,16 @@ class _Unit:
         metric = CP(self.tensor.out, self.tensor.left @ onto, self.tensor.right @ onto)
         near = metric.round(max_rank=units, symmetric=True, seed=seed).cp
         found = _balanced((near.out, near.left @ back.mT, near.right @ back.mT))
-        more, generator = units - len(near.left), seeded(seed)
-        out, left, right = (
-            standard_normal(*shape, generator=generator).to(one) * SMALL * _rms(one)
-            for one, shape in zip(
-                found, ((len(found[0]), more), *[(more, len(self.scale))] * 2), strict=True
-            )
-        )
-        return (
-            torch.cat([found[0], out], 1),
-            torch.cat([found[1], left]),
-            torch.cat([found[2], right]),
-        )
+        generator, more = seeded(seed), units - len(near.left)
+        small = [SMALL * _rms(one) for one in found]
+
+        def beside(rows: int, columns: int, size: Tensor) -> Tensor:
+            return standard_normal(rows, columns, generator=generator).to(size) * size
+
+        out = beside(len(near.out), more, small[0])
+        left, right = (beside(more, len(self.scale), size) for size in small[1:])
+        ends = torch.cat([found[1], left]), torch.cat([found[2], right])
+        return torch.cat([found[0], out], 1), *ends
 
 
 def _balanced(factors: Factors) -> Factors:
@@ -323,7 +321,7 @@ class _ProximalAdam:
 # What it misses.
 
 
-def _certified(given: CP, made: CP, of_x: Gaussian) -> Iterator[Float[Tensor, " e"]]:
+def _certified(given: CP, made: CP, of_x: Gaussian) -> tuple[Tensor, Tensor, Tensor]:
     """What is missed, the similarity and what of the Jacobian is missed, under each measure."""
     made = made.to(torch.float64)
     off, rows = given - made, []
@@ -333,9 +331,10 @@ def _certified(given: CP, made: CP, of_x: Gaussian) -> Iterator[Float[Tensor, " 
         missed = (float(measure.of(off).norm()) / whole) ** 2
         inner = float(measure.of(given).inner(measure.of(made)))
         alike = max(-1.0, min(1.0, inner / whole / other)) if other else 0.0
-        slopes = _slopes(given, measure)
-        rows.append((missed, alike, _slopes(off, measure) / slopes if slopes else 0.0))
-    return iter(torch.tensor(rows, dtype=torch.float64, device="cpu").mT.contiguous())
+        slope = _slopes(given, measure)
+        rows.append((missed, alike, _slopes(off, measure) / slope if slope else 0.0))
+    missed, alike, slopes = torch.tensor(rows, dtype=torch.float64, device="cpu").mT.contiguous()
+    return missed, alike, slopes
 
 
 def _slopes(tensor: CP, measure: Gaussian) -> float:
