@@ -170,6 +170,9 @@ MAKERS: dict[str, Callable[[], Result]] = {
     ),
     "Tail": lambda: decompose.tail(Make().cp(), 2),
     "TopEntries": lambda: decompose.top_entries(Make().cp(), 4),
+    "Transcoding": lambda: features.transcode(
+        Make().cp(), bilens.Gaussian(torch.zeros(4), torch.eye(4)), 2, 1e-3, steps=3
+    ),
     "Truncation": truncation,
     "Verification": verification,
     "WeightedEigen": lambda: decompose.eigen(Make().cp(), k=2, measure=Make(2).randn(80, 4)),

@@ -41,6 +41,7 @@ CHOICES = {
 }
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("array", [np.ones(3), torch.ones(3)], ids=["numpy", "torch"])
 @pytest.mark.parametrize("name", CHOICES)
 def test_where_a_word_is_asked_for_an_array_is_one_clear_error(name, array):

@@ -847,7 +847,7 @@ def test_fits_a_place(make, refuses):
     for place in (3, ["mlp1.input"]):
         got = f"got {type(place).__name__}"
         refuses(ArgumentError, lambda place=place: D.require_fits("f", width=6, place=place), got)
-    said = "side must be input or output; got 'outputs'"
+    said = "side must be one of input, output; got 'outputs'"
     refuses(ArgumentError, lambda: D.require_fits("f", width=6, side="outputs"), said)
     refuses(ArgumentError, lambda: D.require_side("f", "outputs"), said)
     refuses(
