@@ -234,20 +234,24 @@ def test_sigterm_ends_a_served_page_too(run, monkeypatch):
     assert out.endswith("Ctrl-C stops it.\nStopped. 0 questions answered.\n")
 
 
+class Dying:
+    """Ends the command where Python drops what is raised: as it is thrown away."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+
+@_terminable()
+def stopped_within_a_del():
+    dying = Dying()
+    del dying
+    time.sleep(60)
+
+
 def test_a_stop_within_a_del_is_not_lost():
-    class Dying:
-        def __del__(self):
-            signal.raise_signal(signal.SIGTERM)
-
-    @_terminable()
-    def stopped():
-        dying = Dying()
-        del dying  # Python drops what is raised there
-        time.sleep(60)
-
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        stopped()
+        stopped_within_a_del()
     assert time.monotonic() - began < 30  # the wait is not waited for
 
 
@@ -315,18 +319,8 @@ def test_a_stop_while_an_error_is_told(run, monkeypatch):
 
 
 def test_a_stop_within_a_del_is_not_lost_where_ctrl_c_is_to_be_ignored():
-    class Dying:
-        def __del__(self):
-            signal.raise_signal(signal.SIGTERM)
-
-    @_terminable()
-    def stopped():
-        dying = Dying()
-        del dying
-        time.sleep(60)
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        stopped()
+        stopped_within_a_del()
     assert time.monotonic() - began < 30

@@ -262,7 +262,7 @@ def require_share(name: str, value: object, must: str = "in [0, 1)") -> None:
         raise ArgumentError(name, must=f"be {must}", got=value if is_number(value) else repr(value))
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether ``value`` is a real number, numpy's included; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool)
 

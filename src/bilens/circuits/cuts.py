@@ -93,7 +93,7 @@ def read_cuts(
 
 def read_each(
     recording: Recording,
-    what: Any,
+    what: object,
     at: object = None,
     other: Recording | None = None,
 ) -> list[tuple[Cut, ...]]:

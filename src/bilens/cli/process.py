@@ -115,7 +115,7 @@ def _terminable() -> Iterator[None]:
         sys.unraisablehook = hook
 
 
-def _interrupt(number: int, _: Any) -> None:
+def _interrupt(number: int, _: object) -> None:
     """A signal that asks for an end."""
     _stops.append(number)
     raise KeyboardInterrupt

@@ -14,6 +14,7 @@ Off the data's support a measure sees nothing: two tensors may agree there by th
 nowhere else. So errors stand beside those under Σ + ε (tr Σ / d) 1.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,6 @@ from bilens.base.numerics import (
     require_count,
     require_finite,
     require_seed,
-    root,
     seeded,
     standard_normal,
     working_dtype,
@@ -40,14 +40,15 @@ from bilens.base.results import Result
 from bilens.measure import Gaussian
 
 EPSILONS = (0.0, 0.01, 1.0)  # of the mean variance, added in every direction
-PART = 0.1  # of a similarity: errors under two measures that differ by more part
+PART = 0.1  # similarities that lie further from each other tell two different functions
 RATE = 0.03  # of a factor's root mean square, the first step
 MOMENTA = (0.9, 0.99)
+LEAST = 1e-8, 0.1  # of a gradient's size, by itself and of the penalty: smaller ones are rounding
 SMALL = 0.03  # of the others' size: units that are there from the start beside what T rounds to
 EVERY = 50  # steps between what progress hears
 SUPPORT = 1e-12  # of the largest eigenvalue of E[x xᵀ]: below that nothing is read
 
-Factors = tuple[Float[Tensor, "o u"], Float[Tensor, "u i"], Float[Tensor, "u i"]]
+Factors = Sequence[Tensor]  # out (o, u), left (u, i), right (u, i)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -121,10 +122,11 @@ class Transcoding(Result):
 
     def figure(self) -> dict[str, Any]:
         rows = self.rows()
-        names = [f"{row['added variance']:g} of the variance added" for row in rows]
+        more = [f"{epsilon:.0%} of the mean variance added" for epsilon in self.epsilons[1:]]
         told = {name: [row[name] for row in rows] for name in ("similarity", "Jacobian missed")}
         title = f"What a replacement of {self.units} units misses"
-        return ranked(names, [row["missed"] for row in rows], "of E‖T(x)‖²", title, hover=told)
+        names, missed = ["the measure itself", *more], [row["missed"] for row in rows]
+        return ranked(names, missed, "missed, of E‖T(x)‖²", title, hover=told)
 
 
 def transcode(
@@ -212,9 +214,8 @@ class _Unit:
     def of(cls, given: CP, of_x: Gaussian) -> "_Unit":
         """Errors: ArgumentError where T is zero under the measure."""
         function = of_x.of(given)
-        parts = function.hermite("cheapest")
-        size = root(parts.inner(parts))
-        if function.vanishes(float(size), parts):
+        size = function.norm()
+        if function.vanishes(float(size), function.hermite("cheapest")):
             must, got = "be more than zero under the measure", "nothing but rounding"
             raise ArgumentError("transcode: T", must=must, got=got)
         over, first = of_x.over(given), int(given.affine)
@@ -226,7 +227,8 @@ class _Unit:
         return cls(tensor, Gaussian(over.mean / scale, cov), size, scale)
 
     def made(self, factors: Factors) -> CP:
-        return CP(*factors, self.tensor.affine)
+        out, left, right = factors
+        return CP(out, left, right, self.tensor.affine)
 
     def back(self, factors: Factors) -> CP:
         """T̂ in the scales that were given."""
@@ -252,8 +254,8 @@ class _Unit:
 
         out = beside(len(near.out), more, small[0])
         left, right = (beside(more, len(self.scale), size) for size in small[1:])
-        ends = torch.cat([found[1], left]), torch.cat([found[2], right])
-        return torch.cat([found[0], out], 1), *ends
+        joined = zip(found, (out, left, right), (1, 0, 0), strict=True)
+        return [torch.cat([old, new], dim) for old, new, dim in joined]
 
 
 def _balanced(factors: Factors) -> Factors:
@@ -275,21 +277,21 @@ def _descended(
     """What was made smaller on the way, and the factors where it was smallest."""
     factors = [factor.requires_grad_() for factor in one.start(units, seed)]
     target = one.measure.of(one.tensor).hermite("cheapest")
-    adam = _ProximalAdam(factors, l1)
-    least, best, course = float("inf"), tuple(factors), []
+    adam, course = _ProximalAdam(factors, l1), []
+    least, best = float("inf"), factors
     for step in range(steps + 1):
-        parts = one.measure.of(one.made(tuple(factors))).hermite("cheapest")  # type: ignore[arg-type]
+        parts = one.measure.of(one.made(factors)).hermite("cheapest")
         error = 1 - 2 * parts.inner(target) + parts.inner(parts)
         value = float(error.detach()) + l1 * sum(float(f.detach().abs().sum()) for f in factors)
         if value < least:
-            least, best = value, tuple(factor.detach().clone() for factor in factors)
+            least, best = value, [factor.detach().clone() for factor in factors]
         if step % EVERY == 0 or step == steps:
             course.append(value)
             if progress is not None and step:
                 progress(step, steps, {"missed": float(error.detach())}, "steps")
         if step < steps:
-            adam.step(torch.autograd.grad(error, factors), (1 - step / steps))
-    return torch.tensor(course, dtype=torch.float64, device="cpu"), best  # type: ignore[return-value]
+            adam.step(torch.autograd.grad(error, factors), 1 - step / steps)
+    return torch.tensor(course, dtype=torch.float64, device="cpu"), best
 
 
 class _ProximalAdam:
@@ -307,12 +309,12 @@ class _ProximalAdam:
     def step(self, gradients: tuple[Tensor, ...], share: float) -> None:
         """``share`` of the first rate."""
         self.count += 1
-        slow, slower = MOMENTA
+        (slow, slower), least = MOMENTA, LEAST[0] + LEAST[1] * self.l1
         held = zip(self.factors, gradients, self.rates, self.means, self.squares, strict=True)
         for factor, gradient, rate, mean, square in held:
             mean.lerp_(gradient, 1 - slow)
             square.lerp_(gradient.square(), 1 - slower)
-            size = (square / (1 - slower**self.count)).sqrt() + self.l1 / 10 + 1e-8
+            size = (square / (1 - slower**self.count)).sqrt() + least
             step = share * rate / size
             moved = factor - step * mean / (1 - slow**self.count)
             factor.copy_(moved.sign() * (moved.abs() - step * self.l1).relu())
@@ -327,10 +329,11 @@ def _certified(given: CP, made: CP, of_x: Gaussian) -> tuple[Tensor, Tensor, Ten
     off, rows = given - made, []
     for epsilon in EPSILONS:
         measure = of_x.ridge(epsilon)
-        whole, other = (float(measure.of(tensor).norm()) for tensor in (given, made))
+        one, two = measure.of(given), measure.of(made)
+        whole, other = float(one.norm()), float(two.norm())
         missed = (float(measure.of(off).norm()) / whole) ** 2
-        inner = float(measure.of(given).inner(measure.of(made)))
-        alike = max(-1.0, min(1.0, inner / whole / other)) if other else 0.0
+        # not similarity(), which refuses a T̂ of which nothing is left
+        alike = max(-1.0, min(1.0, float(one.inner(two)) / whole / other)) if other else 0.0
         slope = _slopes(given, measure)
         rows.append((missed, alike, _slopes(off, measure) / slope if slope else 0.0))
     missed, alike, slopes = torch.tensor(rows, dtype=torch.float64, device="cpu").mT.contiguous()

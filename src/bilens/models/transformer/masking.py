@@ -3,7 +3,6 @@ the same here.
 """
 
 from dataclasses import fields
-from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -59,7 +58,7 @@ def attention_mask(
     return may if packs is None else may & (packs[:, None, :, None] == packs[:, None, None])
 
 
-def one_cache(cache: Any, past_key_values: Any) -> Cache | None:
+def one_cache(cache: object, past_key_values: object) -> Cache | None:
     """The cache that is passed, by whichever name. Errors: ArgumentError for two, for what is no
     cache, and for one that does not keep every position.
     """
